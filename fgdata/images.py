@@ -1,0 +1,119 @@
+"""Encoded images in, RGB pixels out, and back: told apart by content, never by file name.
+
+EXIF orientation is ignored everywhere: width, height and boxes are those of the stored pixel grid, as the annotators of
+these datasets saw it.
+"""
+
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .errors import InputError
+
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_SIGNATURES = {b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
+_FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
+_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an encoded image says of itself."""
+
+    format: str
+    width: int
+    height: int
+    channels: int
+
+
+def header(data: bytes, name: str) -> Header:
+    """Format and size of an encoded image without decoding its pixels. InputError when it is no whole image."""
+    if data.startswith(_JPEG_START):
+        return _jpeg_header(data, name)
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return Header(_format(data, image.format), image.width, image.height, len(image.getbands()))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
+        raise _unreadable(name, data, str(fault).replace(repr(io.BytesIO), "the data")) from None
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Encoded bytes -> (H, W, 3) uint8 RGB. Grey is repeated, alpha is dropped (as Pillow's convert("RGB") does).
+
+    OpenCV decodes what it can, Pillow the rest. InputError naming `name` when the bytes are no whole image.
+    """
+    if data.startswith(_JPEG_START):
+        _jpeg_header(data, name)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS) if data else None
+    if pixels is None:
+        pixels = _decode_with_pillow(data, name)
+    return pixels
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG bytes; quality 1-100."""
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise InputError(f"OpenCV could not encode an image of shape {rgb.shape} as JPEG.")
+    return data.tobytes()
+
+
+def shrink(rgb: np.ndarray, max_side: int) -> np.ndarray:
+    """(H, W, 3) -> the same picture, area-averaged so that its longer side is at most max_side pixels."""
+    height, width = rgb.shape[:2]
+    scale = max_side / max(height, width)
+    if scale >= 1:
+        return rgb
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+
+
+def _jpeg_header(data: bytes, name: str) -> Header:
+    """Walks the marker segments to the frame header, and asks for an end marker behind the scan (it finds cut files)."""
+    position = 2
+    frame = None
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            break
+        marker = data[position + 1]
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # fill bytes and markers without a body
+            position += 1 if marker == 0xFF else 2
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in _FRAME_MARKERS and position + 10 <= len(data):
+            height = int.from_bytes(data[position + 5 : position + 7], "big")
+            width = int.from_bytes(data[position + 7 : position + 9], "big")
+            frame = Header("jpeg", width, height, data[position + 9])
+        if marker == 0xDA:
+            break
+        position += 2 + length
+    if frame is None or not frame.width or not frame.height:
+        raise _unreadable(name, data, "a JPEG without a frame header")
+    if data.rfind(_JPEG_END, position) < 0:
+        raise _unreadable(name, data, "a JPEG cut off before its end marker")
+    return frame
+
+
+def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise _unreadable(name, data, "not an image") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
+        raise _unreadable(name, data, str(fault)) from None
+
+
+def _format(data: bytes, said: str | None) -> str:
+    return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), (said or "unknown").lower())
+
+
+def _unreadable(name: str, data: bytes, what: str) -> InputError:
+    found = f"{len(data):,} bytes, {what}" if data else "an empty file"
+    return InputError(f"{name} cannot be read as an image: {found}. Restore the file, or leave it out: --on-bad-image skip")

@@ -1,0 +1,1 @@
+"""Shard sets on disk; shards/FORMAT.md is the specification."""

@@ -1,0 +1,79 @@
+"""manifest.json: what a shard set holds and how it was made. The names and rules of the format live here."""
+
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+MANIFEST = "manifest.json"
+PLAN = "building.json"
+SPLITS = ("train", "test")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """The file appears whole or not at all, also when the machine stops half-way."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def dump(value: Any) -> bytes:
+    """A JSON value -> readable bytes that are the same every time."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def digest(manifest: dict) -> str:
+    """sha256 of everything the manifest says but the digest itself."""
+    said = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a complete shard set. InputError for no set, an unfinished one, or a newer format."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(_why_no_manifest(folder))
+    try:
+        manifest = json.loads(path.read_bytes())
+        major = int(str(manifest["format_version"]).split(".")[0])
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as fault:
+        raise InputError(f"{path} is damaged: {fault!r}. Build the set again into an empty folder.") from None
+    if major > FORMAT_MAJOR:
+        raise InputError(
+            f"{path} is format {manifest['format_version']}; this fgdata reads up to {FORMAT_MAJOR}.x. "
+            "Upgrade fgdata, or rebuild the set with this one: fgdata build-shards"
+        )
+    missing = [key for key in ("dataset", "splits", "detectors", "digest") if key not in manifest]
+    if missing:
+        raise InputError(f"{path} is damaged: it lacks {', '.join(missing)}. Build the set again into an empty folder.")
+    return manifest
+
+
+def _why_no_manifest(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"There is no shard set at {folder}: no such folder. `fgdata list` shows the sets that exist."
+    if (folder / PLAN).is_file():
+        return f"{folder} is a shard set still being built: run the same `fgdata build-shards` command again to finish it."
+    return f"{folder} is no shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"
+
+
+def seal(meta: dict, before: bytes = b"") -> bytes:
+    """A JSON object as bytes whose last key, crc32, covers `before` and everything in the object ahead of it."""
+    body = json.dumps(meta, sort_keys=True, ensure_ascii=False)[:-1].encode()
+    return body + b', "crc32": "%08x"}' % zlib.crc32(body, zlib.crc32(before))
+
+
+SEAL_BYTES = len(b', "crc32": "00000000"}')
+
+
+def is_sealed(blob: bytes | memoryview) -> bool:
+    """Whether the bytes of a sample, from its first component's data to the end of its json, are those written."""
+    return bytes(blob[-SEAL_BYTES:]) == b', "crc32": "%08x"}' % zlib.crc32(blob[:-SEAL_BYTES])

@@ -1,0 +1,155 @@
+"""Random access to the samples of a shard set, every byte of them checked as it is read.
+
+`ShardSet.open` looks at the manifest, at each tar's size and at each index's sha256; `SplitReader.read` checks the crc32
+of the sample it reads. Neither reads a whole tar: `fgdata check` does that.
+"""
+
+import bisect
+import hashlib
+import json
+import os
+import threading
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .manifest import is_sealed, read_manifest
+
+
+class SplitReader:
+    """The samples of one split by number, 0 to len - 1. Thread-safe; pickles without its open files."""
+
+    def __init__(self, folder: Path, split: str, shards: list[dict]):
+        self.folder, self.split, self.shards = folder, split, shards
+        self._ends = list(accumulate(shard["samples"] for shard in shards))
+        self._lines = [_index_lines(folder, shard) for shard in shards]
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def read(self, number: int) -> dict[str, bytes]:
+        """Sample `number` -> its components by extension ("jpg", "cls", "json", "rbd.npy", ...).
+
+        InputError naming the tar and the sample when its bytes are not those written.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of a split of {len(self)}")
+        shard = bisect.bisect_right(self._ends, number)
+        line = self._lines[shard][number - self._ends[shard]]
+        fields = line.split()
+        spans = {fields[i]: (int(fields[i + 1]), int(fields[i + 2])) for i in range(0, len(fields), 4)}
+        start = min(offset for offset, _ in spans.values())
+        blob = memoryview(self._pread(shard, start, max(o + n for o, n in spans.values()) - start))
+        if not is_sealed(blob):
+            name = self.shards[shard]["name"]
+            raise InputError(
+                f"{self.folder / name}.tar is damaged: sample {fields[3].split('.')[0]} (byte {start:,}) is not what was "
+                f"written. `fgdata check {self.folder}` names all damage; delete that tar, restore it or rebuild the set."
+            )
+        return {extension: bytes(blob[offset - start : offset - start + size]) for extension, (offset, size) in spans.items()}
+
+    def close(self) -> None:
+        with self._lock:
+            for handle in self._files.values():
+                os.close(handle)
+            self._files.clear()
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder, "split": self.split, "shards": self.shards}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lock"):
+            self.close()
+
+    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+        handle = self._files.get(shard)
+        if handle is None:
+            with self._lock:
+                if shard not in self._files:
+                    path = self.folder / f"{self.shards[shard]['name']}.tar"
+                    self._files[shard] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                handle = self._files[shard]
+        if hasattr(os, "pread"):
+            return os.pread(handle, size, offset)
+        with self._lock:  # Windows has no pread
+            os.lseek(handle, offset, os.SEEK_SET)
+            return os.read(handle, size)
+
+
+class ShardSet:
+    """A complete shard set. Make one with `ShardSet.open`."""
+
+    def __init__(self, path: Path, manifest: dict):
+        self.path, self.manifest = path, manifest
+        self.classes: tuple[str, ...] = tuple(manifest["dataset"].get("classes", ()))
+        self.detectors: tuple[str, ...] = tuple(manifest["detectors"])
+        self.splits: dict[str, int] = {name: split["samples"] for name, split in manifest["splits"].items()}
+        self._readers: dict[str, SplitReader] = {}
+
+    @staticmethod
+    def open(path: str | Path) -> "ShardSet":
+        """InputError when the set is missing, unfinished, of a newer format, or a file of it is missing or cut."""
+        path = Path(path)
+        manifest = read_manifest(path)
+        for split in manifest["splits"].values():
+            for shard in split["shards"]:
+                faults = shard_faults(path, shard)
+                if faults:
+                    raise InputError(
+                        f"{faults[0]}. `fgdata check {path}` names all damage; restore the file or rebuild the set."
+                    )
+        return ShardSet(path, manifest)
+
+    def split(self, name: str) -> SplitReader:
+        """The samples of one split. InputError when the set has no such split."""
+        if name not in self.splits:
+            found = ", ".join(f"{split} ({count:,})" for split, count in self.splits.items())
+            raise InputError(f"{self.path} has no split {name!r}; it has {found}.")
+        if name not in self._readers:
+            self._readers[name] = SplitReader(self.path, name, self.manifest["splits"][name]["shards"])
+        return self._readers[name]
+
+
+def shard_faults(folder: Path, shard: dict) -> list[str]:
+    """What is wrong with one shard's files, without reading the tar: absent, of another length, another index."""
+    faults = []
+    tar, index = folder / f"{shard['name']}.tar", folder / f"{shard['name']}.idx"
+    if not tar.is_file():
+        faults.append(f"{tar} is missing")
+    elif tar.stat().st_size != shard["bytes"]:
+        faults.append(f"{tar} is damaged: {tar.stat().st_size:,} bytes where {shard['bytes']:,} were written")
+    if not index.is_file():
+        faults.append(f"{index} is missing (the index of {tar.name})")
+    elif hashlib.sha256(index.read_bytes()).hexdigest() != shard["index_sha256"]:
+        faults.append(f"{index} is damaged: its sha256 is not the manifest's")
+    return faults
+
+
+def label(sample: dict[str, bytes]) -> int:
+    """The class index of a sample."""
+    return int(sample["cls"])
+
+
+def meta(sample: dict[str, bytes]) -> dict:
+    """The json of a sample."""
+    return json.loads(sample["json"])
+
+
+def box(sample: dict[str, bytes], detector: str) -> np.ndarray:
+    """The (l, t, w, h) of a detector, float32 (4,) in [0, 1]. InputError when the sample carries no such box."""
+    data = sample.get(f"{detector}.npy")
+    if data is None:
+        found = ", ".join(name.removesuffix(".npy") for name in sample if name.endswith(".npy")) or "none"
+        raise InputError(f"The sample has no box by {detector!r}; it has {found}.")
+    return np.frombuffer(data, "<f4", offset=len(data) - 16).copy()  # float32 (4,) are the last 16 bytes of its .npy
+
+
+def _index_lines(folder: Path, shard: dict) -> list[str]:
+    return (folder / f"{shard['name']}.idx").read_text("ascii").splitlines()[1:]
