@@ -50,7 +50,8 @@ class Objective:
         def need(ok: bool, field: str, allowed: str) -> None:
             if not ok:
                 value = getattr(self, field)
-                raise InputError(f"objective {field} is {value!r}; allowed: {allowed}. Set --objective.{field}.")
+                flag = "objective" if field == "name" else field.replace("_", "-")
+                raise InputError(f"objective {field} is {value!r}; allowed: {allowed}. Set --{flag}.")
 
         need(self.name in ("max-excess", "max-mean"), "name", "max-excess, max-mean")
         need(0 <= self.tau <= 100, "tau", "0 to 100")
