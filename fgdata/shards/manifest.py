@@ -11,7 +11,7 @@ from ..errors import InputError
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
 MANIFEST = "manifest.json"
-PLAN = "building.json"
+BUILDING = ".building"  # folder inside a set that is not finished: its plan and the facts of each finished shard
 SPLITS = ("train", "test")
 
 
@@ -60,7 +60,7 @@ def read_manifest(folder: Path) -> dict:
 def _why_no_manifest(folder: Path) -> str:
     if not folder.is_dir():
         return f"There is no shard set at {folder}: no such folder. `fgdata list` shows the sets that exist."
-    if (folder / PLAN).is_file():
+    if (folder / BUILDING).is_dir():
         return f"{folder} is a shard set still being built: run the same `fgdata build-shards` command again to finish it."
     return f"{folder} is no shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"
 

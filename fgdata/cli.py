@@ -1,0 +1,212 @@
+"""The `fgdata` command: build-shards, check, score, show, list."""
+
+import errno
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .errors import InputError
+
+ShardFolder = Annotated[Path, tyro.conf.Positional]
+
+
+def build_shards(
+    dataset: str = "drawn",
+    root: Path | None = None,
+    out: Path | None = None,
+    saliency: tuple[str, ...] = ("rbd",),
+    objective: Literal["max-excess", "max-mean"] = "max-excess",
+    tau: float = 0.75,
+    k: float = 2.0,
+    min_area: float | None = None,
+    grid: int = 64,
+    max_side: int | None = None,
+    quality: int = 90,
+    on_bad_image: Literal["stop", "skip"] = "stop",
+    shard_samples: int = 256,
+    jobs: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    classes: int | None = None,
+    images_per_class: int | None = None,
+    size: int | None = None,
+    seed: int | None = None,
+) -> int:
+    """Run saliency detectors over a dataset and write WebDataset shards that carry the boxes.
+
+    Stopped at any point and called again, it goes on behind the last whole shard; when the set is complete it says so.
+
+    Args:
+        dataset: Which dataset; `fgdata list` shows them with their layouts.
+        root: The dataset's folder. Default: $FGDATA_ROOT/<dataset>, else data/<dataset>.
+        out: The folder of the shard set. Default: shards/<dataset>.
+        saliency: One or more detectors; `fgdata list` shows them. gt is the dataset's own box.
+        objective: How a box is chosen from a saliency map. max-excess: the box whose saliency most exceeds tau times
+            the map's mean, summed over its area. max-mean: the box of the highest mean saliency of at least a least area.
+        tau: For max-excess: smaller gives larger boxes; 0 to 100.
+        k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2.
+        min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1].
+        grid: Cells per side of the grid on which all boxes are compared, 2 to 256.
+        max_side: Re-encode images whose longer side is larger to this many pixels. Default: the original JPEG bytes.
+        quality: JPEG quality of re-encoded images, 1 to 100.
+        on_bad_image: stop names the first unreadable image and stops; skip leaves such images out and lists them in the manifest.
+        shard_samples: Samples in a shard.
+        jobs: Worker processes, one thread each. Default: all cores.
+        engine: Where the shards are built: in local processes, or on a Ray cluster.
+        classes: drawn only: number of classes.
+        images_per_class: drawn only: number of images of each class, test included.
+        size: drawn only: longer side in pixels.
+        seed: drawn only: another seed paints other birds.
+    """
+    from . import build, datasets
+    from .boxes import Objective
+    from .engine import available_cores
+
+    out = out or Path("shards") / dataset
+    options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
+    known = datasets.read(dataset, root, **{name: value for name, value in options.items() if value is not None})
+    workers = available_cores() if jobs is None else jobs
+    done = build.build(
+        known,
+        out,
+        saliency=saliency,
+        objective=Objective(objective, tau, k, min_area, grid),
+        max_side=max_side,
+        quality=quality,
+        on_bad_image=on_bad_image,
+        shard_samples=shard_samples,
+        workers=workers,
+        engine=engine,
+    )
+    counts = {name: split["samples"] for name, split in done.manifest["splits"].items()}
+    total = f"{sum(counts.values()):,} samples ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"
+    if not done.written:
+        print(f"{out} is already complete: {total}. Nothing was done.")
+        return 0
+    print(f"{out}: {total}, {done.written:,} of them built now in {done.seconds:,.1f} s")
+    for line in _remarks(done.manifest):
+        print(f"  {line}")
+    print(f"Look at it:  fgdata show {out}\nTrain on it: fgtrain run cvsa --data.shards {out}")
+    return 0
+
+
+def check(shards: ShardFolder) -> int:
+    """Account for every byte of a shard set; exit with 1 and name the damaged files if any.
+
+    Args:
+        shards: The folder of the shard set.
+    """
+    from .progress import Progress
+    from .shards.check import check as check_set
+    from .shards.manifest import read_manifest
+
+    total = sum(split["samples"] for split in read_manifest(shards)["splits"].values())
+    with Progress("Checking", total) as progress:
+        manifest, faults = check_set(shards, progress.advance)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if faults:
+        print(f"{shards} is NOT whole: {len(faults)} fault(s). Restore the files named above, or build the set again.", file=sys.stderr)
+        return 1
+    tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars)
+    print(f"{shards} is whole: {total:,} samples in {len(tars)} tars, {size / 1e6:,.1f} MB, every sha256 as written.")
+    return 0
+
+
+def score(shards: ShardFolder, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
+    """Compare a shard set's boxes with the ground truth: mean IoU and CorLoc of every detector and two baselines.
+
+    Args:
+        shards: The folder of the shard set.
+        as_json: Print JSON instead of a table.
+    """
+    from .score import score as score_set
+
+    found = score_set(shards)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("box", "mean IoU", "CorLoc", "n", title=f"Boxes of {shards} against the ground truth")
+    for name, row in found["detectors"].items():
+        table.add_row(name, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
+    table.add_section()
+    for name, row in found["baselines"].items():
+        said = {"whole": "whole image", "centred": "centred 70 % box"}[name]
+        table.add_row(said, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
+    Console().print(table)
+    return 0
+
+
+def show(shards: ShardFolder, out: Path | None = None, samples: int = 96) -> int:
+    """Write report.html: what is in a shard set, boxes drawn on images, the score, the slowest and the worst.
+
+    Args:
+        shards: The folder of the shard set.
+        out: The file to write. Default: report.html in the shard set's folder.
+        samples: Images to show; 1 to 1,000. The numbers are of all samples.
+    """
+    from .report import write_report
+
+    path = write_report(shards, out or shards / "report.html", samples)
+    print(f"Wrote {path}: one file, open it in any browser.")
+    return 0
+
+
+def list_all(folder: Path = Path("shards")) -> int:
+    """List datasets (layout, size, where to get them, found or not), detectors, and shard sets.
+
+    Args:
+        folder: Where shard sets are looked for.
+    """
+    from .listing import print_listing
+
+    print_listing(folder)
+    return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, 1 for damage found, 2 for input that cannot be used."""
+    commands = {"build-shards": build_shards, "check": check, "score": score, "show": show, "list": list_all}
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            commands, prog="fgdata", description="Saliency boxes cached with the data.", args=args
+        )
+    except InputError as fault:
+        print(f"fgdata: {fault}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nfgdata: stopped. Finished shards are kept: the same command goes on behind them.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        return 141
+    except OSError as fault:
+        if fault.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
+            raise
+        where = f" ({fault.filename})" if fault.filename else ""
+        print(f"fgdata: {fault.strerror}{where}. What is finished is kept; mend this and run it again.", file=sys.stderr)
+    return 2
+
+
+def _remarks(manifest: dict) -> list[str]:
+    """What a person should know of a finished build."""
+    lines = []
+    if manifest["skipped"]:
+        lines.append(f"{len(manifest['skipped']):,} unreadable images skipped; manifest.json lists them")
+    if manifest["boxes_clipped"]:
+        lines.append(f"{manifest['boxes_clipped']:,} images had ground-truth boxes that overran them; clipped")
+    if manifest["reencoded"]:
+        lines.append(f"{manifest['reencoded']:,} images re-encoded as JPEG (not plain JPEG, or larger than --max-side)")
+    for name, counts in manifest["fallbacks"].items():
+        lines += [f"{count:,} images got the whole-image box from {name}: {kind} map" for kind, count in counts.items()]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

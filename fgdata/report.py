@@ -1,0 +1,183 @@
+"""report.html: one self-contained page that shows a person what is in a shard set before they train on it."""
+
+import base64
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+
+from . import images
+from .errors import InputError
+from .score import Scored, read_boxes, table
+from .shards.manifest import write_atomic
+from .shards.reader import ShardSet, meta
+
+THUMBNAIL_SIDE = 260
+PALETTE = ("#ff5d5d", "#3fa7ff", "#ffb52e", "#9b6bff", "#2bc48a", "#ff7ad1")
+TRUTH = "#ffffff"
+WORST, SLOWEST = 12, 8
+
+
+def write_report(path: Path, out: Path, samples: int = 96) -> Path:
+    """Reads a shard set and writes the page; shows at most `samples` images, its numbers are of all. Returns `out`."""
+    if not 1 <= samples <= 1000:
+        raise InputError(f"--samples {samples}: 1 to 1,000 images fit one page.")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: there is no folder {out.parent} to write the report to.")
+    shards = ShardSet.open(path)
+    scored = read_boxes(shards)
+    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in shards.detectors if name != "gt")}
+    sections = [
+        _head(shards, colours),
+        _score(scored, path, colours),
+        _histograms(scored, colours),
+        _images(shards, scored, colours, samples),
+        _settings(shards, path),
+    ]
+    page = _PAGE.replace("{{title}}", html.escape(path.name)).replace("{{body}}", "\n".join(sections))
+    write_atomic(out, page.encode())
+    return out
+
+
+def _head(shards: ShardSet, colours: dict[str, str]) -> str:
+    manifest = shards.manifest
+    facts = [(f"{count:,}", f"{name} images") for name, count in shards.splits.items()]
+    facts += [(f"{len(shards.classes):,}", "classes"), (f"{len(shards.detectors)}", "boxes an image")]
+    for name, counts in manifest["fallbacks"].items():
+        facts.append((f"{sum(counts.values()):,}", f"whole-image boxes from {name}"))
+    if manifest["boxes_clipped"]:
+        facts.append((f"{manifest['boxes_clipped']:,}", "truth boxes clipped"))
+    if manifest["reencoded"]:
+        facts.append((f"{manifest['reencoded']:,}", "re-encoded"))
+    if manifest["skipped"]:
+        facts.append((f"{len(manifest['skipped']):,}", "skipped"))
+    tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(what)}</span></div>" for number, what in facts)
+    return f"<h1>{html.escape(shards.path.name)}</h1><p class=sub>dataset {html.escape(manifest['dataset']['name'])}</p><div class=tiles>{tiles}</div>"
+
+
+def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
+    try:
+        found = table(scored, path)
+    except InputError:
+        return "<h2>Score</h2><p>The dataset has no ground-truth boxes to score against.</p>"
+    names = {"whole": "whole image", "centred": "centred 70 % box"}
+    rows = ""
+    for name, row in (found["detectors"] | found["baselines"]).items():
+        colour = colours.get(name, "#8a94a6")
+        bars = "".join(
+            f"<td class=bar><i style='width:{row[key]:.1%};background:{colour}'></i><span>{row[key]:.3f}</span></td>"
+            for key in ("mean_iou", "corloc")
+        )
+        rows += f"<tr><th>{html.escape(names.get(name, name))}</th>{bars}<td>{row['n']:,}</td></tr>"
+    head = "<tr><th>box</th><td>mean IoU</td><td>CorLoc (IoU ≥ 0.5)</td><td>images</td></tr>"
+    return f"<h2>Boxes against the ground truth</h2><table class=score>{head}{rows}</table>"
+
+
+def _histograms(scored: Scored, colours: dict[str, str]) -> str:
+    charts = ""
+    for name, colour in colours.items():
+        area = scored.boxes[name][:, 2] * scored.boxes[name][:, 3]
+        charts += _histogram(f"{name}: box area, share of the image", area, colour)
+        overlap = scored.iou[name][~np.isnan(scored.iou[name])]
+        if len(overlap):
+            charts += _histogram(f"{name}: IoU with the truth", overlap, colour)
+    return f"<h2>Distributions</h2><div class=charts>{charts}</div>" if charts else ""
+
+
+def _histogram(title: str, values: np.ndarray, colour: str) -> str:
+    counts, _ = np.histogram(values, bins=20, range=(0, 1))
+    top = max(1, counts.max())
+    bars = "".join(
+        f"<rect x='{i * 15 + 1}' y='{90 - 88 * count / top:.1f}' width='13' height='{88 * count / top:.1f}' fill='{colour}'>"
+        f"<title>{i / 20:.2f} to {(i + 1) / 20:.2f}: {count:,}</title></rect>"
+        for i, count in enumerate(counts)
+    )
+    axis = "".join(f"<text x='{300 * x:.0f}' y='104' text-anchor='{a}'>{x:g}</text>" for x, a in ((0, "start"), (0.5, "middle"), (1, "end")))
+    median = f"median {np.median(values):.2f}"
+    return f"<figure><figcaption>{html.escape(title)} <em>{median}</em></figcaption><svg viewBox='0 0 300 108'><path d='M0 90H300'/>{bars}{axis}</svg></figure>"
+
+
+def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: int) -> str:
+    groups = {"sample": _spread(scored.label, samples)}
+    for name in colours:
+        overlap = scored.iou[name]
+        ranked = np.argsort(np.where(np.isnan(overlap), 2, overlap), kind="stable")
+        groups[f"worst of {name}"] = [int(i) for i in ranked[:WORST] if not np.isnan(overlap[i])]
+        groups[f"whole-image box from {name}"] = [i for i, kind in enumerate(scored.fallback[name]) if kind][:WORST]
+    log = _build_log(shards.path)
+    slow = {entry["id"]: entry["seconds"] for line in log for entry in line.get("slowest", [])}
+    chosen: dict[int, list[str]] = {}
+    for group, numbers in groups.items():
+        for number in numbers:
+            chosen.setdefault(number, []).append(group)
+    cards = "".join(_card(shards, scored, number, belongs, colours, slow) for number, belongs in chosen.items())
+    shown = [group for group, numbers in groups.items() if numbers]
+    choices = "".join(f"<option>{html.escape(group)}</option>" for group in shown)
+    classes = "".join(f"<option value='{i}'>{html.escape(name)}</option>" for i, name in enumerate(shards.classes))
+    keys = "".join(
+        f"<label style='--c:{colour}'><input type=checkbox checked data-box='{html.escape(name)}'>{html.escape(name)}</label>"
+        for name, colour in ({"truth": TRUTH} | colours).items()
+    )
+    controls = f"<div class=controls><select id=group>{choices}</select><select id=class><option value=''>all classes</option>{classes}</select>{keys}</div>"
+    return f"<h2>Images and their boxes</h2>{controls}<div class=grid>{cards}</div>"
+
+
+def _spread(labels: np.ndarray, samples: int) -> list[int]:
+    """Numbers of at most `samples` samples, spread over the classes and, within each, over the set."""
+    turn = np.zeros(len(labels))
+    for value in np.unique(labels):
+        here = np.flatnonzero(labels == value)
+        turn[np.random.default_rng(int(value)).permutation(here)] = np.arange(len(here))
+    return sorted(int(i) for i in np.lexsort((labels, turn))[:samples])
+
+
+def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colours: dict[str, str], slow: dict) -> str:
+    sample = shards.split(str(scored.split[number])).read(int(scored.number[number]))
+    said = meta(sample)
+    picture = images.shrink(images.decode(sample["jpg"], said["file"]), THUMBNAIL_SIDE)
+    height, width = picture.shape[:2]
+    source = base64.b64encode(images.encode_jpeg(picture, 80)).decode()
+    shapes = "".join(_rectangle(box, width, height, TRUTH, "truth") for box in scored.truth[number])
+    shapes += "".join(_rectangle(scored.boxes[name][number], width, height, colour, name) for name, colour in colours.items())
+    overlaps = " · ".join(
+        f"<b style='color:{colour}'>{scored.iou[name][number]:.2f}</b>" if len(scored.truth[number]) else ""
+        for name, colour in colours.items()
+    )
+    notes = "".join(f" <em>{html.escape(name)}: {kind} map</em>" for name in colours if (kind := scored.fallback[name][number]))
+    notes += f" <em>{slow[said['id']] * 1e3:,.0f} ms</em>" if said["id"] in slow else ""
+    title = html.escape(f"{said['file']} ({said['width']} x {said['height']}, {said['split']})")
+    return (
+        f"<figure class=card data-class='{scored.label[number]}' data-groups='{html.escape(json.dumps(groups), quote=True)}'>"
+        f"<div class=photo><img src='data:image/jpeg;base64,{source}' width={width} height={height} alt='' loading=lazy>"
+        f"<svg viewBox='0 0 {width} {height}'>{shapes}</svg></div>"
+        f"<figcaption title='{title}'><span>{html.escape(said['class'])}</span>{overlaps}{notes}</figcaption></figure>"
+    )
+
+
+def _rectangle(box: np.ndarray, width: int, height: int, colour: str, name: str) -> str:
+    left, top, wide, high = (float(value) for value in box * np.array([width, height, width, height]))
+    place = f"x='{left:.1f}' y='{top:.1f}' width='{wide:.1f}' height='{high:.1f}'"
+    dash = " stroke-dasharray='5 4'" if name == "truth" else ""
+    return f"<g data-of='{html.escape(name)}'><rect {place} stroke='#0009' stroke-width='4'/><rect {place} stroke='{colour}' stroke-width='2'{dash}/></g>"
+
+
+def _settings(shards: ShardSet, path: Path) -> str:
+    manifest = {key: value for key, value in shards.manifest.items() if key != "splits"}
+    manifest["dataset"] = {key: value for key, value in manifest["dataset"].items() if key != "classes"}
+    stages: dict[str, float] = {}
+    for line in _build_log(path):
+        for name, seconds in line["seconds"].items():
+            stages[name] = stages.get(name, 0.0) + seconds
+    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{seconds:,.1f} s</td></tr>" for name, seconds in stages.items())
+    times = f"<h2>Where the build's time went</h2><table>{rows}</table>" if rows else ""
+    return f"{times}<h2>Settings</h2><details><summary>manifest.json, without the lists of shards and classes</summary><pre>{html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))}</pre></details>"
+
+
+def _build_log(path: Path) -> list[dict]:
+    """The times that the build wrote beside the set; none when the set came without its log."""
+    log = path.with_name(f"{path.name}.build.jsonl")
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+_PAGE = (Path(__file__).parent / "report.html").read_text("utf-8")

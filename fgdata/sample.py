@@ -1,0 +1,119 @@
+"""Record -> the components and the json of one sample (FORMAT.md)."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import images
+from .boxes import Objective, clip_boxes, solve
+from .datasets import Record
+from .errors import InputError
+from .saliency import detector
+from .shards.writer import box_bytes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings that make a sample out of a record."""
+
+    load: Callable
+    saliency: tuple[str, ...]
+    objective: Objective
+    max_side: int | None
+    quality: int
+    on_bad_image: str
+
+
+@dataclass
+class Log:
+    """Seconds per stage and the slowest samples of a shard. Never part of a shard set: times differ, bytes must not."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    slowest: list[tuple[float, str]] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def finish(self, record_id: str, seconds: float) -> None:
+        self.slowest = sorted([*self.slowest, (seconds, record_id)], reverse=True)[:3]
+
+    def summary(self) -> dict:
+        slowest = [{"id": name, "seconds": round(seconds, 4)} for seconds, name in self.slowest]
+        return {"seconds": {name: round(value, 3) for name, value in self.seconds.items()}, "slowest": slowest}
+
+
+def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], dict]:
+    """-> (components by extension, without the json; the json's content).
+
+    The JPEG bytes are the original ones unless they are no plain JPEG or larger than max_side; pixels are decoded only
+    when somebody needs them. InputError when the image cannot be read.
+    """
+    start = time.perf_counter()
+    with log.stage("read"):
+        data, pixel_boxes = recipe.load(record)
+    header = images.header(data, record.file)
+    width, height = header.width, header.height
+    try:
+        truth, clipped = clip_boxes(pixel_boxes, width, height)
+    except InputError as fault:
+        raise InputError(f"{record.file}: {fault}") from None
+    shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
+    keeps = header.format == "jpeg" and header.channels in (1, 3) and not shrinks
+    rgb = None
+    if not keeps or any(name != "gt" for name in recipe.saliency):
+        with log.stage("decode"):
+            rgb = images.decode(data, record.file)
+    boxes, fallbacks = {}, {}
+    for name in recipe.saliency:
+        with log.stage(name):
+            boxes[name], fallbacks[name] = _box(name, rgb, truth, recipe.objective, record)
+    if not keeps and rgb is not None:
+        with log.stage("encode"):
+            rgb = images.shrink(rgb, recipe.max_side) if recipe.max_side else rgb
+            data = images.encode_jpeg(rgb, recipe.quality)
+        height, width = rgb.shape[:2]
+    meta = {
+        "id": record.id,
+        "file": record.file,
+        "width": width,
+        "height": height,
+        "class": record.class_name,
+        "split": record.split,
+        "boxes": [[round(float(value), 7) for value in box] for box in truth],
+        "detectors": {name: {"fallback": fallbacks[name]} for name in recipe.saliency},
+    }
+    if clipped:
+        meta["boxes_clipped"] = True
+    if not keeps:
+        meta["source"] = {"format": header.format, "width": header.width, "height": header.height}
+    components = {"jpg": data, "cls": b"%d" % record.label}
+    log.finish(record.id, time.perf_counter() - start)
+    return components | {f"{name}.npy": box_bytes(box) for name, box in boxes.items()}, meta
+
+
+def faults(job, advance: Callable[[int], None]) -> list[tuple[str, str]]:
+    """(file, what is wrong) of every record of a job whose image is unreadable, found without decoding JPEG pixels."""
+    found = []
+    for record in job.records:
+        try:
+            data, _ = job.recipe.load(record)
+            if images.header(data, record.file).format != "jpeg":
+                images.decode(data, record.file)
+        except InputError as fault:
+            found.append((record.file, str(fault)))
+        advance(1)
+    return found
+
+
+def _box(name: str, rgb: np.ndarray | None, truth: np.ndarray, objective: Objective, record: Record):
+    if name == "gt":
+        if not len(truth):
+            raise InputError(f"{record.file} has no ground-truth box inside the image. Ask for a detector: --saliency rbd")
+        return truth[np.argmax(truth[:, 2] * truth[:, 3])], None
+    return solve(detector(name).saliency_map(rgb), objective)
