@@ -1,0 +1,5 @@
+import sys
+
+from fgtrain.cli import main
+
+sys.exit(main())

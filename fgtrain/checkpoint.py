@@ -1,0 +1,72 @@
+"""What `RUN-or-CHECKPOINT` on the command line means, and the encoder found there."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from fgdata.errors import InputError
+from fgtrain.config import Config, Model
+from fgtrain.nets import Encoder
+from fgtrain.rundir import RunDir
+
+WEIGHTS = "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An encoder file, what it says about itself, and the run it belongs to (None for a file on its own)."""
+
+    file: Path
+    model: Model
+    size: int
+    """Side of the views it was trained on, in pixels."""
+    step: int
+    run: RunDir | None
+
+    @classmethod
+    def find(cls, path: Path) -> "Checkpoint":
+        """A run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
+        if not path.exists():
+            runs = sorted(p.parent.name for p in Path("runs").glob("*/config.json"))
+            raise InputError(f"{path} does not exist. Runs under runs/: {', '.join(runs) or 'none'}.")
+        if (path / "config.json").is_file():
+            last = RunDir(path).last_checkpoint
+            if last is None:
+                raise InputError(f"{path} has no checkpoint yet. Continue it: fgtrain run ... --out {path} --resume")
+            path = last
+        file = path / WEIGHTS if path.is_dir() else path
+        try:
+            with safe_open(file, "pt") as weights:
+                about = weights.metadata() or {}
+            model = Model(about["backbone"], int(about["width"]), about["stem"])  # pyright: ignore[reportArgumentType]
+            size, step = int(about["size"]), int(about["step"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{file} is no encoder of fgtrain ({type(error).__name__}: {error}). Name a run directory, a folder "
+                f"under its checkpoints/, or an {WEIGHTS} inside one."
+            ) from error
+        home = file.resolve().parent.parent.parent
+        return cls(file, model, size, step, RunDir(home) if (home / "config.json").is_file() else None)
+
+    def encoder(self) -> Encoder:
+        from safetensors.torch import load_file
+
+        encoder = Encoder(self.model)
+        encoder.load_state_dict(load_file(self.file))
+        return encoder
+
+    def config(self) -> Config | None:
+        return self.run.config() if self.run else None
+
+    def untrained(self) -> Encoder:
+        """The weights this run started from: the same network, made from the same seed."""
+        from fgtrain import objectives
+
+        config = self.config()
+        if config is None:
+            raise InputError(
+                f"{self.file} lies in no run directory, so its initial weights are unknown; leave out --untrained."
+            )
+        small = replace(config, **({"moco": replace(config.moco, queue=2)} if hasattr(config, "moco") else {}))  # pyright: ignore
+        return objectives.build(small, samples=2).encoder

@@ -1,0 +1,83 @@
+"""Encoder, heads and the exponential moving average. The residual networks are torchvision's."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torchvision.models import resnet
+
+from fgtrain.config import Model
+
+BLOCKS = {"resnet18": (resnet.BasicBlock, [2, 2, 2, 2]), "resnet50": (resnet.Bottleneck, [3, 4, 6, 3])}
+
+
+class Features(NamedTuple):
+    """What one image gives: maps (B, C, H, W) of stage 3 (input / 16) and 4 (input / 32), pooled (B, n)."""
+
+    stage3: Tensor
+    stage4: Tensor
+    pooled: Tensor
+
+
+class Encoder(resnet.ResNet):
+    """(B, 3, S, S) normalised -> Features. Its state dict has torchvision's names without `fc`.
+
+    torchvision's `width_per_group` narrows only the inside of a Bottleneck, so `width` scales the planes of each stage
+    as the stage is made, and the stem with them; at 64 and the imagenet stem nothing differs from torchvision.
+    """
+
+    def __init__(self, model: Model):
+        self.width = model.width
+        block, layers = BLOCKS[model.backbone]
+        super().__init__(block, layers, num_classes=1)
+        if model.width != 64:
+            self.conv1 = nn.Conv2d(3, model.width, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(model.width)
+        if model.stem == "small":
+            self.conv1 = nn.Conv2d(3, model.width, 3, stride=1, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.channels = {3: 4 * model.width * block.expansion, 4: 8 * model.width * block.expansion}
+        self.dim = self.channels[4]
+        del self.fc
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[override]
+        if planes == 64:
+            self.inplanes = self.width
+        return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
+
+    def forward(self, x: Tensor) -> Features:  # type: ignore[override]
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        stage3 = self.layer3(self.layer2(self.layer1(x)))
+        stage4 = self.layer4(stage3)
+        return Features(stage3, stage4, torch.flatten(self.avgpool(stage4), 1))
+
+
+def mlp(inputs: int, hidden: int, outputs: int, norm: bool = True) -> nn.Sequential:
+    """(B, inputs) -> (B, outputs): linear - batch norm - ReLU - linear; MoCo v2's head has no norm."""
+    middle = [nn.BatchNorm1d(hidden)] if norm else []
+    return nn.Sequential(nn.Linear(inputs, hidden), *middle, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+
+
+def conv_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """(B, inputs, H, W) -> (B, outputs, H, W): 1x1 convolution - batch norm - ReLU - 1x1 convolution."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, outputs, 1)
+    )
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """A copy that no gradient reaches, to be moved by `move_towards`."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def move_towards(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """target <- momentum * target + (1 - momentum) * online, over the parameters.
+
+    Batch-norm statistics are not averaged: the target runs in training mode and keeps its own.
+    """
+    average = get_ema_multi_avg_fn(momentum)
+    average(list(target.parameters()), list(online.parameters()), 0)

@@ -1,0 +1,78 @@
+"""Cross-view saliency alignment (Wu et al., BMVC 2022): a contrastive base and an alignment on the same features."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fgdata.errors import InputError
+from fgtrain.config import CvsaConfig
+from fgtrain.losses import alignment, attention
+from fgtrain.nets import Features, conv_head, frozen_copy, move_towards
+from fgtrain.objectives.bases import Byol, Logs, Moco
+
+
+class Aligner(nn.Module):
+    """g_conv, p_conv and the moving average of g_conv for one stage of the network."""
+
+    def __init__(self, channels: int, hidden: int, dim: int):
+        super().__init__()
+        self.projector = conv_head(channels, hidden, dim)
+        self.predictor = conv_head(dim, hidden, dim)
+        self.target_projector = frozen_copy(self.projector)
+
+    def forward(self, online: list[Tensor], target: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps (B, C, H, W) of both views -> predictions p_conv(h_q), p_conv(h_k) and targets h_q, h_k (B, d, H, W)."""
+        predictions = [self.predictor(self.projector(z)) for z in online]
+        with torch.no_grad():
+            targets = [self.target_projector(z) for z in target]
+        return predictions, targets
+
+
+class Cvsa(nn.Module):
+    """L = L_cont + weight * L_align (CVSA Eq. 5-7), on BYOL or on symmetric MoCo v2."""
+
+    def __init__(self, config: CvsaConfig, samples: int):
+        super().__init__()
+        self.align = config.align
+        self.base = Byol(config, samples) if config.base == "byol" else Moco(config, samples, symmetric=True)
+        self.views = replace(self.base.views, masks=True)
+        if not config.align.stages or not set(config.align.stages) <= {3, 4}:
+            raise InputError(f"--align.stages {config.align.stages}: the alignment uses stages 3, 4 or both.")
+        self.aligners = nn.ModuleDict(
+            {
+                str(stage): Aligner(self.base.encoder.channels[stage], config.align.hidden, config.align.dim)
+                for stage in config.align.stages
+            }
+        )
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.base.encoder
+
+    def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
+        online, target = self.base.encode(batch["views"])
+        contrast, logs = self.base.contrast(online, target)
+        halves, saturated = [], []
+        for stage, aligner in self.aligners.items():
+            (p_q, p_k), (h_q, h_k) = aligner(*(_maps(features, stage) for features in (online, target)))
+            shape = (p_q.shape[2], p_q.shape[3])
+            for p, h, mask in ((p_q, h_k, batch["masks"][0]), (p_k, h_q, batch["masks"][1])):
+                a = attention(p, h, self.align.normalize, self.align.scale)  # (B, HW, HW)
+                halves.append(alignment(a, mask, shape, self.align.reduction))
+                saturated.append((a.detach().abs() > 8).float().mean())
+        align = torch.stack(halves).sum()
+        logs |= {"align": align.detach(), "align_saturated": torch.stack(saturated).mean()}
+        return contrast + self.align.weight * align, logs
+
+    def parameter_groups(self):
+        return self.named_parameters()
+
+    def after_step(self, progress: float) -> None:
+        self.base.after_step(progress)
+        for aligner in self.aligners.values():
+            move_towards(aligner.target_projector, aligner.projector, self.base.momentum(progress))
+
+
+def _maps(features: list[Features], stage: str) -> list[Tensor]:
+    return [getattr(f, f"stage{stage}") for f in features]
