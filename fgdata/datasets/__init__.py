@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fgdata.errors import InputError
+from ..errors import InputError
 
 PixelBoxes = tuple[tuple[float, float, float, float], ...]
 
@@ -110,5 +110,6 @@ def _existing_root(name: str, row: DatasetRow, root: Path | str | None) -> Path:
         f"Dataset {name} not found: looked in {path.absolute()} ({why}), which {found}.\n"
         f"Expected there: {row.layout}\n"
         f"Get it: {row.where}\n"
-        f"Then: fgdata build-shards --dataset {name} --root FOLDER   (or set FGDATA_ROOT to the folder that holds {name}/)"
+        f"Then: fgdata build-shards --dataset {name} --root FOLDER\n"
+        f"(or set FGDATA_ROOT to the folder that holds {name}/)"
     )

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fgdata.datasets.plumage import COLOURS, Colour, Species
-from fgdata.datasets.pose import Pose
+from .plumage import COLOURS, Colour, Species
+from .pose import Pose
 
 SCALE = 2  # supersampling
 SHIFT = 4  # fractional bits of OpenCV's polygon corners

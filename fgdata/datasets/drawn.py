@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fgdata.datasets import Dataset, PixelBoxes, Record
-from fgdata.datasets.bird import paint, random_individual
-from fgdata.datasets.plumage import MOST_CLASSES, species
-from fgdata.datasets.pose import random_pose
-from fgdata.datasets.scenery import background, in_front, light
-from fgdata.errors import InputError
+from . import Dataset, PixelBoxes, Record
+from .bird import paint, random_individual
+from .plumage import MOST_CLASSES, species
+from .pose import random_pose
+from .scenery import background, in_front, light
+from ..errors import InputError
 
 ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 1.0, 3 / 4)  # width / height, as photographs come
 JPEG_QUALITY = 92

@@ -6,8 +6,8 @@ Colours are RGB, 0-255; `px` is the number of image pixels to one pixel of a pic
 import cv2
 import numpy as np
 
-from fgdata.datasets.bird import Canvas, curve
-from fgdata.datasets.pose import Pose
+from .bird import Canvas, curve
+from .pose import Pose
 
 Palette = tuple[tuple[int, int, int], ...]
 FOLIAGE: tuple[Palette, ...] = (  # dark, middle, light: high summer, spring, autumn, dusk, olive grove
