@@ -168,8 +168,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
     """Boxes (n, 4) in pixels -> (n, 4) float32 in [0, 1] of the image, and whether any had to be clipped to it.
 
-    An overrun below a thousandth of a pixel is the rounding of a scaled box and is not counted. A box that is not
-    finite or has no area inside the image is refused.
+    An overrun below one pixel is the rounding of a box or of a scaled image and is not counted as clipped. A box that
+    is not finite or has no area inside the image is refused.
     """
     pixels = np.asarray(boxes, np.float64).reshape(-1, 4)
     size = np.array([width, height], np.float64)
@@ -182,4 +182,4 @@ def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
             "correct it in the dataset's box list or remove the image from all lists."
         )
     outside = np.maximum(-pixels[:, :2], pixels[:, :2] + pixels[:, 2:] - size)
-    return np.hstack([low / size, (high - low) / size]).astype(np.float32), bool((outside > 1e-3).any())
+    return np.hstack([low / size, (high - low) / size]).astype(np.float32), bool((outside >= 1).any())

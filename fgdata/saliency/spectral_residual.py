@@ -16,7 +16,7 @@ WIDTH = 64
 LONGEST = 256
 """Limit of the working height: a strip 1 pixel wide and 1000 high would become 64 x 64000."""
 SIGMA = 2.5
-"""Smoothing of the map in working pixels (ours): mean IoU of the box on 482 CUB images .483, against .435 with sigma 8."""
+"""Smoothing of the map in working pixels (ours): mean IoU of the boxes of 482 CUB images .483; with sigma 8, .435."""
 FLOOR = 1e-9
 """Magnitudes below this share of the largest are rounding: float64 leaves about 1e-16, 8-bit images over 1e-6."""
 

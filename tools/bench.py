@@ -1,0 +1,18 @@
+"""Measurements a maintainer runs, for example: .venv/bin/python tools/bench.py saliency --json FILE
+
+Each command prints its table and, with --json, writes the same figures beside what made them. A figure in the
+documentation comes from such a file. A command is a function in its own bench_*.py and a row here.
+"""
+
+import sys
+
+import tyro
+from bench_saliency import saliency
+
+from fgdata.errors import InputError
+
+if __name__ == "__main__":
+    try:
+        tyro.extras.subcommand_cli_from_dict({"saliency": saliency}, description=__doc__)
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,65 @@
+"""What every measurement shares: workers of one thread each, the table, and the JSON file with what made it."""
+
+import json
+import multiprocessing
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+PACKAGES = ("fgdata", "numpy", "opencv-contrib-python-headless", "numba", "scipy")
+
+
+def single_threaded(workers: int) -> ProcessPoolExecutor:
+    """Processes with BLAS, OpenMP and OpenCV on one thread; spawned, so that the first two read it when they load."""
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,))
+
+
+def run(pool: ProcessPoolExecutor, job: Callable, items: Sequence, what: str) -> list:
+    """job(item) for every item, in order, under a progress bar on stderr."""
+    results = pool.map(job, items, chunksize=4)
+    return list(track(results, what, total=len(items), console=Console(stderr=True)))
+
+
+def report(title: str, figures: list[dict[str, Any]], file: Path | None) -> None:
+    """Rows of one table, all with the same keys, on stdout and in `file`."""
+    table = Table(*figures[0], title=title)
+    for row in figures:
+        table.add_row(*(_text(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if file is None:
+        return
+    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    # An absolute path says where this machine keeps its files, which is nobody's business: its last part will do.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = shlex.join(["tools/bench.py", *words])
+    content = {"command": command, "machine": machine(), "versions": versions, "figures": figures}
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(file)
+
+
+def machine() -> dict[str, Any]:
+    """Processor and cores; nothing that names the host."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
