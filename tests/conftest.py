@@ -1,0 +1,29 @@
+"""What tests of several rooms share: the real images, when they are here, and one small drawn shard set."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fgdata.build import build
+from fgdata.datasets import read
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images, or a skip that says where it was looked for."""
+    folder = Path(os.environ.get("FGDATA_REAL_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"real images are not here: no folder {folder} (set FGDATA_REAL_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 train and 16 test drawn birds of 4 classes at 96 px with boxes by gt and spectral-residual. Do not write to it."""
+    out = tmp_path_factory.mktemp("shards") / "drawn"
+    birds = read("drawn", classes=4, images_per_class=12, size=96)
+    build(birds, out, saliency=("spectral-residual", "gt"), shard_samples=12, workers=2)
+    return out

@@ -1,0 +1,14 @@
+"""Rebuilds the golden shard set: python tools/tiny.py [FOLDER]. The only way shards/tiny is ever changed."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from fgdata.cli import main
+
+SETTINGS = "--dataset drawn --classes 2 --images-per-class 6 --size 96 --saliency rbd gt --shard-samples 5".split()
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "shards" / "tiny"
+    shutil.rmtree(out, ignore_errors=True)
+    sys.exit(main(["build-shards", *SETTINGS, "--out", str(out)]))
