@@ -26,7 +26,7 @@ class Data:
     split: str = "train"
     """Split to train on."""
     detector: str | None = None
-    """Whose boxes guide the views and masks. Default: the first detector in the set."""
+    """Whose boxes guide the views and masks. Default: the set's first detector that is not gt, else gt."""
     batch_size: int = 256
     """Samples per step, over all processes together."""
 

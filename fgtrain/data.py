@@ -24,20 +24,6 @@ def open_shards(path: Path | None) -> ShardSet:
     return ShardSet.open(sets[-1])
 
 
-def pick_detector(shards: ShardSet, wanted: str | None, why: str) -> str:
-    """Whose boxes to use: `wanted`, else the set's first detector."""
-    have = ", ".join(shards.detectors) or "none"
-    if wanted is None and shards.detectors:
-        return shards.detectors[0]
-    if wanted not in shards.detectors:
-        raise InputError(
-            f"{why} boxes{f' by {wanted!r}' if wanted else ''}, but {shards.path} carries: {have}. "
-            "Choose one of those with --data.detector, or rebuild the set: fgdata build-shards ... --saliency "
-            f"{wanted or 'rbd'} --out ANOTHER-FOLDER"
-        )
-    return wanted
-
-
 def pick_device(name: str):
     """auto | cpu | cuda | cuda:N -> torch.device, or InputError when this machine has no such device."""
     import torch

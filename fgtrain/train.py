@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, meta
-from fgdata.views import Loader, load
+from fgdata.views import load
 from fgtrain import objectives, optim
 from fgtrain.config import Config
-from fgtrain.data import open_shards, pick_detector, pick_device
+from fgtrain.data import open_shards, pick_device
 from fgtrain.monitor import Monitor
 from fgtrain.rundir import RunDir, load_state
 
@@ -33,7 +33,17 @@ class Trainer:
         samples = len(shards.split(config.data.split))
         self.objective = objectives.build(config, samples).to(device).train()
         self.optimizer = optim.build(self.objective.parameter_groups(), config.optim)
-        self.loader = open_loader(config, shards, self.objective.views, device)
+        self.loader = load(
+            shards,
+            views=self.objective.views,
+            batch_size=config.data.batch_size,
+            split=config.data.split,
+            detector=config.data.detector,
+            backend=config.machine.backend,
+            seed=config.seed,
+            threads=config.machine.threads,
+            device=device,
+        )
         self.steps_per_epoch = len(self.loader)
         self.total = config.epochs * self.steps_per_epoch
         self.step = 0
@@ -143,31 +153,6 @@ class Trainer:
         about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}
         keep = self.config.machine.keep_last
         self.run.save_checkpoint(self.step, self.objective.encoder, about, self.state(), keep)
-
-
-def open_loader(config: Config, shards: ShardSet, views, device: torch.device) -> Loader:
-    detector = config.data.detector
-    if views.masks or views.crop == "saliency-swap":
-        detector = pick_detector(shards, detector, f"{config.method} with --views.crop {views.crop} needs")
-    samples = len(shards.split(config.data.split))
-    if config.data.batch_size > samples:
-        raise InputError(
-            f"--data.batch-size {config.data.batch_size} is larger than the {samples:,} samples of the split "
-            f"{config.data.split!r} of {shards.path}, so an epoch would have no batch. Choose at most {samples}."
-        )
-    return load(
-        shards,
-        views=views,
-        batch_size=config.data.batch_size,
-        split=config.data.split,
-        detector=detector,
-        backend=config.machine.backend,
-        seed=config.seed,
-        shuffle=True,
-        last_batch="drop",
-        threads=config.machine.threads,
-        device=str(device),
-    )
 
 
 def train(config: Config, name: str) -> Path:
