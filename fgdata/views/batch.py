@@ -1,0 +1,76 @@
+"""What a backend is given and what it gives back, and the parts of a batch that are the same whatever the backend."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import SplitReader, box, label, meta
+
+from .geometry import Plan, plan
+from .spec import ViewSpec
+
+_WHOLE = np.array([0, 0, 1, 1], np.float32)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One batch to make: n samples, of which the first `keep` are yielded and the rest only lend backgrounds."""
+
+    names: list[str]
+    jpegs: list[bytes]
+    sizes: np.ndarray  # (n, 2) int64, width and height in pixels
+    label: np.ndarray  # (n,) int64
+    index: np.ndarray  # (n,) int64, numbers within the split
+    plans: list[Plan]  # one per view
+    keep: int
+
+
+def gather(
+    reader: SplitReader,
+    spec: ViewSpec,
+    detector: str | None,
+    index: np.ndarray,
+    keep: int,
+    *,
+    seed: int,
+    epoch: int,
+    batch: int,
+) -> Work:
+    """Reads (n,) samples and plans their views; `batch` is the number that keys the partners of the batch."""
+    samples = [reader.read(int(i)) for i in index]
+    metas = [meta(sample) for sample in samples]
+    sizes = np.array([(m["width"], m["height"]) for m in metas], np.int64)
+    boxes = np.stack([box(sample, detector) if detector else _WHOLE for sample in samples])
+    return Work(
+        names=[f"{m['id']} of split {reader.split} (sample {i})" for m, i in zip(metas, index)],
+        jpegs=[sample["jpg"] for sample in samples],
+        sizes=sizes,
+        label=np.array([label(sample) for sample in samples], np.int64),
+        index=np.asarray(index, np.int64),
+        plans=[
+            plan(spec, sizes, boxes, index, seed=seed, epoch=epoch, batch=batch, view=view)
+            for view in range(spec.views)
+        ],
+        keep=keep,
+    )
+
+
+def check_size(name: str, found: tuple[int, int], stated: np.ndarray) -> None:
+    """InputError when an image's (width, height) are not those that its boxes and plan were computed for."""
+    if found != tuple(stated):
+        raise InputError(
+            f"{name}: the JPEG is {found[0]} x {found[1]} pixels, its json says {stated[0]} x {stated[1]}. "
+            "The set was not written by fgdata as it is; rebuild it."
+        )
+
+
+def fill_masks(masks: torch.Tensor, work: Work) -> None:
+    """Paints (V, B, 1, S, S): 1 inside each view's mask rectangle, 0 outside."""
+    size = masks.shape[-1]
+    x, y, w, h = torch.from_numpy(np.stack([p.mask[: work.keep] for p in work.plans])).to(masks.device).unbind(-1)
+    line = torch.arange(size, device=masks.device)
+    rows = (line >= y[..., None]) & (line < (y + h)[..., None])  # (V, B, S)
+    columns = (line >= x[..., None]) & (line < (x + w)[..., None])
+    torch.mul(rows[:, :, None, :, None].float(), columns[:, :, None, None, :].float(), out=masks)

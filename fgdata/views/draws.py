@@ -1,0 +1,52 @@
+"""Random numbers as a pure function of (seed, epoch, sample): Philox4x32-10 (Salmon et al., SC 2011), vectorised.
+
+A counter-based generator has no state to keep, to share or to save: any thread, process, backend or resumed run that
+asks for the draws of a sample gets the same ones. The stream is fixed by the published algorithm, so no NumPy release
+moves it.
+"""
+
+import numpy as np
+
+_WORD = np.uint64(0xFFFFFFFF)
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL = 0x9E3779B9, 0xBB67AE85
+_ORDER, _PARTNERS = 1 << 31, 1 << 30  # streams; a view's stream is its number
+
+
+def philox(counter: np.ndarray, key: int) -> np.ndarray:
+    """(..., 4) 32-bit words and a 64-bit key -> (..., 4) 32-bit words, as uint64."""
+    c0, c1, c2, c3 = np.moveaxis(counter.astype(np.uint64), -1, 0)
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(10):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1 = (p1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0), p1 & _WORD
+        c2, c3 = (p0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1), p0 & _WORD
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], -1)
+
+
+def uniforms(seed: int, epoch: int, samples: np.ndarray, view: int, count: int) -> np.ndarray:
+    """(B,) sample numbers -> (B, count) float64, uniform in [0, 1)."""
+    return _words(seed, epoch, np.asarray(samples), view, count) * 2.0**-32
+
+
+def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of an epoch: (n,) int64."""
+    return np.argsort(_words(seed, epoch, np.zeros(1, int), _ORDER, n)[0], kind="stable")
+
+
+def partners(seed: int, epoch: int, batch: int, view: int, n: int) -> np.ndarray:
+    """For each of n samples another one of them: (n,) int32, a random cycle, so a permutation without fixed points."""
+    order = np.argsort(_words(seed, epoch, np.array([batch]), _PARTNERS + view, n)[0], kind="stable")
+    partner = np.empty(n, np.int32)
+    partner[order] = np.roll(order, 1)
+    return partner
+
+
+def _words(seed: int, epoch: int, samples: np.ndarray, stream: int, count: int) -> np.ndarray:
+    counter = np.empty((len(samples), -(-count // 4), 4), np.uint64)
+    counter[..., 0] = np.arange(counter.shape[1])
+    counter[..., 1] = stream
+    counter[..., 2] = samples[:, None]
+    counter[..., 3] = epoch
+    return philox(counter, seed).reshape(len(samples), -1)[:, :count]

@@ -1,0 +1,198 @@
+"""From boxes, image sizes and uniform draws to what a backend executes: one arithmetic for all of them.
+
+A rectangle is (x, y, w, h) in whole pixels, int32. `plan` computes, for a whole batch and one view, where the patch
+is cut (`source`, pixels of the image), where it lands (`place`, pixels of the view), whose image lies behind it
+(`partner`), and the flip, colour and blur. A backend resizes `source` to `place`, pastes it, and then, in this order:
+colour, blur, one clamp to [0, 255], flip, normalise. Colour and blur are linear, so a backend may swap them and the
+flip.
+
+Brightness, contrast, saturation, hue (in any order) and grey are one affine map of RGB,
+
+    out = A x + C m,    m = the mean RGB of the view before it,
+
+because contrast's centre is the mean luma of the image as it is at that moment (as in torchvision), which is linear
+in m. Nothing is clamped between the operations; torchvision clamps after each.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .draws import partners, uniforms
+from .spec import ViewSpec
+
+# Columns of a sample's draws. Append only: a column that moves changes every view of every seed.
+AREA, RATIO = slice(0, 10), slice(10, 20)
+X, Y, PLACE_AREA, PLACE_X, PLACE_Y, FLIP, JITTER = range(20, 27)  # PLACE_* are for mode `paste`
+FACTORS, ORDER = slice(27, 31), slice(31, 35)
+GRAY, BLUR, SIGMA = 35, 36, 37
+COUNT = 38
+
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_RGB = np.linalg.inv(_YIQ)
+_GREY = np.tile(LUMA, (3, 1))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One view of each of B samples."""
+
+    source: np.ndarray  # (B, 4) int32, pixels of the sample's image
+    place: np.ndarray  # (B, 4) int32, pixels of the view before the flip; may overhang the view (crop centre)
+    partner: np.ndarray  # (B,) int32, whose whole image lies behind; the sample itself when nothing shows
+    flip: np.ndarray  # (B,) bool
+    colour: np.ndarray  # (B, 3, 3) float32, A
+    centre: np.ndarray  # (B, 3, 3) float32, C
+    sigma: np.ndarray  # (B,) float32 pixels, 0 where there is no blur
+    mask: np.ndarray  # (B, 4) int32, pixels of the view after the flip; w or h is 0 where the object was cropped away
+
+
+def plan(
+    spec: ViewSpec,
+    sizes: np.ndarray,
+    boxes: np.ndarray,
+    samples: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    batch: int,
+    view: int,
+) -> Plan:
+    """(B, 2) image (w, h) in pixels, (B, 4) boxes, (B,) sample numbers, the batch's number -> the plan of one view."""
+    u = uniforms(seed, epoch, samples, view, COUNT)
+    own = np.arange(len(u), dtype=np.int32)
+    view_pixels = np.tile(np.array([0, 0, spec.size, spec.size], np.int32), (len(u), 1))
+    if spec.crop == "saliency-swap":
+        partner = partners(seed, epoch, batch, view, len(u))
+        source = patch(boxes, sizes, u, spec)
+        place = pixels(boxes[partner], np.full_like(sizes, spec.size))
+        mask = place
+    else:
+        partner = own
+        whole = np.concatenate([np.zeros_like(sizes), sizes], 1).astype(np.int32)
+        source = random_resized_crop(sizes, u, spec) if spec.crop == "rrc" else whole
+        place = view_pixels if spec.crop == "rrc" else centre_place(sizes, spec.size)
+        mask = carry(boxes, sizes, source, place, spec.size)
+    flip = u[:, FLIP] < spec.flip
+    colour, centre = colour_map(u, spec)
+    low, high = spec.sigma
+    sigma = (low + (high - low) * u[:, SIGMA]) * spec.size / 224
+    return Plan(
+        source=source,
+        place=place,
+        partner=partner,
+        flip=flip,
+        colour=colour.astype(np.float32),
+        centre=centre.astype(np.float32),
+        sigma=np.where(u[:, BLUR] < spec.blur, sigma, 0).astype(np.float32),
+        mask=mirror(mask, flip, spec.size),
+    )
+
+
+def random_resized_crop(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:
+    """(B, 2), (B, COUNT) -> (B, 4). torchvision's RandomResizedCrop.get_params: the first of ten attempts that fits."""
+    width, height = sizes[:, :1].astype(float), sizes[:, 1:].astype(float)
+    area = width * height * (spec.area[0] + (spec.area[1] - spec.area[0]) * u[:, AREA])  # (B, 10)
+    ratio = _log_uniform(spec.aspect, u[:, RATIO])
+    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    first = np.argmax(fits, 1)[:, None]
+    w, h = np.take_along_axis(w, first, 1)[:, 0], np.take_along_axis(h, first, 1)[:, 0]
+    width, height, found = width[:, 0], height[:, 0], fits.any(1)
+    centre_w = np.minimum(
+        width, np.rint(height * spec.aspect[1])
+    )  # the whole image, trimmed to the nearest allowed aspect
+    centre_h = np.minimum(height, np.rint(width / spec.aspect[0]))
+    x = np.where(found, np.floor(u[:, X] * (width - w + 1)), (width - centre_w) // 2)
+    y = np.where(found, np.floor(u[:, Y] * (height - h + 1)), (height - centre_h) // 2)
+    return np.stack([x, y, np.where(found, w, centre_w), np.where(found, h, centre_h)], 1).astype(np.int32)
+
+
+def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:
+    """(B, 4), (B, 2), (B, COUNT) -> (B, 4). A random rectangle inside each box (METHODS 3.1).
+
+    Its share a of the box's area is uniform in [patch_area, 1]; its aspect relative to the box's own is log-uniform,
+    held within [a, 1 / a] so that a rectangle of exactly that share still fits in the box.
+    """
+    x, y, w, h = pixels(boxes, sizes).T
+    share = spec.patch_area + (1 - spec.patch_area) * u[:, AREA.start]
+    ratio = np.clip(_log_uniform(spec.aspect, u[:, RATIO.start]), share, 1 / share)
+    patch_w = np.clip(np.rint(w * np.sqrt(share * ratio)), 1, w)
+    patch_h = np.clip(np.rint(h * np.sqrt(share / ratio)), 1, h)
+    left = x + np.floor(u[:, X] * (w - patch_w + 1))
+    top = y + np.floor(u[:, Y] * (h - patch_h + 1))
+    return np.stack([left, top, patch_w, patch_h], 1).astype(np.int32)
+
+
+def centre_place(sizes: np.ndarray, size: int) -> np.ndarray:
+    """(B, 2) -> (B, 4). Where the whole image lands so that the view shows the centre: torchvision's Resize,
+    CenterCrop."""
+    short = round(size * 256 / 224)
+    scaled = short * sizes // sizes.min(1, keepdims=True)
+    return np.concatenate([-np.rint((scaled - size) / 2), scaled], 1).astype(np.int32)
+
+
+def pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(B, 4) boxes in [0, 1], (B, 2) -> (B, 4). Edges to the nearest pixel edge; at least one pixel, inside the
+    image."""
+    low, high = boxes[:, :2].astype(float), boxes[:, :2].astype(float) + boxes[:, 2:]
+    start = np.clip(np.floor(low * sizes + 0.5), 0, sizes - 1)
+    end = np.clip(np.floor(high * sizes + 0.5), start + 1, sizes)
+    return np.concatenate([start, end - start], 1).astype(np.int32)
+
+
+def carry(boxes: np.ndarray, sizes: np.ndarray, source: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
+    """Boxes as they lie in the view when `source` is resized to `place`: (B, 4), cut to the view, may be empty."""
+    scale = place[:, 2:] / source[:, 2:]
+    low = place[:, :2] + (boxes[:, :2] * sizes - source[:, :2]) * scale
+    high = low + boxes[:, 2:] * sizes * scale
+    start, end = np.clip(np.floor(low + 0.5), 0, size), np.clip(np.floor(high + 0.5), 0, size)
+    return np.concatenate([start, end - start], 1).astype(np.int32)
+
+
+def mirror(rectangles: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
+    """(B, 4), (B,) bool -> (B, 4), mirrored left to right within the view where flip is set."""
+    mirrored = rectangles.copy()
+    mirrored[flip, 0] = size - rectangles[flip, 0] - rectangles[flip, 2]
+    return mirrored
+
+
+def colour_map(u: np.ndarray, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(B, COUNT) -> A (B, 3, 3), C (B, 3, 3) of out = A x + C m, float64."""
+    n = len(u)
+    identity = np.eye(3)
+    strength = np.array([spec.brightness, spec.contrast, spec.saturation, spec.hue])
+    spread = strength * (2 * u[:, FACTORS] - 1)
+    brightness, contrast, saturation = 1 + spread[:, :3].T[..., None, None]
+    steps = np.stack(  # the linear part of each operation, (B, 4, 3, 3)
+        [
+            brightness * identity,
+            contrast * identity,
+            saturation * identity + (1 - saturation) * _GREY,
+            hue_rotation(2 * np.pi * spread[:, 3]),
+        ],
+        1,
+    )
+    order = np.argsort(u[:, ORDER], 1, kind="stable")
+    a, c = np.tile(identity, (n, 1, 1)), np.zeros((n, 3, 3))
+    for step in order.T:
+        linear = steps[np.arange(n), step]
+        towards_mean = np.where((step == 1)[:, None, None], (1 - contrast) * _GREY @ (a + c), 0)
+        a, c = linear @ a, linear @ c + towards_mean
+    jitter = (u[:, JITTER] < spec.jitter)[:, None, None]
+    a, c = np.where(jitter, a, identity), np.where(jitter, c, 0)
+    grey = (u[:, GRAY] < spec.grayscale)[:, None, None]
+    return np.where(grey, _GREY @ a, a), np.where(grey, _GREY @ c, c)
+
+
+def hue_rotation(angle: np.ndarray) -> np.ndarray:
+    """(B,) radians -> (B, 3, 3): RGB to YIQ, the (I, Q) plane turned, back to RGB."""
+    turn = np.tile(np.eye(3), (len(angle), 1, 1))
+    turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
+    turn[:, 1, 2], turn[:, 2, 1] = -np.sin(angle), np.sin(angle)
+    return _RGB @ turn @ _YIQ
+
+
+def _log_uniform(span: tuple[float, float], u: np.ndarray) -> np.ndarray:
+    return span[0] * (span[1] / span[0]) ** u

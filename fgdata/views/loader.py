@@ -1,0 +1,326 @@
+"""Batches of views from a shard set: exact epochs, equal on every rank, restored to the same next batch.
+
+An epoch visits the split in the permutation keyed by (seed, epoch), cut into global batches of world_size *
+batch_size; rank r takes the r-th part of each. A sample's draws are keyed by (seed, epoch, sample, view). So what a
+loader will give next is a function of (seed, epoch, batches done), which is all its state, on every backend and for
+every number of threads.
+
+    last_batch   when world_size * batch_size does not divide the split
+    drop         the samples left over sit this epoch out
+    wrap         the last global batch is filled up with the first samples of the same order
+    keep         the last global batch is short, its parts differ by at most one sample, and a rank with none has one
+                 batch less: every sample exactly once over all ranks
+
+SaliencySwap takes its backgrounds from the batch. A batch of a single sample borrows the next sample of the epoch's
+order as its background, and yields one sample all the same; a split of a single sample is refused.
+"""
+
+import importlib.util
+import json
+import os
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
+
+from .draws import permutation
+from .spec import ViewSpec
+
+if TYPE_CHECKING:
+    import torch
+
+AHEAD = 3
+"""Batches in preparation or ready at any time; each costs its own memory."""
+
+
+def load(
+    path: "str | Path | ShardSet",
+    *,
+    views: ViewSpec,
+    batch_size: int,
+    split: str = "train",
+    detector: str | None = None,
+    backend: Literal["auto", "threads", "dali"] = "auto",
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    shuffle: bool = True,
+    last_batch: Literal["drop", "wrap", "keep"] = "drop",
+    threads: int | None = None,
+    device: "str | torch.device" = "cpu",
+) -> "Loader":
+    """A shard set -> a Loader of its views; batch_size is per rank.
+
+    detector: whose boxes; by default the set's first detector that is not the ground truth, else the ground truth.
+    backend: auto is dali on a CUDA device where DALI is installed, else threads. threads: default all available cores.
+    InputError for a set that lacks the split or the boxes, and for a batch that the split cannot fill.
+    """
+    return Loader(
+        path if isinstance(path, ShardSet) else ShardSet.open(path),
+        views=views,
+        batch_size=batch_size,
+        split=split,
+        detector=detector,
+        backend=backend,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        shuffle=shuffle,
+        last_batch=last_batch,
+        threads=threads,
+        device=device,
+    )
+
+
+class Loader:
+    """Each iteration runs one epoch, the next one, and yields dicts of tensors on the loader's device:
+
+    views (V, B, 3, S, S) float32 normalised; masks (V, B, 1, S, S) float32 and plain (B, 3, S, S) float32 when the
+    spec asks for them; label (B,) int64; index (B,) int64, numbers within the split. Leaving an epoch half-way
+    abandons it: the next iteration starts the following epoch, unless `load_state_dict` says otherwise. Close it, or
+    use it in a `with`.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        *,
+        views: ViewSpec,
+        batch_size: int,
+        split: str,
+        detector: str | None,
+        backend: str,
+        seed: int,
+        rank: int,
+        world_size: int,
+        shuffle: bool,
+        last_batch: str,
+        threads: int | None,
+        device: "str | torch.device",
+    ):
+        self._reader = shards.split(split)
+        self._spec, self._batch_size, self._seed = views, batch_size, seed
+        self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
+        self._detector = _detector(shards, detector) if views.needs_boxes or detector else None
+        self._check(shards, split)
+        self._identity: dict = _plain(
+            {
+                "set": shards.manifest["digest"],
+                "split": split,
+                "samples": len(self._reader),
+                "detector": self._detector,
+                "views": asdict(views),
+                "batch_size": batch_size,
+                "world_size": world_size,
+                "seed": seed,
+                "shuffle": shuffle,
+                "last_batch": last_batch,
+            }
+        )
+        self._epoch, self._batch, self._restored = 0, 0, False
+        self._pending: deque = deque()  # ((epoch, batch), future) in the order they will be yielded
+        self._submitted = 0
+        self._orders: dict[int, np.ndarray] = {}
+        self._device, self._backend = _start(views, batch_size, backend, threads, device)
+        self._stop = weakref.finalize(self, self._backend.close)
+
+    def __len__(self) -> int:
+        """Batches of one epoch, on this rank."""
+        full, rest = divmod(len(self._reader), self._batch_size * self._world_size)
+        if not rest or self._last_batch == "drop":
+            return full
+        start, stop = self._part(full)
+        return full + (stop > start)
+
+    @property
+    def samples(self) -> int:
+        """Samples that one epoch yields on this rank."""
+        return sum(stop - start for start, stop in map(self._part, range(len(self))))
+
+    def __iter__(self) -> Iterator[dict[str, "torch.Tensor"]]:
+        if self._batch and not self._restored:
+            self._epoch, self._batch = self._epoch + 1, 0
+        self._restored = False
+        epoch, batches = self._epoch, len(self)
+        if not batches:
+            self._epoch += 1
+        for number in range(self._batch, batches):
+            self._prepare(epoch, number)
+            tensors = self._pending.popleft()[1].result()
+            self._prepare(*self._following(epoch, number))  # keeps the threads busy while the caller uses this batch
+            self._epoch, self._batch = self._following(epoch, number)
+            yield {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is, as plain JSON values; the same on every rank; counts batches yielded, not prepared."""
+        return {"epoch": self._epoch, "batch": self._batch, "loader": self._identity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next iteration gives exactly the batches that followed `state_dict`. InputError when the loaders
+        differ."""
+        theirs = state["loader"]
+        for name, ours in self._identity.items():
+            if theirs.get(name) != ours:
+                raise InputError(
+                    f"This loader's state is of another run: {name} was {theirs.get(name)!r} and is {ours!r} now. "
+                    "Resume with the settings of that run, or start a new one."
+                )
+        self._epoch, self._batch, self._restored = state["epoch"], state["batch"], True
+
+    def close(self) -> None:
+        """Ends the threads. The loader cannot be iterated afterwards."""
+        self._cancel()
+        self._stop()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _part(self, number: int) -> tuple[int, int]:
+        """This rank's part of a global batch, as positions in the order; past its end the order starts again."""
+        whole, n = self._batch_size * self._world_size, len(self._reader)
+        size = whole if self._last_batch == "wrap" else min(whole, n - number * whole)
+        start = number * whole
+        return start + size * self._rank // self._world_size, start + size * (self._rank + 1) // self._world_size
+
+    def _following(self, epoch: int, number: int) -> tuple[int, int]:
+        return (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
+
+    def _prepare(self, epoch: int, number: int) -> None:
+        """Sees to it that AHEAD batches are on their way, this one first.
+
+        A shuffled loader goes on into the next epoch, so that training does not wait there; an ordered one is taken
+        to be an evaluation, which may be its last.
+        """
+        if self._pending and self._pending[0][0] != (epoch, number):
+            self._cancel()
+        position = self._following(*self._pending[-1][0]) if self._pending else (epoch, number)
+        while len(self._pending) < AHEAD and (position[0] == epoch or self._shuffle):
+            self._pending.append((position, self._submit(*position)))
+            position = self._following(*position)
+        if position[0] != epoch and not self._shuffle:
+            self._backend.flush()
+
+    def _submit(self, epoch: int, number: int) -> Any:
+        n = len(self._reader)
+        start, stop = self._part(number)
+        order = self._order(epoch)
+        lends = int(self._spec.crop == "saliency-swap" and stop - start == 1)
+        index = order[np.arange(start, stop + lends) % n]
+        from .batch import gather
+
+        work = partial(
+            gather,
+            self._reader,
+            self._spec,
+            self._detector,
+            index,
+            stop - start,
+            seed=self._seed,
+            epoch=epoch,
+            batch=number * self._world_size + self._rank,
+        )
+        self._submitted += 1
+        return self._backend.submit(self._submitted, work)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            n = len(self._reader)
+            self._orders[epoch] = permutation(self._seed, epoch, n) if self._shuffle else np.arange(n)
+        return self._orders[epoch]
+
+    def _cancel(self) -> None:
+        for _, future in self._pending:
+            future.cancel()
+        self._pending.clear()
+
+    def _check(self, shards: ShardSet, split: str) -> None:
+        def need(ok: bool, found: str, allowed: str) -> None:
+            if not ok:
+                raise InputError(f"{found}; allowed: {allowed}.")
+
+        n = len(self._reader)
+        need(0 <= self._seed < 1 << 64, f"seed is {self._seed}", "0 to 2^64 - 1")
+        need(self._batch_size >= 1, f"batch_size is {self._batch_size}", "1 or more")
+        need(0 <= self._rank < self._world_size, f"rank is {self._rank} of {self._world_size}", "0 to world_size - 1")
+        need(self._last_batch in ("drop", "wrap", "keep"), f"last_batch is {self._last_batch!r}", "drop, wrap, keep")
+        where = f"split {split!r} of {shards.path} has {n:,} samples"
+        if self._last_batch == "drop":
+            need(
+                n >= self._batch_size * self._world_size,
+                f"{where} and a batch takes {self._batch_size} x {self._world_size} ranks",
+                "a batch that the split can fill, or last_batch keep",
+            )
+        if self._last_batch == "wrap":
+            need(
+                n >= self._batch_size,
+                f"{where} and a batch takes {self._batch_size}",
+                "a batch no larger than the split",
+            )
+        if self._spec.crop == "saliency-swap":
+            need(n >= 2, where, "two or more for saliency-swap, whose backgrounds are other samples; or crop rrc")
+
+
+def _detector(shards: ShardSet, asked: str | None) -> str:
+    found = ", ".join(shards.detectors) or "none"
+    if asked is not None and asked not in shards.detectors:
+        raise InputError(
+            f"{shards.path} has no boxes by {asked!r}; it has: {found}. Choose one of them, or build the set again "
+            f"with --saliency {asked}."
+        )
+    if not shards.detectors:
+        raise InputError(
+            f"{shards.path} has no boxes, which saliency-swap and masks need. Build it with --saliency rbd."
+        )
+    return asked or next((name for name in shards.detectors if name != "gt"), "gt")
+
+
+def _start(views: ViewSpec, batch_size: int, backend: str, threads: int | None, device: "str | torch.device") -> tuple:
+    """The torch device and the running backend."""
+    try:
+        import torch
+    except ImportError:
+        raise InputError("Loading views needs torch, which is not installed: pip install fgdata[train]") from None
+    place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {device}, and torch finds no CUDA device here; allowed: cpu.")
+    if backend not in ("auto", "threads", "dali"):
+        raise InputError(f"backend is {backend!r}; allowed: auto, threads, dali.")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; allowed: 1 or more, or nothing for all available cores.")
+    threads = threads or available_cores()
+    if backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali()):
+        from .dali import Dali
+
+        return place, Dali(views, max(2, batch_size), threads, place)
+    from .threads import Threads
+
+    return place, Threads(views, threads, pinned=place.type == "cuda")
+
+
+def available_cores() -> int:
+    """Cores that this process may use; macOS and Windows only know how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_dali() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _plain(value: dict) -> dict:
+    """As JSON would give it back: tuples become lists."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,79 @@
+"""What a view is: one frozen description that every backend executes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fgdata.errors import InputError
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """The views of one image. Defaults: MoCo v2 (Chen et al. 2020). Test time: `ViewSpec.evaluation`."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+    views: int = 2
+    """Views per image, each on its own draws."""
+    crop: Literal["rrc", "saliency-swap", "centre"] = "rrc"
+    """rrc: a random resized crop. saliency-swap: a patch of the sample's box over another sample's box (CVSA 2.1).
+    centre: short side resized to size * 256 / 224, central square (test time)."""
+    area: tuple[float, float] = (0.2, 1.0)
+    """rrc: range of the crop's share of the image's area."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
+    patch_area: float = 0.5
+    """saliency-swap: least share of its box that a patch covers, lambda of CVSA."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter: float = 0.8
+    """Probability of the colour jitter."""
+    brightness: float = 0.4
+    """Jitter: the factor is uniform in 1 -/+ this."""
+    contrast: float = 0.4
+    """Jitter: the factor is uniform in 1 -/+ this, about the view's mean luma."""
+    saturation: float = 0.4
+    """Jitter: the factor is uniform in 1 -/+ this."""
+    hue: float = 0.1
+    """Jitter: rotation uniform in -/+ this share of a full turn, linear in YIQ (torchvision turns HSV), at most 0.5."""
+    grayscale: float = 0.2
+    """Probability of grey."""
+    blur: float = 0.5
+    """Probability of a Gaussian blur."""
+    sigma: tuple[float, float] = (0.1, 2.0)
+    """Blur: range of the standard deviation in pixels at size 224, scaled by size / 224 at other sizes (ours)."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from RGB in [0, 1]; ImageNet's."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """RGB in [0, 1] is divided by it; ImageNet's."""
+    masks: bool = False
+    """Also give object masks: the pasted rectangle, or the sample's own box carried through the crop (ours)."""
+    plain: bool = False
+    """Also give the whole image, resized to size x size and normalised, nothing else done to it."""
+
+    @staticmethod
+    def evaluation(size: int = 224) -> "ViewSpec":
+        """One test-time view without randomness: short side to size * 256 / 224, central square, normalised."""
+        return ViewSpec(size=size, views=1, crop="centre", flip=0, jitter=0, grayscale=0, blur=0)
+
+    @property
+    def needs_boxes(self) -> bool:
+        return self.crop == "saliency-swap" or self.masks
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, field: str, allowed: str) -> None:
+            if not ok:
+                raise InputError(f"views {field} is {getattr(self, field)!r}; allowed: {allowed}. Set --views.{field}.")
+
+        need(isinstance(self.size, int) and 8 <= self.size <= 4096, "size", "a whole number from 8 to 4096")
+        need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")
+        need(self.crop in ("rrc", "saliency-swap", "centre"), "crop", "rrc, saliency-swap, centre")
+        need(0 < self.area[0] <= self.area[1] <= 1, "area", "two shares of the image, 0 < low <= high <= 1")
+        need(0 < self.aspect[0] <= self.aspect[1], "aspect", "two ratios, 0 < low <= high")
+        need(0 < self.patch_area <= 1, "patch_area", "above 0, at most 1")
+        for field in ("flip", "jitter", "grayscale", "blur"):
+            need(0 <= getattr(self, field) <= 1, field, "a probability, 0 to 1")
+        for field in ("brightness", "contrast", "saturation"):
+            need(0 <= getattr(self, field) <= 1, field, "0 to 1")
+        need(0 <= self.hue <= 0.5, "hue", "0 to 0.5 of a full turn")
+        need(0 < self.sigma[0] <= self.sigma[1] <= 50, "sigma", "two lengths in pixels, 0 < low <= high <= 50")
+        need(all(value > 0 for value in self.std), "std", "three numbers above 0")

@@ -1,0 +1,192 @@
+"""The views of a ViewSpec on the CPU: kernels of OpenCV and torch, both of which release the GIL, in a pool of threads.
+
+Each image is decoded once; its views, and its part as another sample's background, come from the same pixels. A view is
+kept in 8 bits after the resize, after the blur and after the colour, and written once, as normalised float32 planes,
+into the memory of the batch. Blur comes before colour here: both are linear, and the clamp stays last.
+
+The resize is torch's antialiased bilinear (the triangle filter of Pillow and torchvision, equal to Pillow's to one
+level): on 8-bit images 0.18 ms for a 224-pixel view where OpenCV's INTER_AREA, a box filter, takes 0.48 (one core,
+AVX2).
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import cv2
+import numpy as np
+import torch
+
+from fgdata.errors import InputError
+from fgdata.images import decode
+
+from .batch import Work, check_size, fill_masks
+from .pool import Buffers, Pool
+from .spec import ViewSpec
+
+_IDENTITY = np.eye(3, dtype=np.float32)
+
+
+def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> (height, width, 3) uint8, antialiased triangle filter."""
+    planes = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)[0]
+    return cv2.merge([plane.numpy() for plane in small.contiguous()])
+
+
+def cut(rgb: np.ndarray, source: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The `source` rectangle of an image, resized to the size of `place`."""
+    x, y, w, h = source
+    return resize(rgb[y : y + h, x : x + w], int(place[2]), int(place[3]))
+
+
+def paste(patch: np.ndarray, place: np.ndarray, background: np.ndarray | None, size: int) -> np.ndarray:
+    """A patch at its place over a copy of the background -> (size, size, 3). What overhangs is cut off."""
+    x, y, w, h = (int(value) for value in place)
+    inside = patch[max(0, -y) : size - y, max(0, -x) : size - x]
+    if inside.shape[:2] == (size, size) or background is None:
+        return inside
+    view = background.copy()
+    view[max(0, y) : y + h, max(0, x) : x + w] = inside
+    return view
+
+
+def blur(view: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian, cut off at the first whole pixel past 3 sigma; edges reflected without repeating the edge pixel."""
+    kernel = cv2.getGaussianKernel(2 * int(np.ceil(3 * sigma)) + 1, float(sigma), cv2.CV_32F)
+    return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
+
+
+def recolour(view: np.ndarray, colour: np.ndarray, centre: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """A x + C m per pixel, clamped to [0, 255]. `mean` is m, the mean RGB of the view before the blur."""
+    return cv2.transform(view, np.column_stack([colour, centre @ mean]).astype(np.float32))
+
+
+def normalise(view: np.ndarray, spec: ViewSpec, out: np.ndarray) -> None:
+    """(S, S, 3) uint8 -> (3, S, S) float32 into `out`."""
+    for plane, mean, std, target in zip(cv2.split(view), spec.mean, spec.std, out):
+        cv2.addWeighted(plane, 1 / (255 * std), plane, 0, -mean / std, dst=target, dtype=cv2.CV_32F)
+
+
+class Threads:
+    """Makes batches in `threads` threads of its own.
+
+    OpenCV's internal threads are switched off for the whole process (cv2.setNumThreads has no narrower reach): the pool
+    is the parallelism, and OpenCV's would only contend with it.
+    """
+
+    def __init__(self, spec: ViewSpec, threads: int, *, pinned: bool):
+        cv2.setNumThreads(1)
+        self._spec, self._pinned = spec, pinned
+        self._pool, self._buffers = Pool(threads), Buffers()
+
+    def submit(self, rank: int, gather: Callable[[], Work]) -> Future:
+        """Starts a batch; lower ranks are worked on first. The future gives the batch's dict of CPU tensors."""
+        future: Future = Future()
+        self._pool.put(rank, self._begin, rank, gather, future)
+        return future
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _begin(self, rank: int, gather: Callable[[], Work], future: Future) -> None:
+        if future.cancelled():
+            return
+        try:
+            batch = _Batch(gather(), future, rank, self._empty, self._spec)
+        except BaseException as fault:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(fault)
+            return
+        for i in range(len(batch.work.jpegs)):
+            self._pool.put(rank, self._do, self._open, batch, i)
+
+    def _do(self, step: Callable, batch: "_Batch", i: int) -> None:
+        if batch.future.done():  # cancelled, or another sample of it has failed
+            return
+        try:
+            step(batch, i)
+        except BaseException as fault:
+            batch.fail(i, fault)
+
+    def _open(self, batch: "_Batch", i: int) -> None:
+        """Decodes sample i and keeps what is needed of it; the last one to finish releases the compositions."""
+        work, size = batch.work, self._spec.size
+        image = decode(work.jpegs[i], work.names[i])
+        check_size(work.names[i], (image.shape[1], image.shape[0]), work.sizes[i])
+        if self._spec.plain or self._spec.crop == "saliency-swap":
+            batch.whole[i] = resize(image, size, size)
+        if i < work.keep:
+            batch.patches[i] = [cut(image, p.source[i], p.place[i]) for p in work.plans]
+        if self._spec.crop != "saliency-swap":
+            self._compose(batch, i)
+        elif batch.count_down():
+            batch.left = work.keep
+            for j in range(work.keep):
+                self._pool.put(batch.rank, self._do, self._compose, batch, j)
+
+    def _compose(self, batch: "_Batch", i: int) -> None:
+        spec, work = self._spec, batch.work
+        for patch, plan, views in zip(batch.patches[i], work.plans, batch.tensors["views"].numpy()):
+            view = paste(patch, plan.place[i], batch.whole[plan.partner[i]], spec.size)
+            mean = np.array(cv2.mean(view)[:3])
+            if plan.sigma[i] > 0:
+                view = blur(view, plan.sigma[i])
+            if not np.array_equal(plan.colour[i], _IDENTITY):
+                view = recolour(view, plan.colour[i], plan.centre[i], mean)
+            normalise(cv2.flip(view, 1) if plan.flip[i] else view, spec, views[i])
+        if spec.plain:
+            normalise(batch.whole[i], spec, batch.tensors["plain"].numpy()[i])
+        batch.patches[i] = []
+        if batch.count_down():
+            batch.complete()
+
+    def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if self._pinned:  # torch recycles pinned memory itself, after the copies from it have ended
+            return torch.empty(shape, pin_memory=True)
+        return torch.from_numpy(self._buffers.take(shape))
+
+
+class _Batch:
+    """A batch on its way: what its samples left for one another, and how many parts are still to do."""
+
+    def __init__(self, work: Work, future: Future, rank: int, empty: Callable, spec: ViewSpec):
+        self.work, self.future, self.rank = work, future, rank
+        self.whole: list = [None] * len(work.jpegs)
+        self.patches: list = [[] for _ in work.jpegs]
+        self.left = len(work.jpegs)
+        self._lock = threading.Lock()
+        self._failed = False
+        shape = (spec.views, work.keep), (spec.size, spec.size)
+        self.tensors = {"views": empty((*shape[0], 3, *shape[1]))}
+        if spec.masks:
+            self.tensors["masks"] = empty((*shape[0], 1, *shape[1]))
+        if spec.plain:
+            self.tensors["plain"] = empty((work.keep, 3, *shape[1]))
+
+    def count_down(self) -> bool:
+        """Counts one part as done; True for the last of them."""
+        with self._lock:
+            self.left -= 1
+            return self.left == 0
+
+    def complete(self) -> None:
+        if "masks" in self.tensors:
+            fill_masks(self.tensors["masks"], self.work)
+        for name in ("label", "index"):
+            self.tensors[name] = torch.from_numpy(getattr(self.work, name)[: self.work.keep].copy())
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(self.tensors)
+
+    def fail(self, i: int, fault: BaseException) -> None:
+        with self._lock:
+            first, self._failed = not self._failed, True
+        if not first or not self.future.set_running_or_notify_cancel():
+            return
+        if not isinstance(fault, InputError):
+            cause, fault = fault, RuntimeError(f"{self.work.names[i]}: {type(fault).__name__}: {fault}")
+            fault.__cause__ = cause
+        self.future.set_exception(fault)
