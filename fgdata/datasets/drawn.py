@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..errors import InputError
 from . import Dataset, PixelBoxes, Record
 from .bird import paint, random_individual
 from .plumage import MOST_CLASSES, species
 from .pose import random_pose
-from .scenery import background, in_front, light
-from ..errors import InputError
+from .scenery import background
+from .stage import in_front, light, perch
 
 ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 1.0, 3 / 4)  # width / height, as photographs come
 JPEG_QUALITY = 92
@@ -43,13 +44,14 @@ def draw(class_index: int, number: int, *, size: int, seed: int) -> Drawing:
     width, height = (size, round(size / aspect)) if aspect >= 1 else (round(size * aspect), size)
 
     pose = random_pose(stance, width, height)
-    rgb = background(scene, width, height, pose).astype(np.float32)
+    rgb, grounded = background(scene, width, height)
+    perch(scene, rgb, pose, grounded)
+    rgb = rgb.astype(np.float32)
     marks = _stream(seed, number, len(streams), class_index)
-    bird = paint(kind, pose, random_individual(individual), marks, width, height)
-    rgb += bird.cover[..., None] * (bird.rgb - rgb)
-    mask = bird.cover
+    bird, mask = paint(kind, pose, random_individual(individual), marks, width, height)
+    rgb += mask[..., None] * (bird - rgb)
     if (leaves := in_front(front, width, height, pose)) is not None:
-        over, cover = leaves.averaged(width, height)
+        over, cover = leaves.averaged()
         rgb += cover[..., None] * (over - rgb)
         mask = mask * (1 - cover)
     rgb *= light(lamp, width, height)

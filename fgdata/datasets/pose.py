@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+HEAD = 0.25  # radius of the head
 NECK = np.array([0.38, -0.20])  # in the body frame
 HIP = np.array([-0.02, 0.24])
 TAIL = np.array([-0.50, -0.02])
@@ -56,7 +57,7 @@ class Pose:
     def feet(self) -> np.ndarray:
         """(2, 2) where the two feet stand, in the world frame."""
         hip = rotated(HIP[None], self.tilt)[0]
-        return hip + [[0.00, 0.22], [0.13, 0.20]]
+        return hip + np.array([[0.00, 0.22], [0.13, 0.20]])
 
 
 def rotated(points: np.ndarray, angle: float) -> np.ndarray:
@@ -103,7 +104,7 @@ def _extent(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
     if pose.action == "flying":
         parts.append(pose.body(np.array([[-0.42, -1.0], [0.2, -0.8]])))
     else:
-        parts.append(pose.world(pose.feet() + [0.0, 0.06]))
+        parts.append(pose.world(pose.feet() + np.array([0.0, 0.06])))
         if pose.action == "flapping":
             parts.append(pose.body(np.array([[-0.42, -1.0], [0.2, -0.8]])))
     points = np.concatenate(parts)
