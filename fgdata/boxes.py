@@ -9,11 +9,11 @@ the largest lambda with max_B sum_B (S - lambda) = 0 (Dinkelbach 1967), and both
     max-excess   max_B sum_B (S - c mean(S)): lambda held below the root, so that the size follows the object (ours)
     max-mean     max_B mean_B(S) over boxes of at least a given area: lambda raised to the root
 
-Either needs one operation, the maximum-sum rectangle of at least so many cells, found over ALL boxes of the grid.
+Either needs one operation, the maximum-sum rectangle of at least so many cells, found over ALL boxes of the grid
+(rectangles.py).
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -63,8 +63,10 @@ class Objective:
 def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str | None]:
     """(H, W) map >= 0 -> box (4,), and "flat" when the map says nothing (constant, zero or not finite): whole image.
 
-    Ties go to the box found first in the order of (top, bottom, right), then to the wider one.
+    Ties go to the smallest top, then bottom, then right, then left.
     """
+    from fgdata.rectangles import best_box, densest_box  # loads numba
+
     cells = area_average(saliency, objective.grid)  # (n, n) float64
     low, high = cells.min(), cells.max()
     if not np.isfinite(low + high) or high - low <= FLAT * max(abs(low), abs(high)):
@@ -100,59 +102,6 @@ def _average_rows(values: np.ndarray, n: int) -> np.ndarray:
         weights[-1] -= last * n - (i + 1) * height
         bands[i] = weights @ values[first:last] / height
     return bands
-
-
-@cache
-def _row_pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """All top < bottom of n rows, in the order of (top, bottom): two (n (n + 1) / 2,) arrays."""
-    return np.triu_indices(n + 1, 1)
-
-
-def best_box(values: np.ndarray, least: int) -> tuple[int, int, int, int]:
-    """(n, n) float64 -> (top, bottom, left, right) of the largest sum among the boxes of at least `least` cells.
-
-    For all pairs of rows at once, with P the sums of their strip left of a column: the best box that ends at `right` is
-    P[right] - min P[left], left <= right - width, width the least that the pair's height allows. O(n^3) for O(n^4)
-    boxes; a column at a time keeps the arrays in the cache, which is four times faster than all columns together.
-    """
-    n = len(values)
-    top, bottom = _row_pairs(n)
-    pairs = np.arange(len(top))
-    width = -(-least // (bottom - top))
-    integral = np.zeros((n + 1, n + 1))  # [column, row]
-    integral[1:, 1:] = values.T.cumsum(0).cumsum(1)
-    lowest = np.empty((n + 2, len(top)))  # row i + 1: min of P[left] over left <= i
-    lowest[:2] = np.array([[np.inf], [0.0]])
-    gain, end = np.full(len(top), -np.inf), np.zeros(len(top), np.intp)
-    for right in range(1, n + 1):
-        strip = integral[right].take(bottom) - integral[right].take(top)
-        np.minimum(lowest[right], strip, out=lowest[right + 1])
-        if least == 1:
-            reached = strip - lowest[right]
-        else:
-            reached = strip - lowest.take(np.maximum(right - width + 1, 0) * len(top) + pairs)
-        better = reached > gain
-        gain[better] = reached[better]
-        end[better] = right
-    best = int(gain.argmax())
-    starts = integral[: end[best] - width[best] + 1]
-    left = int((starts[:, bottom[best]] - starts[:, top[best]]).argmin())
-    return int(top[best]), int(bottom[best]), left, int(end[best])
-
-
-def densest_box(values: np.ndarray, least: int) -> tuple[int, int, int, int]:
-    """(n, n) float64 -> (top, bottom, left, right) of the highest mean among the boxes of at least `least` cells.
-
-    Dinkelbach: raise lambda to the mean of the box that gains most over it until no box gains. Exact, and about five
-    rounds. Among equal means it keeps the box it met first, which is the larger one.
-    """
-    found, mean = (0, len(values), 0, len(values)), values.mean()
-    while True:
-        top, bottom, left, right = candidate = best_box(values - mean, least)
-        reached = values[top:bottom, left:right].mean()
-        if not reached > mean:
-            return found
-        found, mean = candidate, reached
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
