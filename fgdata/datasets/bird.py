@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .brush import Canvas, bezier, blur, circle, curve, jitter, shrunk, tone
+from .brush import Canvas, bezier, blur, circle, curve, fill, jitter, tone
 from .plumage import COLOURS, Colour, Species
 from .pose import HEAD, Pose
 
@@ -143,7 +143,7 @@ def _wing(
     for s in np.linspace(0.14, 0.86, 5):  # flight feathers
         canvas.line(at(np.linspace(0.5, 1.0, 6), s), tone(base, 0.62), 0.012 * pose.unit)
     s = np.linspace(0.04, 0.96, 41)
-    for row, t_row in enumerate((0.08, 0.16, 0.24)):  # coverts, as rows of scales
+    for row, t_row in enumerate(() if raised else (0.08, 0.16, 0.24)):  # coverts, as rows of scales
         scales = at(t_row + 0.05 * np.abs(np.sin((s * 5 + row / 2) * np.pi)), s)
         canvas.line(scales, tone(base, 0.78), 0.02 * pose.unit)
         canvas.line(scales - [0, 0.016 * pose.unit], tone(base, 1.16), 0.01 * pose.unit)
@@ -256,19 +256,22 @@ def _eye(canvas: Canvas, pose: Pose) -> None:
 
 def _shade(cover: np.ndarray, wing: np.ndarray, pose: Pose, one: Individual) -> np.ndarray:
     """(H, W) float32 gain: the blurred silhouettes of bird, wing and head are a relief, lit from above; its slope is
-    the shade."""
+    the shade. The relief is smooth, so a quarter of the resolution will do."""
     height, width = cover.shape
-    mounds = Canvas.blank(width, height, (0, 0, 0))
-    mounds.fill(wing, (255, 255, 255))
-    folded = blur(shrunk(mounds.cover), 0.05 * pose.unit)
-    mounds.cover[:] = 0
-    mounds.fill(pose.head(circle(0, 0, HEAD)), (255, 255, 255))
-    relief = blur(cover, 0.16 * pose.unit) + 0.25 * folded + 0.35 * blur(shrunk(mounds.cover), 0.09 * pose.unit)
-    down, right = cv2.Sobel(relief, cv2.CV_32F, 0, 1), cv2.Sobel(relief, cv2.CV_32F, 1, 0)
+    size, unit = (max(1, width // 4), max(1, height // 4)), pose.unit / 4
+    relief = blur(cv2.resize(cover, size, interpolation=cv2.INTER_AREA), 0.16 * unit)
+    for outline, rise, sigma in ((wing, 0.25, 0.05), (pose.head(circle(0, 0, HEAD)), 0.35, 0.09)):
+        mound = np.zeros(relief.shape, np.float32)
+        fill(mound, outline / 4, (1, 1, 1))
+        relief += rise * blur(mound, sigma * unit)
+    slope = cv2.Sobel(relief, cv2.CV_32F, 0, 1) + 0.3 * cv2.Sobel(relief, cv2.CV_32F, 1, 0)
+    shade = cv2.resize(slope * (0.1 * unit), (width, height), interpolation=cv2.INTER_LINEAR)
     corners = np.array([[0, 0], [72, 0], [0, 24]], np.float32)
     place = pose.body(np.array([[-0.9, -0.7], [0.8, -0.7], [-0.9, 0.5]])).astype(np.float32)
     warp = cv2.getAffineTransform(corners, place)
     feathers = cv2.warpAffine(
         one.feathers, warp, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
-    return np.clip(1.04 + (0.1 * down + 0.03 * right) * pose.unit + 0.07 * feathers, 0.45, 1.5)
+    shade += 0.07 * feathers
+    shade += 1.04
+    return np.clip(shade, 0.45, 1.5, out=shade)

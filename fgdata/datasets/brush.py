@@ -24,7 +24,7 @@ class Canvas:
     def blank(cls, width: int, height: int, ground: Colour) -> "Canvas":
         """An empty one. Antialiased silhouettes blend into `ground`, so it must be a colour of the thing painted."""
         rgb = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
-        rgb[:] = ground
+        cv2.rectangle(rgb, (0, 0), (width * SCALE, height * SCALE), ground, cv2.FILLED)
         return cls(rgb, np.zeros(rgb.shape[:2], np.uint8))
 
     def overlay(self) -> "Canvas":
@@ -51,14 +51,8 @@ class Canvas:
     def averaged(self) -> tuple[np.ndarray, np.ndarray]:
         """-> (H, W, 3) float32 0-255 and coverage (H, W) float32 0-1 at the image's resolution."""
         size = (self.cover.shape[1] // SCALE, self.cover.shape[0] // SCALE)
-        rgb = cv2.resize(self.rgb, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-        return rgb, shrunk(self.cover)
-
-
-def shrunk(cover: np.ndarray) -> np.ndarray:
-    """(H * SCALE, W * SCALE) uint8 -> (H, W) float32 in [0, 1]."""
-    size = (cover.shape[1] // SCALE, cover.shape[0] // SCALE)
-    return cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        rgb, cover = (cv2.resize(layer, size, interpolation=cv2.INTER_AREA) for layer in (self.rgb, self.cover))
+        return rgb.astype(np.float32), cover.astype(np.float32) / 255
 
 
 def fill(image: np.ndarray, points: np.ndarray, colour: Colour) -> None:

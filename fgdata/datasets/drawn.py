@@ -55,11 +55,13 @@ def draw(class_index: int, number: int, *, size: int, seed: int) -> Drawing:
         rgb += cover[..., None] * (over - rgb)
         mask = mask * (1 - cover)
     rgb *= light(lamp, width, height)
-    rgb += noise.standard_normal(rgb.shape, np.float32) * noise.uniform(1.0, 5.0)
+    rgb += (noise.standard_normal((height, width), np.float32) * noise.uniform(1.0, 5.0))[..., None]
 
     visible = mask >= 0.5
     left, top, w, h = cv2.boundingRect(visible.astype(np.uint8))
-    return Drawing(np.clip(rgb, 0, 255).astype(np.uint8), visible, (float(left), float(top), float(w), float(h)))
+    return Drawing(
+        np.clip(rgb, 0, 255, out=rgb).astype(np.uint8), visible, (float(left), float(top), float(w), float(h))
+    )
 
 
 def _stream(*key: int) -> np.random.Generator:

@@ -91,7 +91,7 @@ def random_pose(rng: np.random.Generator, width: int, height: int) -> Pose:
     slack = np.array([width, height]) - unit * (high - low)
     at = np.sort([0 * slack, slack], axis=0)
     x, y = rng.uniform(at[0], at[1]) - unit * low
-    return Pose(**{**vars(pose), "unit": unit, "x": x, "y": y})
+    return Pose(**{**vars(pose), "unit": float(unit), "x": float(x), "y": float(y)})
 
 
 def _extent(pose: Pose) -> tuple[np.ndarray, np.ndarray]:

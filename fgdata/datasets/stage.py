@@ -1,6 +1,8 @@
 """What is round a drawn bird: the thing it sits on, leaves in front of it, the light on it all. Nothing here sees the
 class."""
 
+from math import cos, sin
+
 import cv2
 import numpy as np
 
@@ -57,7 +59,8 @@ def _branch(rng: np.random.Generator, image: np.ndarray, foot: np.ndarray, unit:
 def _rock(rng: np.random.Generator, image: np.ndarray, foot: np.ndarray, unit: float) -> None:
     height, width = image.shape[:2]
     top = foot + np.array([rng.uniform(-0.3, 0.3), -0.01]) * unit
-    wide, tall = unit * rng.uniform(0.9, 1.8), unit * rng.uniform(0.35, 0.8)
+    below = (height - top[1]) / unit
+    wide, tall = unit * rng.uniform(0.9, 1.8), unit * (rng.uniform(0.5, 0.9) if below > 1.8 else 0.55 * below + 0.2)
     angle = np.radians(np.linspace(0, 360, 15, endpoint=False))
     rim = np.stack([np.cos(angle), np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** 0.7], -1)
     rim *= 1 + rng.uniform(-0.07, 0.07, (15, 1)) * (np.sin(angle) > -0.5)[:, None]
@@ -98,7 +101,7 @@ def light(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.22)
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    field = 1 + strength * (x * np.cos(angle) + y * np.sin(angle)) - 0.07 * (x * x + y * y)
+    field = 1 + strength * (x * cos(angle) + y * sin(angle)) - 0.07 * (x * x + y * y)
     if rng.random() < 0.4:
         field = field * (1 + rng.uniform(0.2, 0.5) * (fractal(rng, width, height, 4, octaves=2) - 0.55))
-    return (field[..., None] * colour).astype(np.float32)
+    return field[..., None] * colour
