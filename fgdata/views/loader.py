@@ -150,14 +150,17 @@ class Loader:
             self._epoch, self._batch = self._epoch + 1, 0
         self._restored = False
         epoch, batches = self._epoch, len(self)
+        if not self._stop.alive:
+            raise RuntimeError("This loader is closed.")
         if not batches:
             self._epoch += 1
         for number in range(self._batch, batches):
-            self._prepare(epoch, number)
+            following = self._after((epoch, number))
+            self._prepare((epoch, number), epoch)
             tensors = self._pending.popleft()[1].result()
-            self._prepare(*self._following(epoch, number))  # keeps the threads busy while the caller uses this batch
-            self._epoch, self._batch = self._following(epoch, number)
-            yield {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
+            self._prepare(following, epoch)  # keeps the threads busy while the caller uses this batch
+            self._epoch, self._batch = following
+            yield {name: self._hand_over(tensor) for name, tensor in tensors.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is, as plain JSON values; the same on every rank; counts batches yielded, not prepared."""
@@ -193,23 +196,23 @@ class Loader:
         start = number * whole
         return start + size * self._rank // self._world_size, start + size * (self._rank + 1) // self._world_size
 
-    def _following(self, epoch: int, number: int) -> tuple[int, int]:
-        return (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
+    def _prepare(self, position: tuple[int, int], epoch: int) -> None:
+        """Sees to it that AHEAD batches are on their way, the one at `position`, (epoch, batch), first.
 
-    def _prepare(self, epoch: int, number: int) -> None:
-        """Sees to it that AHEAD batches are on their way, this one first.
-
-        A shuffled loader goes on into the next epoch, so that training does not wait there; an ordered one is taken
-        to be an evaluation, which may be its last.
+        A shuffled loader goes on past the current epoch, so that training does not wait at its end; an ordered one is
+        taken to be an evaluation, which may be its last.
         """
-        if self._pending and self._pending[0][0] != (epoch, number):
+        if self._pending and self._pending[0][0] != position:
             self._cancel()
-        position = self._following(*self._pending[-1][0]) if self._pending else (epoch, number)
+        if self._pending:
+            position = self._after(self._pending[-1][0])
         while len(self._pending) < AHEAD and (position[0] == epoch or self._shuffle):
             self._pending.append((position, self._submit(*position)))
-            position = self._following(*position)
-        if position[0] != epoch and not self._shuffle:
-            self._backend.flush()
+            position = self._after(position)
+
+    def _after(self, position: tuple[int, int]) -> tuple[int, int]:
+        epoch, number = position
+        return (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
 
     def _submit(self, epoch: int, number: int) -> Any:
         n = len(self._reader)
@@ -239,6 +242,13 @@ class Loader:
             n = len(self._reader)
             self._orders[epoch] = permutation(self._seed, epoch, n) if self._shuffle else np.arange(n)
         return self._orders[epoch]
+
+    def _hand_over(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        if tensor.is_cuda:  # made on the backend's stream: its memory must outlive the work queued on the caller's
+            import torch
+
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        return tensor.to(self._device, non_blocking=True)
 
     def _cancel(self) -> None:
         for _, future in self._pending:

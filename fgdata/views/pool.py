@@ -31,7 +31,8 @@ class Pool:
         for _ in self._threads:
             self._tasks.put((-1, next(self._serial), None, ()))
         for thread in self._threads:
-            thread.join()
+            if thread is not threading.current_thread():  # the garbage collector may close a loader from any thread
+                thread.join()
         self._threads = []
 
 

@@ -86,9 +86,6 @@ class Threads:
         self._pool.put(rank, self._begin, rank, gather, future)
         return future
 
-    def flush(self) -> None:
-        """Nothing is held back here."""
-
     def close(self) -> None:
         self._pool.close()
 

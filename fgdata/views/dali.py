@@ -1,0 +1,243 @@
+"""The views of a ViewSpec as one DALI graph: on a GPU, or on the CPU (device_id=None), as the tests do.
+
+The graph draws nothing. It is fed encoded images and the numbers of a Plan, so it makes the views that `threads` makes,
+in the same order, and the loader's state says nothing of DALI's. Views are rounded to 8 bits at the same two points,
+after the resize and after the blur; the colour map stays in float32 to its end.
+
+Traps: slice wants INT32, resize(size=) FLOAT, multi_paste's anchors INT32, or the pipeline dies of a type error at the
+first run; multi_paste refuses what overhangs its canvas; batch_permutation repeats no fixed-point rule for one sample,
+which is why partners come from the plan; arguments stay on the CPU, because one on the GPU costs a transfer each step.
+"""
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import torch
+
+from fgdata.errors import InputError
+from fgdata.images import encode_jpeg
+
+from .batch import Work, fill_masks
+from .geometry import plan
+from .spec import ViewSpec
+
+try:
+    from nvidia.dali import fn, math, types
+    from nvidia.dali.pipeline import pipeline_def
+    from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray
+except ImportError:
+    raise InputError(
+        "The dali backend needs NVIDIA DALI, which is not installed: pip install fgdata[dali], or use backend threads."
+    ) from None
+
+_RESIZE = {"interp_type": types.DALIInterpType.INTERP_TRIANGULAR, "antialias": True, "dtype": types.DALIDataType.UINT8}
+_DEPTH = 2  # batches inside DALI at once: one decodes while the other's views are made
+
+
+def resize(image, size):
+    """Images, (2,) FLOAT (height, width) -> uint8 images, antialiased triangle filter."""
+    return fn.resize(image, size=size, **_RESIZE)
+
+
+def cut(image, start, shape):
+    """Images, INT32 (x, y) and (w, h) in pixels -> that part of each."""
+    return fn.slice(image, start, shape, axis_names="WH")
+
+
+def paste(patch, anchors, background, size: int):
+    """Patches, INT32 (2, 2) anchors [[0, 0], [y, x]], backgrounds -> (size, size, 3)."""
+    return fn.multi_paste(background, patch, out_anchors=anchors, output_size=[size, size])
+
+
+def blur(view, sigma):
+    """Gaussian over 2 ceil(3 sigma) + 1 pixels; edges reflected without repeating the edge pixel."""
+    return fn.gaussian_blur(view, sigma=sigma)
+
+
+def recolour(view, colour, centre, mean):
+    """A x + C m per pixel, clamped to [0, 255], float32."""
+    shift = fn.reductions.sum(centre * mean, axes=[1])
+    return math.clamp(fn.coord_transform(view, M=colour, dtype=types.DALIDataType.FLOAT) + shift, 0.0, 255.0)
+
+
+def normalise(view, spec: ViewSpec, flip):
+    """(S, S, 3) in [0, 255] -> (3, S, S) float32, mirrored where flip is 1."""
+    mean, std = [255 * m for m in spec.mean], [255 * s for s in spec.std]
+    return fn.crop_mirror_normalize(
+        view, mirror=flip, mean=mean, std=std, dtype=types.DALIDataType.FLOAT, output_layout="CHW"
+    )
+
+
+def external(name: str, dtype, ndim: int, layout: str | None = None):
+    return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
+
+
+@pipeline_def(enable_conditionals=True)
+def graph(spec: ViewSpec, gpu: bool):
+    """Inputs `jpeg` and, for view v, `start{v}` ... `sigma{v}` (see `Dali._feed`) -> each view, then plain."""
+    int32, float32 = types.DALIDataType.INT32, types.DALIDataType.FLOAT
+    image = fn.decoders.image(
+        external("jpeg", types.DALIDataType.UINT8, 1),
+        device="mixed" if gpu else "cpu",
+        output_type=types.DALIImageType.RGB,
+        adjust_orientation=False,
+    )
+    outputs = []
+    whole: Any = None
+    if spec.plain or spec.crop == "saliency-swap":
+        whole = resize(image, [spec.size, spec.size])
+    for v in range(spec.views):
+        view: Any = cut(image, external(f"start{v}", int32, 1), external(f"shape{v}", int32, 1))
+        view = resize(view, external(f"size{v}", float32, 1))
+        if spec.crop == "saliency-swap":
+            background = fn.permute_batch(whole, indices=external(f"partner{v}", int32, 0))
+            view = paste(view, external(f"anchors{v}", int32, 2), background, spec.size)
+        if spec.crop == "centre":
+            view = cut(view, external(f"inset{v}", int32, 1), [spec.size, spec.size])
+        mean = fn.reductions.mean(view, axes=[0, 1])
+        sigma: Any = external(f"sigma{v}", float32, 0)  # DALI rewrites an `if` on data into a split of the batch
+        if sigma > 0:
+            view = blur(view, sigma)
+        centre = external(f"centre{v}", float32, 2)
+        if gpu:
+            centre = centre.gpu()
+        view = recolour(view, external(f"colour{v}", float32, 2), centre, mean)
+        outputs.append(normalise(view, spec, external(f"flip{v}", int32, 0)))
+    if spec.plain:
+        outputs.append(normalise(whole, spec, 0))
+    return tuple(outputs)
+
+
+class Dali:
+    """Makes batches in a DALI pipeline that one thread feeds and empties."""
+
+    def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device):
+        gpu = device.type == "cuda"
+        self._spec, self._device = spec, device
+        number = (device.index if device.index is not None else torch.cuda.current_device()) if gpu else None
+        self._pipeline = graph(
+            spec, gpu, batch_size=batch_size, num_threads=threads, device_id=number, prefetch_queue_depth=_DEPTH
+        )
+        self._pipeline.build()
+        self._stream = (
+            torch.cuda.Stream(device) if gpu else None
+        )  # so that fetching does not wait for training's kernels
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()
+        self._closed = False
+        self._prime()
+        self._thread = threading.Thread(target=self._work, name="fgdata-views-dali", daemon=True)
+        self._thread.start()
+
+    def submit(self, rank: int, gather: Callable[[], Work]) -> Future:
+        """Queues a batch; they are made in the order of submission. The future gives the batch's dict of tensors."""
+        future: Future = Future()
+        self._tasks.put((gather, future))
+        return future
+
+    def close(self) -> None:
+        self._closed = True
+        self._tasks.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _prime(self) -> None:
+        """Runs two small images. DALI's first schedule_run asks for _DEPTH batches at once, every later one for one."""
+        side, samples = 16, np.arange(2)
+        boxes, sizes = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)), np.full((2, 2), side)
+        plans = [
+            plan(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v) for v in range(self._spec.views)
+        ]
+        jpegs = [encode_jpeg(np.full((side, side, 3), 128, np.uint8))] * 2
+        work = Work(["", ""], jpegs, sizes, samples, samples, plans, keep=2)
+        for _ in range(_DEPTH):
+            self._feed(work)
+        self._pipeline.schedule_run()
+        for _ in range(_DEPTH):
+            self._fetch(work)
+
+    def _work(self) -> None:
+        """Feeds a batch ahead where one is waiting, so that it decodes while the one before it is made and fetched."""
+        inside: deque[tuple[Work, Future]] = deque()
+        while True:
+            task = self._next(wait=not inside) if len(inside) < _DEPTH else None
+            if self._closed:
+                return
+            if task is not None:
+                gather, future = task
+                if future.cancelled():
+                    continue
+                try:
+                    work = gather()
+                    self._feed(work)
+                    self._pipeline.schedule_run()
+                    inside.append((work, future))
+                except BaseException as fault:
+                    _fail(future, fault)
+            elif inside:
+                work, future = inside.popleft()
+                try:
+                    tensors = self._fetch(work)
+                except BaseException as fault:
+                    _fail(
+                        future,
+                        RuntimeError(f"DALI failed on a batch of {len(work.names)} from {work.names[0]}: {fault}"),
+                    )
+                else:
+                    if future.set_running_or_notify_cancel():
+                        future.set_result(tensors)
+
+    def _next(self, *, wait: bool) -> tuple[Callable[[], Work], Future] | None:
+        with contextlib.suppress(queue.Empty):
+            return self._tasks.get(block=wait)
+        return None
+
+    def _feed(self, work: Work) -> None:
+        feed = self._pipeline.feed_input
+        feed("jpeg", [np.frombuffer(jpeg, np.uint8) for jpeg in work.jpegs])
+        for v, p in enumerate(work.plans):
+            feed(f"start{v}", p.source[:, :2].copy())
+            feed(f"shape{v}", p.source[:, 2:].copy())
+            feed(f"size{v}", p.place[:, :1:-1].astype(np.float32))  # height, width
+            if self._spec.crop == "saliency-swap":
+                feed(f"partner{v}", p.partner)
+                feed(f"anchors{v}", np.stack([np.zeros_like(p.place[:, :2]), p.place[:, 1::-1]], 1))
+            if self._spec.crop == "centre":
+                feed(f"inset{v}", -p.place[:, :2])
+            feed(f"sigma{v}", p.sigma)
+            feed(f"centre{v}", p.centre)
+            feed(f"colour{v}", p.colour)
+            feed(f"flip{v}", p.flip.astype(np.int32))
+
+    def _fetch(self, work: Work) -> dict[str, torch.Tensor]:
+        outputs = self._pipeline.outputs()
+        with torch.cuda.stream(self._stream):
+            made = [self._copy(output.as_tensor())[: work.keep] for output in outputs]
+            tensors = {"views": torch.stack(made[: self._spec.views])}
+            if self._spec.plain:
+                tensors["plain"] = made[-1]
+            if self._spec.masks:
+                shape = (self._spec.views, work.keep, 1, self._spec.size, self._spec.size)
+                tensors["masks"] = torch.empty(shape, device=self._device)
+                fill_masks(tensors["masks"], work)
+            for name in ("label", "index"):
+                tensors[name] = torch.from_numpy(getattr(work, name)[: work.keep]).to(self._device)
+        if self._stream is not None:
+            self._stream.synchronize()
+        return tensors
+
+    def _copy(self, output) -> torch.Tensor:
+        """DALI's memory is its own again at the next call of `outputs`."""
+        tensor = torch.empty(output.shape(), device=self._device)
+        feed_ndarray(output, tensor, cuda_stream=self._stream)
+        return tensor
+
+
+def _fail(future: Future, fault: BaseException) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(fault)
