@@ -87,7 +87,7 @@ def random_pose(rng: np.random.Generator, width: int, height: int) -> Pose:
     )
     low, high = _extent(pose)
     room = min(width / (high[0] - low[0]), height / (high[1] - low[1]))
-    unit = room * rng.uniform(0.74, 1.04)  # above 1 the longest tail may leave the frame, as in photographs
+    unit = room * rng.uniform(0.58, 1.02)  # above 1 the tip of a part may leave the frame, as in photographs
     slack = np.array([width, height]) - unit * (high - low)
     at = np.sort([0 * slack, slack], axis=0)
     x, y = rng.uniform(at[0], at[1]) - unit * low
@@ -98,8 +98,8 @@ def _extent(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
     """Corners, in bird units, of the box round every part any class may have."""
     parts = [
         pose.body(np.array([[0.5, 0.1], [0.0, 0.36], [0.0, -0.3], [-0.4, -0.2], [-0.7, 0.0]])),
-        pose.head(np.array([[0.62, 0.05], [0.0, -0.46], [-0.3, -0.4], [-0.24, 0.0]])),
-        pose.tail(np.array([[-0.62, -0.1], [-0.62, 0.1]])),
+        pose.head(np.array([[0.66, 0.05], [0.0, -0.49], [-0.3, -0.5], [-0.24, 0.0]])),
+        pose.tail(np.array([[-0.62, -0.2], [-0.62, 0.2]])),
     ]
     if pose.action == "flying":
         parts.append(pose.body(np.array([[-0.42, -1.0], [0.2, -0.8]])))
