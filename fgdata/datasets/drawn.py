@@ -55,7 +55,7 @@ def draw(class_index: int, number: int, *, size: int, seed: int) -> Drawing:
         rgb += cover[..., None] * (over - rgb)
         mask = mask * (1 - cover)
     rgb *= light(lamp, width, height)
-    rgb += (noise.standard_normal((height, width), np.float32) * noise.uniform(1.0, 5.0))[..., None]
+    rgb += (noise.standard_normal((height, width), np.float32) * noise.uniform(1.0, 4.0))[..., None]
 
     visible = mask >= 0.5
     left, top, w, h = cv2.boundingRect(visible.astype(np.uint8))

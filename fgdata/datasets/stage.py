@@ -67,10 +67,11 @@ def _rock(rng: np.random.Generator, image: np.ndarray, foot: np.ndarray, unit: f
     outline = top + np.array([0, tall]) + curve((rim * [wide, tall]).tolist(), steps=4)
     mask = np.zeros((height, width), np.uint8)
     fill(mask, outline, (255, 255, 255))
-    grain = fractal(rng, width, height, 12)
-    mound = cv2.Sobel(blur(mask.astype(np.float32) / 255, 0.25 * unit), cv2.CV_32F, 0, 1) * (0.35 * unit)
-    stone = tinted(np.clip(0.25 + 0.5 * grain + mound, 0, 1), pick(rng, EARTH))
-    cv2.copyTo(stone, mask, image)
+    cover = mask.astype(np.float32)[..., None] / 255
+    mound = cv2.Sobel(blur(cover[..., 0], 0.2 * unit), cv2.CV_32F, 0, 1) * (0.2 * unit)
+    grain = fractal(rng, width, height, 9, octaves=5)
+    stone = tinted(np.clip(1.1 * grain - 0.2 + mound, 0, 1), pick(rng, EARTH))
+    image[:] = image + cover * (stone.astype(np.float32) - image)
 
 
 def in_front(rng: np.random.Generator, width: int, height: int, pose: Pose) -> Canvas | None:
