@@ -37,7 +37,7 @@ class Drawing:
 
 def draw(class_index: int, number: int, *, size: int, seed: int) -> Drawing:
     """The picture `number` with a bird of class `class_index`, `size` pixels on its long side."""
-    kind = species(class_index + 1)[class_index]
+    kind = species(MOST_CLASSES)[class_index]
     streams = ("frame", "pose", "scene", "individual", "front", "light", "noise")
     frame, stance, scene, individual, front, lamp, noise = (_stream(seed, number, i) for i in range(len(streams)))
     aspect = ASPECTS[frame.integers(len(ASPECTS))]

@@ -67,26 +67,28 @@ class Species:
         return "_".join(word.capitalize() for word in f"{words}_{BIRD_OF_BEAK[self.beak[0]]}".split("_"))
 
 
-def differing_parts(a: Species, b: Species) -> int:
-    return sum(x != y for x, y in zip(a.marks, b.marks))
+def species(count: int) -> tuple[Species, ...]:
+    """The first `count` species (at most MOST_CLASSES)."""
+    return _table()[:count]
 
 
 @cache
-def species(count: int) -> tuple[Species, ...]:
-    """The first `count` species (at most MOST_CLASSES): a fixed random stream of rows, each kept if it is far enough
-    from all before it, so that a longer table begins with the shorter one."""
-    rng = np.random.Generator(
-        np.random.Philox(key=1758)
-    )  # any fixed key; this is the year of Systema Naturae, tenth ed.
+def _table() -> tuple[Species, ...]:
+    """A fixed random stream of rows, each kept when it is far enough from all before it: a longer table would begin
+    with this one."""
+    rng = np.random.Generator(np.random.Philox(key=1758))  # any key will do; the year of Linnaeus's bird names
     table: list[Species] = []
     names: set[str] = set()
-    while len(table) < count:
-        marks = {}
-        for part, (shapes, colours) in MARKS.items():
-            shape, colour = shapes[rng.integers(len(shapes))], colours[rng.integers(len(colours))]
-            marks[part] = (shape, "") if (part, shape) == ("wing", "plain") else (shape, colour)
-        row = Species(**marks)
-        if row.name not in names and all(differing_parts(row, other) >= LEAST_DIFFERENCE for other in table):
-            table.append(row)
-            names.add(row.name)
+    kept = np.full((MOST_CLASSES, len(MARKS), 2), -1)  # shape, colour
+    while len(table) < MOST_CLASSES:
+        row = np.array([(rng.integers(len(shapes)), rng.integers(len(colours))) for shapes, colours in MARKS.values()])
+        marks = {part: (shapes[s], colours[c]) for (part, (shapes, colours)), (s, c) in zip(MARKS.items(), row)}
+        if marks["wing"][0] == "plain":
+            marks["wing"], row[list(MARKS).index("wing")] = ("plain", ""), 0
+        kind = Species(**marks)
+        differing = (kept[: len(table)] != row).any(2).sum(1)  # parts, per species so far
+        if kind.name not in names and (differing >= LEAST_DIFFERENCE).all():
+            kept[len(table)] = row
+            table.append(kind)
+            names.add(kind.name)
     return tuple(table)
