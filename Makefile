@@ -8,12 +8,13 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-# uv installs in seconds what pip does in minutes, and shares files between environments.
+# uv installs in seconds what pip does in minutes, and shares files between environments. Compiling now spares every
+# worker process the seconds of doing it again where Python may not write its cache.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fgdata needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dali,train,dev]'
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dali,train,dev]'
 	touch $@
 
 demo: $(READY)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from . import __version__, sample
 from .boxes import Objective
 from .datasets import DATASETS, Dataset, Record
-from .engine import run_jobs
+from .engine import run_jobs, validate
 from .errors import InputError
 from .progress import Progress
 from .saliency import detector
@@ -69,6 +70,7 @@ def build(
     """
     recipe = sample.Recipe(dataset.load, saliency, objective or Objective(), max_side, quality, on_bad_image)
     _validate(dataset, recipe, shard_samples)
+    validate(workers, engine)
     plan = _plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
@@ -79,7 +81,7 @@ def build(
             _refuse_other(out, manifest, plan, ("versions", "format_version"))
             shutil.rmtree(out / BUILDING, ignore_errors=True)
             return Built(manifest, 0, 0.0)
-        _claim(out, plan)
+        _refuse_unlike(out, plan)
         for part in out.glob("**/*.part"):
             part.unlink(missing_ok=True)
         jobs = _jobs(dataset, out, recipe, shard_samples)
@@ -87,6 +89,8 @@ def build(
         todo = [job for job in jobs if job.name not in facts]
         if on_bad_image == "stop" and (dataset.name not in DATASETS or DATASETS[dataset.name].files):
             _refuse_bad_images(todo, workers)
+        (out / BUILDING).mkdir(exist_ok=True)
+        write_atomic(out / BUILDING / "plan.json", dump(plan))
         total, done = len(dataset.records), sum(len(job.records) for job in jobs if job.name in facts)
         log = out.with_name(f"{out.name}.build.jsonl")
         with Progress("Building", total, done) as progress:
@@ -95,6 +99,10 @@ def build(
                 with log.open("a") as file:
                     file.write(json.dumps({"shard": fact["name"], **fact.pop("log")}) + "\n")
             manifest = _manifest(plan, jobs, facts)
+            for job in jobs:
+                if not facts[job.name]["entry"]["samples"]:  # all of its images were skipped; DALI refuses an empty index
+                    (out / f"{job.name}.tar").unlink(missing_ok=True)
+                    (out / f"{job.name}.idx").unlink(missing_ok=True)
             write_atomic(out / MANIFEST, dump(manifest))
             shutil.rmtree(out / BUILDING)
             return Built(manifest, total - done, progress.seconds)
@@ -163,7 +171,7 @@ def _plan(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> dict:
         },
         "detectors": {name: {} if name == "gt" else detector(name).SETTINGS for name in recipe.saliency},
         "objective": asdict(recipe.objective),
-        "images": {"max_side": recipe.max_side, "quality": recipe.quality, "on_bad_image": recipe.on_bad_image},
+        "images": {"max_side": recipe.max_side, "quality": recipe.quality},
         "shard_samples": shard_samples,
         "order_seed": ORDER_SEED,
         "versions": _versions(),
@@ -177,16 +185,13 @@ def _versions() -> dict[str, str]:
     return {"fgdata": __version__, "numpy": np.__version__, "opencv": cv2.__version__, "scipy": scipy.__version__}
 
 
-def _claim(out: Path, plan: dict) -> None:
-    """Makes the folder this build's own, or refuses it."""
+def _refuse_unlike(out: Path, plan: dict) -> None:
+    """Refuses a folder that holds anything but an unfinished set of this very plan."""
     plan_file = out / BUILDING / "plan.json"
     if plan_file.is_file():
         _refuse_other(out, json.loads(plan_file.read_bytes()), plan, ())
-        return
-    if any(entry.name != BUILDING for entry in out.iterdir()):
+    elif any(entry.name != BUILDING for entry in out.iterdir()):
         raise InputError(f"{out} is not empty and not a shard set. Name another folder: --out FOLDER")
-    plan_file.parent.mkdir(exist_ok=True)
-    write_atomic(plan_file, dump(plan))
 
 
 @contextmanager
@@ -266,23 +271,28 @@ def _finished(job: Job) -> dict | None:
     return fact if whole else None
 
 
-def _refuse_bad_images(jobs: list[Job], workers: int) -> None:
+def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
     """Looks at every image's header before hours of work, and names the unreadable ones."""
+    records = [(record, job.recipe.load) for job in jobs for record in job.records]
     faults = []
-    with Progress("Checking images", sum(len(job.records) for job in jobs)) as progress:
-        for found in run_jobs(sample.faults, jobs, workers=workers, engine="local", advance=progress.advance):
-            faults += found
+    with Progress("Checking images", len(records)) as progress, ThreadPoolExecutor(threads) as pool:
+        for fault in pool.map(lambda pair: sample.fault(*pair), records):
+            faults += [fault] if fault else []
+            progress.advance(1)
     if faults:
-        more = "" if len(faults) == 1 else f"\n(and {len(faults) - 1:,} more: {', '.join(f for f, _ in faults[1:6])}...)"
-        raise InputError(faults[0][1] + more)
+        more = "" if len(faults) == 1 else f"\nThat is the first of {len(faults):,} such images."
+        raise InputError(faults[0] + more)
 
 
 def _manifest(plan: dict, jobs: list[Job], facts: dict[str, dict]) -> dict:
     splits = {}
     for split in SPLITS:
         entries = [facts[job.name]["entry"] for job in jobs if job.name.startswith(split)]
+        entries = [entry for entry in entries if entry["samples"]]
         if entries:
             splits[split] = {"samples": sum(entry["samples"] for entry in entries), "shards": entries}
+    if not splits:
+        raise InputError("The dataset has not one image that can be read. Look at the first: --on-bad-image stop")
     ordered = [facts[job.name] for job in jobs]
     fallbacks: dict[str, dict[str, int]] = {}
     for fact in ordered:

@@ -22,6 +22,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def validate(workers: int, engine: str) -> None:
+    """InputError for settings that run_jobs would refuse."""
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine}: allowed are {', '.join(ENGINES)}.")
+    if workers < 1:
+        raise InputError(f"--jobs {workers}: at least 1.")
+
+
 def run_jobs(
     function: Callable, jobs: Iterable, *, workers: int, engine: str, advance: Callable[[int], None]
 ) -> Iterator[Any]:
@@ -30,11 +38,8 @@ def run_jobs(
     The local engine calls `advance` with the images done about five times a second; Ray, with all of a job's at its end.
     Library threads are pinned to one in each process: many small matrices are far slower on several, and sums differ.
     """
+    validate(workers, engine)
     jobs = list(jobs)
-    if engine not in ENGINES:
-        raise InputError(f"--engine {engine}: allowed are {', '.join(ENGINES)}.")
-    if workers < 1:
-        raise InputError(f"--jobs {workers}: at least 1.")
     if jobs:
         yield from _on_ray(function, jobs, advance) if engine == "ray" else _locally(function, jobs, workers, advance)
 

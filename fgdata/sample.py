@@ -97,18 +97,15 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     return components | {f"{name}.npy": box_bytes(box) for name, box in boxes.items()}, meta
 
 
-def faults(job, advance: Callable[[int], None]) -> list[tuple[str, str]]:
-    """(file, what is wrong) of every record of a job whose image is unreadable, found without decoding JPEG pixels."""
-    found = []
-    for record in job.records:
-        try:
-            data, _ = job.recipe.load(record)
-            if images.header(data, record.file).format != "jpeg":
-                images.decode(data, record.file)
-        except InputError as fault:
-            found.append((record.file, str(fault)))
-        advance(1)
-    return found
+def fault(record: Record, load: Callable) -> str | None:
+    """What is wrong with a record's image, found without decoding the pixels of a JPEG; None when it looks whole."""
+    try:
+        data, _ = load(record)
+        if images.header(data, record.file).format != "jpeg":
+            images.decode(data, record.file)
+    except InputError as found:
+        return str(found)
+    return None
 
 
 def _box(name: str, rgb: np.ndarray | None, truth: np.ndarray, objective: Objective, record: Record):

@@ -1,0 +1,286 @@
+"""Building: same bytes however it is stopped, clear refusals, and every kind of odd image."""
+
+import hashlib
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgdata import images
+from fgdata.boxes import WHOLE, Objective
+from fgdata.build import build
+from fgdata.datasets import Dataset, Record, read
+from fgdata.errors import InputError
+from fgdata.shards.check import check
+from fgdata.shards.reader import ShardSet, box, meta
+
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+BOX = (8.0, 6.0, 32.0, 24.0)
+
+
+def jpeg(rgb: np.ndarray = NOISE) -> bytes:
+    return images.encode_jpeg(rgb, 90)
+
+
+def other(form: str, mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(NOISE).convert(mode).save(buffer, form)
+    return buffer.getvalue()
+
+
+def from_folder(root: Path, record: Record):
+    return (root / record.file).read_bytes(), record.boxes
+
+
+def dataset(root: Path, files: dict[str, bytes], boxes: dict[str, tuple] | None = None) -> Dataset:
+    """A dataset of the given files, all of one class, all train, each with BOX unless said otherwise."""
+    records = []
+    for name, data in files.items():
+        (root / name).write_bytes(data)
+        records.append(Record(name.split(".")[0], name, 0, "bird", "train", (boxes or {}).get(name, (BOX,))))
+    return Dataset("files", ("bird",), tuple(records), partial(from_folder, root))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def samples(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Every train sample by its file name."""
+    reader = ShardSet.open(folder).split("train")
+    found = [reader.read(i) for i in range(len(reader))]
+    return {meta(sample)["file"]: sample for sample in found}
+
+
+def test_same_bytes_for_any_number_of_workers(drawn_set, tmp_path):
+    birds = read("drawn", classes=4, images_per_class=12, size=96)
+    done = build(birds, tmp_path / "one", saliency=("spectral-residual", "gt"), shard_samples=12, workers=1)
+    assert done.written == 48
+    assert hashes(tmp_path / "one") == hashes(drawn_set)
+    log = [json.loads(line) for line in (tmp_path / "one.build.jsonl").read_text().splitlines()]
+    assert {line["shard"] for line in log} == {f"train-00000{i}" for i in range(3)} | {f"test-00000{i}" for i in range(2)}
+    assert all({"read", "decode", "spectral-residual", "write"} <= set(line["seconds"]) for line in log)
+
+
+def test_a_complete_set_is_left_alone_and_other_settings_are_refused(tmp_path):
+    data = dataset(tmp_path, {"a.jpg": jpeg(), "b.jpg": jpeg(NOISE[::-1])})
+    make = partial(build, data, tmp_path / "set", saliency=("gt",))
+    assert make().written == 2
+    before = hashes(tmp_path / "set")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
+    assert make(workers=2).written == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == stamps
+    with pytest.raises(InputError, match=r"objective.tau: 0.75 there, 0.5 asked"):
+        make(objective=Objective(tau=0.5))
+    with pytest.raises(InputError, match=r"images.max_side: null there, 32 asked"):
+        make(max_side=32)
+    with pytest.raises(InputError, match=r"detectors.gt: \{\} there, nothing asked"):
+        make(saliency=("spectral-residual",))
+    with pytest.raises(InputError, match=r"dataset.records_sha256"):
+        build(replace(data, records=data.records[:1]), tmp_path / "set", saliency=("gt",))
+    assert hashes(tmp_path / "set") == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    data = dataset(tmp_path, {"a.jpg": jpeg()})
+    with pytest.raises(InputError, match="is not empty and not a shard set"):
+        build(data, tmp_path, saliency=("gt",))
+    with pytest.raises(InputError, match="is a file"):
+        build(data, tmp_path / "a.jpg", saliency=("gt",))
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_and_resumed_it_ends_with_the_same_bytes(tmp_path):
+    settings = "--dataset drawn --classes 5 --images-per-class 24 --size 160 --saliency rbd gt --shard-samples 6 --jobs 2".split()
+
+    def command(out: str) -> list[str]:
+        return [sys.executable, "-m", "fgdata.cli", "build-shards", *settings, "--out", str(tmp_path / out)]
+
+    start = time.monotonic()
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    undisturbed = time.monotonic() - start
+    moment, kills, found = random.Random(0), 0, []
+    while kills < 10:
+        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(moment.uniform(0.1, 0.9) * undisturbed)  # a build that ends first is begun again
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        found.append(len(list((tmp_path / "killed").glob("*.tar"))) if (tmp_path / "killed").exists() else 0)
+        if process.returncode == 0 and kills < 10:
+            assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
+            for path in sorted((tmp_path / "killed").rglob("*"), reverse=True):
+                path.unlink()
+        assert len(found) < 40, "the kills come too late"
+    assert max(found) > 0, "no kill came after a finished shard: the test does not test resuming"
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
+
+
+def test_an_unfinished_build_refuses_other_settings_too(tmp_path):
+    data = dataset(tmp_path, {f"{i}.jpg": jpeg() for i in range(3)} | {"z.jpg": jpeg()})
+    bad = replace(data, load=partial(fail_on, "z.jpg", tmp_path))
+    with pytest.raises(InputError, match=r"z.jpg is cursed"):
+        build(bad, tmp_path / "set", saliency=("gt",), shard_samples=1)
+    assert not (tmp_path / "set" / "manifest.json").exists()
+    assert not list((tmp_path / "set").glob("**/*.part"))
+    with pytest.raises(InputError, match=r"shard_samples: 1 there, 2 asked"):
+        build(data, tmp_path / "set", saliency=("gt",), shard_samples=2)
+    assert build(data, tmp_path / "set", saliency=("gt",), shard_samples=1).manifest["splits"]["train"]["samples"] == 4
+    assert check(tmp_path / "set")[1] == []
+
+
+def fail_on(name: str, root: Path, record: Record):
+    """Reads well the first time, for the check ahead, and fails when the sample is made."""
+    marker = root / f"{record.id}.seen"
+    if record.file == name and marker.exists():
+        raise InputError(f"{name} is cursed")
+    marker.touch()
+    return from_folder(root, record)
+
+
+def test_two_builds_of_one_folder_at_once_are_refused(tmp_path):
+    import fcntl
+    import os
+
+    data = dataset(tmp_path, {"a.jpg": jpeg()})
+    (tmp_path / "set").mkdir()
+    handle = os.open(tmp_path / "set", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="Another fgdata is building"):
+        build(data, tmp_path / "set", saliency=("gt",))
+    os.close(handle)
+    assert build(data, tmp_path / "set", saliency=("gt",)).written == 1
+
+
+def test_odd_files_are_told_by_content_and_reencoded(tmp_path):
+    files = {
+        "a.jpg": jpeg(),
+        "gif.jpg": other("GIF"),
+        "rgba.jpg": other("PNG", "RGBA"),
+        "grey.jpg": other("JPEG", "L"),
+        "cmyk.jpg": other("JPEG", "CMYK"),
+    }
+    done = build(dataset(tmp_path, files), tmp_path / "set", saliency=("spectral-residual", "gt"))
+    assert done.manifest["reencoded"] == 3
+    found = samples(tmp_path / "set")
+    assert found["a.jpg"]["jpg"] == files["a.jpg"], "the original bytes of a plain JPEG are kept"
+    assert found["grey.jpg"]["jpg"] == files["grey.jpg"]
+    assert "source" not in meta(found["grey.jpg"])
+    for name, form in {"gif.jpg": "gif", "rgba.jpg": "png", "cmyk.jpg": "jpeg"}.items():
+        assert meta(found[name])["source"] == {"format": form, "width": 64, "height": 48}
+        assert images.header(found[name]["jpg"], name) == images.Header("jpeg", 64, 48, 3)
+        wanted = images.decode(files[name], name).astype(int)
+        # Noise is the worst case for JPEG's halved chroma; the mean says that it is the same picture.
+        assert np.abs(images.decode(found[name]["jpg"], name).mean((0, 1)) - wanted.mean((0, 1))).max() < 3
+
+
+def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_path):
+    files = {"a.jpg": jpeg(), "cut.jpg": jpeg()[:-40], "none.jpg": b"", "text.jpg": b"not here"}
+    data = dataset(tmp_path, files)
+    with pytest.raises(InputError, match=r"(?s)\w+.jpg cannot be read as an image.*--on-bad-image skip.*first of 3 such"):
+        build(data, tmp_path / "set", saliency=("gt",))
+    assert not list((tmp_path / "set").iterdir()), "it stops before anything is written"
+    done = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip")
+    assert {entry["file"] for entry in done.manifest["skipped"]} == {"cut.jpg", "none.jpg", "text.jpg"}
+    assert all("cannot be read" in entry["why"] for entry in done.manifest["skipped"])
+    assert list(samples(tmp_path / "set")) == ["a.jpg"]
+    assert check(tmp_path / "set")[1] == []
+
+
+def test_a_shard_of_bad_images_only_is_left_out(tmp_path):
+    data = dataset(tmp_path, {f"{i}.jpg": b"" for i in range(4)} | {"z.jpg": jpeg()})
+    done = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip", shard_samples=1)
+    assert [shard["samples"] for shard in done.manifest["splits"]["train"]["shards"]] == [1]
+    assert check(tmp_path / "set")[1] == []
+    nothing = dataset(tmp_path, {"0.jpg": b""})
+    with pytest.raises(InputError, match="not one image"):
+        build(nothing, tmp_path / "empty", saliency=("gt",), on_bad_image="skip")
+
+
+def test_boxes_that_overrun_are_clipped_and_counted(tmp_path):
+    boxes = {"over.jpg": ((50.0, 40.0, 30.0, 30.0),), "in.jpg": (BOX, (0.0, 0.0, 64.0, 48.0))}
+    data = dataset(tmp_path, {"over.jpg": jpeg(), "in.jpg": jpeg()}, boxes)
+    done = build(data, tmp_path / "set", saliency=("gt",))
+    assert done.manifest["boxes_clipped"] == 1
+    found = samples(tmp_path / "set")
+    np.testing.assert_allclose(box(found["over.jpg"], "gt"), [50 / 64, 40 / 48, 14 / 64, 8 / 48], rtol=1e-6)
+    assert meta(found["over.jpg"])["boxes_clipped"] is True
+    np.testing.assert_array_equal(box(found["in.jpg"], "gt"), WHOLE)  # the largest of its two
+    assert len(meta(found["in.jpg"])["boxes"]) == 2
+    outside = dataset(tmp_path, {"out.jpg": jpeg()}, {"out.jpg": ((100.0, 0.0, 5.0, 5.0),)})
+    with pytest.raises(InputError, match=r"out.jpg: box .* has no area inside its 64 x 48 image"):
+        build(outside, tmp_path / "out", saliency=("gt",))
+
+
+def test_a_flat_image_gets_the_whole_image_and_says_so(tmp_path):
+    flat = np.full((48, 64, 3), 77, np.uint8)
+    data = dataset(tmp_path, {"flat.jpg": jpeg(flat), "noise.jpg": jpeg()})
+    done = build(data, tmp_path / "set", saliency=("rbd", "spectral-residual"))
+    assert done.manifest["fallbacks"] == {"rbd": {"flat": 1}, "spectral-residual": {"flat": 1}}
+    sample = samples(tmp_path / "set")["flat.jpg"]
+    np.testing.assert_array_equal(box(sample, "rbd"), WHOLE)
+    assert meta(sample)["detectors"]["rbd"] == {"fallback": "flat"}
+
+
+def test_max_side_shrinks_images_and_keeps_boxes(tmp_path):
+    big = np.repeat(np.repeat(NOISE, 4, 0), 4, 1)  # 192 x 256
+    data = dataset(tmp_path, {"big.jpg": jpeg(big), "small.jpg": jpeg()}, {"big.jpg": (tuple(4 * v for v in BOX),)})
+    build(data, tmp_path / "set", saliency=("gt",), max_side=64)
+    found = samples(tmp_path / "set")
+    assert images.header(found["big.jpg"]["jpg"], "x") == images.Header("jpeg", 64, 48, 3)
+    assert (meta(found["big.jpg"])["width"], meta(found["big.jpg"])["height"]) == (64, 48)
+    assert meta(found["big.jpg"])["source"] == {"format": "jpeg", "width": 256, "height": 192}
+    np.testing.assert_allclose(box(found["big.jpg"], "gt"), np.array(BOX) / [64, 48, 64, 48], rtol=1e-6)
+    assert found["small.jpg"]["jpg"] == jpeg()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"saliency": ()}, "No detector was asked for"),
+        ({"saliency": ("gt", "gt")}, "names a detector twice"),
+        ({"saliency": ("basnet",)}, "'basnet' is not a detector.*rbd"),
+        ({"max_side": 3}, "--max-side 3: at least 16"),
+        ({"quality": 0}, "--quality 0: 1 to 100"),
+        ({"shard_samples": 0}, "--shard-samples 0"),
+        ({"workers": 0}, "--jobs 0"),
+        ({"engine": "slurm"}, "--engine slurm: allowed are local, ray"),
+    ],
+)
+def test_settings_that_cannot_be_used(tmp_path, changes, says):
+    data = dataset(tmp_path, {"a.jpg": jpeg()})
+    with pytest.raises(InputError, match=says):
+        build(data, tmp_path / "set", **({"saliency": ("gt",)} | changes))
+    assert not (tmp_path / "set").exists() or not list((tmp_path / "set").iterdir())
+
+
+def test_gt_without_boxes_and_an_empty_dataset(tmp_path):
+    bare = dataset(tmp_path, {"a.jpg": jpeg(), "b.jpg": jpeg()}, {"b.jpg": ()})
+    with pytest.raises(InputError, match=r"--saliency gt: 1 of 2 images .* \(the first is b.jpg\).*--saliency rbd"):
+        build(bare, tmp_path / "set", saliency=("gt",))
+    with pytest.raises(InputError, match="has no images"):
+        build(replace(bare, records=()), tmp_path / "set", saliency=("gt",))
+
+
+def test_cub50_builds_with_its_published_counts(real_data, tmp_path):
+    done = build(read("cub", real_data / "cub50"), tmp_path / "set", saliency=("gt",), workers=2)
+    assert {name: split["samples"] for name, split in done.manifest["splits"].items()} == {"train": 1500, "test": 1389}
+    assert done.manifest["skipped"] == []
+    assert check(tmp_path / "set")[1] == []
