@@ -1,0 +1,83 @@
+"""The views in plain NumPy, float64, one image at a time, as the equations say: what every backend is held against.
+
+Nothing here is fast and nothing is rounded: the backends keep 8 bits between steps, and the tests say what that costs.
+"""
+
+import numpy as np
+
+from .geometry import Plan
+from .spec import ViewSpec
+
+
+def view(images: list[np.ndarray], plan: Plan, i: int, spec: ViewSpec) -> np.ndarray:
+    """Images (H, W, 3) of a batch -> one view of sample i, (3, S, S) normalised."""
+    x, y, w, h = plan.source[i]
+    left, top, width, height = plan.place[i]
+    patch = resize(images[i][y : y + h, x : x + w], width, height)
+    behind = resize(images[plan.partner[i]], spec.size, spec.size) if spec.crop == "saliency-swap" else None
+    seen = paste(patch, left, top, behind, spec.size)
+    mean = seen.mean((0, 1))
+    seen = recolour(seen, plan.colour[i], plan.centre[i], mean)
+    if plan.sigma[i] > 0:
+        seen = blur(seen, float(plan.sigma[i]))
+    seen = np.clip(seen, 0, 255)
+    return normalise(seen[:, ::-1] if plan.flip[i] else seen, spec)
+
+
+def mask(plan: Plan, i: int, size: int) -> np.ndarray:
+    """(1, S, S): 1 where the object is."""
+    x, y, w, h = plan.mask[i]
+    painted = np.zeros((1, size, size))
+    painted[:, y : y + h, x : x + w] = 1
+    return painted
+
+
+def plain(image: np.ndarray, spec: ViewSpec) -> np.ndarray:
+    """(H, W, 3) -> (3, S, S): the whole image, resized and normalised."""
+    return normalise(resize(image, spec.size, spec.size), spec)
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(H, W, 3) -> (height, width, 3) by the antialiased triangle filter."""
+    rows, columns = triangle(image.shape[0], height), triangle(image.shape[1], width)
+    return np.einsum("yi,ijc,xj->yxc", rows, image.astype(float), columns, optimize=True)
+
+
+def triangle(n: int, m: int) -> np.ndarray:
+    """Weights (m, n) that resample n pixels to m: a triangle over each output pixel's centre, its half width one pixel of
+    the coarser of the two grids, cut at the edge and made to sum to 1."""
+    centres = (np.arange(m) + 0.5) * n / m - 0.5
+    weights = np.maximum(0, 1 - np.abs(np.arange(n) - centres[:, None]) / max(1, n / m))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def paste(patch: np.ndarray, left: int, top: int, background: np.ndarray | None, size: int) -> np.ndarray:
+    """A patch whose corner lies at (left, top) of the view, over the background; what overhangs is not seen."""
+    seen = np.zeros((size, size, 3)) if background is None else background.copy()
+    for y in range(max(0, top), min(size, top + len(patch))):
+        for x in range(max(0, left), min(size, left + patch.shape[1])):
+            seen[y, x] = patch[y - top, x - left]
+    return seen
+
+
+def recolour(image: np.ndarray, colour: np.ndarray, centre: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """A x + C m for every pixel x, unclamped."""
+    return image @ colour.T.astype(float) + centre.astype(float) @ mean
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian over 2 ceil(3 sigma) + 1 pixels each way, its weights made to sum to 1; edges reflected about the edge
+    pixel."""
+    radius = int(np.ceil(3 * sigma))
+    weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
+    weights /= weights.sum()
+    for axis in (0, 1):
+        margin = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
+        wide = np.pad(image, margin, mode="reflect")
+        image = sum(w * np.take(wide, np.arange(image.shape[axis]) + k, axis) for k, w in enumerate(weights))
+    return image
+
+
+def normalise(image: np.ndarray, spec: ViewSpec) -> np.ndarray:
+    """(S, S, 3) in [0, 255] -> (3, S, S)."""
+    return ((image / 255 - spec.mean) / spec.std).transpose(2, 0, 1)
