@@ -30,7 +30,8 @@ class Checkpoint:
         if not path.exists():
             runs = sorted(p.parent.name for p in Path("runs").glob("*/config.json"))
             raise InputError(f"{path} does not exist. Runs under runs/: {', '.join(runs) or 'none'}.")
-        if (path / "config.json").is_file():
+        run = path if (path / "config.json").is_file() else None
+        if run is not None:
             last = RunDir(path).last_checkpoint
             if last is None:
                 raise InputError(f"{path} has no checkpoint yet. Continue it: fgtrain run ... --out {path} --resume")
@@ -46,7 +47,7 @@ class Checkpoint:
                 f"{file} is no encoder of fgtrain ({type(error).__name__}: {error}). Name a run directory, a folder "
                 f"under its checkpoints/, or an {WEIGHTS} inside one."
             ) from error
-        home = file.resolve().parent.parent.parent
+        home = run or file.resolve().parent.parent.parent
         return cls(file, model, size, step, RunDir(home) if (home / "config.json").is_file() else None)
 
     def encoder(self) -> Encoder:

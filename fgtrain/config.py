@@ -79,6 +79,9 @@ class Moco:
 
     dim: int = 128
     """Width of the projection."""
+    norm: bool = False
+    """Batch norm in the head's hidden layer, as MoCo v3 has it. Without it a small network can stay for long where
+    all projections are equal."""
     tau: float = 0.2
     """Temperature of InfoNCE."""
     queue: Literal["auto"] | int = "auto"

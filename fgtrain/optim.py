@@ -40,4 +40,4 @@ def build(named: Iterable[tuple[str, nn.Parameter]], settings: Optim) -> torch.o
         return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
     from timm.optim.lars import Lars
 
-    return Lars(groups, lr=0.0, momentum=settings.momentum)
+    return Lars(groups, lr=0.0, momentum=settings.momentum)  # pyright: ignore[reportArgumentType]

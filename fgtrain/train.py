@@ -206,7 +206,7 @@ def facts(shards: ShardSet, device: torch.device) -> dict[str, Any]:
         "versions": {"python": sys.version.split()[0], **{p: version(p) for p in packages}},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "shards": {"path": str(shards.path), "digest": shards.manifest["digest"]},
+        "shards": {"path": str(shards.path.resolve()), "digest": shards.manifest["digest"]},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -233,7 +233,7 @@ def stop_on_signal(trainer: Trainer):
 
     def handle(number: int, _frame: Any) -> None:
         trainer.stop = signal.Signals(number)
-        signal.signal(number, old[number])
+        signal.signal(number, old[signal.Signals(number)])
 
     old = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:

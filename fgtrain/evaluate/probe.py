@@ -4,6 +4,7 @@ The test split decides nothing: no epoch, no learning rate and no k is chosen on
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,9 @@ class Protocol:
     """Learning rates; more than one: the best on a tenth of TRAIN is used."""
 
 
+Epochs = Callable[[int | None], tuple[Tensor, Tensor, Tensor]]
+"""Epoch -> features (N, n), labels (N,) and sample numbers (N,) to train on; None: those to choose by."""
+
 PROTOCOLS = {"synth-pair": Protocol(100, 128, (30.0,)), "cvsa": Protocol(50, 16, (0.1, 0.01, 0.001))}
 
 
@@ -34,7 +38,7 @@ def embed(
     encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device, **order
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One pass over a split -> features (N, n), labels (N,), sample numbers (N,), on the CPU, in the loader's order."""
-    encoder = encoder.to(device, memory_format=torch.channels_last).eval()
+    encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
     rows = []
     order = {"shuffle": False, "last_batch": "keep", **order}
     loader = load(shards, views=views, batch_size=128, split=split, device=str(device), **order)
@@ -62,25 +66,25 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperatu
     return torch.cat(predictions)
 
 
-def fit_linear(epoch_of, valid: Tensor | None, classes: int, protocol: Protocol, seed: int) -> tuple[nn.Linear, float]:
-    """Trains one linear layer per learning rate side by side -> the layer used and its learning rate.
+def fit_linear(epoch_of: Epochs, valid: Tensor, classes: int, protocol: Protocol, seed: int) -> tuple[nn.Linear, float]:
+    """Trains a linear layer -> the layer and its learning rate.
 
-    `epoch_of(e) -> (features (N, n), labels (N,), numbers (N,))` gives the training rows of epoch e; `valid` (samples,)
-    marks the samples held out to choose the rate by, then the layer is trained again on all of them.
+    Where the protocol has several rates, one layer for each is trained side by side without the samples that `valid`
+    (samples,) marks; the rate of the best on those is used to train again on all.
     """
-    if valid is not None and len(protocol.rates) > 1:
+    best = 0
+    if len(protocol.rates) > 1:
         layers = _train(epoch_of, ~valid, classes, protocol.rates, protocol, seed)
         features, labels, numbers = epoch_of(None)
         held = valid[numbers]
         scores = [(layer(features[held]).argmax(1) == labels[held]).float().mean().item() for layer in layers]
-        rates = (protocol.rates[max(range(len(scores)), key=scores.__getitem__)],)
-    else:
-        rates = protocol.rates[:1]
-    return _train(epoch_of, None, classes, rates, protocol, seed)[0], rates[0]
+        best = scores.index(max(scores))
+    rate = protocol.rates[best]
+    return _train(epoch_of, None, classes, (rate,), protocol, seed)[0], rate
 
 
 def _train(
-    epoch_of, keep: Tensor | None, classes: int, rates: tuple[float, ...], protocol: Protocol, seed: int
+    epoch_of: Epochs, keep: Tensor | None, classes: int, rates: tuple[float, ...], protocol: Protocol, seed: int
 ) -> list[nn.Linear]:
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Linear] = []
@@ -92,7 +96,7 @@ def _train(
             features, labels = features[chosen], labels[chosen]
         if not layers:
             for _ in rates:
-                layer = nn.utils.skip_init(nn.Linear, features.shape[1], classes)
+                layer = nn.Linear(features.shape[1], classes)
                 with torch.no_grad():
                     layer.weight.normal_(0, 0.01, generator=generator)
                     layer.bias.zero_()

@@ -73,7 +73,7 @@ class Moco(nn.Module):
         self.views = replace(config.views, views=2)
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
         self.encoder = Encoder(config.model)
-        self.projector = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=False)
+        self.projector = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
         size = 1 << (samples.bit_length() - 1) if moco.queue == "auto" else moco.queue

@@ -71,6 +71,7 @@ class Cvsa(nn.Module):
     def after_step(self, progress: float) -> None:
         self.base.after_step(progress)
         for aligner in self.aligners.values():
+            assert isinstance(aligner, Aligner)
             move_towards(aligner.target_projector, aligner.projector, self.base.momentum(progress))
 
 

@@ -1,0 +1,143 @@
+"""PNG contact sheets. Colours: the box of a detector and the mask it becomes in a view are outlined alike."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+
+from fgdata.errors import InputError
+from fgdata.images import decode
+from fgdata.shards.reader import box, label, meta
+from fgdata.views import ViewSpec, load
+from fgtrain.data import open_shards
+from fgtrain.rundir import RunDir
+
+PAPER, INK, FAINT, MARK = (255, 255, 255), (34, 38, 43), (120, 126, 134), (255, 122, 0)
+MARGIN, GAP, GROUP_GAP, HEADER, CAPTION = 28, 10, 34, 58, 44  # pixels
+
+
+def draw_views(
+    path: Path | None,
+    shards: Path | None,
+    detector: str | None,
+    split: str,
+    size: int,
+    rows: int,
+    seed: int,
+    out: Path | None,
+) -> Path:
+    """Writes the sheet: per row an image with its box, two SaliencySwap views and two RandomResizedCrop views."""
+    spec = ViewSpec()
+    if path is not None:
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} is no run directory: it has no config.json. Leave it out and name --data.shards.")
+        run = RunDir(path)
+        config, noted = run.config(), run.facts.get("shards", {}).get("path")
+        spec, detector = config.views, detector or config.data.detector
+        shards = shards or (Path(noted) if noted else None)
+    data = open_shards(shards)
+    detector = detector or next((name for name in data.detectors if name != "gt"), "gt")
+    sheets = []
+    for crop in ("saliency-swap", "rrc"):
+        view = replace(spec, size=size, views=2, crop=crop, masks=True, plain=False)
+        with load(data, views=view, batch_size=rows, split=split, detector=detector, seed=seed) as loader:
+            sheets.append(next(iter(loader)))
+    index = sheets[0]["index"].tolist()
+    reader = data.split(split)
+    originals, captions = [], []
+    for number in index:
+        sample = reader.read(number)
+        rgb = decode(sample["jpg"], str(number))
+        height, width = rgb.shape[:2]
+        x, y, w, h = box(sample, detector) * (width, height, width, height)
+        originals.append(framed(fitted(rgb, size), (x, y, x + w, y + h), size / max(width, height)))
+        name = data.classes[label(sample)] if data.classes else meta(sample)["id"]
+        captions.append(name.split(".", 1)[-1].replace("_", " "))
+    views = [[pixels(sheet["views"][v, i].numpy(), spec) for sheet in sheets for v in range(2)] for i in range(rows)]
+    masks = [[sheet["masks"][v, i, 0].numpy() for sheet in sheets for v in range(2)] for i in range(rows)]
+    cells = [
+        [original, *(framed(Image.fromarray(v), extent(m), 1.0) for v, m in zip(row, marks))]
+        for original, row, marks in zip(originals, views, masks)
+    ]
+    heads = [(f"image and its {detector} box", 1), ("SaliencySwap views", 2), ("RandomResizedCrop views", 2)]
+    sheet = layout(cells, captions, heads, size)
+    out = out or (path or Path()) / "views.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    sheet.save(part, "PNG", optimize=True)
+    part.replace(out)
+    Console(highlight=False, soft_wrap=True).print(f"{out}: {rows} images of {data.path} ({split}), {size} px views")
+    return out
+
+
+def pixels(view: np.ndarray, spec: ViewSpec) -> np.ndarray:
+    """(3, S, S) normalised -> (S, S, 3) uint8."""
+    rgb = view.transpose(1, 2, 0) * np.array(spec.std) + np.array(spec.mean)
+    return (rgb * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def extent(mask: np.ndarray) -> tuple[float, float, float, float] | None:
+    """(S, S) -> left, top, right, bottom of its ones in pixels, or None when there are none."""
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else None
+
+
+def fitted(rgb: np.ndarray, size: int) -> Image.Image:
+    """The whole image, its longer side `size` pixels."""
+    image = Image.fromarray(rgb)
+    scale = size / max(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+
+
+def framed(image: Image.Image, corners: tuple[float, float, float, float] | None, scale: float) -> Image.Image:
+    """Outlines left, top, right, bottom (in pixels before `scale`) just inside the picture."""
+    if corners is None:
+        return image
+    left, top, right, bottom = (round(value * scale) for value in corners)
+    left, top = max(left, 0), max(top, 0)
+    right, bottom = min(right, image.width) - 1, min(bottom, image.height) - 1
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((left, top, right, bottom), outline=PAPER, width=4)
+    draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=MARK, width=2)
+    return image
+
+
+def wrapped(text: str, font: Any, width: int) -> str:
+    """At most two lines that are no wider than `width` pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines[:2])
+
+
+def layout(cells: list[list[Image.Image]], captions: list[str], heads: list[tuple[str, int]], size: int) -> Image.Image:
+    """Rows of cells in groups of columns, a heading over each group and a caption under each row's first cell."""
+    lefts, x = [], MARGIN
+    for _, columns in heads:
+        lefts += [x + i * (size + GAP) for i in range(columns)]
+        x = lefts[-1] + size + GROUP_GAP
+    height = MARGIN + HEADER + len(cells) * (size + CAPTION + GAP) + MARGIN - CAPTION
+    sheet = Image.new("RGB", (lefts[-1] + size + MARGIN, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    large, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    column = 0
+    for text, columns in heads:
+        left, right = lefts[column], lefts[column + columns - 1] + size
+        draw.text((left, MARGIN), text, INK, large)
+        draw.line((left, MARGIN + 34, right, MARGIN + 34), FAINT, 1)
+        column += columns
+    for i, row in enumerate(cells):
+        top = MARGIN + HEADER + i * (size + CAPTION + GAP)
+        for left, cell in zip(lefts, row):
+            sheet.paste(cell, (left + (size - cell.width) // 2, top + (size - cell.height) // 2))
+        bottom = top + (size + row[0].height) // 2
+        lines = wrapped(captions[i], small, size)
+        draw.multiline_text((lefts[0] + size / 2, bottom + 5), lines, FAINT, small, anchor="ma", align="center")
+    return sheet
