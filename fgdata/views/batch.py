@@ -1,9 +1,8 @@
-"""What a backend is given and what it gives back, and the parts of a batch that are the same whatever the backend."""
+"""What a backend is given: the encoded images of a batch and the plans of its views."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import SplitReader, box, label, meta
@@ -64,13 +63,3 @@ def check_size(name: str, found: tuple[int, int], stated: np.ndarray) -> None:
             f"{name}: the JPEG is {found[0]} x {found[1]} pixels, its json says {stated[0]} x {stated[1]}. "
             "The set was not written by fgdata as it is; rebuild it."
         )
-
-
-def fill_masks(masks: torch.Tensor, work: Work) -> None:
-    """Paints (V, B, 1, S, S): 1 inside each view's mask rectangle, 0 outside."""
-    size = masks.shape[-1]
-    x, y, w, h = torch.from_numpy(np.stack([p.mask[: work.keep] for p in work.plans])).to(masks.device).unbind(-1)
-    line = torch.arange(size, device=masks.device)
-    rows = (line >= y[..., None]) & (line < (y + h)[..., None])  # (V, B, S)
-    columns = (line >= x[..., None]) & (line < (x + w)[..., None])
-    torch.mul(rows[:, :, None, :, None].float(), columns[:, :, None, None, :].float(), out=masks)

@@ -23,7 +23,7 @@ import torch
 from fgdata.errors import InputError
 from fgdata.images import encode_jpeg
 
-from .batch import Work, fill_masks
+from .batch import Work
 from .geometry import plan
 from .spec import ViewSpec
 
@@ -224,7 +224,7 @@ class Dali:
             if self._spec.masks:
                 shape = (self._spec.views, work.keep, 1, self._spec.size, self._spec.size)
                 tensors["masks"] = torch.empty(shape, device=self._device)
-                fill_masks(tensors["masks"], work)
+                _fill_masks(tensors["masks"], work)
             for name in ("label", "index"):
                 tensors[name] = torch.from_numpy(getattr(work, name)[: work.keep]).to(self._device)
         if self._stream is not None:
@@ -241,3 +241,13 @@ class Dali:
 def _fail(future: Future, fault: BaseException) -> None:
     if future.set_running_or_notify_cancel():
         future.set_exception(fault)
+
+
+def _fill_masks(masks: torch.Tensor, work: Work) -> None:
+    """Paints (V, B, 1, S, S): 1 inside each view's mask rectangle, 0 outside."""
+    size = masks.shape[-1]
+    x, y, w, h = torch.from_numpy(np.stack([p.mask[: work.keep] for p in work.plans])).to(masks.device).unbind(-1)
+    line = torch.arange(size, device=masks.device)
+    rows = (line >= y[..., None]) & (line < (y + h)[..., None])  # (V, B, S)
+    columns = (line >= x[..., None]) & (line < (x + w)[..., None])
+    torch.mul(rows[:, :, None, :, None].float(), columns[:, :, None, None, :].float(), out=masks)

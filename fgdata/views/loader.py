@@ -64,7 +64,7 @@ def load(
     InputError for a set that lacks the split or the boxes, and for a batch that the split cannot fill.
     """
     return Loader(
-        path if isinstance(path, ShardSet) else ShardSet.open(path),
+        ShardSet.open(path) if isinstance(path, str | Path) else path,
         views=views,
         batch_size=batch_size,
         split=split,

@@ -44,8 +44,11 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def triangle(n: int, m: int) -> np.ndarray:
-    """Weights (m, n) that resample n pixels to m: a triangle over each output pixel's centre, its half width one pixel of
-    the coarser of the two grids, cut at the edge and made to sum to 1."""
+    """Weights (m, n) that resample n pixels to m.
+
+    A triangle over each output pixel's centre, its half width one pixel of the coarser of the two grids, cut off at the
+    edge and made to sum to 1.
+    """
     centres = (np.arange(m) + 0.5) * n / m - 0.5
     weights = np.maximum(0, 1 - np.abs(np.arange(n) - centres[:, None]) / max(1, n / m))
     return weights / weights.sum(1, keepdims=True)
@@ -66,15 +69,15 @@ def recolour(image: np.ndarray, colour: np.ndarray, centre: np.ndarray, mean: np
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian over 2 ceil(3 sigma) + 1 pixels each way, its weights made to sum to 1; edges reflected about the edge
-    pixel."""
+    """Gaussian over 2 ceil(3 sigma) + 1 pixels each way, weights made to sum to 1; edges reflected about their pixel."""
     radius = int(np.ceil(3 * sigma))
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
     for axis in (0, 1):
         margin = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
         wide = np.pad(image, margin, mode="reflect")
-        image = sum(w * np.take(wide, np.arange(image.shape[axis]) + k, axis) for k, w in enumerate(weights))
+        shifted = [np.take(wide, np.arange(image.shape[axis]) + k, axis) for k in range(2 * radius + 1)]
+        image = np.tensordot(weights, np.stack(shifted), 1)
     return image
 
 

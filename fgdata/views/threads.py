@@ -20,7 +20,7 @@ import torch
 from fgdata.errors import InputError
 from fgdata.images import decode
 
-from .batch import Work, check_size, fill_masks
+from .batch import Work, check_size
 from .pool import Buffers, Pool
 from .spec import ViewSpec
 
@@ -66,6 +66,13 @@ def normalise(view: np.ndarray, spec: ViewSpec, out: np.ndarray) -> None:
     """(S, S, 3) uint8 -> (3, S, S) float32 into `out`."""
     for plane, mean, std, target in zip(cv2.split(view), spec.mean, spec.std, out):
         cv2.addWeighted(plane, 1 / (255 * std), plane, 0, -mean / std, dst=target, dtype=cv2.CV_32F)
+
+
+def paint(mask: np.ndarray, out: np.ndarray) -> None:
+    """A mask's rectangle into (S, S) float32: 1 inside, 0 outside."""
+    x, y, w, h = mask
+    out[:] = 0
+    out[y : y + h, x : x + w] = 1
 
 
 class Threads:
@@ -135,6 +142,9 @@ class Threads:
             if not np.array_equal(plan.colour[i], _IDENTITY):
                 view = recolour(view, plan.colour[i], plan.centre[i], mean)
             normalise(cv2.flip(view, 1) if plan.flip[i] else view, spec, views[i])
+        if spec.masks:
+            for plan, masks in zip(work.plans, batch.tensors["masks"].numpy()):
+                paint(plan.mask[i], masks[i, 0])
         if spec.plain:
             normalise(batch.whole[i], spec, batch.tensors["plain"].numpy()[i])
         batch.patches[i] = []
@@ -171,8 +181,6 @@ class _Batch:
             return self.left == 0
 
     def complete(self) -> None:
-        if "masks" in self.tensors:
-            fill_masks(self.tensors["masks"], self.work)
         for name in ("label", "index"):
             self.tensors[name] = torch.from_numpy(getattr(self.work, name)[: self.work.keep].copy())
         if self.future.set_running_or_notify_cancel():
