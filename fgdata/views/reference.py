@@ -69,7 +69,7 @@ def recolour(image: np.ndarray, colour: np.ndarray, centre: np.ndarray, mean: np
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian over 2 ceil(3 sigma) + 1 pixels each way, weights made to sum to 1; edges reflected about their pixel."""
+    """Gaussian over 2 ceil(3 sigma) + 1 pixels each way, weights summing to 1; edges reflected about their pixel."""
     radius = int(np.ceil(3 * sigma))
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
