@@ -61,7 +61,7 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperatu
     for rows in F.normalize(queries, dim=1).split(1024):
         similarity, nearest = (rows @ bank.T).topk(min(k, len(bank)))  # (Q, k)
         weight = (similarity / temperature).exp() if temperature > 0 else torch.ones_like(similarity)
-        votes = torch.zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
+        votes = weight.new_zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
         predictions.append(votes.argmax(1))
     return torch.cat(predictions)
 
@@ -141,12 +141,12 @@ def linear(
         return embed(encoder, shards, "train", random, device, seed=seed + epoch)
 
     valid = torch.zeros(len(whole[1]), dtype=torch.bool)
-    valid[whole[2]] = _held_out(whole[1], seed)
+    valid[whole[2]] = held_out(whole[1], seed)
     layer, rate = fit_linear(epoch_of, valid, len(shards.classes), protocol, seed)
     return layer(queries).argmax(1) == truth, rate
 
 
-def _held_out(labels: Tensor, seed: int) -> Tensor:
+def held_out(labels: Tensor, seed: int) -> Tensor:
     """(N,) -> (N,) bool: a tenth of every class with at least two samples, at least one of each."""
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
