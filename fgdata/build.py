@@ -23,10 +23,22 @@ from .engine import run_jobs, validate
 from .errors import InputError
 from .progress import Progress
 from .saliency import detector
-from .shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, SPLITS, digest, dump, read_manifest, write_atomic
+from .shards.manifest import (
+    BUILDING,
+    FORMAT_MAJOR,
+    FORMAT_MINOR,
+    MANIFEST,
+    SPLITS,
+    digest,
+    dump,
+    read_manifest,
+    write_atomic,
+)
 from .shards.writer import ShardWriter
 
-ORDER_SEED = 0  # train samples are stored in one fixed shuffled order, so that a reader with a small buffer mixes classes
+ORDER_SEED = (
+    0  # train samples are stored in one fixed shuffled order, so that a reader with a small buffer mixes classes
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,9 @@ def build(
                     file.write(json.dumps({"shard": fact["name"], **fact.pop("log")}) + "\n")
             manifest = _manifest(plan, jobs, facts)
             for job in jobs:
-                if not facts[job.name]["entry"]["samples"]:  # all of its images were skipped; DALI refuses an empty index
+                if not facts[job.name]["entry"][
+                    "samples"
+                ]:  # all of its images were skipped; DALI refuses an empty index
                     (out / f"{job.name}.tar").unlink(missing_ok=True)
                     (out / f"{job.name}.idx").unlink(missing_ok=True)
             write_atomic(out / MANIFEST, dump(manifest))
@@ -152,8 +166,8 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
         bare = [record for record in dataset.records if record.boxes == ()]
         if bare:
             raise InputError(
-                f"--saliency gt: {len(bare):,} of {len(dataset.records):,} images of {dataset.name} have no ground-truth box "
-                f"(the first is {bare[0].file}). Ask for a detector instead, for example --saliency rbd"
+                f"--saliency gt: {len(bare):,} of {len(dataset.records):,} images of {dataset.name} have no "
+                f"ground-truth box (the first is {bare[0].file}). Ask for a detector, for example --saliency rbd"
             )
 
 
@@ -208,7 +222,9 @@ def _alone(out: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise InputError(f"Another fgdata is building {out} at this moment. Wait for it, or name another folder: --out") from None
+        raise InputError(
+            f"Another fgdata is building {out} at this moment. Wait for it, or name another folder: --out"
+        ) from None
     finally:
         os.close(handle)
 
@@ -267,7 +283,9 @@ def _finished(job: Job) -> dict | None:
         return None
     fact = json.loads(path.read_bytes())
     sizes = {f"{job.name}.tar": fact["entry"]["bytes"], f"{job.name}.idx": fact["entry"]["index_bytes"]}
-    whole = all((job.folder / name).is_file() and (job.folder / name).stat().st_size == size for name, size in sizes.items())
+    whole = all(
+        (job.folder / name).is_file() and (job.folder / name).stat().st_size == size for name, size in sizes.items()
+    )
     return fact if whole else None
 
 

@@ -45,14 +45,15 @@ def build_shards(
         out: The folder of the shard set. Default: shards/<dataset>.
         saliency: One or more detectors; `fgdata list` shows them. gt is the dataset's own box.
         objective: How a box is chosen from a saliency map. max-excess: the box whose saliency most exceeds tau times
-            the map's mean, summed over its area. max-mean: the box of the highest mean saliency of at least a least area.
+            the map's mean, summed over its area. max-mean: the highest mean saliency among boxes of a least area.
         tau: For max-excess: smaller gives larger boxes; 0 to 100.
         k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2.
         min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1].
         grid: Cells per side of the grid on which all boxes are compared, 2 to 256.
         max_side: Re-encode images whose longer side is larger to this many pixels. Default: the original JPEG bytes.
         quality: JPEG quality of re-encoded images, 1 to 100.
-        on_bad_image: stop names the first unreadable image and stops; skip leaves such images out and lists them in the manifest.
+        on_bad_image: stop names the first unreadable image and stops; skip leaves such images out and lists them
+            in the manifest.
         shard_samples: Samples in a shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where the shards are built: in local processes, or on a Ray cluster.
@@ -109,7 +110,10 @@ def check(shards: ShardFolder) -> int:
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
-        print(f"{shards} is NOT whole: {len(faults)} fault(s). Restore the files named above, or build the set again.", file=sys.stderr)
+        print(
+            f"{shards} is NOT whole: {len(faults)} fault(s). Restore the files named above, or build the set again.",
+            file=sys.stderr,
+        )
         return 1
     tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
     size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars)
@@ -190,7 +194,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if fault.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
             raise
         where = f" ({fault.filename})" if fault.filename else ""
-        print(f"fgdata: {fault.strerror}{where}. What is finished is kept; mend this and run it again.", file=sys.stderr)
+        print(
+            f"fgdata: {fault.strerror}{where}. What is finished is kept; mend this and run it again.", file=sys.stderr
+        )
     return 2
 
 

@@ -12,7 +12,9 @@ from typing import Any
 from .errors import InputError
 
 ENGINES = ("local", "ray")
-_ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+_ONE_THREAD = {
+    name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+}
 _SECONDS_BETWEEN_LOOKS = 0.2
 _counter: Any = None
 
@@ -35,7 +37,7 @@ def run_jobs(
 ) -> Iterator[Any]:
     """Yields function(job, advance) for every job, in the order they end.
 
-    The local engine calls `advance` with the images done about five times a second; Ray, with all of a job's at its end.
+    The local engine calls `advance` with the images done, five times a second; Ray, with all of a job's at its end.
     Library threads are pinned to one in each process: many small matrices are far slower on several, and sums differ.
     """
     validate(workers, engine)
@@ -62,8 +64,8 @@ def _locally(function: Callable, jobs: list, workers: int, advance: Callable[[in
                     yield future.result()
         except BrokenProcessPool:
             raise InputError(
-                "A worker process died, perhaps for lack of memory. What is finished is kept: run the same command again, "
-                f"with fewer workers than {workers} if it happens again (--jobs)."
+                "A worker process died, perhaps for lack of memory. What is finished is kept: run the same command "
+                f"again, with fewer workers than {workers} if it happens again (--jobs)."
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -73,7 +73,7 @@ def shrink(rgb: np.ndarray, max_side: int) -> np.ndarray:
 
 
 def _jpeg_header(data: bytes, name: str) -> Header:
-    """Walks the marker segments to the frame header, and asks for an end marker behind the scan (it finds cut files)."""
+    """Walks the marker segments to the frame header, and asks for an end marker behind the scan (cut files lack it)."""
     position = 2
     frame = None
     while position + 4 <= len(data):
@@ -116,4 +116,6 @@ def _format(data: bytes, said: str | None) -> str:
 
 def _unreadable(name: str, data: bytes, what: str) -> InputError:
     found = f"{len(data):,} bytes, {what}" if data else "an empty file"
-    return InputError(f"{name} cannot be read as an image: {found}. Restore the file, or leave it out: --on-bad-image skip")
+    return InputError(
+        f"{name} cannot be read as an image: {found}. Restore the file, or leave it out: --on-bad-image skip"
+    )

@@ -41,4 +41,5 @@ def _contents(path: Path) -> str:
         return str(fault)
     built = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime)
     counts = " + ".join(f"{split['samples']:,} {name}" for name, split in manifest["splits"].items())
-    return f"{manifest['dataset']['name']}: {counts}; boxes {', '.join(manifest['detectors'])}; built {built:%Y-%m-%d %H:%M}"
+    boxes = ", ".join(manifest["detectors"])
+    return f"{manifest['dataset']['name']}: {counts}; boxes {boxes}; built {built:%Y-%m-%d %H:%M}"

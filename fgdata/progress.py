@@ -25,7 +25,9 @@ class Progress:
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             left = (self.total - self.count) / max(self.rate, 1e-9)
-            line = f"{self.title}: {self.count:,} of {self.total:,} images, {self.rate:,.0f} images/s, {left:,.0f} s left"
+            line = (
+                f"{self.title}: {self.count:,} of {self.total:,} images, {self.rate:,.0f} images/s, {left:,.0f} s left"
+            )
             print(line, file=sys.stderr, flush=True)
 
     @property

@@ -27,7 +27,9 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
         raise InputError(f"{out}: there is no folder {out.parent} to write the report to.")
     shards = ShardSet.open(path)
     scored = read_boxes(shards)
-    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in shards.detectors if name != "gt")}
+    colours = {
+        name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in shards.detectors if name != "gt")
+    }
     sections = [
         _head(shards, colours),
         _score(scored, path, colours),
@@ -53,7 +55,10 @@ def _head(shards: ShardSet, colours: dict[str, str]) -> str:
     if manifest["skipped"]:
         facts.append((f"{len(manifest['skipped']):,}", "skipped"))
     tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(what)}</span></div>" for number, what in facts)
-    return f"<h1>{html.escape(shards.path.name)}</h1><p class=sub>dataset {html.escape(manifest['dataset']['name'])}</p><div class=tiles>{tiles}</div>"
+    title = (
+        f"<h1>{html.escape(shards.path.name)}</h1><p class=sub>dataset {html.escape(manifest['dataset']['name'])}</p>"
+    )
+    return f"{title}<div class=tiles>{tiles}</div>"
 
 
 def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
@@ -69,7 +74,7 @@ def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
             f"<td class=bar><i style='width:{row[key]:.1%};background:{colour}'></i><span>{row[key]:.3f}</span></td>"
             for key in ("mean_iou", "corloc")
         )
-        rows += f"<tr><th>{html.escape(names.get(name, name))}</th>{bars}<td>{row['n']:,}</td></tr>"
+        rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}<td>{row['n']:,}</td></tr>"
     head = "<tr><th>box</th><td>mean IoU</td><td>CorLoc (IoU ≥ 0.5)</td><td>images</td></tr>"
     return f"<h2>Boxes against the ground truth</h2><table class=score>{head}{rows}</table>"
 
@@ -89,13 +94,16 @@ def _histogram(title: str, values: np.ndarray, colour: str) -> str:
     counts, _ = np.histogram(values, bins=20, range=(0, 1))
     top = max(1, counts.max())
     bars = "".join(
-        f"<rect x='{i * 15 + 1}' y='{90 - 88 * count / top:.1f}' width='13' height='{88 * count / top:.1f}' fill='{colour}'>"
-        f"<title>{i / 20:.2f} to {(i + 1) / 20:.2f}: {count:,}</title></rect>"
+        f"<rect x='{i * 15 + 1}' y='{90 - 88 * count / top:.1f}' width='13' height='{88 * count / top:.1f}' "
+        f"fill='{colour}'><title>{i / 20:.2f} to {(i + 1) / 20:.2f}: {count:,}</title></rect>"
         for i, count in enumerate(counts)
     )
-    axis = "".join(f"<text x='{300 * x:.0f}' y='104' text-anchor='{a}'>{x:g}</text>" for x, a in ((0, "start"), (0.5, "middle"), (1, "end")))
-    median = f"median {np.median(values):.2f}"
-    return f"<figure><figcaption>{html.escape(title)} <em>{median}</em></figcaption><svg viewBox='0 0 300 108'><path d='M0 90H300'/>{bars}{axis}</svg></figure>"
+    axis = "".join(
+        f"<text x='{300 * x:.0f}' y='104' text-anchor='{a}'>{x:g}</text>"
+        for x, a in ((0, "start"), (0.5, "middle"), (1, "end"))
+    )
+    caption = f"<figcaption>{html.escape(title)} <em>median {np.median(values):.2f}</em></figcaption>"
+    return f"<figure>{caption}<svg viewBox='0 0 300 108'><path d='M0 90H300'/>{bars}{axis}</svg></figure>"
 
 
 def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: int) -> str:
@@ -105,8 +113,9 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
         ranked = np.argsort(np.where(np.isnan(overlap), 2, overlap), kind="stable")
         groups[f"worst of {name}"] = [int(i) for i in ranked[:WORST] if not np.isnan(overlap[i])]
         groups[f"whole-image box from {name}"] = [i for i, kind in enumerate(scored.fallback[name]) if kind][:WORST]
-    log = _build_log(shards.path)
-    slow = {entry["id"]: entry["seconds"] for line in log for entry in line.get("slowest", [])}
+    slow = {entry["id"]: entry["seconds"] for line in _build_log(shards.path) for entry in line["slowest"]}
+    slowest = sorted((i for i, name in enumerate(scored.id) if name in slow), key=lambda i: -slow[scored.id[i]])
+    groups["slowest to build"] = slowest[:SLOWEST]
     chosen: dict[int, list[str]] = {}
     for group, numbers in groups.items():
         for number in numbers:
@@ -116,10 +125,13 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
     choices = "".join(f"<option>{html.escape(group)}</option>" for group in shown)
     classes = "".join(f"<option value='{i}'>{html.escape(name)}</option>" for i, name in enumerate(shards.classes))
     keys = "".join(
-        f"<label style='--c:{colour}'><input type=checkbox checked data-box='{html.escape(name)}'>{html.escape(name)}</label>"
+        f"<label style='--c:{colour}'><input type=checkbox checked data-box='{name}'>{name}</label>"
         for name, colour in ({"truth": TRUTH} | colours).items()
     )
-    controls = f"<div class=controls><select id=group>{choices}</select><select id=class><option value=''>all classes</option>{classes}</select>{keys}</div>"
+    selects = (
+        f"<select id=group>{choices}</select><select id=class><option value=''>all classes</option>{classes}</select>"
+    )
+    controls = f"<div class=controls>{selects}{keys}</div>"
     return f"<h2>Images and their boxes</h2>{controls}<div class=grid>{cards}</div>"
 
 
@@ -139,17 +151,20 @@ def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colo
     height, width = picture.shape[:2]
     source = base64.b64encode(images.encode_jpeg(picture, 80)).decode()
     shapes = "".join(_rectangle(box, width, height, TRUTH, "truth") for box in scored.truth[number])
-    shapes += "".join(_rectangle(scored.boxes[name][number], width, height, colour, name) for name, colour in colours.items())
+    shapes += "".join(
+        _rectangle(scored.boxes[name][number], width, height, colour, name) for name, colour in colours.items()
+    )
     overlaps = " · ".join(
         f"<b style='color:{colour}'>{scored.iou[name][number]:.2f}</b>" if len(scored.truth[number]) else ""
         for name, colour in colours.items()
     )
-    notes = "".join(f" <em>{html.escape(name)}: {kind} map</em>" for name in colours if (kind := scored.fallback[name][number]))
+    fallbacks = {name: scored.fallback[name][number] for name in colours}
+    notes = "".join(f" <em>{name}: {kind} map</em>" for name, kind in fallbacks.items() if kind)
     notes += f" <em>{slow[said['id']] * 1e3:,.0f} ms</em>" if said["id"] in slow else ""
     title = html.escape(f"{said['file']} ({said['width']} x {said['height']}, {said['split']})")
     return (
-        f"<figure class=card data-class='{scored.label[number]}' data-groups='{html.escape(json.dumps(groups), quote=True)}'>"
-        f"<div class=photo><img src='data:image/jpeg;base64,{source}' width={width} height={height} alt='' loading=lazy>"
+        f"<figure class=card data-class='{scored.label[number]}' data-groups='{html.escape(json.dumps(groups))}'>"
+        f"<div class=photo><img src='data:image/jpeg;base64,{source}' width={width} height={height} alt=''>"
         f"<svg viewBox='0 0 {width} {height}'>{shapes}</svg></div>"
         f"<figcaption title='{title}'><span>{html.escape(said['class'])}</span>{overlaps}{notes}</figcaption></figure>"
     )
@@ -159,7 +174,8 @@ def _rectangle(box: np.ndarray, width: int, height: int, colour: str, name: str)
     left, top, wide, high = (float(value) for value in box * np.array([width, height, width, height]))
     place = f"x='{left:.1f}' y='{top:.1f}' width='{wide:.1f}' height='{high:.1f}'"
     dash = " stroke-dasharray='5 4'" if name == "truth" else ""
-    return f"<g data-of='{html.escape(name)}'><rect {place} stroke='#0009' stroke-width='4'/><rect {place} stroke='{colour}' stroke-width='2'{dash}/></g>"
+    outline = f"<rect {place} stroke='#0009' stroke-width='4'/><rect {place} stroke='{colour}' stroke-width='2'{dash}/>"
+    return f"<g data-of='{name}'>{outline}</g>"
 
 
 def _settings(shards: ShardSet, path: Path) -> str:
@@ -169,9 +185,13 @@ def _settings(shards: ShardSet, path: Path) -> str:
     for line in _build_log(path):
         for name, seconds in line["seconds"].items():
             stages[name] = stages.get(name, 0.0) + seconds
-    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{seconds:,.1f} s</td></tr>" for name, seconds in stages.items())
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{seconds:,.1f} s</td></tr>" for name, seconds in stages.items()
+    )
     times = f"<h2>Where the build's time went</h2><table>{rows}</table>" if rows else ""
-    return f"{times}<h2>Settings</h2><details><summary>manifest.json, without the lists of shards and classes</summary><pre>{html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))}</pre></details>"
+    said = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
+    summary = "<summary>manifest.json, without the lists of shards and classes</summary>"
+    return f"{times}<h2>Settings</h2><details>{summary}<pre>{said}</pre></details>"
 
 
 def _build_log(path: Path) -> list[dict]:

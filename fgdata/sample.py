@@ -65,7 +65,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         raise InputError(f"{record.file}: {fault}") from None
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
     keeps = header.format == "jpeg" and header.channels in (1, 3) and not shrinks
-    rgb = None
+    rgb = np.empty((0, 0, 3), np.uint8)  # gt needs no pixels, and a plain JPEG is not encoded again
     if not keeps or any(name != "gt" for name in recipe.saliency):
         with log.stage("decode"):
             rgb = images.decode(data, record.file)
@@ -73,7 +73,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     for name in recipe.saliency:
         with log.stage(name):
             boxes[name], fallbacks[name] = _box(name, rgb, truth, recipe.objective, record)
-    if not keeps and rgb is not None:
+    if not keeps:
         with log.stage("encode"):
             rgb = images.shrink(rgb, recipe.max_side) if recipe.max_side else rgb
             data = images.encode_jpeg(rgb, recipe.quality)
@@ -108,9 +108,11 @@ def fault(record: Record, load: Callable) -> str | None:
     return None
 
 
-def _box(name: str, rgb: np.ndarray | None, truth: np.ndarray, objective: Objective, record: Record):
+def _box(name: str, rgb: np.ndarray, truth: np.ndarray, objective: Objective, record: Record):
     if name == "gt":
         if not len(truth):
-            raise InputError(f"{record.file} has no ground-truth box inside the image. Ask for a detector: --saliency rbd")
+            raise InputError(
+                f"{record.file} has no ground-truth box inside the image. Ask for a detector: --saliency rbd"
+            )
         return truth[np.argmax(truth[:, 2] * truth[:, 3])], None
     return solve(detector(name).saliency_map(rgb), objective)

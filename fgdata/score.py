@@ -18,6 +18,7 @@ class Scored:
 
     split: np.ndarray  # (N,) str
     number: np.ndarray  # (N,) int, the sample's number within its split
+    id: list[str]  # N
     label: np.ndarray  # (N,)
     truth: list[np.ndarray]  # N of (n, 4)
     boxes: dict[str, np.ndarray]  # detector -> (N, 4)
@@ -27,7 +28,7 @@ class Scored:
 
 def read_boxes(shards: ShardSet) -> Scored:
     """Reads every sample's boxes and compares them with the truth, the best of it where an image has several."""
-    split, number, labels, truth = [], [], [], []
+    split, number, ids, labels, truth = [], [], [], [], []
     boxes: dict[str, list[np.ndarray]] = {name: [] for name in shards.detectors}
     fallback: dict[str, list[str | None]] = {name: [] for name in shards.detectors}
     for name in shards.splits:
@@ -37,6 +38,7 @@ def read_boxes(shards: ShardSet) -> Scored:
             said = meta(sample)
             split.append(name)
             number.append(i)
+            ids.append(said["id"])
             labels.append(label(sample))
             truth.append(np.array(said["boxes"], np.float32).reshape(-1, 4))
             for detector in shards.detectors:
@@ -45,7 +47,7 @@ def read_boxes(shards: ShardSet) -> Scored:
     stacked = {name: np.stack(found) for name, found in boxes.items()}
     fixed = {"whole": np.broadcast_to(WHOLE, (len(truth), 4)), "centred": np.broadcast_to(CENTRED, (len(truth), 4))}
     best = {name: _best_iou(found, truth) for name, found in (stacked | fixed).items()}
-    return Scored(np.array(split), np.array(number), np.array(labels), truth, stacked, fallback, best)
+    return Scored(np.array(split), np.array(number), ids, np.array(labels), truth, stacked, fallback, best)
 
 
 def score(path: Path) -> dict:

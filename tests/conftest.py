@@ -22,7 +22,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """32 train and 16 test drawn birds of 4 classes at 96 px with boxes by gt and spectral-residual. Do not write to it."""
+    """32 train and 16 test drawn birds of 4 classes at 96 px with boxes by spectral-residual and gt. Read only."""
     out = tmp_path_factory.mktemp("shards") / "drawn"
     birds = read("drawn", classes=4, images_per_class=12, size=96)
     build(birds, out, saliency=("spectral-residual", "gt"), shard_samples=12, workers=2)

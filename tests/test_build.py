@@ -72,7 +72,9 @@ def test_same_bytes_for_any_number_of_workers(drawn_set, tmp_path):
     assert done.written == 48
     assert hashes(tmp_path / "one") == hashes(drawn_set)
     log = [json.loads(line) for line in (tmp_path / "one.build.jsonl").read_text().splitlines()]
-    assert {line["shard"] for line in log} == {f"train-00000{i}" for i in range(3)} | {f"test-00000{i}" for i in range(2)}
+    assert {line["shard"] for line in log} == {f"train-00000{i}" for i in range(3)} | {
+        f"test-00000{i}" for i in range(2)
+    }
     assert all({"read", "decode", "spectral-residual", "write"} <= set(line["seconds"]) for line in log)
 
 
@@ -105,7 +107,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_and_resumed_it_ends_with_the_same_bytes(tmp_path):
-    settings = "--dataset drawn --classes 5 --images-per-class 24 --size 160 --saliency rbd gt --shard-samples 6 --jobs 2".split()
+    settings = "--classes 5 --images-per-class 24 --size 160 --saliency rbd gt --shard-samples 6 --jobs 2".split()
 
     def command(out: str) -> list[str]:
         return [sys.executable, "-m", "fgdata.cli", "build-shards", *settings, "--out", str(tmp_path / out)]
@@ -194,7 +196,9 @@ def test_odd_files_are_told_by_content_and_reencoded(tmp_path):
 def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_path):
     files = {"a.jpg": jpeg(), "cut.jpg": jpeg()[:-40], "none.jpg": b"", "text.jpg": b"not here"}
     data = dataset(tmp_path, files)
-    with pytest.raises(InputError, match=r"(?s)\w+.jpg cannot be read as an image.*--on-bad-image skip.*first of 3 such"):
+    with pytest.raises(
+        InputError, match=r"(?s)\w+.jpg cannot be read as an image.*--on-bad-image skip.*first of 3 such"
+    ):
         build(data, tmp_path / "set", saliency=("gt",))
     assert not list((tmp_path / "set").iterdir()), "it stops before anything is written"
     done = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip")

@@ -20,7 +20,8 @@ import glob, json, sys
 import webdataset as wds
 tars = sorted(glob.glob(sys.argv[1] + "/train-*.tar"))
 samples = wds.WebDataset(tars, shardshuffle=False).decode("rgb8").to_tuple("__key__", "jpg", "cls", "gt.npy", "json")
-print(json.dumps([[key, list(image.shape), label, box.tolist(), meta["id"]] for key, image, label, box, meta in samples]))
+print(json.dumps([[key, list(image.shape), label, box.tolist(), meta["id"]]
+                  for key, image, label, box, meta in samples]))
 """
 
 HUGGING_FACE = """
@@ -52,8 +53,8 @@ pipe.build()
 rows = []
 while len(rows) < pipe.epoch_size("reader"):
     for image, label, box, meta in zip(*(output.as_cpu() for output in pipe.run())):
-        meta = json.loads(np.asarray(meta).tobytes())
-        rows.append([None, list(np.asarray(image).shape), int(np.asarray(label).tobytes()), np.asarray(box).tolist(), meta["id"]])
+        image, label, box, meta = (np.asarray(part) for part in (image, label, box, meta))
+        rows.append([None, list(image.shape), int(label.tobytes()), box.tolist(), json.loads(meta.tobytes())["id"]])
 print(json.dumps(rows))
 """
 

@@ -82,9 +82,13 @@ def test_box_is_the_last_sixteen_bytes():
 
 
 def test_a_failed_shard_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), ShardWriter(tmp_path, "train-000000") as writer:
-        writer.add("000000", {"jpg": b"x"}, {})
-        raise RuntimeError
+    def fail() -> None:
+        with ShardWriter(tmp_path, "train-000000") as writer:
+            writer.add("000000", {"jpg": b"x"}, {})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -131,7 +135,7 @@ def test_a_whole_set_passes(drawn_set):
 
 
 def test_every_flipped_bit_is_found(copy):
-    """120 single-bit flips anywhere in tars and indexes: check names the file; read refuses exactly the damaged sample."""
+    """120 single-bit flips in tars and indexes: check names the file; read refuses exactly the damaged sample."""
     rng = np.random.default_rng(0)
     files = [*tars(copy), *sorted(copy.glob("*.idx"))]
     for _ in range(120):
@@ -237,13 +241,17 @@ def test_no_set_and_an_unfinished_set(tmp_path):
 
 
 def test_golden_set(tmp_path):
-    """shards/tiny is read as it always was; python tools/tiny.py rewrites it, and with the same libraries to the same bytes."""
+    """shards/tiny reads as it always did, and the same libraries write it again; python tools/tiny.py replaces it."""
     manifest, faults = check(TINY)
     assert faults == []
     sample = ShardSet.open(TINY).split("train").read(0)
     assert list(sample) == ["jpg", "cls", "rbd.npy", "gt.npy", "json"]
-    subprocess.run([sys.executable, TINY.parents[1] / "tools" / "tiny.py", tmp_path / "tiny"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, TINY.parents[1] / "tools" / "tiny.py", tmp_path / "tiny"], check=True, capture_output=True
+    )
     fresh = json.loads((tmp_path / "tiny" / "manifest.json").read_bytes())
     if fresh["versions"] != manifest["versions"]:
         pytest.skip(f"the golden set was written with {manifest['versions']}, here is {fresh['versions']}")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "tiny").iterdir()} == {p.name: p.read_bytes() for p in TINY.iterdir()}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "tiny").iterdir()} == {
+        p.name: p.read_bytes() for p in TINY.iterdir()
+    }

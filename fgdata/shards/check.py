@@ -22,7 +22,9 @@ def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -
     for name, split in manifest["splits"].items():
         counted = sum(shard["samples"] for shard in split["shards"])
         if counted != split["samples"]:
-            faults.append(f"{folder / 'manifest.json'}: split {name} says {split['samples']:,} samples, its shards {counted:,}")
+            faults.append(
+                f"{folder / 'manifest.json'}: split {name} says {split['samples']:,} samples, its shards {counted:,}"
+            )
         for shard in split["shards"]:
             listed |= {f"{shard['name']}.tar", f"{shard['name']}.idx"}
             faults += shard_faults(folder, shard) or _content_faults(folder, name, shard)
@@ -47,4 +49,5 @@ def _content_faults(folder: Path, split: str, shard: dict) -> list[str]:
             damaged.append(str(fault).split(": ", 1)[1].split(" is not", 1)[0])
     reader.close()
     where = "; ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
-    return [f"{tar} is damaged: its sha256 is not the manifest's ({where or 'outside the samples: padding or the end of the tar'})"]
+    where = where or "outside the samples: a tar header, padding or the end of the tar"
+    return [f"{tar} is damaged: its sha256 is not the manifest's ({where})"]

@@ -61,7 +61,9 @@ def _why_no_manifest(folder: Path) -> str:
     if not folder.is_dir():
         return f"There is no shard set at {folder}: no such folder. `fgdata list` shows the sets that exist."
     if (folder / BUILDING).is_dir():
-        return f"{folder} is a shard set still being built: run the same `fgdata build-shards` command again to finish it."
+        return (
+            f"{folder} is a shard set still being built: run the same `fgdata build-shards` command again to finish it."
+        )
     return f"{folder} is no shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"
 
 

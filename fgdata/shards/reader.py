@@ -1,7 +1,7 @@
 """Random access to the samples of a shard set, every byte of them checked as it is read.
 
-`ShardSet.open` looks at the manifest, at each tar's size and at each index's sha256; `SplitReader.read` checks the crc32
-of the sample it reads. Neither reads a whole tar: `fgdata check` does that.
+`ShardSet.open` looks at the manifest, each tar's size and each index's sha256; `SplitReader.read` checks the crc32 of
+the sample it reads. Neither reads a whole tar: `fgdata check` does that.
 """
 
 import bisect
@@ -47,10 +47,13 @@ class SplitReader:
         if not is_sealed(blob):
             name = self.shards[shard]["name"]
             raise InputError(
-                f"{self.folder / name}.tar is damaged: sample {fields[3].split('.')[0]} (byte {start:,}) is not what was "
-                f"written. `fgdata check {self.folder}` names all damage; delete that tar, restore it or rebuild the set."
+                f"{self.folder / name}.tar is damaged: sample {fields[3].split('.')[0]} (byte {start:,}) is not "
+                f"what was written. `fgdata check {self.folder}` names all damage; restore the tar or rebuild the set."
             )
-        return {extension: bytes(blob[offset - start : offset - start + size]) for extension, (offset, size) in spans.items()}
+        return {
+            extension: bytes(blob[offset - start : offset - start + size])
+            for extension, (offset, size) in spans.items()
+        }
 
     def close(self) -> None:
         with self._lock:

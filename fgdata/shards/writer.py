@@ -42,7 +42,9 @@ class ShardWriter:
     def add(self, key: str, components: dict[str, bytes], meta: dict) -> None:
         """Adds KEY.EXT for every component, in order, then KEY.json."""
         if "." in key or "/" in key:
-            raise ValueError(f"key {key!r}: a key has no dot (readers take the extension from the first one) and no slash")
+            raise ValueError(
+                f"key {key!r}: a key has no dot (readers take the extension from the first one) and no slash"
+            )
         entries = [self._entry(f"{key}.{extension}", data) for extension, data in components.items()]
         before = b"".join(header + data + padding for header, data, padding in entries)
         # The seal needs the json's own header, whose size field needs the json's length: the seal's length is fixed.

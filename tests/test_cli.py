@@ -1,0 +1,153 @@
+"""The `fgdata` command as a user types it: exit codes, messages, and a start without heavy imports."""
+
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fgdata.boxes import CENTRED, iou
+from fgdata.cli import main
+from fgdata.errors import InputError
+from fgdata.report import write_report
+from fgdata.score import score
+from fgdata.shards.reader import ShardSet, box, meta
+
+
+@pytest.mark.parametrize("module", ["fgdata.cli", "fgtrain.cli"])
+def test_help_imports_nothing_heavy(module):
+    script = f"""
+import sys
+from {module} import main
+for words in (["--help"], *([word, "--help"] for word in sys.argv[1:])):
+    try:
+        main(words)
+    except SystemExit as done:
+        assert not done.code, words
+heavy = sorted({{"torch", "torchvision", "cv2", "nvidia.dali", "numba", "scipy"}} & set(sys.modules))
+assert not heavy, heavy
+"""
+    words = {
+        "fgdata.cli": ["build-shards", "check", "score", "show", "list"],
+        "fgtrain.cli": ["run", "eval", "show", "list"],
+    }
+    done = subprocess.run([sys.executable, "-c", script, *words[module]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_two_commands_of_the_readme_without_a_dataset(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FGDATA_ROOT", raising=False)
+    assert main(["build-shards", "--dataset", "cub", "--saliency", "rbd"]) == 2
+    said = capsys.readouterr().err
+    for part in (str(tmp_path / "data" / "cub"), "FGDATA_ROOT", "bounding_boxes.txt", "caltech.edu", "--root FOLDER"):
+        assert part in said
+    assert not (tmp_path / "shards").exists()
+
+
+def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    build = "build-shards --classes 2 --images-per-class 6 --size 96 --saliency spectral-residual gt --jobs 1".split()
+    assert main(build) == 0
+    assert "12 samples (8 train, 4 test), 12 of them built now" in capsys.readouterr().out
+    assert main(build) == 0
+    assert "already complete: 12 samples (8 train, 4 test). Nothing was done." in capsys.readouterr().out
+    assert main([*build, "--tau", "0.5"]) == 2
+    assert "objective.tau: 0.75 there, 0.5 asked" in capsys.readouterr().err
+    assert main(["check", "shards/drawn"]) == 0
+    assert "is whole: 12 samples in 2 tars" in capsys.readouterr().out
+    assert main(["score", "shards/drawn", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["detectors"]) == {"spectral-residual", "gt"}
+    assert main(["score", "shards/drawn"]) == 0
+    assert "centred 70 % box" in capsys.readouterr().out
+    assert main(["show", "shards/drawn"]) == 0
+    assert Path("shards/drawn/report.html").is_file()
+    assert main(["check", "shards/drawn"]) == 0, "a report in the folder is no fault"
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    assert "drawn: 8 train + 4 test; boxes spectral-residual, gt" in capsys.readouterr().out
+    tar = Path("shards/drawn/train-000000.tar")
+    tar.write_bytes(tar.read_bytes()[:-1])
+    assert main(["check", "shards/drawn"]) == 1
+    assert "train-000000.tar is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["check", "nowhere"], "There is no shard set at nowhere"),
+        (["score", "nowhere"], "There is no shard set at nowhere"),
+        (["show", "nowhere"], "nowhere"),
+        (["build-shards", "--dataset", "birds"], "No dataset is called 'birds'; there are drawn, cub"),
+        (["build-shards", "--dataset", "cub", "--classes", "3"], "cub has no option classes"),
+        (["build-shards", "--saliency", "magic"], "'magic' is not a detector"),
+        (["build-shards", "--classes", "1"], "--classes is 1"),
+        (["build-shards", "--tau", "-1"], "--tau"),
+    ],
+)
+def test_bad_words_exit_with_2(tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_score_is_the_mean_over_every_sample(drawn_set):
+    shards = ShardSet.open(drawn_set)
+    found = score(drawn_set)
+    reals, spectral, centred = 0, [], []
+    for split in shards.splits:
+        for i in range(shards.splits[split]):
+            sample = shards.split(split).read(i)
+            [real] = meta(sample)["boxes"]
+            spectral.append(float(iou(box(sample, "spectral-residual"), np.array(real))))
+            centred.append(float(iou(CENTRED, np.array(real))))
+            reals += 1
+    row = found["detectors"]["spectral-residual"]
+    assert row["n"] == reals == 48
+    assert row["mean_iou"] == pytest.approx(np.mean(spectral), abs=1e-6)
+    assert row["corloc"] == pytest.approx(np.mean(np.array(spectral) >= 0.5))
+    assert found["detectors"]["gt"] == {"mean_iou": pytest.approx(1, abs=1e-5), "corloc": 1, "n": 48}
+    assert found["baselines"]["centred"]["mean_iou"] == pytest.approx(np.mean(centred), abs=1e-6)
+
+
+class Page(HTMLParser):
+    """Counts the tags of a page and gathers whatever it would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.fetches: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.fetches += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
+
+
+def test_report_is_one_file_that_fetches_nothing(drawn_set, tmp_path):
+    out = write_report(drawn_set, tmp_path / "report.html", samples=10)
+    page = Page()
+    page.feed(out.read_text("utf-8"))
+    assert page.fetches == []
+    # 10 spread over the classes, and the 12 worst of spectral-residual, some of them the same images.
+    assert 12 <= page.tags["img"] <= 22
+    assert page.tags["option"] >= 4 + 2
+    assert "{{" not in out.read_text("utf-8")
+    with pytest.raises(InputError, match="no folder"):
+        write_report(drawn_set, tmp_path / "nowhere" / "report.html")
+    with pytest.raises(InputError, match="--samples 0"):
+        write_report(drawn_set, tmp_path / "r.html", samples=0)
+
+
+def test_report_of_a_damaged_set_is_refused(drawn_set, tmp_path):
+    copy = Path(shutil.copytree(drawn_set, tmp_path / "copy"))
+    tar = sorted(copy.glob("*.tar"))[0]
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 4
+    tar.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged: sample"):
+        write_report(copy, copy / "report.html")
+    assert not (copy / "report.html").exists()
