@@ -190,7 +190,7 @@ def hue_rotation(angle: np.ndarray) -> np.ndarray:
     """(B,) radians -> (B, 3, 3): RGB to YIQ, the (I, Q) plane turned, back to RGB."""
     turn = np.tile(np.eye(3), (len(angle), 1, 1))
     turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
-    turn[:, 1, 2], turn[:, 2, 1] = -np.sin(angle), np.sin(angle)
+    turn[:, 1, 2], turn[:, 2, 1] = np.sin(angle), -np.sin(angle)  # red towards green, as torchvision's positive hue
     return _RGB @ turn @ _YIQ
 
 

@@ -34,7 +34,8 @@ class ViewSpec:
     saturation: float = 0.4
     """Jitter: the factor is uniform in 1 -/+ this."""
     hue: float = 0.1
-    """Jitter: rotation uniform in -/+ this share of a full turn, linear in YIQ (torchvision turns HSV), at most 0.5."""
+    """Jitter: rotation uniform in -/+ this share of a full turn, at most 0.5. Linear, in YIQ, where torchvision turns
+    HSV: at 0.1 the two differ by about 3.4 of 255 levels on average (24 CUB photographs)."""
     grayscale: float = 0.2
     """Probability of grey."""
     blur: float = 0.5
