@@ -194,9 +194,9 @@ def _plan(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> dict:
 
 def _versions() -> dict[str, str]:
     import cv2
-    import scipy
+    import numba
 
-    return {"fgdata": __version__, "numpy": np.__version__, "opencv": cv2.__version__, "scipy": scipy.__version__}
+    return {"fgdata": __version__, "numpy": np.__version__, "opencv": cv2.__version__, "numba": numba.__version__}
 
 
 def _refuse_unlike(out: Path, plan: dict) -> None:
