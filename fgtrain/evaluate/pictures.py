@@ -16,7 +16,7 @@ from fgtrain.data import open_shards
 from fgtrain.rundir import RunDir
 
 PAPER, INK, FAINT, MARK = (255, 255, 255), (34, 38, 43), (120, 126, 134), (255, 122, 0)
-MARGIN, GAP, GROUP_GAP, HEADER, CAPTION = 28, 10, 34, 58, 44  # pixels
+MARGIN, GAP, GROUP_GAP, HEADER, LINE = 28, 10, 34, 58, 18  # pixels
 
 
 def draw_views(
@@ -106,7 +106,7 @@ def framed(image: Image.Image, corners: tuple[float, float, float, float] | None
 
 
 def wrapped(text: str, font: Any, width: int) -> str:
-    """At most two lines that are no wider than `width` pixels."""
+    """Broken between words into lines no wider than `width` pixels, at most three."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -114,19 +114,22 @@ def wrapped(text: str, font: Any, width: int) -> str:
             lines[-1] = longer
         else:
             lines.append(word)
-    return "\n".join(lines[:2])
+    return "\n".join(lines[:3])
 
 
 def layout(cells: list[list[Image.Image]], captions: list[str], heads: list[tuple[str, int]], size: int) -> Image.Image:
     """Rows of cells in groups of columns, a heading over each group and a caption under each row's first cell."""
+    large, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    captions = [wrapped(caption, small, size) for caption in captions]
+    overhangs = [LINE * (c.count("\n") + 1) - (size - row[0].height) // 2 for c, row in zip(captions, cells)]
+    row_height = size + 2 * GAP + max(0, *overhangs)
     lefts, x = [], MARGIN
     for _, columns in heads:
         lefts += [x + i * (size + GAP) for i in range(columns)]
         x = lefts[-1] + size + GROUP_GAP
-    height = MARGIN + HEADER + len(cells) * (size + CAPTION + GAP) + MARGIN - CAPTION
+    height = MARGIN + HEADER + len(cells) * row_height + MARGIN
     sheet = Image.new("RGB", (lefts[-1] + size + MARGIN, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    large, small = ImageFont.load_default(20), ImageFont.load_default(15)
     column = 0
     for text, columns in heads:
         left, right = lefts[column], lefts[column + columns - 1] + size
@@ -134,10 +137,9 @@ def layout(cells: list[list[Image.Image]], captions: list[str], heads: list[tupl
         draw.line((left, MARGIN + 34, right, MARGIN + 34), FAINT, 1)
         column += columns
     for i, row in enumerate(cells):
-        top = MARGIN + HEADER + i * (size + CAPTION + GAP)
+        top = MARGIN + HEADER + i * row_height
         for left, cell in zip(lefts, row):
             sheet.paste(cell, (left + (size - cell.width) // 2, top + (size - cell.height) // 2))
         bottom = top + (size + row[0].height) // 2
-        lines = wrapped(captions[i], small, size)
-        draw.multiline_text((lefts[0] + size / 2, bottom + 5), lines, FAINT, small, anchor="ma", align="center")
+        draw.multiline_text((lefts[0] + size / 2, bottom + 5), captions[i], FAINT, small, anchor="ma", align="center")
     return sheet
