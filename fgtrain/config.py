@@ -17,6 +17,12 @@ from fgdata.views.spec import ViewSpec
 Base = Literal["byol", "moco"]
 
 
+def need(ok: bool, flag: str, found: Any, allowed: str) -> None:
+    """InputError for a flag unless `ok`."""
+    if not ok:
+        raise InputError(f"--{flag} is {found}; allowed: {allowed}.")
+
+
 @dataclass(frozen=True)
 class Data:
     """What is trained on."""
@@ -58,7 +64,7 @@ class Optim:
     exclude_norm_and_bias: bool = False
     """Leave biases and normalisation weights out of weight decay and of the LARS adaptation."""
     warmup_epochs: float = 0.0
-    """Epochs of linear warm-up from zero."""
+    """Epochs of linear warm-up from zero, cut to a tenth of a short run."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,10 @@ class Machine:
     log_every: int = 10
     """Steps per line of metrics.jsonl, each the mean over those steps."""
 
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "keep_last", "log_every"):
+            need(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -155,6 +165,13 @@ class Config:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the networks; losses are always fp32. auto: bf16 on a GPU, fp32 on a CPU."""
     machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine()
+
+    def __post_init__(self) -> None:
+        need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        need(self.data.batch_size >= 2, "data.batch-size", self.data.batch_size, "2 or more, as batch norm needs")
+        need(self.views.views == 2, "views.views", self.views.views, "2, the pair that every method here compares")
+        need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
+        need(self.optim.lr > 0, "optim.lr", self.optim.lr, "above 0")
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Encoder(resnet.ResNet):
         return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
 
     def forward(self, x: Tensor) -> Features:  # type: ignore[override]
+        x = x.contiguous(memory_format=torch.channels_last)  # the layout of the weights; the fast one on CPU and GPU
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         stage3 = self.layer3(self.layer2(self.layer1(x)))
         stage4 = self.layer4(stage3)

@@ -22,7 +22,7 @@ from fgtrain.data import open_shards, pick_device
 from fgtrain.monitor import Monitor
 from fgtrain.rundir import RunDir, load_state
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 
 
 class Trainer:
@@ -80,13 +80,12 @@ class Trainer:
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
         settings = self.config.optim
-        warmup = round(settings.warmup_epochs * self.steps_per_epoch)
+        warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.total // 10)
         peak = settings.lr * self.config.data.batch_size / 256
         rate = optim.learning_rate(self.step, self.total, warmup, peak)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
-        batch["views"] = torch.stack([v.contiguous(memory_format=torch.channels_last) for v in batch["views"]])
         with self.autocast:
             loss, logs = self.objective(batch, self.step / self.total)
         self.optimizer.zero_grad()
@@ -157,8 +156,6 @@ class Trainer:
 
 def train(config: Config, name: str) -> Path:
     """Runs a config to its end and returns its run directory. InputError for anything a setting can cure."""
-    if config.data.batch_size < 2:
-        raise InputError("--data.batch-size must be at least 2: batch norm and the contrast need company.")
     machine = config.machine
     device = pick_device(machine.device)
     shards = open_shards(config.data.shards)

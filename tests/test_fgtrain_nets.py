@@ -21,6 +21,7 @@ def test_standard_encoder_is_torchvisions(name: str):
     assert not result.unexpected_keys
     theirs.fc = nn.Identity()
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         features = encoder(x)
         torch.testing.assert_close(features.pooled, theirs(x), rtol=0, atol=0)

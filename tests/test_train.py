@@ -225,6 +225,10 @@ def test_config_comes_back_from_its_json(name: str, tmp_path: Path):
         ({"epoch": 3}, "setting 'epoch'"),
         ({"epochs": "3"}, "epochs is '3'; expected int"),
         ({"model": {"backbone": "vgg"}}, r"model\.backbone is 'vgg'.*resnet18"),
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"data": {"batch_size": 1}}, "--data.batch-size is 1; allowed: 2 or more"),
+        ({"views": {"views": 3}}, "--views.views is 3"),
+        ({"machine": {"log_every": 0}}, "--log-every is 0"),
         ({"views": {"size": 4}}, "allowed: a whole number"),
         ({"moco": {"queue": "all"}}, r"moco\.queue is 'all'"),
     ],
@@ -249,7 +253,9 @@ def test_flags_win_over_config_and_resume_takes_the_runs_settings(undisturbed: P
     assert config.differences(RunDir(undisturbed).config(), chosen) == []
 
 
-def test_command_line_errors_are_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_command_line_errors_are_one_message(
+    drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+):
     monkeypatch.chdir(tmp_path)
 
     def fails(line: str) -> str:
@@ -261,6 +267,9 @@ def test_command_line_errors_are_one_message(tmp_path: Path, capsys: pytest.Capt
     assert "does not exist" in fails("eval knn nowhere")
     assert "does not exist" in fails("run cvsa --config nowhere.json")
     assert "no shard set at nowhere" in fails("run cvsa --data.shards nowhere")
+    assert "--device cuda:99" in fails(f"run cvsa --device cuda:99 --data.shards {drawn_set}")
+    assert "has no boxes by 'rbd'" in fails(f"run cvsa --data.detector rbd --device cpu --data.shards {drawn_set}")
+    assert "has 32 samples" in fails(f"run cvsa --out other --device cpu --model.width 8 --data.shards {drawn_set}")
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict(recipes.byol())))
     assert "fgtrain run byol --config" in fails("run cvsa --config config.json")
 

@@ -44,7 +44,7 @@ def embed(
     loader = load(shards, views=views, batch_size=128, split=split, device=str(device), **order)
     try:
         for batch in loader:
-            x = batch["views"][0].to(device).contiguous(memory_format=torch.channels_last)
+            x = batch["views"][0].to(device)
             rows.append((encoder(x).pooled.float().cpu(), batch["label"].cpu(), batch["index"].cpu()))
     finally:
         loader.close()

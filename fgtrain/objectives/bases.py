@@ -7,7 +7,6 @@ Views pass one at a time: batch norm sees one view of the batch, as in the publi
 """
 
 import warnings
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,7 @@ class Byol(nn.Module):
 
     def __init__(self, config: settings.ByolConfig | settings.CvsaConfig, samples: int):
         super().__init__()
-        self.views = replace(config.views, views=2)
+        self.views = config.views
         self.ema = config.byol.ema
         self.encoder = Encoder(config.model)
         self.projector = mlp(self.encoder.dim, config.byol.hidden, config.byol.dim)
@@ -70,7 +69,7 @@ class Moco(nn.Module):
     def __init__(self, config: settings.MocoConfig | settings.CvsaConfig, samples: int, symmetric: bool = False):
         super().__init__()
         moco = config.moco
-        self.views = replace(config.views, views=2)
+        self.views = config.views
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
         self.encoder = Encoder(config.model)
         self.projector = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
