@@ -64,7 +64,7 @@ def build_shards(
     """
     from . import build, datasets
     from .boxes import Objective
-    from .engine import available_cores
+    from .cores import available_cores
 
     out = out or Path("shards") / dataset
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}

@@ -19,11 +19,6 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 _counter: Any = None
 
 
-def available_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def validate(workers: int, engine: str) -> None:
     """InputError for settings that run_jobs would refuse."""
     if engine not in ENGINES:

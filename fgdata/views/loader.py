@@ -17,7 +17,6 @@ order as its background, and yields one sample all the same; a split of a single
 
 import importlib.util
 import json
-import os
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from fgdata.cores import available_cores
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
@@ -317,11 +317,6 @@ def _start(views: ViewSpec, batch_size: int, backend: str, threads: int | None, 
     from .threads import Threads
 
     return place, Threads(views, threads, pinned=place.type == "cuda")
-
-
-def available_cores() -> int:
-    """Cores that this process may use; macOS and Windows only know how many there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _has_dali() -> bool:
