@@ -122,8 +122,13 @@ def _on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -> I
     while waiting:
         done, _ = ray.wait(list(waiting))
         for reference in done:
-            advance(len(waiting.pop(reference).records))
-            yield ray.get(reference)
+            job = waiting.pop(reference)
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayTaskError as fault:
+                raise fault.cause from None  # Ray's own message is the worker's traceback
+            advance(len(job.records))
+            yield result
 
 
 def _call_on_ray(function: Callable, job: Any) -> Any:

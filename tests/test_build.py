@@ -78,6 +78,22 @@ def test_same_bytes_for_any_number_of_workers(drawn_set, tmp_path):
     assert all({"read", "decode", "spectral-residual", "write"} <= set(line["seconds"]) for line in log)
 
 
+def test_ray_writes_the_same_bytes(drawn_set, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'fgdata[ray]' runs this test")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # the workers must find this file's functions
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=here)
+    try:
+        birds = read("drawn", classes=4, images_per_class=12, size=96)
+        settings = {"saliency": ("spectral-residual", "gt"), "shard_samples": 12, "engine": "ray"}
+        build(birds, tmp_path / "ray", **settings)
+        assert hashes(tmp_path / "ray") == hashes(drawn_set)
+        with pytest.raises(InputError, match=r"^\S+ is cursed$"):
+            build(replace(birds, load=cursed), tmp_path / "bad", **settings)
+    finally:
+        ray.shutdown()
+
+
 def test_a_complete_set_is_left_alone_and_other_settings_are_refused(tmp_path):
     data = dataset(tmp_path, {"a.jpg": jpeg(), "b.jpg": jpeg(NOISE[::-1])})
     make = partial(build, data, tmp_path / "set", saliency=("gt",))
@@ -155,6 +171,10 @@ def fail_on(name: str, root: Path, record: Record):
         raise InputError(f"{name} is cursed")
     marker.touch()
     return from_folder(root, record)
+
+
+def cursed(record: Record):
+    raise InputError(f"{record.file} is cursed")
 
 
 def test_two_builds_of_one_folder_at_once_are_refused(tmp_path):
