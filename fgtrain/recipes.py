@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fgdata.views.spec import ViewSpec
-from fgtrain.config import Align, Byol, ByolConfig, Config, CvsaConfig, Data, MocoConfig, Model, Optim
+from fgtrain.config import Align, ByolConfig, Config, CvsaConfig, Data, Moco, MocoConfig, Model, Optim
 
 LARS = Optim(name="lars", lr=0.6, momentum=0.9, weight_decay=1.5e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
 SGD = Optim(name="sgd", lr=0.03, momentum=0.9, weight_decay=1e-4)
@@ -54,7 +54,7 @@ def cvsa_moco() -> CvsaConfig:
 
 
 def demo() -> CvsaConfig:
-    """CVSA on BYOL made small enough for minutes on two cores: 64 px, a ResNet-18 of half width, narrow heads, AdamW.
+    """CVSA on MoCo made small enough for minutes on two cores: 64 px, a ResNet-18 of half width, narrow heads, AdamW.
 
     fgtrain run demo --data.shards shards/demo
 
@@ -64,8 +64,9 @@ def demo() -> CvsaConfig:
         data=Data(batch_size=64),
         views=ViewSpec(size=64, crop="saliency-swap", hue=0.02, grayscale=0.0),
         model=Model(width=32),
-        optim=Optim(name="adamw", lr=0.008, weight_decay=1e-4, warmup_epochs=2.0),
-        byol=Byol(hidden=256, dim=128, ema=0.98),
+        optim=Optim(name="adamw", lr=0.004, weight_decay=1e-4),
+        base="moco",
+        moco=Moco(norm=True, ema=0.99),
         align=Align(hidden=128, dim=64),
         epochs=60,
     )
