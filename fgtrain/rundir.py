@@ -26,7 +26,10 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path, config: Config) -> "RunDir":
-        """For training: an empty or new folder, or with --resume one whose settings are the same. Else InputError."""
+        """For training: an empty or new folder, or with --resume one whose settings are the same. Else InputError.
+
+        Nothing is written yet, so that a run refused for another reason leaves no folder behind.
+        """
         run, resume = cls(path), config.machine.resume
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; --out must be a folder.")
@@ -44,9 +47,12 @@ class RunDir:
                 + "\n  ".join(changed)
                 + "\nLeave those flags out, or start a new run with another --out."
             )
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(run.config_path, to_dict(config))
         return run
+
+    def start(self, config: Config) -> None:
+        """Makes the folder and writes the settings; called when nothing is left that could refuse them."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config_path, to_dict(config))
 
     @property
     def config_path(self) -> Path:
@@ -93,8 +99,9 @@ class RunDir:
         name = f"{step:07d}"
         if (folder / name).is_dir() and self.last_checkpoint == (folder / name).resolve():
             return folder / name
+        for stale in folder.glob("*.part"):  # of a run that was killed while it saved
+            stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
         part = folder / f"{name}.part"
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         weights = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
         save_file(weights, part / "encoder.safetensors", metadata=about)
@@ -102,7 +109,6 @@ class RunDir:
         shutil.rmtree(folder / name, ignore_errors=True)
         part.rename(folder / name)
         link = folder / "last.part"
-        link.unlink(missing_ok=True)
         link.symlink_to(name)
         link.replace(folder / "last")
         for old in sorted(p for p in folder.iterdir() if p.name.isdigit())[: -max(1, keep)]:

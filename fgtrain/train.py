@@ -166,8 +166,9 @@ def train(config: Config, name: str) -> Path:
             f"{run.path} was trained on a shard set with digest {old[:12]}, and {shards.path} has {digest[:12]}. "
             "Name the original set with --data.shards, or start a new run with another --out."
         )
-    run.note(**facts(shards, device), name=name, status="running")
     trainer = Trainer(config, run, shards, device)
+    run.start(config)
+    run.note(**facts(shards, device), name=name, status="running")
     last = run.last_checkpoint
     if last is not None:
         trainer.restore(load_state(last))

@@ -204,6 +204,7 @@ def test_disk_full_leaves_the_previous_checkpoint_whole(tmp_path: Path, monkeypa
         run.save_checkpoint(2, layer, {}, {"step": 2}, keep=2)
     monkeypatch.undo()
     assert final(tmp_path)["step"] == 1
+    (tmp_path / "checkpoints" / "last.part").symlink_to("0000001")  # and killed between two renames
     for step in (2, 3, 4):
         run.save_checkpoint(step, layer, {}, {"step": step}, keep=2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0000003", "0000004", "last"]
@@ -270,6 +271,7 @@ def test_command_line_errors_are_one_message(
     assert "--device cuda:99" in fails(f"run cvsa --device cuda:99 --data.shards {drawn_set}")
     assert "has no boxes by 'rbd'" in fails(f"run cvsa --data.detector rbd --device cpu --data.shards {drawn_set}")
     assert "has 32 samples" in fails(f"run cvsa --out other --device cpu --model.width 8 --data.shards {drawn_set}")
+    assert not (tmp_path / "other").exists()  # nothing is in the way of the corrected command
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict(recipes.byol())))
     assert "fgtrain run byol --config" in fails("run cvsa --config config.json")
 
