@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 SHARDS, RUN = Path("shards/demo"), Path("runs/demo")
-BUILD = f"fgdata build-shards --dataset drawn --saliency rbd gt --out {SHARDS}"
+BUILD = f"fgdata build-shards --dataset drawn --images-per-class 90 --size 192 --saliency rbd gt --out {SHARDS}"
 TRAIN = f"fgtrain run demo --data.shards {SHARDS} --out {RUN} --resume"
 
 
