@@ -1,0 +1,28 @@
+"""Fine-grained visual saliency, VSF: Montabone and Soto, "Human detection using a mobile platform and novel features
+derived from a visual saliency mechanism", Image and Vision Computing 2010.
+
+Centre-surround differences of the grey image at six scales, bright on dark and dark on bright, summed. It draws edges
+and small contrasts rather than whole objects. The computation is OpenCV's `StaticSaliencyFineGrained`, which has two
+traps: it takes 8-bit images only (it reads the bytes of a float image as they lie), and its surrounds are 12 to 112
+pixels wide whatever the size of the image, so that the image is brought to a working size first (ours).
+"""
+
+import cv2
+import numpy as np
+
+from fgdata.saliency.superpixels import shrink
+
+LONG_SIDE = 256
+"""Larger images are shrunk to this working size in pixels, never enlarged."""
+
+SETTINGS = {"long_side": LONG_SIDE}
+
+
+def saliency_map(rgb: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]; zeros for an image without contrast."""
+    height, width = rgb.shape[:2]
+    bgr = cv2.cvtColor(shrink(rgb, LONG_SIDE), cv2.COLOR_RGB2BGR)
+    _, found = cv2.saliency.StaticSaliencyFineGrained.create().computeSaliency(bgr)
+    # Before OpenCV 3.4.3 the map was uint8 in 0..255; since then it is float32 in [0, 1].
+    found = np.asarray(found, np.float32)
+    return np.clip(cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
