@@ -34,6 +34,9 @@ def build_shards(
     images_per_class: int | None = None,
     size: int | None = None,
     seed: int | None = None,
+    level: Literal["variant", "family", "manufacturer"] | None = None,
+    class_list: Path | None = None,
+    download: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Run saliency detectors over a dataset and write WebDataset shards that carry the boxes.
 
@@ -61,6 +64,9 @@ def build_shards(
         images_per_class: drawn only: number of images of each class, test included.
         size: drawn only: longer side in pixels.
         seed: drawn only: another seed paints other birds.
+        level: aircraft only: what a class is. Default: variant.
+        class_list: imagenet100 only: the file with the classes. Default: imagenet100.txt in the root.
+        download: First fetch the dataset into the root, when its publisher offers it freely and it is not there yet.
     """
     from . import build, datasets
     from .boxes import Objective
@@ -68,7 +74,14 @@ def build_shards(
 
     out = out or Path("shards") / dataset
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
+    options |= {"level": level, "class_list": class_list}
+    if download:
+        from .datasets.fetch import download as fetch
+
+        fetch(dataset, root)
     known = datasets.read(dataset, root, **{name: value for name, value in options.items() if value is not None})
+    if known.note:
+        print(f"{dataset}: {known.note}")
     workers = available_cores() if jobs is None else jobs
     done = build.build(
         known,

@@ -15,7 +15,9 @@ def print_listing(folder: Path) -> None:
     for name, row in DATASETS.items():
         print(f"  {name:18} {row.size}\n{'':20} {_whereabouts(name, row)}")
         if row.files:
-            print(f"{'':20} layout: {row.layout}\n{'':20} get it: {row.where}")
+            options = "".join(f"; takes --{option.replace('_', '-')}" for option in row.options)
+            fetched = "; or --download" if row.archives else ""
+            print(f"{'':20} layout: {row.layout}{options}\n{'':20} get it: {row.where}{fetched}")
     print("\nDetectors (--saliency)")
     for name, row in DETECTORS.items():
         print(f"  {name:18} {row.about}")

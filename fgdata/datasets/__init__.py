@@ -42,6 +42,21 @@ class Dataset:
     """Record -> encoded image bytes and its boxes in pixels."""
     settings: dict[str, Any] = field(default_factory=dict)
     """JSON-able: what besides its files defines the dataset."""
+    note: str = ""
+    """What a person should know of it: that it is a subset, what was left out. Not part of a shard set."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file that a publisher offers for download."""
+
+    url: str
+    md5: str
+    """As published, or as widely used loaders check it."""
+
+    @property
+    def file(self) -> str:
+        return self.url.rsplit("/", 1)[1]
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,13 @@ class DatasetRow:
     options: tuple[str, ...] = ()
     files: bool = True
     """False for a dataset made by code, which has no root."""
+    archives: tuple[Archive, ...] = ()
+    """What --download fetches, in the order of unpacking; none where terms or the lack of an address forbid it."""
 
+
+_GTSRB = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
+_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018/"
+_COCO = "http://images.cocodataset.org/"  # its certificate is that of the storage behind it, so no https
 
 DATASETS: dict[str, DatasetRow] = {
     "drawn": DatasetRow(
@@ -73,6 +94,117 @@ DATASETS: dict[str, DatasetRow] = {
         "   (in the folder, or in CUB_200_2011/ inside it)",
         size="200 classes, 5,994 train, 5,794 test; a subset in the same layout will do",
         where="https://www.vision.caltech.edu/datasets/cub_200_2011/ (CUB_200_2011.tgz, 1.1 GB)",
+        archives=(
+            Archive(
+                "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+                "97eceeb196236b17998738112f37df78",
+            ),
+        ),
+    ),
+    "cars": DatasetRow(
+        reader="fgdata.datasets.cars:read",
+        layout="cars_annos.mat  car_ims/   (or: devkit/cars_meta.mat  devkit/cars_train_annos.mat"
+        "  cars_test_annos_withlabels.mat there or beside devkit/  cars_train/  cars_test/)",
+        size="196 classes, 8,144 train, 8,041 test, boxes",
+        where="https://ai.stanford.edu/~jkrause/cars/car_dataset.html, which no longer serves the files; copies of "
+        "both layouts are on Kaggle. Needs SciPy: pip install 'fgdata[cars]'",
+    ),
+    "aircraft": DatasetRow(
+        reader="fgdata.datasets.aircraft:read",
+        layout="images_box.txt  images_variant_trainval.txt  images_variant_test.txt  variants.txt  images/"
+        "   (in the folder, or in fgvc-aircraft-2013b/data/ inside it)",
+        size="100 variants (70 families, 30 manufacturers), 6,667 train, 3,333 test, boxes",
+        where="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ (fgvc-aircraft-2013b.tar.gz, 2.8 GB)",
+        options=("level",),
+        archives=(
+            Archive(
+                "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+                "d4acdd33327262359767eeaa97a4f732",
+            ),
+        ),
+    ),
+    "nabirds": DatasetRow(
+        reader="fgdata.datasets.nabirds:read",
+        layout="images.txt  image_class_labels.txt  train_test_split.txt  bounding_boxes.txt  classes.txt  images/"
+        "   (in the folder, or in nabirds/ inside it)",
+        size="555 classes, 23,929 train, 24,633 test, boxes",
+        where="https://dl.allaboutbirds.org/nabirds, after accepting its terms",
+    ),
+    "inat2018": DatasetRow(
+        reader="fgdata.datasets.inat2018:read",
+        layout="train2018.json  val2018.json  train_val2018/   (and categories.json for species' names)",
+        size="8,142 classes, 437,513 train, 24,426 validation (the test split here), no boxes",
+        where="https://github.com/visipedia/inat_comp/tree/master/2018 (train_val2018.tar.gz, 120 GB)",
+        archives=(
+            Archive(f"{_INAT}train2018.json.tar.gz", "bfa29d89d629cbf04d826a720c0a68b0"),
+            Archive(f"{_INAT}val2018.json.tar.gz", "f2ed8bfe3e9901cdefceb4e53cd3775d"),
+            Archive(f"{_INAT}train_val2018.tar.gz", "b1c6952ce38f31868cc50ea72d066cc3"),
+        ),
+    ),
+    "gtsrb": DatasetRow(
+        reader="fgdata.datasets.gtsrb:read",
+        layout="GTSRB/Final_Training/Images/  GTSRB/Final_Test/Images/  GT-final_test.csv"
+        "   (or Kaggle's: Train.csv  Test.csv  Train/  Test/)",
+        size="43 classes, 39,209 train, 12,630 test, boxes",
+        where="https://benchmark.ini.rub.de/gtsrb_dataset.html (GTSRB_Final_*.zip, 0.4 GB)",
+        archives=(
+            Archive(f"{_GTSRB}GTSRB_Final_Training_Images.zip", "f33fd80ac59bff73c82d25ab499e03a3"),
+            Archive(f"{_GTSRB}GTSRB_Final_Test_Images.zip", "c7e4e6327067d32654124b0fe9e82185"),
+            Archive(f"{_GTSRB}GTSRB_Final_Test_GT.zip", "fe31e9c9270bbcd7b84b7f21a9d9d9e5"),
+        ),
+    ),
+    "isic2017": DatasetRow(
+        reader="fgdata.datasets.isic2017:read",
+        layout="ISIC-2017_Training_Data/  ISIC-2017_Training_Part1_GroundTruth/  ISIC-2017_Training_Part3_GroundTruth"
+        ".csv  and the same with Test_v2",
+        size="3 classes, 2,000 train, 600 test, boxes around lesion masks; the 150 validation images are not read",
+        where="https://challenge.isic-archive.com/data/#2017, under its terms",
+    ),
+    "cifar100": DatasetRow(
+        reader="fgdata.datasets.cifar100:read",
+        layout="meta  train  test   (in the folder, or in cifar-100-python/ inside it)",
+        size="100 classes, 50,000 train, 10,000 test, 32 x 32 pixels, no boxes",
+        where="https://www.cs.toronto.edu/~kriz/cifar.html (cifar-100-python.tar.gz, 0.2 GB)",
+        archives=(
+            Archive("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
+        ),
+    ),
+    "imagenet": DatasetRow(
+        reader="fgdata.datasets.folder:read_imagenet",
+        layout="train/WORDNET-ID/IMAGE  val/WORDNET-ID/IMAGE",
+        size="1,000 classes, 1,281,167 train, 50,000 validation (the test split here), no boxes",
+        where="https://image-net.org/download.php, with an account and its terms accepted",
+    ),
+    "imagenet100": DatasetRow(
+        reader="fgdata.datasets.folder:read_imagenet100",
+        layout="imagenet100.txt (100 WordNet ids, one a line; or --class-list FILE)  train/  val/  as imagenet's",
+        size="100 of ImageNet's classes, 5,000 validation images (the test split here), no boxes",
+        where="https://image-net.org/download.php for the images, the paper you compare with for its list",
+        options=("class_list",),
+    ),
+    "coco": DatasetRow(
+        reader="fgdata.datasets.coco:read",
+        layout="annotations/instances_train2017.json  annotations/instances_val2017.json  train2017/  val2017/"
+        "   (or 2014; folders may lie in images/)",
+        size="80 classes, 118,287 train, 5,000 validation (the test split), many boxes: the largest gives the class",
+        where="https://cocodataset.org/#download (train2017.zip, val2017.zip, annotations_trainval2017.zip, 20 GB)",
+        archives=(
+            Archive(f"{_COCO}annotations/annotations_trainval2017.zip", "f4bbac642086de4f52a3fdda2de5fa2c"),
+            Archive(f"{_COCO}zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80"),
+            Archive(f"{_COCO}zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2"),
+        ),
+    ),
+    "folder": DatasetRow(
+        reader="fgdata.datasets.folder:read",
+        layout="CLASS/IMAGE, all train   (or train/CLASS/IMAGE and test/CLASS/IMAGE; val/ for test/)",
+        size="any, no boxes",
+        where="your own images; the folders' names are the classes",
+    ),
+    "flat": DatasetRow(
+        reader="fgdata.datasets.folder:read_flat",
+        layout="IMAGE IMAGE ...   (one folder, no labels; all train)",
+        size="any, one class, no boxes",
+        where="your own images",
     ),
 }
 
@@ -105,11 +237,12 @@ def _existing_root(name: str, row: DatasetRow, root: Path | str | None) -> Path:
         return path
     found = "is a file, not a folder" if path.exists() else "is not there"
     variable = os.environ.get("FGDATA_ROOT")
+    by_itself = "\nOr let it be fetched there: add --download" if row.archives else ""
     why = "given as the root" if root is not None else f"the default; FGDATA_ROOT is {variable or 'not set'}"
     raise InputError(
         f"Dataset {name} not found: looked in {path.absolute()} ({why}), which {found}.\n"
         f"Expected there: {row.layout}\n"
-        f"Get it: {row.where}\n"
+        f"Get it: {row.where}{by_itself}\n"
         f"Then: fgdata build-shards --dataset {name} --root FOLDER\n"
         f"(or set FGDATA_ROOT to the folder that holds {name}/)"
     )

@@ -1,0 +1,89 @@
+"""Stanford Cars, by the .mat files of its devkit, in either of the two layouts it was given out in.
+
+One folder: cars_annos.mat (`annotations` with relative_im_path, bbox_x1 .. bbox_y2, class, test; `class_names`) and
+car_ims/. Two halves: devkit/cars_meta.mat (`class_names`), devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat
+there or beside devkit/ (`annotations` with bbox_x1 .. bbox_y2, class, fname), cars_train/, cars_test/.
+Corners count from 1 and are both inside the box; classes count from 1 and become labels from 0.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from . import Dataset, Record, lists
+
+NAME = "cars"
+CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+PUBLISHED = {"classes": 196, "train": 8144, "test": 8041}
+TEST = "cars_test_annos_withlabels.mat"
+
+
+def read(root: Path) -> Dataset:
+    """The dataset in `root`. InputError at the first fault of its .mat files."""
+    if (root / "cars_annos.mat").is_file():
+        found = _load(root / "cars_annos.mat", ("annotations", "class_names"))
+        classes = _classes(found)
+        records = _records(root / "cars_annos.mat", found["annotations"], classes, "relative_im_path", "", "")
+    else:
+        test = f"devkit/{TEST}" if (root / "devkit" / TEST).is_file() else TEST
+        needed = ["devkit/cars_meta.mat", "devkit/cars_train_annos.mat", test, "cars_train", "cars_test"]
+        if not (root / "devkit").is_dir():
+            needed = ["cars_annos.mat", "car_ims"]
+        lists.holder(NAME, root, [], needed, "the dataset (car_ims.tgz with cars_annos.mat, or devkit/)")
+        classes = _classes(_load(root / needed[0], ("class_names",)))
+        records = []
+        for path, split in ((root / needed[1], "train"), (root / needed[2], "test")):
+            annotations = _load(path, ("annotations",))["annotations"]
+            records += _records(path, annotations, classes, "fname", f"cars_{split}/", split)
+    lists.files_present(NAME, "the .mat files", root, {record.id: record.file for record in records})
+    note = lists.census(NAME, classes, records, PUBLISHED)
+    return Dataset(NAME, classes, tuple(records), lists.Files(NAME, root), note=note)
+
+
+def _load(path: Path, variables: tuple[str, ...]) -> dict[str, Any]:
+    """The named variables of a .mat file of version 4 to 7, arrays squeezed."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise InputError(f"{NAME}: reading {path} needs SciPy: pip install 'fgdata[cars]'") from None
+    try:
+        found = loadmat(str(path), squeeze_me=True)
+    except Exception as fault:  # what SciPy raises on a damaged file is of no fixed kind
+        raise InputError(f"{NAME}: {path} is no MATLAB file that SciPy reads: {fault}".rstrip(" .") + ".") from None
+    if lacks := [word for word in variables if word not in found]:
+        there = ", ".join(word for word in found if not word.startswith("__")) or "nothing"
+        hint = f" The devkit's own test list has no labels; {TEST} has them." if "test" in path.name else ""
+        raise InputError(f"{NAME}: {path} is a .mat file of another kind: no {', '.join(lacks)}; it has {there}.{hint}")
+    return found
+
+
+def _classes(found: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(name) for name in np.atleast_1d(found["class_names"]))
+
+
+def _records(
+    path: Path, annotations: Any, classes: tuple[str, ...], file: str, folder: str, split: str
+) -> list[Record]:
+    """One record per annotation; split "" is told by the field `test`."""
+    annotations = np.atleast_1d(annotations)
+    fields = (file, *CORNERS, "class", *(() if split else ("test",)))
+    if lacks := [field for field in fields if field not in (annotations.dtype.names or ())]:
+        there = ", ".join(annotations.dtype.names or ()) or "no fields"
+        hint = f" The devkit's cars_test_annos.mat has no labels; {TEST} has them." if lacks == ["class"] else ""
+        raise InputError(f"{NAME}: {path}: its annotations lack {', '.join(lacks)}; they have {there}.{hint}")
+    records = []
+    for number, entry in enumerate(annotations, 1):
+        try:
+            place = lists.inside(folder + str(entry[file]))
+            x1, y1, x2, y2 = (float(entry[corner]) for corner in CORNERS)
+            label = int(entry["class"]) - 1
+            if not 0 <= label < len(classes):
+                raise ValueError(f"class {label + 1}; classes are 1 to {len(classes)}")
+            half = split or ("test" if int(entry["test"]) else "train")
+            box = lists.corners(x1, y1, x2, y2, first=1)
+        except (ValueError, TypeError) as fault:
+            raise InputError(f"{NAME}: {path}, annotation {number}: {fault}") from None
+        records.append(Record(place.rsplit(".", 1)[0], place, label, classes[label], half, (box,)))
+    return records

@@ -1,0 +1,133 @@
+"""CIFAR-100 in its python version: cifar-100-python/{meta, train, test}, pickles of lists and of one byte array.
+
+Nothing arbitrary is unpickled: every class or function a file names is refused but the three that NumPy arrays were
+written with, and those are replaced by stand-ins that hold the array's bytes. Workers never unpickle: they read the
+3,072 bytes of an image at its place in the file and hand it on as PNG, so nothing is lost before the shard's own JPEG.
+"""
+
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import InputError
+from . import Dataset, PixelBoxes, Record, lists
+
+NAME = "cifar100"
+PUBLISHED = {"classes": 100, "train": 50000, "test": 10000}
+BYTES = 3 * 32 * 32  # an image: 32 x 32 red, then green, then blue
+
+
+class _Array:
+    """Stands in for a pickled numpy.ndarray: keeps (shape, type code, bytes), and only of bytes in row order."""
+
+    shape: tuple = ()
+    raw: bytes = b""
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, kind, fortran, self.raw = state
+        if not isinstance(kind, _Kind) or kind.code not in (b"u1", "u1") or fortran or not isinstance(self.raw, bytes):
+            raise pickle.UnpicklingError("its array is not of unsigned bytes in row order")
+
+
+class _Kind:
+    """Stands in for a pickled numpy.dtype."""
+
+    def __init__(self, code: Any, *_: Any):
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-100 does not; it was not run")
+        return ADMITTED[module, name]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Record -> its image as PNG, read at its place in the split's file."""
+
+    folder: Path
+    offsets: dict[str, int]
+    """Where a split's pixels start in its file."""
+
+    def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
+        path = self.folder / record.split
+        try:
+            with path.open("rb") as file:
+                file.seek(self.offsets[record.split] + BYTES * int(record.id.split("/")[1]))
+                planes = np.frombuffer(file.read(BYTES), np.uint8).reshape(3, 32, 32)
+        except (OSError, ValueError) as fault:
+            raise InputError(f"{NAME}: image {record.id} cannot be read from {path}: {fault}") from None
+        bgr = np.ascontiguousarray(planes[::-1].transpose(1, 2, 0))
+        return cv2.imencode(".png", bgr)[1].tobytes(), ()
+
+
+def read(root: Path) -> Dataset:
+    """The dataset in `root`, or in cifar-100-python/ inside it. InputError when a file is not what it should be."""
+    folder = lists.holder(NAME, root, ["cifar-100-python"], ("meta", "train", "test"), "cifar-100-python.tar.gz")
+    meta, _ = _unpickle(folder / "meta", (b"fine_label_names",))
+    classes = tuple(word.decode() for word in meta[b"fine_label_names"])
+    records, offsets = [], {}
+    for split in ("train", "test"):
+        path = folder / split
+        found, content = _unpickle(path, (b"data", b"fine_labels", b"filenames"))
+        data, labels, names = found[b"data"], found[b"fine_labels"], found[b"filenames"]
+        count = len(labels)
+        if not isinstance(data, _Array) or data.shape != (count, BYTES) or len(data.raw) != count * BYTES:
+            raise InputError(f"{NAME}: {path}: data is not {count:,} x {BYTES:,} bytes, one row for each label.")
+        if len(names) != count or not all(isinstance(k, int) and 0 <= k < len(classes) for k in labels):
+            raise InputError(
+                f"{NAME}: {path}: not every image has a file name and a label from 0 to {len(classes) - 1}."
+            )
+        offsets[split] = _find(content, data.raw, path)
+        for number, (label, name) in enumerate(zip(labels, names)):
+            records.append(Record(f"{split}/{number}", f"{split}/{name.decode()}", label, classes[label], split))
+    note = lists.census(NAME, classes, records, PUBLISHED)
+    return Dataset(NAME, classes, tuple(records), Pixels(folder, offsets), note=note)
+
+
+def _unpickle(path: Path, keys: tuple[bytes, ...]) -> tuple[dict[bytes, Any], bytes]:
+    """-> (the file's dict, the file's bytes)."""
+    content = path.read_bytes()
+    try:
+        found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as fault:  # a damaged pickle fails in as many ways as there are opcodes
+        raise InputError(
+            f"{NAME}: {path} is not CIFAR-100's file: {fault}. Unpack cifar-100-python.tar.gz again."
+        ) from None
+    if not isinstance(found, dict) or any(key not in found for key in keys):
+        wanted = ", ".join(key.decode() for key in keys)
+        raise InputError(
+            f"{NAME}: {path} is a pickle of another kind: no {wanted}. Unpack cifar-100-python.tar.gz again."
+        )
+    return found, content
+
+
+def _find(content: bytes, raw: bytes, path: Path) -> int:
+    start = content.find(raw[:64])
+    while start >= 0 and not content.startswith(raw, start):
+        start = content.find(raw[:64], start + 1)
+    if start < 0:
+        raise InputError(f"{NAME}: {path}: its pixels do not lie in one piece. Unpack cifar-100-python.tar.gz again.")
+    return start

@@ -1,0 +1,190 @@
+"""--download: archives from their publishers into a dataset's root, checked, resumed and unpacked.
+
+All of it happens in ROOT/.download: FILE.part grows, becomes FILE when its MD5 is right, is unpacked into ROOT, and
+gives way to FILE.done. Stopped anywhere, the same command goes on from there.
+"""
+
+import hashlib
+import shutil
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from ..errors import InputError
+from . import DATASETS, Archive, default_root
+
+WORK = ".download"
+TRIES = 5  # in a row without a byte gained
+CHUNK = 1 << 20
+TIMEOUT_S = 60
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def download(name: str, root: Path | str | None = None, archives: tuple[Archive, ...] | None = None) -> None:
+    """Dataset `name` into `root` (default: `default_root`); nothing when the root holds files that came otherwise.
+
+    InputError when the publisher does not offer it, when an address does not answer, or when a file is not the one that
+    was published.
+    """
+    if name not in DATASETS:
+        raise InputError(f"No dataset is called {name!r}; there are {', '.join(DATASETS)}. See: fgdata list")
+    row = DATASETS[name]
+    archives = row.archives if archives is None else archives
+    if not archives:
+        reason = "it is painted by code" if not row.files else f"get it yourself: {row.where}"
+        raise InputError(f"Dataset {name} cannot be fetched with --download; {reason}.\nExpected layout: {row.layout}")
+    root = default_root(name) if root is None else Path(root)
+    work = root / WORK
+    if root.is_dir() and not work.is_dir() and any(root.iterdir()):
+        print(f"{root} holds files already: nothing is downloaded.", file=sys.stderr)
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    for archive in archives:
+        done = work / f"{archive.file}.done"
+        if done.is_file() and done.read_text() == archive.md5:
+            continue
+        path = work / archive.file
+        if not path.is_file():
+            _fetch(archive, path)
+        print(f"Unpacking {archive.file} into {root}", file=sys.stderr)
+        _unpack(path, root)
+        done.write_text(archive.md5)
+        path.unlink()
+
+
+def _fetch(archive: Archive, path: Path) -> None:
+    """The archive at `path`, whole and with the right MD5."""
+    part = path.with_name(f"{path.name}.part")
+    again = f"The same command goes on from there ({part})."
+    tries = 0
+    while True:
+        have = part.stat().st_size if part.is_file() else 0
+        try:
+            _append(archive, part, have)
+            break
+        except HTTPError as fault:
+            if fault.code not in (408, 425, 429) and fault.code < 500:
+                raise InputError(
+                    f"{archive.url}: the server says {fault.code} {fault.reason}. Its publisher may have moved it; get "
+                    "it by hand (`fgdata list` says where) and give its folder: --root FOLDER"
+                ) from None
+            reason = f"the server says {fault.code} {fault.reason}"
+        except URLError as fault:
+            reason = str(fault.reason)
+        except (HTTPException, TimeoutError, ConnectionError) as fault:
+            reason = str(fault) or type(fault).__name__
+        now = part.stat().st_size if part.is_file() else 0
+        tries = 0 if now > have else tries + 1
+        if tries >= TRIES:
+            raise InputError(f"{archive.url}: {reason}; {now:,} bytes are here. {again}") from None
+        time.sleep(0.2 * 2**tries)
+    if (found := _md5(part)) != archive.md5:
+        size = part.stat().st_size
+        part.unlink()
+        raise InputError(
+            f"{archive.url} is not the file that was published: MD5 {found} of {size:,} bytes, expected {archive.md5}. "
+            "It was removed. Try once more; when it is the same again, the publisher has changed the file."
+        )
+    part.replace(path)
+
+
+def _append(archive: Archive, part: Path, have: int) -> None:
+    """Asks for the bytes behind the first `have` and writes them; starts over when the server sends all."""
+    request = Request(archive.url, headers={"User-Agent": "fgdata", "Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        answer = urlopen(request, timeout=TIMEOUT_S)
+    except HTTPError as fault:
+        if have and fault.code == 416:  # nothing is behind them: the MD5 tells whether they are the file
+            return
+        raise
+    with answer:
+        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if have and not goes_on and answer.status == 206:
+            raise HTTPException(f"the server sent bytes {answer.headers.get('Content-Range')}, not those from {have}")
+        have = have if goes_on else 0
+        left = answer.headers.get("Content-Length")
+        total = have + int(left) if left and left.isdecimal() else None
+        free = shutil.disk_usage(part.parent).free
+        if total and total - have > free:
+            raise InputError(
+                f"{archive.file} needs {(total - have) / 1e9:,.1f} GB more; {part.parent} has {free / 1e9:,.1f}"
+            )
+        with part.open("ab" if goes_on else "wb") as file, _Shown(archive.file, have, total) as shown:
+            while data := answer.read(CHUNK):
+                file.write(data)
+                shown(len(data))
+    if total is not None and part.stat().st_size < total:
+        raise HTTPException(f"the connection ended {total - part.stat().st_size:,} bytes early")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _unpack(path: Path, root: Path) -> None:
+    """A tar or zip into root; a member that would land outside of it is refused."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.infolist():
+                    if not (root / entry.filename).resolve().is_relative_to(root.resolve()):
+                        raise InputError(
+                            f"{path}: its member {entry.filename!r} would land outside {root}. Not unpacked."
+                        )
+                archive.extractall(root)
+        else:
+            with tarfile.open(path) as archive:
+                archive.extractall(root, filter="data")
+    except tarfile.FilterError as fault:
+        raise InputError(f"{path}: {fault}. It was not unpacked further.") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as fault:
+        raise InputError(f"{path} cannot be unpacked: {fault}. Remove it and try once more.") from None
+
+
+class _Shown:
+    """Bytes on a bar on a terminal, on a line now and then elsewhere: `with _Shown(...) as shown: shown(n)`."""
+
+    def __init__(self, title: str, have: int, total: int | None):
+        self.title, self.have, self.total = title, have, total
+
+    def __enter__(self) -> Callable[[int], None]:
+        self._start, self._first, self._last = time.monotonic(), self.have, time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+            columns = (
+                "{task.description}",
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar.add_task(self.title, total=self.total, completed=self.have)
+            self._bar.start()
+        return self._advance
+
+    def _advance(self, count: int) -> None:
+        self.have += count
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=self.have)
+        elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            rate = (self.have - self._first) / (self._last - self._start)
+            of = f" of {self.total / 1e6:,.0f}" if self.total else ""
+            print(f"{self.title}: {self.have / 1e6:,.0f}{of} MB, {rate / 1e6:,.1f} MB/s", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()

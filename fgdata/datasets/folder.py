@@ -1,0 +1,122 @@
+"""Layouts that are nothing but folders: `folder` (class/image), `flat` (images, no classes), and both ImageNets.
+
+Classes are in the order of their folders' names, or of imagenet100's list. An image is a file whose name ends as one.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from . import Dataset, Record, lists
+
+TESTS = ("test", "val")
+IMAGENET = {"classes": 1000, "train": 1281167, "test": 50000}
+
+
+def read(root: Path) -> Dataset:
+    """root/CLASS/IMAGE, all of it train; or root/train/CLASS/IMAGE and root/test/ (or val/) with the same classes."""
+    if not (root / "train").is_dir():
+        return _dataset("folder", root, {"train": ""}, _classes("folder", root))
+    tests = [half for half in TESTS if (root / half).is_dir()]
+    note = "val/ is left out: test/ is the test split" if len(tests) == 2 else ""
+    halves = {"train": "train/", **({"test": f"{tests[0]}/"} if tests else {})}
+    classes = _classes("folder", root / "train")
+    if tests and (extra := sorted(set(_classes("folder", root / tests[0])) - set(classes))):
+        raise InputError(f"folder: {root / tests[0]} has classes that train/ lacks: {lists.some(extra)}.")
+    return _dataset("folder", root, halves, classes, note)
+
+
+def read_flat(root: Path) -> Dataset:
+    """root/IMAGE -> one class, `unlabelled`; all of it train."""
+    names = sorted(entry.name for entry in os.scandir(root) if Path(entry.name).suffix.lower() in lists.SUFFIXES)
+    if not names:
+        raise InputError(f"flat: {root} holds no image file. With images in class folders it is --dataset folder")
+    records = tuple(Record(name, name, 0, "unlabelled", "train") for name in names)
+    return Dataset("flat", ("unlabelled",), records, lists.Files("flat", root))
+
+
+def read_imagenet(root: Path) -> Dataset:
+    """root/train/nXXXXXXXX/ and root/val/nXXXXXXXX/; the published validation images are the test split."""
+    classes = _classes("imagenet", _train("imagenet", root))
+    halves = _halves("imagenet", root)
+    made = _dataset("imagenet", root, halves, classes)
+    return _noted(made, lists.census("imagenet", classes, made.records, IMAGENET))
+
+
+def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Dataset:
+    """The classes of a list, one WordNet id per line (words behind it are ignored), out of ImageNet's folders."""
+    path = Path(class_list) if class_list else root / "imagenet100.txt"
+    if not path.is_file():
+        raise InputError(
+            f"imagenet100: no list of classes at {path}. Save the 100 WordNet ids of the paper you compare with there, "
+            "one a line, or name the file: --class-list FILE"
+        )
+    classes: list[str] = []
+    for number, line in enumerate(lists.text("imagenet100", path).splitlines(), 1):
+        if word := line.split(maxsplit=1)[0] if line.strip() else "":
+            fault = "is there for the second time" if word in classes else ""
+            if not (len(word) == 9 and word[0] == "n" and word[1:].isdecimal()):
+                fault = "is no WordNet id such as n01440764"
+            if fault:
+                raise InputError(f"imagenet100: {path}, line {number}: {word!r} {fault}.")
+            classes.append(word)
+    train = _train("imagenet100", root)
+    if lacks := [word for word in classes if not (train / word).is_dir()]:
+        raise InputError(f"imagenet100: {len(lacks)} classes of {path} have no folder in {train}: {lists.some(lacks)}.")
+    made = _dataset("imagenet100", root, _halves("imagenet100", root), classes)
+    published = {"classes": 100, "test": 5000}  # the number of training images depends on the list
+    return _noted(made, lists.census("imagenet100", classes, made.records, published))
+
+
+def _noted(made: Dataset, note: str) -> Dataset:
+    return Dataset(made.name, made.classes, made.records, made.load, made.settings, note)
+
+
+def _train(name: str, root: Path) -> Path:
+    lists.holder(name, root, [], ("train",), "ImageNet, with a folder per class below train/ and val/,")
+    return root / "train"
+
+
+def _halves(name: str, root: Path) -> dict[str, str]:
+    if not (root / "val").is_dir():
+        return {"train": "train/"}
+    if any(entry.name.startswith("ILSVRC2012_val_") for entry in os.scandir(root / "val")):
+        raise InputError(
+            f"{name}: the images of {root / 'val'} are not in class folders. Move each into val/WORDNET-ID/, as the "
+            "devkit's ILSVRC2012_validation_ground_truth.txt says (torchvision.datasets.ImageNet does it)."
+        )
+    return {"train": "train/", "test": "val/"}
+
+
+def _classes(name: str, folder: Path) -> list[str]:
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        raise InputError(f"{name}: {folder} has no class folders. Images without classes: --dataset flat")
+    return found
+
+
+def _dataset(name: str, root: Path, halves: dict[str, str], classes: Sequence[str], note: str = "") -> Dataset:
+    """Every image below each half's class folders, however deep; ids are paths."""
+    records = []
+    for split, half in halves.items():
+        for label, word in enumerate(classes):
+            files = _below(root, f"{half}{word}")
+            if not files and split == "train":
+                raise InputError(f"{name}: the class folder {root / half / word} holds no image file.")
+            records += [Record(file, file, label, word, split) for file in files]
+    return Dataset(name, tuple(classes), tuple(records), lists.Files(name, root), note=note)
+
+
+def _below(root: Path, folder: str) -> list[str]:
+    if not (root / folder).is_dir():
+        return []
+    return sorted(_walk(str(root / folder), folder))
+
+
+def _walk(path: str, said: str) -> Iterable[str]:
+    for entry in os.scandir(path):
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{said}/{entry.name}")
+        elif os.path.splitext(entry.name)[1].lower() in lists.SUFFIXES:
+            yield f"{said}/{entry.name}"

@@ -1,0 +1,74 @@
+"""GTSRB in its official and its Kaggle layout; both give a sign's box as its corner pixels, both inside, from 0.
+
+Official: GTSRB/Final_Training/Images/00000/GT-00000.csv ... (`;`, files beside each), GTSRB/Final_Test/Images/ and
+GT-final_test.csv, the one WITH classes, there or at the top. Kaggle: Train.csv and Test.csv (`,`, a column Path).
+The numbers of the signs are their classes' names, five digits as in the official folders; only those that occur.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import InputError
+from . import Dataset, Record, lists
+
+NAME = "gtsrb"
+ROI = ("Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
+PUBLISHED = {"classes": 43, "train": 39209, "test": 12630}
+Sign = tuple[str, int, lists.Box]
+
+
+def read(root: Path) -> Dataset:
+    """The dataset in `root`. InputError at the first fault of its CSV files."""
+    halves = _kaggle(root) if (root / "Train.csv").is_file() else _official(root)
+    for half in halves.values():
+        lists.files_present(NAME, "its csv", root, {str(n): sign[0] for n, sign in enumerate(half)})
+    rank = {
+        number: label for label, number in enumerate(sorted({sign[1] for half in halves.values() for sign in half}))
+    }
+    classes = tuple(f"{number:05d}" for number in rank)
+    records = tuple(
+        Record(path.rsplit(".", 1)[0], path, rank[number], f"{number:05d}", split, (box,))
+        for split, half in halves.items()
+        for path, number, box in half
+    )
+    note = lists.census(NAME, classes, records, PUBLISHED)
+    return Dataset(NAME, classes, records, lists.Files(NAME, root), note=note)
+
+
+def _kaggle(root: Path) -> dict[str, list[Sign]]:
+    lists.holder(NAME, root, [], ("Train.csv", "Test.csv"), "the Kaggle archive")
+    columns = (*ROI, "ClassId", "Path")
+    return {
+        split: lists.rows(NAME, root / file, columns, _sign("Path", ""))
+        for split, file in (("train", "Train.csv"), ("test", "Test.csv"))
+    }
+
+
+def _official(root: Path) -> dict[str, list[Sign]]:
+    top = "GTSRB/" if (root / "GTSRB").is_dir() else ""
+    tests = [f"{top}Final_Test/Images/GT-final_test.csv", "GT-final_test.csv", f"{top}GT-final_test.csv"]
+    test = next((path for path in tests if (root / path).is_file()), "GT-final_test.csv")
+    train = f"{top}Final_Training/Images"
+    lists.holder(NAME, root, [], (train, f"{top}Final_Test/Images", test), "the official archives, or Train.csv's")
+    columns = (*ROI, "ClassId", "Filename")
+    signs = []
+    for folder in sorted(path for path in (root / train).iterdir() if path.is_dir()):
+        csv = folder / f"GT-{folder.name}.csv"
+        signs += lists.rows(NAME, csv, columns, _sign("Filename", f"{train}/{folder.name}/"), ";")
+    if not signs:
+        raise InputError(f"{NAME}: {root / train} has no class folders; expected 00000/ to 00042/.")
+    return {
+        "train": signs,
+        "test": lists.rows(NAME, root / test, columns, _sign("Filename", f"{top}Final_Test/Images/"), ";"),
+    }
+
+
+def _sign(column: str, folder: str) -> Callable[[dict[str, str]], Sign]:
+    def parse(row: dict[str, str]) -> Sign:
+        number = int(row["ClassId"])
+        if not 0 <= number < PUBLISHED["classes"]:
+            raise ValueError(f"ClassId {number}; signs are 0 to {PUBLISHED['classes'] - 1}")
+        x1, y1, x2, y2 = (float(row[edge]) for edge in ROI)
+        return lists.inside(folder + row[column]), number, lists.corners(x1, y1, x2, y2, first=0)
+
+    return parse

@@ -1,0 +1,89 @@
+"""iNaturalist 2018: train2018.json and val2018.json in COCO's style, images under train_val2018/; no boxes.
+
+The published validation images are the test split here; the competition's own test images have no labels. The class
+names of these files are numbers; with categories.json, released after the competition, beside them they are species.
+"""
+
+from pathlib import Path
+
+from ..errors import InputError
+from . import Dataset, Record, lists
+
+NAME = "inat2018"
+PUBLISHED = {"classes": 8142, "train": 437513, "test": 24426}
+HALVES = {"train": "train2018.json", "test": "val2018.json"}
+
+
+def read(root: Path) -> Dataset:
+    """The dataset in `root`. InputError at the first fault of its JSON files."""
+    lists.holder(NAME, root, [], tuple(HALVES.values()), "the dataset")
+    halves = {
+        split: lists.json_lists(NAME, root / file, ("images", "annotations", "categories"))
+        for split, file in HALVES.items()
+    }
+    species = root / "categories.json"
+    names = _names(root / HALVES["train"], halves["train"]["categories"])
+    if _names(root / HALVES["test"], halves["test"]["categories"]) != names:
+        raise InputError(f"{NAME}: {HALVES['train']} and {HALVES['test']} in {root} have different categories.")
+    if species.is_file():
+        known = _names(species, [{"id": int(i), "name": n} for i, n in _released(species)])
+        if lacks := [str(number) for number in names if number not in known]:
+            raise InputError(f"{NAME}: {species} lacks the categories {lists.some(lacks)} of {HALVES['train']}.")
+        names = {number: known[number] for number in names}
+    rank = {number: label for label, number in enumerate(sorted(names))}
+    records = []
+    for split, half in halves.items():
+        records += _records(root / HALVES[split], half, names, rank, split)
+    lists.files_present(NAME, " and ".join(HALVES.values()), root, {record.id: record.file for record in records})
+    classes = tuple(names[number] for number in rank)
+    note = lists.census(NAME, classes, records, PUBLISHED)
+    return Dataset(NAME, classes, tuple(records), lists.Files(NAME, root), note=note)
+
+
+def _released(path: Path) -> list[tuple[int, str]]:
+    """categories.json is a bare list of {id, name, ...}."""
+    import json
+
+    try:
+        return [(entry["id"], entry["name"]) for entry in json.loads(lists.text(NAME, path))]
+    except (ValueError, TypeError, KeyError) as fault:
+        raise InputError(f"{NAME}: {path} is no list of categories with id and name: {fault}") from None
+
+
+def _names(path: Path, categories: list[dict]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for number, entry in enumerate(categories, 1):
+        if not isinstance(entry.get("id"), int) or "name" not in entry or entry["id"] in names:
+            raise InputError(f"{NAME}: {path}, category {number}: {entry}: an id of its own and a name are needed.")
+        names[entry["id"]] = str(entry["name"])
+    return names
+
+
+def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int], split: str) -> list[Record]:
+    labels: dict[int, int] = {}
+    for number, entry in enumerate(half["annotations"], 1):
+        image, category = entry.get("image_id"), entry.get("category_id")
+        if category not in names or not isinstance(image, int) or image in labels:
+            raise InputError(
+                f"{NAME}: {path}, annotation {number}: image_id {image}, category_id {category}: an image has one "
+                f"annotation with one of the {len(names):,} categories."
+            )
+        labels[image] = category
+    records, seen = [], set()
+    for number, entry in enumerate(half["images"], 1):
+        image, file = entry.get("id"), entry.get("file_name")
+        if image in seen or image not in labels or not isinstance(file, str):
+            fault = "comes twice" if image in seen else f"no annotation or no file_name (found {file!r})"
+            raise InputError(f"{NAME}: {path}, image {number}, id {image}: {fault}.")
+        seen.add(image)
+        try:
+            lists.inside(file)
+        except ValueError as fault:
+            raise InputError(f"{NAME}: {path}, image {number}: {fault}") from None
+        category = labels[image]
+        records.append(Record(str(image), file, rank[category], names[category], split))
+    if extra := [str(image) for image in labels if image not in seen]:
+        raise InputError(
+            f"{NAME}: {path} has annotations of {len(extra):,} images it does not list: {lists.some(extra)}."
+        )
+    return records

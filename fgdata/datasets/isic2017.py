@@ -1,0 +1,76 @@
+"""ISIC 2017 (part 3, lesion classification): labels from CSV, boxes around the lesion masks of part 1.
+
+ISIC-2017_Training_Data/ID.jpg, ISIC-2017_Training_Part1_GroundTruth/ID_segmentation.png and
+ISIC-2017_Training_Part3_GroundTruth.csv (image_id, melanoma, seborrheic_keratosis: 1.0 or 0.0; neither is a nevus); the
+same three with Test_v2. The 150 validation images are not read. A mask is looked at when its image is loaded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .. import images
+from ..errors import InputError
+from . import Dataset, PixelBoxes, Record, lists
+
+NAME = "isic2017"
+CLASSES = ("melanoma", "seborrheic_keratosis", "nevus")
+HALVES = {"train": "ISIC-2017_Training", "test": "ISIC-2017_Test_v2"}
+PUBLISHED = {"classes": 3, "train": 2000, "test": 600}
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Record -> its file's bytes and the bounding box of its mask."""
+
+    root: Path
+
+    def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
+        path = self.root / _mask(record.split, record.id)
+        data, _ = lists.Files(NAME, self.root)(record)
+        try:
+            mask = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_GRAYSCALE)
+        except OSError as fault:
+            raise InputError(f"{NAME}: mask of image {record.id}, {path}: {fault.strerror}") from None
+        if mask is None:
+            raise InputError(f"{NAME}: the mask {path} cannot be read as an image.")
+        header = images.header(data, record.file)
+        if mask.shape != (header.height, header.width):
+            raise InputError(
+                f"{NAME}: the mask {path} is {mask.shape[1]} x {mask.shape[0]} pixels; its image is "
+                f"{header.width} x {header.height}."
+            )
+        left, top, width, height = cv2.boundingRect((mask > 127).astype(np.uint8))
+        if not width:
+            raise InputError(f"{NAME}: the mask {path} is empty: it marks no pixel as lesion.")
+        return data, ((float(left), float(top), float(width), float(height)),)
+
+
+def read(root: Path) -> Dataset:
+    """The dataset in `root`. InputError at the first fault of the CSV files, or when a file is missing."""
+    needed = [f"{half}_{part}" for half in HALVES.values() for part in ("Data", "Part1_GroundTruth")]
+    needed += [f"{half}_Part3_GroundTruth.csv" for half in HALVES.values()]
+    lists.holder(NAME, root, [], needed, "ISIC 2017's eight archives, unpacked side by side,")
+    records = []
+    for split, half in HALVES.items():
+        path = root / f"{half}_Part3_GroundTruth.csv"
+        found = lists.rows(NAME, path, ("image_id", *CLASSES[:2]), _label)
+        images_ = {str(n): f"{half}_Data/{id_}.jpg" for n, (id_, _) in enumerate(found)}
+        lists.files_present(NAME, path, root, images_)
+        lists.files_present(NAME, path, root, {str(n): _mask(split, id_) for n, (id_, _) in enumerate(found)})
+        records += [Record(id_, f"{half}_Data/{id_}.jpg", n, CLASSES[n], split, None) for id_, n in found]
+    note = lists.census(NAME, CLASSES, records, PUBLISHED)
+    return Dataset(NAME, CLASSES, tuple(records), Masked(root), note=note)
+
+
+def _mask(split: str, id_: str) -> str:
+    return f"{HALVES[split]}_Part1_GroundTruth/{id_}_segmentation.png"
+
+
+def _label(row: dict[str, str]) -> tuple[str, int]:
+    flags = [float(row[name]) for name in CLASSES[:2]]
+    if flags not in ([0, 0], [1, 0], [0, 1]):
+        raise ValueError(f"{CLASSES[0]} {flags[0]:g} and {CLASSES[1]} {flags[1]:g}: at most one of them is 1, else 0")
+    return lists.inside(row["image_id"]), flags.index(1) if 1 in flags else 2
