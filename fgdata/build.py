@@ -8,9 +8,8 @@ Everything inside the folder is the same whenever and however often it is built:
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from .boxes import Objective
 from .datasets import DATASETS, Dataset, Record
 from .engine import run_jobs, validate
 from .errors import InputError
+from .lock import alone
 from .progress import Progress
-from .saliency import detector
+from .saliency import component, detector, require
 from .shards.manifest import (
     BUILDING,
     FORMAT_MAJOR,
@@ -34,6 +34,7 @@ from .shards.manifest import (
     read_manifest,
     write_atomic,
 )
+from .shards.maps import MAPS, SIDE, merge, pack
 from .shards.writer import ShardWriter
 
 ORDER_SEED = (
@@ -74,20 +75,21 @@ def build(
     shard_samples: int = 256,
     workers: int = 1,
     engine: str = "local",
+    keep_maps: bool = False,
 ) -> Built:
     """Writes the shard set of a dataset to a folder, or goes on with one that was stopped.
 
     InputError when the folder holds something else (it says what differs), when a detector needs boxes that the dataset
     lacks, or, with on_bad_image "stop", when an image cannot be read; all of it before any detector runs.
     """
-    recipe = sample.Recipe(dataset.load, saliency, objective or Objective(), max_side, quality, on_bad_image)
+    recipe = sample.Recipe(dataset.load, saliency, objective or Objective(), max_side, quality, on_bad_image, keep_maps)
     _validate(dataset, recipe, shard_samples)
     validate(workers, engine)
     plan = _plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with alone(out):
         if (out / MANIFEST).is_file():
             manifest = read_manifest(out)
             _refuse_other(out, manifest, plan, ("versions", "format_version"))
@@ -96,7 +98,7 @@ def build(
         _refuse_unlike(out, plan)
         for part in out.glob("**/*.part"):
             part.unlink(missing_ok=True)
-        jobs = _jobs(dataset, out, recipe, shard_samples)
+        jobs = plan_jobs(dataset, out, recipe, shard_samples)
         facts = {job.name: found for job in jobs if (found := _finished(job))}
         todo = [job for job in jobs if job.name not in facts]
         if on_bad_image == "stop" and (dataset.name not in DATASETS or DATASETS[dataset.name].files):
@@ -110,7 +112,8 @@ def build(
                 facts[fact["name"]] = fact
                 with log.open("a") as file:
                     file.write(json.dumps({"shard": fact["name"], **fact.pop("log")}) + "\n")
-            manifest = _manifest(plan, jobs, facts)
+            kept = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
+            manifest = _manifest(plan | kept, jobs, facts)
             for job in jobs:
                 if not facts[job.name]["entry"][
                     "samples"
@@ -126,10 +129,11 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
     """Writes one shard and then its facts; runs in a worker process."""
     log = sample.Log()
     fact: dict = {"name": job.name, "skipped": [], "boxes_clipped": 0, "reencoded": 0, "fallbacks": {}}
+    keys, maps = [], {component(name): [] for name in job.recipe.saliency if name != "gt"}
     with ShardWriter(job.folder, job.name) as writer:
         for number, record in enumerate(job.records):
             try:
-                components, meta = sample.make(record, job.recipe, log)
+                components, meta, found = sample.make(record, job.recipe, log)
             except InputError as fault:
                 if job.recipe.on_bad_image == "stop":
                     raise
@@ -137,16 +141,51 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
             else:
                 with log.stage("write"):
                     writer.add(f"{job.first_key + number:0{job.key_digits}d}", components, meta)
+                keys.append(job.first_key + number)
+                for name, kept in found.items():
+                    maps[name].append(kept)
                 fact["boxes_clipped"] += meta.get("boxes_clipped", False)
                 fact["reencoded"] += "source" in meta
-                for name, said in meta["detectors"].items():
-                    if said["fallback"]:
-                        counts = fact["fallbacks"].setdefault(name, {})
-                        counts[said["fallback"]] = counts.get(said["fallback"], 0) + 1
+                count_fallbacks(fact["fallbacks"], meta)
             advance(1)
     fact["entry"] = writer.entry
+    if job.recipe.keep_maps and keys:
+        part = pack(keys, maps)
+        write_atomic(maps_part(job.folder, job.name), part)
+        fact["maps_bytes"] = len(part)
     write_atomic(job.folder / BUILDING / f"{job.name}.json", dump(fact))
     return {**fact, "log": log.summary()}
+
+
+def maps_part(folder: Path, name: str) -> Path:
+    """Where the maps of one shard wait until all are merged into one file."""
+    return folder / BUILDING / f"{name}.{MAPS}"
+
+
+def count_fallbacks(counts: dict[str, dict[str, int]], meta: dict) -> None:
+    """Adds the fallbacks of one sample's json to the counts by detector and kind."""
+    for name, said in meta["detectors"].items():
+        if kind := said["fallback"]:
+            of_name = counts.setdefault(name, {})
+            of_name[kind] = of_name.get(kind, 0) + 1
+
+
+def add_counts(all_counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """Sums the fallback counts of several shards."""
+    total: dict[str, dict[str, int]] = {}
+    for counts in all_counts:
+        for name, kinds in counts.items():
+            for kind, count in kinds.items():
+                total.setdefault(name, {})[kind] = total.get(name, {}).get(kind, 0) + count
+    return total
+
+
+def _merge_maps(out: Path, recipe: sample.Recipe, jobs: list[Job], facts: dict[str, dict]) -> dict:
+    """The shards' map files -> maps.h5; what the manifest says of it."""
+    parts = [maps_part(out, job.name) for job in jobs if facts[job.name]["entry"]["samples"]]
+    if not parts:
+        return {}
+    return {"maps": merge({component(name): parts for name in recipe.saliency if name != "gt"}, out / MAPS)}
 
 
 def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> None:
@@ -162,6 +201,11 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
         raise InputError(f"--quality {recipe.quality}: 1 to 100.")
     if shard_samples < 1:
         raise InputError(f"--shard-samples {shard_samples}: at least 1.")
+    if recipe.keep_maps and set(recipe.saliency) == {"gt"}:
+        raise InputError(
+            "--keep-maps: gt has no saliency map to keep. Ask for a detector too, for example --saliency rbd"
+        )
+    require(recipe.saliency, (record.file for record in dataset.records))
     if "gt" in recipe.saliency:
         bare = [record for record in dataset.records if record.boxes == ()]
         if bare:
@@ -175,24 +219,26 @@ def _plan(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> dict:
     """Everything that decides the bytes of the set."""
     said = [[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in dataset.records]
     records = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
+    minor, kept = (FORMAT_MINOR, {"maps": {"side": SIDE}}) if recipe.keep_maps else (0, {})
     return {
-        "format_version": f"{FORMAT_MAJOR}.{FORMAT_MINOR}",
+        "format_version": f"{FORMAT_MAJOR}.{minor}",  # a set without maps has nothing that 1.0 does not know
         "dataset": {
             "name": dataset.name,
             "classes": list(dataset.classes),
             "settings": dataset.settings,
             "records_sha256": records,
         },
-        "detectors": {name: {} if name == "gt" else detector(name).SETTINGS for name in recipe.saliency},
+        "detectors": {component(name): {} if name == "gt" else detector(name).SETTINGS for name in recipe.saliency},
         "objective": asdict(recipe.objective),
         "images": {"max_side": recipe.max_side, "quality": recipe.quality},
         "shard_samples": shard_samples,
         "order_seed": ORDER_SEED,
-        "versions": _versions(),
+        "versions": versions(),
+        **kept,
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     import cv2
     import numba
 
@@ -208,27 +254,6 @@ def _refuse_unlike(out: Path, plan: dict) -> None:
         raise InputError(f"{out} is not empty and not a shard set. Name another folder: --out FOLDER")
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Holds a lock on the folder itself, so that two builds never write the same set at once."""
-    try:
-        import fcntl
-        import os
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InputError(
-            f"Another fgdata is building {out} at this moment. Wait for it, or name another folder: --out"
-        ) from None
-    finally:
-        os.close(handle)
-
-
 def _refuse_other(out: Path, there: dict, asked: dict, ignored: tuple[str, ...]) -> None:
     there, asked = ({key: value for key, value in _flat(plan).items()} for plan in (there, asked))
     differs = [
@@ -236,7 +261,7 @@ def _refuse_other(out: Path, there: dict, asked: dict, ignored: tuple[str, ...])
         for key in asked
         if there.get(key) != json.loads(json.dumps(asked[key])) and not key.startswith(ignored)
     ]
-    extra = [key for key in there if key.startswith("detectors.") and key not in asked]
+    extra = [key for key in there if key.startswith(("detectors.", "maps.side")) and key not in asked]
     differs += [f"  {key}: {_short(there[key])} there, nothing asked" for key in extra]
     if differs:
         raise InputError(
@@ -262,7 +287,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _jobs(dataset: Dataset, out: Path, recipe: sample.Recipe, shard_samples: int) -> list[Job]:
+def plan_jobs(dataset: Dataset, out: Path, recipe: sample.Recipe, shard_samples: int) -> list[Job]:
+    """A job for every shard, in the set's order: which records go into which shard, under which keys."""
     jobs, key = [], 0
     digits = max(6, len(str(len(dataset.records))))
     for split in SPLITS:
@@ -282,10 +308,13 @@ def _finished(job: Job) -> dict | None:
     if not path.is_file():
         return None
     fact = json.loads(path.read_bytes())
-    sizes = {f"{job.name}.tar": fact["entry"]["bytes"], f"{job.name}.idx": fact["entry"]["index_bytes"]}
-    whole = all(
-        (job.folder / name).is_file() and (job.folder / name).stat().st_size == size for name, size in sizes.items()
-    )
+    sizes = {
+        job.folder / f"{job.name}.tar": fact["entry"]["bytes"],
+        job.folder / f"{job.name}.idx": fact["entry"]["index_bytes"],
+    }
+    if "maps_bytes" in fact:
+        sizes[maps_part(job.folder, job.name)] = fact["maps_bytes"]
+    whole = all(file.is_file() and file.stat().st_size == size for file, size in sizes.items())
     return fact if whole else None
 
 
@@ -312,17 +341,18 @@ def _manifest(plan: dict, jobs: list[Job], facts: dict[str, dict]) -> dict:
     if not splits:
         raise InputError("The dataset has not one image that can be read. Look at the first: --on-bad-image stop")
     ordered = [facts[job.name] for job in jobs]
-    fallbacks: dict[str, dict[str, int]] = {}
-    for fact in ordered:
-        for name, counts in fact["fallbacks"].items():
-            for kind, count in counts.items():
-                fallbacks.setdefault(name, {})[kind] = fallbacks.get(name, {}).get(kind, 0) + count
     manifest = {
         **plan,
         "splits": splits,
         "skipped": [skipped for fact in ordered for skipped in fact["skipped"]],
         "boxes_clipped": sum(fact["boxes_clipped"] for fact in ordered),
         "reencoded": sum(fact["reencoded"] for fact in ordered),
-        "fallbacks": fallbacks,
+        "fallbacks": add_counts(fact["fallbacks"] for fact in ordered),
     }
+    return signed(manifest)
+
+
+def signed(manifest: dict) -> dict:
+    """The manifest with its digest, as its last key."""
+    manifest = {key: value for key, value in manifest.items() if key != "digest"}
     return {**manifest, "digest": digest(json.loads(json.dumps(manifest)))}

@@ -1,4 +1,4 @@
-"""The `fgdata` command: build-shards, check, score, show, list."""
+"""The `fgdata` command: build-shards, rebox, add, check, score, show, list."""
 
 import errno
 import json
@@ -30,6 +30,7 @@ def build_shards(
     shard_samples: int = 256,
     jobs: int | None = None,
     engine: Literal["local", "ray"] = "local",
+    keep_maps: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     classes: int | None = None,
     images_per_class: int | None = None,
     size: int | None = None,
@@ -60,6 +61,7 @@ def build_shards(
         shard_samples: Samples in a shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where the shards are built: in local processes, or on a Ray cluster.
+        keep_maps: Store the saliency maps too, in maps.h5, so that `fgdata rebox` can solve other boxes from them.
         classes: drawn only: number of classes.
         images_per_class: drawn only: number of images of each class, test included.
         size: drawn only: longer side in pixels.
@@ -94,9 +96,9 @@ def build_shards(
         shard_samples=shard_samples,
         workers=workers,
         engine=engine,
+        keep_maps=keep_maps,
     )
-    counts = {name: split["samples"] for name, split in done.manifest["splits"].items()}
-    total = f"{sum(counts.values()):,} samples ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"
+    total = _total(done.manifest)
     if not done.written:
         print(f"{out} is already complete: {total}. Nothing was done.")
         return 0
@@ -104,6 +106,62 @@ def build_shards(
     for line in _remarks(done.manifest):
         print(f"  {line}")
     print(f"Look at it:  fgdata show {out}\nTrain on it: fgtrain run cvsa --data.shards {out}")
+    return 0
+
+
+def rebox(
+    shards: ShardFolder,
+    objective: Literal["max-excess", "max-mean"] = "max-excess",
+    tau: float = 0.75,
+    k: float = 2.0,
+    min_area: float | None = None,
+    grid: int = 64,
+    out: Path | None = None,
+    jobs: int | None = None,
+) -> int:
+    """Solve the boxes of a shard set again from its kept maps: no detector runs, no image is encoded again.
+
+    The set is replaced in one step when all is done; a stop at any moment leaves the old set or the new one. Needs a
+    set built with --keep-maps. Do not do this while a training run reads the set.
+
+    Args:
+        shards: The folder of the shard set.
+        objective: How a box is chosen from a saliency map; see `fgdata build-shards --help`.
+        tau: For max-excess: smaller gives larger boxes; 0 to 100.
+        k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2.
+        min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1].
+        grid: Cells per side of the grid on which all boxes are compared, 2 to 256.
+        out: Write the new set to this folder and leave the old one alone. Default: in place.
+        jobs: Worker processes, one thread each. Default: all cores.
+    """
+    from .boxes import Objective
+    from .cores import available_cores
+    from .rebox import rebox as rebox_set
+
+    wanted = Objective(objective, tau, k, min_area, grid)
+    done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
+    print(f"{done.path}: boxes of {_total(done.manifest)} solved again in {done.seconds:,.1f} s")
+    print(f"Compare them: fgdata score {done.path}")
+    return 0
+
+
+def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int | None = None) -> int:
+    """Add one detector's boxes to a shard set, from its own images; everything else stays as it is.
+
+    The set is replaced in one step when all is done, as by `fgdata rebox`. The box objective is the set's own.
+
+    Args:
+        shards: The folder of the shard set.
+        saliency: The detector; `fgdata list` shows them.
+        out: Write the new set to this folder and leave the old one alone. Default: in place.
+        jobs: Worker processes, one thread each. Default: all cores.
+    """
+    from .cores import available_cores
+    from .rebox import add as add_to_set
+
+    done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
+    print(f"{done.path}: boxes by {saliency} added to {_total(done.manifest)} in {done.seconds:,.1f} s")
+    print(f"Compare them: fgdata score {done.path}")
     return 0
 
 
@@ -129,7 +187,7 @@ def check(shards: ShardFolder) -> int:
         )
         return 1
     tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
-    size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars)
+    size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars) + manifest.get("maps", {}).get("bytes", 0)
     print(f"{shards} is whole: {total:,} samples in {len(tars)} tars, {size / 1e6:,.1f} MB, every sha256 as written.")
     return 0
 
@@ -190,7 +248,15 @@ def list_all(folder: Path = Path("shards")) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 1 for damage found, 2 for input that cannot be used."""
-    commands = {"build-shards": build_shards, "check": check, "score": score, "show": show, "list": list_all}
+    commands = {
+        "build-shards": build_shards,
+        "rebox": rebox,
+        "add": add,
+        "check": check,
+        "score": score,
+        "show": show,
+        "list": list_all,
+    }
     try:
         return tyro.extras.subcommand_cli_from_dict(
             commands, prog="fgdata", description="Saliency boxes cached with the data.", args=args
@@ -211,6 +277,11 @@ def main(args: Sequence[str] | None = None) -> int:
             f"fgdata: {fault.strerror}{where}. What is finished is kept; mend this and run it again.", file=sys.stderr
         )
     return 2
+
+
+def _total(manifest: dict) -> str:
+    counts = {name: split["samples"] for name, split in manifest["splits"].items()}
+    return f"{sum(counts.values()):,} samples ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"
 
 
 def _remarks(manifest: dict) -> list[str]:

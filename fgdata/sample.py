@@ -11,7 +11,8 @@ from . import images
 from .boxes import Objective, clip_boxes, solve
 from .datasets import Record
 from .errors import InputError
-from .saliency import detector
+from .saliency import component, saliency_map
+from .shards.maps import shrink_map
 from .shards.writer import box_bytes
 
 
@@ -25,6 +26,7 @@ class Recipe:
     max_side: int | None
     quality: int
     on_bad_image: str
+    keep_maps: bool = False
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Log:
 
     seconds: dict[str, float] = field(default_factory=dict)
     slowest: list[tuple[float, str]] = field(default_factory=list)
+    image_bytes: list[int] = field(default_factory=lambda: [0, 0])  # as read, as stored
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -45,11 +48,13 @@ class Log:
 
     def summary(self) -> dict:
         slowest = [{"id": name, "seconds": round(seconds, 4)} for seconds, name in self.slowest]
-        return {"seconds": {name: round(value, 3) for name, value in self.seconds.items()}, "slowest": slowest}
+        seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        return {"seconds": seconds, "slowest": slowest, "image_bytes": self.image_bytes}
 
 
-def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], dict]:
-    """-> (components by extension, without the json; the json's content).
+def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], dict, dict]:
+    """-> (components by extension, without the json; the json's content; the maps to keep, by detector, as
+    `shrink_map` stores them).
 
     The JPEG bytes are the original ones unless they are no plain JPEG or larger than max_side; pixels are decoded only
     when somebody needs them. InputError when the image cannot be read.
@@ -57,6 +62,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     start = time.perf_counter()
     with log.stage("read"):
         data, pixel_boxes = recipe.load(record)
+    size_read = len(data)
     header = images.header(data, record.file)
     width, height = header.width, header.height
     try:
@@ -69,10 +75,18 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     if not keeps or any(name != "gt" for name in recipe.saliency):
         with log.stage("decode"):
             rgb = images.decode(data, record.file)
-    boxes, fallbacks = {}, {}
-    for name in recipe.saliency:
+    boxes, fallbacks, maps = {}, {}, {}
+    for asked in recipe.saliency:
+        name = component(asked)
         with log.stage(name):
-            boxes[name], fallbacks[name] = _box(name, rgb, truth, recipe.objective, record)
+            if name == "gt":
+                boxes[name], fallbacks[name] = largest(truth, record.file), None
+                continue
+            found = saliency_map(asked, rgb, record.file)
+            boxes[name], fallbacks[name] = solve(found, recipe.objective)
+        if recipe.keep_maps:
+            with log.stage("maps"):
+                maps[name] = shrink_map(found)
     if not keeps:
         with log.stage("encode"):
             rgb = images.shrink(rgb, recipe.max_side) if recipe.max_side else rgb
@@ -86,15 +100,16 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         "class": record.class_name,
         "split": record.split,
         "boxes": [[round(float(value), 7) for value in box] for box in truth],
-        "detectors": {name: {"fallback": fallbacks[name]} for name in recipe.saliency},
+        "detectors": {name: {"fallback": fallbacks[name]} for name in boxes},
     }
     if clipped:
         meta["boxes_clipped"] = True
     if not keeps:
         meta["source"] = {"format": header.format, "width": header.width, "height": header.height}
     components = {"jpg": data, "cls": b"%d" % record.label}
+    log.image_bytes = [log.image_bytes[0] + size_read, log.image_bytes[1] + len(data)]
     log.finish(record.id, time.perf_counter() - start)
-    return components | {f"{name}.npy": box_bytes(box) for name, box in boxes.items()}, meta
+    return components | {f"{name}.npy": box_bytes(box) for name, box in boxes.items()}, meta, maps
 
 
 def fault(record: Record, load: Callable) -> str | None:
@@ -108,11 +123,8 @@ def fault(record: Record, load: Callable) -> str | None:
     return None
 
 
-def _box(name: str, rgb: np.ndarray, truth: np.ndarray, objective: Objective, record: Record):
-    if name == "gt":
-        if not len(truth):
-            raise InputError(
-                f"{record.file} has no ground-truth box inside the image. Ask for a detector: --saliency rbd"
-            )
-        return truth[np.argmax(truth[:, 2] * truth[:, 3])], None
-    return solve(detector(name).saliency_map(rgb), objective)
+def largest(truth: np.ndarray, file: str) -> np.ndarray:
+    """The largest of an image's (n, 4) ground-truth boxes: what `gt` stores. InputError when there is none."""
+    if not len(truth):
+        raise InputError(f"{file} has no ground-truth box inside the image. Ask for a detector: --saliency rbd")
+    return truth[np.argmax(truth[:, 2] * truth[:, 3])]

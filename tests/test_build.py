@@ -185,7 +185,7 @@ def test_two_builds_of_one_folder_at_once_are_refused(tmp_path):
     (tmp_path / "set").mkdir()
     handle = os.open(tmp_path / "set", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match="Another fgdata is building"):
+    with pytest.raises(InputError, match="Another fgdata is writing"):
         build(data, tmp_path / "set", saliency=("gt",))
     os.close(handle)
     assert build(data, tmp_path / "set", saliency=("gt",)).written == 1

@@ -28,11 +28,11 @@ for words in (["--help"], *([word, "--help"] for word in sys.argv[1:])):
         main(words)
     except SystemExit as done:
         assert not done.code, words
-heavy = sorted({{"torch", "torchvision", "cv2", "nvidia.dali", "numba", "scipy"}} & set(sys.modules))
+heavy = sorted({{"torch", "torchvision", "cv2", "nvidia.dali", "numba", "scipy", "h5py"}} & set(sys.modules))
 assert not heavy, heavy
 """
     words = {
-        "fgdata.cli": ["build-shards", "check", "score", "show", "list"],
+        "fgdata.cli": ["build-shards", "rebox", "add", "check", "score", "show", "list"],
         "fgtrain.cli": ["run", "eval", "show", "list"],
     }
     done = subprocess.run([sys.executable, "-c", script, *words[module]], capture_output=True, text=True, check=False)

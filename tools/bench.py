@@ -7,12 +7,13 @@ documentation comes from such a file. A command is a function in its own bench_*
 import sys
 
 import tyro
+from bench_build import build
 from bench_saliency import saliency
 
 from fgdata.errors import InputError
 
 if __name__ == "__main__":
     try:
-        tyro.extras.subcommand_cli_from_dict({"saliency": saliency}, description=__doc__)
+        tyro.extras.subcommand_cli_from_dict({"saliency": saliency, "build": build}, description=__doc__)
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError
+from . import maps
 from .manifest import digest, read_manifest
 from .reader import SplitReader, shard_faults
 
@@ -29,8 +30,12 @@ def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -
             listed |= {f"{shard['name']}.tar", f"{shard['name']}.idx"}
             faults += shard_faults(folder, shard) or _content_faults(folder, name, shard)
             advance(shard["samples"])
+    if "maps" in manifest:
+        listed.add(maps.MAPS)
+        fault = maps.fault(folder, manifest["maps"])
+        faults += [fault] if fault else []
     for path in sorted(folder.iterdir()):
-        if path.name not in listed and path.suffix in {".tar", ".idx", ".part"}:
+        if path.name not in listed and path.suffix in {".tar", ".idx", ".part", ".h5"}:
             faults.append(f"{path} does not belong to the set: the manifest does not list it")
     return manifest, faults
 

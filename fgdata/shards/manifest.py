@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 
-FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 MANIFEST = "manifest.json"
 BUILDING = ".building"  # folder inside a set that is not finished: its plan and the facts of each finished shard
 SPLITS = ("train", "test")

@@ -55,6 +55,11 @@ class SplitReader:
             for extension, (offset, size) in spans.items()
         }
 
+    def key(self, number: int) -> str:
+        """The key of sample `number`: the name of its files in the tar, up to the dot."""
+        shard = bisect.bisect_right(self._ends, number)
+        return self._lines[shard][number - self._ends[shard]].split()[3].split(".")[0]
+
     def close(self) -> None:
         with self._lock:
             for handle in self._files.values():

@@ -1,0 +1,161 @@
+"""maps.h5: the saliency maps of a shard set, small and in eight bits, from which `fgdata rebox` solves boxes again.
+
+A map is stored as SIDE x SIDE cells of equal share of the image, whatever its aspect, each the mean of its pixels:
+boxes are solved on such a grid, so for every grid that divides SIDE nothing is lost but the rounding to 1/255 of the
+map's range. The layout is FORMAT.md's, "maps.h5". No time goes into the file: the same maps, the same bytes.
+"""
+
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import h5py
+import numpy as np
+
+from ..boxes import area_average
+from ..errors import InputError
+
+MAPS = "maps.h5"
+SIDE = 128
+_VERSION = ("v110", "v110")  # of the HDF5 file format; fixed, so that a newer library writes the same bytes
+_GZIP = 4
+_CHUNK = (1, SIDE, SIDE)
+
+
+def shrink_map(saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) map -> (SIDE, SIDE) uint8 and float32 (2,), the values that 0 and 255 stand for; nan if not finite."""
+    cells = area_average(saliency, SIDE)
+    low, high = cells.min(), cells.max()
+    if not np.isfinite(low + high):
+        return np.zeros(_CHUNK[1:], np.uint8), np.full(2, np.nan, np.float32)
+    share = (cells - low) / (high - low) if high > low else np.zeros_like(cells)
+    return np.rint(255 * share).astype(np.uint8), np.array([low, high], np.float32)
+
+
+class MapFile:
+    """Maps by detector and row; a row is a sample's place in the set, its splits and shards in the manifest's order."""
+
+    def __init__(self, path: Path):
+        try:
+            self._file = h5py.File(path, "r", locking="best-effort")
+        except OSError as fault:
+            raise InputError(f"{path} cannot be read as HDF5 ({fault}); {_AGAIN}") from None
+
+    def read(self, detector: str, row: int) -> np.ndarray:
+        """-> (SIDE, SIDE) float64. InputError when the file holds no such map."""
+        try:
+            cells = cast(h5py.Dataset, self._file[f"maps/{detector}"])[row]
+            low, high = cast(h5py.Dataset, self._file[f"range/{detector}"])[row].astype(np.float64)
+        except (KeyError, OSError, IndexError, ValueError) as fault:
+            raise InputError(f"{self._file.filename} has no map {row} by {detector} ({fault}); {_AGAIN}") from None
+        return low + (high - low) / 255 * cells
+
+    def close(self) -> None:
+        self._file.close()
+
+
+_AGAIN = "restore it, or build the set again with --keep-maps."
+
+
+def pack(keys: list[int], maps: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> bytes:
+    """The keys of a shard's samples and, per detector, what `shrink_map` made of each -> the bytes of its own file."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=_VERSION) as file:
+        _create(file, list(maps), len(keys))
+        cast(h5py.Dataset, file["key"])[:] = keys
+        for name, found in maps.items():
+            cast(h5py.Dataset, file[f"maps/{name}"])[:] = np.stack([cells for cells, _ in found])
+            cast(h5py.Dataset, file[f"range/{name}"])[:] = np.stack([limits for _, limits in found])
+    return buffer.getvalue()
+
+
+def merge(sources: dict[str, list[Path]], out: Path) -> dict:
+    """Per detector the files to take its maps from, in the set's order -> OUT, and its entry for the manifest.
+
+    Copies the compressed chunks as they are, one at a time. OUT appears whole or not at all.
+    """
+    first = next(iter(sources.values()))
+    keys = np.concatenate([_keys(path) for path in first])
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
+    try:
+        with _disk_faults(part), h5py.File(part, "w", libver=_VERSION) as file:
+            _create(file, list(sources), len(keys))
+            cast(h5py.Dataset, file["key"])[:] = keys
+            for name, paths in sources.items():
+                _copy(file, name, paths)
+        with part.open("rb+") as whole:
+            os.fsync(whole.fileno())
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return entry(out)
+
+
+def entry(path: Path) -> dict:
+    """What the manifest says of a map file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"side": SIDE, "name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def fault(folder: Path, said: dict) -> str | None:
+    """What is wrong with the map file of a set whose manifest says this of it; None when it is the one written."""
+    path = folder / MAPS
+    if not path.is_file():
+        return f"{path} is missing"
+    found = entry(path)
+    if found["sha256"] == said["sha256"]:
+        return None
+    if found["bytes"] != said["bytes"]:
+        return f"{path} is damaged, or of another set: {found['bytes']:,} bytes where {said['bytes']:,} were written"
+    return f"{path} is damaged, or of another set: its sha256 is not the manifest's"
+
+
+def _create(file: h5py.File, detectors: list[str], samples: int) -> None:
+    file.create_dataset("key", (samples,), "<u8", track_times=False)
+    for name in detectors:
+        file.create_dataset(
+            f"maps/{name}",
+            (samples, SIDE, SIDE),
+            "u1",
+            chunks=_CHUNK,
+            compression="gzip",
+            compression_opts=_GZIP,
+            track_times=False,
+        )
+        file.create_dataset(f"range/{name}", (samples, 2), "<f4", track_times=False)
+
+
+def _keys(path: Path) -> np.ndarray:
+    with h5py.File(path, "r", locking="best-effort") as file:
+        return cast(h5py.Dataset, file["key"])[:]
+
+
+def _copy(file: h5py.File, name: str, paths: list[Path]) -> None:
+    into, row = cast(h5py.Dataset, file[f"maps/{name}"]), 0
+    for path in paths:
+        with h5py.File(path, "r", locking="best-effort") as source:
+            chunks = cast(h5py.Dataset, source[f"maps/{name}"])
+            limits = cast(h5py.Dataset, source[f"range/{name}"])
+            cast(h5py.Dataset, file[f"range/{name}"])[row : row + len(chunks)] = limits[:]
+            for i in range(len(chunks)):
+                mask, data = chunks.id.read_direct_chunk((i, 0, 0))
+                into.id.write_direct_chunk((row + i, 0, 0), data, mask)
+            row += len(chunks)
+
+
+@contextmanager
+def _disk_faults(path: Path) -> Iterator[None]:
+    """HDF5 wraps what the system said into a text of its own; a full disk must read as one."""
+    try:
+        yield
+    except (OSError, RuntimeError) as fault:
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if f"errno = {code}" in str(fault) or os.strerror(code) in str(fault):
+                raise OSError(code, os.strerror(code), str(path)) from None
+        raise

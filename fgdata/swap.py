@@ -1,0 +1,92 @@
+"""A folder that is replaced by another in one step, whatever happens while the other is being written."""
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+from .lock import alone
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, renameat2(2)
+_RENAME_SWAP = 2  # macOS: renamex_np(2)
+
+
+@contextmanager
+def replacing(source: Path, out: Path | None) -> Iterator[Path]:
+    """Yields a new, empty folder; when the block ends without an error it becomes `out`, or takes the place of source.
+
+    It lies in `.new/` beside the target until then, and goes when the block fails. What a killed run left there is
+    cleared by the next. InputError when `out` holds something already, or another process works on the same folder.
+    """
+    target = out or source.resolve()
+    if out is not None and (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists and is not an empty folder. Name another: --out FOLDER, or leave --out away")
+    nursery = target.parent / ".new"
+    new = nursery / target.name
+    new.mkdir(parents=True, exist_ok=True)
+    with alone(source), alone(new):
+        try:
+            for entry in new.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            yield new
+            sync(new)
+            if out is None:
+                exchange(new, target)
+            else:
+                new.replace(out)
+            sync(target.parent)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)  # the unfinished folder, or after an exchange the old one
+            if nursery.is_dir() and not any(nursery.iterdir()):
+                nursery.rmdir()
+
+
+def exchange(new: Path, old: Path) -> None:
+    """Two folders swap their names: in one step where the system can, else in two, the old set going last."""
+    swap = _system_swap()
+    if swap is not None:
+        if swap(os.fsencode(new), os.fsencode(old)) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
+            raise OSError(code, os.strerror(code), str(old))
+    aside = new.with_name(f"{new.name}.old")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
+
+
+def recover(folder: Path) -> None:
+    """Undoes an exchange in two steps that was killed between them: the old set gets its name back."""
+    aside = folder.parent / ".new" / f"{folder.name}.old"
+    if aside.is_dir() and not folder.exists():
+        aside.rename(folder)
+
+
+def sync(folder: Path) -> None:
+    """Makes the names in a folder lasting, where the system lets folders be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _system_swap():
+    """(new, old) -> 0 when done, by the system call that swaps two names; None where there is none."""
+    library = ctypes.CDLL(None, use_errno=True) if sys.platform in ("linux", "darwin") else None
+    if library is None:
+        return None
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        return lambda new, old: library.renameat2(_AT_FDCWD, new, _AT_FDCWD, old, _RENAME_EXCHANGE)
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        return lambda new, old: library.renamex_np(new, old, _RENAME_SWAP)
+    return None

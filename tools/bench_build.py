@@ -1,0 +1,138 @@
+"""tools/bench.py build: how fast shards are written, beside a loop that only decodes and rewrites the same files."""
+
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bench_report import report, single_threaded
+
+from fgdata import sample
+from fgdata.boxes import Objective
+from fgdata.build import BUILDING, build_shard, plan_jobs
+from fgdata.build import build as build_set
+from fgdata.datasets import Dataset, read
+from fgdata.errors import InputError
+from fgdata.images import decode
+
+SHARD_SAMPLES = 256
+
+
+def build(
+    data: Path = Path("../shared/data"),
+    detectors: tuple[str, ...] = ("gt", "spectral-residual", "rbd"),
+    rounds: int = 2,
+    repeats: int = 5,
+    scaling: str = "rbd",
+    scaling_rounds: int = 4,
+    json: Path | None = None,
+) -> None:
+    """Images/s of one worker with BLAS and OpenCV on one thread; two workers against one; memory of a worker.
+
+    Everything that grows with the number of images is counted: the look at each header before the build, reading,
+    decoding, map, box, and writing with its checksums and fsync. What is done once is not: the process's start is left
+    out of the rows of one worker; the rows of whole builds hold it and need enough rounds to make little of it. A ratio
+    is of two figures of the same repeat, `to` says which: the loop reads, decodes and writes each file and does nothing
+    else.
+
+    Args:
+        data: folder that holds cub50-fullsize.
+        detectors: a build by each of these alone.
+        rounds: each image is built so many times over, under other ids, in one repeat.
+        repeats: measurements of each; their least, median and greatest are shown.
+        scaling: the detector of the builds with one and two workers; they are whole commands.
+        scaling_rounds: rounds of those, and of the measurement of memory with a quarter of them beside it.
+        json: file to write the figures to.
+    """
+    if rounds < 1 or repeats < 1 or scaling_rounds < 4:
+        raise InputError("--rounds and --repeats are at least 1, --scaling-rounds at least 4.")
+    root = data / "cub50-fullsize"
+    with single_threaded(1) as pool:
+        steady = [pool.submit(one_worker, root, detectors, rounds).result() for _ in range(repeats + 1)][1:]
+    loop = [row["loop"] for row in steady]
+    images = 200 * rounds
+    figures = [_row("decode and rewrite", images, 1, loop)]
+    figures += [_row(name, images, 1, [row[name] for row in steady], "loop", loop) for name in detectors]
+    whole: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(repeats):
+        for workers, found in whole.items():
+            found.append(_fresh(root, scaling, scaling_rounds, workers)[0])
+    images = 200 * scaling_rounds
+    figures.append(_row(f"{scaling}, whole build", images, 1, whole[1]))
+    figures.append(_row(f"{scaling}, whole build", images, 2, whole[2], "1 worker", whole[1]))
+    for share in (scaling_rounds // 4, scaling_rounds):
+        rate, peak = _fresh(root, scaling, share, 1)
+        figures.append(_row(f"{scaling}, memory", 200 * share, 1, [rate]) | {"peak_mb": peak})
+    report("build", figures, json)
+
+
+def one_worker(root: Path, detectors: tuple[str, ...], rounds: int) -> dict[str, float]:
+    """Images/s of the loop and of a build by each detector, one after the other in this process."""
+    birds = repeated(root, rounds)
+    found = {}
+    with TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        with (Path(folder) / "copy").open("wb") as file:
+            for record in birds.records:
+                content, _ = birds.load(record)
+                decode(content, record.file)
+                file.write(content)
+        found["loop"] = len(birds.records) / (time.perf_counter() - start)
+    for name in detectors:
+        with TemporaryDirectory() as folder:
+            recipe = sample.Recipe(birds.load, (name,), Objective(), None, 90, "stop")
+            (Path(folder) / BUILDING).mkdir()
+            start = time.perf_counter()
+            for record in birds.records:
+                sample.fault(record, birds.load)
+            for job in plan_jobs(birds, Path(folder), recipe, SHARD_SAMPLES):
+                build_shard(job)
+            found[name] = len(birds.records) / (time.perf_counter() - start)
+    return found
+
+
+def whole_build(root: Path, detector: str, rounds: int, workers: int) -> tuple[float, float]:
+    """Images/s of a build from its start to its end, and the peak resident MB of its largest worker process."""
+    birds = repeated(root, rounds)
+    with TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        build_set(birds, Path(folder) / "set", saliency=(detector,), shard_samples=100, workers=workers)
+        rate = len(birds.records) / (time.perf_counter() - start)
+    return rate, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def repeated(root: Path, rounds: int) -> Dataset:
+    """The dataset with every record so many times, each time under another id."""
+    birds = read("cub", root)
+    many = [replace(record, id=f"{record.id}-{turn}") for turn in range(rounds) for record in birds.records]
+    return replace(birds, records=tuple(many))
+
+
+def _fresh(root: Path, detector: str, rounds: int, workers: int) -> tuple[float, float]:
+    """whole_build in a process of its own, whose children are then that build's workers only."""
+    with single_threaded(1) as pool:
+        return pool.submit(whole_build, root, detector, rounds, workers).result()
+
+
+def _row(
+    what: str, images: int, workers: int, rates: list[float], to: str = "", base: list[float] | None = None
+) -> dict[str, Any]:
+    ratios = [rate / of for rate, of in zip(rates, base)] if base else []
+    least, middle, most = (f(ratios) if ratios else None for f in (min, median, max))
+    return {
+        "build": what,
+        "images": images,
+        "workers": workers,
+        "per_s": median(rates),
+        "per_s_min": min(rates),
+        "per_s_max": max(rates),
+        "to": to or None,
+        "ratio": middle,
+        "ratio_min": least,
+        "ratio_max": most,
+        "peak_mb": None,
+        "n": len(rates),
+    }
