@@ -8,7 +8,7 @@ is left out (about one in a hundred). The published validation images are the te
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, PixelBoxes, Record, lists
+from . import Dataset, Record, lists
 
 NAME = "coco"
 PUBLISHED = {2017: (118287, 5000), 2014: (82783, 40504)}
@@ -30,7 +30,7 @@ def read(root: Path) -> Dataset:
     total, listed = {"train": 0, "test": 0}, {}
     for split, path in halves.items():
         found = lists.json_lists(NAME, path, ("images", "annotations", "categories"), drop="segmentation")
-        here = {int(entry.get("id", 0)): str(entry.get("name")) for entry in found["categories"]}
+        here = lists.categories(NAME, path, found["categories"])
         if names and here != names:
             raise InputError(f"{NAME}: {path} has other categories than {halves['train'].name}.")
         names = here
@@ -57,42 +57,40 @@ def _halves(folder: Path, year: int) -> dict[str, Path]:
 def _records(
     path: Path, found: dict, names: dict[int, str], prefix: str, split: str, listed: dict[str, str]
 ) -> list[Record]:
-    """The images that have a box; the file of each image, with one or not, goes to `listed` {id: path}."""
+    """The images that have a box; the file of each image, with one or not, goes to `listed` {split/id: path}."""
     rank = {number: label for label, number in enumerate(sorted(names))}
-    boxes: dict[int, list[lists.Box]] = {entry.get("id"): [] for entry in found["images"]}
-    labels: dict[int, list[int]] = {image: [] for image in boxes}
-    for number, entry in enumerate(found["annotations"], 1):
-        image, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
-        if image not in boxes or category not in names or not isinstance(box, list) or len(box) != 4:
-            raise InputError(
-                f"{NAME}: {path}, annotation {number}: image_id {image}, category_id {category}, bbox {box}: a listed "
-                f"image, one of the {len(names)} categories and four numbers are needed."
-            )
-        if entry.get("iscrowd"):
-            continue
-        try:
-            left, top, width, height = (float(value) for value in box)
-            if width == 0 or height == 0:  # the published files have a few
-                continue
-            boxes[image].append(lists.box(left, top, width, height))
-        except (ValueError, TypeError) as fault:
-            raise InputError(f"{NAME}: {path}, annotation {number}: bbox {box}: {fault}") from None
-        labels[image].append(category)
-    records = []
+    files: dict[int, str] = {}
     for number, entry in enumerate(found["images"], 1):
-        image = entry.get("id")
+        image, file = entry.get("id"), entry.get("file_name")
         try:
-            file = prefix + lists.inside(str(entry.get("file_name") or ""))
+            if not isinstance(image, int) or image in files:
+                raise ValueError(f"id {image}: a whole number, once")
+            files[image] = listed[f"{split}/{image}"] = prefix + lists.inside(str(file or ""))
         except ValueError as fault:
             raise InputError(f"{NAME}: {path}, image {number}: {fault}") from None
-        if f"{split}/{image}" in listed:
-            raise InputError(f"{NAME}: {path}, image {number}: id {image} is there for the second time.")
-        listed[f"{split}/{image}"] = file
+    boxes: dict[int, list[lists.Box]] = {image: [] for image in files}
+    labels: dict[int, list[int]] = {image: [] for image in files}
+    for number, entry in enumerate(found["annotations"], 1):
+        image, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
+        try:
+            if not isinstance(image, int) or image not in files:
+                raise ValueError(f"image_id {image} is not listed")
+            if not isinstance(category, int) or category not in names:
+                raise ValueError(f"category_id {category} is none of the {len(names)} categories")
+            left, top, width, height = (float(value) for value in box)
+            if entry.get("iscrowd") or width == 0 or height == 0:  # the published files have some without area
+                continue
+            boxes[image].append(lists.box(left, top, width, height))
+            labels[image].append(category)
+        except (ValueError, TypeError) as fault:
+            raise InputError(f"{NAME}: {path}, annotation {number}, bbox {box}: {fault}") from None
+    records = []
+    for image, file in files.items():
         if boxes[image]:
             category = labels[image][_largest(boxes[image])]
             records.append(Record(str(image), file, rank[category], names[category], split, tuple(boxes[image])))
     return records
 
 
-def _largest(boxes: list[lists.Box] | PixelBoxes) -> int:
+def _largest(boxes: list[lists.Box]) -> int:
     return max(range(len(boxes)), key=lambda i: boxes[i][2] * boxes[i][3])

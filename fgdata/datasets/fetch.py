@@ -11,8 +11,10 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -48,10 +50,17 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
     for archive in archives:
         done = work / f"{archive.file}.done"
         if done.is_file() and done.read_text() == archive.md5:
+            print(f"{archive.file} was fetched before; remove {done} to fetch it again.", file=sys.stderr)
             continue
         path = work / archive.file
         if not path.is_file():
-            _fetch(archive, path)
+            try:
+                _fetch(archive, path)
+            except InputError:
+                with suppress(OSError):  # folders that are still empty go; a part of a file stays
+                    work.rmdir()
+                    root.rmdir()
+                raise
         print(f"Unpacking {archive.file} into {root}", file=sys.stderr)
         _unpack(path, root)
         done.write_text(archive.md5)
@@ -77,13 +86,14 @@ def _fetch(archive: Archive, path: Path) -> None:
             reason = f"the server says {fault.code} {fault.reason}"
         except URLError as fault:
             reason = str(fault.reason)
-        except (HTTPException, TimeoutError, ConnectionError) as fault:
+        except (HTTPException, TimeoutError, ConnectionError, SSLError) as fault:
             reason = str(fault) or type(fault).__name__
         now = part.stat().st_size if part.is_file() else 0
         tries = 0 if now > have else tries + 1
         if tries >= TRIES:
             raise InputError(f"{archive.url}: {reason}; {now:,} bytes are here. {again}") from None
         time.sleep(0.2 * 2**tries)
+    print(f"Checking {archive.file}", file=sys.stderr)
     if (found := _md5(part)) != archive.md5:
         size = part.stat().st_size
         part.unlink()

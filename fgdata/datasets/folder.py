@@ -81,7 +81,7 @@ def _train(name: str, root: Path) -> Path:
 def _halves(name: str, root: Path) -> dict[str, str]:
     if not (root / "val").is_dir():
         return {"train": "train/"}
-    if any(entry.name.startswith("ILSVRC2012_val_") for entry in os.scandir(root / "val")):
+    if any(entry.startswith("ILSVRC2012_val_") for entry in os.listdir(root / "val")):
         raise InputError(
             f"{name}: the images of {root / 'val'} are not in class folders. Move each into val/WORDNET-ID/, as the "
             "devkit's ILSVRC2012_validation_ground_truth.txt says (torchvision.datasets.ImageNet does it)."

@@ -4,6 +4,7 @@ The published validation images are the test split here; the competition's own t
 names of these files are numbers; with categories.json, released after the competition, beside them they are species.
 """
 
+import json
 from pathlib import Path
 
 from ..errors import InputError
@@ -21,12 +22,12 @@ def read(root: Path) -> Dataset:
         split: lists.json_lists(NAME, root / file, ("images", "annotations", "categories"))
         for split, file in HALVES.items()
     }
-    species = root / "categories.json"
-    names = _names(root / HALVES["train"], halves["train"]["categories"])
-    if _names(root / HALVES["test"], halves["test"]["categories"]) != names:
+    names = lists.categories(NAME, root / HALVES["train"], halves["train"]["categories"])
+    if lists.categories(NAME, root / HALVES["test"], halves["test"]["categories"]) != names:
         raise InputError(f"{NAME}: {HALVES['train']} and {HALVES['test']} in {root} have different categories.")
+    species = root / "categories.json"
     if species.is_file():
-        known = _names(species, [{"id": int(i), "name": n} for i, n in _released(species)])
+        known = _released(species)
         if lacks := [str(number) for number in names if number not in known]:
             raise InputError(f"{NAME}: {species} lacks the categories {lists.some(lacks)} of {HALVES['train']}.")
         names = {number: known[number] for number in names}
@@ -40,30 +41,22 @@ def read(root: Path) -> Dataset:
     return Dataset(NAME, classes, tuple(records), lists.Files(NAME, root), note=note)
 
 
-def _released(path: Path) -> list[tuple[int, str]]:
-    """categories.json is a bare list of {id, name, ...}."""
-    import json
-
+def _released(path: Path) -> dict[int, str]:
+    """categories.json, a bare list of {id, name, ...}, as {id: name}."""
     try:
-        return [(entry["id"], entry["name"]) for entry in json.loads(lists.text(NAME, path))]
-    except (ValueError, TypeError, KeyError) as fault:
-        raise InputError(f"{NAME}: {path} is no list of categories with id and name: {fault}") from None
-
-
-def _names(path: Path, categories: list[dict]) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for number, entry in enumerate(categories, 1):
-        if not isinstance(entry.get("id"), int) or "name" not in entry or entry["id"] in names:
-            raise InputError(f"{NAME}: {path}, category {number}: {entry}: an id of its own and a name are needed.")
-        names[entry["id"]] = str(entry["name"])
-    return names
+        found = json.loads(lists.text(NAME, path))
+    except json.JSONDecodeError as fault:
+        raise InputError(f"{NAME}: {path}, line {fault.lineno}, column {fault.colno}: {fault.msg}") from None
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise InputError(f"{NAME}: {path} is no JSON list of categories.")
+    return lists.categories(NAME, path, found)
 
 
 def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int], split: str) -> list[Record]:
     labels: dict[int, int] = {}
     for number, entry in enumerate(half["annotations"], 1):
         image, category = entry.get("image_id"), entry.get("category_id")
-        if category not in names or not isinstance(image, int) or image in labels:
+        if not isinstance(category, int) or category not in names or not isinstance(image, int) or image in labels:
             raise InputError(
                 f"{NAME}: {path}, annotation {number}: image_id {image}, category_id {category}: an image has one "
                 f"annotation with one of the {len(names):,} categories."
@@ -72,9 +65,11 @@ def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int]
     records, seen = [], set()
     for number, entry in enumerate(half["images"], 1):
         image, file = entry.get("id"), entry.get("file_name")
-        if image in seen or image not in labels or not isinstance(file, str):
-            fault = "comes twice" if image in seen else f"no annotation or no file_name (found {file!r})"
-            raise InputError(f"{NAME}: {path}, image {number}, id {image}: {fault}.")
+        if not isinstance(image, int) or image in seen or image not in labels or not isinstance(file, str):
+            raise InputError(
+                f"{NAME}: {path}, image {number}, id {image}, file_name {file}: an id of its own with one annotation "
+                "and a file are needed."
+            )
         seen.add(image)
         try:
             lists.inside(file)

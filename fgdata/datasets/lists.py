@@ -118,6 +118,16 @@ def json_lists(
     return {key: found[key] for key in keys}
 
 
+def categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dict[int, str]:
+    """The categories of a COCO-style file -> {id: name}."""
+    names: dict[int, str] = {}
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry.get("id"), int) or "name" not in entry or entry["id"] in names:
+            raise InputError(f"{name}: {path}, category {number}: {entry}: an id of its own and a name are needed.")
+        names[entry["id"]] = str(entry["name"])
+    return names
+
+
 # -- fields -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,266 @@
+"""--download against a server of our own on 127.0.0.1: whole, interrupted, resumed, wrong, absent, malicious."""
+
+import hashlib
+import io
+import re
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from fgdata import datasets
+from fgdata.cli import main
+from fgdata.datasets import DATASETS, Archive, fetch
+from fgdata.errors import InputError
+
+NOISE = np.random.default_rng(0).bytes(300_000)  # does not compress, so that archives have some length
+
+
+class Server:
+    """Files by name, what was asked of them, and how the server misbehaves."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.ranges: list[str | None] = []
+        self.cut_after: list[int] = []
+        """For each answer to come, the bytes after which the connection is dropped."""
+        self.refuse: list[int] = []
+        """Status codes for the answers to come."""
+        self.knows_ranges = True
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        wanted = handler.headers.get("Range")
+        self.ranges.append(wanted)
+        data = self.files.get(handler.path[1:])
+        if self.refuse or data is None:
+            handler.send_error(self.refuse.pop(0) if self.refuse else 404)
+            return
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.knows_ranges else 0
+        if start and start >= len(data):
+            handler.send_error(416)
+            return
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(len(data) - start))
+        handler.end_headers()
+        end = start + self.cut_after.pop(0) if self.cut_after else len(data)
+        handler.wfile.write(data[start:end])
+
+    def offer(self, name: str, data: bytes) -> Archive:
+        self.files[name] = data
+        return Archive(f"http://127.0.0.1:{self.http.server_port}/{name}", hashlib.md5(data).hexdigest())
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[Server]:
+    monkeypatch.setattr(fetch.time, "sleep", lambda seconds: None)
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+    made.thread.join()
+
+
+def tar(members: dict[str, bytes], kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.type, entry.linkname = len(data), kind, link
+            archive.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def test_a_tar_and_a_zip_are_fetched_once_and_unpacked_together(server, tmp_path, capsys):
+    root = tmp_path / "data/cub"
+    archives = (server.offer("a.tgz", tar({"in/x": NOISE})), server.offer("b.zip", zipped({"in/y": b"2"})))
+    fetch.download("cub", root, archives)
+    assert (root / "in/x").read_bytes() == NOISE
+    assert (root / "in/y").read_bytes() == b"2"
+    assert sorted(path.name for path in (root / ".download").iterdir()) == ["a.tgz.done", "b.zip.done"]
+    fetch.download("cub", root, archives)
+    assert server.ranges == [None, None]
+    assert "a.tgz was fetched before" in capsys.readouterr().err
+
+
+def test_a_dropped_connection_goes_on_where_it_was(server, tmp_path):
+    data = tar({"x": NOISE})
+    archive = server.offer("a.tgz", data)
+    server.cut_after = [100_000, 50_000]
+    fetch.download("cub", tmp_path / "r", (archive,))
+    assert (tmp_path / "r/x").read_bytes() == NOISE
+    assert server.ranges == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_server_that_fails_for_a_while_is_asked_again(server, tmp_path):
+    archive = server.offer("a.tgz", tar({"x": NOISE}))
+    server.refuse = [503, 429]
+    fetch.download("cub", tmp_path / "r", (archive,))
+    assert (tmp_path / "r/x").is_file()
+
+
+def test_interrupted_for_good_and_resumed_by_the_same_command(server, tmp_path):
+    archive = server.offer("a.tgz", tar({"x": NOISE}))
+    server.cut_after = [100_000, *[0] * fetch.TRIES]
+    with pytest.raises(
+        InputError, match=r"100,000 bytes are here. The same command goes on from there \(.*a.tgz.part\)"
+    ):
+        fetch.download("cub", tmp_path / "r", (archive,))
+    assert (tmp_path / "r/.download/a.tgz.part").stat().st_size == 100_000
+    server.ranges.clear()
+    fetch.download("cub", tmp_path / "r", (archive,))
+    assert server.ranges == ["bytes=100000-"]
+    assert (tmp_path / "r/x").read_bytes() == NOISE
+
+
+def test_a_server_without_ranges_sends_all_again(server, tmp_path):
+    archive = server.offer("a.tgz", tar({"x": NOISE}))
+    server.knows_ranges, server.cut_after = False, [1000]
+    fetch.download("cub", tmp_path / "r", (archive,))
+    assert (tmp_path / "r/x").read_bytes() == NOISE
+
+
+def test_a_part_that_is_already_whole_is_checked_and_unpacked(server, tmp_path):
+    data = tar({"x": NOISE})
+    archive = server.offer("a.tgz", data)
+    (tmp_path / "r/.download").mkdir(parents=True)
+    (tmp_path / "r/.download/a.tgz.part").write_bytes(data)
+    fetch.download("cub", tmp_path / "r", (archive,))
+    assert (tmp_path / "r/x").is_file()
+
+
+def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
+    archive = server.offer("a.tgz", tar({"x": NOISE}))
+    server.files["a.tgz"] = server.files["a.tgz"][:-1] + b"?"
+    with pytest.raises(InputError, match=rf"not the file that was published: MD5 .*expected {archive.md5}"):
+        fetch.download("cub", tmp_path / "r", (archive,))
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_address_that_is_gone(server, tmp_path):
+    archive = server.offer("a.tgz", b"")
+    del server.files["a.tgz"]
+    with pytest.raises(InputError, match=r"a.tgz: the server says 404 Not Found.*--root FOLDER"):
+        fetch.download("cub", tmp_path / "r", (archive,))
+    assert len(server.ranges) == 1, "a 404 is not asked again"
+    assert not (tmp_path / "r").exists()
+
+
+def test_no_server_at_all(server, tmp_path):
+    archive = server.offer("a.tgz", b"")
+    server.http.server_close()
+    with pytest.raises(InputError, match=r"refused; 0 bytes are here"):
+        fetch.download("cub", tmp_path / "r", (archive,))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.tgz", tar({"../out": b"x"}), "outside the destination"),
+        ("a.tgz", tar({"l": b""}, tarfile.SYMTYPE, "/etc/passwd"), "absolute path"),
+        ("a.tgz", tar({"l": b""}, tarfile.CHRTYPE), "special file"),
+        ("a.zip", zipped({"../out": b"x"}), "would land outside"),
+        ("a.zip", zipped({"/out": b"x"}), "would land outside"),
+        ("a.tgz", b"neither a tar nor a zip", "cannot be unpacked"),
+    ],
+)
+def test_members_that_would_land_elsewhere_are_refused(server, tmp_path, name, data, says):
+    with pytest.raises(InputError, match=says):
+        fetch.download("cub", tmp_path / "r", (server.offer(name, data),))
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    assert [path.name for path in (tmp_path / "r").iterdir()] == [".download"]
+
+
+def test_files_that_came_otherwise_are_left_alone(server, tmp_path, capsys):
+    (tmp_path / "images.txt").write_text("mine")
+    fetch.download("cub", tmp_path, (server.offer("a.tgz", tar({"images.txt": b"theirs"})),))
+    assert (tmp_path / "images.txt").read_text() == "mine"
+    assert "holds files already: nothing is downloaded" in capsys.readouterr().err
+    assert server.ranges == []
+
+
+def test_the_command_fetches_and_builds(server, tmp_path, monkeypatch, capsys):
+    files = {
+        "CUB_200_2011/images.txt": b"1 a/1.jpg\n",
+        "CUB_200_2011/image_class_labels.txt": b"1 1\n",
+        "CUB_200_2011/train_test_split.txt": b"1 1\n",
+        "CUB_200_2011/bounding_boxes.txt": b"1 1 1 5 5\n",
+        "CUB_200_2011/classes.txt": b"1 Auk\n",
+    }
+    import cv2
+
+    files["CUB_200_2011/images/a/1.jpg"] = cv2.imencode(".jpg", np.zeros((20, 20, 3), np.uint8))[1].tobytes()
+    archive = server.offer("CUB_200_2011.tgz", tar(files))
+    row = DATASETS["cub"]
+    offered = datasets.DatasetRow(row.reader, row.layout, row.size, row.where, archives=(archive,))
+    monkeypatch.setitem(DATASETS, "cub", offered)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FGDATA_ROOT", raising=False)
+    assert main("build-shards --dataset cub --saliency gt --jobs 1".split()) == 2
+    assert "add --download" in capsys.readouterr().err
+    assert main("build-shards --dataset cub --saliency gt --jobs 1 --download".split()) == 0
+    assert "cub: a subset: 1 of 200 classes, 1 of 5,994 train, 0 of 5,794 test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("imagenet", "get it yourself: https://image-net.org/download.php, with an account"),
+        ("nabirds", "get it yourself: https://dl.allaboutbirds.org/nabirds, after accepting its terms"),
+        ("isic2017", "get it yourself: https://challenge.isic-archive.com"),
+        ("cars", "get it yourself"),
+        ("folder", "get it yourself: your own images"),
+        ("drawn", "it is painted by code"),
+        ("cup", "No dataset is called 'cup'"),
+    ],
+)
+def test_what_cannot_be_fetched_says_where_to_get_it(name, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["build-shards", "--dataset", name, "--download"]) == 2
+    assert re.search(re.escape(says), capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_dataset_is_listed_with_its_layout_and_its_source(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    for name, row in DATASETS.items():
+        assert f"\n  {name:18} {row.size}\n" in said
+        if row.files:
+            assert row.layout in said
+            assert row.where in said
+        for archive in row.archives:
+            assert re.fullmatch(r"https?://\S+\.(tgz|tar\.gz|zip)", archive.url)
+            assert re.fullmatch(r"[0-9a-f]{32}", archive.md5)
+    assert "takes --class-list" in said
+
+
+def test_an_option_of_another_dataset_is_refused(tmp_path, capsys):
+    assert main(["build-shards", "--dataset", "flat", "--root", str(tmp_path), "--level", "family"]) == 2
+    assert "Dataset flat has no option level" in capsys.readouterr().err
