@@ -2,136 +2,175 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import numpy as np
 from bench_report import report, run, single_threaded
 
 from fgdata.boxes import CENTRED, WHOLE, Objective, clip_boxes, iou, solve
-from fgdata.datasets import Record, read
+from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode
-from fgdata.saliency import detector
+from fgdata.saliency import saliency_map
+
+BETA_SQUARED = 0.3
+"""Of the F-measure, as everywhere since Achanta et al., CVPR 2009: precision counts more than recall."""
+AUTHORS = ("rbd", "gs")
+"""Detectors whose authors' maps lie in saliency-reference, in folders of these names."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image with what is known of it: a mask file, or boxes in pixels; and the authors' map where there is one."""
+
+    name: str
+    load: Callable[[], bytes]
+    mask: Path | None = None
+    boxes: tuple = ()
+    authors: Path | None = None
+    """With {} where the detector's name stands."""
 
 
 def saliency(
     data: Path = Path("../shared/data"),
-    detectors: tuple[str, ...] = ("rbd", "spectral-residual"),
-    tau: tuple[float, ...] = (0.75,),
+    detectors: tuple[str, ...] = ("rbd", "gs", "spectral-residual", "vsf"),
+    tau: tuple[float, ...] = (0.5, 0.75),
     k: tuple[float, ...] = (2.0,),
     limit: int | None = None,
+    every: int = 1,
+    first: int = 0,
     workers: int = 2,
     json: Path | None = None,
 ) -> None:
-    """Maps against the authors' maps and the masks, boxes against ground truth, and the time of both.
+    """Maps against masks and the authors' maps, boxes against ground truth, and the time of a map.
 
-    Correlation with the authors' RBD maps is over the five msra_ images, whose origin is clean; mean absolute error
-    over all of saliency-reference. Boxes are scored on cub50. Times are the median per image, in processor
-    time, which other work on the machine disturbs least.
+    On saliency-reference (45 images, masks, the authors' RBD and GS maps), duts300 (masks) and cub50 (boxes). A mask is
+    what exceeds half of its range; its box is its bounds. MAE is the mean over images; max F the largest F-measure
+    (beta^2 = .3) of 256 thresholds, from precision and recall averaged over the images; r and MAE of the authors' maps
+    stand beside ours. ms is the median processor time of a map, decoding left out.
 
     Args:
-        data: folder that holds saliency-reference and cub50.
+        data: folder that holds saliency-reference, duts300 and cub50.
         detectors: the detectors to measure.
         tau: max-excess is measured with each of these constants.
         k: max-mean is measured with each of these multiples of the effective area.
-        limit: at most so many images of cub50, spread evenly over it.
+        limit: at most so many images of each dataset, spread evenly over it.
+        every: of cub50, only every so many images; with first, one part of it.
+        first: of cub50, the number of the first image.
         workers: processes, one thread each.
         json: file to write the figures to.
     """
     objectives = [Objective(tau=value) for value in tau] + [Objective("max-mean", k=value) for value in k]
-    references = sorted((data / "saliency-reference" / "images").glob("*.jpg"))
-    if not references:
-        raise InputError(f"No images in {data / 'saliency-reference' / 'images'}; give the folder above with --data.")
-    dataset = read("cub", data / "cub50")
-    count = len(dataset.records)
-    some = count if limit is None else min(limit, count)
-    records = [dataset.records[i * count // some] for i in range(some)]
-
     figures = []
     with single_threaded(workers) as pool:
-        for name in detectors:
-            maps = run(pool, partial(score_map, name), references, f"{name}, maps")
-            quality = map_figures([found["map"] for found in maps])
-            boxes = run(pool, partial(score_boxes, name, objectives, dataset.load), records, f"{name}, boxes")
-            for i, objective in enumerate(objectives):
-                constant = f"tau {objective.tau:g}" if objective.name == "max-excess" else f"k {objective.k:g}"
-                found = box_figures(np.array([overlap[i] for overlap, _, _ in boxes]))
-                times = {"ms_map": median(ms for _, ms, _ in boxes), "ms_box": median(ms[i] for _, _, ms in boxes)}
-                figures.append(
-                    {"detector": name, "objective": f"{objective.name} {constant}"} | quality | found | times
-                )
-        authors = map_figures([found["authors"] for found in maps])
-        baselines = run(pool, partial(score_baselines, dataset.load), records, "baselines")
-    blank = dict.fromkeys(figures[0])
-    figures.append(blank | {"detector": "rbd, authors' maps"} | authors)
-    for i, name in enumerate(("whole image", "centred box")):
-        figures.append(blank | {"detector": name} | box_figures(np.array(baselines)[:, i]))
+        for dataset in ("saliency-reference", "duts300", "cub50"):
+            items = cub(data, every, first) if dataset == "cub50" else masked(data / dataset)
+            some = len(items) if limit is None else min(limit, len(items))
+            items = [items[i * len(items) // some] for i in range(some)]
+            for name in detectors:
+                scores = run(pool, partial(score, name, objectives), items, f"{name} on {dataset}")
+                figures += summary(name, dataset, objectives, scores)
+            overlaps = np.array(run(pool, score_baselines, items, f"baselines on {dataset}"))
+            blank = dict.fromkeys(figures[0]) | {"dataset": dataset}
+            for i, name in enumerate(("whole image", "centred box")):
+                figures.append(blank | {"detector": name} | box_figures(overlaps[:, i]))
     report("saliency", figures, json)
 
 
-def score_map(name: str, image: Path) -> dict[str, tuple[bool, float, float]]:
-    """An image of saliency-reference -> for this map and the authors': is it an msra_ one, correlation, error."""
-    root, stem = image.parent.parent, image.stem
-    authors = _grey(root / "rbd" / f"{stem}.png") / 255
-    (mask_file,) = (root / "masks").glob(f"{stem}.*")
-    mask = _grey(mask_file) > 127  # the msra_ masks are JPEG
-    found = detector(name).saliency_map(decode(image.read_bytes(), image.name)).astype(np.float64)
-    scores = {}
-    for key, values in (("map", found), ("authors", authors)):
-        correlation = np.corrcoef(values.ravel(), authors.ravel())[0, 1]
-        scores[key] = (stem.startswith("msra_"), float(correlation), float(np.abs(values - mask).mean()))
-    return scores
+def masked(folder: Path) -> list[Item]:
+    """The images of a folder of images/ and masks/."""
+    items = []
+    for image in sorted((folder / "images").glob("*.jpg")):
+        (mask,) = (folder / "masks").glob(f"{image.stem}.*")
+        authors = folder / "{}" / f"{image.stem}.png" if (folder / "rbd").is_dir() else None
+        items.append(Item(image.name, image.read_bytes, mask=mask, authors=authors))
+    if not items:
+        raise InputError(f"No images in {folder / 'images'}; give the folder above {folder.name} with --data.")
+    return items
 
 
-def map_figures(scores: list[tuple[bool, float, float]]) -> dict[str, float]:
-    """Means over the msra_ images and over all."""
-    clean, correlation, error = np.array(scores).T
-    clean = clean.astype(bool)
-    return {
-        "r_msra": correlation[clean].mean(),
-        "r_all": correlation.mean(),
-        "mae_msra": error[clean].mean(),
-        "mae_all": error.mean(),
-        "n_maps": len(scores),
-    }
+def cub(data: Path, every: int, first: int) -> list[Item]:
+    dataset = read("cub", data / "cub50")
+    records = dataset.records[first::every]
+    return [Item(r.file, partial(_first, dataset.load, r), boxes=tuple(r.boxes or ())) for r in records]
 
 
-def score_boxes(
-    name: str, objectives: list[Objective], load: Callable, record: Record
-) -> tuple[list[float], float, list[float]]:
-    """A record -> IoU of each objective's box with the truth, ms of the map, ms of each box."""
-    rgb, truth = _image(load, record)
-    module = detector(name)
+def score(name: str, objectives: list[Objective], item: Item) -> dict[str, Any]:
+    """One image -> ms, IoU of each objective's box, and, where there is a mask, errors, precision and recall."""
+    rgb, mask, truth = _known(item)
     start = time.process_time()
-    saliency = module.saliency_map(rgb)
-    map_ms = (time.process_time() - start) * 1e3
-    overlaps, box_ms = [], []
-    for objective in objectives:
-        start = time.process_time()
-        box, _ = solve(saliency, objective)
-        box_ms.append((time.process_time() - start) * 1e3)
-        overlaps.append(float(iou(box, truth).max()))
-    return overlaps, map_ms, box_ms
+    found = saliency_map(name, rgb, item.name)
+    result: dict[str, Any] = {"ms": (time.process_time() - start) * 1e3}
+    result["iou"] = [float(iou(solve(found, objective)[0], truth).max()) for objective in objectives]
+    if mask is not None:
+        result["mae"] = float(np.abs(found - mask).mean())
+        result["precision"], result["recall"] = precision_recall(found, mask)
+        if item.authors is not None and name in AUTHORS:
+            authors = _grey(Path(str(item.authors).format(name))) / 255
+            result["mae_authors"] = float(np.abs(authors - mask).mean())
+            result["r_authors"] = float(np.corrcoef(found.ravel(), authors.ravel())[0, 1])
+    return result
 
 
-def score_baselines(load: Callable, record: Record) -> list[float]:
-    """A record -> IoU of the whole image and of the centred box with the truth."""
-    _, truth = _image(load, record)
+def summary(name: str, dataset: str, objectives: list[Objective], scores: list[dict]) -> list[dict[str, Any]]:
+    """The scores of all images -> one row for each objective."""
+    maps: dict[str, Any] = {key: _mean(scores, key) for key in ("mae", "mae_authors", "r_authors")}
+    precision, recall = _mean(scores, "precision"), _mean(scores, "recall")
+    maps["max_f"] = None if precision is None else float(f_measure(precision, recall).max())
+    times = {"ms": float(np.median([found["ms"] for found in scores]))}
+    rows = []
+    for i, objective in enumerate(objectives):
+        constant = f"tau {objective.tau:g}" if objective.name == "max-excess" else f"k {objective.k:g}"
+        asked = {"dataset": dataset, "detector": name, "objective": f"{objective.name} {constant}"}
+        rows.append(asked | box_figures(np.array([found["iou"][i] for found in scores])) | maps | times)
+    return rows
+
+
+def precision_recall(saliency: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) in [0, 1], (H, W) bool -> precision (256,) and recall (256,) of `saliency in 8 bits >= 0, 1, ..., 255`."""
+    levels = np.floor(saliency * 255 + 0.5).astype(np.uint8)
+    all_, right = (np.bincount(levels[which], minlength=256)[::-1].cumsum()[::-1] for which in (mask | True, mask))
+    # Nothing found is nothing wrong: precision 1, as in the curves of the field.
+    return np.divide(right, all_, out=np.ones(256), where=all_ > 0), right / max(1, right[0])
+
+
+def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    below = BETA_SQUARED * precision + recall
+    return np.divide((1 + BETA_SQUARED) * precision * recall, below, out=np.zeros_like(below), where=below > 0)
+
+
+def score_baselines(item: Item) -> list[float]:
+    """An image -> IoU of the whole image and of the centred box with the truth."""
+    _, _, truth = _known(item)
     return [float(iou(box, truth).max()) for box in (WHOLE, CENTRED)]
 
 
 def box_figures(overlap: np.ndarray) -> dict[str, float]:
     """(n,) IoU -> mean IoU and CorLoc, the share of images at 0.5 and above (Deselaers et al. 2010)."""
-    return {"mean_iou": overlap.mean(), "corloc": (overlap >= 0.5).mean(), "n_boxes": len(overlap)}
+    return {"corloc": (overlap >= 0.5).mean(), "mean_iou": overlap.mean(), "n": len(overlap)}
+
+
+def _known(item: Item) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    rgb = decode(item.load(), item.name)
+    height, width = rgb.shape[:2]
+    if item.mask is None:
+        return rgb, None, clip_boxes(item.boxes, width, height)[0]
+    mask = _grey(item.mask) > 127
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    bounds = (columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
+    return rgb, mask, clip_boxes([bounds], width, height)[0]
+
+
+def _mean(scores: list[dict], key: str) -> Any:
+    return np.mean([found[key] for found in scores], axis=0) if key in scores[0] else None
 
 
 def _grey(file: Path) -> np.ndarray:
     return decode(file.read_bytes(), file.name)[..., 0].astype(np.float64)
 
 
-def _image(load: Callable, record: Record) -> tuple[np.ndarray, np.ndarray]:
-    data, boxes = load(record)
-    rgb = decode(data, record.file)
-    return rgb, clip_boxes(boxes, rgb.shape[1], rgb.shape[0])[0]
+def _first(load: Callable, record: Any) -> bytes:
+    return load(record)[0]

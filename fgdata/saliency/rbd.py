@@ -46,8 +46,11 @@ def saliency_map(rgb: np.ndarray) -> np.ndarray:
 def saliency(graph: superpixels.Superpixels) -> np.ndarray:
     """n superpixels -> (n,) in [0, 1]."""
     distance = superpixels.pairwise(graph.colour)
-    if not distance.any():
-        return np.zeros(len(graph))
+    return optimise(*cues(graph, distance)) if distance.any() else np.zeros(len(graph))
+
+
+def cues(graph: superpixels.Superpixels, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """n superpixels, (n, n) colour distances -> w_bg (n,), wCtr (n,) not yet scaled, w_ij (n, n)."""
     near = superpixels.two_ring(graph.touches)
     clip, geodesic_sigma, smooth_sigma = sigmas(distance, graph.touches, near)
     bound = graph.boundary[:, None] & graph.boundary
@@ -59,10 +62,15 @@ def saliency(graph: superpixels.Superpixels) -> np.ndarray:
     background = np.where(connectivity > CERTAIN, CERTAIN_WEIGHT, likely)
 
     apart = gaussian(superpixels.pairwise(graph.position), POSITION_SIGMA)
-    foreground = stretch((distance * apart * likely).sum(1))
-    foreground[foreground < otsu(foreground)] = 0
-
+    contrast = (distance * apart * likely).sum(1)
     smooth = np.where(near | bound, gaussian(distance, smooth_sigma), 0) + TOUCHING_WEIGHT * graph.touches
+    return background, contrast, smooth
+
+
+def optimise(background: np.ndarray, contrast: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """w_bg (n,), a foreground cue (n,) of any scale, w_ij (n, n) -> the s of eq. 9, (n,) in [0, 1]."""
+    foreground = stretch(contrast)
+    foreground[foreground < otsu(foreground)] = 0
     system = np.diag(smooth.sum(1) + BACKGROUND_WEIGHT * background + foreground) - smooth
     return np.clip(stretch(_solve(system, foreground)), 0, 1)
 
