@@ -1,6 +1,5 @@
 """The `fgdata` command: build-shards, rebox, add, check, score, show, list."""
 
-import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .errors import InputError
+from .errors import run_command
 
 ShardFolder = Annotated[Path, tyro.conf.Positional]
 
@@ -257,26 +256,13 @@ def main(args: Sequence[str] | None = None) -> int:
         "show": show,
         "list": list_all,
     }
-    try:
+
+    def command() -> int:
         return tyro.extras.subcommand_cli_from_dict(
             commands, prog="fgdata", description="Saliency boxes cached with the data.", args=args
         )
-    except InputError as fault:
-        print(f"fgdata: {fault}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("\nfgdata: stopped. Finished shards are kept: the same command goes on behind them.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        return 141
-    except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
-            raise
-        where = f" ({fault.filename})" if fault.filename else ""
-        print(
-            f"fgdata: {fault.strerror}{where}. What is finished is kept; mend this and run it again.", file=sys.stderr
-        )
-    return 2
+
+    return run_command("fgdata", command, "The same command goes on behind the last finished shard.")
 
 
 def _total(manifest: dict) -> str:

@@ -1,9 +1,39 @@
-"""The one exception that a user is meant to read.
+"""The one exception that a user is meant to read, and how a command line tells it."""
 
-Its message names the thing, what was found, what is allowed and what to type next; both command lines print it without
-a traceback and exit with 2.
-"""
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 
 
-class InputError(ValueError):
-    """Input or settings that cannot be used as given."""
+class InputError(Exception):
+    """Input or settings that cannot be used as given.
+
+    Its message names the thing, what was found, what is allowed and what to type next.
+    """
+
+
+def run_command(program: str, command: Callable[[], int | None], when_stopped: str) -> int:
+    """Runs a command line's work -> its exit code: the command's own, 2 for input that cannot be used, 130 for Ctrl-C.
+
+    Whatever a user can mend (their input, a full disk, a folder without permission) is one message, never a traceback.
+    """
+    try:
+        return command() or 0
+    except InputError as fault:
+        print(f"{program}: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{program}: stopped. {when_stopped}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does; Python would complain again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as fault:
+        if fault.errno not in _MENDABLE:
+            raise
+        where = f": {fault.filename}" if fault.filename else ""
+        print(f"{program}: {fault.strerror}{where}. What is finished is kept. {when_stopped}", file=sys.stderr)
+        return 2

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, run_command
 from fgtrain.config import Config, from_dict
 from fgtrain.recipes import RECIPES
 
@@ -199,19 +199,18 @@ def main(argv: list[str] | None = None) -> int:
     # torch's threads spin while they wait for one another. Beside another busy process that starves both: on two shared
     # cores 0 to 30 images/s came out where waiting asleep gave 40 to 140. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        command = tyro.cli(
+
+    def command() -> None:
+        chosen = tyro.cli(
             commands(*read_defaults(argv)),
             prog="fgtrain",
             description="Self-supervised training on fgdata shard sets, and its evaluation.",
             args=argv,
             config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
-        command.main()
-    except InputError as error:
-        print(f"fgtrain: {error}", file=sys.stderr)
-        return 2
-    return 0
+        chosen.main()
+
+    return run_command("fgtrain", command, "A run goes on from its last checkpoint: the same command with --resume.")
 
 
 if __name__ == "__main__":
