@@ -88,7 +88,7 @@ def test_same_map_every_time_and_for_any_number_of_threads(name):
 def test_unknown_detectors_are_refused():
     with pytest.raises(
         InputError,
-        match="'bas' is not a detector; maps come from: rbd, gs, spectral-residual",
+        match="'bas' is not a detector; maps come from: rbd, rbd-centred, gs, spectral-residual",
     ):
         detector("bas")
     with pytest.raises(InputError, match="no saliency map"):

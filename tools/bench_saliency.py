@@ -36,7 +36,7 @@ class Item:
 
 def saliency(
     data: Path = Path("../shared/data"),
-    detectors: tuple[str, ...] = ("rbd", "gs", "spectral-residual", "vsf"),
+    detectors: tuple[str, ...] = ("rbd", "rbd-centred", "gs", "spectral-residual", "vsf"),
     tau: tuple[float, ...] = (0.5, 0.75),
     k: tuple[float, ...] = (2.0,),
     limit: int | None = None,

@@ -45,6 +45,9 @@ class DetectorRow:
 
 DETECTORS = {
     "rbd": DetectorRow("fgdata.saliency.rbd", "robust background detection, Zhu et al., CVPR 2014"),
+    "rbd-centred": DetectorRow(
+        "fgdata.saliency.rbd_centred", "rbd with a centre prior and a second pass (ours): better boxes of single things"
+    ),
     "gs": DetectorRow("fgdata.saliency.gs", "geodesic saliency, Wei et al., ECCV 2012"),
     "spectral-residual": DetectorRow("fgdata.saliency.spectral_residual", "spectral residual, Hou & Zhang, CVPR 2007"),
     "vsf": DetectorRow("fgdata.saliency.vsf", "fine-grained visual saliency, Montabone & Soto, 2010"),
