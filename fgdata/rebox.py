@@ -20,7 +20,7 @@ from .errors import InputError
 from .progress import Progress
 from .saliency import component, detector, require, saliency_map
 from .sample import largest
-from .shards.manifest import BUILDING, MANIFEST, dump, write_atomic
+from .shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, dump, write_atomic
 from .shards.maps import MAPS, MapFile, fault, merge, pack, shrink_map
 from .shards.reader import ShardSet, SplitReader, meta
 from .shards.writer import ShardWriter, box_bytes
@@ -85,6 +85,7 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
     objective = Objective(**shards.manifest["objective"])
     changes: dict = {"detectors": shards.manifest["detectors"] | {stored: settings}}
     if versions() != shards.manifest["versions"]:
+        changes["format_version"] = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
         changes["added"] = shards.manifest.get("added", {}) | {stored: versions()}
     return _rewrite(shards, objective, (), name, changes, out, workers)
 

@@ -34,6 +34,7 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
         _head(shards, colours),
         _score(scored, path, colours),
         _histograms(scored, colours),
+        _cost(shards),
         _images(shards, scored, colours, samples),
         _settings(shards, path),
     ]
@@ -122,17 +123,25 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
             chosen.setdefault(number, []).append(group)
     cards = "".join(_card(shards, scored, number, belongs, colours, slow) for number, belongs in chosen.items())
     shown = [group for group, numbers in groups.items() if numbers]
-    choices = "".join(f"<option>{html.escape(group)}</option>" for group in shown)
-    classes = "".join(f"<option value='{i}'>{html.escape(name)}</option>" for i, name in enumerate(shards.classes))
+    choices = "".join(f"<option value='{html.escape(g)}'>{html.escape(g)} ({len(groups[g]):,})</option>" for g in shown)
+    embedded = np.bincount(scored.label[list(chosen)], minlength=len(shards.classes))
+    classes = "".join(
+        f"<option value='{i}'>{html.escape(name)} ({embedded[i]})</option>"
+        for i, name in enumerate(shards.classes)
+        if embedded[i]
+    )
     keys = "".join(
         f"<label style='--c:{colour}'><input type=checkbox checked data-box='{name}'>{name}</label>"
         for name, colour in ({"truth": TRUTH} | colours).items()
     )
-    selects = (
-        f"<select id=group>{choices}</select><select id=class><option value=''>all classes</option>{classes}</select>"
+    controls = (
+        f"<div class=controls><select id=group><option value=''>all shown ({len(chosen):,})</option>{choices}</select>"
+        f"<select id=class><option value=''>all classes</option>{classes}</select>{keys}<span id=count></span></div>"
     )
-    controls = f"<div class=controls>{selects}{keys}</div>"
-    return f"<h2>Images and their boxes</h2>{controls}<div class=grid>{cards}</div>"
+    left_out = int(np.isin(np.arange(len(shards.classes)), scored.label[list(chosen)], invert=True).sum())
+    said = f"{len(chosen):,} of {len(scored.label):,} images are on this page; the numbers above are of all of them."
+    said += f" {left_out:,} classes have none here: <code>--samples</code> shows more." if left_out else ""
+    return f"<h2>Images and their boxes</h2><p class=sub>{said}</p>{controls}<div class=grid>{cards}</div>"
 
 
 def _spread(labels: np.ndarray, samples: int) -> list[int]:
@@ -178,6 +187,24 @@ def _rectangle(box: np.ndarray, width: int, height: int, colour: str, name: str)
     return f"<g data-of='{name}'>{outline}</g>"
 
 
+def _cost(shards: ShardSet) -> str:
+    """What --max-side and --quality made of the images, from the build's log; nothing when none was re-encoded."""
+    manifest, log = shards.manifest, _build_log(shards.path)
+    if not manifest["reencoded"]:
+        return ""
+    asked = manifest["images"]
+    limit = f"--max-side {asked['max_side']}" if asked["max_side"] else "no --max-side: only what was no plain JPEG"
+    total = sum(shards.splits.values())
+    rows = [("images re-encoded", f"{manifest['reencoded']:,} of {total:,} ({limit}, --quality {asked['quality']})")]
+    if log and all("image_bytes" in line for line in log):
+        before, after = (sum(line["image_bytes"][i] for line in log) for i in (0, 1))
+        change = f"{after / before - 1:+.0%}" if before else ""
+        rows.append(("bytes of all images", f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB stored ({change})"))
+        rows.append(("time to encode", f"{sum(line['seconds'].get('encode', 0) for line in log):,.1f} s of one core"))
+    table = "".join(f"<tr><th>{what}</th><td>{html.escape(said)}</td></tr>" for what, said in rows)
+    return f"<h2>What re-encoding cost</h2><table>{table}</table>"
+
+
 def _settings(shards: ShardSet, path: Path) -> str:
     manifest = {key: value for key, value in shards.manifest.items() if key != "splits"}
     manifest["dataset"] = {key: value for key, value in manifest["dataset"].items() if key != "classes"}
@@ -185,8 +212,12 @@ def _settings(shards: ShardSet, path: Path) -> str:
     for line in _build_log(path):
         for name, seconds in line["seconds"].items():
             stages[name] = stages.get(name, 0.0) + seconds
+    total, samples = sum(stages.values()), sum(shards.splits.values())
     rows = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{seconds:,.1f} s</td></tr>" for name, seconds in stages.items()
+        f"<tr><th>{html.escape(name)}</th><td class=bar><i style='width:{seconds / total:.1%};background:#8a94a6'></i>"
+        f"<span>{seconds:,.1f} s</span></td><td>{seconds / samples * 1e3:,.2f} ms an image</td></tr>"
+        for name, seconds in sorted(stages.items(), key=lambda stage: -stage[1])
+        if total
     )
     times = f"<h2>Where the build's time went</h2><table>{rows}</table>" if rows else ""
     said = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
@@ -195,9 +226,10 @@ def _settings(shards: ShardSet, path: Path) -> str:
 
 
 def _build_log(path: Path) -> list[dict]:
-    """The times that the build wrote beside the set; none when the set came without its log."""
+    """The last line of each shard of the set in the log that the build wrote beside it; none when it has no log."""
     log = path.with_name(f"{path.name}.build.jsonl")
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    return list({line["shard"]: line for line in lines}.values())
 
 
 _PAGE = (Path(__file__).parent / "report.html").read_text("utf-8")
