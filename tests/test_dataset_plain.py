@@ -207,7 +207,10 @@ def test_cifar100_runs_nothing_that_a_file_asks_for(cifar, content, says):
         ({b"data": np.zeros((5, 3071), np.uint8)}, "data is not 5 x 3,072 bytes"),
         ({b"data": b"x"}, "data is not 5 x 3,072 bytes"),
         ({b"fine_labels": [0, 1, 2, 3, 0]}, "label from 0 to 2"),
-        ({b"filenames": [b"a.png"]}, "not every image has a file name"),
+        ({b"fine_labels": 7}, "label from 0 to 2"),
+        ({b"fine_labels": [0, 1]}, "label from 0 to 2"),
+        ({b"filenames": [b"a.png"]}, "data is not 1 x 3,072 bytes"),
+        ({b"filenames": [1, 2, 3, 4, 5]}, "its names are no list of byte strings"),
     ],
 )
 def test_cifar100_names_what_does_not_fit(cifar, change, says):

@@ -1,8 +1,8 @@
 """FGVC-Aircraft (2013b): images_box.txt, images_LEVEL_trainval.txt, images_LEVEL_test.txt, a class list, images/.
 
 Boxes are `ID XMIN YMIN XMAX YMAX`, counted from 1, both corners inside. The published protocol trains on trainval. The
-lowest 20 pixels of each photograph are a copyright banner that names the photographer: it is kept, boxes stop above it,
-and an encoder that sees whole images may learn it; box-guided crops avoid it.
+lowest 20 pixels of each photograph are a banner with its copyright. It is kept with the original bytes, so an encoder
+that sees whole images sees it.
 """
 
 from collections.abc import Callable, Collection

@@ -87,24 +87,29 @@ def read(root: Path) -> Dataset:
     """The dataset in `root`, or in cifar-100-python/ inside it. InputError when a file is not what it should be."""
     folder = lists.holder(NAME, root, ["cifar-100-python"], ("meta", "train", "test"), "cifar-100-python.tar.gz")
     meta, _ = _unpickle(folder / "meta", (b"fine_label_names",))
-    classes = tuple(word.decode() for word in meta[b"fine_label_names"])
+    classes = _words(folder / "meta", meta[b"fine_label_names"])
     records, offsets = [], {}
     for split in ("train", "test"):
         path = folder / split
         found, content = _unpickle(path, (b"data", b"fine_labels", b"filenames"))
-        data, labels, names = found[b"data"], found[b"fine_labels"], found[b"filenames"]
-        count = len(labels)
+        data, labels, names = found[b"data"], found[b"fine_labels"], _words(path, found[b"filenames"])
+        count = len(names)
         if not isinstance(data, _Array) or data.shape != (count, BYTES) or len(data.raw) != count * BYTES:
-            raise InputError(f"{NAME}: {path}: data is not {count:,} x {BYTES:,} bytes, one row for each label.")
-        if len(names) != count or not all(isinstance(k, int) and 0 <= k < len(classes) for k in labels):
-            raise InputError(
-                f"{NAME}: {path}: not every image has a file name and a label from 0 to {len(classes) - 1}."
-            )
+            raise InputError(f"{NAME}: {path}: data is not {count:,} x {BYTES:,} bytes, one row for each file name.")
+        fits = isinstance(labels, list) and len(labels) == count
+        if not fits or not all(isinstance(k, int) and 0 <= k < len(classes) for k in labels):
+            raise InputError(f"{NAME}: {path}: not every file name has a label from 0 to {len(classes) - 1}.")
         offsets[split] = _find(content, data.raw, path)
         for number, (label, name) in enumerate(zip(labels, names)):
-            records.append(Record(f"{split}/{number}", f"{split}/{name.decode()}", label, classes[label], split))
+            records.append(Record(f"{split}/{number}", f"{split}/{name}", label, classes[label], split))
     note = lists.census(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), Pixels(folder, offsets), note=note)
+
+
+def _words(path: Path, found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(word, bytes) for word in found):
+        raise InputError(f"{NAME}: {path} is a pickle of another kind: its names are no list of byte strings.")
+    return tuple(word.decode("latin-1") for word in found)
 
 
 def _unpickle(path: Path, keys: tuple[bytes, ...]) -> tuple[dict[bytes, Any], bytes]:
