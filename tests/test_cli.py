@@ -1,6 +1,7 @@
 """The `fgdata` command as a user types it: exit codes, messages, and a start without heavy imports."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 
 from fgdata.boxes import CENTRED, iou
+from fgdata.build import build
 from fgdata.cli import main
+from fgdata.datasets import Dataset, Record
 from fgdata.errors import InputError
+from fgdata.images import encode_jpeg
 from fgdata.report import write_report
 from fgdata.score import score
 from fgdata.shards.reader import ShardSet, box, meta
@@ -140,6 +144,50 @@ def test_report_is_one_file_that_fetches_nothing(drawn_set, tmp_path):
         write_report(drawn_set, tmp_path / "nowhere" / "report.html")
     with pytest.raises(InputError, match="--samples 0"):
         write_report(drawn_set, tmp_path / "r.html", samples=0)
+
+
+@pytest.mark.slow
+def test_report_in_a_browser_filters_its_cards(drawn_set, tmp_path):
+    """The page's own script, run by Chromium: it shows the sample first and says how many cards that are."""
+    browser = shutil.which("chromium") or pytest.skip("no chromium on the PATH")
+    out = write_report(drawn_set, tmp_path / "report.html", samples=10)
+    quiet = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    words = [browser, *quiet.split(), "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([*words, "--dump-dom", out.as_uri()], capture_output=True, timeout=60, check=True)
+    page = done.stdout.decode()
+    cards = re.findall(r"<figure class=\"card\"[^>]*>", page)
+    hidden = [card for card in cards if "display: none" in card]
+    assert len(cards) - len(hidden) == 10
+    assert ">10 shown<" in page
+
+
+def test_report_says_what_reencoding_cost_and_embeds_a_sample_only(tmp_path):
+    """800 samples of 40 classes: the page holds those asked for, the worst and the slowest; its numbers are of all."""
+    records = [Record(f"{i}", f"{i}.jpg", i % 40, f"class {i % 40}", "train", None) for i in range(800)]
+    noise = Dataset("noise", tuple(f"class {i}" for i in range(40)), tuple(records), Noise())
+    build(noise, tmp_path / "set", saliency=("spectral-residual", "gt"), max_side=32, quality=60)
+    page = write_report(tmp_path / "set", tmp_path / "set" / "report.html", samples=20).read_text()
+    cards = page.count("<figure class=card")
+    assert 20 <= cards <= 20 + 12 + 8
+    assert f"{cards} of 800 images are on this page" in page
+    assert "800 of 800 (--max-side 32, --quality 60)" in page
+    before = 800 * len(Noise()(records[0])[0]) / 1e6
+    reader = ShardSet.open(tmp_path / "set").split("train")
+    after = sum(len(reader.read(i)["jpg"]) for i in range(800)) / 1e6
+    assert f"{before:,.1f} MB before, {after:,.1f} MB stored ({after / before - 1:+.0%})" in page
+    assert "ms an image" in page
+    (tmp_path / "set.build.jsonl").unlink()
+    page = write_report(tmp_path / "set", tmp_path / "set" / "report.html", samples=20).read_text()
+    assert "800 of 800" in page
+    assert "ms an image" not in page, "a set that came without its log still has its report"
+
+
+class Noise:
+    """Loads the same noise for every record, with one box."""
+
+    def __call__(self, record):
+        rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+        return encode_jpeg(rgb, 90), ((8.0, 6.0, 32.0, 24.0),)
 
 
 def test_report_of_a_damaged_set_is_refused(drawn_set, tmp_path):
