@@ -84,7 +84,7 @@ def component(name: str) -> str:
     family, colon, argument = name.partition(":")
     if not colon:
         return name
-    path = Path(argument.partition(",")[0] if family == "onnx" else argument)
+    path = Path(argument.partition(",")[0] if family == "onnx" else argument).expanduser()
     words = re.findall("[a-z0-9]+", (path.stem if family == "onnx" else path.resolve().name).lower())
     return "-".join([family, *words])
 

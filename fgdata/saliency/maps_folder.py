@@ -94,4 +94,4 @@ class MapsFolder:
 
 def detector(argument: str) -> MapsFolder:
     """`maps:DIR` -> the maps of a folder."""
-    return MapsFolder(Path(argument))
+    return MapsFolder(Path(argument).expanduser())  # the shell leaves a ~ behind the colon as it is

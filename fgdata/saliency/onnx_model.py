@@ -38,7 +38,7 @@ def detector(argument: str) -> "Model":
     unknown = sorted(set(given) - {"size", "mean", "std"})
     if unknown:
         raise InputError(f"onnx:{argument}: {unknown[0]!r} is not a setting; allowed: size=, mean=, std=.")
-    return Model(Path(name), given)
+    return Model(Path(name).expanduser(), given)  # the shell leaves a ~ behind the colon as it is
 
 
 class Model:
