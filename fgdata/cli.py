@@ -262,7 +262,9 @@ def main(args: Sequence[str] | None = None) -> int:
             commands, prog="fgdata", description="Saliency boxes cached with the data.", args=args
         )
 
-    return run_command("fgdata", command, "The same command goes on behind the last finished shard.")
+    words = sys.argv[1:] if args is None else list(args)
+    goes_on = "The same command goes on behind the last finished shard."
+    return run_command("fgdata", command, goes_on if words[:1] == ["build-shards"] else "The shard set is as it was.")
 
 
 def _total(manifest: dict) -> str:

@@ -227,7 +227,7 @@ def test_other_folders_are_left_alone(copy, tmp_path):
     assert files(copy) == before
 
 
-def test_a_damaged_sample_or_a_full_disk_leaves_the_set_as_it_was(copy, tmp_path, monkeypatch):
+def test_a_damaged_sample_or_a_full_disk_leaves_the_set_as_it_was(copy, tmp_path, monkeypatch, capsys):
     tar = sorted(copy.glob("*.tar"))[-1]
     whole = tar.read_bytes()
     tar.write_bytes(whole[:700] + bytes([whole[700] ^ 1]) + whole[701:])
@@ -241,6 +241,8 @@ def test_a_damaged_sample_or_a_full_disk_leaves_the_set_as_it_was(copy, tmp_path
 
     monkeypatch.setattr("fgdata.rebox.write_atomic", full)
     assert main(["rebox", str(copy), "--tau", "1.5", "--jobs", "1"]) == 2
+    assert "No space left on device" in (said := capsys.readouterr().err)
+    assert "The shard set is as it was" in said
     assert files(copy) == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set"]
 
