@@ -37,8 +37,10 @@ def header(data: bytes, name: str) -> Header:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return Header(_format(data, image.format), image.width, image.height, len(image.getbands()))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
-        raise _unreadable(name, data, str(fault).replace(repr(io.BytesIO), "the data")) from None
+    except UnidentifiedImageError:
+        raise _unreadable(name, data, "not an image") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
+        raise _unreadable(name, data, str(fault)) from None
 
 
 def decode(data: bytes, name: str) -> np.ndarray:

@@ -24,10 +24,9 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=self.count, rate=f"{self.rate:,.0f} images/s")
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            left = (self.total - self.count) / max(self.rate, 1e-9)
-            line = (
-                f"{self.title}: {self.count:,} of {self.total:,} images, {self.rate:,.0f} images/s, {left:,.0f} s left"
-            )
+            line = f"{self.title}: {self.count:,} of {self.total:,} images, {self.rate:,.0f} images/s"
+            if self.rate:
+                line += f", {(self.total - self.count) / self.rate:,.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
     @property

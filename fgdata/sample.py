@@ -65,10 +65,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     size_read = len(data)
     header = images.header(data, record.file)
     width, height = header.width, header.height
-    try:
-        truth, clipped = clip_boxes(pixel_boxes, width, height)
-    except InputError as fault:
-        raise InputError(f"{record.file}: {fault}") from None
+    truth, clipped = _truth(pixel_boxes, header, record.file)
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
     keeps = header.format == "jpeg" and header.channels in (1, 3) and not shrinks
     rgb = np.empty((0, 0, 3), np.uint8)  # gt needs no pixels, and a plain JPEG is not encoded again
@@ -113,14 +110,24 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
 
 
 def fault(record: Record, load: Callable) -> str | None:
-    """What is wrong with a record's image, found without decoding the pixels of a JPEG; None when it looks whole."""
+    """What is wrong with a record's image or boxes, found without decoding a JPEG's pixels; None if all looks well."""
     try:
-        data, _ = load(record)
-        if images.header(data, record.file).format != "jpeg":
+        data, pixel_boxes = load(record)
+        header = images.header(data, record.file)
+        if header.format != "jpeg":
             images.decode(data, record.file)
+        _truth(pixel_boxes, header, record.file)
     except InputError as found:
         return str(found)
     return None
+
+
+def _truth(pixel_boxes, header: images.Header, file: str) -> tuple[np.ndarray, bool]:
+    """clip_boxes, its error naming the file."""
+    try:
+        return clip_boxes(pixel_boxes, header.width, header.height)
+    except InputError as fault:
+        raise InputError(f"{file}: {fault}") from None
 
 
 def largest(truth: np.ndarray, file: str) -> np.ndarray:

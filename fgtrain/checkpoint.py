@@ -1,5 +1,6 @@
 """What `RUN-or-CHECKPOINT` on the command line means, and the encoder found there."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Checkpoint:
         file = path / WEIGHTS if path.is_dir() else path
         try:
             with safe_open(file, "pt") as weights:
-                about = weights.metadata() or {}
+                about = json.loads((weights.metadata() or {})["fgtrain"])
             model = Model(about["backbone"], int(about["width"]), about["stem"])  # pyright: ignore[reportArgumentType]
             size, step = int(about["size"]), int(about["step"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -169,7 +169,9 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     """`fgtrain run NAME ...`: the settings in --config, or with --resume those of the run in --out, and NAME."""
     from fgtrain.rundir import read_json
 
-    name = argv[1] if len(argv) > 1 and argv[0] == "run" and argv[1] in RECIPES else None
+    name = argv[1] if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-") else None
+    if name is not None and name not in RECIPES:
+        raise InputError(f"There is no recipe {name!r}; there are {', '.join(RECIPES)}. See: fgtrain list")
     if name is None:
         return None, None
     given, out = _value(argv, "--config"), Path(_value(argv, "--out") or f"runs/{name}")

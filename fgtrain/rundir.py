@@ -91,7 +91,7 @@ class RunDir:
         return last.resolve() if last.is_dir() else None
 
     def save_checkpoint(self, step: int, encoder: Any, about: dict[str, str], state: dict[str, Any], keep: int) -> Path:
-        """encoder.safetensors (torchvision's names; `about` is its metadata) and state.pt, together or not at all."""
+        """encoder.safetensors (torchvision's names, `about` as metadata) and state.pt, together or not at all."""
         import torch
         from safetensors.torch import save_file
 
@@ -104,8 +104,12 @@ class RunDir:
         part = folder / f"{name}.part"
         part.mkdir(parents=True)
         weights = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-        save_file(weights, part / "encoder.safetensors", metadata=about)
+        # One key: safetensors writes several in an order that differs from run to run.
+        save_file(weights, part / "encoder.safetensors", metadata={"fgtrain": json.dumps(about, sort_keys=True)})
         torch.save(state, part / "state.pt")
+        for file in part.iterdir():
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
         shutil.rmtree(folder / name, ignore_errors=True)
         part.rename(folder / name)
         link = folder / "last.part"

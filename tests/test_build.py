@@ -308,3 +308,10 @@ def test_cub50_builds_with_its_published_counts(real_data, tmp_path):
     assert {name: split["samples"] for name, split in done.manifest["splits"].items()} == {"train": 1500, "test": 1389}
     assert done.manifest["skipped"] == []
     assert check(tmp_path / "set")[1] == []
+
+
+def test_a_box_outside_its_image_stops_the_build_before_anything_is_written(tmp_path):
+    data = dataset(tmp_path, {f"{i}.jpg": jpeg() for i in range(3)}, {"2.jpg": ((100.0, 0.0, 5.0, 5.0),)})
+    with pytest.raises(InputError, match=r"2.jpg: box .* has no area inside its 64 x 48 image"):
+        build(data, tmp_path / "set", saliency=("gt",), shard_samples=1)
+    assert not list((tmp_path / "set").iterdir())

@@ -270,7 +270,7 @@ class Loader:
             need(
                 n >= self._batch_size * self._world_size,
                 f"{where} and a batch takes {self._batch_size} x {self._world_size} ranks",
-                "a batch that the split can fill, or last_batch keep",
+                "a batch that the split can fill (--data.batch-size), or last_batch keep",
             )
         if self._last_batch == "wrap":
             need(
