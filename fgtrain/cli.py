@@ -210,7 +210,14 @@ def main(argv: list[str] | None = None) -> int:
             args=argv,
             config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
-        chosen.main()
+        try:
+            chosen.main()
+        except ModuleNotFoundError as fault:
+            if (fault.name or "").partition(".")[0] not in ("torch", "torchvision", "timm", "safetensors"):
+                raise
+            raise InputError(
+                f"fgtrain needs {fault.name}, which is not installed: pip install 'fgdata[train]'"
+            ) from None
 
     return run_command("fgtrain", command, "A run goes on from its last checkpoint: the same command with --resume.")
 

@@ -199,3 +199,27 @@ def test_report_of_a_damaged_set_is_refused(drawn_set, tmp_path):
     with pytest.raises(InputError, match="is damaged: sample"):
         write_report(copy, copy / "report.html")
     assert not (copy / "report.html").exists()
+
+
+def test_fgtrain_without_torch_says_what_to_install(tmp_path):
+    script = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+sys.meta_path.insert(0, NoTorch())
+from fgtrain.cli import main
+sys.exit(main(["list"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'fgdata[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_recipe_names_those_there_are(capsys):
+    from fgtrain.cli import main as fgtrain
+
+    assert fgtrain(["run", "nosuch"]) == 2
+    assert "There is no recipe 'nosuch'; there are cvsa, byol" in capsys.readouterr().err
