@@ -25,8 +25,16 @@ def target_momentum(progress: float, start: float) -> float:
     return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, warmup: int, peak: float) -> float:
+    """Sets the rate of every group for the next step -> the scheduled one; groups marked `constant` keep the peak."""
+    rate = learning_rate(step, total, warmup, peak)
+    for group in optimizer.param_groups:
+        group["lr"] = peak if group.get("constant") else rate
+    return rate
+
+
 def build(named: Iterable[tuple[str, nn.Parameter]], settings: Optim) -> torch.optim.Optimizer:
-    """Named parameters -> optimiser. The trainer sets the learning rate before every step."""
+    """Named parameters -> optimiser. `set_rates` sets the learning rate before every step."""
     decayed, excluded = [], []
     for _, parameter in named:
         if parameter.requires_grad:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fgdata.views.spec import ViewSpec
-from fgtrain.config import Align, ByolConfig, Config, CvsaConfig, Data, Moco, MocoConfig, Model, Optim
+from fgtrain.config import Config, Data, Model, Optim
+from fgtrain.methods import Align, ByolConfig, CvsaConfig, Moco, MocoConfig
 
 LARS = Optim(name="lars", lr=0.6, momentum=0.9, weight_decay=1.5e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
 SGD = Optim(name="sgd", lr=0.03, momentum=0.9, weight_decay=1e-4)

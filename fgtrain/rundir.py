@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fgdata.errors import InputError
-from fgtrain.config import Config, differences, from_dict, to_dict
+from fgtrain.config import Config
+from fgtrain.configfile import differences, from_dict, to_dict
 
 
 class RunDir:

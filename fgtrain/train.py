@@ -82,9 +82,7 @@ class Trainer:
         settings = self.config.optim
         warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.total // 10)
         peak = settings.lr * self.config.data.batch_size / 256
-        rate = optim.learning_rate(self.step, self.total, warmup, peak)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = optim.set_rates(self.optimizer, self.step, self.total, warmup, peak)
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         with self.autocast:
             loss, logs = self.objective(batch, self.step / self.total)

@@ -13,7 +13,7 @@ from torchvision import models
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
-from fgtrain import cli, config, train
+from fgtrain import cli, config, methods, train
 from fgtrain.checkpoint import Checkpoint
 from fgtrain.evaluate import pictures, probe, report
 
@@ -21,10 +21,10 @@ from fgtrain.evaluate import pictures, probe, report
 @pytest.fixture(scope="module")
 def run(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One epoch of a standard-width ResNet-18, so that its export fits torchvision's."""
-    settings = config.ByolConfig(
+    settings = methods.ByolConfig(
         data=config.Data(drawn_set, batch_size=16),
         views=ViewSpec(size=32),
-        byol=config.Byol(hidden=16, dim=8),
+        byol=methods.Byol(hidden=16, dim=8),
         epochs=1,
         machine=config.Machine(out=tmp_path_factory.mktemp("runs") / "byol", device="cpu", threads=2),
     )

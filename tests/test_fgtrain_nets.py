@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from fgtrain import config as settings
-from fgtrain import nets, objectives, optim
+from fgtrain import methods, nets, objectives, optim
 from fgtrain.config import Model, Optim
 
 
@@ -90,8 +89,8 @@ def test_lars_matches_its_equation_and_leaves_out_norms_and_biases():
 
 
 def small(kind, **more):
-    fields: dict = {"model": Model(width=8), "byol": settings.Byol(hidden=16, dim=8), "moco": settings.Moco(dim=8)}
-    fields["align"] = settings.Align(hidden=16, dim=8, stages=(3, 4))
+    fields: dict = {"model": Model(width=8), "byol": methods.Byol(hidden=16, dim=8), "moco": methods.Moco(dim=8)}
+    fields["align"] = methods.Align(hidden=16, dim=8, stages=(3, 4))
     return kind(**{k: v for k, v in (fields | more).items() if k in kind.__dataclass_fields__})
 
 
@@ -102,8 +101,8 @@ def batch(seed: int = 0) -> dict[str, torch.Tensor]:
     return {"views": torch.randn(2, 6, 3, 64, 64, generator=generator), "masks": masks}
 
 
-KINDS = [(settings.ByolConfig, {}), (settings.MocoConfig, {}), (settings.CvsaConfig, {})]
-KINDS += [(settings.CvsaConfig, {"base": "moco"}), (settings.CvsaConfig, {"align": settings.Align(hidden=16)})]
+KINDS = [(methods.ByolConfig, {}), (methods.MocoConfig, {}), (methods.CvsaConfig, {})]
+KINDS += [(methods.CvsaConfig, {"base": "moco"}), (methods.CvsaConfig, {"align": methods.Align(hidden=16)})]
 
 
 @pytest.mark.parametrize(("kind", "more"), KINDS)
@@ -131,14 +130,14 @@ def test_objective_learns_only_its_online_half(kind, more):
 
 
 def test_objective_weights_come_from_the_seed_alone():
-    first, again = (objectives.build(small(settings.CvsaConfig), samples=40).state_dict() for _ in range(2))
-    other = objectives.build(small(settings.CvsaConfig, seed=1), samples=40).state_dict()
+    first, again = (objectives.build(small(methods.CvsaConfig), samples=40).state_dict() for _ in range(2))
+    other = objectives.build(small(methods.CvsaConfig, seed=1), samples=40).state_dict()
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["base.encoder.conv1.weight"], other["base.encoder.conv1.weight"])
 
 
 def test_byol_loss_is_its_equation():
-    config = small(settings.ByolConfig)
+    config = small(methods.ByolConfig)
     objective = objectives.build(config, samples=40).train()
     data = batch()
     with torch.no_grad():
@@ -159,7 +158,7 @@ def test_byol_loss_is_its_equation():
 def test_queue_turns_over_oldest_first():
     objective = objectives.build(
         small(
-            settings.MocoConfig,
+            methods.MocoConfig,
         ),
         samples=10,
     )  # auto: 8 rows
@@ -174,6 +173,6 @@ def test_queue_turns_over_oldest_first():
 
 
 def test_queue_larger_than_the_dataset_warns():
-    config = settings.MocoConfig(model=Model(width=8), moco=settings.Moco(dim=8, queue=64))
+    config = methods.MocoConfig(model=Model(width=8), moco=methods.Moco(dim=8, queue=64))
     with pytest.warns(UserWarning, match="own negative"):
         objectives.build(config, samples=10)

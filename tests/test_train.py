@@ -15,7 +15,7 @@ import torch
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
-from fgtrain import cli, config, recipes, train
+from fgtrain import cli, config, configfile, methods, recipes, train
 from fgtrain.rundir import RunDir, load_state
 
 RATES = ("images_per_second", "data_wait")
@@ -29,9 +29,9 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> config.Conf
         "views": ViewSpec(size=32, crop=base.views.crop),
         "model": config.Model(width=8),
         "optim": replace(base.optim, warmup_epochs=0.5),
-        "byol": config.Byol(hidden=16, dim=8),
-        "moco": config.Moco(dim=8),
-        "align": config.Align(hidden=16, dim=8),
+        "byol": methods.Byol(hidden=16, dim=8),
+        "moco": methods.Moco(dim=8),
+        "align": methods.Align(hidden=16, dim=8),
         "epochs": 2,
         "machine": config.Machine(out=out, device="cpu", threads=2, log_every=3, checkpoint_every=1, **machine),
     }
@@ -213,10 +213,10 @@ def test_disk_full_leaves_the_previous_checkpoint_whole(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_config_comes_back_from_its_json(name: str, tmp_path: Path):
     ours = replace(recipes.RECIPES[name](), epochs=7, data=config.Data(tmp_path, detector="rbd"))
-    again = config.from_dict(json.loads(json.dumps(config.to_dict(ours))), "config.json")
+    again = configfile.from_dict(json.loads(json.dumps(configfile.to_dict(ours))), "config.json")
     assert again == ours
     assert type(again) is type(ours)
-    assert config.differences(ours, again) == []
+    assert configfile.differences(ours, again) == []
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_config_comes_back_from_its_json(name: str, tmp_path: Path):
 )
 def test_config_file_with_a_fault_names_it(change: dict, message: str):
     with pytest.raises(InputError, match=message):
-        config.from_dict({**config.to_dict(recipes.cvsa()), **change}, "config.json")
+        configfile.from_dict({**configfile.to_dict(recipes.cvsa()), **change}, "config.json")
 
 
 def test_flags_win_over_config_and_resume_takes_the_runs_settings(undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
@@ -251,7 +251,7 @@ def test_flags_win_over_config_and_resume_takes_the_runs_settings(undisturbed: P
     assert cli.main(["run", "cvsa", "--out", str(undisturbed), "--resume"]) == 0
     chosen, _ = seen.pop()
     assert chosen.machine.resume
-    assert config.differences(RunDir(undisturbed).config(), chosen) == []
+    assert configfile.differences(RunDir(undisturbed).config(), chosen) == []
 
 
 def test_command_line_errors_are_one_message(
@@ -272,7 +272,7 @@ def test_command_line_errors_are_one_message(
     assert "has no boxes by 'rbd'" in fails(f"run cvsa --data.detector rbd --device cpu --data.shards {drawn_set}")
     assert "has 32 samples" in fails(f"run cvsa --out other --device cpu --model.width 8 --data.shards {drawn_set}")
     assert not (tmp_path / "other").exists()  # nothing is in the way of the corrected command
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(recipes.byol())))
+    (tmp_path / "config.json").write_text(json.dumps(configfile.to_dict(recipes.byol())))
     assert "fgtrain run byol --config" in fails("run cvsa --config config.json")
 
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgtrain import config as settings
+from fgtrain import initial, methods
 from fgtrain.losses import feature_std, info_nce, negative_cosine
-from fgtrain.nets import Encoder, Features, frozen_copy, mlp, move_towards
+from fgtrain.nets import Features, frozen_copy, mlp, move_towards
 from fgtrain.optim import target_momentum
 
 Logs = dict[str, Tensor]
@@ -23,11 +23,11 @@ Logs = dict[str, Tensor]
 class Byol(nn.Module):
     """Bootstrap your own latent (Grill et al. 2020), METHODS of the CVSA paper, Eq. 6."""
 
-    def __init__(self, config: settings.ByolConfig | settings.CvsaConfig, samples: int):
+    def __init__(self, config: methods.ByolConfig | methods.CvsaConfig, samples: int):
         super().__init__()
         self.views = config.views
         self.ema = config.byol.ema
-        self.encoder = Encoder(config.model)
+        self.encoder = initial.encoder(config)
         self.projector = mlp(self.encoder.dim, config.byol.hidden, config.byol.dim)
         self.predictor = mlp(config.byol.dim, config.byol.hidden, config.byol.dim)
         self.target_encoder = frozen_copy(self.encoder)
@@ -66,12 +66,12 @@ class Moco(nn.Module):
     queue: Tensor
     cursor: Tensor
 
-    def __init__(self, config: settings.MocoConfig | settings.CvsaConfig, samples: int, symmetric: bool = False):
+    def __init__(self, config: methods.MocoConfig | methods.CvsaConfig, samples: int, symmetric: bool = False):
         super().__init__()
         moco = config.moco
         self.views = config.views
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
-        self.encoder = Encoder(config.model)
+        self.encoder = initial.encoder(config)
         self.projector = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fgdata.errors import InputError
-from fgtrain.config import CvsaConfig
 from fgtrain.losses import alignment, attention
+from fgtrain.methods import CvsaConfig
 from fgtrain.nets import Features, conv_head, frozen_copy, move_towards
 from fgtrain.objectives.bases import Byol, Logs, Moco
 
