@@ -72,11 +72,9 @@ class PictureData:
 
 
 @dataclass(frozen=True)
-class Show:
-    """Draw a PNG. views: images with their boxes, SaliencySwap views with their masks, RandomResizedCrop views."""
+class Views:
+    """Images with their boxes, SaliencySwap views with their masks, RandomResizedCrop views."""
 
-    what: Positional[Literal["views"]]
-    """Which picture."""
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
     """Run directory whose shard set and view settings are drawn."""
     data: PictureData = PictureData()
@@ -94,6 +92,40 @@ class Show:
 
         data = self.data
         draw_views(self.run, data.shards, data.detector, data.split, self.size, self.rows, self.seed, self.out)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images, what the decoder of a synth-pair run makes of their features, and of the perturbed features."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run directory of the method synth-pair."""
+    shards: Path | None = None
+    """Shard set. Default: the run's."""
+    split: str = "test"
+    """Split the images come from."""
+    rows: int = 6
+    """Images drawn."""
+    seed: int = 0
+    """Decides which images, and the noise."""
+    out: Path | None = None
+    """PNG to write. Default: pairs.png in the run directory."""
+
+    def main(self) -> None:
+        from fgtrain.evaluate.pairs import draw_pairs
+
+        draw_pairs(self.run, self.shards, self.split, self.rows, self.seed, self.out)
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw a PNG."""
+
+    what: Annotated[Annotated[Views, subcommand("views")] | Annotated[Pairs, subcommand("pairs")], arg(name="")]
+    """Which picture."""
+
+    def main(self) -> None:
+        self.what.main()
 
 
 @dataclass(frozen=True)
