@@ -61,6 +61,9 @@ class Optim:
     """Leave biases and normalisation weights out of weight decay and of the LARS adaptation."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero, cut to a tenth of a short run."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other: less memory, the same samples and learning rate. Batch
+    norm then sees one part at a time. Refused where the negatives are the batch itself."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,17 @@ class Machine:
     """Checkpoints kept."""
     log_every: int = 10
     """Steps per line of metrics.jsonl, each the mean over those steps."""
+    knn_every: int = 0
+    """Epochs between looks at kNN accuracy during training, on the set's train and test splits; 0: never."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, into the run directory."""
+    compile: bool = False
+    """Compile the networks with torch.compile: slow to start, then faster on a GPU; results move by rounding."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_last", "log_every"):
             need(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        need(self.knn_every >= 0, "knn-every", self.knn_every, "0 for never, or a number of epochs")
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,14 @@ class Config:
     """Passes over the training split."""
     seed: int = 0
     """Decides initial weights, order of samples and every random draw of the views."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    init: str | None = None
+    """Weights the encoder starts from: imagenet (torchvision's, downloaded once), a run directory, or a checkpoint file
+    of torchvision, timm, MoCo, OpenMixup, solo-learn, lightly or fgtrain. Default: random."""
+    freeze_stages: int = 0
+    """Stages kept as they start, weights and batch-norm statistics: 2 holds the stem, layer1 and layer2; 0 none."""
+    sync_norm: bool = False
+    """With several processes on GPUs, batch norm takes its statistics over all of them."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the networks; losses are always fp32. auto: bf16 on a GPU, fp32 on a CPU."""
     machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine()
 
@@ -116,3 +133,11 @@ class Config:
         need(self.views.views == 2, "views.views", self.views.views, "2, the pair that every method here compares")
         need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
         need(self.optim.lr > 0, "optim.lr", self.optim.lr, "above 0")
+        need(0 <= self.freeze_stages <= 4, "freeze-stages", self.freeze_stages, "0 to 4")
+        need(self.optim.accumulate >= 1, "optim.accumulate", self.optim.accumulate, "1 or more")
+        need(
+            self.data.batch_size % self.optim.accumulate == 0 and self.data.batch_size > self.optim.accumulate,
+            "optim.accumulate",
+            self.optim.accumulate,
+            f"a divisor of --data.batch-size {self.data.batch_size} that leaves two samples or more in each part",
+        )

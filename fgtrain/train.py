@@ -32,7 +32,13 @@ class Trainer:
         self.config, self.run, self.shards, self.device = config, run, shards, device
         samples = len(shards.split(config.data.split))
         self.objective = objectives.build(config, samples).to(device).train()
-        self.optimizer = optim.build(self.objective.parameter_groups(), config.optim)
+        if config.optim.accumulate > 1 and not getattr(self.objective, "accumulates", True):
+            raise InputError(
+                f"--optim.accumulate is {config.optim.accumulate}, and the negatives of {config.method} are the batch "
+                "itself: its parts would be another objective. Leave the flag out; --data.batch-size sets the memory."
+            )
+        constant = {"constant": names} if (names := getattr(self.objective, "constant_rate", ())) else {}
+        self.optimizer = optim.build(self.objective.parameter_groups(), config.optim, **constant)
         self.loader = load(
             shards,
             views=self.objective.views,
@@ -170,6 +176,8 @@ def train(config: Config, name: str) -> Path:
     last = run.last_checkpoint
     if last is not None:
         trainer.restore(load_state(last))
+    elif hasattr(trainer.objective, "prepare"):
+        trainer.objective.prepare(run, shards, device, print)
     run.cut_metrics(trainer.step)
     status = "failed"
     try:
