@@ -29,6 +29,8 @@ class Data:
     """Split to train on."""
     detector: str | None = None
     """Whose boxes guide the views and masks. Default: the set's first detector that is not gt, else gt."""
+    backgrounds: tuple[Path, ...] = ()
+    """Other shard sets, over whose images saliency-swap pastes. Default: it swaps among the images of a batch."""
     batch_size: int = 256
     """Samples per step, over all processes together."""
 

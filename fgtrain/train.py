@@ -45,6 +45,7 @@ class Trainer:
             batch_size=config.data.batch_size,
             split=config.data.split,
             detector=config.data.detector,
+            backgrounds=config.data.backgrounds,
             backend=config.machine.backend,
             seed=config.seed,
             threads=config.machine.threads,

@@ -146,7 +146,7 @@ def test_the_test_time_view_is_torchvisions_resize_and_centre_crop():
     for height, width in ((90, 131), (200, 77), (64, 64), (333, 500)):
         image = noise(height, width)
         p = plan(spec, np.array([[width, height]]), random_boxes(1))
-        ours = reference.view([image], p, 0, spec)
+        ours = reference.view(image, p, 0, spec)
         theirs = tv.center_crop(
             tv.resize(torch.from_numpy(image).permute(2, 0, 1).double(), 73, antialias=True), [64, 64]
         )

@@ -7,6 +7,7 @@ import numpy as np
 from fgdata.errors import InputError
 from fgdata.shards.reader import SplitReader, box, label, meta
 
+from .backgrounds import Backgrounds
 from .geometry import Plan, plan
 from .spec import ViewSpec
 
@@ -24,6 +25,7 @@ class Work:
     index: np.ndarray  # (n,) int64, numbers within the split
     plans: list[Plan]  # one per view
     keep: int
+    behind: list[list[tuple[str, bytes]]]  # per view, n names and JPEGs of other sets' images; [] when none are used
 
 
 def gather(
@@ -33,6 +35,7 @@ def gather(
     index: np.ndarray,
     keep: int,
     *,
+    backgrounds: Backgrounds | None = None,
     seed: int,
     epoch: int,
     batch: int,
@@ -42,17 +45,20 @@ def gather(
     metas = [meta(sample) for sample in samples]
     sizes = np.array([(m["width"], m["height"]) for m in metas], np.int64)
     boxes = np.stack([box(sample, detector) if detector else _WHOLE for sample in samples])
+    lenders = len(backgrounds) if backgrounds is not None else 0
+    plans = [
+        plan(spec, sizes, boxes, index, seed=seed, epoch=epoch, batch=batch, view=view, lenders=lenders)
+        for view in range(spec.views)
+    ]
     return Work(
         names=[f"{m['id']} of split {reader.split} (sample {i})" for m, i in zip(metas, index)],
         jpegs=[sample["jpg"] for sample in samples],
         sizes=sizes,
         label=np.array([label(sample) for sample in samples], np.int64),
         index=np.asarray(index, np.int64),
-        plans=[
-            plan(spec, sizes, boxes, index, seed=seed, epoch=epoch, batch=batch, view=view)
-            for view in range(spec.views)
-        ],
+        plans=plans,
         keep=keep,
+        behind=[[backgrounds.read(int(i)) for i in p.partner] for p in plans] if backgrounds is not None else [],
     )
 
 

@@ -78,25 +78,36 @@ def external(name: str, dtype, ndim: int, layout: str | None = None):
     return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
 
 
-@pipeline_def(enable_conditionals=True)
-def graph(spec: ViewSpec, gpu: bool):
-    """Inputs `jpeg` and, for view v, `start{v}` ... `sigma{v}` (see `Dali._feed`) -> each view, then plain."""
-    int32, float32 = types.DALIDataType.INT32, types.DALIDataType.FLOAT
-    image = fn.decoders.image(
-        external("jpeg", types.DALIDataType.UINT8, 1),
+def decode(name: str, gpu: bool):
+    """The JPEGs fed as `name` -> RGB images."""
+    return fn.decoders.image(
+        external(name, types.DALIDataType.UINT8, 1),
         device="mixed" if gpu else "cpu",
         output_type=types.DALIImageType.RGB,
         adjust_orientation=False,
     )
+
+
+@pipeline_def(enable_conditionals=True)
+def graph(spec: ViewSpec, gpu: bool, lent: bool):
+    """Inputs `jpeg` and, for view v, `start{v}` ... `sigma{v}` (see `Dali._feed`) -> each view, then plain.
+
+    lent: what lies behind view v comes from `behind{v}`, JPEGs of other sets, instead of from the batch.
+    """
+    int32, float32 = types.DALIDataType.INT32, types.DALIDataType.FLOAT
+    image = decode("jpeg", gpu)
     outputs = []
     whole: Any = None
-    if spec.plain or spec.crop == "saliency-swap":
+    if spec.plain or (spec.crop == "saliency-swap" and not lent):
         whole = resize(image, [spec.size, spec.size])
     for v in range(spec.views):
         view: Any = cut(image, external(f"start{v}", int32, 1), external(f"shape{v}", int32, 1))
         view = resize(view, external(f"size{v}", float32, 1))
         if spec.crop == "saliency-swap":
-            background = fn.permute_batch(whole, indices=external(f"partner{v}", int32, 0))
+            if lent:
+                background = resize(decode(f"behind{v}", gpu), [spec.size, spec.size])
+            else:
+                background = fn.permute_batch(whole, indices=external(f"partner{v}", int32, 0))
             view = paste(view, external(f"anchors{v}", int32, 2), background, spec.size)
         if spec.crop == "centre":
             view = cut(view, external(f"inset{v}", int32, 1), [spec.size, spec.size])
@@ -117,12 +128,12 @@ def graph(spec: ViewSpec, gpu: bool):
 class Dali:
     """Makes batches in a DALI pipeline that one thread feeds and empties."""
 
-    def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device):
+    def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device, *, lent: bool):
         gpu = device.type == "cuda"
-        self._spec, self._device = spec, device
+        self._spec, self._device, self._lent = spec, device, lent
         number = (device.index if device.index is not None else torch.cuda.current_device()) if gpu else None
         self._pipeline = graph(
-            spec, gpu, batch_size=batch_size, num_threads=threads, device_id=number, prefetch_queue_depth=_DEPTH
+            spec, gpu, lent, batch_size=batch_size, num_threads=threads, device_id=number, prefetch_queue_depth=_DEPTH
         )
         self._pipeline.build()
         self._stream = (
@@ -150,11 +161,13 @@ class Dali:
         """Runs two small images. DALI's first schedule_run asks for _DEPTH batches at once, every later one for one."""
         side, samples = 16, np.arange(2)
         boxes, sizes = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)), np.full((2, 2), side)
+        jpeg = encode_jpeg(np.full((side, side, 3), 128, np.uint8))
+        behind = [[("", jpeg)] * 2] * self._spec.views if self._lent else []
         plans = [
-            plan(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v) for v in range(self._spec.views)
+            plan(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v, lenders=len(behind))
+            for v in range(self._spec.views)
         ]
-        jpegs = [encode_jpeg(np.full((side, side, 3), 128, np.uint8))] * 2
-        work = Work(["", ""], jpegs, sizes, samples, samples, plans, keep=2)
+        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, plans, keep=2, behind=behind)
         for _ in range(_DEPTH):
             self._feed(work)
         self._pipeline.schedule_run()
@@ -204,8 +217,11 @@ class Dali:
             feed(f"start{v}", p.source[:, :2].copy())
             feed(f"shape{v}", p.source[:, 2:].copy())
             feed(f"size{v}", p.place[:, :1:-1].astype(np.float32))  # height, width
-            if self._spec.crop == "saliency-swap":
+            if self._lent:
+                feed(f"behind{v}", [np.frombuffer(jpeg, np.uint8) for _, jpeg in work.behind[v]])
+            elif self._spec.crop == "saliency-swap":
                 feed(f"partner{v}", p.partner)
+            if self._spec.crop == "saliency-swap":
                 feed(f"anchors{v}", np.stack([np.zeros_like(p.place[:, :2]), p.place[:, 1::-1]], 1))
             if self._spec.crop == "centre":
                 feed(f"inset{v}", -p.place[:, :2])

@@ -23,10 +23,10 @@ from .spec import ViewSpec
 
 # Columns of a sample's draws. Append only: a column that moves changes every view of every seed.
 AREA, RATIO = slice(0, 10), slice(10, 20)
-X, Y, PLACE_AREA, PLACE_X, PLACE_Y, FLIP, JITTER = range(20, 27)  # PLACE_* are for mode `paste`
+X, Y, PLACE_AREA, PLACE_X, PLACE_Y, FLIP, JITTER = range(20, 27)  # PLACE_* and LENDER: only with lenders
 FACTORS, ORDER = slice(27, 31), slice(31, 35)
-GRAY, BLUR, SIGMA = 35, 36, 37
-COUNT = 38
+GRAY, BLUR, SIGMA, LENDER = range(35, 39)
+COUNT = 39
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -40,7 +40,8 @@ class Plan:
 
     source: np.ndarray  # (B, 4) int32, pixels of the sample's image
     place: np.ndarray  # (B, 4) int32, pixels of the view before the flip; may overhang the view (crop centre)
-    partner: np.ndarray  # (B,) int32, whose whole image lies behind; the sample itself when nothing shows
+    partner: np.ndarray  # (B,) int32, whose whole image lies behind: of the batch (the sample itself when nothing
+    # shows), or with lenders a number among them
     flip: np.ndarray  # (B,) bool
     colour: np.ndarray  # (B, 3, 3) float32, A
     centre: np.ndarray  # (B, 3, 3) float32, C
@@ -58,12 +59,21 @@ def plan(
     epoch: int,
     batch: int,
     view: int,
+    lenders: int = 0,
 ) -> Plan:
-    """(B, 2) image (w, h) in pixels, (B, 4) boxes, (B,) sample numbers, the batch's number -> the plan of one view."""
+    """(B, 2) image (w, h) in pixels, (B, 4) boxes, (B,) sample numbers, the batch's number -> the plan of one view.
+
+    saliency-swap is METHODS' `swap` among the samples of the batch, or with lenders > 0 `paste` over one of so many
+    images of other sets.
+    """
     u = uniforms(seed, epoch, samples, view, COUNT)
     own = np.arange(len(u), dtype=np.int32)
     view_pixels = np.tile(np.array([0, 0, spec.size, spec.size], np.int32), (len(u), 1))
-    if spec.crop == "saliency-swap":
+    if spec.crop == "saliency-swap" and lenders:
+        partner = np.floor(u[:, LENDER] * lenders).astype(np.int32)
+        source, place = paste_place(patch(boxes, sizes, u, spec), u, spec)
+        mask = place
+    elif spec.crop == "saliency-swap":
         partner = partners(seed, epoch, batch, view, len(u))
         source = patch(boxes, sizes, u, spec)
         place = pixels(boxes[partner], np.full_like(sizes, spec.size))
@@ -123,6 +133,24 @@ def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -
     left = x + np.floor(u[:, X] * (w - patch_w + 1))
     top = y + np.floor(u[:, Y] * (h - patch_h + 1))
     return np.stack([left, top, patch_w, patch_h], 1).astype(np.int32)
+
+
+def paste_place(source: np.ndarray, u: np.ndarray, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 4) patches, (B, COUNT) -> patches (B, 4), places (B, 4): anywhere in the view (METHODS 3.3, `paste`).
+
+    The place has the patch's aspect and a share of the view's area uniform in [paste_area, 1]. Where that is wider or
+    taller than the view, what overhangs is cut off the patch, half on either side: its aspect stays, the share shrinks.
+    """
+    x, y, w, h = source.T.astype(float)
+    share = spec.paste_area + (1 - spec.paste_area) * u[:, PLACE_AREA]
+    wide, tall = spec.size * np.sqrt(share * w / h), spec.size * np.sqrt(share * h / w)
+    place_w, place_h = np.clip(np.rint([wide, tall]), 1, spec.size)
+    cut_w = np.clip(np.rint(w * np.minimum(1, spec.size / wide)), 1, w)
+    cut_h = np.clip(np.rint(h * np.minimum(1, spec.size / tall)), 1, h)
+    left = np.floor(u[:, PLACE_X] * (spec.size - place_w + 1))
+    top = np.floor(u[:, PLACE_Y] * (spec.size - place_h + 1))
+    source = np.stack([x + (w - cut_w) // 2, y + (h - cut_h) // 2, cut_w, cut_h], 1)
+    return source.astype(np.int32), np.stack([left, top, place_w, place_h], 1).astype(np.int32)
 
 
 def centre_place(sizes: np.ndarray, size: int) -> np.ndarray:

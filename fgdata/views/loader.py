@@ -12,14 +12,16 @@ every number of threads.
                  batch less: every sample exactly once over all ranks
 
 SaliencySwap takes its backgrounds from the batch. A batch of a single sample borrows the next sample of the epoch's
-order as its background, and yields one sample all the same; a split of a single sample is refused.
+order as its background, and yields one sample all the same; a split of a single sample is refused. With `backgrounds`
+they come from other shard sets instead: each view of each sample draws one, keyed as its other draws are, uniform over
+all samples of all splits of those sets.
 """
 
 import importlib.util
 import json
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,7 @@ from fgdata.cores import available_cores
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
+from .backgrounds import open_backgrounds
 from .draws import permutation
 from .spec import ViewSpec
 
@@ -48,6 +51,7 @@ def load(
     batch_size: int,
     split: str = "train",
     detector: str | None = None,
+    backgrounds: "str | Path | ShardSet | Sequence[str | Path | ShardSet]" = (),
     backend: Literal["auto", "threads", "dali"] = "auto",
     seed: int = 0,
     rank: int = 0,
@@ -60,8 +64,10 @@ def load(
     """A shard set -> a Loader of its views; batch_size is per rank.
 
     detector: whose boxes; by default the set's first detector that is not the ground truth, else the ground truth.
+    backgrounds: other shard sets, over whose images saliency-swap then pastes; they need no boxes.
     backend: auto is dali on a CUDA device where DALI is installed, else threads. threads: default all available cores.
-    InputError for a set that lacks the split or the boxes, and for a batch that the split cannot fill.
+    InputError for a set that lacks the split or the boxes, for a batch that the split cannot fill, and for backgrounds
+    that cannot be used.
     """
     return Loader(
         ShardSet.open(path) if isinstance(path, str | Path) else path,
@@ -69,6 +75,7 @@ def load(
         batch_size=batch_size,
         split=split,
         detector=detector,
+        backgrounds=backgrounds,
         backend=backend,
         seed=seed,
         rank=rank,
@@ -97,6 +104,7 @@ class Loader:
         batch_size: int,
         split: str,
         detector: str | None,
+        backgrounds: "str | Path | ShardSet | Sequence[str | Path | ShardSet]",
         backend: str,
         seed: int,
         rank: int,
@@ -110,6 +118,12 @@ class Loader:
         self._spec, self._batch_size, self._seed = views, batch_size, seed
         self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
         self._detector = _detector(shards, detector) if views.needs_boxes or detector else None
+        if backgrounds and views.crop != "saliency-swap":
+            raise InputError(
+                f"Backgrounds (--data.backgrounds) lie behind the patches of saliency-swap, and crop is {views.crop}. "
+                "Leave them away, or set --views.crop saliency-swap."
+            )
+        self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._check(shards, split)
         self._identity: dict = _plain(
             {
@@ -117,6 +131,7 @@ class Loader:
                 "split": split,
                 "samples": len(self._reader),
                 "detector": self._detector,
+                "backgrounds": self._backgrounds.digests if self._backgrounds else [],
                 "views": asdict(views),
                 "batch_size": batch_size,
                 "world_size": world_size,
@@ -129,7 +144,9 @@ class Loader:
         self._pending: deque = deque()  # ((epoch, batch), future) in the order they will be yielded
         self._submitted = 0
         self._orders: dict[int, np.ndarray] = {}
-        self._device, self._backend = _start(views, batch_size, backend, threads, device)
+        self._device, self._backend = _start(
+            views, batch_size, backend, threads, device, lent=self._backgrounds is not None
+        )
         self._stop = weakref.finalize(self, self._backend.close)
 
     def __len__(self) -> int:
@@ -218,8 +235,8 @@ class Loader:
         n = len(self._reader)
         start, stop = self._part(number)
         order = self._order(epoch)
-        lends = int(self._spec.crop == "saliency-swap" and stop - start == 1)
-        index = order[np.arange(start, stop + lends) % n]
+        borrows = self._spec.crop == "saliency-swap" and self._backgrounds is None and stop - start == 1
+        index = order[np.arange(start, stop + borrows) % n]
         from .batch import gather
 
         work = partial(
@@ -232,6 +249,7 @@ class Loader:
             seed=self._seed,
             epoch=epoch,
             batch=number * self._world_size + self._rank,
+            backgrounds=self._backgrounds,
         )
         self._submitted += 1
         return self._backend.submit(self._submitted, work)
@@ -278,8 +296,13 @@ class Loader:
                 f"{where} and a batch takes {self._batch_size}",
                 "a batch no larger than the split",
             )
-        if self._spec.crop == "saliency-swap":
-            need(n >= 2, where, "two or more for saliency-swap, whose backgrounds are other samples; or crop rrc")
+        if self._spec.crop == "saliency-swap" and self._backgrounds is None:
+            need(
+                n >= 2,
+                where,
+                "two or more for saliency-swap, whose backgrounds are other samples; or backgrounds of another set "
+                "(--data.backgrounds), or crop rrc",
+            )
 
 
 def _detector(shards: ShardSet, asked: str | None) -> str:
@@ -296,7 +319,9 @@ def _detector(shards: ShardSet, asked: str | None) -> str:
     return asked or next((name for name in shards.detectors if name != "gt"), "gt")
 
 
-def _start(views: ViewSpec, batch_size: int, backend: str, threads: int | None, device: "str | torch.device") -> tuple:
+def _start(
+    views: ViewSpec, batch_size: int, backend: str, threads: int | None, device: "str | torch.device", *, lent: bool
+) -> tuple:
     """The torch device and the running backend."""
     try:
         import torch
@@ -313,7 +338,7 @@ def _start(views: ViewSpec, batch_size: int, backend: str, threads: int | None, 
     if backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali()):
         from .dali import Dali
 
-        return place, Dali(views, max(2, batch_size), threads, place)
+        return place, Dali(views, max(2, batch_size), threads, place, lent=lent)
     from .threads import Threads
 
     return place, Threads(views, threads, pinned=place.type == "cuda")

@@ -9,13 +9,13 @@ from .geometry import Plan
 from .spec import ViewSpec
 
 
-def view(images: list[np.ndarray], plan: Plan, i: int, spec: ViewSpec) -> np.ndarray:
-    """Images (H, W, 3) of a batch -> one view of sample i, (3, S, S) normalised."""
+def view(image: np.ndarray, plan: Plan, i: int, spec: ViewSpec, behind: np.ndarray | None = None) -> np.ndarray:
+    """The image (H, W, 3) of sample i of a plan -> its view, (3, S, S) normalised; `behind` is its partner's image."""
     x, y, w, h = plan.source[i]
     left, top, width, height = plan.place[i]
-    patch = resize(images[i][y : y + h, x : x + w], width, height)
-    behind = resize(images[plan.partner[i]], spec.size, spec.size) if spec.crop == "saliency-swap" else None
-    seen = paste(patch, left, top, behind, spec.size)
+    patch = resize(image[y : y + h, x : x + w], width, height)
+    background = resize(behind, spec.size, spec.size) if behind is not None else None
+    seen = paste(patch, left, top, background, spec.size)
     mean = seen.mean((0, 1))
     seen = recolour(seen, plan.colour[i], plan.centre[i], mean)
     if plan.sigma[i] > 0:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tyro.conf import Suppress
+
 from fgdata.errors import InputError
 
 
@@ -12,10 +14,11 @@ class ViewSpec:
 
     size: int = 224
     """Side of a view in pixels."""
-    views: int = 2
+    views: Suppress[int] = 2  # suppressed as flags: a method, not its user, decides on these
     """Views per image, each on its own draws."""
     crop: Literal["rrc", "saliency-swap", "centre"] = "rrc"
-    """rrc: a random resized crop. saliency-swap: a patch of the sample's box over another sample's box (CVSA 2.1).
+    """rrc: a random resized crop. saliency-swap: a patch of the sample's box over another sample's box (CVSA 2.1),
+    or anywhere on an image of another shard set when backgrounds are given.
     centre: short side resized to size * 256 / 224, central square (test time)."""
     area: tuple[float, float] = (0.2, 1.0)
     """rrc: range of the crop's share of the image's area."""
@@ -23,6 +26,8 @@ class ViewSpec:
     """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
     patch_area: float = 0.5
     """saliency-swap: least share of its box that a patch covers, lambda of CVSA."""
+    paste_area: float = 0.2
+    """saliency-swap with backgrounds: least share of the view that a patch covers, beta of CVSA (its value is ours)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     jitter: float = 0.8
@@ -46,9 +51,9 @@ class ViewSpec:
     """Subtracted from RGB in [0, 1]; ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """RGB in [0, 1] is divided by it; ImageNet's."""
-    masks: bool = False
+    masks: Suppress[bool] = False
     """Also give object masks: the pasted rectangle, or the sample's own box carried through the crop (ours)."""
-    plain: bool = False
+    plain: Suppress[bool] = False
     """Also give the whole image, resized to size x size and normalised, nothing else done to it."""
 
     @staticmethod
@@ -72,6 +77,7 @@ class ViewSpec:
         need(0 < self.area[0] <= self.area[1] <= 1, "area", "two shares of the image, 0 < low <= high <= 1")
         need(0 < self.aspect[0] <= self.aspect[1], "aspect", "two ratios, 0 < low <= high")
         need(0 < self.patch_area <= 1, "patch_area", "above 0, at most 1")
+        need(0 < self.paste_area <= 1, "paste_area", "above 0, at most 1")
         for field in ("flip", "jitter", "grayscale", "blur"):
             need(0 <= getattr(self, field) <= 1, field, "a probability, 0 to 1")
         for field in ("brightness", "contrast", "saturation"):

@@ -1,6 +1,7 @@
 """The views of a ViewSpec on the CPU: kernels of OpenCV and torch, both of which release the GIL, in a pool of threads.
 
-Each image is decoded once; its views, and its part as another sample's background, come from the same pixels. A view is
+Each image is decoded once; its views, and its part as another sample's background, come from the same pixels. An image
+of another set that lies behind a view is decoded for that view alone. A view is
 kept in 8 bits after the resize, after the blur and after the colour, and written once, as normalised float32 planes,
 into the memory of the batch. Blur comes before colour here: both are linear, and the clamp stays last.
 
@@ -121,11 +122,12 @@ class Threads:
         work, size = batch.work, self._spec.size
         image = decode(work.jpegs[i], work.names[i])
         check_size(work.names[i], (image.shape[1], image.shape[0]), work.sizes[i])
-        if self._spec.plain or self._spec.crop == "saliency-swap":
+        swaps = self._spec.crop == "saliency-swap" and not work.behind  # backgrounds are the batch's own images
+        if self._spec.plain or swaps:
             batch.whole[i] = resize(image, size, size)
         if i < work.keep:
             batch.patches[i] = [cut(image, p.source[i], p.place[i]) for p in work.plans]
-        if self._spec.crop != "saliency-swap":
+        if not swaps:
             self._compose(batch, i)
         elif batch.count_down():
             batch.left = work.keep
@@ -134,8 +136,8 @@ class Threads:
 
     def _compose(self, batch: "_Batch", i: int) -> None:
         spec, work = self._spec, batch.work
-        for patch, plan, views in zip(batch.patches[i], work.plans, batch.tensors["views"].numpy()):
-            view = paste(patch, plan.place[i], batch.whole[plan.partner[i]], spec.size)
+        for v, (patch, plan, views) in enumerate(zip(batch.patches[i], work.plans, batch.tensors["views"].numpy())):
+            view = paste(patch, plan.place[i], self._background(batch, v, i), spec.size)
             mean = np.array(cv2.mean(view)[:3])
             if plan.sigma[i] > 0:
                 view = blur(view, plan.sigma[i])
@@ -150,6 +152,12 @@ class Threads:
         batch.patches[i] = []
         if batch.count_down():
             batch.complete()
+
+    def _background(self, batch: "_Batch", v: int, i: int) -> np.ndarray | None:
+        if not batch.work.behind:
+            return batch.whole[batch.work.plans[v].partner[i]]
+        name, jpeg = batch.work.behind[v][i]
+        return resize(decode(jpeg, name), self._spec.size, self._spec.size)
 
     def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
         if self._pinned:  # torch recycles pinned memory itself, after the copies from it have ended

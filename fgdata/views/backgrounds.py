@@ -1,0 +1,51 @@
+"""Whole images of other shard sets, for SaliencySwap's `paste` (CVSA, Table 6): read by number, without boxes."""
+
+import bisect
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet, meta
+
+
+class Backgrounds:
+    """All samples of all splits of some shard sets, numbered through in the order given. Thread-safe."""
+
+    def __init__(self, sets: Sequence[ShardSet]):
+        self.digests = [shards.manifest["digest"] for shards in sets]
+        self._readers = [shards.split(name) for shards in sets for name in shards.splits]
+        self._ends = list(accumulate(map(len, self._readers)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def read(self, number: int) -> tuple[str, bytes]:
+        """Background `number` -> its name for messages, its JPEG. InputError when its bytes are not those written."""
+        which = bisect.bisect_right(self._ends, number)
+        reader, inner = self._readers[which], number - (self._ends[which] - len(self._readers[which]))
+        sample = reader.read(inner)
+        return f"background {meta(sample)['id']} of {reader.folder} (split {reader.split}, sample {inner})", sample[
+            "jpg"
+        ]
+
+
+def open_backgrounds(asked: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet) -> Backgrounds:
+    """One or several sets, by path or open. InputError when one is no shard set, has no samples, or is `own`."""
+    sets = []
+    for one in [asked] if isinstance(asked, str | Path | ShardSet) else asked:
+        try:
+            shards = ShardSet.open(one) if isinstance(one, str | Path) else one
+        except InputError as fault:
+            raise InputError(f"As a set of backgrounds (--data.backgrounds): {fault}") from None
+        if not sum(shards.splits.values()):
+            raise InputError(
+                f"{shards.path} cannot lend backgrounds: it has no samples. Name another set: --data.backgrounds FOLDER"
+            )
+        if shards.manifest["digest"] == own.manifest["digest"]:
+            raise InputError(
+                f"{shards.path} cannot lend backgrounds to itself, or an image would be pasted onto itself. For "
+                "backgrounds from the same dataset leave --data.backgrounds away; for others name another set."
+            )
+        sets.append(shards)
+    return Backgrounds(sets)
