@@ -70,5 +70,5 @@ class Checkpoint:
             raise InputError(
                 f"{self.file} lies in no run directory, so its initial weights are unknown; leave out --untrained."
             )
-        small = replace(config, **({"moco": replace(config.moco, queue=2)} if hasattr(config, "moco") else {}))  # pyright: ignore
+        small = replace(config, **({"moco": replace(config.moco, queue="auto")} if hasattr(config, "moco") else {}))  # pyright: ignore
         return objectives.build(small, samples=2).encoder

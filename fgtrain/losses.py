@@ -1,5 +1,7 @@
 """Losses as pure functions of tensors. All arithmetic is float32 or wider, also under autocast."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,27 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
     with torch.autocast(q.device.type, enabled=False):
         logits = torch.cat([positive, q @ queue.T], 1) / tau  # (B, 1 + K)
     return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+
+
+def nt_xent(
+    a: Tensor,
+    b: Tensor,
+    tau: float,
+    rows: slice = slice(None),
+    denominator: Literal["nt-xent", "paper"] = "nt-xent",
+) -> Tensor:
+    """(N, d), (N, d) unit rows -> (). SimCLR Eq. 1 (Chen et al. 2020), mean over both views of the samples in `rows`.
+
+    The denominator of an anchor holds all 2N rows but itself; paper leaves the positive out of it too, as Eq. 1 and 7
+    of Wang et al. 2024 are written.
+    """
+    both = torch.cat([_wide(a), _wide(b)])
+    first = torch.arange(len(a), device=a.device)[rows]
+    own, other = torch.cat([first, first + len(a)]), torch.cat([first + len(a), first])  # (2n,) indices of rows
+    with torch.autocast(a.device.type, enabled=False):
+        logits = both[own] @ both.T / tau  # (2n, 2N)
+    absent = own[:, None] if denominator == "nt-xent" else torch.stack([own, other], 1)
+    return (logits.scatter(1, absent, -torch.inf).logsumexp(1) - logits.gather(1, other[:, None])[:, 0]).mean()
 
 
 def attention(p_q: Tensor, h_k: Tensor, normalize: str, scale: float) -> Tensor:
@@ -45,6 +68,11 @@ def feature_std(features: Tensor) -> Tensor:
     collapsed (the measure of SimSiam, Chen & He 2021, section 4.1)."""
     unit = F.normalize(_wide(features.detach()), dim=1)
     return unit.std(0, correction=0).mean() * features.shape[1] ** 0.5
+
+
+def unit(x: Tensor) -> Tensor:
+    """(B, d) -> rows of length 1."""
+    return F.normalize(_wide(x), dim=1)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,11 +1,8 @@
-"""Schedules as functions of progress, and the optimisers.
-
-LARS is timm's: it adapts only parameters whose weight decay is not zero, which is exactly the exclusion of biases and
-norms that BYOL asks for.
-"""
+"""Schedules as functions of progress, and the optimisers. LARS is timm's."""
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,19 +30,27 @@ def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, warmup: i
     return rate
 
 
-def build(named: Iterable[tuple[str, nn.Parameter]], settings: Optim) -> torch.optim.Optimizer:
-    """Named parameters -> optimiser. `set_rates` sets the learning rate before every step."""
-    decayed, excluded = [], []
-    for _, parameter in named:
+def build(
+    named: Iterable[tuple[str, nn.Parameter]], settings: Optim, constant: tuple[str, ...] = ()
+) -> torch.optim.Optimizer:
+    """Named parameters -> optimiser. `set_rates` sets the learning rate before every step, but leaves that of names
+    that start with one of `constant` at its peak."""
+    parts: dict[tuple[bool, bool], list[nn.Parameter]] = {}  # (constant, excluded) -> parameters
+    for name, parameter in named:
         if parameter.requires_grad:
-            skip = settings.exclude_norm_and_bias and parameter.ndim <= 1
-            (excluded if skip else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": excluded, "weight_decay": 0.0}]
-    groups = [g for g in groups if g["params"]]
+            excluded = settings.exclude_norm_and_bias and parameter.ndim <= 1
+            parts.setdefault((name.startswith(constant), excluded), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": 0.0 if excluded else settings.weight_decay, "constant": stays}
+        for (stays, excluded), parameters in sorted(parts.items())
+    ]
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0)
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
     from timm.optim.lars import Lars
 
+    # timm adapts a group only if it has weight decay, unless told otherwise; here the exclusion alone decides.
+    for group, (_, excluded) in zip(groups, sorted(parts)):
+        group["always_adapt"] = not excluded
     return Lars(groups, lr=0.0, momentum=settings.momentum)  # pyright: ignore[reportArgumentType]

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision import models
 
 from fgtrain import methods, nets, objectives, optim
-from fgtrain.config import Model, Optim
+from fgtrain.config import Data, Model, Optim
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -173,6 +173,6 @@ def test_queue_turns_over_oldest_first():
 
 
 def test_queue_larger_than_the_dataset_warns():
-    config = methods.MocoConfig(model=Model(width=8), moco=methods.Moco(dim=8, queue=64))
+    config = methods.MocoConfig(Data(batch_size=6), model=Model(width=8), moco=methods.Moco(dim=8, queue=64))
     with pytest.warns(UserWarning, match="own negative"):
         objectives.build(config, samples=10)

@@ -222,7 +222,7 @@ def test_config_comes_back_from_its_json(name: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "simclr"}, "'simclr'.*byol, moco, cvsa"),
+        ({"method": "dino"}, "'dino'.*byol, moco, simsiam, simclr, cvsa"),
         ({"epoch": 3}, "setting 'epoch'"),
         ({"epochs": "3"}, "epochs is '3'; expected int"),
         ({"model": {"backbone": "vgg"}}, r"model\.backbone is 'vgg'.*resnet18"),

@@ -1,75 +1,50 @@
-"""The contrastive bases, side by side. Each splits its step in two, so that CVSA can stand on the same features:
+"""The contrastive bases, side by side. Each compares two views of a batch and hands out the features it compared, so
+that CVSA and the synthesized pairs can stand on them:
 
-    encode(views (V, B, 3, S, S)) -> online Features per view, target Features per view
-    contrast(online, target)      -> (loss, logs)
+    compare(views (2, B, 3, S, S), progress) -> loss (), logs, online Features per view, target Features per view
 
-Views pass one at a time: batch norm sees one view of the batch, as in the published code.
+Views pass one at a time, so that batch norm sees one view of the batch, except in SimCLR: as in the published code.
 """
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgtrain import initial, methods
-from fgtrain.losses import feature_std, info_nce, negative_cosine
+from fgtrain import initial, methods, parallel
+from fgtrain.losses import feature_std, info_nce, negative_cosine, nt_xent, unit
 from fgtrain.nets import Features, frozen_copy, mlp, move_towards
 from fgtrain.optim import target_momentum
 
 Logs = dict[str, Tensor]
-
-
-class Byol(nn.Module):
-    """Bootstrap your own latent (Grill et al. 2020), METHODS of the CVSA paper, Eq. 6."""
-
-    def __init__(self, config: methods.ByolConfig | methods.CvsaConfig, samples: int):
-        super().__init__()
-        self.views = config.views
-        self.ema = config.byol.ema
-        self.encoder = initial.encoder(config)
-        self.projector = mlp(self.encoder.dim, config.byol.hidden, config.byol.dim)
-        self.predictor = mlp(config.byol.dim, config.byol.hidden, config.byol.dim)
-        self.target_encoder = frozen_copy(self.encoder)
-        self.target_projector = frozen_copy(self.projector)
-
-    def encode(self, views: Tensor) -> tuple[list[Features], list[Features]]:
-        online = [self.encoder(view) for view in views]
-        with torch.no_grad():
-            target = [self.target_encoder(view) for view in views]
-        return online, target
-
-    def contrast(self, online: list[Features], target: list[Features]) -> tuple[Tensor, Logs]:
-        p_q, p_k = (self.predictor(self.projector(f.pooled)) for f in online)  # (B, d)
-        with torch.no_grad():
-            h_q, h_k = (self.target_projector(f.pooled) for f in target)  # (B, d)
-        loss = negative_cosine(p_q, h_k) / 2 + negative_cosine(p_k, h_q) / 2
-        return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
-
-    def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
-        return self.contrast(*self.encode(batch["views"]))
-
-    def parameter_groups(self):
-        return self.named_parameters()
-
-    def momentum(self, progress: float) -> float:
-        return target_momentum(progress, self.ema)
-
-    def after_step(self, progress: float) -> None:
-        move_towards(self.target_encoder, self.encoder, self.momentum(progress))
-        move_towards(self.target_projector, self.projector, self.momentum(progress))
+Compared = tuple[Tensor, Logs, list[Features], list[Features]]
 
 
 class Moco(nn.Module):
-    """MoCo v2 (He et al. 2020; Chen et al. 2020). One process: its batch norm is not shuffled over processes."""
+    """MoCo v2 (He et al. 2020; Chen et al. 2020): a query against its key and a queue of keys of earlier batches.
 
+    `symmetric` uses each view once as query and once as key. `maps` says that the target's features are wanted too:
+    over several processes without synchronised batch norm the keys are computed on shuffled samples, and bringing whole
+    feature maps home costs what plain MoCo need not pay.
+    """
+
+    accumulates = True
+    constant_rate: tuple[str, ...] = ()
     queue: Tensor
     cursor: Tensor
 
-    def __init__(self, config: methods.MocoConfig | methods.CvsaConfig, samples: int, symmetric: bool = False):
+    def __init__(
+        self,
+        config: methods.MocoConfig | methods.CvsaConfig | methods.SynthPairConfig,
+        samples: int,
+        symmetric: bool = False,
+        maps: bool = False,
+    ):
         super().__init__()
         moco = config.moco
-        self.views = config.views
+        self.views, self.seed, self.maps = config.views, config.seed, maps
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
         self.encoder = initial.encoder(config)
         self.projector = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
@@ -84,26 +59,38 @@ class Moco(nn.Module):
             )
         self.register_buffer("queue", F.normalize(torch.randn(size, moco.dim), dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
+        self.arrived: list[Tensor] = []  # keys of all processes since the last step
 
-    def encode(self, views: Tensor) -> tuple[list[Features], list[Features]]:
+    def compare(self, views: Tensor, progress: float) -> Compared:
         queries, keys = (views, views) if self.symmetric else (views[:1], views[1:])
         online = [self.encoder(view) for view in queries]
-        with torch.no_grad():
-            target = [self.target_encoder(view) for view in keys]
-        return online, target
-
-    def contrast(self, online: list[Features], target: list[Features]) -> tuple[Tensor, Logs]:
-        q = [F.normalize(self.projector(f.pooled).float(), dim=1) for f in online]  # (B, d)
-        with torch.no_grad():
-            k = [F.normalize(self.target_projector(f.pooled).float(), dim=1) for f in target]  # (B, d)
+        q = [unit(self.projector(f.pooled)) for f in online]  # (B, d)
+        target, k = zip(*(self.key(view, progress) for view in keys))
         pairs = zip(q, reversed(k))  # view 0 against view 1, and view 1 against view 0 when symmetric
-        loss = torch.stack([info_nce(a, b, self.queue.clone(), self.tau) for a, b in pairs]).mean()
+        loss = torch.stack([info_nce(a, b, self.queue, self.tau) for a, b in pairs]).mean()
         if self.training:
-            self.enqueue(torch.cat(k))
-        return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
+            self.arrived.append(parallel.gather(torch.cat(k)))
+        return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, list(target)
+
+    @torch.no_grad()
+    def key(self, view: Tensor, progress: float) -> tuple[Features, Tensor]:
+        """(B, 3, S, S) -> its target Features and unit key (B, d).
+
+        Keys must not share their batch statistics with their queries (He et al. 2020, section 3.3), so over several
+        processes their samples are shuffled, unless batch norm is synchronised: then all samples share them.
+        """
+        if parallel.world_size() == 1 or isinstance(self.target_encoder.bn1, nn.SyncBatchNorm):
+            features = self.target_encoder(view)
+            return features, unit(self.target_projector(features.pooled))
+        generator = torch.Generator().manual_seed(self.seed + int(progress * 2**31))
+        shuffled, order = parallel.shuffle(view, generator)
+        features = self.target_encoder(shuffled)
+        key = unit(self.target_projector(features.pooled))
+        home = [parallel.unshuffle(x, order) if self.maps else x[:0] for x in features]
+        return Features(*home), parallel.unshuffle(key, order)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
-        return self.contrast(*self.encode(batch["views"]))
+        return self.compare(batch["views"], progress)[:2]
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
@@ -113,12 +100,132 @@ class Moco(nn.Module):
         self.queue[place] = keys
         self.cursor.copy_((self.cursor + len(keys)) % len(self.queue))
 
-    def parameter_groups(self):
+    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
         return self.named_parameters()
 
     def momentum(self, progress: float) -> float:
         return self.ema
 
     def after_step(self, progress: float) -> None:
+        """The keys of the whole batch enter only now, so its parts see the same negatives when gradients accumulate."""
+        if self.arrived:
+            self.enqueue(torch.cat(self.arrived).to(self.queue.dtype))
+            self.arrived = []
         move_towards(self.target_encoder, self.encoder, self.momentum(progress))
         move_towards(self.target_projector, self.projector, self.momentum(progress))
+
+
+class Simsiam(nn.Module):
+    """SimSiam (Chen & He 2021): each view predicts the other's projection, through which no gradient flows.
+
+    Projector: three layers, the last one normalised too, without weights of its own. Predictor: a bottleneck, trained
+    at a constant rate. The target is the network itself.
+    """
+
+    accumulates = True
+    constant_rate: tuple[str, ...] = ("predictor.",)
+
+    def __init__(self, config: methods.SimsiamConfig | methods.SynthPairConfig, samples: int):
+        super().__init__()
+        hidden, dim = config.simsiam.hidden, config.simsiam.dim
+        self.views = config.views
+        self.encoder = initial.encoder(config)
+        self.projector = nn.Sequential(
+            *mlp(self.encoder.dim, hidden, hidden),
+            *(nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
+            *(nn.Linear(hidden, dim), nn.BatchNorm1d(dim, affine=False)),
+        )
+        self.predictor = mlp(dim, config.simsiam.bottleneck, dim)
+
+    def compare(self, views: Tensor, progress: float) -> Compared:
+        online = [self.encoder(view) for view in views]
+        z_1, z_2 = (self.projector(f.pooled) for f in online)  # (B, d)
+        p_1, p_2 = self.predictor(z_1), self.predictor(z_2)
+        loss = negative_cosine(p_1, z_2.detach()) / 2 + negative_cosine(p_2, z_1.detach()) / 2
+        logs = {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
+        return loss, logs, online, [Features(*(x.detach() for x in f)) for f in online]
+
+    def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
+        return self.compare(batch["views"], progress)[:2]
+
+    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return self.named_parameters()
+
+    def after_step(self, progress: float) -> None:
+        """Nothing moves beside the weights."""
+
+
+class Byol(nn.Module):
+    """Bootstrap your own latent (Grill et al. 2020; Eq. 6 of the CVSA paper): each view predicts the other's projection
+    by a moving average of the network."""
+
+    accumulates = True
+    constant_rate: tuple[str, ...] = ()
+
+    def __init__(self, config: methods.ByolConfig | methods.CvsaConfig, samples: int):
+        super().__init__()
+        self.views = config.views
+        self.ema = config.byol.ema
+        self.encoder = initial.encoder(config)
+        self.projector = mlp(self.encoder.dim, config.byol.hidden, config.byol.dim)
+        self.predictor = mlp(config.byol.dim, config.byol.hidden, config.byol.dim)
+        self.target_encoder = frozen_copy(self.encoder)
+        self.target_projector = frozen_copy(self.projector)
+
+    def compare(self, views: Tensor, progress: float) -> Compared:
+        online = [self.encoder(view) for view in views]
+        p_q, p_k = (self.predictor(self.projector(f.pooled)) for f in online)  # (B, d)
+        with torch.no_grad():
+            target = [self.target_encoder(view) for view in views]
+            h_q, h_k = (self.target_projector(f.pooled) for f in target)  # (B, d)
+        loss = negative_cosine(p_q, h_k) / 2 + negative_cosine(p_k, h_q) / 2
+        return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, target
+
+    def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
+        return self.compare(batch["views"], progress)[:2]
+
+    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return self.named_parameters()
+
+    def momentum(self, progress: float) -> float:
+        return target_momentum(progress, self.ema)
+
+    def after_step(self, progress: float) -> None:
+        move_towards(self.target_encoder, self.encoder, self.momentum(progress))
+        move_towards(self.target_projector, self.projector, self.momentum(progress))
+
+
+class Simclr(nn.Module):
+    """SimCLR (Chen et al. 2020): each view against all others of the batch, over all processes. Both views pass as one
+    batch. Parts of a batch would have fewer negatives than the batch, so gradients cannot accumulate."""
+
+    accumulates = False
+    constant_rate: tuple[str, ...] = ()
+
+    def __init__(self, config: methods.SimclrConfig, samples: int):
+        super().__init__()
+        self.views = config.views
+        self.tau = config.simclr.tau
+        self.encoder = initial.encoder(config)
+        self.projector = mlp(self.encoder.dim, config.simclr.hidden, config.simclr.dim)
+
+    def compare(self, views: Tensor, progress: float) -> Compared:
+        b = views.shape[1]
+        features = self.encoder(views.flatten(0, 1))
+        z = unit(self.projector(features.pooled))  # (2 B, d)
+        # This process's rows are its anchors; averaging the gradients over the processes makes the loss of the whole
+        # batch of them.
+        z_1, z_2 = (parallel.gather_with_grad(half) for half in z.split(b))  # (N, d)
+        loss = nt_xent(z_1, z_2, self.tau, slice(parallel.rank() * b, (parallel.rank() + 1) * b))
+        online = [Features(*halves) for halves in zip(*(x.split(b) for x in features))]
+        logs = {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
+        return loss, logs, online, [Features(*(x.detach() for x in f)) for f in online]
+
+    def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
+        return self.compare(batch["views"], progress)[:2]
+
+    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return self.named_parameters()
+
+    def after_step(self, progress: float) -> None:
+        """Nothing moves beside the weights."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fgdata.errors import InputError
 from fgtrain.losses import alignment, attention
 from fgtrain.methods import CvsaConfig
 from fgtrain.nets import Features, conv_head, frozen_copy, move_towards
@@ -32,13 +31,15 @@ class Aligner(nn.Module):
 class Cvsa(nn.Module):
     """L = L_cont + weight * L_align (CVSA Eq. 5-7), on BYOL or on symmetric MoCo v2."""
 
+    accumulates = True
+    constant_rate: tuple[str, ...] = ()
+
     def __init__(self, config: CvsaConfig, samples: int):
         super().__init__()
         self.align = config.align
-        self.base = Byol(config, samples) if config.base == "byol" else Moco(config, samples, symmetric=True)
+        byol = config.base == "byol"
+        self.base = Byol(config, samples) if byol else Moco(config, samples, symmetric=True, maps=True)
         self.views = replace(self.base.views, masks=True)
-        if not config.align.stages or not set(config.align.stages) <= {3, 4}:
-            raise InputError(f"--align.stages {config.align.stages}: the alignment uses stages 3, 4 or both.")
         self.aligners = nn.ModuleDict(
             {
                 str(stage): Aligner(self.base.encoder.channels[stage], config.align.hidden, config.align.dim)
@@ -51,8 +52,7 @@ class Cvsa(nn.Module):
         return self.base.encoder
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
-        online, target = self.base.encode(batch["views"])
-        contrast, logs = self.base.contrast(online, target)
+        contrast, logs, online, target = self.base.compare(batch["views"], progress)
         halves, saturated = [], []
         for stage, aligner in self.aligners.items():
             (p_q, p_k), (h_q, h_k) = aligner(*(_maps(features, stage) for features in (online, target)))
