@@ -1,6 +1,8 @@
 """Encoder, heads and the exponential moving average. The residual networks are torchvision's."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -41,12 +43,28 @@ class Encoder(resnet.ResNet):
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.channels = {3: 4 * model.width * block.expansion, 4: 8 * model.width * block.expansion}
         self.dim = self.channels[4]
+        self.frozen: tuple[str, ...] = ()
+        self.origin = "random weights"  # said at the start of a run
         del self.fc
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[override]
         if planes == 64:
             self.inplanes = self.width
         return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
+
+    def freeze(self, stages: int) -> None:
+        """Holds the stem and layer1 to layer`stages` as they are; 0 holds nothing. A copy made later holds them too."""
+        self.frozen = ("conv1", "bn1", *(f"layer{i + 1}" for i in range(stages))) if stages else ()
+        for name in self.frozen:
+            self.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Frozen stages stay in evaluation mode: training mode would move their batch-norm statistics."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(self, x: Tensor) -> Features:  # type: ignore[override]
         x = x.contiguous(memory_format=torch.channels_last)  # the layout of the weights; the fast one on CPU and GPU
@@ -82,3 +100,17 @@ def move_towards(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """
     average = get_ema_multi_avg_fn(momentum)
     average(list(target.parameters()), list(online.parameters()), 0)
+
+
+@contextmanager
+def hold_statistics(*modules: nn.Module) -> Iterator[None]:
+    """Batch norm in training mode still normalises by the batch, but its running statistics stay as they are."""
+    parts = [part for module in modules for part in module.modules()]
+    norms = [part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

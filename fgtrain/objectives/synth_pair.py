@@ -1,0 +1,161 @@
+"""Synthesized pairs (Wang et al., ECCV 2024) on MoCo v2 or SimSiam: a decoder paints an image from its features, once
+as they are and once with noise where they matter little, and the encoder learns to see the two as one."""
+
+import warnings
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgtrain import decoder, parallel
+from fgtrain.losses import nt_xent, unit
+from fgtrain.methods import SynthPairConfig
+from fgtrain.nets import hold_statistics
+from fgtrain.objectives.bases import Logs, Moco, Simsiam
+
+
+class SynthPair(nn.Module):
+    """L = L_C + alpha * L_R + nu * L_Cp (Eq. 8). Negatives come from the batch, so gradients cannot accumulate.
+
+    Ours, where the paper is silent: the temperature; that decoded images leave the running statistics of batch norm
+    alone (pair.statistics); the division of the bank (pair.bank_normalize).
+    """
+
+    accumulates = False
+    bank: Tensor
+    stored: Tensor
+
+    def __init__(self, config: SynthPairConfig, samples: int):
+        super().__init__()
+        self.config, self.pair = config, config.pair
+        self.base = Moco(config, samples) if config.base == "moco" else Simsiam(config, samples)
+        self.views = replace(self.base.views, plain=True)
+        self.constant_rate = tuple(f"base.{prefix}" for prefix in self.base.constant_rate)
+        n = self.base.encoder.dim
+        self.decoder = decoder.Decoder(n, config.views.size, config.reconstruct.width, config.reconstruct.depth)
+        if config.decoder is not None and not config.machine.resume:  # a run that goes on has its own copy
+            self.decoder.check(config.decoder)
+        self.register_buffer("bank", torch.zeros(config.pair.bank, n))
+        self.register_buffer("stored", torch.zeros((), dtype=torch.long))
+        if config.pair.bank_normalize == "l2" and config.pair.kappa > 1 / config.pair.bank:
+            warnings.warn(
+                f"--pair.bank-normalize l2 makes every variance at most 1 / {config.pair.bank}, below --pair.kappa "
+                f"{config.pair.kappa:g}: every dimension will take low-variance noise",
+                stacklevel=2,
+            )
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.base.encoder
+
+    def prepare(self, run, shards, device, say) -> None:
+        """The decoder's weights, before the first step of a run."""
+        decoder.prepare(self.decoder, self.encoder, self.config, run, shards, device, say)
+
+    def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
+        pair, views, x = self.pair, batch["views"], batch["plain"]
+        contrast, logs, online, _ = self.base.compare(views, progress)  # L_C
+        v = self.encoder(x).pooled.float()  # (B, n)
+        x_hat = self.decoder(v)
+        reconstruct = F.mse_loss(x_hat, x)  # L_R, Eq. 2, on normalised pixels
+        loss = contrast + pair.alpha * reconstruct
+        logs |= {"reconstruct": reconstruct.detach()}
+        if self.training:
+            self.remember(v.detach())
+        if pair.nu > 0:
+            v_p, seen = self.perturb(v.detach(), views[1], online[1].pooled if len(online) > 1 else None)
+            with torch.no_grad():
+                x_p = self.decoder(v_p)
+            likeness = self.compare(x_hat.detach(), x_p)  # L_Cp
+            loss = loss + pair.nu * likeness
+            logs |= {"pair": likeness.detach(), **seen}
+        return loss, logs
+
+    @torch.no_grad()
+    def remember(self, v: Tensor) -> None:
+        """(B, n): the newest batch, of all processes, takes the place of the oldest."""
+        size, rows = len(self.bank), parallel.gather(v)
+        place = (self.stored + torch.arange(len(rows), device=v.device)[-size:]) % size
+        self.bank[place] = rows[-size:]
+        self.stored += len(rows)
+
+    @torch.no_grad()
+    def perturb(self, v: Tensor, view: Tensor, v_2: Tensor | None = None) -> tuple[Tensor, Logs]:
+        """v (B, n), x'' (B, 3, S, S), f(x'') (B, n) where it is known -> v_p (B, n), logs. Draws from torch's generator
+        of the device, which checkpoints hold."""
+        pair, seen, v_p = self.pair, {}, v
+        if pair.perturb == "random":
+            v_p = v_p + pair.eps_gradcam * torch.randn_like(v)
+        if pair.perturb in ("both", "gradcam"):
+            eta = self.score(v, view, v_2)
+            v_p = v_p + pair.eps_gradcam * (1 - min_max(eta)) * torch.randn_like(v)  # Eq. 5
+            seen["eta_zero"] = (eta == 0).float().mean()
+        if pair.perturb in ("both", "low-variance"):
+            s = variance(self.bank, self.stored, pair.bank_normalize)  # (n,)
+            v_p = v_p + pair.eps_variance * (1 - min_max(s)) * (s < pair.kappa) * torch.randn_like(v)  # Eq. 6
+            seen["selected"] = (s < pair.kappa).float().mean()
+        seen["noise"] = (v_p - v).norm() / v.norm().clamp(min=1e-12)
+        return v_p, seen
+
+    def score(self, v: Tensor, view: Tensor, v_2: Tensor | None = None) -> Tensor:
+        """v (B, n), x'' (B, 3, S, S), f(x'') (B, n) where it is known -> eta = ReLU(d l_c / d v * v) (B, n), Eq. 3.
+
+        l_c compares g(v) and g(f(x'')). Leaves no gradient and no trace in batch norm. The head runs in float32, or
+        half precision would round small gradients to the zeros that Eq. 3 counts.
+        """
+        encoder, head = self.encoder, self.base.projector
+        with hold_statistics(encoder, head), torch.no_grad():
+            other = encoder(view).pooled if v_2 is None else v_2.detach()
+            with torch.autocast(v.device.type, enabled=False):
+                z_2 = parallel.gather(unit(head(other.float())))
+                with torch.enable_grad():
+                    leaf = v.detach().requires_grad_()
+                    l_c = nt_xent(among_all(unit(head(leaf))), z_2, self.pair.tau, denominator=self.pair.denominator)
+                    (slope,) = torch.autograd.grad(l_c, leaf)
+        return F.relu(slope * v)
+
+    def compare(self, x_hat: Tensor, x_p: Tensor) -> Tensor:
+        """(B, 3, S, S), (B, 3, S, S) -> (). L_Cp, Eq. 7: each image against all decoded ones of all processes."""
+        b, networks = len(x_hat), (self.encoder, self.base.projector)
+        with hold_statistics(*networks) if self.pair.statistics == "real" else nullcontext():
+            z_hat, z_p = (unit(self.base.projector(self.encoder(x).pooled)) for x in (x_hat, x_p))
+        z_hat, z_p = parallel.gather_with_grad(z_hat), parallel.gather_with_grad(z_p)
+        own = slice(parallel.rank() * b, (parallel.rank() + 1) * b)  # gradients are averaged over the processes
+        return nt_xent(z_hat, z_p, self.pair.tau, own, self.pair.denominator)
+
+    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return self.named_parameters()
+
+    def after_step(self, progress: float) -> None:
+        self.base.after_step(progress)
+
+
+def variance(bank: Tensor, stored: Tensor, normalize: str) -> Tensor:
+    """(D, n) of which the first `stored` () rows are filled -> (n,). Variance of each dimension, divided as
+    `normalize` says: by its mean square (rms), its sum of squares (l2), or by one (none).
+
+    With rms it is 1 - mean^2 / mean square. A dimension that is always zero is constant: 0.
+    """
+    count = stored.clamp(1, len(bank))
+    filled = torch.arange(len(bank), device=bank.device)[:, None] < count
+    mean = bank.sum(0) / count  # rows that are not filled are zero
+    s = ((bank - mean).square() * filled).sum(0) / count
+    if normalize == "none":
+        return s
+    divisor = bank.square().sum(0) / (count if normalize == "rms" else 1)
+    return s / divisor.where(divisor > 0, 1)
+
+
+def min_max(x: Tensor) -> Tensor:
+    """(..., n) -> (..., n) in [0, 1]: Eq. 4, over the last axis; 0 where all are equal."""
+    low, high = x.aminmax(dim=-1, keepdim=True)
+    return (x - low) / (high - low).where(high > low, 1)
+
+
+def among_all(z: Tensor) -> Tensor:
+    """(b, d) -> (world * b, d) by rank; a gradient flows only to this process's own rows, and needs no other."""
+    start, rows = parallel.rank() * len(z), parallel.gather(z.detach())
+    return torch.cat([rows[:start], z, rows[start + len(z) :]])
