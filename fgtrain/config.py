@@ -135,7 +135,9 @@ class Config:
         need(self.views.views == 2, "views.views", self.views.views, "2, the pair that every method here compares")
         need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
         need(self.optim.lr > 0, "optim.lr", self.optim.lr, "above 0")
-        need(0 <= self.freeze_stages <= 4, "freeze-stages", self.freeze_stages, "0 to 4")
+        need(
+            0 <= self.freeze_stages <= 3, "freeze-stages", self.freeze_stages, "0 to 3, as layer4 must learn something"
+        )
         need(self.optim.accumulate >= 1, "optim.accumulate", self.optim.accumulate, "1 or more")
         need(
             self.data.batch_size % self.optim.accumulate == 0 and self.data.batch_size > self.optim.accumulate,
