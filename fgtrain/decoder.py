@@ -36,7 +36,7 @@ class Decoder(nn.Module):
 
     A linear layer makes maps of S / 32; four stages of `depth` residual blocks, nearest x2 and a convolution halve the
     channels from 8 * width to width / 2; a last x2 and a convolution make RGB, without an activation. Width 64 and
-    depth 2 mirror a ResNet-18: 26.6 M parameters from 2048 features to 224 px.
+    depth 2 mirror a ResNet-18: 27.0 M parameters from 2048 features to 224 px.
     """
 
     def __init__(self, dim: int, size: int, width: int, depth: int):
