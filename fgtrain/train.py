@@ -16,7 +16,7 @@ from torch import Tensor
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import load
-from fgtrain import objectives, optim
+from fgtrain import objectives, optim, parallel
 from fgtrain.config import Config
 from fgtrain.data import open_shards, pick_device
 from fgtrain.monitor import Monitor
@@ -32,6 +32,7 @@ class Trainer:
         self.config, self.run, self.shards, self.device = config, run, shards, device
         samples = len(shards.split(config.data.split))
         self.objective = objectives.build(config, samples).to(device).train()
+        torch.manual_seed(config.seed + parallel.rank())  # for what an objective draws in its steps
         if config.optim.accumulate > 1 and not getattr(self.objective, "accumulates", True):
             raise InputError(
                 f"--optim.accumulate is {config.optim.accumulate}, and the negatives of {config.method} are the batch "
