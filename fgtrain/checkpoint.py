@@ -71,4 +71,6 @@ class Checkpoint:
                 f"{self.file} lies in no run directory, so its initial weights are unknown; leave out --untrained."
             )
         small = replace(config, **({"moco": replace(config.moco, queue="auto")} if hasattr(config, "moco") else {}))  # pyright: ignore
+        if hasattr(small, "decoder"):  # it may be gone since, and says nothing of the encoder
+            small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
         return objectives.build(small, samples=2).encoder
