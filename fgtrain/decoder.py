@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import load
+from fgtrain.losses import wide
 from fgtrain.methods import SynthPairConfig
 from fgtrain.nets import hold_statistics
 from fgtrain.rundir import RunDir
@@ -55,7 +56,7 @@ class Decoder(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         maps = self.linear(v).contiguous(memory_format=torch.channels_last)  # (B, 2 * width, S / 32, S / 32)
-        return self.rgb(self.stages(self.widen(maps))).float()
+        return wide(self.rgb(self.stages(self.widen(maps))))
 
     def save(self, file: Path) -> None:
         part = file.with_name(file.name + ".part")

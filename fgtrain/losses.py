@@ -9,12 +9,12 @@ from torch import Tensor
 
 def negative_cosine(p: Tensor, h: Tensor) -> Tensor:
     """(B, d), (B, d) -> (). D(p, h) = -cos(p, h), mean over the batch (CVSA Eq. 6; BYOL Eq. 2 up to 2 - 2x)."""
-    return -F.cosine_similarity(_wide(p), _wide(h), dim=1).mean()
+    return -F.cosine_similarity(wide(p), wide(h), dim=1).mean()
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
     """(B, d), (B, d), (K, d) unit rows -> (). MoCo Eq. 1 (He et al. 2020): the key is class 0 of 1 + K."""
-    q, k, queue = _wide(q), _wide(k), _wide(queue)
+    q, k, queue = wide(q), wide(k), wide(queue)
     positive = (q * k).sum(1, keepdim=True)
     with torch.autocast(q.device.type, enabled=False):
         logits = torch.cat([positive, q @ queue.T], 1) / tau  # (B, 1 + K)
@@ -33,7 +33,7 @@ def nt_xent(
     The denominator of an anchor holds all 2N rows but itself; paper leaves the positive out of it too, as Eq. 1 and 7
     of Wang et al. 2024 are written.
     """
-    both = torch.cat([_wide(a), _wide(b)])
+    both = torch.cat([wide(a), wide(b)])
     first = torch.arange(len(a), device=a.device)[rows]
     own, other = torch.cat([first, first + len(a)]), torch.cat([first + len(a), first])  # (2n,) indices of rows
     with torch.autocast(a.device.type, enabled=False):
@@ -44,7 +44,7 @@ def nt_xent(
 
 def attention(p_q: Tensor, h_k: Tensor, normalize: str, scale: float) -> Tensor:
     """(B, d, H, W), (B, d, H, W) -> (B, HW of q, HW of k). CVSA Eq. 3; `normalize` none | cosine."""
-    p, h = _wide(p_q).flatten(2), _wide(h_k).flatten(2)  # (B, d, HW)
+    p, h = wide(p_q).flatten(2), wide(h_k).flatten(2)  # (B, d, HW)
     if normalize == "cosine":
         p, h = F.normalize(p, dim=1) * scale, F.normalize(h, dim=1)
     with torch.autocast(p.device.type, enabled=False):
@@ -58,7 +58,7 @@ def alignment(attention_qk: Tensor, mask_q: Tensor, shape: tuple[int, int], redu
     sum; over the batch it is always the mean.
     """
     correspondence = attention_qk.amax(2).sigmoid()  # (B, HW)
-    target = F.interpolate(_wide(mask_q), shape, mode="bilinear", antialias=True).flatten(1)
+    target = F.interpolate(wide(mask_q), shape, mode="bilinear", antialias=True).flatten(1)
     error = (target - correspondence).square()
     return (error.sum(1) if reduction == "sum" else error.mean(1)).mean()
 
@@ -66,14 +66,15 @@ def alignment(attention_qk: Tensor, mask_q: Tensor, shape: tuple[int, int], redu
 def feature_std(features: Tensor) -> Tensor:
     """(B, n) -> (). Spread of the unit rows, as a share of what independent directions would have: 1 spread, 0
     collapsed (the measure of SimSiam, Chen & He 2021, section 4.1)."""
-    unit = F.normalize(_wide(features.detach()), dim=1)
+    unit = F.normalize(wide(features.detach()), dim=1)
     return unit.std(0, correction=0).mean() * features.shape[1] ** 0.5
 
 
 def unit(x: Tensor) -> Tensor:
     """(B, d) -> rows of length 1."""
-    return F.normalize(_wide(x), dim=1)
+    return F.normalize(wide(x), dim=1)
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """Half precision to float32; the rest as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

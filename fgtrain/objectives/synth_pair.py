@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgtrain import decoder, parallel
-from fgtrain.losses import nt_xent, unit
+from fgtrain.losses import nt_xent, unit, wide
 from fgtrain.methods import SynthPairConfig
 from fgtrain.nets import hold_statistics
 from fgtrain.objectives.bases import Logs, Moco, Simsiam
@@ -58,7 +58,7 @@ class SynthPair(nn.Module):
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         pair, views, x = self.pair, batch["views"], batch["plain"]
         contrast, logs, online, _ = self.base.compare(views, progress)  # L_C
-        v = self.encoder(x).pooled.float()  # (B, n)
+        v = wide(self.encoder(x).pooled)  # (B, n)
         x_hat = self.decoder(v)
         reconstruct = F.mse_loss(x_hat, x)  # L_R, Eq. 2, on normalised pixels
         loss = contrast + pair.alpha * reconstruct
@@ -110,7 +110,7 @@ class SynthPair(nn.Module):
         with hold_statistics(encoder, head), torch.no_grad():
             other = encoder(view).pooled if v_2 is None else v_2.detach()
             with torch.autocast(v.device.type, enabled=False):
-                z_2 = parallel.gather(unit(head(other.float())))
+                z_2 = parallel.gather(unit(head(other.to(v.dtype))))
                 with torch.enable_grad():
                     leaf = v.detach().requires_grad_()
                     l_c = nt_xent(among_all(unit(head(leaf))), z_2, self.pair.tau, denominator=self.pair.denominator)
