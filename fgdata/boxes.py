@@ -88,20 +88,9 @@ def area_average(saliency: np.ndarray, n: int) -> np.ndarray:
 
     OpenCV's INTER_AREA is the same thing only while it shrinks; below the grid's size it interpolates instead.
     """
-    return _average_rows(_average_rows(saliency, n).T, n).T
+    from fgdata.rectangles import average_cells  # loads numba
 
-
-def _average_rows(values: np.ndarray, n: int) -> np.ndarray:
-    """(H, W) -> (n, W) float64: means over n bands of equal height; whole numbers find the edges, so none is missed."""
-    height = len(values)
-    bands = np.empty((n, values.shape[1]))
-    for i in range(n):
-        first, last = i * height // n, -(-(i + 1) * height // n)
-        weights = np.full(last - first, float(n))
-        weights[0] -= i * height - first * n
-        weights[-1] -= last * n - (i + 1) * height
-        bands[i] = weights @ values[first:last] / height
-    return bands
+    return average_cells(np.ascontiguousarray(saliency), n)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -122,8 +111,8 @@ def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
     """
     pixels = np.asarray(boxes, np.float64).reshape(-1, 4)
     size = np.array([width, height], np.float64)
-    low = np.clip(pixels[:, :2], 0, size)
-    high = np.clip(pixels[:, :2] + pixels[:, 2:], 0, size)
+    low = np.minimum(np.maximum(pixels[:, :2], 0), size)
+    high = np.minimum(np.maximum(pixels[:, :2] + pixels[:, 2:], 0), size)
     bad = ~(np.isfinite(pixels).all(1) & (high > low).all(1))
     if bad.any():
         raise InputError(

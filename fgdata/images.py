@@ -16,6 +16,12 @@ _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _SIGNATURES = {b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
 _FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+# OpenCV's names for "reduced" say grey or BGR too; without that bit they only reduce, and _FLAGS says RGB.
+_REDUCED = (
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+)
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,19 @@ def header(data: bytes, name: str) -> Header:
         raise _unreadable(name, data, str(fault)) from None
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
+def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
     """Encoded bytes -> (H, W, 3) uint8 RGB. Grey is repeated, alpha is dropped (as Pillow's convert("RGB") does).
 
+    With least_side, a JPEG comes at a half, quarter or eighth of its size, sides rounded up, as long as both are at
+    least that many pixels: its blocks are then transformed to fewer pixels, which is most of what decoding can save.
     OpenCV decodes what it can, Pillow the rest. InputError naming `name` when the bytes are no whole image.
     """
+    flags = _FLAGS
     if data.startswith(_JPEG_START):
-        _jpeg_header(data, name)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS) if data else None
+        found = _jpeg_header(data, name)
+        side = min(found.width, found.height)
+        flags |= next((flag for by, flag in _REDUCED if least_side and side >= by * least_side), 0)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if pixels is None:
         pixels = _decode_with_pillow(data, name)
     return pixels

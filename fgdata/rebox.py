@@ -18,7 +18,7 @@ from .build import add_counts, count_fallbacks, maps_part, signed, versions
 from .engine import run_jobs, validate
 from .errors import InputError
 from .progress import Progress
-from .saliency import component, detector, require, saliency_map
+from .saliency import component, detector, least_side, require, saliency_map
 from .sample import largest
 from .shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, dump, write_atomic
 from .shards.maps import MAPS, MapFile, fault, merge, pack, shrink_map
@@ -170,7 +170,9 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
                 sample["gt.npy"] = box_bytes(largest(truth, said["file"]))
                 said["detectors"]["gt"] = {"fallback": None}
             elif job.add:
-                saliency = saliency_map(job.add, images.decode(sample["jpg"], said["file"]), said["file"])
+                saliency = saliency_map(
+                    job.add, images.decode(sample["jpg"], said["file"], least_side(job.add)), said["file"]
+                )
                 box, kind = solve(saliency, job.objective)
                 sample[f"{component(job.add)}.npy"] = box_bytes(box)
                 said["detectors"][component(job.add)] = {"fallback": kind}

@@ -11,7 +11,7 @@ from . import images
 from .boxes import Objective, clip_boxes, solve
 from .datasets import Record
 from .errors import InputError
-from .saliency import component, saliency_map
+from .saliency import component, least_side, saliency_map
 from .shards.maps import shrink_map
 from .shards.writer import box_bytes
 
@@ -68,23 +68,29 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     truth, clipped = _truth(pixel_boxes, header, record.file)
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
     keeps = header.format == "jpeg" and header.channels in (1, 3) and not shrinks
-    rgb = np.empty((0, 0, 3), np.uint8)  # gt needs no pixels, and a plain JPEG is not encoded again
-    if not keeps or any(name != "gt" for name in recipe.saliency):
-        with log.stage("decode"):
-            rgb = images.decode(data, record.file)
+    decoded: dict[int | None, np.ndarray] = {}  # by the least side asked for; gt asks for none
+
+    def pixels(least_side: int | None = None) -> np.ndarray:
+        if least_side not in decoded:
+            with log.stage("decode"):
+                decoded[least_side] = images.decode(data, record.file, least_side)
+        return decoded[least_side]
+
     boxes, fallbacks, maps = {}, {}, {}
     for asked in recipe.saliency:
         name = component(asked)
+        if name == "gt":
+            boxes[name], fallbacks[name] = largest(truth, record.file), None
+            continue
+        rgb = pixels(least_side(asked))
         with log.stage(name):
-            if name == "gt":
-                boxes[name], fallbacks[name] = largest(truth, record.file), None
-                continue
             found = saliency_map(asked, rgb, record.file)
             boxes[name], fallbacks[name] = solve(found, recipe.objective)
         if recipe.keep_maps:
             with log.stage("maps"):
                 maps[name] = shrink_map(found)
     if not keeps:
+        rgb = pixels()
         with log.stage("encode"):
             rgb = images.shrink(rgb, recipe.max_side) if recipe.max_side else rgb
             data = images.encode_jpeg(rgb, recipe.quality)

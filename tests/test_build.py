@@ -230,6 +230,16 @@ def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_
     assert check(tmp_path / "set")[1] == []
 
 
+def test_a_box_does_not_depend_on_which_other_detectors_ran(tmp_path):
+    # spectral-residual takes smaller JPEGs than rbd does; drawn ones of 288 pixels are halved for it alone.
+    birds = read("drawn", classes=2, images_per_class=3, size=288)
+    build(birds, tmp_path / "alone", saliency=("spectral-residual",))
+    build(birds, tmp_path / "both", saliency=("rbd", "spectral-residual"))
+    alone, both = (ShardSet.open(tmp_path / name).split("train") for name in ("alone", "both"))
+    for i in range(len(alone)):
+        np.testing.assert_array_equal(*(box(s.read(i), "spectral-residual") for s in (alone, both)))
+
+
 def test_a_shard_of_bad_images_only_is_left_out(tmp_path):
     data = dataset(tmp_path, {f"{i}.jpg": b"" for i in range(4)} | {"z.jpg": jpeg()})
     done = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip", shard_samples=1)

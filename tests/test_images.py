@@ -98,3 +98,27 @@ def test_encode_and_shrink(picture):
     assert images.shrink(picture, 45).shape == (30, 45, 3)
     assert images.shrink(picture, 500) is picture
     assert images.shrink(np.zeros((1, 900, 3), np.uint8), 10).shape == (1, 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "comes"),
+    [
+        ((64, 48), 48, (64, 48)),
+        ((160, 96), 48, (80, 48)),
+        ((161, 97), 48, (81, 49)),
+        ((161, 95), 48, (161, 95)),
+        ((700, 400), 48, (88, 50)),
+        ((40, 900), 48, (40, 900)),
+        ((160, 96), None, (160, 96)),
+    ],
+)
+def test_a_jpeg_comes_as_small_as_asked_but_no_smaller(picture, size, least, comes):
+    large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+    small = images.decode(saved(large, "JPEG", quality=95), "x", least)
+    assert small.shape == (comes[1], comes[0], 3)
+    averaged = cv2.resize(large, comes, interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(small - averaged).mean() < 6  # chroma at half resolution, and blocks averaged by frequency
+
+
+def test_other_formats_come_at_their_size(picture):
+    assert images.decode(saved(picture, "PNG"), "x", 8).shape == (60, 90, 3)

@@ -19,6 +19,7 @@ from fgdata.errors import InputError
 from fgdata.images import decode
 
 SHARD_SAMPLES = 256
+STEPS = 5_000_000
 
 
 def build(
@@ -30,13 +31,13 @@ def build(
     scaling_rounds: int = 4,
     json: Path | None = None,
 ) -> None:
-    """Images/s of one worker with BLAS and OpenCV on one thread; two workers against one; memory of a worker.
+    """Images/s of one worker as a build runs it; two workers against one, beside a control; memory of a worker.
 
     Everything that grows with the number of images is counted: the look at each header before the build, reading,
     decoding, map, box, and writing with its checksums and fsync. What is done once is not: the process's start is left
     out of the rows of one worker; the rows of whole builds hold it and need enough rounds to make little of it. A ratio
     is of two figures of the same repeat, `to` says which: the loop reads, decodes and writes each file and does nothing
-    else.
+    else. The control is a loop of sums in one process and in two: what the machine's cores give at that moment.
 
     Args:
         data: folder that holds cub50-fullsize.
@@ -63,6 +64,14 @@ def build(
     images = 200 * scaling_rounds
     figures.append(_row(f"{scaling}, whole build", images, 1, whole[1]))
     figures.append(_row(f"{scaling}, whole build", images, 2, whole[2], "1 worker", whole[1]))
+    with single_threaded(2) as pool:
+        list(pool.map(arithmetic, [STEPS, STEPS]))
+        alone, both = [], []
+        for _ in range(repeats):
+            alone.append(pool.submit(arithmetic, STEPS).result())
+            both.append(sum(pool.map(arithmetic, [STEPS, STEPS])))
+    figures.append(_row("control: arithmetic only", STEPS, 1, alone))
+    figures.append(_row("control: arithmetic only", STEPS, 2, both, "1 worker", alone))
     for share in (scaling_rounds // 4, scaling_rounds):
         rate, peak = _fresh(root, scaling, share, 1)
         figures.append(_row(f"{scaling}, memory", 200 * share, 1, [rate]) | {"peak_mb": peak})
@@ -102,6 +111,14 @@ def whole_build(root: Path, detector: str, rounds: int, workers: int) -> tuple[f
         build_set(birds, Path(folder) / "set", saliency=(detector,), shard_samples=100, workers=workers)
         rate = len(birds.records) / (time.perf_counter() - start)
     return rate, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def arithmetic(steps: int) -> float:
+    """Steps/s of a loop that touches no memory: what more cores could bring at best, here and now."""
+    start, total = time.perf_counter(), 0
+    for i in range(steps):
+        total += i * i
+    return steps / (time.perf_counter() - start)
 
 
 def repeated(root: Path, rounds: int) -> Dataset:

@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from fgdata.engine import ENVIRONMENT
+
 PACKAGES = ("fgdata", "numpy", "opencv-contrib-python-headless", "numba", "scipy")
 
 
 def single_threaded(workers: int) -> ProcessPoolExecutor:
-    """Processes with BLAS, OpenMP and OpenCV on one thread; spawned, so that the first two read it when they load."""
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    """Processes as a build has them, OpenCV on one thread too; spawned, so that libraries read it when they load."""
+    os.environ.update(ENVIRONMENT)
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,))
 
@@ -33,7 +35,7 @@ def run(pool: ProcessPoolExecutor, job: Callable, items: Sequence, what: str) ->
     return list(track(results, what, total=len(items), console=Console(stderr=True)))
 
 
-def report(title: str, figures: list[dict[str, Any]], file: Path | None) -> None:
+def report(title: str, figures: list[dict[str, Any]], file: Path | None, packages: tuple[str, ...] = ()) -> None:
     """Rows of one table, all with the same keys, on stdout and in `file`."""
     table = Table(*figures[0], title=title)
     for row in figures:
@@ -41,7 +43,7 @@ def report(title: str, figures: list[dict[str, Any]], file: Path | None) -> None
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     if file is None:
         return
-    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    versions = {name: version(name) for name in (*PACKAGES, *packages)} | {"python": platform.python_version()}
     # An absolute path says where this machine keeps its files, which is nobody's business: its last part will do.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = shlex.join(["tools/bench.py", *words])

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from bench_report import report, run, single_threaded
 
@@ -14,7 +15,7 @@ from fgdata.boxes import CENTRED, WHOLE, Objective, clip_boxes, iou, solve
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode
-from fgdata.saliency import saliency_map
+from fgdata.saliency import least_side, saliency_map
 
 BETA_SQUARED = 0.3
 """Of the F-measure, as everywhere since Achanta et al., CVPR 2009: precision counts more than recall."""
@@ -101,11 +102,13 @@ def cub(data: Path, every: int, first: int) -> list[Item]:
 def score(name: str, objectives: list[Objective], item: Item) -> dict[str, Any]:
     """One image -> ms, IoU of each objective's box, and, where there is a mask, errors, precision and recall."""
     rgb, mask, truth = _known(item)
+    rgb = decode(item.load(), item.name, side) if (side := least_side(name)) else rgb
     start = time.process_time()
     found = saliency_map(name, rgb, item.name)
     result: dict[str, Any] = {"ms": (time.process_time() - start) * 1e3}
     result["iou"] = [float(iou(solve(found, objective)[0], truth).max()) for objective in objectives]
     if mask is not None:
+        found = found if found.shape == mask.shape else cv2.resize(found, mask.shape[::-1])
         result["mae"] = float(np.abs(found - mask).mean())
         result["precision"], result["recall"] = precision_recall(found, mask)
         if item.authors is not None and name in AUTHORS:

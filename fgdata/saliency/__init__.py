@@ -1,6 +1,7 @@
 """Saliency detectors: an image (H, W, 3) uint8 RGB -> a map (H, W) float32 in [0, 1], higher where the object is.
 
 A detector is a module with `saliency_map(rgb)` and `SETTINGS`, its constants as a shard set's manifest records them.
+One that works on a small image anyway may say so: with LEAST_SIDE it gets JPEGs decoded as small as that allows.
 One that needs a file or a folder is named with it behind a colon; its module has `detector(argument)`, which returns an
 object with those two names.
 Every detector is deterministic, uses one thread, and answers any image down to one pixel; on an image without
@@ -93,6 +94,11 @@ def saliency_map(name: str, rgb: np.ndarray, file: str) -> np.ndarray:
     """The named detector's map of an image; `file`, its path in the dataset, is what maps:DIR goes by."""
     found = _opened(name)
     return found.saliency_map(rgb, file) if name.startswith("maps:") else found.saliency_map(rgb)
+
+
+def least_side(name: str) -> int | None:
+    """Both sides in pixels that the named detector needs at least (`images.decode`); None: it wants every pixel."""
+    return getattr(_opened(name), "LEAST_SIDE", None)
 
 
 @lru_cache(maxsize=8)

@@ -67,10 +67,14 @@ def _why_no_manifest(folder: Path) -> str:
     return f"{folder} is no shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"
 
 
-def seal(meta: dict, before: bytes = b"") -> bytes:
-    """A JSON object as bytes whose last key, crc32, covers `before` and everything in the object ahead of it."""
-    body = json.dumps(meta, sort_keys=True, ensure_ascii=False)[:-1].encode()
-    return body + b', "crc32": "%08x"}' % zlib.crc32(body, zlib.crc32(before))
+def sealable(meta: dict) -> bytes:
+    """A JSON object as bytes without its closing brace, for `seal`."""
+    return json.dumps(meta, sort_keys=True, ensure_ascii=False)[:-1].encode()
+
+
+def seal(body: bytes, crc: int = 0) -> bytes:
+    """`sealable` bytes with a last key, crc32, of all ahead of it; `crc` is that of what lies before the body."""
+    return body + b', "crc32": "%08x"}' % zlib.crc32(body, crc)
 
 
 SEAL_BYTES = len(b', "crc32": "00000000"}')

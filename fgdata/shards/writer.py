@@ -4,12 +4,13 @@ import hashlib
 import io
 import os
 import tarfile
+import zlib
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from .manifest import seal, write_atomic
+from .manifest import SEAL_BYTES, seal, sealable, write_atomic
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -45,19 +46,20 @@ class ShardWriter:
             raise ValueError(
                 f"key {key!r}: a key has no dot (readers take the extension from the first one) and no slash"
             )
-        entries = [self._entry(f"{key}.{extension}", data) for extension, data in components.items()]
-        before = b"".join(header + data + padding for header, data, padding in entries)
+        crc, fields = 0, []
+        for extension, data in components.items():
+            header, padding = _tar_header(f"{key}.{extension}", len(data)), bytes(-len(data) % _BLOCK)
+            crc = zlib.crc32(header, crc) if fields else 0  # from the first component's data on
+            crc = zlib.crc32(padding, zlib.crc32(data, crc))
+            fields.append(f"{extension} {self._bytes + _BLOCK} {len(data)} {key}.{extension}")
+            self._write(header, data, padding)
         # The seal needs the json's own header, whose size field needs the json's length: the seal's length is fixed.
-        length = len(seal(meta))
-        json_header = _tar_header(f"{key}.json", length)
-        document = seal(meta, before[_BLOCK:] + json_header)
-        line, offset = [], self._bytes
-        for (header, data, padding), (extension, _) in zip(entries, components.items()):
-            line.append(f"{extension} {offset + len(header)} {len(data)} {key}.{extension}")
-            offset += len(header) + len(data) + len(padding)
-        line.append(f"json {offset + len(json_header)} {length} {key}.json")
-        self._lines.append(" ".join(line))
-        self._write(before + json_header + document + bytes(-length % _BLOCK))
+        body = sealable(meta)
+        length = len(body) + SEAL_BYTES
+        header = _tar_header(f"{key}.json", length)
+        fields.append(f"json {self._bytes + _BLOCK} {length} {key}.json")
+        self._write(header, seal(body, zlib.crc32(header, crc)), bytes(-length % _BLOCK))
+        self._lines.append(" ".join(fields))
         self.samples += 1
 
     def __exit__(self, kind: type | None, fault: BaseException | None, trace: TracebackType | None) -> None:
@@ -84,16 +86,23 @@ class ShardWriter:
             "index_sha256": hashlib.sha256(index).hexdigest(),
         }
 
-    def _entry(self, name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-        return _tar_header(name, len(data)), data, bytes(-len(data) % _BLOCK)
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._sha256.update(data)
-        self._bytes += len(data)
+    def _write(self, *pieces: bytes) -> None:
+        for data in pieces:
+            self._file.write(data)
+            self._sha256.update(data)
+            self._bytes += len(data)
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    return info.tobuf(tarfile.USTAR_FORMAT, "ascii")
+    """The 512 bytes ahead of a file in a tar: tarfile's own for an empty file, with name, size and checksum put in."""
+    if len(name) > 100 or size >= 8**11:
+        raise ValueError(f"{name} of {size:,} bytes does not fit a plain tar header")
+    header = bytearray(_EMPTY)
+    header[: len(name)] = name.encode("ascii")
+    header[124:135] = b"%011o" % size
+    header[148:156] = b" " * 8  # the checksum is of the header with blanks in its place
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
+_EMPTY = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT, "ascii")  # mode 0644, all times and owners 0
