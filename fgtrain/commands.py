@@ -46,8 +46,14 @@ class Linear:
     cache: bool = False
     """Compute the features once, from the central square, instead of from a new random crop and flip every epoch:
     seconds instead of minutes, and a slightly lower figure as a rule."""
+    fractions: tuple[float, ...] = (1.0,)
+    """Shares of the training labels, the same of every class: 1 0.5 0.2 gives the three of the paper in one go."""
+    trials: int = 1
+    """Layers trained, each from its own seed (labelled images, weights, order), on the same crops."""
+    epochs: int | None = None
+    """Passes over the train split. Default: the protocol's."""
     seed: int = 0
-    """Decides the layer's first weights, the order of samples and the crops."""
+    """Seed of the first trial, and of the crops."""
     size: int | None = None
     """Side of the test view in pixels. Default: the run's view size."""
     device: str = "auto"
@@ -56,7 +62,87 @@ class Linear:
     def main(self) -> None:
         from fgtrain.evaluate.report import run_linear
 
-        run_linear(self.run, self.shards, self.protocol, self.cache, self.seed, self.size, self.device)
+        how = (self.protocol, self.cache, self.fractions, self.trials, self.epochs, self.seed)
+        run_linear(self.run, self.shards, *how, self.size, self.device)
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """The whole network trained further with labels: learning rate and weight decay chosen on a tenth of the train
+    split, then several trials on all of it, scored on the test split. A call that is stopped goes on behind its last
+    finished training when it is typed again."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
+    """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
+    shards: Path | None = None
+    """Shard set with train and test split. Default: the run's own."""
+    epochs: int = 50
+    """Passes over the train split."""
+    batch_size: int = 16
+    """Images per step."""
+    rates: tuple[float, ...] = (0.1, 0.05, 0.01, 0.005, 0.001)
+    """Learning rates to choose from."""
+    decays: tuple[float, ...] = (5e-4, 1e-4)
+    """Weight decays to choose from. One rate and one decay: nothing is searched."""
+    trials: int = 3
+    """Trainings with the chosen pair, each from its own seed."""
+    seed: int = 0
+    """Seed of the search and of the first trial: the new layer's weights, order and crops."""
+    size: int | None = None
+    """Side of the views in pixels. Default: the run's view size."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N. auto: cuda where there is one."""
+
+    def main(self) -> None:
+        from fgtrain.evaluate.finetune import Tuning
+        from fgtrain.evaluate.report import run_finetune
+
+        tuning = Tuning(self.epochs, self.batch_size, self.rates, self.decays, self.trials)
+        run_finetune(self.run, self.shards, tuning, self.seed, self.size, self.device)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Every test image asks for its class among the other test images: rank-1, rank-5, mAP over the full ranking."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
+    """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
+    shards: Path | None = None
+    """Shard set with a test split. Default: the run's own."""
+    untrained: bool = False
+    """Score the network at its initial weights beside it."""
+    size: int | None = None
+    """Side of the test view in pixels. Default: the run's view size."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N. auto: cuda where there is one."""
+
+    def main(self) -> None:
+        from fgtrain.evaluate.report import run_retrieval
+
+        run_retrieval(self.run, self.shards, self.untrained, self.size, self.device)
+
+
+@dataclass(frozen=True)
+class Localization:
+    """MaxBoxAcc: do class-activation maps of a linear layer find the annotated object of the test images?"""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
+    """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
+    shards: Path | None = None
+    """Shard set with train and test split and ground-truth boxes. Default: the run's own."""
+    untrained: bool = False
+    """Score the network at its initial weights beside it."""
+    seed: int = 0
+    """Decides the layer's first weights and the order of samples."""
+    size: int | None = None
+    """Side of the square that images are resized to, in pixels. Default: the run's view size."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N. auto: cuda where there is one."""
+
+    def main(self) -> None:
+        from fgtrain.evaluate.report import run_localization
+
+        run_localization(self.run, self.shards, self.untrained, self.seed, self.size, self.device)
 
 
 @dataclass(frozen=True)
@@ -133,7 +219,7 @@ class List:
     """Recipes, shard sets and runs."""
 
     def main(self) -> None:
-        from fgtrain.evaluate.report import run_list
+        from fgtrain.evaluate.listing import run_list
 
         run_list()
 
@@ -148,7 +234,7 @@ class Export:
     """File to write, ending .safetensors."""
 
     def main(self) -> None:
-        from fgtrain.evaluate.report import run_export
+        from fgtrain.evaluate.listing import run_export
 
         run_export(self.run, self.file)
 
@@ -157,7 +243,14 @@ class Export:
 class Eval:
     """Measure a trained encoder."""
 
-    what: Annotated[Annotated[Knn, subcommand("knn")] | Annotated[Linear, subcommand("linear")], arg(name="")]
+    what: Annotated[
+        Annotated[Knn, subcommand("knn")]
+        | Annotated[Linear, subcommand("linear")]
+        | Annotated[Finetune, subcommand("finetune")]
+        | Annotated[Retrieval, subcommand("retrieval")]
+        | Annotated[Localization, subcommand("localization")],
+        arg(name=""),
+    ]
     """The evaluation."""
 
     def main(self) -> None:

@@ -1,6 +1,7 @@
-"""kNN against scikit-learn, the linear layer on features known to be separable, export into torchvision, the sheet."""
+"""kNN against scikit-learn, every eval command on one small run, what is refused, export into torchvision, the sheet."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from safetensors.torch import load_file
 from sklearn.neighbors import KNeighborsClassifier
 from torchvision import models
 
+from fgdata.build import build
+from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import cli, config, methods, train
 from fgtrain.checkpoint import Checkpoint
-from fgtrain.evaluate import pictures, probe, report
+from fgtrain.evaluate import finetune, listing, pictures, probe, report, subject
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +58,6 @@ def test_knn_with_more_neighbours_than_bank_uses_them_all():
     assert predicted.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("protocol", probe.PROTOCOLS.values(), ids=probe.PROTOCOLS)
-def test_linear_learns_separable_features(protocol: probe.Protocol):
-    features, labels = clusters(0, 120, spread=0.3)
-    queries, truth = clusters(1, 100, spread=0.3)
-    rows = (features, labels, torch.arange(120))
-    valid = probe.held_out(labels, seed=0)
-    layer, rate = probe.fit_linear(lambda _epoch: rows, valid, 5, protocol, seed=0)
-    assert rate in protocol.rates
-    assert (layer(queries).argmax(1) == truth).float().mean() > 0.95
-
-
-def test_held_out_part_is_a_tenth_of_each_class():
-    labels = torch.tensor([0] * 40 + [1] * 5 + [2])
-    held = probe.held_out(labels, seed=3)
-    assert [int(held[labels == c].sum()) for c in range(3)] == [4, 1, 0]
-
-
 def test_score_and_paired_difference_on_paper():
     right, other = torch.tensor([True] * 3 + [False]), torch.tensor([True, False, False, True])
     assert probe.score(right) == {"accuracy": 0.75, "standard_error": pytest.approx(0.75**0.5 / 4), "n": 4}
@@ -80,21 +66,108 @@ def test_score_and_paired_difference_on_paper():
     assert error == pytest.approx(((0.0625 + 2 * 0.5625 + 1.5625) / 4 / 4) ** 0.5)
 
 
-def test_eval_commands_append_results(run: Path, capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["eval", "knn", str(run), "--k", "5", "--untrained"]) == 0
-    assert cli.main(["eval", "linear", str(run / "checkpoints" / "last"), "--protocol", "cvsa", "--cache"]) == 0
-    printed = capsys.readouterr().out
-    assert "untrained" in printed
-    assert "gain over untrained" in printed
-    records = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
-    assert [r["evaluation"] for r in records] == ["knn", "linear"]
-    assert all(r["n"] == 16 and r["chance"] == 0.25 and 0 <= r["accuracy"] <= 1 for r in records)
-    assert {"untrained", "gain", "gain_standard_error", "k"} <= records[0].keys()
+def test_every_evaluation_prints_a_table_and_appends_a_line(run: Path, capsys: pytest.CaptureFixture[str]):
+    asked = [
+        f"knn {run} --k 5 --untrained",
+        f"linear {run}/checkpoints/last --protocol cvsa --cache --fractions 1 0.5 --trials 2 --epochs 3",
+        f"retrieval {run} --untrained",
+        f"localization {run} --untrained",
+        f"finetune {run} --epochs 1 --batch-size 8 --rates 0.1 0.01 --decays 0 --trials 2",
+    ]
+    for line in asked:
+        assert cli.main(["eval", *line.split()]) == 0
+        printed = capsys.readouterr().out
+        assert ("gain over untrained" in printed) == ("--untrained" in line)
+        assert "┃" in printed
+    records = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()[-6:]]
+    assert [r["evaluation"] for r in records] == ["knn", "linear", "linear", "retrieval", "localization", "finetune"]
+    facts = {"step", "n", "size", "shards", "digest", "at", "standard_error"}
+    assert all(r["n"] == 16 and facts <= r.keys() for r in records)
+    assert {"untrained", "gain", "gain_standard_error", "k", "chance"} <= records[0].keys()
+    assert [(r["fraction"], len(r["accuracies"]), r["epochs"]) for r in records[1:3]] == [(1.0, 2, 3), (0.5, 2, 3)]
+    assert all(0 <= records[3][name] <= 1 for name in ("rank1", "rank5", "map"))
+    assert 0 <= records[4]["maxboxacc"] <= 1
+    assert (records[5]["trials"], records[5]["lr"] in (0.1, 0.01)) == (2, True)
 
 
-def test_linear_on_fresh_crops_runs(run: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(probe.PROTOCOLS, "synth-pair", probe.Protocol(2, 8, (30.0,)))
-    assert report.run_linear(run, None, "synth-pair", cache=False, seed=0, size=None, device="cpu")["n"] == 16
+def test_a_stopped_fine_tuning_goes_on_behind_its_last_finished_fit(run: Path, monkeypatch, capsys):
+    """Killed in its third fit: the first two are not trained again, and the result is that of a call in one go."""
+    line = f"eval finetune {run} --epochs 1 --batch-size 8 --rates 0.1 0.05 --decays 0 --trials 1 --seed 5".split()
+    trained, fine_tune = [], finetune.fine_tune
+
+    def counted(*given):
+        trained.append(given[4])
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return fine_tune(*given)
+
+    monkeypatch.setattr(finetune, "fine_tune", counted)
+    assert cli.main(line) == 130
+    assert cli.main(line) == 0
+    assert len(trained) == 4
+    assert "(from finetune.jsonl)" in capsys.readouterr().out
+    last = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
+    (run / "finetune.jsonl").unlink()
+    assert cli.main(line) == 0
+    assert len(trained) == 7
+    again = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
+    assert {**last, "at": ""} == {**again, "at": ""}
+
+
+def test_linear_on_fresh_crops_runs(run: Path):
+    (record,) = report.run_linear(run, None, "synth-pair", False, (1.0,), 1, 2, 0, None, "cpu")
+    assert (record["n"], record["epochs"], record["cache"]) == (16, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("knn --k 0", "--k is 0; allowed: 1 to 32, the images of the train split"),
+        ("knn --k 33", "--k is 33"),
+        ("knn --temperature -1", "--temperature is -1.0; allowed: 0 or more"),
+        ("knn --size 8", "--size is 8; allowed: 32 to 4096 pixels"),
+        ("linear --fractions 0", "--fractions is 0; allowed"),
+        ("linear --fractions 0.01 --cache", "leaves a class of 8 training images without any"),
+        ("linear --trials 0", "--trials is 0"),
+        ("finetune --batch-size 1", "--batch-size is 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(line: str, said: str, run: Path, capsys: pytest.CaptureFixture[str]):
+    what, *flags = line.split()
+    before = (run / "results.jsonl").stat().st_size if (run / "results.jsonl").is_file() else 0
+    assert cli.main(["eval", what, str(run), *flags]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    after = (run / "results.jsonl").stat().st_size if (run / "results.jsonl").is_file() else 0
+    assert after == before
+
+
+def test_sets_without_labels_or_test_split_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        Image.new("RGB", (64, 48), (60 * i, 90, 30)).save(tmp_path / "images" / f"{i}.jpg")
+    build(read("flat", tmp_path / "images"), tmp_path / "flat", saliency=("spectral-residual",), workers=1)
+    for what in ("knn", "linear", "finetune", "localization", "retrieval"):
+        assert cli.main(["eval", what, str(run), "--shards", str(tmp_path / "flat")]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "has no test split, and this evaluation works on" in said
+        assert "it has train (4)" in said
+
+
+def test_a_line_that_the_disk_has_no_room_for_is_taken_back(tmp_path: Path):
+    file = tmp_path / "results.jsonl"
+    subject.append(file, {"n": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left|File too large"):
+            subject.append(file, {"text": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    subject.append(file, {"n": 2})
+    assert subject.read_lines(file) == [{"n": 1}, {"n": 2}]
+    file.write_text('{"n": 1}\n{"n"\n')
+    with pytest.raises(InputError, match="line 2 is no JSON"):
+        subject.read_lines(file)
 
 
 def test_untrained_network_is_the_one_the_run_started_from(run: Path):
@@ -116,7 +189,7 @@ def test_export_loads_into_torchvision(run: Path, tmp_path: Path):
 
 def test_encoder_alone_is_evaluated_with_shards_named(run: Path, drawn_set: Path, tmp_path: Path):
     file = tmp_path / "encoder.safetensors"
-    report.run_export(run, file)
+    listing.run_export(run, file)
     record = report.run_knn(file, drawn_set, 5, 0.07, untrained=False, size=None, device="cpu")
     assert record["size"] == 32
     with pytest.raises(InputError, match="initial weights are unknown"):

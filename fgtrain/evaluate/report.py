@@ -1,131 +1,228 @@
-"""What `fgtrain eval`, `list` and `export` print and leave in results.jsonl."""
+"""What each `fgtrain eval` does: checks its settings, measures, prints a table, and appends to results.jsonl."""
 
-import inspect
-import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet
-from fgtrain.checkpoint import Checkpoint
-from fgtrain.data import SHARDS, open_shards, pick_device
-from fgtrain.evaluate import probe
-from fgtrain.recipes import RECIPES
-from fgtrain.rundir import RunDir
+from fgdata.boxes import CENTRED, WHOLE, iou
+from fgdata.views import ViewSpec
+from fgtrain.config import need
+from fgtrain.evaluate import finetune, linear, localization, probe, retrieval
+from fgtrain.evaluate.intervals import mean_interval, percent
+from fgtrain.evaluate.subject import Subject, append, read_lines
+
+CONSOLE = Console(highlight=False)
+BOTH = ("train", "test")
 
 
 def run_knn(
     path: Path, shards: Path | None, k: int, temperature: float, untrained: bool, size: int | None, device: str
 ) -> dict[str, Any]:
-    found, data, where = _open(path, shards, device)
-    views = size or found.size
-    right = {"trained": probe.knn(found.encoder(), data, views, where, k, temperature)}
-    if untrained:
-        right["untrained"] = probe.knn(found.untrained(), data, views, where, k, temperature)
-    settings = {"k": k, "temperature": temperature, "size": views}
-    return _tell(found, data, "knn", right, settings, f"kNN, k = {k}, {views} px")
+    subject = Subject.open(path, shards, size, device, BOTH)
+    bank = subject.shards.splits["train"]
+    need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split")
+    need(0 <= temperature < float("inf"), "temperature", temperature, "0 or more")
+    right = {
+        name: probe.knn(encoder, subject.shards, subject.size, subject.device, k, temperature)
+        for name, encoder in subject.encoders(untrained).items()
+    }
+    table = new_table(f"kNN, k = {k}, {subject.size} px", "encoder", "test accuracy", "standard error", "n")
+    for name, r in right.items():
+        s = probe.score(r)
+        table.add_row(name, f"{s['accuracy']:.1%}", f"{s['standard_error']:.1%}", f"{s['n']:,}")
+    say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
+    values = probe.score(right[subject.name]) | {"k": k, "temperature": temperature, "chance": subject.chance}
+    return subject.record("knn", **values, **tell_gain(right, "accuracy"))
 
 
 def run_linear(
-    path: Path, shards: Path | None, protocol: str, cache: bool, seed: int, size: int | None, device: str
-) -> dict[str, Any]:
-    found, data, where = _open(path, shards, device)
-    views = size or found.size
-    right, rate = probe.linear(found.encoder(), data, views, where, probe.PROTOCOLS[protocol], cache, seed)
-    settings = {"protocol": protocol, "cache": cache, "seed": seed, "lr": rate, "size": views}
-    title = f"linear, {protocol}, lr {rate:g}, {'cached features' if cache else 'random crops'}, {views} px"
-    return _tell(found, data, "linear", {"trained": right}, settings, title)
-
-
-def run_export(path: Path, file: Path) -> None:
-    found = Checkpoint.find(path)
-    if file.suffix != ".safetensors":
-        raise InputError(f"{file}: the file is written as safetensors; let its name end in .safetensors.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    shutil.copyfile(found.file, part)
-    part.replace(file)
-    name = found.model.backbone
-    Console(highlight=False, soft_wrap=True).print(
-        f"{file}: {name}, width {found.model.width}, {found.model.stem} stem, step {found.step:,}.\n"
-        f"torchvision.models.{name}().load_state_dict(safetensors.torch.load_file({str(file)!r}), strict=False)"
-        if (found.model.width, found.model.stem) == (64, "imagenet")
-        else f"{file}: {name} of width {found.model.width} with the {found.model.stem} stem; torchvision's names, "
-        "but not its standard shapes."
+    path: Path,
+    shards: Path | None,
+    protocol: str,
+    cache: bool,
+    fractions: Sequence[float],
+    trials: int,
+    epochs: int | None,
+    seed: int,
+    size: int | None,
+    device: str,
+) -> list[dict[str, Any]]:
+    """One record per fraction."""
+    subject = Subject.open(path, shards, size, device, BOTH)
+    for fraction in fractions:
+        need(0 < fraction <= 1, "fractions", f"{fraction:g}", "shares of the labels, above 0 and at most 1")
+    need(bool(fractions), "fractions", "empty", "one share of the labels or more")
+    need(trials >= 1, "trials", trials, "1 or more")
+    need(epochs is None or epochs >= 1, "epochs", epochs, "1 or more")
+    how = linear.PROTOCOLS[protocol]
+    how = how if epochs is None else linear.Protocol(epochs, how.batch_size, how.rates)
+    found = linear.linear(
+        subject.found.encoder(), subject.shards, subject.size, subject.device, how, cache, fractions, trials, seed
     )
+    crops = "central squares, features computed once" if cache else "random crops"
+    title = f"linear, {protocol}, {how.epochs} epochs, {crops}, {subject.size} px"
+    table = new_table(f"{title}: {subject.name}", "labels", "test accuracy, %", "trials", "learning rate", "n")
+    records = []
+    for fraction, each in found.items():
+        accuracies = [right.float().mean().item() for right, _ in each]
+        rates = sorted({rate for _, rate in each}, reverse=True)
+        n = len(each[0][0])
+        named = ", ".join(f"{rate:g}" for rate in rates)
+        table.add_row(f"{fraction:.0%}", percent(accuracies), str(trials), named, f"{n:,}")
+        values = spread(accuracies, n) | {"protocol": protocol, "cache": cache, "fraction": fraction}
+        values |= {"epochs": how.epochs, "trials": trials, "seed": seed}
+        records.append(values | {"lr": rates[0] if len(rates) == 1 else rates, "chance": subject.chance})
+    say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
+    tell_interval(trials)
+    return [subject.record("linear", **values) for values in records]
 
 
-def run_list() -> None:
-    console = Console(highlight=False)
-    table = Table("recipe", "what it is", title="fgtrain run NAME", title_justify="left")
-    for name, recipe in RECIPES.items():
-        table.add_row(name, (inspect.getdoc(recipe) or "").splitlines()[0])
-    console.print(table)
-    table = Table("shard set", "images", "boxes", title="--data.shards", title_justify="left")
-    for manifest in sorted(SHARDS.glob("*/manifest.json")):
-        try:
-            shards = ShardSet.open(manifest.parent)
-            counts = ", ".join(f"{split} {n:,}" for split, n in shards.splits.items())
-            table.add_row(str(shards.path), counts, ", ".join(shards.detectors) or "none")
-        except InputError as error:
-            table.add_row(str(manifest.parent), "unreadable", str(error).split(". ")[0])
-    console.print(table if table.row_count else f"No shard sets under {SHARDS.resolve()}.")
-    table = Table("run", "method", "status", "step", title="fgtrain eval knn RUN", title_justify="left")
-    for config in sorted(Path("runs").glob("*/config.json")):
-        run = RunDir(config.parent)
-        facts = run.facts
-        table.add_row(str(run.path), run.config().method, facts.get("status", "unknown"), f"{facts.get('step', 0):,}")
-    console.print(table if table.row_count else f"No runs under {Path('runs').resolve()}.")
-
-
-def _open(path: Path, shards: Path | None, device: str) -> tuple[Checkpoint, ShardSet, Any]:
-    """The checkpoint, a shard set with classes and both splits (by default the run's own), and the device."""
-    found = Checkpoint.find(path)
-    if shards is None and found.run is not None:
-        noted = found.run.facts.get("shards", {}).get("path")
-        shards = Path(noted) if noted else None
-    data = open_shards(shards)
-    if missing := [split for split in ("train", "test") if not data.splits.get(split)]:
-        raise InputError(
-            f"{data.path} has no {' and no '.join(missing)} split, and the evaluation learns on train and scores on "
-            f"test; it has {', '.join(data.splits)}. Name another set with --shards."
-        )
-    if len(data.classes) < 2:
-        raise InputError(
-            f"{data.path} has {len(data.classes)} class; a classifier needs two. Name another with --shards."
-        )
-    return found, data, pick_device(device)
-
-
-def _tell(
-    found: Checkpoint, data: ShardSet, kind: str, right: dict[str, Tensor], settings: dict[str, Any], title: str
+def run_finetune(
+    path: Path, shards: Path | None, tuning: finetune.Tuning, seed: int, size: int | None, device: str
 ) -> dict[str, Any]:
-    scores = {name: probe.score(r) for name, r in right.items()}
-    table = Table("encoder", "test accuracy", "standard error", "n", title=title, title_justify="left")
-    for name, s in scores.items():
-        what = f"{found.run.path if found.run else found.file}, step {found.step:,}" if name == "trained" else name
-        table.add_row(what, f"{s['accuracy']:.1%}", f"{s['standard_error']:.1%}", f"{s['n']:,}")
-    record: dict[str, Any] = {"evaluation": kind, "step": found.step, **scores["trained"], **settings}
-    record |= {
-        "chance": 1 / len(data.classes),
-        "shards": str(data.path),
-        "digest": data.manifest["digest"],
-        "at": probe.stamp(),
+    """Every finished fit stands in the run's finetune.jsonl, from which a call stopped half-way goes on."""
+    subject = Subject.open(path, shards, size, device, BOTH)
+    tuning.check()
+    journal = None if subject.found.run is None else subject.found.run.path / "finetune.jsonl"
+    same = {"step": subject.found.step, "digest": subject.shards.manifest["digest"], "size": subject.size}
+    same |= {"epochs": tuning.epochs, "batch_size": tuning.batch_size}
+    done = {} if journal is None else {_key(line): line["accuracy"] for line in read_lines(journal)}
+    searches = len(tuning.rates) * len(tuning.decays)
+    searches = searches if searches > 1 else 0
+    count = 0
+
+    def finish(fit: finetune.Fit, train: Callable[[], float]) -> float:
+        nonlocal count
+        count += 1
+        line: dict[str, Any] = {**asdict(fit), **same}
+        known, start = _key(line) in done, time.monotonic()
+        accuracy = done[_key(line)] if known else train()
+        if journal is not None and not known:
+            append(journal, {**line, "accuracy": accuracy})
+        where = "of the held-out part of train" if fit.search else "of test"
+        say(
+            f"{count} of {searches + tuning.trials}: lr {fit.rate:g}, weight decay {fit.decay:g}, seed {fit.seed}: "
+            f"{accuracy:.1%} {where}" + (" (from finetune.jsonl)" if known else f", {time.monotonic() - start:.0f} s")
+        )
+        return accuracy
+
+    best, accuracies = finetune.tune(
+        subject.found.encoder, subject.shards, subject.size, subject.device, tuning, seed, finish
+    )
+    n = subject.shards.splits["test"]
+    title = f"fine-tuned, {tuning.epochs} epochs, batch {tuning.batch_size}, {subject.size} px"
+    table = new_table(title, "encoder", "test accuracy, %", "trials", "learning rate", "weight decay", "n")
+    chosen = (f"{best.rate:g}", f"{best.decay:g}")
+    table.add_row(subject.name, percent(accuracies), str(tuning.trials), *chosen, f"{n:,}")
+    say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
+    tell_interval(tuning.trials)
+    values = spread(accuracies, n) | {"trials": tuning.trials, "seed": seed, "epochs": tuning.epochs}
+    values |= {"batch_size": tuning.batch_size, "rates": tuning.rates, "decays": tuning.decays}
+    return subject.record("finetune", **values, lr=best.rate, weight_decay=best.decay, chance=subject.chance)
+
+
+def run_retrieval(path: Path, shards: Path | None, untrained: bool, size: int | None, device: str) -> dict[str, Any]:
+    subject = Subject.open(path, shards, size, device, ("test",))
+    views = ViewSpec.evaluation(subject.size)
+    found = {}
+    for name, encoder in subject.encoders(untrained).items():
+        features, labels, _ = probe.embed(encoder, subject.shards, "test", views, subject.device)
+        found[name] = retrieval.retrieve(features.to(subject.device), labels)
+    table = new_table(f"retrieval, {subject.size} px", "encoder", "rank-1", "rank-5", "mAP", "queries")
+    for name, r in found.items():
+        table.add_row(name, told(r.rank(1)), told(r.rank(5)), told(r.precision), f"{len(r.first):,}")
+    r = found[subject.name]
+    alone = len(labels) - len(r.first)
+    say(table, f"± one standard error. mAP of a random ranking: {r.share.mean():.1%}")
+    if alone:
+        say(f"{alone:,} images are the only one of their class: in the gallery, but no queries.")
+    values = {"rank1": float(r.rank(1).mean()), "rank5": float(r.rank(5).mean()), "map": float(r.precision.mean())}
+    values |= {"standard_error": standard_error(r.precision), "n": len(r.first), "chance": float(r.share.mean())}
+    right = {name: torch.from_numpy(each.precision) for name, each in found.items()}
+    return subject.record("retrieval", **values, **tell_gain(right, "mAP"))
+
+
+def run_localization(
+    path: Path, shards: Path | None, untrained: bool, seed: int, size: int | None, device: str
+) -> dict[str, Any]:
+    subject = Subject.open(path, shards, size, device, BOTH)
+    stated = localization.true_boxes(subject.shards, "test")
+    found = {}
+    for name, encoder in subject.encoders(untrained).items():
+        maps, truth = localization.activation_maps(encoder, subject.shards, subject.size, subject.device, seed, stated)
+        found[name] = localization.overlaps(maps, truth, subject.size)
+    title = f"localization by class-activation maps, {subject.size} px"
+    table = new_table(title, "boxes", "MaxBoxAcc", "at threshold", "MaxBoxAccV2", "n")
+    for name, o in found.items():
+        share, at = told(o.found), f"{localization.THRESHOLDS[o.best]:.2f}"
+        table.add_row(name, share, at, f"{o.v2:.1%}", f"{len(o.found):,}")
+    baselines = {}
+    for name, row, box in (("centred", "centred 70 % box", CENTRED), ("whole", "whole image", WHOLE)):
+        meets = np.array([iou(box, boxes).max() for boxes in truth])
+        baselines[name] = float((meets >= 0.5).mean())
+        v2 = np.mean([(meets >= overlap).mean() for overlap in localization.OVERLAPS])
+        table.add_row(row, f"{baselines[name]:.1%}", "", f"{v2:.1%}")
+    say(table, "± one standard error. The threshold is the best one for these images: so MaxBoxAcc is defined.")
+    o = found[subject.name]
+    values = {"maxboxacc": float(o.found.mean()), "maxboxaccv2": o.v2, "standard_error": standard_error(o.found)}
+    values |= {"n": len(o.found), "threshold": float(localization.THRESHOLDS[o.best]), **baselines, "seed": seed}
+    right = {name: torch.from_numpy(each.found) for name, each in found.items()}
+    return subject.record("localization", **values, **tell_gain(right, "MaxBoxAcc"))
+
+
+def new_table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def say(*parts: Table | str) -> None:
+    for part in parts:
+        CONSOLE.print(part, soft_wrap=isinstance(part, str))
+
+
+def standard_error(values: np.ndarray) -> float:
+    """(n,) -> of their mean."""
+    return float(values.std() / len(values) ** 0.5)
+
+
+def told(values: np.ndarray) -> str:
+    return f"{values.mean():.1%} ± {100 * standard_error(values):.1f}"
+
+
+def spread(accuracies: Sequence[float], n: int) -> dict[str, Any]:
+    """Accuracies of the trials on n test samples -> their mean, its interval over trials, and each of them."""
+    mean, half = mean_interval(accuracies)
+    return {"accuracy": mean, "interval": half, "standard_error": (mean * (1 - mean) / n) ** 0.5, "n": n} | {
+        "accuracies": list(accuracies)
     }
-    lines = [f"chance: {record['chance']:.1%} ({len(data.classes)} classes)"]
-    if "untrained" in right:
-        gain, error = probe.paired(right["trained"], right["untrained"])
-        record |= {"untrained": scores["untrained"]["accuracy"], "gain": gain, "gain_standard_error": error}
-        times = f", {gain / error:.1f} standard errors" if error else ""
-        lines.append(f"gain over untrained: {100 * gain:+.1f} points +- {100 * error:.1f} (paired{times})")
-    console = Console(highlight=False)
-    console.print(table)
-    for line in lines:
-        console.print(line)
-    if found.run is not None:
-        found.run.append("results.jsonl", record)
-    return record
+
+
+def tell_interval(trials: int) -> None:
+    if trials > 1:
+        say(f"± half the 95 % interval of the mean over {trials} trials (Student's t).")
+
+
+def tell_gain(figures: Mapping[str, Tensor], name: str) -> dict[str, float]:
+    """Per encoder (n,) figures of the same samples, the second one's the untrained -> what the record says of it."""
+    if len(figures) < 2:
+        return {}
+    trained, untrained = figures.values()
+    gain, error = probe.paired(trained, untrained)
+    times = f", {gain / error:.1f} standard errors" if error else ""
+    say(f"{name}, gain over untrained: {100 * gain:+.1f} points ± {100 * error:.1f} (paired{times})")
+    return {"untrained": untrained.float().mean().item(), "gain": gain, "gain_standard_error": error}
+
+
+def _key(line: dict[str, Any]) -> tuple:
+    return tuple(sorted((key, value) for key, value in line.items() if key != "accuracy"))

@@ -1,0 +1,127 @@
+"""MaxBoxAcc (Choe et al., CVPR 2020, section 3.3): how well class-activation maps find the annotated object.
+
+The map of an image is its true class's (localisation with the class known), from a linear layer on the frozen encoder
+that is trained on the pooled features of the train split: M(x, y) = w_class . z(x, y), resized to the image and scaled
+to [0, 1] by its own minimum and maximum. At a threshold tau the box is that of the largest 8-connected component of
+M >= tau, and BoxAcc(tau) is the share of images where it meets a true box with IoU >= 0.5. MaxBoxAcc is the best
+BoxAcc over tau. That the threshold is the best one for the scored images is part of the definition.
+
+MaxBoxAccV2 (Choe et al., TPAMI 2022) counts the best box of all components, and is the mean of the maxima for
+IoU >= .3, .5 and .7. In both, images are resized to a square without a crop, so nothing of an object is cut off.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from fgdata.boxes import iou
+from fgdata.cores import available_cores
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet, meta
+from fgdata.views import ViewSpec
+from fgtrain.evaluate.linear import PROTOCOLS, Trial, fit
+from fgtrain.evaluate.probe import embed, forward
+from fgtrain.nets import Encoder
+
+THRESHOLDS = np.arange(100) / 100
+OVERLAPS = (0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """IoU with the best true box, at every threshold, of the N images that have one."""
+
+    largest: np.ndarray  # (N, T), of the largest component's box
+    any: np.ndarray  # (N, T), of the best box of all components
+
+    @property
+    def best(self) -> int:
+        """The threshold, as a number in THRESHOLDS, at which MaxBoxAcc is reached; the lowest of several."""
+        return int((self.largest >= 0.5).mean(0).argmax())
+
+    @property
+    def found(self) -> np.ndarray:
+        """(N,) bool: right or wrong at that threshold; MaxBoxAcc is its mean."""
+        return self.largest[:, self.best] >= 0.5
+
+    @property
+    def v2(self) -> float:
+        return float(np.mean([(self.any >= overlap).mean(0).max() for overlap in OVERLAPS]))
+
+
+def component_boxes(mask: np.ndarray) -> np.ndarray:
+    """(S, S) bool -> (K, 4) boxes (l, t, w, h) in [0, 1] of its 8-connected components, the largest first.
+
+    Large by the area inside the outline, as in the authors' code: that of the polygon through the pixels' centres.
+    """
+    outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outlines = sorted(outlines, key=cv2.contourArea, reverse=True)
+    return np.array([cv2.boundingRect(outline) for outline in outlines], np.float64).reshape(-1, 4) / len(mask)
+
+
+def overlap(low: np.ndarray, truth: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A map (h, w) and true boxes (K, 4) -> two (T,): IoU of the largest component's box, and of the best box."""
+    full = cv2.resize(low.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+    full -= full.min()
+    full /= max(float(full.max()), 1e-12)  # of a flat map nothing lies above a threshold other than 0
+    boxes = [component_boxes(full >= threshold) for threshold in THRESHOLDS]
+    meets = iou(np.concatenate(boxes)[:, None], truth).max(1)
+    each = np.split(meets, np.cumsum([len(found) for found in boxes])[:-1])
+    return np.array([m[0] if len(m) else 0 for m in each]), np.array([m.max(initial=0) for m in each])
+
+
+def overlaps(maps: np.ndarray, truth: Sequence[np.ndarray], size: int) -> Overlap:
+    """(N, h, w) maps and the true boxes of each -> Overlap at `size` x `size` pixels."""
+    with ThreadPoolExecutor(available_cores()) as pool:  # OpenCV lets go of the interpreter
+        rows = list(pool.map(lambda pair: overlap(*pair, size), zip(maps, truth)))
+    largest, best = (np.stack(column) for column in zip(*rows))
+    return Overlap(largest, best)
+
+
+def true_boxes(shards: ShardSet, split: str) -> list[np.ndarray]:
+    """Per sample of the split its ground-truth boxes (K, 4), K may be 0. InputError when there is no box at all."""
+    reader = shards.split(split)
+    boxes = [np.array(meta(reader.read(i))["boxes"], np.float64).reshape(-1, 4) for i in range(len(reader))]
+    if not any(map(len, boxes)):
+        raise InputError(
+            f"{shards.path} has no ground-truth boxes in its {split} split, and localization is scored against them; "
+            "its dataset has none. Name another set with --shards."
+        )
+    return boxes
+
+
+def activation_maps(
+    encoder: Encoder, shards: ShardSet, size: int, device: torch.device, seed: int, stated: Sequence[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Maps (N, h, w) of the true class and the true boxes, of the test images that have boxes."""
+    views = whole_image(size)
+    layer = probe_layer(encoder, shards, size, device, seed)
+    weight = layer.weight.detach().to(device)  # (classes, n)
+    maps, truth = [], []
+    for features, batch in forward(encoder, shards, "test", views, device):
+        wanted = weight[batch["label"].to(device)]  # (B, n)
+        activation = torch.einsum("bn,bnhw->bhw", wanted, features.stage4.float()).cpu().numpy()
+        for number, one in zip(batch["index"].tolist(), activation):
+            if len(stated[number]):
+                maps.append(one)
+                truth.append(stated[number])
+    return np.stack(maps), truth
+
+
+def whole_image(size: int) -> ViewSpec:
+    """The whole image, resized to a square: `forward` and `embed` take it where they find `plain`."""
+    return replace(ViewSpec.evaluation(size), plain=True)
+
+
+def probe_layer(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, seed: int) -> torch.nn.Linear:
+    """The linear layer whose class scores the maps explain: synth-pair's protocol on features computed once."""
+    rows = embed(encoder, shards, "train", whole_image(size), device)
+    labels: Tensor = torch.empty_like(rows[1]).scatter_(0, rows[2], rows[1])
+    trial = Trial(labels, 1.0, rows[0].shape[1], len(shards.classes), PROTOCOLS["synth-pair"], seed)
+    fit(lambda _epoch: rows, [trial], PROTOCOLS["synth-pair"])
+    return trial.best(rows).layer

@@ -1,0 +1,106 @@
+"""What an evaluation is given, checked before any work, and the line it leaves in the run's results.jsonl."""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
+from fgtrain.checkpoint import Checkpoint
+from fgtrain.config import need
+from fgtrain.data import open_shards, pick_device
+from fgtrain.nets import Encoder
+
+SMALLEST, LARGEST = 32, 4096  # pixels; below 32 the last stage has less than one position
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder, the shard set and view size to evaluate it at, and the device."""
+
+    found: Checkpoint
+    shards: ShardSet
+    size: int
+    device: torch.device
+
+    @classmethod
+    def open(cls, path: Path, shards: Path | None, size: int | None, device: str, splits: Sequence[str]) -> "Subject":
+        """By default the run's own shard set and view size. InputError unless it has these splits, and classes."""
+        found = Checkpoint.find(path)
+        if shards is None and found.run is not None:
+            noted = found.run.facts.get("shards", {}).get("path")
+            shards = Path(noted) if noted else None
+        data = open_shards(shards)
+        if missing := [split for split in splits if not data.splits.get(split)]:
+            has = ", ".join(f"{split} ({n:,})" for split, n in data.splits.items() if n)
+            raise InputError(
+                f"{data.path} has no {' and no '.join(missing)} split, and this evaluation works on "
+                f"{' and '.join(splits)}; it has {has}. Name another set with --shards."
+            )
+        if len(data.classes) < 2:
+            raise InputError(
+                f"{data.path} has {len(data.classes) or 'no'} class{'es' * (not data.classes)}, and this evaluation "
+                "needs images labelled with two or more. Name another set with --shards."
+            )
+        size = found.size if size is None else size
+        need(SMALLEST <= size <= LARGEST, "size", size, f"{SMALLEST} to {LARGEST} pixels")
+        return cls(found, data, size, pick_device(device))
+
+    @property
+    def name(self) -> str:
+        return f"{self.found.run.path if self.found.run else self.found.file}, step {self.found.step:,}"
+
+    @property
+    def chance(self) -> float:
+        return 1 / len(self.shards.classes)
+
+    def encoders(self, untrained: bool) -> dict[str, Encoder]:
+        """Under the name it has in tables: the encoder, and beside it the one that the run started from."""
+        made = {self.name: self.found.encoder()}
+        return made | {"untrained": self.found.untrained()} if untrained else made
+
+    def record(self, evaluation: str, **values: Any) -> dict[str, Any]:
+        """-> the line, flat: evaluation, step, figures as shares of one, settings, and where and when it was measured.
+
+        It is appended to the run's results.jsonl; an encoder that lies in no run directory has none.
+        """
+        line = {"evaluation": evaluation, "step": self.found.step, **values, "size": self.size}
+        line |= {"shards": str(self.shards.path), "digest": self.shards.manifest["digest"]}
+        line |= {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        if self.found.run is not None:
+            append(self.found.run.path / "results.jsonl", line)
+        return line
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Adds one line, whole or not at all: what a full disk cut short is taken back before the error goes on."""
+    line = (json.dumps(record) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(start)
+            raise
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a .jsonl file, [] when there is none. InputError naming the line that is none."""
+    if not path.is_file():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise InputError(f"{path}, line {number} is no JSON: {line[:60]!r}. Delete that line.") from None
+    return records

@@ -1,0 +1,92 @@
+"""The linear layer on features known to be separable, fractions of the labels, and intervals against scipy."""
+
+import pytest
+import torch
+from scipy import stats
+
+from fgdata.errors import InputError
+from fgtrain.evaluate import intervals, linear, probe
+
+
+def clusters(seed: int, n: int, spread: float, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
+    labels = torch.randint(classes, (n,), generator=generator)
+    return centres[labels] + spread * torch.randn(n, 16, generator=generator), labels, torch.arange(n)
+
+
+@pytest.mark.parametrize("protocol", linear.PROTOCOLS.values(), ids=linear.PROTOCOLS)
+def test_learns_separable_features(protocol: linear.Protocol):
+    rows = clusters(0, 120, spread=0.3)
+    trial = linear.Trial(rows[1], 1.0, 16, 5, protocol, seed=0)
+    linear.fit(lambda _epoch: rows, [trial], protocol)
+    best = trial.best(rows)
+    assert best.rate in protocol.rates
+    assert best.right(clusters(1, 100, spread=0.3)).float().mean() > 0.95
+
+
+def test_trials_side_by_side_are_the_trials_alone():
+    protocol = linear.Protocol(3, 16, (0.1, 0.01))
+    rows = clusters(0, 90, spread=1.0)
+
+    def trial(seed: int, fraction: float) -> linear.Trial:
+        return linear.Trial(rows[1], fraction, 16, 5, protocol, seed)
+
+    together, alone = [trial(0, 1.0), trial(1, 0.5)], trial(1, 0.5)
+    linear.fit(lambda _epoch: rows, together, protocol)
+    linear.fit(lambda _epoch: rows, [alone], protocol)
+    assert all(
+        torch.equal(a.layer.weight, b.layer.weight) for a, b in zip(together[1].students, alone.students, strict=True)
+    )
+
+
+def test_a_trial_learns_only_from_its_labelled_samples():
+    """Rows that it may not see are not a number: one of them would leave none in the weights."""
+    protocol = linear.Protocol(2, 16, (0.1, 0.01))
+    features, labels, numbers = clusters(0, 90, spread=1.0)
+    trial = linear.Trial(labels, 0.5, 16, 5, protocol, seed=0)
+    seen = trial.students[0].seen
+    assert seen.sum() == sum(round(0.5 * int((labels == c).sum())) for c in range(5))
+    features[~seen] = torch.nan
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(1))  # rows arrive in another order
+    linear.fit(lambda _epoch: (features[order], labels[order], numbers[order]), [trial], protocol)
+    assert all(s.layer.weight.isfinite().all() for s in (*trial.students, *trial.searching))
+    searched = trial.searching[0].seen
+    assert not (searched & trial.held).any()
+    assert ((searched | trial.held) == seen).all()
+
+
+def test_fractions_are_stratified_nested_and_refused_when_a_class_is_left_empty():
+    labels = torch.tensor([0] * 40 + [1] * 10 + [2] * 3)
+    half, fifth = probe.labelled(labels, 0.5, seed=3), probe.labelled(labels, 0.2, seed=3)
+    assert [int(half[labels == c].sum()) for c in range(3)] == [20, 5, 2]
+    assert [int(fifth[labels == c].sum()) for c in range(3)] == [8, 2, 1]
+    assert not (fifth & ~half).any()
+    assert not torch.equal(half, probe.labelled(labels, 0.5, seed=4))
+    assert probe.labelled(labels, 1.0, seed=0).all()
+    with pytest.raises(InputError, match=r"leaves a class of 3 training images without any; this set allows 0\.167"):
+        probe.labelled(labels, 0.1, seed=0)
+    assert probe.labelled(labels, 0.167, seed=0)[50:].sum() == 1
+
+
+def test_one_label_of_every_class_leaves_none_to_choose_a_rate_by():
+    with pytest.raises(InputError, match="none can be held out"):
+        linear.Trial(torch.arange(4), 1.0, 2, 4, linear.PROTOCOLS["cvsa"], seed=0)
+
+
+def test_held_out_part_is_a_tenth_of_each_class():
+    labels = torch.tensor([0] * 40 + [1] * 5 + [2])
+    held = probe.held_out(labels, seed=3)
+    assert [int(held[labels == c].sum()) for c in range(3)] == [4, 1, 0]
+
+
+def test_intervals_are_those_of_scipy():
+    for values in ([0.61, 0.64, 0.6], [0.1, 0.4], [0.5, 0.55, 0.61, 0.5, 0.47, 0.52]):
+        mean, half = intervals.mean_interval(values)
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
+        assert half is not None
+        assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
+    assert intervals.mean_interval([0.5]) == (0.5, None)
+    for freedom in (1, 2, 3, 4, 7, 30, 101):
+        assert intervals.t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-8)
+    assert (intervals.percent([0.643]), intervals.percent([0.64, 0.66])) == ("64.3", "65.0 ± 12.7")
