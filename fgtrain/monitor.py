@@ -3,22 +3,28 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fgdata.errors import InputError
 from fgtrain.rundir import RunDir
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 
 
 class Monitor:
-    """Counts images and the time spent waiting for data since the last `rates()`."""
+    """Counts images and the time spent waiting for data since the last `rates()`.
 
-    def __init__(self, run: RunDir, step: int, total: int, steps_per_epoch: int):
+    Without a run it shows and writes nothing, as in every process of a training but the first.
+    """
+
+    def __init__(self, run: RunDir | None, step: int, total: int, steps_per_epoch: int, board: bool = False):
         self.run, self.total, self.steps_per_epoch = run, total, steps_per_epoch
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.board = _board(run.path, step) if run and board else None
+        self.console = Console(highlight=False, soft_wrap=True, quiet=run is None)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -38,6 +44,8 @@ class Monitor:
 
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
+        if self.board:
+            self.board.close()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -57,6 +65,19 @@ class Monitor:
         self.images, self.waited, self.since = 0, 0.0, now
         return rates
 
+    def record(self, record: dict[str, Any]) -> None:
+        """A line of metrics.jsonl: of a loss with its rates, or of the kNN accuracy."""
+        if self.run is None:
+            return
+        self.run.append("metrics.jsonl", record)
+        if self.board:
+            for name in record.keys() - {"step"}:
+                self.board.add_scalar(name, record[name], record["step"])
+        if "knn" in record:
+            self.say(f"epoch {record['epoch']:.0f}  kNN accuracy {record['knn']:.1%}")
+        else:
+            self.show(record)
+
     def show(self, record: dict[str, Any]) -> None:
         state = (
             f"loss {record['loss']:.4f}  {record['images_per_second']:.0f} images/s  "
@@ -64,12 +85,25 @@ class Monitor:
         )
         self.bar.update(self.task, state=state)
         line = f"epoch {record['epoch']:.2f}  step {record['step']:,}/{self.total:,}  {state}"
-        self.run.log(line)
+        self.log(line)
         now = time.perf_counter()
         if not self.console.is_terminal and (now - self.spoke > PLAIN_SECONDS or record["step"] == self.total):
             self.spoke = now
             self.console.print(line)
 
     def say(self, line: str) -> None:
-        self.run.log(line)
-        self.console.print(line)
+        self.log(line)
+        self.console.print(line, markup=False)
+
+    def log(self, line: str) -> None:
+        if self.run is not None:
+            self.run.log(line)
+
+
+def _board(path: Path, step: int) -> Any:
+    """A writer of TensorBoard's files that hides what an earlier, interrupted part of the run wrote after `step`."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--tensorboard needs tensorboard: pip install 'fgdata[tensorboard]'") from error
+    return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)

@@ -7,53 +7,92 @@ Files appear whole: written as `.part`, then renamed; a checkpoint is a folder t
 files and log.txt grow line by line. Nothing is unpickled: state.pt is read with weights_only.
 """
 
+import io
 import json
 import os
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fgdata.errors import InputError
+from fgdata.lock import alone
 from fgtrain.config import Config
 from fgtrain.configfile import differences, from_dict, to_dict
 
 
 class RunDir:
-    """The folder of one run. `open` decides whether it may be used; the rest reads and writes."""
+    """The folder of one run. `claim` decides whether it may be trained in; the rest reads and writes."""
 
     def __init__(self, path: Path):
         self.path = path
+        self._held: ExitStack | None = None
 
     @classmethod
-    def open(cls, path: Path, config: Config) -> "RunDir":
-        """For training: an empty or new folder, or with --resume one whose settings are the same. Else InputError.
+    @contextmanager
+    def claim(cls, path: Path, config: Config) -> Iterator["RunDir"]:
+        """For training: an empty or new folder, or with --resume one whose settings are the same, and no other
+        process in it until the block ends. Else InputError.
 
-        Nothing is written yet, so that a run refused for another reason leaves no folder behind.
+        Nothing is written before `start`, so that a run refused for another reason leaves no folder behind.
         """
-        run, resume = cls(path), config.machine.resume
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file; --out must be a folder.")
+        run = cls(path)
+        with ExitStack() as run._held:
+            if path.is_dir():
+                run._lock()
+            run._check(config)
+            yield run
+
+    def start(self, config: Config) -> None:
+        """Makes the folder and writes the settings; called when nothing is left that could refuse them."""
+        if not self.path.is_dir():
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--out {self.path} cannot be made: {error.strerror}. Choose another.") from error
+            self._lock()
+            self._check(config)  # another run may have been here between the first check and the lock
+        write_json(self.config_path, to_dict(config))
+
+    def _lock(self) -> None:
+        assert self._held is not None
+        try:
+            self._held.enter_context(alone(self.path))
+        except InputError:
+            pid = self.facts.get("pid")
+            raise InputError(
+                f"Another fgtrain{f' (process {pid})' if pid else ''} is training in {self.path}. Wait for it, or stop "
+                "it with Ctrl-C and continue its run with --resume, or choose another folder with --out."
+            ) from None
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be used: {error.strerror}. Choose another.") from error
+
+    def _check(self, config: Config) -> None:
+        path, resume = self.path, config.machine.resume
+        home = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+        if not home.is_dir():
+            what = "is a file" if home.is_file() else "is no folder"
+            raise InputError(f"{home} {what}; --out must be a folder, or a place where one can be made.")
+        if not os.access(home, os.W_OK | os.X_OK):
+            raise InputError(f"--out {path} cannot be written: no permission in {home}. Choose another.")
         found = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
         if found and not resume:
             raise InputError(
                 f"{path} is not empty (it holds {', '.join(found[:4])}). Continue that run with --resume, or choose "
                 "another folder with --out."
             )
-        if found and not run.config_path.is_file():
+        if found and not self.config_path.is_file():
             raise InputError(f"{path} is not empty and holds no config.json, so it is no run. Choose another --out.")
-        if found and (changed := differences(run.config(), config)):
+        if found and (changed := differences(self.config(), config)):
             raise InputError(
                 f"{path} was started with other settings; --resume changes none of them:\n  "
                 + "\n  ".join(changed)
                 + "\nLeave those flags out, or start a new run with another --out."
             )
-        return run
-
-    def start(self, config: Config) -> None:
-        """Makes the folder and writes the settings; called when nothing is left that could refuse them."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.config_path, to_dict(config))
 
     @property
     def config_path(self) -> Path:
@@ -72,12 +111,16 @@ class RunDir:
         write_json(self.path / "run.json", {**self.facts, **facts})
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        with (self.path / name).open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append(self.path / name, json.dumps(record))
 
     def log(self, line: str) -> None:
-        with (self.path / "log.txt").open("a") as file:
-            file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
+        append(self.path / "log.txt", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}")
+
+    def has(self, key: str, step: int | None = None) -> bool:
+        """Whether metrics.jsonl has a line with `key`, of that step where one is given."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return any(f'"{key}":' in line and step in (None, _step(line)) for line in lines)
 
     def cut_metrics(self, step: int) -> None:
         """Drops the lines after `step`: a resumed run writes them again."""
@@ -87,44 +130,92 @@ class RunDir:
             write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
     @property
+    def checkpoints(self) -> list[Path]:
+        """The folders of whole checkpoints, oldest first."""
+        return sorted(p for p in (self.path / "checkpoints").glob("[0-9]*") if p.name.isdigit() and p.is_dir())
+
+    @property
     def last_checkpoint(self) -> Path | None:
+        """What `last` points to; where someone removed that, the newest that is left."""
         last = self.path / "checkpoints" / "last"
-        return last.resolve() if last.is_dir() else None
+        return last.resolve() if last.is_dir() else self.checkpoints[-1].resolve() if self.checkpoints else None
+
+    def resume_point(self) -> Path | None:
+        """The checkpoint to continue from; None for a run that never saved one. InputError where it has gone."""
+        last, facts = self.last_checkpoint, self.facts
+        ended = facts.get("step") if facts.get("status") in ("done", "stopped") else None
+        if last is None and (step := facts.get("checkpoint") or ended):
+            raise InputError(
+                f"{self.path} saved a checkpoint at step {step:,}, as its run.json says, and none is left in "
+                f"{self.path / 'checkpoints'}. Put it back, or start anew in another folder with --out."
+            )
+        return last
 
     def save_checkpoint(self, step: int, encoder: Any, about: dict[str, str], state: dict[str, Any], keep: int) -> Path:
-        """encoder.safetensors (torchvision's names, `about` as metadata) and state.pt, together or not at all."""
+        """encoder.safetensors (torchvision's names, `about` as metadata) and state.pt, together or not at all.
+
+        InputError when they cannot be written; the checkpoints before are whole then, and nothing of this one is left.
+        """
         import torch
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = self.path / "checkpoints"
         name = f"{step:07d}"
         if (folder / name).is_dir() and self.last_checkpoint == (folder / name).resolve():
             return folder / name
-        for stale in folder.glob("*.part"):  # of a run that was killed while it saved
-            stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
-        part = folder / f"{name}.part"
-        part.mkdir(parents=True)
         weights = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-        # One key: safetensors writes several in an order that differs from run to run.
-        save_file(weights, part / "encoder.safetensors", metadata={"fgtrain": json.dumps(about, sort_keys=True)})
-        torch.save(state, part / "state.pt")
-        for file in part.iterdir():
-            with file.open("rb+") as written:
-                os.fsync(written.fileno())
-        shutil.rmtree(folder / name, ignore_errors=True)
-        part.rename(folder / name)
-        link = folder / "last.part"
-        link.symlink_to(name)
-        link.replace(folder / "last")
-        for old in sorted(p for p in folder.iterdir() if p.name.isdigit())[: -max(1, keep)]:
+        # Made in memory and written by Python: torch and safetensors hide why a disk refused. One key of metadata, as
+        # safetensors writes several in an order that differs from run to run.
+        content = io.BytesIO()
+        torch.save(state, content)
+        files = {
+            "encoder.safetensors": save(weights, metadata={"fgtrain": json.dumps(about, sort_keys=True)}),
+            "state.pt": content.getbuffer(),
+        }
+        part, link = folder / f"{name}.part", folder / "last.part"
+        try:
+            for stale in folder.glob("*.part"):  # of a run that was killed while it saved
+                remove(stale)
+            part.mkdir(parents=True)
+            for file, data in files.items():
+                with (part / file).open("wb") as written:
+                    written.write(data)
+                    written.flush()
+                    os.fsync(written.fileno())
+            remove(folder / name)
+            part.rename(folder / name)
+            link.symlink_to(name)
+            link.replace(folder / "last")
+        except OSError as error:
+            remove(part)
+            remove(link)
+            last = self.last_checkpoint
+            raise InputError(
+                f"The checkpoint of step {step:,} could not be written to {folder}: {error.strerror}. The last whole "
+                f"one is {last.name if last else 'none'}. Make room or mend the place, then continue with --resume."
+            ) from error
+        for old in self.checkpoints[: -max(1, keep)]:
             shutil.rmtree(old)
         return folder / name
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
+    """state.pt of a checkpoint folder. InputError names a damaged one and what is left to continue from."""
     import torch
 
-    return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    file = checkpoint / "state.pt"
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        others = [p.name for p in RunDir(checkpoint.parent.parent).checkpoints if p.name != checkpoint.name]
+        after = (
+            f"Checkpoints left beside it: {', '.join(others)}. To continue from {others[-1]}, remove the damaged one "
+            f"and run the same command again:\n  rm -r {quote(str(checkpoint))}"
+            if others
+            else "There is no other checkpoint beside it; start anew in another folder with --out."
+        )
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+        raise InputError(f"{file} cannot be read: {reason or 'it is empty'}. {after}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -132,9 +223,51 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    with whole(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields `path`.part to write; it becomes `path` when the block ends, and goes when the block fails.
+
+    InputError, naming `path`, when the disk is full or the place cannot be written.
+    """
     part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        remove(part)
+        raise InputError(f"{path} could not be written: {error.strerror}. Nothing of it is left behind.") from error
+    except BaseException:
+        remove(part)
+        raise
+
+
+def append(path: Path, line: str) -> None:
+    """Adds a line, or on a full disk nothing of it and InputError."""
+    left = memoryview(f"{line}\n".encode())
+    try:
+        with path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(end)
+                raise
+    except OSError as error:
+        raise InputError(f"{path} could not be written: {error.strerror}. What it held before is kept.") from error
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

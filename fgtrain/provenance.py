@@ -1,0 +1,44 @@
+"""What run.json says about where a run came from."""
+
+import os
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgdata.shards.reader import ShardSet
+from fgtrain import parallel
+
+
+def facts(shards: ShardSet, device: torch.device) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "numpy", "opencv-contrib-python-headless")
+    return {
+        "argv": sys.argv,
+        "pid": os.getpid(),
+        "commit": commit(),
+        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in packages}},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": parallel.world_size(),
+        "threads": torch.get_num_threads(),
+        "shards": {"path": str(shards.path.resolve()), "digest": shards.manifest["digest"]},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this source tree, or None for an installed package."""
+    git = Path(__file__).resolve().parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        loose = git / head[5:]
+        if loose.is_file():
+            return loose.read_text().strip()
+        packed = (git / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(head[5:])), None)
+    except OSError:
+        return None
