@@ -25,7 +25,7 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Settings that change the result and differ, one line each. The shard set's place is not one of them."""
-    flat_old, flat_new = _flat(to_dict(old)), _flat(to_dict(new))
+    flat_old, flat_new = flat(to_dict(old)), flat(to_dict(new))
     named = sorted(flat_old.keys() | flat_new.keys())
     kept = [k for k in named if not k.startswith("machine.") and k != "data.shards"]
     return [f"{k}: {flat_old.get(k)} -> {flat_new.get(k)}" for k in kept if flat_old.get(k) != flat_new.get(k)]
@@ -39,10 +39,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings -> one level, as the flags name them: {"optim.lr": 0.03}."""
     out = {}
     for key, value in values.items():
-        out.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+        out.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return out
 
 
