@@ -7,6 +7,7 @@ Everything inside the folder is the same whenever and however often it is built:
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from .boxes import Objective
 from .datasets import DATASETS, Dataset, Record
 from .engine import run_jobs, validate
 from .errors import InputError
-from .lock import alone
+from .lock import alone, made
 from .progress import Progress
 from .saliency import component, detector, require
 from .shards.manifest import (
@@ -35,6 +36,7 @@ from .shards.manifest import (
     write_atomic,
 )
 from .shards.maps import MAPS, SIDE, merge, pack
+from .shards.reader import set_faults
 from .shards.writer import ShardWriter
 
 ORDER_SEED = (
@@ -88,10 +90,10 @@ def build(
     plan = _plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
-    out.mkdir(parents=True, exist_ok=True)
-    with alone(out):
+    with made(out), alone(out):
         if (out / MANIFEST).is_file():
             manifest = read_manifest(out)
+            _refuse_damaged(out, manifest)
             _refuse_other(out, manifest, plan, ("versions", "format_version"))
             shutil.rmtree(out / BUILDING, ignore_errors=True)
             return Built(manifest, 0, 0.0)
@@ -243,6 +245,24 @@ def versions() -> dict[str, str]:
     import numba
 
     return {"fgdata": __version__, "numpy": np.__version__, "opencv": cv2.__version__, "numba": numba.__version__}
+
+
+def _refuse_damaged(out: Path, manifest: dict) -> None:
+    """Refuses a complete set of which something is missing or of another length; `fgdata check` reads every byte."""
+    faults = list(set_faults(out, manifest))
+    if "maps" in manifest:
+        path = out / MAPS
+        if not path.is_file():
+            faults.append(f"{path} is missing")
+        elif (size := path.stat().st_size) != manifest["maps"]["bytes"]:
+            faults.append(f"{path} is damaged: {size:,} bytes where {manifest['maps']['bytes']:,} were written")
+    if faults:
+        more = f", the first of {len(faults):,} faults" if len(faults) > 1 else ""
+        folder = shlex.quote(str(out))
+        raise InputError(
+            f"{faults[0]}{more}. `fgdata check {folder}` names all damage. Restore the files, or build the set again: "
+            f"rm -r {folder}, then this command"
+        )
 
 
 def _refuse_unlike(out: Path, plan: dict) -> None:

@@ -1,6 +1,7 @@
 """The `fgdata` command: build-shards, rebox, add, check, score, show, list."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .errors import run_command
+from .errors import counted, run_command
 
 ShardFolder = Annotated[Path, tyro.conf.Positional]
 
@@ -55,8 +56,9 @@ def build_shards(
         grid: Cells per side of the grid on which all boxes are compared, 2 to 256.
         max_side: Re-encode images whose longer side is larger to this many pixels. Default: the original JPEG bytes.
         quality: JPEG quality of re-encoded images, 1 to 100.
-        on_bad_image: stop names the first unreadable image and stops; skip leaves such images out and lists them
-            in the manifest.
+        on_bad_image: stop names the first image that cannot be read or whose box lies outside it, and stops; skip
+            leaves such images out and lists them in the manifest. A JPEG of which only the inside is damaged decodes,
+            here as elsewhere, to a picture that is partly wrong: no decoder can tell for sure.
         shard_samples: Samples in a shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where the shards are built: in local processes, or on a Ray cluster.
@@ -104,7 +106,8 @@ def build_shards(
     print(f"{out}: {total}, {done.written:,} of them built now in {done.seconds:,.1f} s")
     for line in _remarks(done.manifest):
         print(f"  {line}")
-    print(f"Look at it:  fgdata show {out}\nTrain on it: fgtrain run cvsa --data.shards {out}")
+    folder = shlex.quote(str(out))
+    print(f"Look at it:  fgdata show {folder}\nTrain on it: fgtrain run cvsa --data.shards {folder}")
     return 0
 
 
@@ -140,7 +143,7 @@ def rebox(
     wanted = Objective(objective, tau, k, min_area, grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: boxes of {_total(done.manifest)} solved again in {done.seconds:,.1f} s")
-    print(f"Compare them: fgdata score {done.path}")
+    print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
 
@@ -160,7 +163,7 @@ def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int |
 
     done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: boxes by {saliency} added to {_total(done.manifest)} in {done.seconds:,.1f} s")
-    print(f"Compare them: fgdata score {done.path}")
+    print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
 
@@ -181,13 +184,15 @@ def check(shards: ShardFolder) -> int:
         print(fault, file=sys.stderr)
     if faults:
         print(
-            f"{shards} is NOT whole: {len(faults)} fault(s). Restore the files named above, or build the set again.",
+            f"{shards} is NOT whole: {counted(len(faults), 'fault')}. Restore the files named above, or build the set "
+            "again.",
             file=sys.stderr,
         )
         return 1
     tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
     size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars) + manifest.get("maps", {}).get("bytes", 0)
-    print(f"{shards} is whole: {total:,} samples in {len(tars)} tars, {size / 1e6:,.1f} MB, every sha256 as written.")
+    said = f"{counted(total, 'sample')} in {counted(len(tars), 'tar')}, {size / 1e6:,.1f} MB"
+    print(f"{shards} is whole: {said}, every sha256 as written.")
     return 0
 
 
@@ -263,26 +268,36 @@ def main(args: Sequence[str] | None = None) -> int:
         )
 
     words = sys.argv[1:] if args is None else list(args)
-    goes_on = "The same command goes on behind the last finished shard."
-    return run_command("fgdata", command, goes_on if words[:1] == ["build-shards"] else "The shard set is as it was.")
+    when_stopped = {
+        "build-shards": "What is finished is kept: the same command goes on behind the last finished shard.",
+        "rebox": "The shard set is as it was.",
+        "add": "The shard set is as it was.",
+    }
+    return run_command("fgdata", command, when_stopped.get(words[0] if words else "", ""))
 
 
 def _total(manifest: dict) -> str:
     counts = {name: split["samples"] for name, split in manifest["splits"].items()}
-    return f"{sum(counts.values()):,} samples ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"
+    parts = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    return f"{counted(sum(counts.values()), 'sample')} ({parts})"
 
 
 def _remarks(manifest: dict) -> list[str]:
     """What a person should know of a finished build."""
     lines = []
     if manifest["skipped"]:
-        lines.append(f"{len(manifest['skipped']):,} unreadable images skipped; manifest.json lists them")
+        lines.append(f"{counted(len(manifest['skipped']), 'unusable image')} skipped; manifest.json lists them")
     if manifest["boxes_clipped"]:
-        lines.append(f"{manifest['boxes_clipped']:,} images had ground-truth boxes that overran them; clipped")
+        clipped = counted(manifest["boxes_clipped"], "image")
+        lines.append(f"{clipped} had ground-truth boxes that overran their borders; clipped")
     if manifest["reencoded"]:
-        lines.append(f"{manifest['reencoded']:,} images re-encoded as JPEG (not plain JPEG, or larger than --max-side)")
+        encoded = counted(manifest["reencoded"], "image")
+        lines.append(f"{encoded} re-encoded as JPEG (not plain JPEG, or larger than --max-side)")
     for name, counts in manifest["fallbacks"].items():
-        lines += [f"{count:,} images got the whole-image box from {name}: {kind} map" for kind, count in counts.items()]
+        lines += [
+            f"{counted(count, 'image')} got the whole-image box from {name}: {kind} map"
+            for kind, count in counts.items()
+        ]
     return lines
 
 

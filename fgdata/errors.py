@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read, and how a command line tells it."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -15,18 +16,27 @@ class InputError(Exception):
     """
 
 
-def run_command(program: str, command: Callable[[], int | None], when_stopped: str) -> int:
+def counted(count: int, noun: str) -> str:
+    """1, "image" -> "1 image"; 2889, "image" -> "2,889 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def run_command(program: str, command: Callable[[], int | None], when_stopped: str = "") -> int:
     """Runs a command line's work -> its exit code: the command's own, 2 for input that cannot be used, 130 for Ctrl-C.
 
     Whatever a user can mend (their input, a full disk, a folder without permission) is one message, never a traceback.
+    `when_stopped` says what is left behind and how to go on; nothing where a command writes nothing.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII only gets \\u2026, not an exception
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command() or 0
     except InputError as fault:
         print(f"{program}: {fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{program}: stopped. {when_stopped}", file=sys.stderr)
+        print(f"\n{program}: stopped. {when_stopped}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has gone, as `head` does; Python would complain again at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -35,5 +45,5 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         if fault.errno not in _MENDABLE:
             raise
         where = f": {fault.filename}" if fault.filename else ""
-        print(f"{program}: {fault.strerror}{where}. What is finished is kept. {when_stopped}", file=sys.stderr)
+        print(f"{program}: {fault.strerror}{where}. {when_stopped}".rstrip(), file=sys.stderr)
         return 2

@@ -1,11 +1,30 @@
-"""One process at a time for a folder."""
+"""A folder to write to: made, or refused in words; one process at a time."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Makes a folder and those above it; what it made goes again when the block fails and left it empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError(
+            f"The folder {folder} cannot be made: {fault.strerror}. Name another place for the shard set: --out FOLDER"
+        ) from None
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def _truth(pixel_boxes, header: images.Header, file: str) -> tuple[np.ndarray, b
     try:
         return clip_boxes(pixel_boxes, header.width, header.height)
     except InputError as fault:
-        raise InputError(f"{file}: {fault}") from None
+        raise InputError(f"{file}: {fault} Or leave such images out: --on-bad-image skip") from None
 
 
 def largest(truth: np.ndarray, file: str) -> np.ndarray:

@@ -120,6 +120,27 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         build(data, tmp_path, saliency=("gt",))
     with pytest.raises(InputError, match="is a file"):
         build(data, tmp_path / "a.jpg", saliency=("gt",))
+    for below in (tmp_path / "a.jpg" / "set", Path("/proc/set")):
+        with pytest.raises(InputError, match=r"set cannot be made: .* --out FOLDER"):
+            build(data, below, saliency=("gt",))
+
+
+@pytest.mark.parametrize("damage", ["a cut tar", "no index", "an edited manifest", "no maps"])
+def test_a_complete_set_with_damage_is_not_called_complete(tmp_path, damage):
+    data = dataset(tmp_path, {"a.jpg": jpeg(), "b.jpg": jpeg(NOISE[::-1])})
+    out = tmp_path / "my set"
+    make = partial(build, data, out, saliency=("spectral-residual",), keep_maps=True)
+    make()
+    files = {"a cut tar": "train-000000.tar", "no index": "train-000000.idx", "no maps": "maps.h5"}
+    path = out / files.get(damage, "manifest.json")
+    if damage.startswith("no"):
+        path.unlink()
+    elif damage == "a cut tar":
+        path.write_bytes(path.read_bytes()[:-512])
+    else:
+        path.write_text(path.read_text().replace('"samples": 2', '"samples": 1', 1))
+    with pytest.raises(InputError, match=rf"{path.name}.*`fgdata check '.*my set'`.*rm -r '.*my set'"):
+        make()
 
 
 @pytest.mark.slow
@@ -222,7 +243,7 @@ def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_
         InputError, match=r"(?s)\w+.jpg cannot be read as an image.*--on-bad-image skip.*first of 3 such"
     ):
         build(data, tmp_path / "set", saliency=("gt",))
-    assert not list((tmp_path / "set").iterdir()), "it stops before anything is written"
+    assert not (tmp_path / "set").exists(), "it stops before anything is written"
     done = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip")
     assert {entry["file"] for entry in done.manifest["skipped"]} == {"cut.jpg", "none.jpg", "text.jpg"}
     assert all("cannot be read" in entry["why"] for entry in done.manifest["skipped"])
@@ -326,4 +347,4 @@ def test_a_box_outside_its_image_stops_the_build_before_anything_is_written(tmp_
     data = dataset(tmp_path, {f"{i}.jpg": jpeg() for i in range(3)}, {"2.jpg": ((100.0, 0.0, 5.0, 5.0),)})
     with pytest.raises(InputError, match=r"2.jpg: box .* has no area inside its 64 x 48 image"):
         build(data, tmp_path / "set", saliency=("gt",), shard_samples=1)
-    assert not list((tmp_path / "set").iterdir())
+    assert not (tmp_path / "set").exists()

@@ -156,7 +156,7 @@ def test_the_class_shows_in_the_bird_and_not_behind_it():
 
 def test_drawn_records_and_bytes():
     made = datasets.read("drawn", **SMALL, seed=4)
-    assert made.settings == {**SMALL, "seed": 4}
+    assert made.settings == {**SMALL, "seed": 4, "painter": 1}
     assert [len(made.classes), len(made.records)] == [4, 24]
     assert Counter((r.label, r.split) for r in made.records) == {
         (k, s): n for k in range(4) for s, n in (("train", 4), ("test", 2))

@@ -16,6 +16,7 @@ import pytest
 
 from fgdata.errors import InputError
 from fgdata.shards.check import check
+from fgdata.shards.manifest import digest
 from fgdata.shards.reader import ShardSet, box, label, meta
 from fgdata.shards.writer import ShardWriter, box_bytes
 
@@ -201,26 +202,30 @@ def test_missing_and_cut_files_are_named_and_refused(copy, damage):
         ShardSet.open(copy)
 
 
-def edit(folder: Path, **changes) -> None:
+def change(folder: Path, signs: bool = True, **changes) -> None:
+    """Other settings in the manifest; signs: with the digest that makes it whole again."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    manifest = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(manifest | ({"digest": digest(manifest)} if signs else {})))
 
 
 def test_newer_formats(copy):
-    edit(copy, format_version="1.7", a_new_key={"of": "ours"})
+    change(copy, format_version="1.7", a_new_key={"of": "ours"})
     assert ShardSet.open(copy).splits["train"] == 32
-    edit(copy, format_version="2.0")
+    change(copy, format_version="2.0")
     for refused in (ShardSet.open, check):
         with pytest.raises(InputError, match=r"manifest.json is format 2.0; this fgdata reads up to 1.x. Upgrade"):
             refused(copy)
 
 
 def test_an_edited_manifest_and_a_stray_tar_are_faults(copy):
-    edit(copy, order_seed=7)
+    change(copy, signs=False, order_seed=7)
     (copy / "train-000099.tar").write_bytes(b"")
     first, second = check(copy)[1]
     assert "manifest.json was changed" in first
     assert "train-000099.tar does not belong" in second
+    with pytest.raises(InputError, match=r"manifest.json was changed .* `fgdata check .*` names all damage"):
+        ShardSet.open(copy)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": "1.0"}', '{"format_version": null}'])

@@ -21,6 +21,8 @@ from .stage import in_front, light, perch
 ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 1.0, 3 / 4)  # width / height, as photographs come
 JPEG_QUALITY = 92
 SIZES = (32, 2048)
+PAINTER = 1
+"""Counts the changes of what is painted: a set that was begun by another painter is not gone on with."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,13 @@ def read(*, classes: int = 20, images_per_class: int = 60, size: int = 256, seed
         for label, name in enumerate(names)
         for i in range(images_per_class)
     )
-    settings = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
+    settings = {
+        "painter": PAINTER,
+        "classes": classes,
+        "images_per_class": images_per_class,
+        "size": size,
+        "seed": seed,
+    }
     return Dataset("drawn", names, records, Painter(size, seed), settings)
 
 

@@ -44,8 +44,9 @@ def read_manifest(folder: Path) -> dict:
     try:
         manifest = json.loads(path.read_bytes())
         major = int(str(manifest["format_version"]).split(".")[0])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as fault:
-        raise InputError(f"{path} is damaged: {fault!r}. Build the set again into an empty folder.") from None
+    except (ValueError, KeyError, TypeError) as fault:
+        why = f"it is no JSON ({fault})" if isinstance(fault, ValueError) else "it states no format version"
+        raise InputError(f"{path} is damaged: {why}. Build the set again into an empty folder.") from None
     if major > FORMAT_MAJOR:
         raise InputError(
             f"{path} is format {manifest['format_version']}; this fgdata reads up to {FORMAT_MAJOR}.x. "

@@ -1,21 +1,23 @@
 """Random access to the samples of a shard set, every byte of them checked as it is read.
 
-`ShardSet.open` looks at the manifest, each tar's size and each index's sha256; `SplitReader.read` checks the crc32 of
-the sample it reads. Neither reads a whole tar: `fgdata check` does that.
+`ShardSet.open` looks at the manifest's digest, each tar's size and each index's sha256; `SplitReader.read` checks the
+crc32 of the sample it reads. Neither reads a whole tar: `fgdata check` does that.
 """
 
 import bisect
 import hashlib
 import json
 import os
+import shlex
 import threading
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
-from .manifest import is_sealed, read_manifest
+from .manifest import MANIFEST, digest, is_sealed, read_manifest
 
 
 class SplitReader:
@@ -48,7 +50,8 @@ class SplitReader:
             name = self.shards[shard]["name"]
             raise InputError(
                 f"{self.folder / name}.tar is damaged: sample {fields[3].split('.')[0]} (byte {start:,}) is not "
-                f"what was written. `fgdata check {self.folder}` names all damage; restore the tar or rebuild the set."
+                f"what was written. `{shlex.join(['fgdata', 'check', str(self.folder)])}` names all damage; restore "
+                "the tar or rebuild the set."
             )
         return {
             extension: bytes(blob[offset - start : offset - start + size])
@@ -103,16 +106,13 @@ class ShardSet:
 
     @staticmethod
     def open(path: str | Path) -> "ShardSet":
-        """InputError when the set is missing, unfinished, of a newer format, or a file of it is missing or cut."""
+        """InputError when the set is missing, unfinished or of a newer format, when its manifest is not as written, or
+        when a file of it is missing or cut."""
         path = Path(path)
         manifest = read_manifest(path)
-        for split in manifest["splits"].values():
-            for shard in split["shards"]:
-                faults = shard_faults(path, shard)
-                if faults:
-                    raise InputError(
-                        f"{faults[0]}. `fgdata check {path}` names all damage; restore the file or rebuild the set."
-                    )
+        if fault := next(set_faults(path, manifest), None):
+            check = shlex.join(["fgdata", "check", str(path)])
+            raise InputError(f"{fault}. `{check}` names all damage; restore the file or rebuild the set.")
         return ShardSet(path, manifest)
 
     def split(self, name: str) -> SplitReader:
@@ -123,6 +123,15 @@ class ShardSet:
         if name not in self._readers:
             self._readers[name] = SplitReader(self.path, name, self.manifest["splits"][name]["shards"])
         return self._readers[name]
+
+
+def set_faults(folder: Path, manifest: dict) -> Iterator[str]:
+    """What is wrong with a set's manifest, tars and indexes, as far as that shows without reading a tar."""
+    if digest(manifest) != manifest["digest"]:
+        yield f"{folder / MANIFEST} was changed after it was written: its digest does not match"
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            yield from shard_faults(folder, shard)
 
 
 def shard_faults(folder: Path, shard: dict) -> list[str]:
