@@ -24,7 +24,7 @@ from fgdata.shards.reader import ShardSet
 from fgdata.views import load
 from fgtrain.losses import wide
 from fgtrain.methods import SynthPairConfig
-from fgtrain.nets import hold_statistics
+from fgtrain.nets import Encoder
 from fgtrain.rundir import RunDir
 
 FILE, UNFINISHED = "decoder.safetensors", "decoder-warmup.pt"
@@ -149,9 +149,16 @@ def warm_up(
 ) -> None:
     """Trains the decoder alone on plain images: MSE on normalised pixels, Adam at a constant rate.
 
-    The encoder is frozen, with the statistics of the batch as in the training that follows; its own do not move.
+    The encoder is frozen; its batch norm takes the statistics of the batch, as in the training that follows. What runs
+    is a copy: its own running statistics must not move, and synchronised ones would wait for processes that do not take
+    part.
     """
     settings, unfinished = config.reconstruct, run.path / UNFINISHED
+    with torch.random.fork_rng(devices=[]):
+        frozen = Encoder(config.model)
+    frozen.load_state_dict(encoder.state_dict())
+    frozen.freeze(config.freeze_stages)
+    frozen.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(decoder.parameters(), lr=settings.lr)
     loader = load(
         shards,
@@ -163,7 +170,8 @@ def warm_up(
         threads=config.machine.threads,
         device=device,
     )
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and config.precision != "fp32")
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=able and config.precision != "fp32")
     epoch = 0
     if unfinished.is_file():
         state = torch.load(unfinished, map_location="cpu", weights_only=True)
@@ -179,8 +187,8 @@ def warm_up(
             for batch in loader:
                 x = batch["plain"].to(device, non_blocking=True)
                 with bf16:
-                    with torch.no_grad(), hold_statistics(encoder):
-                        v = encoder(x).pooled
+                    with torch.no_grad():
+                        v = frozen(x).pooled
                     loss = F.mse_loss(decoder(v), x)
                 optimizer.zero_grad()
                 loss.backward()
