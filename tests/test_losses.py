@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fgtrain.losses import alignment, attention, feature_std, info_nce, negative_cosine
+from fgtrain.losses import alignment, attention, feature_std, info_nce, negative_cosine, nt_xent, unit, wide
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -40,6 +40,50 @@ def test_info_nce_of_identical_rows_is_log_of_the_count():
     assert float(value) == pytest.approx(math.log(32), abs=1e-12)
 
 
+def two_views(n: int = 5, d: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    a, b = (unit(torch.randn(n, d, generator=rng(seed), dtype=torch.float64)) for seed in (1, 2))
+    return a, b
+
+
+@pytest.mark.parametrize("denominator", ["nt-xent", "paper"])
+def test_nt_xent_matches_loop(denominator):
+    (a, b), tau = two_views(), 0.3
+    rows = [*a, *b]
+    loop = 0.0
+    for i, anchor in enumerate(rows):
+        positive = (i + 5) % 10
+        left_out = {i} if denominator == "nt-xent" else {i, positive}
+        below = sum(math.exp(float(anchor @ other) / tau) for j, other in enumerate(rows) if j not in left_out)
+        loop -= math.log(math.exp(float(anchor @ rows[positive]) / tau) / below) / 10
+    assert float(nt_xent(a, b, tau, denominator=denominator)) == pytest.approx(loop, abs=1e-12)
+
+
+@pytest.mark.parametrize(("denominator", "count"), [("nt-xent", 13), ("paper", 12)])
+def test_nt_xent_of_identical_rows_is_log_of_the_count(denominator, count: int):
+    rows = unit(torch.ones(7, 4, dtype=torch.float64))
+    assert float(nt_xent(rows, rows, 0.1, denominator=denominator)) == pytest.approx(math.log(count), abs=1e-12)
+
+
+def test_nt_xent_of_the_whole_is_the_mean_over_its_parts():
+    a, b = two_views(6)
+    parts = [float(nt_xent(a, b, 0.1, slice(i, i + 2))) for i in (0, 2, 4)]
+    assert sum(parts) / 3 == pytest.approx(float(nt_xent(a, b, 0.1)), abs=1e-12)
+
+
+def test_lightly_agrees():
+    theirs = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    a, b = two_views(9, 16)
+    assert float(nt_xent(a, b, 0.2)) == pytest.approx(float(theirs.NTXentLoss(temperature=0.2)(a, b)), abs=1e-9)
+    assert float(negative_cosine(a, b)) == pytest.approx(float(theirs.NegativeCosineSimilarity()(a, b)), abs=1e-9)
+
+
+def test_unit_rows_and_widening():
+    x = torch.randn(3, 5, generator=rng())
+    torch.testing.assert_close(unit(x).norm(dim=1), torch.ones(3))
+    assert wide(x.half()).dtype == wide(x.bfloat16()).dtype == torch.float32
+    assert wide(x.double()).dtype == torch.float64
+
+
 @pytest.mark.parametrize("normalize", ["none", "cosine"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_alignment_matches_loop(normalize: str, reduction: str):
@@ -72,6 +116,13 @@ def test_alignment_of_a_perfect_map_is_zero():
     target = torch.nn.functional.interpolate(mask, (4, 4), mode="bilinear", antialias=True).flatten(1).double()
     perfect = torch.logit(target.clamp(1e-9, 1 - 1e-9))[:, :, None].expand(-1, -1, 16)
     assert float(alignment(perfect, mask, (4, 4), "sum")) < 1e-12
+
+
+def test_alignment_of_the_opposite_map_is_one_at_every_position():
+    mask = torch.ones(2, 1, 8, 8)
+    nothing = torch.full((2, 16, 16), -1e3)
+    assert float(alignment(nothing, mask, (4, 4), "mean")) == pytest.approx(1)
+    assert float(alignment(nothing, mask, (4, 4), "sum")) == pytest.approx(16)
 
 
 def test_mask_is_downsampled_by_a_triangle_as_wide_as_the_step():

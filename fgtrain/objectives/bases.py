@@ -69,7 +69,7 @@ class Moco(nn.Module):
         pairs = zip(q, reversed(k))  # view 0 against view 1, and view 1 against view 0 when symmetric
         loss = torch.stack([info_nce(a, b, self.queue, self.tau) for a, b in pairs]).mean()
         if self.training:
-            self.arrived.append(parallel.gather(torch.cat(k)))
+            self.arrived += [parallel.gather(key) for key in k]
         return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, list(target)
 
     @torch.no_grad()
