@@ -257,4 +257,20 @@ class Eval:
         self.what.main()
 
 
-COMMANDS: dict[str, Any] = {"eval": Eval, "show": Show, "list": List, "export": Export}
+@dataclass(frozen=True)
+class Compare:
+    """One table of what several runs have in their results.jsonl: mean and 95 % interval over runs that differ only in
+    their seed."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...", help_behavior_hint="(required)")]
+    """Run directories."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def main(self) -> None:
+        from fgtrain.evaluate.compare import run_compare
+
+        run_compare(self.runs, self.json)
+
+
+COMMANDS: dict[str, Any] = {"eval": Eval, "compare": Compare, "show": Show, "list": List, "export": Export}

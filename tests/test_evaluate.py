@@ -1,4 +1,4 @@
-"""kNN against scikit-learn, every eval command on one small run, what is refused, export into torchvision, the sheet."""
+"""kNN against scikit-learn, every eval command on a small run, what is refused, export into torchvision, the sheet."""
 
 import json
 import resource

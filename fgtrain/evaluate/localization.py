@@ -13,6 +13,7 @@ IoU >= .3, .5 and .7. In both, images are resized to a square without a crop, so
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import cv2
 import numpy as np
@@ -78,7 +79,7 @@ def overlap(low: np.ndarray, truth: np.ndarray, size: int) -> tuple[np.ndarray, 
 def overlaps(maps: np.ndarray, truth: Sequence[np.ndarray], size: int) -> Overlap:
     """(N, h, w) maps and the true boxes of each -> Overlap at `size` x `size` pixels."""
     with ThreadPoolExecutor(available_cores()) as pool:  # OpenCV lets go of the interpreter
-        rows = list(pool.map(lambda pair: overlap(*pair, size), zip(maps, truth)))
+        rows = list(pool.map(overlap, maps, truth, repeat(size)))
     largest, best = (np.stack(column) for column in zip(*rows))
     return Overlap(largest, best)
 

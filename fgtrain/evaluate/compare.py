@@ -1,0 +1,197 @@
+"""One table of several runs: runs that differ only in their seed are one row, its mean and 95 % interval over them.
+
+Only evaluations with the same settings on the same shard set (by digest) stand in one column. Of an evaluation that a
+run has made twice with the same settings the later one counts.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fgdata.errors import InputError
+from fgtrain.configfile import flat, to_dict
+from fgtrain.evaluate.intervals import mean_interval, percent
+from fgtrain.evaluate.subject import read_lines
+from fgtrain.rundir import RunDir
+
+FIGURES = {
+    "knn": ("accuracy",),
+    "linear": ("accuracy",),
+    "finetune": ("accuracy",),
+    "retrieval": ("rank1", "rank5", "map"),
+    "localization": ("maxboxacc", "maxboxaccv2"),
+}
+SETTINGS = {
+    "knn": ("k", "temperature"),
+    "linear": ("protocol", "cache", "fraction", "epochs", "trials"),
+    "finetune": ("epochs", "batch_size", "rates", "decays", "trials"),
+    "retrieval": (),
+    "localization": (),
+}
+"""Those that make two results of an evaluation comparable; all have the view size and the shard set's digest too."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One evaluation with one choice of settings, and one figure of it."""
+
+    evaluation: str
+    settings: tuple[tuple[str, Any], ...]
+    digest: str
+    figure: str
+
+    @property
+    def title(self) -> str:
+        said = {name: value for name, value in self.settings if value is not None}
+        words = {"cache": "cached" if said.get("cache") else "", "fraction": f"{said.get('fraction', 1):.0%} of labels"}
+        shown = [words[name] if name in words else _setting(name, value) for name, value in said.items()]
+        return f"{self.evaluation}, {self.figure}: " + ", ".join(text for text in shown if text)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs whose settings are the same but for the seed."""
+
+    settings: dict[str, Any]
+    runs: list[Path]
+    seeds: list[int]
+    steps: set[int]
+    values: dict[Column, list[float]]
+
+
+def compare(paths: Sequence[Path]) -> list[Group]:
+    """Run directories -> groups, in the order in which their first run is named.
+
+    InputError for a folder that is no run, or a run that nothing has measured yet.
+    """
+    if not paths:
+        raise InputError("Name the runs to compare: fgtrain compare runs/byol runs/cvsa")
+    groups: dict[str, Group] = {}
+    for path in {path.resolve(): path for path in paths}.values():
+        run = RunDir(path)
+        if not run.config_path.is_file():
+            raise InputError(f"{path} is no run directory: it has no config.json. Name folders like runs/cvsa.")
+        results = read_lines(path / "results.jsonl")
+        if not results:
+            raise InputError(f"{path} has no results yet. Measure it: fgtrain eval knn {shlex.quote(str(path))}")
+        settings = {k: v for k, v in flat(to_dict(run.config())).items() if not k.startswith("machine.")}
+        seed = settings.pop("seed")
+        settings["data.shards"] = run.facts.get("shards", {}).get("digest", "unknown")[:12]
+        group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(settings, [], [], set(), {}))
+        group.runs.append(path)
+        group.seeds.append(seed)
+        for column, line in latest(results).items():
+            group.values.setdefault(column, []).append(line[column.figure])
+            group.steps.add(line["step"])
+    return list(groups.values())
+
+
+def latest(results: Sequence[dict[str, Any]]) -> dict[Column, dict[str, Any]]:
+    """The lines of a results.jsonl -> per column the last line that holds it."""
+    found: dict[Column, dict[str, Any]] = {}
+    for line in results:
+        kind = line["evaluation"]
+        values = {name: line.get(name) for name in (*SETTINGS.get(kind, ()), "size")}
+        settings = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in values.items())
+        found |= {Column(kind, settings, line["digest"], figure): line for figure in FIGURES.get(kind, ())}
+    return found
+
+
+def run_compare(paths: Sequence[Path], as_json: bool) -> None:
+    groups = compare(paths)
+    names = [_name(group, groups) for group in groups]
+    columns = list(dict.fromkeys(column for group in groups for column in group.values))
+    columns.sort(key=lambda column: (column.digest, list(FIGURES).index(column.evaluation)))  # else as measured
+    digests = sorted({column.digest for column in columns})
+    if as_json:
+        print(json.dumps([_document(group, groups) for group in groups], indent=2))
+        return
+    table = Table(title="%, mean over seeds", title_justify="left")
+    table.add_column("evaluation", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    for digest in digests:
+        for column in (c for c in columns if c.digest == digest):
+            table.add_row(column.title, *(_cell(group, column) for group in groups))
+        table.add_section()
+    lines = [_legend(name, group, groups) for name, group in zip(names, groups)]
+    if len(digests) == 1:
+        lines.append(f"All of it was measured on one shard set (digest {digests[0][:12]}).")
+    else:
+        parts = ", then ".join(digest[:12] for digest in digests)
+        lines.append(f"Measured on {len(digests)} different shard sets, one part of the table each: digest {parts}.")
+    if twice := [name for name, group in zip(names, groups) if len(set(group.seeds)) < len(group.seeds)]:
+        lines.append(f"A seed stands there twice ({', '.join(twice)}): such runs are no independent trials.")
+    if any(len(values) > 1 for group in groups for values in group.values.values()):
+        lines.append("± half the 95 % interval of the mean over seeds (Student's t).")
+    console = Console(highlight=False)
+    console.print(table)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def different(groups: Sequence[Group]) -> list[str]:
+    """Settings that all groups have and not all have alike; those that only some methods have go with the method."""
+    first = groups[0].settings
+    shared = [key for key in first if all(key in group.settings for group in groups)]
+    return [key for key in shared if any(group.settings[key] != first[key] for group in groups)]
+
+
+def _name(group: Group, groups: Sequence[Group]) -> str:
+    first = group.runs[0]
+    alike = [other for other in groups if other.runs[0].resolve().name == first.resolve().name]
+    return str(first) if len(alike) > 1 else first.resolve().name
+
+
+def _legend(name: str, group: Group, groups: Sequence[Group]) -> str:
+    what = ", ".join(_setting(key, group.settings[key]) for key in different(groups)) or group.settings["method"]
+    seeds = f"{len(group.runs)} runs of seeds" if len(group.runs) > 1 else "seed"
+    steps = "steps" if len(group.steps) > 1 else "step"
+    return f"{name}: {what} ({seeds} {_listed(group.seeds)}, {steps} {_listed(sorted(group.steps))})"
+
+
+def _cell(group: Group, column: Column) -> str:
+    values = group.values.get(column, [])
+    if not values:
+        return ""
+    return percent(values) + (f" ({len(values)} of {len(group.runs)})" if len(values) < len(group.runs) else "")
+
+
+def _document(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
+    results = []
+    for column, values in group.values.items():
+        mean, half = mean_interval(values)
+        said = {"evaluation": column.evaluation, "figure": column.figure, **dict(column.settings)}
+        results.append(said | {"digest": column.digest, "mean": mean, "interval": half, "values": values})
+    return {
+        "runs": [str(path) for path in group.runs],
+        "seeds": group.seeds,
+        "steps": sorted(group.steps),
+        "settings": {key: group.settings[key] for key in ("method", *different(groups))},
+        "results": results,
+    }
+
+
+def _setting(key: str, value: Any) -> str:
+    name = key.replace("_", "-")
+    if isinstance(value, (list, tuple)):
+        value = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+    if key == "size":
+        return f"{value} px"
+    return (
+        str(value)
+        if key in ("method", "protocol")
+        else f"{name} {value:g}"
+        if isinstance(value, float)
+        else f"{name} {value}"
+    )
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(f"{value:,}" for value in values)
