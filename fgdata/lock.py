@@ -8,16 +8,21 @@ from pathlib import Path
 from .errors import InputError
 
 
-@contextmanager
-def made(folder: Path) -> Iterator[None]:
-    """Makes a folder and those above it; what it made goes again when the block fails and left it empty."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+def make(folder: Path, flag: str) -> None:
+    """Makes a folder and those above it. InputError, naming the flag it was given by, where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise InputError(
-            f"The folder {folder} cannot be made: {fault.strerror}. Name another place for the shard set: --out FOLDER"
+            f"The folder {folder} cannot be made: {fault.strerror}. Name another place: {flag} FOLDER"
         ) from None
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Makes a folder and those above it; what it made goes again when the block fails and left it empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    make(folder, "--out")
     try:
         yield
     except BaseException:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from . import images
-from .errors import InputError
+from .errors import InputError, counted
 from .score import Scored, read_boxes, table
 from .shards.manifest import write_atomic
 from .shards.reader import ShardSet, meta
@@ -39,7 +39,10 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
         _settings(shards, path),
     ]
     page = _PAGE.replace("{{title}}", html.escape(path.name)).replace("{{body}}", "\n".join(sections))
-    write_atomic(out, page.encode())
+    try:
+        write_atomic(out, page.encode())
+    except OSError as fault:
+        raise InputError(f"{out} cannot be written: {fault.strerror}. Name another file: --out FILE") from None
     return out
 
 
@@ -56,10 +59,16 @@ def _head(shards: ShardSet, colours: dict[str, str]) -> str:
     if manifest["skipped"]:
         facts.append((f"{len(manifest['skipped']):,}", "skipped"))
     tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(what)}</span></div>" for number, what in facts)
-    title = (
-        f"<h1>{html.escape(shards.path.name)}</h1><p class=sub>dataset {html.escape(manifest['dataset']['name'])}</p>"
-    )
-    return f"{title}<div class=tiles>{tiles}</div>"
+    asked = manifest.get("objective", {})
+    said = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
+    said += f"Boxes by {', '.join(shards.detectors)}"
+    if asked:
+        constants = {key: asked.get(key) for key in ("tau",) if asked["name"] == "max-excess"}
+        constants = constants or {key: asked.get(key) for key in ("k", "min_area") if asked.get(key) is not None}
+        said += f"; objective {asked['name']} ({', '.join(f'{key} {value:g}' for key, value in constants.items())})"
+        said += f" on a {asked['grid']} x {asked['grid']} grid"
+    title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(shards.path.resolve().name)}</h1>"
+    return f"{title}<p class=sub>{html.escape(said)}.</p><div class=tiles>{tiles}</div>"
 
 
 def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
@@ -139,8 +148,10 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
         f"<select id=class><option value=''>all classes</option>{classes}</select>{keys}<span id=count></span></div>"
     )
     left_out = int(np.isin(np.arange(len(shards.classes)), scored.label[list(chosen)], invert=True).sum())
-    said = f"{len(chosen):,} of {len(scored.label):,} images are on this page; the numbers above are of all of them."
-    said += f" {left_out:,} classes have none here: <code>--samples</code> shows more." if left_out else ""
+    said = f"{len(chosen):,} of {counted(len(scored.label), 'image')} are on this page; the numbers above are of all."
+    lacks = f"{left_out:,} classes have" if left_out != 1 else "1 class has"
+    said += f" {lacks} none here: <code>--samples</code> shows more." if left_out else ""
+    said += " Dashed: the ground truth. Coloured: a detector's box; beneath, its IoU with the truth."
     return f"<h2>Images and their boxes</h2><p class=sub>{said}</p>{controls}<div class=grid>{cards}</div>"
 
 
@@ -164,18 +175,21 @@ def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colo
         _rectangle(scored.boxes[name][number], width, height, colour, name) for name, colour in colours.items()
     )
     overlaps = " · ".join(
-        f"<b style='color:{colour}'>{scored.iou[name][number]:.2f}</b>" if len(scored.truth[number]) else ""
+        f"<b style='color:{colour}'>{scored.iou[name][number]:.2f}</b>"
         for name, colour in colours.items()
+        if len(scored.truth[number])
     )
     fallbacks = {name: scored.fallback[name][number] for name in colours}
     notes = "".join(f" <em>{name}: {kind} map</em>" for name, kind in fallbacks.items() if kind)
     notes += f" <em>{slow[said['id']] * 1e3:,.0f} ms</em>" if said["id"] in slow else ""
+    notes = f"<span>{overlaps}{notes}</span>" if overlaps or notes else ""
     title = html.escape(f"{said['file']} ({said['width']} x {said['height']}, {said['split']})")
     return (
-        f"<figure class=card data-class='{scored.label[number]}' data-groups='{html.escape(json.dumps(groups))}'>"
+        f"<figure class=card style='--aspect:{width / height:.4f}' "
+        f"data-class='{scored.label[number]}' data-groups='{html.escape(json.dumps(groups))}'>"
         f"<div class=photo><img src='data:image/jpeg;base64,{source}' width={width} height={height} alt=''>"
         f"<svg viewBox='0 0 {width} {height}'>{shapes}</svg></div>"
-        f"<figcaption title='{title}'><span>{html.escape(said['class'])}</span>{overlaps}{notes}</figcaption></figure>"
+        f"<figcaption title='{title}'><span>{html.escape(said['class'])}</span>{notes}</figcaption></figure>"
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
-from .lock import alone
+from .lock import alone, make
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, renameat2(2)
 _RENAME_SWAP = 2  # macOS: renamex_np(2)
@@ -28,7 +28,7 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
         raise InputError(f"{out} exists and is not an empty folder. Name another: --out FOLDER, or leave --out away")
     nursery = target.parent / ".new"
     new = nursery / target.name
-    new.mkdir(parents=True, exist_ok=True)
+    make(new, "--out")
     with alone(source), alone(new):
         try:
             for entry in new.iterdir():

@@ -19,6 +19,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from ..errors import InputError
+from ..lock import make
 from . import DATASETS, Archive, default_root
 
 WORK = ".download"
@@ -46,7 +47,7 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
     if root.is_dir() and not work.is_dir() and any(root.iterdir()):
         print(f"{root} holds files already: nothing is downloaded.", file=sys.stderr)
         return
-    work.mkdir(parents=True, exist_ok=True)
+    make(work, "--root")
     for archive in archives:
         done = work / f"{archive.file}.done"
         if done.is_file() and done.read_text() == archive.md5:
