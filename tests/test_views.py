@@ -2,7 +2,6 @@
 
 import itertools
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec, draws, geometry, reference, threads
+from fgdata.views.finish import finish
 
 RNG = np.random.default_rng(0)
 SPEC = ViewSpec(size=64, masks=True)
@@ -247,18 +247,17 @@ def test_threads_blur(sigma: float):
     assert error.max() < 0.6  # one rounding
 
 
-def test_threads_recolour_and_normalise():
+@pytest.mark.parametrize("flip", [False, True])
+def test_threads_finish(flip: bool):
     view = noise(64, 64)
     colour, centre = (
         m[0].astype(np.float32) for m in geometry.colour_map(factors(hue=0.07, contrast=1.4, saturation=0.6), SPEC)
     )
     mean = view.mean((0, 1))
-    exact = np.clip(reference.recolour(view, colour, centre, mean), 0, 255)
-    assert np.abs(threads.recolour(view, colour, centre, mean) - exact).max() < 1.01  # OpenCV's matrix is fixed-point
+    exact = reference.normalise(np.clip(reference.recolour(view, colour, centre, mean), 0, 255), SPEC)
     out = np.full((3, 64, 64), np.nan, np.float32)
-    threads.normalise(view, SPEC, out)
-    assert np.abs(out - reference.normalise(view, SPEC)).max() < 1e-5
-    assert np.array_equal(cv2.flip(view, 1), view[:, ::-1])
+    finish(view, colour, centre @ mean, flip, SPEC, out)
+    assert np.abs(out - (exact[:, :, ::-1] if flip else exact)).max() < 1e-5
 
 
 # DALI on the CPU, operation by operation

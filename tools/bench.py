@@ -9,11 +9,12 @@ import sys
 import tyro
 from bench_build import build
 from bench_saliency import saliency
+from bench_views import views
 
 from fgdata.errors import InputError
 
 if __name__ == "__main__":
     try:
-        tyro.extras.subcommand_cli_from_dict({"saliency": saliency, "build": build}, description=__doc__)
+        tyro.extras.subcommand_cli_from_dict({"saliency": saliency, "build": build, "views": views}, description=__doc__)
     except InputError as error:
         sys.exit(f"error: {error}")

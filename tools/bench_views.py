@@ -1,0 +1,214 @@
+"""tools/bench.py views: two views per image by every backend of ours and by others, from the same images in one run.
+
+torch is imported by the functions that need it: the workers that tools/bench.py build measures load this file too.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from bench_report import report
+
+from fgdata.build import build
+from fgdata.datasets import read
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet, SplitReader
+from fgdata.views import ViewSpec, load
+
+if TYPE_CHECKING:
+    import torch
+
+Stream = Generator[int, None, None]
+SKIPPED = 4  # batches before the clock starts: processes start, queues fill
+
+
+def views(
+    data: Path = Path("../shared/data"),
+    size: int = 224,
+    batch: int = 64,
+    workers: int = 2,
+    rounds: int = 3,
+    seconds: float = 2.0,
+    device: str = "cpu",
+    only: tuple[str, ...] = (),
+    json: Path | None = None,
+) -> None:
+    """Samples/s, two views each, from the arrival of one batch to the arrival of another in mid-stream.
+
+    From 500 x 375 JPEGs (cub50-fullsize, original bytes) and from the same with a long side of 256: files for others,
+    shard sets for us. Every contender runs once in each round, alone, the order of rounds alternating; a ratio is of
+    two figures of one round. `paste` lays patches over images of a second set, of the same sizes, and so decodes three
+    images a sample. On a GPU: `--device cuda --batch 256 --workers 16`, with torchvision and kornia there as peers.
+
+    Args:
+        data: folder that holds cub50-fullsize.
+        size: side of a view in pixels.
+        batch: samples in a batch.
+        workers: worker processes or threads of each contender.
+        rounds: measurements of each; their least, median and greatest are shown.
+        seconds: least length of a measurement.
+        device: cpu, or cuda for the GPU's contenders.
+        only: names of the contenders to run; all by default.
+        json: file to write the figures to.
+    """
+    if rounds < 1 or seconds <= 0 or workers < 1 or batch < 2:
+        raise InputError("--rounds and --workers are at least 1, --batch at least 2, --seconds above 0.")
+    import torch
+
+    place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch finds no CUDA device here; allowed: cpu.")
+    figures = []
+    with TemporaryDirectory() as folder:
+        for label, side in (("500 x 375", None), ("long side 256", 256)):
+            own, lent = shard_sets(data / "cub50-fullsize", Path(folder) / label, side)
+            files = as_files(own, Path(folder) / f"{label} files")
+            found = contenders(own, lent, files, size, batch, workers, place)
+            if only and not set(only) <= found.keys():
+                raise InputError(f"--only {' '.join(only)}: allowed are {', '.join(found)}.")
+            figures += measure({n: s for n, s in found.items() if not only or n in only}, rounds, seconds, label, place)
+    packages = ("torch", "torchvision", "pillow", "lightly", "nvidia-dali-cuda130")
+    report(f"views, {workers} workers or threads, {device}", figures, json, packages)
+
+
+def contenders(
+    own: ShardSet, lent: ShardSet, files: list[Path], size: int, batch: int, workers: int, device: "torch.device"
+) -> dict[str, Callable[[], Stream]]:
+    """Name -> what opens its endless batches, each counted in samples."""
+    import bench_views_peers as peers
+
+    rrc, swap = ViewSpec(size), ViewSpec(size, crop="saliency-swap", masks=True)
+
+    def ours(spec: ViewSpec, backend: Any, threads: int = workers, **options: Any) -> Callable[[], Stream]:
+        return lambda: endless(own, spec, batch, backend=backend, threads=threads, device=device, **options)
+
+    found: dict[str, Callable[[], Stream]]
+    if device.type == "cuda":
+        found = {
+            "torchvision v2": lambda: peers.torchvision_cuda(files, size, batch, device),
+            "kornia": lambda: peers.kornia_cuda(files, size, batch, device),
+        }
+    else:
+        found = {
+            "lightly": lambda: peers.lightly(files, size, batch, workers),
+            "torchvision v2 PIL": lambda: peers.torchvision_pil(files, size, batch, workers),
+            "torchvision v2 tensor": lambda: peers.torchvision_tensor(files, size, batch, workers),
+            "decode alone": lambda: decoded(own.split("train"), workers),
+        }
+    for backend in ("threads", "dali"):
+        found[f"{backend} rrc"] = ours(rrc, backend)
+        found[f"{backend} swap"] = ours(swap, backend)
+        found[f"{backend} paste"] = ours(swap, backend, backgrounds=lent)
+    found["threads rrc, 1 thread"] = ours(rrc, "threads", 1)
+    found["threads swap, 1 thread"] = ours(swap, "threads", 1)
+    return found
+
+
+def measure(
+    found: dict[str, Callable[[], Stream]], rounds: int, seconds: float, label: str, device: "torch.device"
+) -> list[dict[str, Any]]:
+    """A row for each contender that can run here."""
+    rates: dict[str, list[float]] = {name: [] for name in found}
+    for turn in range(rounds):
+        for name in list(rates)[:: -1 if turn % 2 else 1]:
+            try:
+                with closing(found[name]()) as stream:
+                    rates[name].append(rate(stream, seconds, device))
+            except ModuleNotFoundError as fault:
+                print(f"{name} is left out: {fault}")
+                del rates[name]
+    return [_row(name, label, rates) for name in rates]
+
+
+def rate(stream: Stream, seconds: float, device: "torch.device") -> float:
+    """Samples/s between two arrivals of batches, an even number of batches apart (two workers deliver in pairs)."""
+    for _ in range(SKIPPED):
+        next(stream)
+    _wait(device)
+    start, samples = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        samples += next(stream) + next(stream)
+    _wait(device)
+    return samples / (time.perf_counter() - start)
+
+
+def endless(own: ShardSet, spec: ViewSpec, batch: int, **options: Any) -> Stream:
+    with load(own, views=spec, batch_size=batch, **options) as loader:
+        while True:
+            for found in loader:
+                yield len(found["index"])
+
+
+def decoded(reader: SplitReader, threads: int) -> Stream:
+    """Reading and decoding alone: what no way of making views from these files can surpass."""
+    from fgdata.images import decode
+
+    ahead = 64
+
+    def one(number: int) -> int:
+        decode(reader.read(number)["jpg"], "")
+        return 1
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = []
+        number = 0
+        while True:
+            while len(waiting) < 2 * ahead:
+                waiting.append(pool.submit(one, number % len(reader)))
+                number += 1
+            yield sum(future.result() for future in waiting[:ahead])
+            del waiting[:ahead]
+
+
+def shard_sets(root: Path, folder: Path, side: int | None) -> tuple[ShardSet, ShardSet]:
+    """All birds as one training split, and again as a second set, which lends backgrounds."""
+    birds = read("cub", root)
+    birds = replace(birds, records=tuple(replace(record, split="train") for record in birds.records))
+    sets = []
+    for name, samples in (("own", 100), ("lent", 50)):
+        build(birds, folder / name, saliency=("gt",), shard_samples=samples, max_side=side, workers=1)
+        sets.append(ShardSet.open(folder / name))
+    return sets[0], sets[1]
+
+
+def as_files(own: ShardSet, folder: Path) -> list[Path]:
+    """The JPEGs of the training split, as files."""
+    folder.mkdir()
+    reader, files = own.split("train"), []
+    for i in range(len(reader)):
+        files.append(folder / f"{i:06}.jpg")
+        files[-1].write_bytes(reader.read(i)["jpg"])
+    return files
+
+
+def _wait(device: "torch.device") -> None:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def _row(name: str, label: str, rates: dict[str, list[float]]) -> dict[str, Any]:
+    def to(other: str) -> list[float]:
+        return [a / b for a, b in zip(rates[name], rates[other])] if other in rates and other != name else []
+
+    lightly, ceiling, alone = to("lightly"), to("decode alone"), to(f"{name}, 1 thread")
+    return {
+        "images": label,
+        "contender": name,
+        "per_s": median(rates[name]),
+        "per_s_min": min(rates[name]),
+        "per_s_max": max(rates[name]),
+        "to_lightly": median(lightly) if lightly else None,
+        "to_lightly_min": min(lightly) if lightly else None,
+        "to_lightly_max": max(lightly) if lightly else None,
+        "of_decoding": median(ceiling) if ceiling and name.startswith(("threads", "dali")) else None,
+        "to_1_thread": median(alone) if alone else None,
+        "n": len(rates[name]),
+    }

@@ -1,0 +1,124 @@
+"""What others make two MoCo v2 views with, each as its documentation has it: endless batches from JPEG files.
+
+Every function gives the number of samples in each batch as it arrives. lightly and torchvision run in worker processes
+of a DataLoader, as their users run them; on a GPU, images are decoded there and transformed one by one, because the
+crop of each has a size of its own.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+from torchvision.transforms import v2
+
+os.environ.setdefault("LIGHTLY_DID_VERSION_CHECK", "True")  # lightly would ask its server
+
+Stream = Generator[int, None, None]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Files(Dataset):
+    """Two views of the JPEG file i, by `both`."""
+
+    def __init__(self, files: list[Path], both: Callable):
+        self.files, self.both = files, both
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int):
+        return self.both(self.files[i])
+
+
+def mocov2(size: int, *end: torch.nn.Module) -> v2.Compose:
+    """MoCo v2 by torchvision, in its order; `end` turns the picture into normalised floats."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, (0.2, 1.0), antialias=True),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], 0.5),
+            v2.RandomHorizontalFlip(),
+            *end,
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def lightly(files: list[Path], size: int, batch: int, workers: int) -> Stream:
+    from lightly.transforms.moco_transform import MoCoV2Transform
+
+    transform = MoCoV2Transform(size)
+    return _worked(files, lambda file: transform(Image.open(file).convert("RGB")), batch, workers)
+
+
+def torchvision_pil(files: list[Path], size: int, batch: int, workers: int) -> Stream:
+    transform = mocov2(size, v2.PILToTensor())
+
+    def both(file: Path) -> list:
+        image = Image.open(file).convert("RGB")
+        return [transform(image), transform(image)]
+
+    return _worked(files, both, batch, workers)
+
+
+def torchvision_tensor(files: list[Path], size: int, batch: int, workers: int) -> Stream:
+    transform = mocov2(size)
+
+    def both(file: Path) -> list:
+        image = decode_jpeg(read_file(str(file)), ImageReadMode.RGB)
+        return [transform(image), transform(image)]
+
+    return _worked(files, both, batch, workers)
+
+
+def torchvision_cuda(files: list[Path], size: int, batch: int, device: torch.device) -> Stream:
+    """Decoded by nvJPEG, a batch at a time; the transforms one image at a time, on the device."""
+    transform = mocov2(size)
+    for encoded in _read(files, batch):
+        images = decode_jpeg(encoded, ImageReadMode.RGB, device=device)
+        for _ in range(2):
+            torch.stack([transform(image) for image in images])
+        yield batch
+
+
+def kornia_cuda(files: list[Path], size: int, batch: int, device: torch.device) -> Stream:
+    """Decoded by nvJPEG, resized to one size (kornia takes batches only), then kornia's transforms on whole batches."""
+    import kornia.augmentation as k  # pyright: ignore[reportMissingImports]
+
+    side = round(size * 256 / 224) * 2
+    transform = k.AugmentationSequential(
+        k.RandomResizedCrop((size, size), scale=(0.2, 1.0), cropping_mode="resample"),
+        k.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        k.RandomGrayscale(p=0.2),
+        k.RandomGaussianBlur((23, 23), (0.1, 2.0), p=0.5),
+        k.RandomHorizontalFlip(),
+        k.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
+        data_keys=["input"],
+    ).to(device)
+    resize = v2.Resize((side, side), antialias=True)
+    for encoded in _read(files, batch):
+        images = decode_jpeg(encoded, ImageReadMode.RGB, device=device)
+        whole = torch.stack([resize(image) for image in images]).float() / 255
+        for _ in range(2):
+            transform(whole)
+        yield batch
+
+
+def _worked(files: list[Path], both: Callable, batch: int, workers: int) -> Stream:
+    data = Files(files, both)
+    order = RandomSampler(data, replacement=True, num_samples=1 << 31)
+    for x1, _ in DataLoader(data, batch, sampler=order, num_workers=workers, multiprocessing_context="fork"):
+        yield len(x1)
+
+
+def _read(files: list[Path], batch: int) -> Iterator[list[torch.Tensor]]:
+    numbers = (int(i) for _ in iter(int, 1) for i in torch.randperm(len(files)))
+    while True:
+        yield [read_file(str(files[i])) for i in islice(numbers, batch)]
