@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
@@ -347,10 +348,16 @@ def test_predictor_of_simsiam_keeps_its_rate_beneath_the_pairs():
 
 
 def on_rank(rank: int, folder: Path) -> None:
-    """Scores, pair loss and bank of this process's half of six samples, left in `folder`."""
+    """Scores, pair loss, bank and a training step of this process's half of six samples, left in `folder`."""
     store = torch.distributed.FileStore(str(folder / "store"), 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    torch.save(halves(slice(3 * rank, 3 * rank + 3)), folder / f"{rank}.pt")
+    own = slice(3 * rank, 3 * rank + 3)
+    seen, model = halves(own), DistributedDataParallel(made())
+    torch.manual_seed(rank)  # each draws its own noise
+    data = batch(6)
+    model({"views": data["views"][:, own], "plain": data["plain"][own]}, 0.0)[0].backward()
+    seen["step"] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.save({**seen, "remembered": model.module.bank}, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -375,3 +382,7 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path):
         torch.testing.assert_close((first[name] + second[name]) / 2, whole[name])
     assert torch.equal(first["bank"], whole["bank"])
     assert torch.equal(second["bank"], whole["bank"])
+    assert len(first["step"]) > 100_000
+    for name in ("step", "remembered"):
+        assert torch.isfinite(first[name]).all()
+        assert torch.equal(first[name], second[name])

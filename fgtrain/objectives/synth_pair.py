@@ -2,7 +2,7 @@
 as they are and once with noise where they matter little, and the encoder learns to see the two as one."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgdata.shards.reader import ShardSet
 from fgtrain import decoder, parallel
 from fgtrain.losses import nt_xent, unit, wide
 from fgtrain.methods import SynthPairConfig
 from fgtrain.nets import hold_statistics
 from fgtrain.objectives.bases import Logs, Moco, Simsiam
+from fgtrain.rundir import RunDir
 
 
 class SynthPair(nn.Module):
@@ -51,7 +53,7 @@ class SynthPair(nn.Module):
     def encoder(self) -> nn.Module:
         return self.base.encoder
 
-    def prepare(self, run, shards, device, say) -> None:
+    def prepare(self, run: RunDir, shards: ShardSet, device: torch.device, say: Callable[[str], None]) -> None:
         """The decoder's weights, before the first step of a run."""
         decoder.prepare(self.decoder, self.encoder, self.config, run, shards, device, say)
 
