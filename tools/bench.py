@@ -8,6 +8,7 @@ import sys
 
 import tyro
 from bench_build import build
+from bench_colour import colour
 from bench_saliency import saliency
 from bench_views import views
 
@@ -15,6 +16,8 @@ from fgdata.errors import InputError
 
 if __name__ == "__main__":
     try:
-        tyro.extras.subcommand_cli_from_dict({"saliency": saliency, "build": build, "views": views}, description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(
+            {"saliency": saliency, "build": build, "views": views, "colour": colour}, description=__doc__
+        )
     except InputError as error:
         sys.exit(f"error: {error}")
