@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 from safetensors import SafetensorError, safe_open
 
@@ -35,17 +36,25 @@ class Checkpoint:
         if run is not None:
             last = RunDir(path).last_checkpoint
             if last is None:
-                raise InputError(f"{path} has no checkpoint yet. Continue it: fgtrain run ... --out {path} --resume")
+                name = RunDir(path).facts.get("name", "NAME")
+                go_on = f"fgtrain run {name} --out {quote(str(path))} --resume"
+                raise InputError(f"{path} has no checkpoint yet. Continue it: {go_on}")
             path = last
         file = path / WEIGHTS if path.is_dir() else path
         try:
             with safe_open(file, "pt") as weights:
-                about = json.loads((weights.metadata() or {})["fgtrain"])
+                said = (weights.metadata() or {}).get("fgtrain")
+            if said is None:
+                raise InputError(
+                    f"{file} does not say what network it holds (no fgtrain in its metadata): it was exported or made "
+                    f"elsewhere. A run may start from it: fgtrain run ... --init {quote(str(file))}"
+                )
+            about = json.loads(said)
             model = Model(about["backbone"], int(about["width"]), about["stem"])  # pyright: ignore[reportArgumentType]
             size, step = int(about["size"]), int(about["step"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
-                f"{file} is no encoder of fgtrain ({type(error).__name__}: {error}). Name a run directory, a folder "
+                f"{file} is no encoder of fgtrain ({_reason(error)}). Name a run directory, a folder "
                 f"under its checkpoints/, or an {WEIGHTS} inside one."
             ) from error
         home = run or file.resolve().parent.parent.parent
@@ -55,7 +64,10 @@ class Checkpoint:
         from safetensors.torch import load_file
 
         encoder = Encoder(self.model)
-        encoder.load_state_dict(load_file(self.file))
+        try:
+            encoder.load_state_dict(load_file(self.file))
+        except RuntimeError as error:
+            raise InputError(f"{self.file} does not hold the network that its metadata names: {error}") from error
         return encoder
 
     def config(self) -> Config | None:
@@ -74,3 +86,9 @@ class Checkpoint:
         if hasattr(small, "decoder"):  # it may be gone since, and says nothing of the encoder
             small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
         return objectives.build(small, samples=2).encoder
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist"
+    return f"{error} is missing in its metadata" if isinstance(error, KeyError) else str(error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
-from tyro.conf import OmitSubcommandPrefixes, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, arg, subcommand
 
 from fgdata.errors import InputError, run_command
 from fgtrain.commands import COMMANDS
@@ -39,8 +39,9 @@ def commands(defaults: Config | None, name: str | None) -> Any:
 
             train(chosen, name or chosen.method)
 
-    groups = {"run": Run, **COMMANDS}
-    return Union[tuple(Annotated[kind, subcommand(group)] for group, kind in groups.items())]  # noqa: UP007
+    # A recipe's switch may be on, and then its flag turns it off: both are shown. Elsewhere all are off.
+    others = [Annotated[kind, subcommand(group), FlagCreatePairsOff] for group, kind in COMMANDS.items()]
+    return Union[tuple([Annotated[Run, subcommand("run")], *others])]  # noqa: UP007
 
 
 def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
             prog="fgtrain",
             description="Self-supervised training on fgdata shard sets, and its evaluation.",
             args=argv,
-            config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            config=(OmitSubcommandPrefixes,),
         )
         try:
             chosen.main()

@@ -12,6 +12,9 @@ import tyro
 from fgdata.errors import InputError
 from fgdata.views.spec import ViewSpec
 
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""Off unless given: no recipe turns it on, so no flag need turn it off."""
+
 
 def need(ok: bool, flag: str, found: Any, allowed: str) -> None:
     """InputError for a flag unless `ok`."""
@@ -74,7 +77,7 @@ class Machine:
 
     out: Path | None = None
     """Run directory. Default: runs/<name>."""
-    resume: bool = False
+    resume: Switch = False
     """Continue the run in --out exactly where its last checkpoint stands; its settings become the defaults."""
     config: Path | None = None
     """Read settings from the config.json of another run; flags win over it."""
@@ -92,10 +95,10 @@ class Machine:
     """Steps per line of metrics.jsonl, each the mean over those steps."""
     knn_every: int = 0
     """Epochs between looks at kNN accuracy during training, on the set's train and test splits; 0: never."""
-    tensorboard: bool = False
+    tensorboard: Switch = False
     """Write the metrics for TensorBoard too, into the run directory."""
-    compile: bool = False
-    """Compile the networks with torch.compile: slow to start, then faster on a GPU; results move by rounding."""
+    compile: Switch = False
+    """Compile the encoder with torch.compile: slow to start, then faster on a GPU; results move by rounding."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_last", "log_every"):
@@ -126,7 +129,8 @@ class Config:
     sync_norm: bool = False
     """With several processes on GPUs, batch norm takes its statistics over all of them."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the networks; losses are always fp32. auto: bf16 on a GPU, fp32 on a CPU."""
+    """Arithmetic of the networks; losses are always fp32. auto: bf16 on a GPU (fp16 on one
+    that lacks it), fp32 on a CPU."""
     machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine()
 
     def __post_init__(self) -> None:

@@ -229,12 +229,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yields `path`.part to write; it becomes `path` when the block ends, and goes when the block fails.
+    """Yields `path`.part to write, in a folder made for it where there is none; it becomes `path` when the block ends,
+    and goes when the block fails.
 
     InputError, naming `path`, when the disk is full or the place cannot be written.
     """
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
     except OSError as error:

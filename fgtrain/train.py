@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 from fgtrain import parallel
 from fgtrain.config import Config
@@ -60,7 +60,7 @@ def train(config: Config, name: str) -> Path:
 def work(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: bool) -> str:
     """(all) What is said before, during and after the steps of a run -> its status."""
     config, run, shards = trainer.config, trainer.run, trainer.shards
-    count = f"{len(shards.split(config.data.split)):,} images"
+    count = counted(len(shards.split(config.data.split)), "image")
     steps = f"{counted(config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}"
     processes = f" x {trainer.world} processes" if trainer.world > 1 else ""
     monitor.say(f"{name}: {shards.path} ({count}), {steps}, {trainer.device}{processes}, {run.path}")
@@ -92,10 +92,6 @@ def check_shards(run: RunDir, shards: ShardSet) -> None:
             f"{run.path} was trained on a shard set with digest {old[:12]}, and {shards.path} has {digest[:12]}. "
             "Name the original set with --data.shards, or start a new run with another --out."
         )
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @contextmanager

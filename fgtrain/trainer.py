@@ -35,7 +35,7 @@ class Trainer:
     def __init__(self, config: Config, run: RunDir, shards: ShardSet, device: torch.device):
         self.config, self.run, self.shards, self.device = config, run, shards, device
         self.first, self.world = parallel.rank() == 0, parallel.world_size()
-        self.objective = objectives.build(config, len(shards.split(config.data.split))).to(device).train()
+        self.objective: Any = objectives.build(config, len(shards.split(config.data.split))).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
             self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
         if config.machine.compile:

@@ -1,6 +1,5 @@
-"""The loop and the run directory, on a small drawn set: exact continuation, stopping, refusals, settings read back."""
+"""The loop, on a small drawn set: exact continuation, stopping, parts of a batch, precision, looks on the way."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -12,51 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from trainable import final, metrics, same, small, stop_at_step
 
 from fgdata.errors import InputError
-from fgdata.views import ViewSpec
-from fgtrain import cli, config, configfile, methods, recipes, train
-from fgtrain.rundir import RunDir, load_state
-
-RATES = ("images_per_second", "data_wait")
-
-
-def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> config.Config:
-    """Four batches of 8 at 32 px per epoch, two epochs, a network of width 8."""
-    base = recipes.RECIPES[name]()
-    fields = {
-        "data": config.Data(shards, batch_size=8, detector="gt"),
-        "views": ViewSpec(size=32, crop=base.views.crop),
-        "model": config.Model(width=8),
-        "optim": replace(base.optim, warmup_epochs=0.5),
-        "byol": methods.Byol(hidden=16, dim=8),
-        "moco": methods.Moco(dim=8),
-        "align": methods.Align(hidden=16, dim=8),
-        "epochs": 2,
-        "machine": config.Machine(out=out, device="cpu", threads=2, log_every=3, checkpoint_every=1, **machine),
-    }
-    return replace(base, **{k: v for k, v in fields.items() if k in {f.name for f in dataclasses.fields(base)}})
-
-
-def metrics(run: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in RATES} for line in lines]
-
-
-def final(run: Path) -> dict:
-    last = RunDir(run).last_checkpoint
-    assert last is not None
-    return load_state(last)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+from fgtrain import train
+from fgtrain.config import Config
+from fgtrain.nets import Encoder
+from fgtrain.rundir import RunDir
+from fgtrain.trainer import Trainer, part
 
 
 @pytest.fixture(scope="module")
@@ -79,32 +41,163 @@ def test_a_run_leaves_its_files(undisturbed: Path, drawn_set: Path):
     assert "step 8/8" in (undisturbed / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("name", ["byol", "cvsa", "cvsa-moco"])
-@pytest.mark.parametrize("stop_at", [1, 5])
-def test_resumed_run_is_bitwise_the_undisturbed_one(
-    name: str, stop_at: int, drawn_set: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    whole = undisturbed if name == "cvsa" else train.train(small(drawn_set, tmp_path / "whole", name), name)
-    step = train.Trainer.train_step
+METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam")
 
-    def stopped(self, batch):
-        step(self, batch)
-        if self.step == stop_at:
-            os.kill(os.getpid(), signal.SIGUSR1)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Trainer, "train_step", stopped)
-        run = train.train(small(drawn_set, tmp_path / "parts", name), name)
+def interrupted(config: Config, name: str, stop_at: int) -> Path:
+    """A run stopped by a signal after a step and continued to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_step(patch, stop_at)
+        run = train.train(config, name)
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
     assert final(run)["step"] == stop_at
-    train.train(small(drawn_set, run, name, resume=True), name)
-    assert metrics(run) == metrics(whole)
-    ours, theirs = final(run), final(whole)
-    assert [k for k in theirs if not same(ours[k], theirs[k])] == []
+    return train.train(replace(config, machine=replace(config.machine, resume=True)), name)
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    assert metrics(ours) == metrics(theirs)
+    a, b = final(ours), final(theirs)
+    assert [k for k in b if not same(a[k], b[k])] == []
+
+
+@pytest.mark.parametrize(("name", "stop_at"), [(name, 5) for name in METHODS] + [("cvsa", 1), ("moco", 4)])
+def test_resumed_run_is_bitwise_the_undisturbed_one(
+    name: str, stop_at: int, drawn_set: Path, undisturbed: Path, tmp_path: Path
+):
+    whole = undisturbed if name == "cvsa" else train.train(small(drawn_set, tmp_path / "whole", name), name)
+    assert_same_run(interrupted(small(drawn_set, tmp_path / "parts", name), name, stop_at), whole)
+
+
+def test_every_setting_of_the_engine_resumes_bitwise(drawn_set: Path, tmp_path: Path):
+    """Initial weights, frozen stages, a batch in parts, fp16 with its loss scale, and kNN after each epoch."""
+    torch.save(Encoder(small(drawn_set, tmp_path).model).state_dict(), tmp_path / "weights.pth")
+
+    def run(out: str) -> Config:
+        config = small(drawn_set, tmp_path / out, knn_every=1)
+        config = replace(config, init=str(tmp_path / "weights.pth"), freeze_stages=1, precision="fp16")
+        return replace(config, optim=replace(config.optim, accumulate=2))
+
+    whole = train.train(run("whole"), "cvsa")
+    assert final(whole)["scaler"]["scale"] > 0
+    with pytest.MonkeyPatch.context() as patch:  # a resumed run has its weights; their file may be gone
+        stop_at_step(patch, 4)
+        train.train(run("parts"), "cvsa")
+    config = run("parts")
+    (tmp_path / "weights.pth").unlink()
+    parts = train.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
+    assert_same_run(parts, whole)
+    assert [line["step"] for line in metrics(whole) if "knn" in line] == [4, 8]
+
+
+def test_knn_on_the_way_disturbs_nothing(drawn_set: Path, undisturbed: Path, tmp_path: Path):
+    run = train.train(small(drawn_set, tmp_path / "run", knn_every=1), "cvsa")
+    looks = [line for line in metrics(run) if "knn" in line]
+    assert [line["epoch"] for line in looks] == [1, 2]
+    assert all(0 <= line["knn"] <= 1 for line in looks)
+    assert [line for line in metrics(run) if "loss" in line] == metrics(undisturbed)
+    assert same(final(run), final(undisturbed))
+    assert "kNN accuracy" in (run / "log.txt").read_text()
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(drawn_set: Path, tmp_path: Path, monkeypatch):
+    """With batch norm in evaluation mode, as its statistics are those of a part."""
+    join = Trainer.join
+
+    def without_statistics(self):
+        for module in self.objective.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        join(self)
+
+    monkeypatch.setattr(Trainer, "join", without_statistics)
+    runs = []
+    for name in ("byol", "moco", "simsiam"):
+        for parts in (1, 4):
+            config = small(drawn_set, tmp_path / f"{name}{parts}", name)
+            config = replace(config, optim=replace(config.optim, lr=1.0, accumulate=parts))
+            runs.append(train.train(config, name))
+        whole, parts = (metrics(run) for run in runs[-2:])
+        for a, b in zip(whole, parts):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)  # float32 sums in another order
+        whole, parts = (final(run)["objective"] for run in runs[-2:])
+        for key in whole:
+            torch.testing.assert_close(whole[key], parts[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_part_holds_the_same_samples_in_every_tensor():
+    n = torch.arange(6)
+    batch = {"views": n.expand(2, 6)[..., None], "masks": n.expand(2, 6)[..., None], "plain": n[:, None], "index": n}
+    for number in range(3):
+        rows = torch.tensor([2 * number, 2 * number + 1])
+        mine = part(batch, number, 3)
+        assert torch.equal(mine["index"], rows)
+        assert torch.equal(mine["plain"][:, 0], rows)
+        assert torch.equal(mine["views"][..., 0], rows.expand(2, 2))
+        assert torch.equal(mine["masks"][..., 0], rows.expand(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("simclr", "--optim.accumulate is 2, and the negatives of simclr are the batch"),
+        ("synth-pair", "negatives of synth-pair"),
+    ],
+)
+def test_a_batch_of_negatives_is_not_taken_apart(name: str, message: str, drawn_set: Path, tmp_path: Path):
+    config = small(drawn_set, tmp_path / "run", name)
+    with pytest.raises(InputError, match=message):
+        train.train(replace(config, optim=replace(config.optim, accumulate=2)), name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused(drawn_set: Path, tmp_path: Path):
+    optim = small(drawn_set, tmp_path).optim
+    for parts in (3, 8):
+        with pytest.raises(InputError, match=f"--optim.accumulate is {parts}; allowed: a divisor of .* 8"):
+            replace(small(drawn_set, tmp_path), optim=replace(optim, accumulate=parts))
+
+
+def test_compiled_encoder_trains_as_the_plain_one(drawn_set: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
+    """Captured by torch.compile, run without its code generator, which takes a minute."""
+    compiled = []
+    whole = Encoder.compile
+
+    def captured(self):
+        compiled.append(self)
+        whole(self, backend="eager")
+
+    monkeypatch.setattr(Encoder, "compile", captured)
+    run = train.train(small(drawn_set, tmp_path / "run", compile=True), "cvsa")
+    assert len(compiled) == 2  # online and target
+    for ours, theirs in zip(metrics(run), metrics(undisturbed)):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_tensorboard_holds_the_metrics(drawn_set: Path, tmp_path: Path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = train.train(small(drawn_set, tmp_path / "run", tensorboard=True), "cvsa")
+    events = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [
+        (line["step"], pytest.approx(line["loss"])) for line in metrics(run)
+    ]
+
+
+def test_tensorboard_that_is_not_installed_is_named(drawn_set: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"fgdata\[tensorboard\]"):
+        train.train(small(drawn_set, tmp_path / "run", tensorboard=True), "cvsa")
+
+
+def test_what_a_run_starts_from_is_said(drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = replace(small(drawn_set, tmp_path / "run"), epochs=1, freeze_stages=2)
+    train.train(config, "cvsa")
+    printed = capsys.readouterr().out
+    assert "1 epoch of 4 steps" in printed
+    assert "frozen: the stem, layer1, layer2, at random weights" in printed
 
 
 def test_killed_run_continues_from_its_last_checkpoint(drawn_set: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
-    step = train.Trainer.train_step
+    step = Trainer.train_step
 
     def killed(self, batch):
         step(self, batch)
@@ -112,7 +205,7 @@ def test_killed_run_continues_from_its_last_checkpoint(drawn_set: Path, undistur
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Trainer, "train_step", killed)
+        patch.setattr(Trainer, "train_step", killed)
         with pytest.raises(KeyboardInterrupt):
             train.train(small(drawn_set, tmp_path / "run"), "cvsa")
     run = tmp_path / "run"
@@ -151,138 +244,15 @@ def test_sigterm_checkpoints_and_exits_with_0(drawn_set: Path, tmp_path: Path):
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
     drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    step = train.Trainer.train_step
+    step = Trainer.train_step
 
     def poisoned(self, batch):
         if self.step == 4:
             batch = {**batch, "views": batch["views"] * float("nan")}
         step(self, batch)
 
-    monkeypatch.setattr(train.Trainer, "train_step", poisoned)
+    monkeypatch.setattr(Trainer, "train_step", poisoned)
     with pytest.raises(InputError, match=r"nan at step 5 \(epoch 2\)[\s\S]*checkpoint: 0000004[\s\S]*Samples.*00"):
         train.train(small(drawn_set, tmp_path / "run"), "cvsa")
     assert RunDir(tmp_path / "run").facts["status"] == "failed"
     assert all(torch.isfinite(v).all() for v in final(tmp_path / "run")["objective"].values() if v.is_floating_point())
-
-
-def test_folder_that_is_not_empty_is_refused(undisturbed: Path, drawn_set: Path, tmp_path: Path):
-    with pytest.raises(InputError, match=r"not empty[\s\S]*--resume"):
-        train.train(small(drawn_set, undisturbed), "cvsa")
-    (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"no config\.json"):
-        train.train(small(drawn_set, tmp_path, resume=True), "cvsa")
-    with pytest.raises(InputError, match="is a file"):
-        train.train(small(drawn_set, tmp_path / "letter.txt"), "cvsa")
-
-
-def test_resume_with_changed_settings_says_which(undisturbed: Path, drawn_set: Path):
-    changed = replace(small(drawn_set, undisturbed, resume=True), epochs=3, seed=1)
-    with pytest.raises(InputError, match=r"epochs: 2 -> 3\n\s*seed: 0 -> 1"):
-        train.train(changed, "cvsa")
-
-
-def test_resume_on_another_shard_set_is_refused(undisturbed: Path, drawn_set: Path):
-    run = RunDir(undisturbed)
-    facts = run.facts
-    run.note(shards={"path": "elsewhere", "digest": "0" * 64})
-    try:
-        with pytest.raises(InputError, match="digest 000000000000"):
-            train.train(small(drawn_set, undisturbed, resume=True), "cvsa")
-    finally:
-        run.note(**facts)
-
-
-def test_disk_full_leaves_the_previous_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run, layer = RunDir(tmp_path), torch.nn.Linear(2, 2)
-    run.save_checkpoint(1, layer, {}, {"step": 1}, keep=2)
-
-    def full(*_args, **_more):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        run.save_checkpoint(2, layer, {}, {"step": 2}, keep=2)
-    monkeypatch.undo()
-    assert final(tmp_path)["step"] == 1
-    (tmp_path / "checkpoints" / "last.part").symlink_to("0000001")  # and killed between two renames
-    for step in (2, 3, 4):
-        run.save_checkpoint(step, layer, {}, {"step": step}, keep=2)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0000003", "0000004", "last"]
-
-
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_config_comes_back_from_its_json(name: str, tmp_path: Path):
-    ours = replace(recipes.RECIPES[name](), epochs=7, data=config.Data(tmp_path, detector="rbd"))
-    again = configfile.from_dict(json.loads(json.dumps(configfile.to_dict(ours))), "config.json")
-    assert again == ours
-    assert type(again) is type(ours)
-    assert configfile.differences(ours, again) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"method": "dino"}, "'dino'.*byol, moco, simsiam, simclr, cvsa"),
-        ({"epoch": 3}, "setting 'epoch'"),
-        ({"epochs": "3"}, "epochs is '3'; expected int"),
-        ({"model": {"backbone": "vgg"}}, r"model\.backbone is 'vgg'.*resnet18"),
-        ({"epochs": 0}, "--epochs is 0"),
-        ({"data": {"batch_size": 1}}, "--data.batch-size is 1; allowed: 2 or more"),
-        ({"views": {"views": 3}}, "--views.views is 3"),
-        ({"machine": {"log_every": 0}}, "--log-every is 0"),
-        ({"views": {"size": 4}}, "allowed: a whole number"),
-        ({"moco": {"queue": "all"}}, r"moco\.queue is 'all'"),
-    ],
-)
-def test_config_file_with_a_fault_names_it(change: dict, message: str):
-    with pytest.raises(InputError, match=message):
-        configfile.from_dict({**configfile.to_dict(recipes.cvsa()), **change}, "config.json")
-
-
-def test_flags_win_over_config_and_resume_takes_the_runs_settings(undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
-    seen = []
-    monkeypatch.setattr(train, "train", lambda chosen, name: seen.append((chosen, name)))
-    source = str(undisturbed / "config.json")
-    assert cli.main(["run", "cvsa", "--config", source, "--epochs", "5", "--align.weight", "0.5"]) == 0
-    chosen, name = seen.pop()
-    assert (name, chosen.epochs, chosen.align.weight, chosen.views.size) == ("cvsa", 5, 0.5, 32)
-    assert chosen.machine.out is None
-    assert not chosen.machine.resume
-    assert cli.main(["run", "cvsa", "--out", str(undisturbed), "--resume"]) == 0
-    chosen, _ = seen.pop()
-    assert chosen.machine.resume
-    assert configfile.differences(RunDir(undisturbed).config(), chosen) == []
-
-
-def test_command_line_errors_are_one_message(
-    drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-
-    def fails(line: str) -> str:
-        assert cli.main(line.split()) == 2
-        return capsys.readouterr().err
-
-    assert f"{tmp_path / 'shards'}" in (message := fails("run cvsa"))
-    assert "fgdata build-shards" in message
-    assert "does not exist" in fails("eval knn nowhere")
-    assert "does not exist" in fails("run cvsa --config nowhere.json")
-    assert "no shard set at nowhere" in fails("run cvsa --data.shards nowhere")
-    assert "--device cuda:99" in fails(f"run cvsa --device cuda:99 --data.shards {drawn_set}")
-    assert "has no boxes by 'rbd'" in fails(f"run cvsa --data.detector rbd --device cpu --data.shards {drawn_set}")
-    assert "has 32 samples" in fails(f"run cvsa --out other --device cpu --model.width 8 --data.shards {drawn_set}")
-    assert not (tmp_path / "other").exists()  # nothing is in the way of the corrected command
-    (tmp_path / "config.json").write_text(json.dumps(configfile.to_dict(recipes.byol())))
-    assert "fgtrain run byol --config" in fails("run cvsa --config config.json")
-
-
-@pytest.mark.parametrize("flags", ["", "run", "run cvsa", "eval", "eval knn", "eval linear", "show", "list", "export"])
-def test_help_imports_no_torch(flags: str):
-    code = (
-        "import sys\nfrom fgtrain.cli import main\n"
-        f"try:\n    main({[*flags.split(), '--help']!r})\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'torch', 'torchvision', 'cv2', 'nvidia.dali', 'timm'} & sys.modules.keys()\nassert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "usage: fgtrain" in done.stdout

@@ -27,6 +27,12 @@ def main() -> None:
     call(f"fgdata score {SHARDS}")
     call(f"fgdata show {SHARDS}")
     call(TRAIN)
+    run = json.loads((RUN / "run.json").read_text())
+    if run["status"] != "done":
+        sys.exit(
+            f"\nThe training was stopped at step {run['step']:,}; an encoder half trained shows nothing. Go on:\n"
+            "  make demo"
+        )
     call(f"fgtrain eval knn {RUN} --untrained")
     call(f"fgtrain show views {RUN}")
     result = json.loads((RUN / "results.jsonl").read_text().splitlines()[-1])

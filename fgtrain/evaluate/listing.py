@@ -12,21 +12,21 @@ from fgdata.shards.reader import ShardSet
 from fgtrain.checkpoint import Checkpoint
 from fgtrain.data import SHARDS
 from fgtrain.recipes import RECIPES
-from fgtrain.rundir import RunDir
+from fgtrain.rundir import RunDir, whole
 
 
 def run_export(path: Path, file: Path) -> None:
     found = Checkpoint.find(path)
     if file.suffix != ".safetensors":
         raise InputError(f"{file}: the file is written as safetensors; let its name end in .safetensors.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    shutil.copyfile(found.file, part)
-    part.replace(file)
+    with whole(file) as part:
+        shutil.copyfile(found.file, part)
     name = found.model.backbone
     Console(highlight=False, soft_wrap=True).print(
         f"{file}: {name}, width {found.model.width}, {found.model.stem} stem, step {found.step:,}.\n"
-        f"torchvision.models.{name}().load_state_dict(safetensors.torch.load_file({str(file)!r}), strict=False)"
+        f"weights = safetensors.torch.load_file({str(file)!r})\n"
+        f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)\n"
+        f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random"
         if (found.model.width, found.model.stem) == (64, "imagenet")
         else f"{file}: {name} of width {found.model.width} with the {found.model.stem} stem; torchvision's names, "
         "but not its standard shapes."

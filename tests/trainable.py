@@ -1,0 +1,72 @@
+"""Runs small enough for tests, and what they leave behind."""
+
+import dataclasses
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fgdata.views import ViewSpec
+from fgtrain import config, methods, recipes
+from fgtrain.rundir import RunDir, load_state
+from fgtrain.trainer import Trainer
+
+RATES = ("images_per_second", "data_wait")
+
+
+def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> config.Config:
+    """Four batches of 8 at 32 px per epoch, two epochs, a network of width 8."""
+    base = recipes.RECIPES[name]()
+    fields = {
+        "data": config.Data(shards, batch_size=8, detector="gt"),
+        "views": ViewSpec(size=32, crop=base.views.crop),
+        "model": config.Model(width=8),
+        "optim": replace(base.optim, warmup_epochs=0.5),
+        "byol": methods.Byol(hidden=16, dim=8),
+        "moco": methods.Moco(dim=8),
+        "simsiam": methods.Simsiam(hidden=16, dim=8, bottleneck=8),
+        "simclr": methods.Simclr(hidden=16, dim=8),
+        "align": methods.Align(hidden=16, dim=8),
+        "pair": methods.Pair(bank=24, kappa=0.9),
+        "reconstruct": methods.Reconstruct(width=2, epochs=1, batch_size=8),
+        "epochs": 2,
+        "machine": config.Machine(out=out, device="cpu", threads=2, log_every=3, checkpoint_every=1, **machine),
+    }
+    return replace(base, **{k: v for k, v in fields.items() if k in {f.name for f in dataclasses.fields(base)}})
+
+
+def metrics(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in RATES} for line in lines]
+
+
+def final(run: Path) -> dict:
+    last = RunDir(run).last_checkpoint
+    assert last is not None
+    return load_state(last)
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def stop_at_step(patch: pytest.MonkeyPatch, stop_at: int) -> None:
+    """Runs get a signal during that step."""
+    step = Trainer.train_step
+
+    def signalled(self, batch):
+        step(self, batch)
+        if self.step == stop_at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    patch.setattr(Trainer, "train_step", signalled)
