@@ -124,7 +124,7 @@ def build(
                     (out / f"{job.name}.idx").unlink(missing_ok=True)
             write_atomic(out / MANIFEST, dump(manifest))
             shutil.rmtree(out / BUILDING)
-            return Built(manifest, total - done, progress.seconds)
+            return Built(manifest, sum(facts[job.name]["entry"]["samples"] for job in todo), progress.seconds)
 
 
 def build_shard(job: Job, advance=lambda images: None) -> dict:

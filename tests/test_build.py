@@ -245,6 +245,7 @@ def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_
         build(data, tmp_path / "set", saliency=("gt",))
     assert not (tmp_path / "set").exists(), "it stops before anything is written"
     done = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip")
+    assert done.written == 1
     assert {entry["file"] for entry in done.manifest["skipped"]} == {"cut.jpg", "none.jpg", "text.jpg"}
     assert all("cannot be read" in entry["why"] for entry in done.manifest["skipped"])
     assert list(samples(tmp_path / "set")) == ["a.jpg"]

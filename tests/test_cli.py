@@ -201,6 +201,13 @@ def test_report_of_a_damaged_set_is_refused(drawn_set, tmp_path):
     assert not (copy / "report.html").exists()
 
 
+def test_a_report_that_cannot_be_written_is_refused_and_leaves_nothing(drawn_set, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="folder cannot be written: Is a directory. .* --out FILE"):
+        write_report(drawn_set, tmp_path / "folder", samples=4)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
 def test_fgtrain_without_torch_says_what_to_install(tmp_path):
     script = """
 import sys
