@@ -10,6 +10,7 @@ import tyro
 from bench_build import build
 from bench_colour import colour
 from bench_saliency import saliency
+from bench_step import step
 from bench_views import views
 
 from fgdata.errors import InputError
@@ -17,7 +18,7 @@ from fgdata.errors import InputError
 if __name__ == "__main__":
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"saliency": saliency, "build": build, "views": views, "colour": colour}, description=__doc__
+            {"saliency": saliency, "build": build, "views": views, "colour": colour, "step": step}, description=__doc__
         )
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -1,0 +1,160 @@
+"""tools/bench.py step: what a training step of each method costs beside a step of its base, on the same batches."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from bench_report import report
+
+from fgdata.errors import InputError
+from fgtrain.config import Config, Data, Model
+from fgtrain.data import pick_device
+from fgtrain.methods import Align, Moco, Reconstruct, SynthPairConfig
+from fgtrain.recipes import RECIPES
+
+if TYPE_CHECKING:  # torch is imported where it is used: the workers of other measurements read this file too
+    import torch
+    from torch import Tensor
+
+NARROW = Align(hidden=512)
+
+
+def cases() -> dict[str, tuple[Config, str | None]]:
+    """Name -> its config and the case it is compared with. A base stands before what stands on it."""
+    symmetric, pair = Moco(symmetric=True), RECIPES["synth-pair"]()
+    assert isinstance(pair, SynthPairConfig)
+    return {
+        "byol": (RECIPES["byol"](), None),
+        "cvsa": (RECIPES["cvsa"](), "byol"),
+        f"cvsa --align.hidden {NARROW.hidden}": (replace(RECIPES["cvsa"](), align=NARROW), "byol"),
+        "cvsa --align.stages 3 4": (replace(RECIPES["cvsa"](), align=Align(stages=(3, 4))), "byol"),
+        "moco": (RECIPES["moco"](), None),
+        "moco --moco.symmetric": (replace(RECIPES["moco"](), moco=symmetric), None),
+        "cvsa-moco": (RECIPES["cvsa-moco"](), "moco --moco.symmetric"),
+        "simsiam": (RECIPES["simsiam"](), None),
+        "simclr": (RECIPES["simclr"](), None),
+        # What each part of the synthesized pairs adds: the decoder, the pair of decoded images, the Grad-CAM scores.
+        "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
+        "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
+        "synth-pair": (pair, "moco"),
+        "synth-pair, the paper's decoder": (replace(pair, reconstruct=Reconstruct(width=64, depth=2)), "moco"),
+    }
+
+
+def step(
+    only: tuple[str, ...] = (),
+    backbone: str = "resnet18",
+    size: int = 96,
+    batch_size: int = 64,
+    rounds: int = 7,
+    steps: int = 1,
+    threads: int = 2,
+    device: str = "cpu",
+    precision: str = "auto",
+    json: Path | None = None,
+) -> None:
+    """Seconds per training step, and the ratio to the base's.
+
+    A step is forward, backward, optimiser and moving averages; the batch lies on the device. Every round takes all
+    cases in turn, and a ratio is of two times of the same round, so that what slows the machine for a while slows both.
+    The batches are noise: nothing here is faster or slower for it.
+
+    Args:
+        only: measure these cases alone, with their bases; all by default.
+        backbone: resnet18 or resnet50.
+        size: side of the views in pixels.
+        batch_size: samples of a step.
+        rounds: measured rounds, after one that warms up; least, median and greatest are shown.
+        steps: steps of each case in a round.
+        threads: of torch on the processor.
+        device: cpu, cuda or cuda:N.
+        precision: fp32 or bf16; auto is bf16 on a GPU and fp32 on a CPU.
+        json: file to write the figures to.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    place, chosen = pick_device(device), cases()
+    if unknown := [name for name in only if name not in chosen]:
+        raise InputError(f"--only {unknown[0]!r} is no case; there are: {', '.join(map(repr, chosen))}.")
+    wanted = {name for row in only for name in (row, chosen[row][1]) if name} or set(chosen)
+    chosen = {name: found for name, found in chosen.items() if name in wanted}
+    batch = preloaded(batch_size, size, place)
+    half = precision == "bf16" or (precision == "auto" and place.type == "cuda")
+    runs = {}
+    for name, (config, _) in chosen.items():
+        views, data = replace(config.views, size=size), Data(batch_size=batch_size)
+        config = replace(config, model=Model(backbone), views=views, data=data)  # pyright: ignore[reportArgumentType]
+        runs[name] = stepper(config, batch, place, half)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            taken = timed(run, steps, place)
+            if turn:
+                seconds[name].append(taken)
+    where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"cpu, {threads} threads"
+    setting = {"backbone": backbone, "size": size, "batch": batch_size, "precision": "bf16" if half else "fp32"}
+    figures = []
+    for name, (_, base) in chosen.items():
+        ratios = [a / b for a, b in zip(seconds[name], seconds[base])] if base else []
+        figures.append({"step": name} | spread("s", seconds[name]) | {"to": base} | spread("ratio", ratios) | setting)
+        figures[-1] |= {"device": where, "n": rounds}
+    report("step", figures, json)
+
+
+def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "Tensor"]:
+    """A batch as the loader gives it: views and the plain image of noise, masks of rectangles."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(2, batch_size, 1, size, size)
+    masks[..., size // 4 : size // 2, size // 3 : size] = 1
+    batch = {
+        "views": torch.randn(2, batch_size, 3, size, size, generator=generator),
+        "plain": torch.randn(batch_size, 3, size, size, generator=generator),
+        "masks": masks,
+    }
+    return {name: x.to(device) for name, x in batch.items()}
+
+
+def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", half: bool) -> Callable[[], None]:
+    """One training step of a config, to be called again and again."""
+    import torch
+
+    from fgtrain import objectives, optim
+
+    objective = objectives.build(config, samples=65536).to(device).train()
+    optimizer = optim.build(objective.parameter_groups(), config.optim, objective.constant_rate)
+    optim.set_rates(optimizer, 1, 100, 0, 0.01)
+
+    def run() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss, _ = objective(batch, 0.5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        objective.after_step(0.5)
+
+    return run
+
+
+def timed(run: Callable[[], None], steps: int, device: "torch.device") -> float:
+    """Seconds per call."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / steps
+
+
+def spread(name: str, values: list[float]) -> dict[str, Any]:
+    """Median, least and greatest under three keys; None without values."""
+    return {f"{name}{end}": f(values) if values else None for end, f in (("", median), ("_min", min), ("_max", max))}

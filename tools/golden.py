@@ -1,0 +1,98 @@
+"""Rewrites the golden loss curves: python tools/golden.py [NAME...]. The only way tests/golden is ever changed.
+
+A curve is the loss of 20 training steps of a small network of one recipe, each with its own optimiser, schedule and
+moving averages, on fixed batches. In float64, so that a curve is the same to many digits wherever it is drawn and a
+change of it is a change of the method.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgtrain import objectives, optim
+from fgtrain.config import Data, Model
+from fgtrain.recipes import RECIPES
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+NAMES = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair")
+STEPS, WARMUP = 20, 3
+SMALL: dict[str, dict[str, Any]] = {
+    "byol": {"hidden": 32, "dim": 16},
+    "moco": {"dim": 16},
+    "simsiam": {"hidden": 32, "dim": 32, "bottleneck": 8},
+    "simclr": {"hidden": 32, "dim": 16},
+    "align": {"hidden": 32, "dim": 16, "stages": (3, 4)},
+}
+
+
+def curve(name: str) -> list[float]:
+    """The loss before each of the 20 steps of a recipe, narrowed."""
+    config = RECIPES[name]()
+    parts = {key: replace(getattr(config, key), **sizes) for key, sizes in SMALL.items() if hasattr(config, key)}
+    views = replace(config.views, size=64)
+    config = replace(config, data=Data(batch_size=8), model=Model(width=8), views=views, **parts)
+    objective = drawn(objectives.build(config, samples=40).double().train())
+    optimizer = optim.build(objective.parameter_groups(), config.optim, objective.constant_rate)
+    losses = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # for what an objective draws in its steps
+        for step in range(STEPS):
+            optim.set_rates(optimizer, step, STEPS, WARMUP, config.optim.lr)
+            loss, _ = objective(batch(step), step / STEPS)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            objective.after_step((step + 1) / STEPS)
+            losses.append(loss.item())
+    return losses
+
+
+@torch.no_grad()
+def drawn(objective: Any) -> Any:
+    """The objective with weights drawn in float64. torch draws in float32, where another processor rounds otherwise;
+    batch norm over eight samples makes of 1e-7 at the first step up to 1e-1 at the twentieth."""
+    generator = torch.Generator().manual_seed(0)
+    values = dict(objective.named_parameters()) | dict(objective.named_buffers())
+    for name, x in values.items():
+        if "target_" in name:
+            x.copy_(values[name.replace("target_", "")])
+        elif name.endswith("queue"):
+            x.copy_(F.normalize(torch.rand(x.shape, generator=generator, dtype=torch.float64) - 0.5, dim=1))
+        elif isinstance(x, nn.Parameter):
+            bound = (3 / x[0].numel()) ** 0.5
+            draws = torch.rand(x.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            x.copy_(draws * bound if x.ndim > 1 else torch.full_like(x, float(name.endswith("weight"))))
+    return objective
+
+
+def batch(step: int, n: int = 8, size: int = 64) -> dict[str, Tensor]:
+    """Smooth images, two noisy views of each, and rectangles for masks: the same for a step wherever it is drawn."""
+    generator = torch.Generator().manual_seed(step)
+    coarse = torch.rand(n, 3, 4, 4, generator=generator, dtype=torch.float64)
+    plain = F.interpolate(coarse, (size, size), mode="bilinear") * 4 - 2
+    views = plain + torch.rand(2, n, 3, size, size, generator=generator, dtype=torch.float64) - 0.5
+    masks = torch.zeros(2, n, 1, size, size, dtype=torch.float64)
+    for i in range(n):
+        masks[0, i, :, 4 * i : 4 * i + 28, 8:40] = 1
+        masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
+    return {"views": views, "plain": plain, "masks": masks}
+
+
+def path(name: str) -> Path:
+    return GOLDEN / f"{name}.txt"
+
+
+def read(name: str) -> list[float]:
+    return [float(line) for line in path(name).read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or NAMES:
+        path(name).write_text("".join(f"{loss:.9f}\n" for loss in curve(name)))
+        print(path(name).relative_to(GOLDEN.parents[1]))
