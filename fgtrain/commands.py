@@ -155,11 +155,14 @@ class PictureData:
     """Whose boxes. Default: the run's, else the first in the set."""
     split: str = "train"
     """Split the images come from."""
+    backgrounds: tuple[Path, ...] = ()
+    """Other shard sets, over whose images patches are pasted. Default: the run's."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Images with their boxes, SaliencySwap views with their masks, RandomResizedCrop views."""
+    """Images with their boxes, SaliencySwap views with their masks, and with backgrounds views pasted over them, else
+    RandomResizedCrop views."""
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
     """Run directory whose shard set and view settings are drawn."""
@@ -177,7 +180,8 @@ class Views:
         from fgtrain.evaluate.pictures import draw_views
 
         data = self.data
-        draw_views(self.run, data.shards, data.detector, data.split, self.size, self.rows, self.seed, self.out)
+        shown = self.size, self.rows, self.seed, self.out
+        draw_views(self.run, data.shards, data.detector, data.split, *shown, data.backgrounds)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,12 @@ def draw_views(
     rows: int,
     seed: int,
     out: Path | None,
+    backgrounds: tuple[Path, ...] = (),
 ) -> Path:
-    """Writes the sheet: per row an image with its box, two SaliencySwap views and two RandomResizedCrop views."""
+    """Writes the sheet: per row an image with its box, two views swapped within the batch, and two more.
+
+    Those are pasted over images of the background sets, where there are any, else random resized crops.
+    """
     spec = ViewSpec()
     if path is not None:
         if not (path / "config.json").is_file():
@@ -38,12 +42,16 @@ def draw_views(
         config, noted = run.config(), run.facts.get("shards", {}).get("path")
         spec, detector = config.views, detector or config.data.detector
         shards = shards or (Path(noted) if noted else None)
+        backgrounds = backgrounds or config.data.backgrounds
     data = open_shards(shards)
     detector = detector or next((name for name in data.detectors if name != "gt"), "gt")
     sheets = []
-    for crop in ("saliency-swap", "rrc"):
+    heads = [(f"image and its {detector} box", 1), ("SaliencySwap: over another image's object", 2)]
+    heads.append(("SaliencySwap: over other backgrounds" if backgrounds else "RandomResizedCrop", 2))
+    for crop, behind in (("saliency-swap", ()), ("saliency-swap" if backgrounds else "rrc", backgrounds)):
         view = replace(spec, size=size, views=2, crop=crop, masks=True, plain=False)
-        with load(data, views=view, batch_size=rows, split=split, detector=detector, seed=seed) as loader:
+        options = {"split": split, "detector": detector, "seed": seed, "backgrounds": behind}
+        with load(data, views=view, batch_size=rows, **options) as loader:
             sheets.append(next(iter(loader)))
     index = sheets[0]["index"].tolist()
     reader = data.split(split)
@@ -62,7 +70,6 @@ def draw_views(
         [original, *(framed(Image.fromarray(v), extent(m), 1.0) for v, m in zip(row, marks))]
         for original, row, marks in zip(originals, views, masks)
     ]
-    heads = [(f"image and its {detector} box", 1), ("SaliencySwap views", 2), ("RandomResizedCrop views", 2)]
     sheet = layout(cells, captions, heads, size)
     out = out or (path or Path()) / "views.png"
     out.parent.mkdir(parents=True, exist_ok=True)
