@@ -1,0 +1,35 @@
+"""The README's example of another project's loss on our shards, run as it stands there."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def example() -> str:
+    """The code block of README.md that imports lightly, else the same block in docs/views.md."""
+    for page in (ROOT / "README.md", ROOT / "docs" / "views.md"):
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            if "lightly" in block:
+                return block
+    raise AssertionError("neither README.md nor docs/views.md has the example")
+
+
+@pytest.mark.slow
+def test_lightlys_loss_trains_on_our_shards(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIGHTLY_DID_VERSION_CHECK", "True")  # it would ask its server
+    with warnings.catch_warnings(action="ignore"):  # of its own dependencies
+        pytest.importorskip("lightly.loss", reason="lightly is not installed: pip install lightly")
+    code = example()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    assert "shards/cub" in code
+    torch.manual_seed(0)
+    names: dict = {}
+    exec(code.replace("shards/cub", str(drawn_set)).replace("size=224", "size=32").replace("=64)", "=8)"), names)
+    assert torch.isfinite(names["loss"])
+    assert all(torch.isfinite(p).all() for p in names["encoder"].parameters())
+    assert names["encoder"].fc.weight.grad.abs().sum() > 0
