@@ -208,10 +208,60 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Gradcam:
+    """Where a linear classifier on the frozen encoder looks: Grad-CAM of the true class, several runs side by side."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN...]", help_behavior_hint="(required)")]
+    """Run directories (their last checkpoints), checkpoint folders, or encoder.safetensors files."""
+    shards: Path | None = None
+    """Shard set. Default: that of the first run."""
+    split: str = "test"
+    """Split the images come from; the classifier learns on train."""
+    size: int | None = None
+    """Side of the square that images are resized to, in pixels. Default: the view size of the first run."""
+    rows: int = 6
+    """Images drawn."""
+    seed: int = 0
+    """Decides which images, and the classifier's first weights."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N. auto: cuda where there is one."""
+    out: Path | None = None
+    """PNG to write. Default: gradcam.png in the first run's directory."""
+
+    def main(self) -> None:
+        from fgtrain.evaluate.gradcam import draw_gradcam
+
+        draw_gradcam(self.runs, self.shards, self.split, self.size, self.rows, self.seed, self.device, self.out)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Loss and every other figure of metrics.jsonl over the epochs, several runs in one picture."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN...]", help_behavior_hint="(required)")]
+    """Run directories."""
+    figures: tuple[str, ...] = ()
+    """Names of the figures drawn. Default: all, but for throughput."""
+    out: Path | None = None
+    """PNG to write. Default: curves.png in the first run's directory."""
+
+    def main(self) -> None:
+        from fgtrain.evaluate.curves import draw_curves
+
+        draw_curves(self.runs, self.figures, self.out)
+
+
+@dataclass(frozen=True)
 class Show:
     """Draw a PNG."""
 
-    what: Annotated[Annotated[Views, subcommand("views")] | Annotated[Pairs, subcommand("pairs")], arg(name="")]
+    what: Annotated[
+        Annotated[Views, subcommand("views")]
+        | Annotated[Gradcam, subcommand("gradcam")]
+        | Annotated[Pairs, subcommand("pairs")]
+        | Annotated[Curves, subcommand("curves")],
+        arg(name=""),
+    ]
     """Which picture."""
 
     def main(self) -> None:

@@ -16,7 +16,7 @@ from fgdata.build import build
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
-from fgtrain import cli, config, methods, train
+from fgtrain import cli, config, methods, objectives, train
 from fgtrain.checkpoint import Checkpoint
 from fgtrain.evaluate import finetune, listing, pictures, probe, report, subject
 
@@ -165,6 +165,8 @@ def test_a_line_that_the_disk_has_no_room_for_is_taken_back(tmp_path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     subject.append(file, {"n": 2})
     assert subject.read_lines(file) == [{"n": 1}, {"n": 2}]
+    file.write_text('{"n": 1}\n{"n"')
+    assert subject.read_lines(file) == [{"n": 1}]  # still being written
     file.write_text('{"n": 1}\n{"n"\n')
     with pytest.raises(InputError, match="line 2 is no JSON"):
         subject.read_lines(file)
@@ -172,7 +174,7 @@ def test_a_line_that_the_disk_has_no_room_for_is_taken_back(tmp_path: Path):
 
 def test_untrained_network_is_the_one_the_run_started_from(run: Path):
     found = Checkpoint.find(run)
-    started = train.objectives.build(found.run.config(), samples=32).encoder  # pyright: ignore[reportOptionalMemberAccess]
+    started = objectives.build(found.run.config(), samples=32).encoder  # pyright: ignore[reportOptionalMemberAccess]
     ours, trained = found.untrained().state_dict(), found.encoder().state_dict()
     assert all(torch.equal(v, started.state_dict()[k]) for k, v in ours.items())
     assert not torch.equal(ours["conv1.weight"], trained["conv1.weight"])

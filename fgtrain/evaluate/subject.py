@@ -94,11 +94,14 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file, [] when there is none. InputError naming the line that is none."""
+    """The records of a .jsonl file, [] when there is none. InputError naming the line that is none.
+
+    A last line without its end is still being written, or of a process killed over it, and is left out.
+    """
     if not path.is_file():
         return []
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text().split("\n")[:-1], 1):
         try:
             records.append(json.loads(line))
         except ValueError:
