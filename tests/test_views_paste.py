@@ -242,3 +242,44 @@ def test_a_damaged_background_is_named_in_the_consumer():
 def test_the_first_38_draws_are_what_they_were_before_paste():
     assert geometry.COUNT == 39
     assert np.array_equal(draws.uniforms(7, 3, np.arange(9), 1, 39)[:, :38], draws.uniforms(7, 3, np.arange(9), 1, 38))
+
+
+def test_flags_are_what_a_user_decides(capsys: pytest.CaptureFixture[str]):
+    from fgtrain import cli
+
+    with pytest.raises(SystemExit):
+        cli.main(["run", "cvsa", "--help"])
+    shown = capsys.readouterr().out
+    assert all(flag in shown for flag in ("--data.backgrounds", "--views.crop", "--views.paste-area"))
+    assert not any(flag in shown for flag in ("--views.masks", "--views.plain", "--views.views"))
+    assert ViewSpec(views=3, masks=True, plain=True).plain  # the library's users decide on these
+
+
+def test_the_sheet_shows_patches_over_other_backgrounds(drawn_set: Path, tmp_path: Path):
+    from fgdata.build import build
+    from fgdata.datasets import read
+    from fgtrain import cli
+
+    other = tmp_path / "other"
+    build(read("drawn", classes=2, images_per_class=4, size=64, seed=1), other, saliency=("gt",), workers=1)
+    sheets = []
+    for extra in ([], ["--data.backgrounds", str(other)]):
+        out = tmp_path / f"{len(extra)}.png"
+        line = [
+            "show",
+            "views",
+            "--data.shards",
+            str(drawn_set),
+            "--size",
+            "64",
+            "--rows",
+            "2",
+            "--out",
+            str(out),
+            *extra,
+        ]
+        assert cli.main(line) == 0
+        sheets.append(decode(out.read_bytes(), "").astype(int))
+    differs = (sheets[0] != sheets[1]).any((0, 2))
+    assert differs[-100:].any()  # the last two columns, and their heading
+    assert not differs[:240].any()  # the image and the swapped views

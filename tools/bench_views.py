@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 Stream = Generator[int, None, None]
-SKIPPED = 4  # batches before the clock starts: processes start, queues fill
+SKIPPED = 2  # batches before the clock starts: processes start, queues fill
 
 
 def views(
@@ -67,13 +68,14 @@ def views(
     figures = []
     with TemporaryDirectory() as folder:
         for label, side in (("500 x 375", None), ("long side 256", 256)):
-            own, lent = shard_sets(data / "cub50-fullsize", Path(folder) / label, side)
+            own, lent = shard_sets(data / "cub50-fullsize", Path(folder) / label, side, 2 * batch)
             files = as_files(own, Path(folder) / f"{label} files")
             found = contenders(own, lent, files, size, batch, workers, place)
             if only and not set(only) <= found.keys():
                 raise InputError(f"--only {' '.join(only)}: allowed are {', '.join(found)}.")
             figures += measure({n: s for n, s in found.items() if not only or n in only}, rounds, seconds, label, place)
-    packages = ("torch", "torchvision", "pillow", "lightly", "nvidia-dali-cuda130")
+    names = ("torch", "torchvision", "pillow", "lightly", "kornia", "nvidia-dali-cuda130")
+    packages = tuple(name for name in names if _installed(name))
     report(f"views, {workers} workers or threads, {device}", figures, json, packages)
 
 
@@ -120,7 +122,7 @@ def measure(
             try:
                 with closing(found[name]()) as stream:
                     rates[name].append(rate(stream, seconds, device))
-            except ModuleNotFoundError as fault:
+            except (ModuleNotFoundError, InputError) as fault:
                 print(f"{name} is left out: {fault}")
                 del rates[name]
     return [_row(name, label, rates) for name in rates]
@@ -166,10 +168,13 @@ def decoded(reader: SplitReader, threads: int) -> Stream:
             del waiting[:ahead]
 
 
-def shard_sets(root: Path, folder: Path, side: int | None) -> tuple[ShardSet, ShardSet]:
-    """All birds as one training split, and again as a second set, which lends backgrounds."""
+def shard_sets(root: Path, folder: Path, side: int | None, least: int) -> tuple[ShardSet, ShardSet]:
+    """All birds as one training split, repeated until they are `least`; and again as a second set, which lends
+    backgrounds."""
     birds = read("cub", root)
-    birds = replace(birds, records=tuple(replace(record, split="train") for record in birds.records))
+    turns = range(-(-least // len(birds.records)))
+    many = [replace(bird, split="train", id=f"{bird.id}-{turn}") for turn in turns for bird in birds.records]
+    birds = replace(birds, records=tuple(many))
     sets = []
     for name, samples in (("own", 100), ("lent", 50)):
         build(birds, folder / name, saliency=("gt",), shard_samples=samples, max_side=side, workers=1)
@@ -185,6 +190,13 @@ def as_files(own: ShardSet, folder: Path) -> list[Path]:
         files.append(folder / f"{i:06}.jpg")
         files[-1].write_bytes(reader.read(i)["jpg"])
     return files
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def _wait(device: "torch.device") -> None:
