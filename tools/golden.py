@@ -19,7 +19,7 @@ from fgtrain.config import Data, Model
 from fgtrain.recipes import RECIPES
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-NAMES = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair")
+NAMES = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam")
 STEPS, WARMUP = 20, 3
 SMALL: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 32, "dim": 16},
