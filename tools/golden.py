@@ -19,7 +19,9 @@ from fgtrain.config import Data, Model
 from fgtrain.recipes import RECIPES
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-NAMES = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam")
+# Not synth-pair-simsiam: batch norm over decoded images that hardly differ makes a rounding error of 1e-9 in its fifth
+# step one of 1 in its twelfth (measured with ATEN_CPU_CAPABILITY=default), so its curve holds on one processor only.
+NAMES = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair")
 STEPS, WARMUP = 20, 3
 SMALL: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 32, "dim": 16},
