@@ -1,0 +1,35 @@
+"""Worker processes: what they find when they start, and how their results and faults come back."""
+
+import os
+
+import pytest
+
+from fgdata.engine import ENVIRONMENT, run_jobs
+from fgdata.errors import InputError
+
+
+def found_there(job, advance):
+    advance(job)
+    return job, {name: os.environ.get(name) for name in ENVIRONMENT}
+
+
+def refuses(job, advance):
+    raise InputError(f"job {job} is of another kind")
+
+
+def test_a_worker_has_one_thread_and_keeps_its_memory_and_the_parent_is_as_it_was():
+    before, counted = dict(os.environ), []
+    results = list(run_jobs(found_there, [3, 4], workers=2, engine="local", advance=counted.append))
+    assert sorted(job for job, _ in results) == [3, 4]
+    assert all(environment == ENVIRONMENT for _, environment in results)
+    assert sum(counted) == 7
+    assert dict(os.environ) == before
+
+
+def test_a_refusal_in_a_worker_reaches_the_caller_as_it_is():
+    with pytest.raises(InputError, match="job 5 is of another kind"):
+        list(run_jobs(refuses, [5], workers=1, engine="local", advance=lambda images: None))
+
+
+def test_no_jobs_start_no_process():
+    assert list(run_jobs(refuses, [], workers=4, engine="local", advance=lambda images: None)) == []
