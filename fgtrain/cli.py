@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Union
 
 import tyro
@@ -61,7 +62,10 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
         raise InputError(f"--config {file} does not exist; name the config.json of a run (runs/NAME/config.json).")
     config = from_dict(read_json(file), str(file))
     if config.method != RECIPES[name]().method:
-        raise InputError(f"{file} is for the method {config.method}; type: fgtrain run {config.method} --config {file}")
+        named = quote(str(file))
+        raise InputError(
+            f"{file} is for the method {config.method}; type: fgtrain run {config.method} --config {named}"
+        )
     return replace(config, machine=replace(config.machine, out=None if given else out, resume=False, config=None)), name
 
 

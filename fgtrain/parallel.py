@@ -33,7 +33,12 @@ def group(name: str) -> Iterator[torch.device]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    yield device
+    try:
+        yield device
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise InputError("Another process of this training ended; what it printed says why.") from error
+        raise
     dist.destroy_process_group()  # not after a fault: the other processes may wait where this one will never come
 
 

@@ -96,11 +96,13 @@ def check_shards(run: RunDir, shards: ShardSet) -> None:
 
 @contextmanager
 def stop_on_signal(trainer: Trainer):
-    """SIGTERM, SIGUSR1 or Ctrl-C: stop at the next step with a checkpoint. A second one acts as it always does."""
+    """SIGTERM, SIGUSR1 or Ctrl-C: stop at the next step with a checkpoint. A second one acts as it always does, but not
+    under torchrun, where one is many: a terminal or scheduler sends it to every process, and torchrun passes it on."""
 
     def handle(caught: int, _frame: Any) -> None:
         trainer.signalled = True
-        signal.signal(caught, old[signal.Signals(caught)])
+        if trainer.world == 1:
+            signal.signal(caught, old[signal.Signals(caught)])
 
     old = {caught: signal.signal(caught, handle) for caught in STOP_SIGNALS}
     try:

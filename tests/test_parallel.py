@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
         without_batch_statistics(patch)
         for name in METHODS:
             run(joined(shards, out / name, name), name)
+        config = joined(shards, out / "in-parts", "byol")
+        run(replace(config, optim=replace(config.optim, accumulate=2)), "byol")
     run(small(shards, out / "whole"), "cvsa")
     with pytest.MonkeyPatch.context() as patch:
         stopped_at(patch, 5, rank=1)
@@ -148,18 +151,19 @@ def test_exchange_is_by_rank_and_shuffling_is_undone(two: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [m for m in METHODS if m != "synth-pair"])
+@pytest.mark.parametrize("run", [*(m for m in METHODS if m != "synth-pair"), "in-parts"])
 def test_two_processes_train_as_one_on_the_joined_batch(
-    name: str, two: Path, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: str, two: Path, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     without_batch_statistics(monkeypatch)
+    name = "byol" if run == "in-parts" else run
     train.train(joined(drawn_set, tmp_path / "run", name), name)
-    ours, theirs = metrics(two / name), metrics(tmp_path / "run")
+    ours, theirs = metrics(two / run), metrics(tmp_path / "run")
     assert [line["step"] for line in ours] == [3, 6, 8]
     for a, b in zip(ours, theirs):
         a, b = ({k: v for k, v in line.items() if k != "feature_std"} for line in (a, b))  # a spread within a batch
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)  # float32 sums in another order, over eight steps
-    a, b = final(two / name)["objective"], final(tmp_path / "run")["objective"]
+    a, b = final(two / run)["objective"], final(tmp_path / "run")["objective"]
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
 
@@ -194,14 +198,26 @@ def test_run_of_two_processes_is_not_continued_by_one(two: Path, drawn_set: Path
 
 
 @pytest.mark.slow
-def test_torchrun_trains(drawn_set: Path, tmp_path: Path):
-    config = replace(small(drawn_set, tmp_path / "run", "byol"), epochs=1, sync_norm=True)
+def test_torchrun_trains_until_a_scheduler_signals_every_process(drawn_set: Path, tmp_path: Path):
+    """The workers then get the signal twice, once from torchrun."""
+    run = tmp_path / "run"
+    config = replace(small(drawn_set, run, "byol"), epochs=100_000, sync_norm=True)
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fgtrain"]
-    command += ["run", "byol", "--config", str(tmp_path / "config.json"), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall("step 4/4", done.stdout)) == 1
-    assert "cpu x 2 processes" in done.stdout
-    assert "statistics of each process on its own" in done.stdout
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
+    command += ["run", "byol", "--config", str(tmp_path / "config.json"), "--out", str(run)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        printed, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert len(re.findall("cpu x 2 processes", printed)) == 1, printed
+    assert "statistics of each process on its own" in printed
+    assert f"Continue: torchrun --nproc-per-node 2 -m fgtrain run byol --out {run} --resume" in printed
+    facts = json.loads((run / "run.json").read_text())
+    assert (facts["status"], facts["processes"], facts["step"]) == ("stopped", 2, final(run)["step"])
