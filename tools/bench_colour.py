@@ -47,7 +47,7 @@ def differences(pictures: list[np.ndarray], turns: int) -> list[dict[str, Any]]:
 
     rows = []
     for name, used in ROWS.items():
-        strength = {one: 0.0 for one in OPERATIONS if one not in used}
+        strength: dict[str, Any] = {one: 0.0 for one in OPERATIONS if one not in used}
         spec = ViewSpec(jitter=1, grayscale=0, **strength)
         errors = []
         for number, picture in enumerate(pictures):

@@ -180,7 +180,10 @@ class Loader:
             yield {name: self._hand_over(tensor) for name, tensor in tensors.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, as plain JSON values; the same on every rank; counts batches yielded, not prepared."""
+        """Where the loader is, as plain JSON values; counts batches yielded, not prepared.
+
+        The same on every rank, but with `keep` at an epoch's end, where some ranks have a batch less than others.
+        """
         return {"epoch": self._epoch, "batch": self._batch, "loader": self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
