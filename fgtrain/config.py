@@ -86,7 +86,7 @@ class Machine:
     backend: Literal["auto", "threads", "dali"] = "auto"
     """What makes the views. auto: dali with a GPU, threads without."""
     threads: int | None = None
-    """Threads that make views. Default: one per core."""
+    """Threads that make views, in each process. Default: this machine's cores, divided over its processes."""
     checkpoint_every: int = 10
     """Epochs between checkpoints; one is always written at the end and on SIGTERM, SIGUSR1 or Ctrl-C."""
     keep_last: int = 2
