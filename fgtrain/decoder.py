@@ -3,9 +3,9 @@
 Ours, where the paper is silent: the layout, and group norm, so that an image depends on its own vector alone.
 """
 
+import io
 import json
 import math
-import os
 import shlex
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fgdata.errors import InputError
@@ -25,7 +25,7 @@ from fgdata.views import load
 from fgtrain.losses import wide
 from fgtrain.methods import SynthPairConfig
 from fgtrain.nets import Encoder
-from fgtrain.rundir import RunDir
+from fgtrain.rundir import RunDir, write_bytes
 
 FILE, UNFINISHED = "decoder.safetensors", "decoder-warmup.pt"
 SAVE_SECONDS = 60.0
@@ -59,10 +59,8 @@ class Decoder(nn.Module):
         return wide(self.rgb(self.stages(self.widen(maps))))
 
     def save(self, file: Path) -> None:
-        part = file.with_name(file.name + ".part")
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        save_file(weights, part, metadata={"fgtrain_decoder": json.dumps(self.shape, sort_keys=True)})
-        os.replace(part, file)
+        write_bytes(file, save(weights, metadata={"fgtrain_decoder": json.dumps(self.shape, sort_keys=True)}))
 
     def check(self, file: Path) -> None:
         """InputError unless the file is a decoder of this shape."""
@@ -201,7 +199,7 @@ def warm_up(
             say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}")
             if epoch < settings.epochs and time.perf_counter() - saved >= SAVE_SECONDS:
                 state = {"epoch": epoch, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
-                part = unfinished.with_name(unfinished.name + ".part")
-                torch.save({**state, "loader": loader.state_dict()}, part)
-                os.replace(part, unfinished)
+                content = io.BytesIO()
+                torch.save({**state, "loader": loader.state_dict()}, content)
+                write_bytes(unfinished, content.getvalue())
                 saved = time.perf_counter()

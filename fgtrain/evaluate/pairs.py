@@ -26,7 +26,7 @@ from fgtrain.losses import wide
 from fgtrain.methods import SynthPairConfig
 from fgtrain.nets import hold_statistics
 from fgtrain.objectives.synth_pair import SynthPair
-from fgtrain.rundir import load_state
+from fgtrain.rundir import load_state, whole
 
 BATCH = 64
 """Images that pass together, from which the first are drawn: scores need other images to tell them from."""
@@ -57,10 +57,8 @@ def draw_pairs(run: Path, shards: Path | None, split: str, rows: int, seed: int,
     heads = [("image", 1), ("decoded", 1), ("with noise", 1), (f"difference x {gain}", 1)]
     sheet = layout(cells, captions, heads, cells[0][0].width)
     out = out or (found.run.path if found.run else Path()) / "pairs.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    sheet.save(part, "PNG", optimize=True)
-    part.replace(out)
+    with whole(out) as part:
+        sheet.save(part, "PNG", optimize=True)
     Console(highlight=False, soft_wrap=True).print(
         f"{out}: {rows} images of {data.path} ({split}), step {found.step:,}; the noise is {noise:.1%} of the features"
     )
