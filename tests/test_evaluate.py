@@ -125,7 +125,7 @@ def test_linear_on_fresh_crops_runs(run: Path):
         ("knn --k 0", "--k is 0; allowed: 1 to 32, the images of the train split"),
         ("knn --k 33", "--k is 33"),
         ("knn --temperature -1", "--temperature is -1.0; allowed: 0 or more"),
-        ("knn --size 8", "--size is 8; allowed: 32 to 4096 pixels"),
+        ("knn --size 7", "--size is 7; allowed: 8 to 4096 pixels"),
         ("linear --fractions 0", "--fractions is 0; allowed"),
         ("linear --fractions 0.01 --cache", "leaves a class of 8 training images without any"),
         ("linear --trials 0", "--trials is 0"),

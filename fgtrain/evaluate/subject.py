@@ -18,7 +18,7 @@ from fgtrain.config import need
 from fgtrain.data import open_shards, pick_device
 from fgtrain.nets import Encoder
 
-SMALLEST, LARGEST = 32, 4096  # pixels; below 32 the last stage has less than one position
+SMALLEST, LARGEST = 8, 4096  # pixels, as of any view
 
 
 @dataclass(frozen=True)
