@@ -60,6 +60,7 @@ def step(
 
     A step is forward, backward, optimiser and moving averages; the batch lies on the device. Every round takes all
     cases in turn, and a ratio is of two times of the same round, so that what slows the machine for a while slows both.
+    Beside it stands the ratio of the arithmetic, counted: what the ratio of the times tends to where arithmetic is all.
     The batches are noise: nothing here is faster or slower for it.
 
     Args:
@@ -89,19 +90,19 @@ def step(
         views, data = replace(config.views, size=size), Data(batch_size=batch_size)
         config = replace(config, model=Model(backbone), views=views, data=data)  # pyright: ignore[reportArgumentType]
         runs[name] = stepper(config, batch, place, half)
+    gflop = {name: counted(run) for name, run in runs.items()}  # also the round that warms up
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in runs.items():
-            taken = timed(run, steps, place)
-            if turn:
-                seconds[name].append(taken)
+            seconds[name].append(timed(run, steps, place))
     where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"cpu, {threads} threads"
     setting = {"backbone": backbone, "size": size, "batch": batch_size, "precision": "bf16" if half else "fp32"}
     figures = []
     for name, (_, base) in chosen.items():
         ratios = [a / b for a, b in zip(seconds[name], seconds[base])] if base else []
         figures.append({"step": name} | spread("s", seconds[name]) | {"to": base} | spread("ratio", ratios) | setting)
-        figures[-1] |= {"device": where, "n": rounds}
+        more = gflop[name] / gflop[base] if base else None
+        figures[-1] |= {"gflop": gflop[name], "gflop_ratio": more, "device": where, "n": rounds}
     report("step", figures, json)
 
 
@@ -139,6 +140,25 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
         objective.after_step(0.5)
 
     return run
+
+
+def counted(run: Callable[[], None]) -> float:
+    """Billions of floating-point operations of one call, in convolutions and matrix products."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry  # its FlopCounterMode does not bear torch.autograd.grad
+
+    class Counter(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if count := flop_registry.get(func._overloadpacket):
+                self.total += count(*args, **(kwargs or {}), out_val=result)
+            return result
+
+    with Counter() as counter:
+        run()
+    return counter.total / 1e9
 
 
 def timed(run: Callable[[], None], steps: int, device: "torch.device") -> float:
