@@ -98,7 +98,7 @@ class Align:
     stages: tuple[int, ...] = (4,)
     """Stages of the network whose maps are aligned: 3, 4 or both."""
     hidden: int = 4096
-    """Hidden channels of the convolutional projector and predictor."""
+    """Hidden channels of the convolutional projector and predictor. 512 makes them an eighth as dear."""
     dim: int = 256
     """Channels of the convolutional projection."""
     normalize: Literal["none", "cosine"] = "none"
