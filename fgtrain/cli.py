@@ -102,7 +102,9 @@ def main(argv: list[str] | None = None) -> int:
                 f"fgtrain needs {fault.name}, which is not installed: pip install 'fgdata[train]'"
             ) from None
 
-    return run_command("fgtrain", command, "A run goes on from its last checkpoint: the same command with --resume.")
+    training = argv[:1] == ["run"]
+    hint = "A run goes on from its last checkpoint: the same command with --resume." if training else ""
+    return run_command("fgtrain", command, hint)
 
 
 if __name__ == "__main__":

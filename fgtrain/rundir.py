@@ -1,9 +1,9 @@
 """Everything a run leaves on disk.
 
-    config.json  run.json  metrics.jsonl  results.jsonl  log.txt
+    config.json  run.json  metrics.jsonl  results.jsonl  finetune.jsonl  log.txt
     checkpoints/0004000/{encoder.safetensors, state.pt}  checkpoints/last -> 0004000
 
-Files appear whole: written as `.part`, then renamed; a checkpoint is a folder that appears by rename. The two `.jsonl`
+Files appear whole: written as `.part`, then renamed; a checkpoint is a folder that appears by rename. The `.jsonl`
 files and log.txt grow line by line. Nothing is unpickled: state.pt is read with weights_only.
 """
 

@@ -63,7 +63,7 @@ def plan(
 ) -> Plan:
     """(B, 2) image (w, h) in pixels, (B, 4) boxes, (B,) sample numbers, the batch's number -> the plan of one view.
 
-    saliency-swap is METHODS' `swap` among the samples of the batch, or with lenders > 0 `paste` over one of so many
+    saliency-swap is `swap` among the samples of the batch, or with lenders > 0 `paste` over one of so many
     images of other sets.
     """
     u = uniforms(seed, epoch, samples, view, COUNT)
@@ -120,7 +120,7 @@ def random_resized_crop(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.
 
 
 def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:
-    """(B, 4), (B, 2), (B, COUNT) -> (B, 4). A random rectangle inside each box (METHODS 3.1).
+    """(B, 4), (B, 2), (B, COUNT) -> (B, 4). A random rectangle inside each box (CVSA 2.1).
 
     Its share a of the box's area is uniform in [patch_area, 1]; its aspect relative to the box's own is log-uniform,
     held within [a, 1 / a] so that a rectangle of exactly that share still fits in the box.
@@ -136,7 +136,7 @@ def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -
 
 
 def paste_place(source: np.ndarray, u: np.ndarray, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
-    """(B, 4) patches, (B, COUNT) -> patches (B, 4), places (B, 4): anywhere in the view (METHODS 3.3, `paste`).
+    """(B, 4) patches, (B, COUNT) -> patches (B, 4), places (B, 4): anywhere in the view (`paste`; area and place are ours).
 
     The place has the patch's aspect and a share of the view's area uniform in [paste_area, 1]. Where that is wider or
     taller than the view, what overhangs is cut off the patch, half on either side: its aspect stays, the share shrinks.
