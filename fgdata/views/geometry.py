@@ -136,7 +136,7 @@ def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -
 
 
 def paste_place(source: np.ndarray, u: np.ndarray, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
-    """(B, 4) patches, (B, COUNT) -> patches (B, 4), places (B, 4): anywhere in the view (`paste`; area and place are ours).
+    """(B, 4) patches, (B, COUNT) -> patches (B, 4), places (B, 4): anywhere in the view. Area and place are ours.
 
     The place has the patch's aspect and a share of the view's area uniform in [paste_area, 1]. Where that is wider or
     taller than the view, what overhangs is cut off the patch, half on either side: its aspect stays, the share shrinks.
