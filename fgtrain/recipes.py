@@ -35,7 +35,7 @@ def moco() -> MocoConfig:
 
     fgtrain run moco
 
-    ImageNet, ResNet-50, 800 epochs, linear: 71.1. Chen, Fan, Girshick, He, arXiv 2003.04297.
+    Chen, Fan, Girshick, He, arXiv 2003.04297.
     """
     return MocoConfig(optim=SGD)
 
@@ -45,7 +45,7 @@ def simsiam() -> SimsiamConfig:
 
     fgtrain run simsiam
 
-    ImageNet, ResNet-50, 100 epochs, linear: 68.1. Chen, He, CVPR 2021.
+    Chen, He, CVPR 2021.
     """
     return SimsiamConfig(optim=replace(SGD, lr=0.05), sync_norm=True)
 
@@ -55,7 +55,7 @@ def byol() -> ByolConfig:
 
     fgtrain run byol
 
-    ImageNet, ResNet-50, 1000 epochs, linear: 74.3. Grill et al., NeurIPS 2020.
+    Grill et al., NeurIPS 2020.
     """
     return ByolConfig(optim=LARS, sync_norm=True)
 
@@ -65,7 +65,7 @@ def simclr() -> SimclrConfig:
 
     fgtrain run simclr
 
-    ImageNet, ResNet-50, 1000 epochs, linear: 69.3. Chen, Kornblith, Norouzi, Hinton, ICML 2020.
+    Chen, Kornblith, Norouzi, Hinton, ICML 2020.
     """
     return SimclrConfig(optim=replace(LARS, lr=0.3, weight_decay=1e-6), sync_norm=True)
 
