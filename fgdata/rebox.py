@@ -20,7 +20,7 @@ from .errors import InputError
 from .progress import Progress
 from .saliency import component, detector, least_side, require, saliency_map
 from .sample import largest
-from .shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, dump, write_atomic
+from .shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, dump, read_manifest, write_atomic
 from .shards.maps import MAPS, MapFile, fault, merge, pack, shrink_map
 from .shards.reader import ShardSet, SplitReader, meta
 from .shards.writer import ShardWriter, box_bytes
@@ -115,6 +115,8 @@ def _rewrite(
     validate(workers, "local")
     start, source = time.monotonic(), shards.path
     with replacing(source, out) as new:
+        if read_manifest(source) != shards.manifest:  # read before the lock was held
+            raise InputError(f"{source} was changed by another fgdata a moment ago. Run this command again.")
         keep_maps = "maps" in shards.manifest
         job = Job(source, new, "", {}, range(0), objective, names, added, keep_maps)
         jobs, row = [], 0

@@ -6,11 +6,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
-from .lock import alone, make
+from .lock import alone, made
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, renameat2(2)
 _RENAME_SWAP = 2  # macOS: renamex_np(2)
@@ -24,13 +24,12 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     cleared by the next. InputError when `out` holds something already, or another process works on the same folder.
     """
     target = out or source.resolve()
-    if out is not None and (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder. Name another: --out FOLDER, or leave --out away")
     nursery = target.parent / ".new"
     new = nursery / target.name
-    make(new, "--out")
-    with alone(source), alone(new):
+    _refuse_full(out)  # before a folder is made, and again once no other process can be filling it
+    with alone(source), made(new):
         try:
+            _refuse_full(out)
             for entry in new.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             yield new
@@ -42,8 +41,13 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
             sync(target.parent)
         finally:
             shutil.rmtree(new, ignore_errors=True)  # the unfinished folder, or after an exchange the old one
-            if nursery.is_dir() and not any(nursery.iterdir()):
+            with suppress(OSError):  # another set's new folder may lie there
                 nursery.rmdir()
+
+
+def _refuse_full(out: Path | None) -> None:
+    if out is not None and (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists and is not an empty folder. Name another: --out FOLDER, or leave --out away")
 
 
 def exchange(new: Path, old: Path) -> None:
