@@ -21,7 +21,7 @@ from .boxes import Objective
 from .datasets import DATASETS, Dataset, Record
 from .engine import run_jobs, validate
 from .errors import InputError
-from .lock import alone, made
+from .lock import made
 from .progress import Progress
 from .saliency import component, detector, require
 from .shards.manifest import (
@@ -63,6 +63,8 @@ class Built:
     manifest: dict
     written: int
     seconds: float
+    was_complete: bool = False
+    """Nothing was left to do; not even the manifest to write."""
 
 
 def build(
@@ -90,13 +92,13 @@ def build(
     plan = _plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
-    with made(out), alone(out):
+    with made(out):
         if (out / MANIFEST).is_file():
             manifest = read_manifest(out)
             _refuse_damaged(out, manifest)
             _refuse_other(out, manifest, plan, ("versions", "format_version"))
             shutil.rmtree(out / BUILDING, ignore_errors=True)
-            return Built(manifest, 0, 0.0)
+            return Built(manifest, 0, 0.0, was_complete=True)
         _refuse_unlike(out, plan)
         for part in out.glob("**/*.part"):
             part.unlink(missing_ok=True)

@@ -83,8 +83,8 @@ def build_shards(
 
         fetch(dataset, root)
     known = datasets.read(dataset, root, **{name: value for name, value in options.items() if value is not None})
-    if known.note:
-        print(f"{dataset}: {known.note}")
+    for line in known.note.splitlines():
+        print(f"{dataset}: {line}")
     workers = available_cores() if jobs is None else jobs
     done = build.build(
         known,
@@ -100,10 +100,11 @@ def build_shards(
         keep_maps=keep_maps,
     )
     total = _total(done.manifest)
-    if not done.written:
+    if done.was_complete:
         print(f"{out} is already complete: {total}. Nothing was done.")
         return 0
-    print(f"{out}: {total}, {done.written:,} of them built now in {done.seconds:,.1f} s")
+    now = f"{done.written:,} of them built now" if done.written else "all built before; the set was finished now,"
+    print(f"{out}: {total}, {now} in {done.seconds:,.1f} s")
     for line in _remarks(done.manifest):
         print(f"  {line}")
     folder = shlex.quote(str(out))

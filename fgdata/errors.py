@@ -6,7 +6,10 @@ import os
 import sys
 from collections.abc import Callable
 
-_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+_MENDABLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
+}
 
 
 class InputError(Exception):
@@ -45,5 +48,6 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         if fault.errno not in _MENDABLE:
             raise
         where = f": {fault.filename}" if fault.filename else ""
-        print(f"{program}: {fault.strerror}{where}. {when_stopped}".rstrip(), file=sys.stderr)
+        why = " (the limit is the shell's, `ulimit -f`, or the file system's)" if fault.errno == errno.EFBIG else ""
+        print(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), file=sys.stderr)
         return 2

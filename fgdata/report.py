@@ -23,9 +23,9 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
     """Reads a shard set and writes the page; shows at most `samples` images, its numbers are of all. Returns `out`."""
     if not 1 <= samples <= 1000:
         raise InputError(f"--samples {samples}: 1 to 1,000 images fit one page.")
+    shards = ShardSet.open(path)
     if not out.parent.is_dir():
         raise InputError(f"{out}: there is no folder {out.parent} to write the report to.")
-    shards = ShardSet.open(path)
     scored = read_boxes(shards)
     colours = {
         name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in shards.detectors if name != "gt")
@@ -40,7 +40,7 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
     ]
     page = _PAGE.replace("{{title}}", html.escape(path.name)).replace("{{body}}", "\n".join(sections))
     try:
-        write_atomic(out, page.encode())
+        write_atomic(out, page.encode("utf-8", "backslashreplace"))
     except OSError as fault:
         raise InputError(f"{out} cannot be written: {fault.strerror}. Name another file: --out FILE") from None
     return out
@@ -242,7 +242,7 @@ def _settings(shards: ShardSet, path: Path) -> str:
 def _build_log(path: Path) -> list[dict]:
     """The last line of each shard of the set in the log that the build wrote beside it; none when it has no log."""
     log = path.with_name(f"{path.name}.build.jsonl")
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
     return list({line["shard"]: line for line in lines}.values())
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from fgdata import images
 from fgdata.boxes import WHOLE, Objective
 from fgdata.build import build
+from fgdata.cli import main
 from fgdata.datasets import Dataset, Record, read
 from fgdata.errors import InputError
 from fgdata.shards.check import check
@@ -236,6 +237,22 @@ def test_odd_files_are_told_by_content_and_reencoded(tmp_path):
         assert np.abs(images.decode(found[name]["jpg"], name).mean((0, 1)) - wanted.mean((0, 1))).max() < 3
 
 
+def test_a_build_that_lacked_only_its_manifest_says_that_it_was_finished(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = "build-shards --classes 2 --images-per-class 4 --size 64 --saliency spectral-residual --jobs 1".split()
+    with monkeypatch.context() as stopped:
+        stopped.setattr("fgdata.build.merge", stop)
+        assert main([*words, "--keep-maps"]) == 130
+    assert main([*words, "--keep-maps"]) == 0
+    assert "test), all built before; the set was finished now, in" in capsys.readouterr().out
+    assert main([*words, "--keep-maps"]) == 0
+    assert "Nothing was done" in capsys.readouterr().out
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
 def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_path):
     files = {"a.jpg": jpeg(), "cut.jpg": jpeg()[:-40], "none.jpg": b"", "text.jpg": b"not here"}
     data = dataset(tmp_path, files)
@@ -245,7 +262,7 @@ def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_
         build(data, tmp_path / "set", saliency=("gt",))
     assert not (tmp_path / "set").exists(), "it stops before anything is written"
     done = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip")
-    assert done.written == 1
+    assert (done.written, done.was_complete) == (1, False)
     assert {entry["file"] for entry in done.manifest["skipped"]} == {"cut.jpg", "none.jpg", "text.jpg"}
     assert all("cannot be read" in entry["why"] for entry in done.manifest["skipped"])
     assert list(samples(tmp_path / "set")) == ["a.jpg"]

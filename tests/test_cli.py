@@ -85,7 +85,7 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
     [
         (["check", "nowhere"], "There is no shard set at nowhere"),
         (["score", "nowhere"], "There is no shard set at nowhere"),
-        (["show", "nowhere"], "nowhere"),
+        (["show", "nowhere"], "There is no shard set at nowhere"),
         (["build-shards", "--dataset", "birds"], "No dataset is called 'birds'; there are drawn, cub"),
         (["build-shards", "--dataset", "cub", "--classes", "3"], "cub has no option classes"),
         (["build-shards", "--saliency", "magic"], "'magic' is not a detector"),

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fgdata.errors import InputError, counted, run_command
-from fgdata.lock import made
+from fgdata.lock import alone, held, made
 
 
 def failing(fault):
@@ -24,6 +24,11 @@ def failing(fault):
         (InputError("no such thing"), 2, "fgdata: no such thing\n"),
         (KeyboardInterrupt(), 130, "\nfgdata: stopped. Go on.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 2, "fgdata: No space left on device: x. Go on.\n"),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            2,
+            "fgdata: File too large (the limit is the shell's, `ulimit -f`, or the file system's). Go on.\n",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "y"), 2, "fgdata: Permission denied: y. Go on.\n"),
     ],
 )
@@ -57,6 +62,39 @@ raise SystemExit(run_command("fgdata", command))
 
 def test_counted():
     assert [counted(n, "image") for n in (0, 1, 2, 2889)] == ["0 images", "1 image", "2 images", "2,889 images"]
+
+
+def test_who_is_refused_the_lock_leaves_the_folder_to_its_owner(tmp_path):
+    pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
+    folder = tmp_path / "a" / "set"
+    with made(folder):
+        assert held(folder)
+        with pytest.raises(InputError, match="Another fgdata is writing"), made(folder):
+            raise AssertionError("not reached")
+        (folder / "shard").touch()
+    assert not held(folder)
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_lock_is_on_the_folder_that_has_the_name(tmp_path, monkeypatch, returns):
+    """The folder is removed, and perhaps made again by another, between our open and our lock."""
+    fcntl = pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
+    folder, lock, calls = tmp_path / "set", fcntl.flock, []
+
+    def late(handle, how):
+        if not calls:
+            folder.rename(tmp_path / "old")  # keeps its inode from being given to the next folder
+            if returns:
+                folder.mkdir()
+        calls.append(handle)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with made(folder):
+        assert len(calls) == 2
+        (folder / "shard").touch()
+        with pytest.raises(InputError, match="Another fgdata is writing"), alone(folder):
+            pass
 
 
 def test_a_folder_made_for_nothing_goes_again(tmp_path):

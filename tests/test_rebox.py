@@ -253,6 +253,19 @@ def test_hdf5_says_a_full_disk_as_the_system_does(tmp_path):
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_hdf5_says_a_limit_on_files_as_the_system_does(kept, tmp_path):
+    resource = pytest.importorskip("resource", reason="this system has no limits of this kind")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            maps.merge({"spectral-residual": [kept / "maps.h5"]}, tmp_path / "maps.h5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
 def test_keep_maps_needs_a_map_and_is_a_setting(birds, tmp_path, kept):
     with pytest.raises(InputError, match="--keep-maps: gt has no saliency map"):
         build(birds, tmp_path / "gt", saliency=("gt",), keep_maps=True)

@@ -151,11 +151,11 @@ def _copy(file: h5py.File, name: str, paths: list[Path]) -> None:
 
 @contextmanager
 def _disk_faults(path: Path) -> Iterator[None]:
-    """HDF5 wraps what the system said into a text of its own; a full disk must read as one."""
+    """HDF5 wraps what the system said into a text of its own; a full disk or file must read as one."""
     try:
         yield
     except (OSError, RuntimeError) as fault:
-        for code in (errno.ENOSPC, errno.EDQUOT):
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             if f"errno = {code}" in str(fault) or os.strerror(code) in str(fault):
                 raise OSError(code, os.strerror(code), str(path)) from None
         raise
