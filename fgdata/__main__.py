@@ -1,0 +1,5 @@
+import sys
+
+from fgdata.cli import main
+
+sys.exit(main())
