@@ -55,7 +55,8 @@ def _locally(function: Callable, jobs: list, workers: int, advance: Callable[[in
     with _environment(ENVIRONMENT):
         pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counter,))
         try:
-            waiting = {pool.submit(_call, function, job) for job in jobs}
+            with _interrupts_later():  # a worker inherits this while it starts: Ctrl-C is the parent's affair
+                waiting = {pool.submit(_call, function, job) for job in jobs}
             while waiting:
                 done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
                 seen, before = counter.value, seen
@@ -69,6 +70,19 @@ def _locally(function: Callable, jobs: list, workers: int, advance: Callable[[in
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C within the block comes at its end. Windows knows no masks, and there it comes at once."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(counter: Any) -> None:

@@ -1,6 +1,7 @@
 """Worker processes: what they find when they start, and how their results and faults come back."""
 
 import os
+import signal
 
 import pytest
 
@@ -29,6 +30,25 @@ def test_a_worker_has_one_thread_and_keeps_its_memory_and_the_parent_is_as_it_wa
 def test_a_refusal_in_a_worker_reaches_the_caller_as_it_is():
     with pytest.raises(InputError, match="job 5 is of another kind"):
         list(run_jobs(refuses, [5], workers=1, engine="local", advance=lambda images: None))
+
+
+def stops_at(images):
+    raise KeyboardInterrupt
+
+
+def masked(job, advance):
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT)
+
+
+def test_a_worker_never_hears_ctrl_c_and_the_parent_still_does():
+    """Blocked from a worker's first instruction on, which is before its imports; else it prints their traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        pytest.skip("this system has no signal masks")
+    [found] = run_jobs(masked, [1], workers=1, engine="local", advance=lambda images: None)
+    assert found == (True, signal.SIG_IGN)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs(found_there, [1], workers=1, engine="local", advance=stops_at))
 
 
 def test_no_jobs_start_no_process():
