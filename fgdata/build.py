@@ -5,43 +5,29 @@ written after the shard's tar and index. The manifest is written last, in one pi
 Everything inside the folder is the same whenever and however often it is built: times go to a log beside the folder.
 """
 
-import hashlib
 import json
 import shlex
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import __version__, sample
+from . import sample
 from .boxes import Objective
 from .datasets import DATASETS, Dataset, Record
 from .engine import run_jobs, validate
-from .errors import InputError
+from .errors import InputError, shown
 from .lock import made
+from .plan import ORDER_SEED, make_plan, refuse_other
 from .progress import Progress
-from .saliency import component, detector, require
-from .shards.manifest import (
-    BUILDING,
-    FORMAT_MAJOR,
-    FORMAT_MINOR,
-    MANIFEST,
-    SPLITS,
-    digest,
-    dump,
-    read_manifest,
-    write_atomic,
-)
-from .shards.maps import MAPS, SIDE, merge, pack
+from .saliency import component, require
+from .shards.manifest import BUILDING, MANIFEST, SPLITS, digest, dump, read_manifest, write_atomic
+from .shards.maps import MAPS, merge, pack
 from .shards.reader import set_faults
 from .shards.writer import ShardWriter
-
-ORDER_SEED = (
-    0  # train samples are stored in one fixed shuffled order, so that a reader with a small buffer mixes classes
-)
 
 
 @dataclass(frozen=True)
@@ -89,17 +75,19 @@ def build(
     recipe = sample.Recipe(dataset.load, saliency, objective or Objective(), max_side, quality, on_bad_image, keep_maps)
     _validate(dataset, recipe, shard_samples)
     validate(workers, engine)
-    plan = _plan(dataset, recipe, shard_samples)
+    plan = make_plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
     with made(out):
         if (out / MANIFEST).is_file():
             manifest = read_manifest(out)
             _refuse_damaged(out, manifest)
-            _refuse_other(out, manifest, plan, ("versions", "format_version"))
+            stored = sum(split["samples"] for split in manifest["splits"].values())
+            images = stored + len(manifest.get("skipped", ())), len(dataset.records)
+            refuse_other(out, manifest, plan, images, ("versions", "format_version"))
             shutil.rmtree(out / BUILDING, ignore_errors=True)
             return Built(manifest, 0, 0.0, was_complete=True)
-        _refuse_unlike(out, plan)
+        _refuse_unlike(out, plan, len(dataset.records))
         for part in out.glob("**/*.part"):
             part.unlink(missing_ok=True)
         jobs = plan_jobs(dataset, out, recipe, shard_samples)
@@ -108,13 +96,13 @@ def build(
         if on_bad_image == "stop" and (dataset.name not in DATASETS or DATASETS[dataset.name].files):
             _refuse_bad_images(todo, workers)
         (out / BUILDING).mkdir(exist_ok=True)
-        write_atomic(out / BUILDING / "plan.json", dump(plan))
+        write_atomic(out / BUILDING / "plan.json", dump(plan | {"begun_with": len(dataset.records)}))
         total, done = len(dataset.records), sum(len(job.records) for job in jobs if job.name in facts)
         log = out.with_name(f"{out.name}.build.jsonl")
         with Progress("Building", total, done) as progress:
             for fact in run_jobs(build_shard, todo, workers=workers, engine=engine, advance=progress.advance):
                 facts[fact["name"]] = fact
-                with log.open("a") as file:
+                with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"shard": fact["name"], **fact.pop("log")}) + "\n")
             kept = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
             manifest = _manifest(plan | kept, jobs, facts)
@@ -141,7 +129,7 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
             except InputError as fault:
                 if job.recipe.on_bad_image == "stop":
                     raise
-                fact["skipped"].append({"file": record.file, "why": str(fault)})
+                fact["skipped"].append({"file": shown(record.file), "why": shown(str(fault))})
             else:
                 with log.stage("write"):
                     writer.add(f"{job.first_key + number:0{job.key_digits}d}", components, meta)
@@ -195,6 +183,11 @@ def _merge_maps(out: Path, recipe: sample.Recipe, jobs: list[Job], facts: dict[s
 def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> None:
     if not dataset.records:
         raise InputError(f"The dataset {dataset.name} has no images at all.")
+    if odd := next((word for word in dataset.classes if shown(word) != word), None):
+        raise InputError(
+            f"{dataset.name}: the name of class {shown(odd)} is no UTF-8 text here. Rename it; or, when it looks right "
+            "in your file manager, set PYTHONUTF8=1 and repeat this command."
+        )
     if not recipe.saliency:
         raise InputError("No detector was asked for: --saliency takes one or more names; `fgdata list` shows them.")
     if len(set(recipe.saliency)) < len(recipe.saliency):
@@ -219,36 +212,6 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
             )
 
 
-def _plan(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> dict:
-    """Everything that decides the bytes of the set."""
-    said = [[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in dataset.records]
-    records = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
-    minor, kept = (FORMAT_MINOR, {"maps": {"side": SIDE}}) if recipe.keep_maps else (0, {})
-    return {
-        "format_version": f"{FORMAT_MAJOR}.{minor}",  # a set without maps has nothing that 1.0 does not know
-        "dataset": {
-            "name": dataset.name,
-            "classes": list(dataset.classes),
-            "settings": dataset.settings,
-            "records_sha256": records,
-        },
-        "detectors": {component(name): {} if name == "gt" else detector(name).SETTINGS for name in recipe.saliency},
-        "objective": asdict(recipe.objective),
-        "images": {"max_side": recipe.max_side, "quality": recipe.quality},
-        "shard_samples": shard_samples,
-        "order_seed": ORDER_SEED,
-        "versions": versions(),
-        **kept,
-    }
-
-
-def versions() -> dict[str, str]:
-    import cv2
-    import numba
-
-    return {"fgdata": __version__, "numpy": np.__version__, "opencv": cv2.__version__, "numba": numba.__version__}
-
-
 def _refuse_damaged(out: Path, manifest: dict) -> None:
     """Refuses a complete set of which something is missing or of another length; `fgdata check` reads every byte."""
     faults = list(set_faults(out, manifest))
@@ -267,46 +230,14 @@ def _refuse_damaged(out: Path, manifest: dict) -> None:
         )
 
 
-def _refuse_unlike(out: Path, plan: dict) -> None:
+def _refuse_unlike(out: Path, plan: dict, images: int) -> None:
     """Refuses a folder that holds anything but an unfinished set of this very plan."""
     plan_file = out / BUILDING / "plan.json"
     if plan_file.is_file():
-        _refuse_other(out, json.loads(plan_file.read_bytes()), plan, ())
+        there = json.loads(plan_file.read_bytes())
+        refuse_other(out, there, plan, (there.get("begun_with"), images), ())
     elif any(entry.name != BUILDING for entry in out.iterdir()):
         raise InputError(f"{out} is not empty and not a shard set. Name another folder: --out FOLDER")
-
-
-def _refuse_other(out: Path, there: dict, asked: dict, ignored: tuple[str, ...]) -> None:
-    there, asked = ({key: value for key, value in _flat(plan).items()} for plan in (there, asked))
-    differs = [
-        f"  {key}: {_short(there.get(key))} there, {_short(asked.get(key))} asked"
-        for key in asked
-        if there.get(key) != json.loads(json.dumps(asked[key])) and not key.startswith(ignored)
-    ]
-    extra = [key for key in there if key.startswith(("detectors.", "maps.side")) and key not in asked]
-    differs += [f"  {key}: {_short(there[key])} there, nothing asked" for key in extra]
-    if differs:
-        raise InputError(
-            f"{out} holds a shard set made with other settings:\n"
-            + "\n".join(differs)
-            + "\nBuild into another folder (--out FOLDER), or delete this one first."
-        )
-
-
-def _flat(value: dict, prefix: str = "") -> dict:
-    """Nested settings by dotted name, so that a difference can be named; a list is one value."""
-    flat = {}
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            flat |= _flat(inner, f"{prefix}{key}.") or {f"{prefix}{key}": {}}
-        else:
-            flat[f"{prefix}{key}"] = inner
-    return flat
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def plan_jobs(dataset: Dataset, out: Path, recipe: sample.Recipe, shard_samples: int) -> list[Job]:

@@ -177,10 +177,13 @@ def check(shards: ShardFolder) -> int:
     from .progress import Progress
     from .shards.check import check as check_set
     from .shards.manifest import read_manifest
+    from .swap import left_behind
 
     total = sum(split["samples"] for split in read_manifest(shards)["splits"].values())
     with Progress("Checking", total) as progress:
         manifest, faults = check_set(shards, progress.advance)
+    for line in left_behind(shards.resolve().parent, shards.resolve().name):
+        print(line)
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:

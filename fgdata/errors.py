@@ -24,6 +24,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def shown(text: str) -> str:
+    """Text from a file's name, as text that every file and terminal takes: what is not UTF-8 in it as \\udcNN."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def run_command(program: str, command: Callable[[], int | None], when_stopped: str = "") -> int:
     """Runs a command line's work -> its exit code: the command's own, 2 for input that cannot be used, 130 for Ctrl-C.
 

@@ -7,6 +7,7 @@ from .datasets import DATASETS, DatasetRow, default_root
 from .errors import InputError
 from .saliency import DETECTORS
 from .shards.manifest import BUILDING, MANIFEST, read_manifest
+from .swap import left_behind
 
 
 def print_listing(folder: Path) -> None:
@@ -25,6 +26,8 @@ def print_listing(folder: Path) -> None:
     sets = sorted({path.parent for name in (MANIFEST, BUILDING) for path in folder.glob(f"*/{name}")})
     for path in sets:
         print(f"  {path.name:18} {_contents(path)}")
+    for line in left_behind(folder):
+        print(f"  {line}")
     if not sets:
         print("  none; build one: fgdata build-shards --dataset drawn")
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from . import images
 from .boxes import Objective, solve
-from .build import add_counts, count_fallbacks, maps_part, signed, versions
+from .build import add_counts, count_fallbacks, maps_part, signed
 from .engine import run_jobs, validate
 from .errors import InputError
+from .plan import versions
 from .progress import Progress
 from .saliency import component, detector, least_side, require, saliency_map
 from .sample import largest

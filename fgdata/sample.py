@@ -1,5 +1,6 @@
 """Record -> the components and the json of one sample (FORMAT.md)."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import numpy as np
 from . import images
 from .boxes import Objective, clip_boxes, solve
 from .datasets import Record
-from .errors import InputError
+from .errors import InputError, shown
 from .saliency import component, least_side, saliency_map
 from .shards.maps import shrink_map
 from .shards.writer import box_bytes
@@ -60,6 +61,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     when somebody needs them. InputError when the image cannot be read.
     """
     start = time.perf_counter()
+    _refuse_name(record)
     with log.stage("read"):
         data, pixel_boxes = recipe.load(record)
     size_read = len(data)
@@ -116,8 +118,9 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
 
 
 def fault(record: Record, load: Callable) -> str | None:
-    """What is wrong with a record's image or boxes, found without decoding a JPEG's pixels; None if all looks well."""
+    """What is wrong with a record's name, image or boxes, found without decoding a JPEG's pixels; None if nothing."""
     try:
+        _refuse_name(record)
         data, pixel_boxes = load(record)
         header = images.header(data, record.file)
         if header.format != "jpeg":
@@ -126,6 +129,19 @@ def fault(record: Record, load: Callable) -> str | None:
     except InputError as found:
         return str(found)
     return None
+
+
+def _refuse_name(record: Record) -> None:
+    """The json of a sample holds its file's name, and is UTF-8."""
+    name = shown(record.file)
+    if name == record.file and shown(record.id) == record.id:
+        return
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower() != "utf-8":
+        raise InputError(f"{name}: Python takes file names for {encoding} here. Set PYTHONUTF8=1, then this command")
+    raise InputError(
+        f"{name}: the file's name is not UTF-8 text. Rename the file, or leave such images out: --on-bad-image skip"
+    )
 
 
 def _truth(pixel_boxes, header: images.Header, file: str) -> tuple[np.ndarray, bool]:

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
-from .lock import alone, made
+from .lock import alone, held, made
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, renameat2(2)
 _RENAME_SWAP = 2  # macOS: renamex_np(2)
@@ -70,6 +71,27 @@ def recover(folder: Path) -> None:
     aside = folder.parent / ".new" / f"{folder.name}.old"
     if aside.is_dir() and not folder.exists():
         aside.rename(folder)
+
+
+def left_behind(parent: Path, name: str = "*") -> list[str]:
+    """A sentence for every folder that `replacing` made for sets of this name: it is being written, or was left there.
+
+    Only a killed process leaves one, for nothing of it runs then that could clear up.
+    """
+    news = (parent / ".new").glob("*") if name == "*" else (parent / ".new" / f"{name}{end}" for end in ("", ".old"))
+    return [_left(new) for new in sorted(news) if new.is_dir()]
+
+
+def _left(new: Path) -> str:
+    name, old = new.name.removesuffix(".old"), new.name.endswith(".old")
+    target, quoted = new.parent.parent / name, shlex.quote(str(new))
+    if old and not target.exists():
+        back = shlex.quote(str(target))
+        return f"{new} is the set {name}, stopped while it was replaced. Put it back: mv {quoted} {back}"
+    if held(new):
+        return f"{new}: {name} is being written by `fgdata rebox` or `fgdata add` at this moment"
+    clears = "" if old else f"the next one of {name} clears it, or: "
+    return f"{new} was left by a stopped `fgdata rebox` or `fgdata add`: {clears}rm -r {quoted}"
 
 
 def sync(folder: Path) -> None:

@@ -110,8 +110,14 @@ def test_a_complete_set_is_left_alone_and_other_settings_are_refused(tmp_path):
         make(max_side=32)
     with pytest.raises(InputError, match=r"detectors.gt: \{\} there, nothing asked"):
         make(saliency=("spectral-residual",))
-    with pytest.raises(InputError, match=r"dataset.records_sha256"):
-        build(replace(data, records=data.records[:1]), tmp_path / "set", saliency=("gt",))
+    fewer = replace(data, records=data.records[:1])
+    with pytest.raises(InputError, match=r"files, labels or boxes are not .*: 2 images then, 1 now\n.*rm -r \S+set$"):
+        build(fewer, tmp_path / "set", saliency=("gt",))
+    two = replace(fewer, classes=("bird", "cat"))
+    with pytest.raises(InputError, match=r"2 images then, 1 now; classes: 1 then, 2 now\n  objective.tau: 0.75 there"):
+        build(two, tmp_path / "set", saliency=("gt",), objective=Objective(tau=0.5))
+    with pytest.raises(InputError, match=r"images:\n  dataset.name: \"files\" there, \"others\" asked\nBuild into"):
+        build(replace(fewer, name="others"), tmp_path / "set", saliency=("gt",))
     assert hashes(tmp_path / "set") == before
 
 
@@ -182,6 +188,8 @@ def test_an_unfinished_build_refuses_other_settings_too(tmp_path):
         build(bad, tmp_path / "set", saliency=("gt",), shard_samples=1)
     assert not (tmp_path / "set" / "manifest.json").exists()
     assert not list((tmp_path / "set").glob("**/*.part"))
+    with pytest.raises(InputError, match=r"begun with: 4 images then, 3 now"):
+        build(replace(data, records=data.records[1:]), tmp_path / "set", saliency=("gt",), shard_samples=1)
     with pytest.raises(InputError, match=r"shard_samples: 1 there, 2 asked"):
         build(data, tmp_path / "set", saliency=("gt",), shard_samples=2)
     assert build(data, tmp_path / "set", saliency=("gt",), shard_samples=1).manifest["splits"]["train"]["samples"] == 4
@@ -277,6 +285,25 @@ def test_a_box_does_not_depend_on_which_other_detectors_ran(tmp_path):
     alone, both = (ShardSet.open(tmp_path / name).split("train") for name in ("alone", "both"))
     for i in range(len(alone)):
         np.testing.assert_array_equal(*(box(s.read(i), "spectral-residual") for s in (alone, both)))
+
+
+def test_names_that_are_not_utf8_are_refused_ahead_or_skipped(tmp_path, monkeypatch):
+    data = dataset(tmp_path, {"a.jpg": jpeg(), "b.jpg": jpeg()})
+    odd = replace(data.records[1], file="caf\udce9.jpg")  # what Python makes of the byte E9
+    data = replace(data, records=(data.records[0], odd))
+    make = partial(build, data, tmp_path / "set", saliency=("gt",))
+    with pytest.raises(InputError, match=r"^caf\\udce9.jpg: .* not UTF-8 text.*--on-bad-image skip"):
+        make()
+    assert not (tmp_path / "set").exists()
+    with monkeypatch.context() as ascii_only:
+        ascii_only.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+        with pytest.raises(InputError, match=r"takes file names for ascii here. Set PYTHONUTF8=1"):
+            make()
+    [skipped] = make(on_bad_image="skip").manifest["skipped"]
+    assert skipped["file"] == "caf\\udce9.jpg"
+    assert list(samples(tmp_path / "set")) == ["a.jpg"]
+    with pytest.raises(InputError, match=r"the name of class ortol\\udce9 is no UTF-8"):
+        build(replace(data, classes=("ortol\udce9",)), tmp_path / "other", saliency=("gt",))
 
 
 def test_a_shard_of_bad_images_only_is_left_out(tmp_path):

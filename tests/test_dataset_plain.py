@@ -322,9 +322,29 @@ def test_folder_with_train_and_test(tmp_path):
     known = datasets.read("folder", tmp_path)
     assert [r.file for r in known.records if r.split == "test"] == ["test/a/9.jpg"]
     assert known.note == "val/ is left out: test/ is the test split"
+    write(tmp_path, {"validation/a/9.jpg": b"", "extra/a/9.jpg": b"", ".cache/a/9.jpg": b""})
+    assert datasets.read("folder", tmp_path).note.splitlines() == [
+        "val/ is left out: test/ is the test split",
+        "validation/ is left out: test/ is the test split",
+        "extra/ beside train/ is left out: names of a test split are test, val, valid, validation",
+    ]
     write(tmp_path, {"test/z/9.jpg": b""})
     with pytest.raises(InputError, match=r"test has classes that train/ lacks: z"):
         datasets.read("folder", tmp_path)
+
+
+@pytest.mark.parametrize("half", ["test", "val", "valid", "validation"])
+def test_folder_with_a_test_split_of_any_name(tmp_path, half):
+    write(tmp_path, {f"{half}/a/2.jpg": b""})
+    with pytest.raises(InputError, match=rf"has {half}/ with folders inside, and no train/.*--root .*/{half}"):
+        datasets.read("folder", tmp_path)
+    write(tmp_path, {"train/a/1.jpg": b""})
+    known = datasets.read("folder", tmp_path)
+    assert [(r.file, r.split) for r in known.records] == [("train/a/1.jpg", "train"), (f"{half}/a/2.jpg", "test")]
+    assert known.note == ""
+    (tmp_path / "train" / "a").rename(tmp_path / "b")
+    (tmp_path / "train").rmdir()
+    assert datasets.read("folder", tmp_path).classes == ("b", half), "beside a class it is a class"
 
 
 def test_folder_and_flat_point_at_each_other(tmp_path):

@@ -23,6 +23,7 @@ from fgdata.cli import main
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
+from fgdata.lock import made
 from fgdata.rebox import add, rebox
 from fgdata.saliency import detector
 from fgdata.shards import maps
@@ -343,5 +344,17 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert "boxes by gt added to 12 samples" in capsys.readouterr().out
     assert main(["check", "new"]) == 0
     assert main(["add", "new", "--saliency", "gt"]) == 2
+    left = Path(".new/new")  # as a kill leaves it
+    left.mkdir(parents=True)
+    for words in (["check", "new"], ["list", "--folder", "."]):
+        capsys.readouterr()
+        assert main(words) == 0
+        assert "new was left by a stopped `fgdata rebox` or `fgdata add`" in capsys.readouterr().out
+    with made(left):
+        assert main(["check", "new"]) == 0
+        assert "new is being written" in capsys.readouterr().out
+    left.rename(".new/gone.old")
+    assert main(["list", "--folder", "."]) == 0
+    assert "Put it back: mv .new/gone.old gone" in capsys.readouterr().out
     assert main(["rebox", "nowhere"]) == 2
     assert "There is no shard set at nowhere" in capsys.readouterr().err

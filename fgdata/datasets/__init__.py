@@ -196,7 +196,8 @@ DATASETS: dict[str, DatasetRow] = {
     ),
     "folder": DatasetRow(
         reader="fgdata.datasets.folder:read",
-        layout="CLASS/IMAGE, all train   (or train/CLASS/IMAGE and test/CLASS/IMAGE; val/ for test/)",
+        layout="CLASS/IMAGE, all train   (or train/CLASS/IMAGE and test/CLASS/IMAGE; val/, valid/ or validation/ for "
+        "test/)",
         size="any, no boxes",
         where="your own images; the folders' names are the classes",
     ),

@@ -50,7 +50,7 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
     make(work, "--root")
     for archive in archives:
         done = work / f"{archive.file}.done"
-        if done.is_file() and done.read_text() == archive.md5:
+        if done.is_file() and done.read_text("ascii") == archive.md5:
             print(f"{archive.file} was fetched before; remove {done} to fetch it again.", file=sys.stderr)
             continue
         path = work / archive.file
@@ -64,7 +64,7 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
                 raise
         print(f"Unpacking {archive.file} into {root}", file=sys.stderr)
         _unpack(path, root)
-        done.write_text(archive.md5)
+        done.write_text(archive.md5, "ascii")
         path.unlink()
 
 

@@ -4,27 +4,49 @@ Classes are in the order of their folders' names, or of imagenet100's list. An i
 """
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
 from . import Dataset, Record, lists
 
-TESTS = ("test", "val")
+TESTS = ("test", "val", "valid", "validation")
+"""Names of a folder beside train/ that is the test split: the first of them that is there."""
 IMAGENET = {"classes": 1000, "train": 1281167, "test": 50000}
 
 
 def read(root: Path) -> Dataset:
-    """root/CLASS/IMAGE, all of it train; or root/train/CLASS/IMAGE and root/test/ (or val/) with the same classes."""
+    """root/CLASS/IMAGE, all of it train; or root/train/CLASS/IMAGE and root/test/ with the same classes.
+
+    The note names every folder beside train/ that is left out.
+    """
     if not (root / "train").is_dir():
-        return _dataset("folder", root, {"train": ""}, _classes("folder", root))
+        classes = _classes("folder", root)
+        _refuse_splits(root, classes)
+        return _dataset("folder", root, {"train": ""}, classes)
     tests = [half for half in TESTS if (root / half).is_dir()]
-    note = "val/ is left out: test/ is the test split" if len(tests) == 2 else ""
+    note = [f"{half}/ is left out: {tests[0]}/ is the test split" for half in tests[1:]]
+    others = [f"{word}/" for word in _classes("folder", root) if word not in ("train", *tests)]
+    if others:
+        verb = "is" if len(others) == 1 else "are"
+        note.append(f"{lists.some(others)} beside train/ {verb} left out: names of a test split are {', '.join(TESTS)}")
     halves = {"train": "train/", **({"test": f"{tests[0]}/"} if tests else {})}
     classes = _classes("folder", root / "train")
     if tests and (extra := sorted(set(_classes("folder", root / tests[0])) - set(classes))):
         raise InputError(f"folder: {root / tests[0]} has classes that train/ lacks: {lists.some(extra)}.")
-    return _dataset("folder", root, halves, classes, note)
+    return _dataset("folder", root, halves, classes, "\n".join(note))
+
+
+def _refuse_splits(root: Path, classes: list[str]) -> None:
+    """Refuses a root that holds a test split and no train/: its splits would become classes."""
+    inside = (entry for word in classes for entry in (root / word).iterdir() if not entry.name.startswith("."))
+    if set(classes) <= set(TESTS) and any(entry.is_dir() for entry in inside):
+        raise InputError(
+            f"folder: {root} has {' and '.join(f'{word}/' for word in classes)} with folders inside, and no train/. "
+            "Put the training images in train/CLASS/IMAGE there, or build all of one split as train: --root "
+            f"{shlex.quote(str(root / classes[0]))}"
+        )
 
 
 def read_flat(root: Path) -> Dataset:
