@@ -18,6 +18,7 @@ from torch import Tensor
 from fgdata.errors import InputError
 from fgtrain.config import Config
 from fgtrain.nets import BLOCKS, Encoder
+from fgtrain.rundir import damage, saved_by_torch
 
 ENOUGH = 0.95
 """Least share of the weights of every part (stem, layer1 to layer4) that a checkpoint must bring."""
@@ -44,6 +45,8 @@ def load(into: Encoder, init: str, config: Config) -> None:
     match = max((candidate for table in tables for candidate in _candidates(table, into)), key=lambda m: m.score)
     if short := [part for part in PARTS if match.shares[part] < ENOUGH]:
         raise InputError(_refusal(source, match, short, tables, config))
+    if match.surplus:
+        raise InputError(_larger(source, match, config))
     into.load_state_dict({**into.state_dict(), **match.found})
     into.origin = _report(source, match)
 
@@ -63,11 +66,19 @@ class Match(NamedTuple):
     """Tensors outside the prefix."""
     shares: dict[str, float]
     """Part of the network -> share of its weights found."""
+    named: Weights
+    """All that is under the prefix, without it."""
 
     @property
-    def score(self) -> tuple[float, bool]:
-        """More found is better, and of equals an online network is better than a moving average of one."""
-        return sum(self.shares.values()), not re.search(r"momentum|target|teacher|ema|_k\b|key", self.prefix)
+    def surplus(self) -> list[str]:
+        """The unexpected that are of a stem or a block: theirs is another network. A head or fc is none of them."""
+        return [name for name in self.unexpected if re.match(r"(conv1|bn1|layer[1-4])\.", name)]
+
+    @property
+    def score(self) -> tuple[float, bool, bool]:
+        """More found is better; of equals nothing left over, and an online network than a moving average of one."""
+        average = re.search(r"momentum|target|teacher|ema|_k\b|key", self.prefix)
+        return sum(self.shares.values()), not self.surplus, not average
 
 
 def _candidates(table: Weights, into: Encoder) -> Iterator[Match]:
@@ -107,7 +118,7 @@ def _match(prefix: str, named: Weights, table: Weights, into: Encoder) -> Match:
         sizes = {k: v.numel() for k, v in into.named_parameters() if _part(k) == part}
         shares[part] = sum(n for k, n in sizes.items() if k in found) / sum(sizes.values())
     unexpected = [k for k in named if k not in ours]
-    return Match(prefix, found, missing, shaped, unexpected, len(table) - len(named), shares)
+    return Match(prefix, found, missing, shaped, unexpected, len(table) - len(named), shares, named)
 
 
 def _part(name: str) -> str:
@@ -155,18 +166,22 @@ def _read(path: Path) -> tuple[str, list[Weights]]:
         try:
             return str(path), [load_file(path)]
         except (OSError, SafetensorError) as error:
-            raise InputError(f"--init {path} cannot be read as safetensors: {error}") from error
+            raise InputError(f"--init {path} is no whole safetensors file ({_line(error)}).") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        save = "import torch; s = torch.load('IN', 'cpu', weights_only=False); torch.save(s['state_dict'], 'OUT')"
+    except Exception as error:  # what is no checkpoint leads torch's reader into faults of every kind
+        if isinstance(error, pickle.UnpicklingError) and saved_by_torch(path):
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            what = f" ({named[1]})" if named else ", or is damaged"
+            save = "import torch; s = torch.load('IN', 'cpu', weights_only=False); torch.save(s['state_dict'], 'OUT')"
+            raise InputError(
+                f"--init {path} holds Python objects besides tensors{what}; nothing is unpickled here.\n"
+                f'If you trust the file, keep only its weights once, and name the result:\n  python -c "{save}"'
+            ) from error
         raise InputError(
-            f"--init {path} holds Python objects besides tensors, or is damaged, and nothing is unpickled here:\n"
-            f"  {_line(error)}\nIf you trust the file, keep only its weights once, and name the result:\n"
-            f'  python -c "{save}"'
+            f"--init {path} cannot be read: {damage(path, error)}. Allowed: imagenet, a run directory, or a checkpoint "
+            "file (.pth, .pt, .ckpt, .tar, .safetensors)."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"--init {path} is no checkpoint that torch can read: {_line(error)}") from error
     tables = list(_tables(content))
     if not tables:
         raise InputError(f"--init {path} holds no table of named tensors.")
@@ -211,6 +226,20 @@ def _refusal(source: str, match: Match, short: list[str], tables: list[Weights],
     if match.misshapen:
         lines.append(f"Of another shape: {_few(match.misshapen)}")
     return "\n".join(lines)
+
+
+def _larger(source: str, match: Match, config: Config) -> str:
+    """Every weight of the encoder was found, and tensors of blocks that it does not have beside them."""
+    ours, theirs = config.model.backbone, architecture(match.named)
+    name = f"a {theirs[0]}" if theirs else "another network"
+    if name.startswith(f"a {ours} "):  # the same blocks, with more in them
+        name += " with more in its blocks than torchvision's"
+    under = f" under {match.prefix!r}" if match.prefix else ""
+    return (
+        f"--init {source} holds{under} {name}, larger than the encoder, a {ours}: {len(match.surplus)} tensors of its "
+        f"blocks would be left out ({_few(match.surplus)}). Name the weights of a {ours}; --model.backbone has "
+        f"{', '.join(BLOCKS)}."
+    )
 
 
 def architecture(table: Weights) -> tuple[str, str] | None:

@@ -10,7 +10,6 @@ files and log.txt grow line by line. Nothing is unpickled: state.pt is read with
 import io
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -206,7 +205,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     file = checkpoint / "state.pt"
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the bytes of a damaged file lead torch's reader into faults of every kind
         others = [p.name for p in RunDir(checkpoint.parent.parent).checkpoints if p.name != checkpoint.name]
         after = (
             f"Checkpoints left beside it: {', '.join(others)}. To continue from {others[-1]}, remove the damaged one "
@@ -214,8 +213,25 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             if others
             else "There is no other checkpoint beside it; start anew in another folder with --out."
         )
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
-        raise InputError(f"{file} cannot be read: {reason or 'it is empty'}. {after}") from error
+        raise InputError(f"{file} cannot be read: {damage(file, error)}. {after}") from error
+
+
+def damage(file: Path, error: Exception) -> str:
+    """Why torch.load could not read a file, in words that are not torch's own."""
+    if isinstance(error, FileNotFoundError):
+        return "it is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if not file.stat().st_size:
+        return "it is empty"
+    return "it is cut short or damaged" if saved_by_torch(file) else "it is no file that torch wrote"
+
+
+def saved_by_torch(file: Path) -> bool:
+    """By its first bytes: a zip archive, or the pickle that torch wrote before 1.6."""
+    with file.open("rb") as opened:
+        head = opened.read(2)
+    return head == b"PK" or head[:1] == b"\x80"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -174,6 +174,32 @@ def test_another_architecture_is_named_with_the_flags_that_fit(weights: dict, tm
     assert "no table of named tensors" in refused({"epoch": 3})
 
 
+def test_a_larger_network_is_refused_though_all_of_ours_is_in_it(weights: dict, tmp_path: Path):
+    def refused(content, **model) -> str:
+        torch.save(content, tmp_path / "large.pth")
+        with pytest.raises(InputError) as told:
+            initial.encoder(asked(tmp_path / "large.pth", Model(**{"width": 8, **model})))
+        return str(told.value)
+
+    narrow = {
+        k: torch.zeros([n if n == 3 else n // 8 for n in v.shape[:2]] + list(v.shape[2:])) if v.ndim else v
+        for k, v in torchvision.models.resnet34().state_dict().items()
+    }
+    message = refused(under("backbone.", narrow))
+    assert "under 'backbone.' a resnet34 of width 8 with the imagenet stem" in message
+    assert "layer1.2." in message
+    assert "Name the weights of a resnet18; --model.backbone has resnet18, resnet50" in message
+    deep = Encoder(Model("resnet50", width=8)).state_dict()
+    more = {
+        k.replace("layer3.5.", f"layer3.{i}."): v for i in range(6, 23) for k, v in deep.items() if "layer3.5." in k
+    }
+    assert "a resnet101 of width 8" in refused({"state_dict": {**deep, **more}}, backbone="resnet50")
+    assert "more in its blocks" in refused({**weights, "layer1.0.se.fc.weight": torch.zeros(2, 2)})
+    # of two networks in one file, that which fits
+    torch.save({**under("teacher.", narrow), **under("student.", weights)}, tmp_path / "both.pth")
+    assert "under 'student.'" in initial.encoder(asked(tmp_path / "both.pth")).origin
+
+
 class Hyper:
     """What a Lightning checkpoint may carry beside its weights."""
 
@@ -186,13 +212,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, weights: dict):
 
     assert "does not exist" in refused(tmp_path / "nothing.pth")
     torch.save({"state_dict": weights, "hyper_parameters": Hyper()}, tmp_path / "objects.ckpt")
-    assert "nothing is unpickled" in (message := refused(tmp_path / "objects.ckpt"))
+    assert "Hyper); nothing is unpickled" in (message := refused(tmp_path / "objects.ckpt"))
     assert "state_dict" in message
     whole = tmp_path / "whole.pth"
     torch.save(weights, whole)
     for name in ("cut.pth", "cut.safetensors"):
         (tmp_path / name).write_bytes(whole.read_bytes()[:2000])
         assert f"{tmp_path / name}" in refused(tmp_path / name)
+    assert "cut.pth cannot be read: it is cut short or damaged. Allowed" in refused(tmp_path / "cut.pth")
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "old.pth").write_bytes((tmp_path / "old.pth").read_bytes()[:1000])
+    assert "old.pth cannot be read: it is cut short or damaged" in refused(tmp_path / "old.pth")
+    for garbage in (b"epoch 3 of 5", b"the weights are elsewhere\n", b"\n", b"{}", b"config\nx\n", bytes(64)):
+        (tmp_path / "text.pth").write_bytes(garbage)
+        assert "text.pth cannot be read: it is no file that torch wrote" in refused(tmp_path / "text.pth")
     (tmp_path / "empty.pth").touch()
     assert "empty.pth" in refused(tmp_path / "empty.pth")
     (tmp_path / "folder").mkdir()
