@@ -202,12 +202,13 @@ def synth_pair_simsiam() -> SynthPairConfig:
 
 
 def synth_pair_cub_r50() -> SynthPairConfig:
-    """Synthesized pairs on MoCo v2 with ResNet-50 from ImageNet weights, batches of 128, 100 epochs, the paper's queue,
-    and a decoder of 27.0 M parameters warmed up for 200 epochs. Cars, Aircraft, GTSRB and ISIC 2017: the same.
+    """Synthesized pairs on MoCo v2 with ResNet-50 from ImageNet weights, 100 epochs, batches of 128.
 
     fgtrain run synth-pair-cub-r50 --data.shards shards/cub
 
-    The paper's learning rate, 0.03, is for its batches of 128, here 0.06 per 256. Wang et al., ECCV 2024, Table 1.
+    The paper's queue, and a decoder of 27.0 M parameters warmed up for 200 epochs; Cars, Aircraft, GTSRB and ISIC 2017:
+    the same. The paper's learning rate, 0.03, is for its batches of 128, here 0.06 per 256. Wang et al., ECCV 2024,
+    Table 1.
     """
     return SynthPairConfig(
         data=Data(batch_size=128),
