@@ -29,7 +29,10 @@ def commands(defaults: Config | None, name: str | None) -> Any:
 
     @dataclass(frozen=True)
     class Run:
-        """Train an encoder."""
+        """Train an encoder.
+
+        SIGTERM, SIGUSR1 and Ctrl-C stop it with a checkpoint; it exits with 0 then, after Ctrl-C with 130.
+        """
 
         recipe: Annotated[recipes, arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
         """The method and the settings it starts from."""
@@ -62,6 +65,13 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
         raise InputError(f"--config {file} does not exist; name the config.json of a run (runs/NAME/config.json).")
     config = from_dict(read_json(file), str(file))
     if config.method != RECIPES[name]().method:
+        if not given:
+            recorded = read_json(out / "run.json").get("name") if (out / "run.json").is_file() else None
+            right = recorded if recorded in RECIPES else config.method
+            raise InputError(
+                f"{out} is a run of {right}, not of {name}. Continue it: "
+                f"fgtrain run {right} --out {quote(str(out))} --resume"
+            )
         named = quote(str(file))
         raise InputError(
             f"{file} is for the method {config.method}; type: fgtrain run {config.method} --config {named}"
@@ -79,7 +89,8 @@ def _value(argv: list[str], flag: str) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done or stopped with a checkpoint, 2 for an input error."""
+    """Exit status: 0 done, or stopped with a checkpoint by SIGTERM or SIGUSR1, on which schedulers queue a job again;
+    130 for Ctrl-C, with a checkpoint too where a run is training; 2 for an input error."""
     argv = sys.argv[1:] if argv is None else argv
     # torch's threads spin while they wait for one another. Beside another busy process that starves both: on two shared
     # cores 0 to 30 images/s came out where waiting asleep gave 40 to 140. Read once, when torch is imported.

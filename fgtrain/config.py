@@ -78,7 +78,8 @@ class Machine:
     out: Path | None = None
     """Run directory. Default: runs/<name>."""
     resume: Switch = False
-    """Continue the run in --out exactly where its last checkpoint stands; its settings become the defaults."""
+    """Continue the run in --out exactly where its last checkpoint stands; its settings become the defaults. Where there
+    is nothing to continue, a new run starts and says so: a job that is queued again needs no other command."""
     config: Path | None = None
     """Read settings from the config.json of another run; flags win over it."""
     device: str = "auto"
