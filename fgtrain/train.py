@@ -21,8 +21,12 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT
 
 
 def train(config: Config, name: str) -> Path:
-    """Runs a config to its end and returns its run directory. InputError for anything a setting can cure."""
-    path = config.machine.out or Path("runs") / name
+    """Runs a config to its end, or to a stop signal and a checkpoint, and returns its run directory.
+
+    InputError for anything a setting can cure. KeyboardInterrupt after the checkpoint where the signal was Ctrl-C: who
+    typed it means whatever calls this too.
+    """
+    path, interrupted = config.machine.out or Path("runs") / name, False
     with parallel.group(config.machine.device) as device, ExitStack() as held:
         first = parallel.rank() == 0
         with parallel.together():
@@ -30,7 +34,11 @@ def train(config: Config, name: str) -> Path:
             run = held.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_shards(run, shards)
             last = run.resume_point() if first else None
-            opening = "" if last else "the run ended before its first checkpoint: it starts again" * run.has("step")
+            opening = ""
+            if run.has("step"):
+                opening = "the run ended before its first checkpoint: it starts again"
+            elif config.machine.resume:
+                opening = f"nothing to continue in {path}: starting a new run"
         last = parallel.collect(last)[0]
         with parallel.together():
             # A run that goes on has its weights already; the file they once came from may be gone.
@@ -41,20 +49,34 @@ def train(config: Config, name: str) -> Path:
                 opening = f"continued from step {trainer.step:,}"
             if first:
                 run.start(config)
-                run.note(**facts(shards, device), name=name, status="running")
+                run.note(**facts(shards, device), name=name, status="running", reason=None)
                 run.cut_metrics(trainer.step)
         try:
             watched, board = (run, config.machine.tensorboard) if first else (None, False)
             with Monitor(watched, trainer.step, trainer.total, trainer.steps_per_epoch, board) as monitor:
                 status = work(trainer, monitor, name, opening, fresh=last is None)
-        except BaseException:
+        except BaseException as error:
             if first:
                 with suppress(InputError):  # a full disk is told already
-                    run.note(status="failed", step=trainer.step)
+                    run.note(status="failed", step=trainer.step, reason=why(error))
+                    for line in f"failed: {why(error)}".splitlines():
+                        run.log(line)
             raise
         if first:
             run.note(status=status, step=trainer.step)
+        interrupted = status == "stopped" and trainer.interrupted
+    if interrupted:
+        raise KeyboardInterrupt
     return path
+
+
+def why(error: BaseException) -> str:
+    """What ended a run, for those who read of it later."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return "another process of this training was refused; what it printed says why"
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def work(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: bool) -> str:
@@ -101,6 +123,7 @@ def stop_on_signal(trainer: Trainer):
 
     def handle(caught: int, _frame: Any) -> None:
         trainer.signalled = True
+        trainer.interrupted |= caught == signal.SIGINT
         if trainer.world == 1:
             signal.signal(caught, old[signal.Signals(caught)])
 

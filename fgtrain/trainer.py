@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fgdata.cores import available_cores
-from fgdata.errors import InputError
+from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import ViewSpec, load
 from fgtrain import objectives, optim, parallel
@@ -26,6 +26,7 @@ from fgtrain.nets import Encoder
 from fgtrain.rundir import RunDir, load_state
 
 SAMPLES_SECOND = ("views", "masks")  # (2, B, ...): the samples are their second dimension
+MOST_NAMED = 16  # samples named in a message; log.txt names all
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the kNN during training, as fgtrain eval knn has them
 
 
@@ -66,6 +67,7 @@ class Trainer:
         self.pending: list[dict[str, Tensor]] = []  # this process's logs since the last line of metrics.jsonl
         self.indices: list[Tensor] = []  # samples of those steps
         self.signalled = self.stopped = False  # by a signal here, and in any process
+        self.interrupted = False  # that signal was Ctrl-C
         precision = pick_precision(config.precision, device)
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
         self.autocast = torch.autocast(device.type, dtype, enabled=precision != "fp32")
@@ -73,6 +75,11 @@ class Trainer:
 
     def check_settings(self) -> None:
         config, parts = self.config, self.config.optim.accumulate
+        if config.data.batch_size > (count := len(self.shards.split(config.data.split))):
+            raise InputError(
+                f"--data.batch-size is {config.data.batch_size:,}, and split {config.data.split!r} of "
+                f"{self.shards.path} has {counted(count, 'sample')}; allowed: at most {count:,}."
+            )
         if parts > 1 and not self.objective.accumulates:
             raise InputError(
                 f"--optim.accumulate is {parts}, and the negatives of {config.method} are the batch itself: its parts "
@@ -177,17 +184,26 @@ class Trainer:
         values = {k: parallel.gather(v[None]).mean(0).tolist() for k, v in own.items()}
         for i, loss in enumerate(values.get("loss", [])):
             if not math.isfinite(loss):
-                step = self.step - len(self.pending) + i + 1
+                self.step += i + 1 - len(self.pending)  # the run failed there; the steps after it are void
                 numbers = parallel.gather(self.indices[i]).tolist()
                 with parallel.together():
-                    split = self.shards.split(self.config.data.split)
-                    last = self.run.last_checkpoint
-                    raise InputError(
-                        f"The loss became {loss} at step {step:,} (epoch {(step - 1) // self.steps_per_epoch + 1}). "
-                        f"Last whole checkpoint: {last.name if last else 'none'}. A lower --optim.lr is the usual "
-                        f"cure.\nSamples of that step: {', '.join(str(meta(split.read(n))['id']) for n in numbers)}"
-                    )
+                    raise InputError(self.not_finite(loss, numbers))
         return values
+
+    def not_finite(self, loss: float, numbers: list[int]) -> str:
+        """What is said of a loss that is not finite at this step, on those samples of the split."""
+        split, last = self.shards.split(self.config.data.split), self.run.last_checkpoint
+        ids = [str(meta(split.read(n))["id"]) for n in numbers]
+        named = ", ".join(ids[:MOST_NAMED])
+        if len(ids) > MOST_NAMED:
+            named += f" and {len(ids) - MOST_NAMED:,} more, all in {self.run.path / 'log.txt'}"
+        if self.first:
+            self.run.log(f"samples of step {self.step}: {', '.join(ids)}")
+        return (
+            f"The loss became {loss} at step {self.step:,} (epoch {(self.step - 1) // self.steps_per_epoch + 1}). "
+            f"Last whole checkpoint: {last.name if last else 'none'}. A lower --optim.lr is the usual cure.\n"
+            f"Samples of that step: {named}"
+        )
 
     def flush(self, monitor: Monitor) -> None:
         """(all) One line of metrics.jsonl."""

@@ -152,7 +152,13 @@ def test_damaged_checkpoint_is_named_with_what_is_left(damage: str, drawn_set: P
     file.unlink() if damage == "missing" else file.write_bytes(content[damage])
     with pytest.raises(InputError) as told:
         train.train(small(drawn_set, run, resume=True), "cvsa")
-    assert f"{file} cannot be read" in str(told.value)
+    why = {
+        "cut": "it is cut short or damaged",
+        "empty": "it is empty",
+        "text": "it is no file that torch wrote",
+        "missing": "it is missing",
+    }
+    assert f"{file} cannot be read: {why[damage]}. Checkpoints left" in str(told.value)
     command = str(told.value).splitlines()[-1].strip()
     assert command == f"rm -r '{file.parent}'"
     subprocess.run(command, shell=True, check=True)
@@ -183,6 +189,22 @@ def test_resume_without_the_checkpoints_it_once_had_is_refused(undisturbed: Path
             train.train(small(drawn_set, undisturbed, resume=True), "cvsa")
     finally:
         aside.rename(folder)
+
+
+def test_resume_of_another_recipe_names_the_one_that_was_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = RunDir(tmp_path / "my run")
+    write_json(run.config_path, configfile.to_dict(recipes.cvsa_moco()))
+    for recorded in ({"name": "cvsa-moco"}, {"name": "my own name"}, {}):
+        write_json(run.path / "run.json", recorded)
+        assert cli.main(["run", "moco", "--out", str(run.path), "--resume"]) == 2
+        right = "cvsa-moco" if recorded.get("name") == "cvsa-moco" else "cvsa"
+        assert f"Continue it: fgtrain run {right} --out '{run.path}' --resume" in capsys.readouterr().err
+
+
+def test_resume_where_there_is_nothing_says_that_a_run_starts(drawn_set: Path, tmp_path: Path, capsys):
+    chosen = small(drawn_set, tmp_path / "run", resume=True)
+    train.train(replace(chosen, epochs=1), "cvsa")
+    assert f"nothing to continue in {tmp_path / 'run'}: starting a new run" in capsys.readouterr().out
 
 
 def test_run_that_ended_before_its_first_checkpoint_says_that_it_starts_again(drawn_set: Path, tmp_path: Path, capsys):
@@ -228,6 +250,14 @@ def test_encoder_file_without_what_it_says_of_itself_is_explained(undisturbed: P
     save_file(weights, tmp_path / "less.safetensors", metadata={"fgtrain": json.dumps({"width": "8"})})
     with pytest.raises(InputError, match="'backbone' is missing in its metadata"):
         Checkpoint.find(tmp_path / "less.safetensors")
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_is_told_in_one_whole_line(name: str):
+    """`fgtrain list` shows the first line of its docstring alone."""
+    first, blank, *_ = (recipes.RECIPES[name].__doc__ or "").splitlines()
+    assert first.endswith(".")
+    assert not blank
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -289,8 +319,11 @@ def test_command_line_errors_are_one_message(
     assert "does not exist" in fails("run cvsa --config nowhere.json")
     assert "no shard set at nowhere" in fails("run cvsa --data.shards nowhere")
     assert "--device cuda:99" in fails(f"run cvsa --device cuda:99 --data.shards {drawn_set}")
-    assert "has no boxes by 'rbd'" in fails(f"run cvsa --data.detector rbd --device cpu --data.shards {drawn_set}")
-    assert "has 32 samples" in fails(f"run cvsa --out other --device cpu --model.width 8 --data.shards {drawn_set}")
+    narrow = f"--device cpu --model.width 8 --data.shards {drawn_set}"
+    assert "has no boxes by 'rbd'" in fails(f"run cvsa --data.detector rbd --data.batch-size 8 {narrow}")
+    message = fails(f"run cvsa --out other {narrow}")
+    assert "--data.batch-size is 256" in message
+    assert "has 32 samples; allowed: at most 32." in message
     assert not (tmp_path / "other").exists()  # nothing is in the way of the corrected command
     (tmp_path / "config.json").write_text(json.dumps(configfile.to_dict(recipes.byol())))
     assert "fgtrain run byol --config" in fails("run cvsa --config config.json")

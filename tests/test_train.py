@@ -14,10 +14,11 @@ import torch
 from trainable import final, metrics, same, small, stop_at_step
 
 from fgdata.errors import InputError
-from fgtrain import train
+from fgtrain import cli, train, trainer
 from fgtrain.config import Config
+from fgtrain.configfile import to_dict
 from fgtrain.nets import Encoder
-from fgtrain.rundir import RunDir
+from fgtrain.rundir import RunDir, write_json
 from fgtrain.trainer import Trainer, part
 
 
@@ -241,6 +242,38 @@ def test_sigterm_checkpoints_and_exits_with_0(drawn_set: Path, tmp_path: Path):
     assert final(tmp_path / "run")["step"] >= 10
 
 
+def test_ctrl_c_checkpoints_and_exits_with_130(drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    write_json(tmp_path / "config.json", to_dict(small(drawn_set, run)))
+    command = ["run", "cvsa", "--config", str(tmp_path / "config.json"), "--out", str(run), "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_step(patch, 5, signal.SIGINT)
+        assert cli.main(command) == 130
+    assert f"Stopped at step 5 of 8. Continue: fgtrain run cvsa --out {run} --resume" in capsys.readouterr().out
+    assert RunDir(run).facts["status"] == "stopped"
+    assert final(run)["step"] == 5
+    assert cli.main(["run", "cvsa", "--out", str(run), "--resume"]) == 0
+    assert final(run)["step"] == 8
+
+
+def test_any_fault_while_training_is_recorded_until_the_run_goes_on(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(self, batch):
+        raise RuntimeError("the cable is out\nsecond line")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", broken)
+        with pytest.raises(RuntimeError, match="cable"):
+            train.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    facts, log = RunDir(tmp_path / "run").facts, (tmp_path / "run" / "log.txt").read_text()
+    assert (facts["status"], facts["step"]) == ("failed", 0)
+    assert facts["reason"] == "RuntimeError: the cable is out\nsecond line"
+    assert "failed: RuntimeError: the cable is out" in log
+    train.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
+    assert RunDir(tmp_path / "run").facts["reason"] is None
+
+
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
     drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -252,7 +285,14 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
         step(self, batch)
 
     monkeypatch.setattr(Trainer, "train_step", poisoned)
-    with pytest.raises(InputError, match=r"nan at step 5 \(epoch 2\)[\s\S]*checkpoint: 0000004[\s\S]*Samples.*00"):
+    monkeypatch.setattr(trainer, "MOST_NAMED", 3)
+    with pytest.raises(InputError, match=r"nan at step 5 \(epoch 2\)[\s\S]*checkpoint: 0000004[\s\S]*Samples") as told:
         train.train(small(drawn_set, tmp_path / "run"), "cvsa")
-    assert RunDir(tmp_path / "run").facts["status"] == "failed"
+    message, log = str(told.value), (tmp_path / "run" / "log.txt").read_text()
+    assert message.endswith(f" and 5 more, all in {tmp_path / 'run' / 'log.txt'}")
+    assert f"failed: {message.splitlines()[0]}" in log
+    of_step = next(line for line in log.splitlines() if "samples of step 5: " in line)
+    assert len(of_step.split("step 5: ")[1].split(", ")) == 8
+    facts = RunDir(tmp_path / "run").facts
+    assert (facts["status"], facts["step"], facts["reason"]) == ("failed", 5, message)
     assert all(torch.isfinite(v).all() for v in final(tmp_path / "run")["objective"].values() if v.is_floating_point())

@@ -60,13 +60,13 @@ def same(a, b) -> bool:
     return a == b
 
 
-def stop_at_step(patch: pytest.MonkeyPatch, stop_at: int) -> None:
+def stop_at_step(patch: pytest.MonkeyPatch, stop_at: int, caught: signal.Signals = signal.SIGUSR1) -> None:
     """Runs get a signal during that step."""
     step = Trainer.train_step
 
     def signalled(self, batch):
         step(self, batch)
         if self.step == stop_at:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), caught)
 
     patch.setattr(Trainer, "train_step", signalled)
