@@ -265,18 +265,26 @@ def whole(path: Path) -> Iterator[Path]:
 
 def append(path: Path, line: str) -> None:
     """Adds a line, or on a full disk nothing of it and InputError."""
-    left = memoryview(f"{line}\n".encode())
     try:
-        with path.open("ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            try:
-                while left:
-                    left = left[file.write(left) :]
-            except OSError:
-                file.truncate(end)
-                raise
+        add_line(path, line)
     except OSError as error:
         raise InputError(f"{path} could not be written: {error.strerror}. What it held before is kept.") from error
+
+
+def add_line(path: Path, line: str, sync: bool = False) -> None:
+    """Adds a line, whole or not at all: what a full disk cut short is taken back before the OSError goes on. `sync`:
+    it is on the disk when this returns."""
+    left = memoryview(f"{line}\n".encode())
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def remove(path: Path) -> None:

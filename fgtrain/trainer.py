@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fgdata.cores import available_cores
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet, meta
-from fgdata.views import ViewSpec, load
+from fgdata.views import load
 from fgtrain import objectives, optim, parallel
 from fgtrain.config import Config
 from fgtrain.evaluate import probe
@@ -223,12 +223,9 @@ class Trainer:
             return
         with parallel.together():
             if self.first and not self.run.has("knn", self.step):
-                encoder, views = copy.deepcopy(self.objective.encoder), ViewSpec.evaluation(self.config.views.size)
-                bank, labels, _ = probe.embed(encoder, self.shards, "train", views, self.device)
-                queries, truth, _ = probe.embed(encoder, self.shards, "test", views, self.device)
-                classes = len(self.shards.classes)
-                voted = probe.knn_predict(bank, labels, queries, NEIGHBOURS, TEMPERATURE, classes)
-                accuracy = (voted == truth).float().mean().item()
+                encoder, size = copy.deepcopy(self.objective.encoder), self.config.views.size
+                right = probe.knn(encoder, self.shards, size, self.device, NEIGHBOURS, TEMPERATURE)
+                accuracy = right.float().mean().item()
                 monitor.record({"step": self.step, "epoch": self.epoch(), "knn": accuracy})
 
     def state(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the tests of dataset readers share: files in a published layout, and what was read back."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 from fgdata import datasets
 
 
-def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,20 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from dataset_files import write
 
 from fgdata import datasets
 from fgdata.build import build
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, label, meta
-
-
-def write(folder: Path, files: dict[str, str | bytes]) -> Path:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
-
 
 # -- inat2018 ---------------------------------------------------------------------------------------------------------
 

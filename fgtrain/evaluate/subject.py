@@ -1,8 +1,6 @@
 """What an evaluation is given, checked before any work, and the line it leaves in the run's results.jsonl."""
 
-import errno
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from fgtrain.checkpoint import Checkpoint
 from fgtrain.config import need
 from fgtrain.data import open_shards, pick_device
 from fgtrain.nets import Encoder
+from fgtrain.rundir import add_line
 
 SMALLEST, LARGEST = 8, 4096  # pixels, as of any view
 
@@ -80,17 +79,8 @@ class Subject:
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Adds one line, whole or not at all: what a full disk cut short is taken back before the error goes on."""
-    line = (json.dumps(record) + "\n").encode()
-    with path.open("ab", buffering=0) as file:
-        start = file.seek(0, os.SEEK_END)
-        try:
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(start)
-            raise
+    """Adds one line, whole or not at all, that a power cut does not take back."""
+    add_line(path, json.dumps(record), sync=True)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
