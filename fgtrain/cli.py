@@ -15,6 +15,7 @@ from fgdata.errors import InputError, run_command
 from fgtrain.commands import COMMANDS
 from fgtrain.config import Config
 from fgtrain.configfile import from_dict
+from fgtrain.memory import keep_freed
 from fgtrain.recipes import RECIPES
 
 
@@ -95,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     # torch's threads spin while they wait for one another. Beside another busy process that starves both: on two shared
     # cores 0 to 30 images/s came out where waiting asleep gave 40 to 140. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed()
 
     def command() -> None:
         chosen = tyro.cli(

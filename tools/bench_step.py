@@ -12,6 +12,7 @@ from bench_report import report
 from fgdata.errors import InputError
 from fgtrain.config import Config, Data, Model
 from fgtrain.data import pick_device
+from fgtrain.memory import keep_freed
 from fgtrain.methods import Align, Moco, Reconstruct, SynthPairConfig
 from fgtrain.recipes import RECIPES
 
@@ -78,6 +79,7 @@ def step(
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed()  # as fgtrain does
     place, chosen = pick_device(device), cases()
     if unknown := [name for name in only if name not in chosen]:
         raise InputError(f"--only {unknown[0]!r} is no case; there are: {', '.join(map(repr, chosen))}.")
