@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             chosen.main()
         except ModuleNotFoundError as fault:
-            if (fault.name or "").partition(".")[0] not in ("torch", "torchvision", "timm", "safetensors"):
+            if (fault.name or "").partition(".")[0] not in ("torch", "torchvision", "timm", "safetensors", "scipy"):
                 raise
             raise InputError(
                 f"fgtrain needs {fault.name}, which is not installed: pip install 'fgdata[train]'"

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from scipy.special import stdtrit
+
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """n values -> mean and half width t s / sqrt(n) of its 95 % interval; None for one value, which has none."""
@@ -11,32 +13,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     if n == 1:
         return mean, None
     variance = sum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, t_quantile(n - 1) * math.sqrt(variance / n)
-
-
-def t_quantile(freedom: int, inside: float = 0.95) -> float:
-    """Degrees of freedom -> the t with P(|T| <= t) = inside, to 1e-9, by bisection."""
-    low, high = 0.0, 1.0
-    while _inside(high, freedom) < inside:
-        high *= 2
-    while high - low > 1e-9 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, freedom) < inside else (low, middle)
-    return high
-
-
-def _inside(t: float, freedom: int) -> float:
-    """P(|T| <= t): the finite trigonometric series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term = total = cosine if odd else 1.0
-    for k in range(3 if odd else 2, freedom, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    if not odd:
-        return sine * total
-    return 2 / math.pi * (angle + (sine * total if freedom > 1 else 0))
+    return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
 
 
 def percent(values: Sequence[float]) -> str:
