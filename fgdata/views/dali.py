@@ -46,8 +46,9 @@ def resize(image, size):
 
 
 def cut(image, start, shape):
-    """Images, INT32 (x, y) and (w, h) in pixels -> that part of each."""
-    return fn.slice(image, start, shape, axis_names="WH")
+    """Images, INT32 (x, y) and (w, h) in pixels -> that part of each. By name, because a positional list would become a
+    constant on the GPU beside a start on the CPU."""
+    return fn.slice(image, start=start, shape=shape, axis_names="WH")
 
 
 def paste(patch, anchors, background, size: int):
@@ -85,6 +86,7 @@ def decode(name: str, gpu: bool):
         device="mixed" if gpu else "cpu",
         output_type=types.DALIImageType.RGB,
         adjust_orientation=False,
+        jpeg_fancy_upsampling=gpu,  # chroma as libjpeg interpolates it, and with it every other backend
     )
 
 
