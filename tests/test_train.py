@@ -42,6 +42,11 @@ def test_a_run_leaves_its_files(undisturbed: Path, drawn_set: Path):
     assert "step 8/8" in (undisturbed / "log.txt").read_text()
 
 
+def test_a_run_that_goes_on_keeps_its_name(undisturbed: Path, drawn_set: Path):
+    train.train(small(drawn_set, undisturbed, resume=True), "another recipe of its method")
+    assert json.loads((undisturbed / "run.json").read_text())["name"] == "cvsa"
+
+
 METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam")
 
 
