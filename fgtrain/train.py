@@ -33,7 +33,7 @@ def train(config: Config, name: str) -> Path:
             shards = open_shards(config.data.shards)
             run = held.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_shards(run, shards)
-            name = run.facts.get("name", name)  # a run that goes on keeps its own, whatever recipe of its method is typed
+            name = run.facts.get("name", name)  # a run that goes on keeps its own
             last = run.resume_point() if first else None
             opening = ""
             if run.has("step"):
