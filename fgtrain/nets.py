@@ -33,7 +33,7 @@ class Encoder(resnet.ResNet):
     def __init__(self, model: Model):
         self.width = model.width
         block, layers = BLOCKS[model.backbone]
-        super().__init__(block, layers, num_classes=1)
+        super().__init__(block, layers, num_classes=1, zero_init_residual=model.zero_init_residual)
         if model.width != 64:
             self.conv1 = nn.Conv2d(3, model.width, 7, stride=2, padding=3, bias=False)
             self.bn1 = nn.BatchNorm2d(model.width)

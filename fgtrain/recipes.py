@@ -26,6 +26,7 @@ from fgtrain.methods import (
 LARS = Optim(name="lars", lr=0.6, momentum=0.9, weight_decay=1.5e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
 SGD = Optim(name="sgd", lr=0.03, momentum=0.9, weight_decay=1e-4)
 RESNET50 = Model("resnet50")
+ZERO_INIT = Model(zero_init_residual=True)
 SWAP = ViewSpec(crop="saliency-swap")
 LARGE = Data(batch_size=1024, detector="gt")
 
@@ -45,9 +46,9 @@ def simsiam() -> SimsiamConfig:
 
     fgtrain run simsiam
 
-    Chen, He, CVPR 2021.
+    Residual blocks start as the identity, as in the authors' code. Chen, He, CVPR 2021.
     """
-    return SimsiamConfig(optim=replace(SGD, lr=0.05), sync_norm=True)
+    return SimsiamConfig(model=ZERO_INIT, optim=replace(SGD, lr=0.05), sync_norm=True)
 
 
 def byol() -> ByolConfig:
@@ -198,7 +199,7 @@ def synth_pair_simsiam() -> SynthPairConfig:
 
     They help SimSiam as they do MoCo v2: Wang et al., ECCV 2024, Table 3.
     """
-    return SynthPairConfig(base="simsiam", optim=replace(SGD, lr=0.05), sync_norm=True)
+    return SynthPairConfig(base="simsiam", model=ZERO_INIT, optim=replace(SGD, lr=0.05), sync_norm=True)
 
 
 def synth_pair_cub_r50() -> SynthPairConfig:

@@ -53,3 +53,11 @@ def test_moving_average_matches_steps_by_hand():
     for ours, expected in zip(target.parameters(), by_hand):
         torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)  # one fused multiply-add of rounding
         assert not ours.requires_grad
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_zero_initialised_blocks_start_as_the_identity(name):
+    for start in (True, False):
+        encoder = nets.Encoder(Model(name, width=8, zero_init_residual=start)).eval()
+        x = torch.rand(2, encoder.channels[4], 4, 4)
+        assert torch.equal(encoder.layer4[1:](x), x) == start
