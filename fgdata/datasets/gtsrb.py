@@ -1,4 +1,7 @@
-"""GTSRB in its official and its Kaggle layout; both give a sign's box as its corner pixels, both inside, from 0.
+"""GTSRB in its official and its Kaggle layout; both give a sign's box by two corners, counted from 0.
+
+The upper left corner is inside the box, the lower right one is not: only so does every sign have the border that the
+readme promises, a tenth of the sign and at least 5 pixels.
 
 Official: GTSRB/Final_Training/Images/00000/GT-00000.csv ... (`;`, files beside each), GTSRB/Final_Test/Images/ and
 GT-final_test.csv, the one WITH classes, there or at the top. Kaggle: Train.csv and Test.csv (`,`, a column Path).
@@ -69,6 +72,6 @@ def _sign(column: str, folder: str) -> Callable[[dict[str, str]], Sign]:
         if not 0 <= number < PUBLISHED["classes"]:
             raise ValueError(f"ClassId {number}; signs are 0 to {PUBLISHED['classes'] - 1}")
         x1, y1, x2, y2 = (float(row[edge]) for edge in ROI)
-        return lists.inside(folder + row[column]), number, lists.corners(x1, y1, x2, y2, first=0)
+        return lists.inside(folder + row[column]), number, lists.box(x1, y1, x2 - x1, y2 - y1)
 
     return parse
