@@ -9,6 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
+from fgdata.build import build
+from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
@@ -210,10 +212,22 @@ def test_backgrounds_without_saliency_swap_are_refused():
 
 def test_a_set_cannot_lend_to_itself_and_an_empty_one_cannot_lend():
     own = Greys(10, "own", train=9)
-    with pytest.raises(InputError, match="own cannot lend backgrounds to itself"):
+    with pytest.raises(InputError, match="own cannot lend backgrounds: it holds the images of own"):
         open_loader(own, [Greys(80, "a", train=8), own])
     with pytest.raises(InputError, match="empty cannot lend backgrounds: it has no samples"):
         open_loader(own, Greys(80, "empty", train=0))
+
+
+def test_a_set_built_from_the_same_images_cannot_lend(drawn_set: Path, tmp_path: Path):
+    """Other digests, the same birds: at another --max-side, with other boxes. Another seed paints other birds."""
+    own = ShardSet.open(drawn_set)
+    for seed, settings in ((0, {"max_side": 64}), (1, {})):
+        birds = read("drawn", classes=4, images_per_class=12, size=96, seed=seed)
+        build(birds, tmp_path / f"{seed}", saliency=("gt",), workers=1, **settings)
+    assert ShardSet.open(tmp_path / "0").manifest["digest"] != own.manifest["digest"]
+    with pytest.raises(InputError, match="0 cannot lend backgrounds: it holds the images of .*drawn"):
+        open_backgrounds(tmp_path / "0", own)
+    assert len(open_backgrounds(tmp_path / "1", own)) == 48
 
 
 def test_a_folder_that_is_no_set_is_named(tmp_path: Path, drawn_set: Path):
@@ -256,8 +270,6 @@ def test_flags_are_what_a_user_decides(capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_sheet_shows_patches_over_other_backgrounds(drawn_set: Path, tmp_path: Path):
-    from fgdata.build import build
-    from fgdata.datasets import read
     from fgtrain import cli
 
     other = tmp_path / "other"

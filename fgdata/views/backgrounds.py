@@ -31,7 +31,8 @@ class Backgrounds:
 
 
 def open_backgrounds(asked: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet) -> Backgrounds:
-    """One or several sets, by path or open. InputError when one is no shard set, has no samples, or is `own`."""
+    """One or several sets, by path or open. InputError when one is no shard set, has no samples, or has the
+    images of `own`."""
     sets = []
     for one in [asked] if isinstance(asked, str | Path | ShardSet) else asked:
         try:
@@ -42,10 +43,19 @@ def open_backgrounds(asked: "str | Path | ShardSet | Sequence[str | Path | Shard
             raise InputError(
                 f"{shards.path} cannot lend backgrounds: it has no samples. Name another set: --data.backgrounds FOLDER"
             )
-        if shards.manifest["digest"] == own.manifest["digest"]:
+        if _images(shards) == _images(own):
             raise InputError(
-                f"{shards.path} cannot lend backgrounds to itself, or an image would be pasted onto itself. For "
-                "backgrounds from the same dataset leave --data.backgrounds away; for others name another set."
+                f"{shards.path} cannot lend backgrounds: it holds the images of {own.path}, and one would be pasted onto "
+                "itself. For backgrounds from the same dataset leave --data.backgrounds away; for others name a set of "
+                "another dataset."
             )
         sets.append(shards)
     return Backgrounds(sets)
+
+
+def _images(shards: ShardSet) -> tuple:
+    """Which images a set was built from, whatever was made of them; the set itself where its manifest does not say."""
+    dataset = shards.manifest.get("dataset", {})
+    if "records_sha256" not in dataset:
+        return (shards.manifest["digest"],)
+    return dataset["records_sha256"], dataset.get("settings")  # a seed of drawn is not in its records
