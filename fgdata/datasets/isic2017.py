@@ -52,7 +52,7 @@ def read(root: Path) -> Dataset:
     """The dataset in `root`. InputError at the first fault of the CSV files, or when a file is missing."""
     needed = [f"{half}_{part}" for half in HALVES.values() for part in ("Data", "Part1_GroundTruth")]
     needed += [f"{half}_Part3_GroundTruth.csv" for half in HALVES.values()]
-    lists.holder(NAME, root, [], needed, "ISIC 2017's eight archives, unpacked side by side,")
+    lists.holder(NAME, root, [], needed, "ISIC 2017's six archives, unpacked side by side,")
     records = []
     for split, half in HALVES.items():
         path = root / f"{half}_Part3_GroundTruth.csv"

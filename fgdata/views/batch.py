@@ -4,14 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fgdata.boxes import WHOLE
 from fgdata.errors import InputError
 from fgdata.shards.reader import SplitReader, box, label, meta
 
 from .backgrounds import Backgrounds
 from .geometry import Plan, plan
 from .spec import ViewSpec
-
-_WHOLE = np.array([0, 0, 1, 1], np.float32)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def gather(
     samples = [reader.read(int(i)) for i in index]
     metas = [meta(sample) for sample in samples]
     sizes = np.array([(m["width"], m["height"]) for m in metas], np.int64)
-    boxes = np.stack([box(sample, detector) if detector else _WHOLE for sample in samples])
+    boxes = np.stack([box(sample, detector) if detector else WHOLE for sample in samples])
     lenders = len(backgrounds) if backgrounds is not None else 0
     plans = [
         plan(spec, sizes, boxes, index, seed=seed, epoch=epoch, batch=batch, view=view, lenders=lenders)
