@@ -119,8 +119,9 @@ def gather(x: Tensor) -> Tensor:
     """(b, ...) of every process -> (world * b, ...), by rank, without a gradient."""
     if world_size() == 1:
         return x
+    x = x.contiguous()  # NCCL moves bytes, and `empty_like` keeps strides: channels-last maps would come out scrambled
     parts = [torch.empty_like(x) for _ in range(world_size())]
-    dist.all_gather(parts, x.contiguous())
+    dist.all_gather(parts, x)
     return torch.cat(parts)
 
 
@@ -141,7 +142,7 @@ def shuffle(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     batch. `generator` must stand at the same state in every process.
     """
     b = len(x)
-    order = torch.randperm(b * world_size(), generator=generator).to(x.device)
+    order = torch.randperm(b * world_size(), generator=generator).to(x.device, non_blocking=True)
     return gather(x)[order[rank() * b : (rank() + 1) * b]], order
 
 
