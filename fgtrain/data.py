@@ -33,9 +33,18 @@ def pick_device(name: str):
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # for what asks for the current one
     except (RuntimeError, AssertionError) as error:
         found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
         raise InputError(
             f"--device {name} cannot be used here; this machine has: {', '.join(['cpu', *found])}."
         ) from error
     return device
+
+
+def has_bf16(device) -> bool:
+    """Whether it is a GPU whose cores compute in bfloat16; on others torch emulates it, slowly."""
+    import torch
+
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

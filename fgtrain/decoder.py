@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import load
+from fgtrain.data import has_bf16
 from fgtrain.losses import wide
 from fgtrain.methods import SynthPairConfig
 from fgtrain.nets import Encoder
@@ -168,8 +169,7 @@ def warm_up(
         threads=config.machine.threads,
         device=device,
     )
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=able and config.precision != "fp32")
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")
     epoch = 0
     if unfinished.is_file():
         state = torch.load(unfinished, map_location="cpu", weights_only=True)

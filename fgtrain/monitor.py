@@ -4,13 +4,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fgdata.errors import InputError
 from fgtrain.rundir import RunDir
+
+if TYPE_CHECKING:
+    import torch
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 
@@ -36,6 +39,7 @@ class Monitor:
         )
         self.task = self.bar.add_task("", total=total, completed=step, epoch=step // steps_per_epoch + 1, state="")
         self.images, self.waited = 0, 0.0
+        self.idle: list[tuple[Any, Any]] = []  # on a GPU: marks where it was out of work, and where it got a batch
         self.since = self.spoke = time.perf_counter()
 
     def __enter__(self) -> "Monitor":
@@ -48,18 +52,27 @@ class Monitor:
             self.board.close()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        start = time.perf_counter()
+    def waiting(self, device: "torch.device") -> Iterator[None]:
+        """The block waits for data. On a GPU, which works off the steps before meanwhile, only its idle time counts."""
+        idle, start = _mark(device), time.perf_counter()
         yield
-        self.waited += time.perf_counter() - start
+        if idle is None:
+            self.waited += time.perf_counter() - start
+        else:
+            self.idle.append((idle, _mark(device)))
 
     def step(self, step: int, images: int) -> None:
         self.images += images
         self.bar.update(self.task, completed=step, epoch=(step - 1) // self.steps_per_epoch + 1)
 
     def rates(self) -> dict[str, float]:
-        """Images per second and the share of time spent waiting for data, both since the last call."""
+        """Images per second and the share of time spent waiting for data, both since the last call.
+
+        A GPU must have done the last step before.
+        """
         now = time.perf_counter()
+        self.waited += sum(idle.elapsed_time(ready) for idle, ready in self.idle) / 1000  # milliseconds
+        self.idle = []
         seconds = max(1e-9, now - self.since)
         rates = {"images_per_second": round(self.images / seconds, 2), "data_wait": round(self.waited / seconds, 4)}
         self.images, self.waited, self.since = 0, 0.0, now
@@ -98,6 +111,15 @@ class Monitor:
     def log(self, line: str) -> None:
         if self.run is not None:
             self.run.log(line)
+
+
+def _mark(device: "torch.device") -> Any:
+    """What a GPU stamps with the time when it gets there; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.current_stream(device).record_event(torch.cuda.Event(enable_timing=True))
 
 
 def _board(path: Path, step: int) -> Any:

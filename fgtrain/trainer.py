@@ -20,6 +20,7 @@ from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import load
 from fgtrain import objectives, optim, parallel
 from fgtrain.config import Config
+from fgtrain.data import has_bf16
 from fgtrain.evaluate import probe
 from fgtrain.monitor import Monitor
 from fgtrain.nets import Encoder
@@ -110,10 +111,14 @@ class Trainer:
         return lines
 
     def join(self) -> None:
-        """(all) From here on gradients are averaged over the processes; weights and buffers become the first one's."""
+        """(all) From here on gradients are averaged over the processes; weights become the first one's.
+
+        Buffers are not sent at every step: the queue and the bank are alike everywhere, and running statistics, which
+        no training step reads, are the first process's in every checkpoint.
+        """
         if self.world > 1:
             ids = [self.device] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.objective, device_ids=ids)
+            self.model = DistributedDataParallel(self.objective, device_ids=ids, broadcast_buffers=False)
 
     def fit(self, monitor: Monitor) -> str:
         """Trains to the end or to a stop signal -> "done" or "stopped". A checkpoint is on disk either way."""
@@ -132,7 +137,7 @@ class Trainer:
         """What is left of the current epoch, or less when a stop signal comes."""
         batches: Iterator[dict[str, Tensor]] = iter(self.loader)
         while True:
-            with monitor.waiting():
+            with monitor.waiting(self.device):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -290,7 +295,7 @@ def pick_precision(name: str, device: torch.device) -> str:
         return name
     if device.type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if has_bf16(device) else "fp16"
 
 
 def part(batch: dict[str, Tensor], number: int, parts: int) -> dict[str, Tensor]:

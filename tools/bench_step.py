@@ -11,7 +11,7 @@ from bench_report import report
 
 from fgdata.errors import InputError
 from fgtrain.config import Config, Data, Model
-from fgtrain.data import pick_device
+from fgtrain.data import has_bf16, pick_device
 from fgtrain.memory import keep_freed
 from fgtrain.methods import Align, Moco, Reconstruct, SynthPairConfig
 from fgtrain.recipes import RECIPES
@@ -86,7 +86,7 @@ def step(
     wanted = {name for row in only for name in (row, chosen[row][1]) if name} or set(chosen)
     chosen = {name: found for name, found in chosen.items() if name in wanted}
     batch = preloaded(batch_size, size, place)
-    half = precision == "bf16" or (precision == "auto" and place.type == "cuda")
+    half = precision == "bf16" or (precision == "auto" and has_bf16(place))
     runs = {}
     for name, (config, _) in chosen.items():
         views, data = replace(config.views, size=size), Data(batch_size=batch_size)

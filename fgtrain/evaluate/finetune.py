@@ -21,6 +21,7 @@ from fgdata.shards.reader import ShardSet, SplitReader
 from fgdata.shards.reader import label as label_of
 from fgdata.views import ViewSpec, load
 from fgtrain.config import need
+from fgtrain.data import has_bf16
 from fgtrain.evaluate.linear import RANDOM_CROP_AREA
 from fgtrain.evaluate.probe import forward, held_out
 from fgtrain.nets import Encoder
@@ -144,7 +145,7 @@ def fine_tune(encoder: Encoder, shards: ShardSet, size: int, device: torch.devic
     views = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
     network = Network(encoder, len(shards.classes), fit.seed).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, weight_decay=fit.decay)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))
     with load(shards, views=views, batch_size=tuning.batch_size, seed=fit.seed, device=str(device)) as loader:
         total = tuning.epochs * len(loader)
         for epoch in range(tuning.epochs):

@@ -20,7 +20,7 @@ def build(config: Config, samples: int) -> Any:
     import torch
 
     module, name = config.objective.split(":")
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):  # all is made on the CPU; saving the states of GPUs would wake every one
+        torch.default_generator.manual_seed(config.seed)
         objective = getattr(import_module(module), name)(config, samples)
     return objective.to(memory_format=torch.channels_last)
