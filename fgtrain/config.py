@@ -49,8 +49,8 @@ class Model:
     stem: Literal["imagenet", "small"] = "imagenet"
     """imagenet: 7x7 convolution stride 2 and a max-pool (input / 4). small: 3x3 stride 1, no pool (input / 1)."""
     zero_init_residual: bool = False
-    """Start the last batch norm of every residual block at zero, so that each block starts as the identity: as SimSiam's
-    authors train it. Where --init brings weights it decides nothing."""
+    """Start the last batch norm of every residual block at zero, so that each block starts as the identity: as the
+    authors of SimSiam and SimCLR do. Where --init brings weights it decides nothing."""
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,9 @@ def simclr() -> SimclrConfig:
 
     fgtrain run simclr
 
-    Chen, Kornblith, Norouzi, Hinton, ICML 2020.
+    Residual blocks start as the identity, as in the authors' code. Chen, Kornblith, Norouzi, Hinton, ICML 2020.
     """
-    return SimclrConfig(optim=replace(LARS, lr=0.3, weight_decay=1e-6), sync_norm=True)
+    return SimclrConfig(model=ZERO_INIT, optim=replace(LARS, lr=0.3, weight_decay=1e-6), sync_norm=True)
 
 
 def cvsa() -> CvsaConfig:

@@ -3,6 +3,8 @@ that CVSA and the synthesized pairs can stand on them:
 
     compare(views (2, B, 3, S, S), progress) -> loss (), logs, online Features per view, target Features per view
 
+with no target Features where there is no target network: SimSiam and SimCLR.
+
 Views pass one at a time, so that batch norm sees one view of the batch, except in SimCLR: as in the published code.
 """
 
@@ -142,8 +144,7 @@ class Simsiam(nn.Module):
         z_1, z_2 = (self.projector(f.pooled) for f in online)  # (B, d)
         p_1, p_2 = self.predictor(z_1), self.predictor(z_2)
         loss = negative_cosine(p_1, z_2.detach()) / 2 + negative_cosine(p_2, z_1.detach()) / 2
-        logs = {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
-        return loss, logs, online, [Features(*(x.detach() for x in f)) for f in online]
+        return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, []
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
@@ -197,7 +198,10 @@ class Byol(nn.Module):
 
 class Simclr(nn.Module):
     """SimCLR (Chen et al. 2020): each view against all others of the batch, over all processes. Both views pass as one
-    batch. Parts of a batch would have fewer negatives than the batch, so gradients cannot accumulate."""
+    batch. Parts of a batch would have fewer negatives than the batch, so gradients cannot accumulate.
+
+    The head is that of the paper's text; the authors' code has one more batch norm, behind its last layer.
+    """
 
     accumulates = False
     constant_rate: tuple[str, ...] = ()
@@ -218,8 +222,7 @@ class Simclr(nn.Module):
         z_1, z_2 = (parallel.gather_with_grad(half) for half in z.split(b))  # (N, d)
         loss = nt_xent(z_1, z_2, self.tau, slice(parallel.rank() * b, (parallel.rank() + 1) * b))
         online = [Features(*halves) for halves in zip(*(x.split(b) for x in features))]
-        logs = {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
-        return loss, logs, online, [Features(*(x.detach() for x in f)) for f in online]
+        return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, []
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
