@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,36 @@ import torch
 from fgdata.shards.reader import ShardSet
 from fgtrain import parallel
 
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "nvidia-dali-cuda130")
+
 
 def facts(shards: ShardSet, device: torch.device) -> dict[str, Any]:
-    packages = ("torch", "torchvision", "numpy", "opencv-contrib-python-headless")
     return {
         "argv": sys.argv,
         "pid": os.getpid(),
         "commit": commit(),
-        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in packages}},
+        "versions": versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": parallel.world_size(),
         "threads": torch.get_num_threads(),
         "shards": {"path": str(shards.path.resolve()), "digest": shards.manifest["digest"]},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def earlier(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """run.json of a run that goes on -> its parts until now: what wrote each, and the step where it ended."""
+    own = ("argv", "commit", "versions", "device", "started", "step")
+    return [*told.get("earlier", []), {name: told.get(name) for name in own}]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and those of the packages that are installed."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def commit() -> str | None:

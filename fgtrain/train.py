@@ -13,7 +13,7 @@ from fgtrain import parallel
 from fgtrain.config import Config
 from fgtrain.data import open_shards
 from fgtrain.monitor import Monitor
-from fgtrain.provenance import facts
+from fgtrain.provenance import earlier, facts
 from fgtrain.rundir import RunDir
 from fgtrain.trainer import Trainer
 
@@ -50,7 +50,8 @@ def train(config: Config, name: str) -> Path:
                 opening = f"continued from step {trainer.step:,}"
             if first:
                 run.start(config)
-                run.note(**facts(shards, device), name=name, status="running", reason=None)
+                parts = {"earlier": earlier(run.facts)} if last is not None else {}
+                run.note(**facts(shards, device), **parts, name=name, status="running", reason=None)
                 run.cut_metrics(trainer.step)
         try:
             watched, board = (run, config.machine.tensorboard) if first else (None, False)
@@ -87,7 +88,9 @@ def work(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: boo
     steps = f"{counted(config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}"
     processes = f" x {trainer.world} processes" if trainer.world > 1 else ""
     monitor.say(f"{name}: {shards.path} ({count}), {steps}, {trainer.device}{processes}, {run.path}")
-    for line in [opening] * bool(opening) + trainer.remarks() * fresh:
+    if opening:
+        monitor.say(opening)
+    for line in trainer.remarks() if fresh else []:
         monitor.say(line)
     if fresh and hasattr(trainer.objective, "prepare"):
         with parallel.together():
