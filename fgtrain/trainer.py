@@ -111,14 +111,15 @@ class Trainer:
         return lines
 
     def join(self) -> None:
-        """(all) From here on gradients are averaged over the processes; weights become the first one's.
+        """(all) From here on gradients are averaged over the processes; weights and buffers become the first one's.
 
-        Buffers are not sent at every step: the queue and the bank are alike everywhere, and running statistics, which
-        no training step reads, are the first process's in every checkpoint.
+        That is once, not at every step: queue and bank stay alike everywhere, and running statistics, which no training
+        step reads, are the first process's in every checkpoint.
         """
         if self.world > 1:
             ids = [self.device] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.objective, device_ids=ids, broadcast_buffers=False)
+            self.model = DistributedDataParallel(self.objective, device_ids=ids)
+            self.model.broadcast_buffers = False  # as an argument torch 2.13 deprecates it, and 2.11 has no other
 
     def fit(self, monitor: Monitor) -> str:
         """Trains to the end or to a stop signal -> "done" or "stopped". A checkpoint is on disk either way."""
