@@ -108,6 +108,19 @@ def test_a_tar_and_a_zip_are_fetched_once_and_unpacked_together(server, tmp_path
     assert "a.tgz was fetched before" in capsys.readouterr().err
 
 
+def test_a_power_cut_finds_all_bytes_on_the_disk(server, tmp_path, monkeypatch):
+    """The archive before it has its name, what was unpacked before it is marked as done and the archive goes."""
+    archive, work, written = server.offer("a.tgz", tar({"x": NOISE})), tmp_path / "r/.download", []
+
+    def look(handle: int | None = None) -> None:
+        written.append((sorted(path.name for path in work.iterdir()), (tmp_path / "r/x").exists()))
+
+    monkeypatch.setattr(fetch.os, "fsync", look)
+    monkeypatch.setattr(fetch.os, "sync", look, raising=False)
+    fetch.download("cub", tmp_path / "r", (archive,))
+    assert written == [(["a.tgz.part"], False), (["a.tgz"], True)]
+
+
 def test_a_dropped_connection_goes_on_where_it_was(server, tmp_path):
     data = tar({"x": NOISE})
     archive = server.offer("a.tgz", data)

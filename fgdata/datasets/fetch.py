@@ -5,6 +5,7 @@ gives way to FILE.done. Stopped anywhere, the same command goes on from there.
 """
 
 import hashlib
+import os
 import shutil
 import sys
 import tarfile
@@ -64,6 +65,8 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
                 raise
         print(f"Unpacking {archive.file} into {root}", file=sys.stderr)
         _unpack(path, root)
+        if hasattr(os, "sync"):  # what was unpacked must survive a power cut that leaves its mark and no archive
+            os.sync()
         done.write_text(archive.md5, "ascii")
         path.unlink()
 
@@ -102,6 +105,8 @@ def _fetch(archive: Archive, path: Path) -> None:
             f"{archive.url} is not the file that was published: MD5 {found} of {size:,} bytes, expected {archive.md5}. "
             "It was removed. Try once more; when it is the same again, the publisher has changed the file."
         )
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
     part.replace(path)
 
 
