@@ -1,7 +1,7 @@
 """Encoded images in, RGB pixels out, and back: told apart by content, never by file name.
 
 EXIF orientation is ignored everywhere: width, height and boxes are those of the stored pixel grid, as the annotators of
-these datasets saw it.
+these datasets saw it. In a TIFF the orientation is no EXIF but part of the format, and both decoders follow it.
 """
 
 import io
@@ -15,6 +15,7 @@ from .errors import InputError
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _SIGNATURES = {b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
 _FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
+_MOST_PIXELS, _MOST_SIDE = 1 << 30, 1 << 20  # OpenCV decodes no more unless its environment variables say so
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV's names for "reduced" say grey or BGR too; without that bit they only reduce, and _FLAGS says RGB.
 _REDUCED = (
@@ -35,18 +36,15 @@ class Header:
 
 
 def header(data: bytes, name: str) -> Header:
-    """Format and size of an encoded image without decoding its pixels. InputError when it is no whole image."""
-    if data.startswith(_JPEG_START):
-        return _jpeg_header(data, name)
-    from PIL import Image, UnidentifiedImageError
+    """Format and size of an encoded image without decoding its pixels.
 
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return Header(_format(data, image.format), image.width, image.height, len(image.getbands()))
-    except UnidentifiedImageError:
-        raise _unreadable(name, data, "not an image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
-        raise _unreadable(name, data, str(fault)) from None
+    InputError when it is no whole image, or larger than `decode` can take.
+    """
+    found = _jpeg_header(data, name) if data.startswith(_JPEG_START) else _header_with_pillow(data, name)
+    if found.width * found.height > _MOST_PIXELS or max(found.width, found.height) > _MOST_SIDE:
+        most = f"{_MOST_PIXELS:,} pixels and {_MOST_SIDE:,} a side are allowed"
+        raise _unreadable(name, data, f"{found.width:,} x {found.height:,} pixels where {most}")
+    return found
 
 
 def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
@@ -58,7 +56,7 @@ def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
     """
     flags = _FLAGS
     if data.startswith(_JPEG_START):
-        found = _jpeg_header(data, name)
+        found = header(data, name)
         side = min(found.width, found.height)
         flags |= next((flag for by, flag in _REDUCED if least_side and side >= by * least_side), 0)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -68,7 +66,7 @@ def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
-    """(H, W, 3) uint8 RGB -> JPEG bytes; quality 1-100."""
+    """(H, W, 3) uint8 RGB -> JPEG bytes; quality 1-100. Colour is kept at half the resolution (4:2:0)."""
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise InputError(f"OpenCV could not encode an image of shape {rgb.shape} as JPEG.")
@@ -109,6 +107,18 @@ def _jpeg_header(data: bytes, name: str) -> Header:
     if data.rfind(_JPEG_END, position) < 0:
         raise _unreadable(name, data, "a JPEG cut off before its end marker")
     return frame
+
+
+def _header_with_pillow(data: bytes, name: str) -> Header:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return Header(_format(data, image.format), image.width, image.height, len(image.getbands()))
+    except UnidentifiedImageError:
+        raise _unreadable(name, data, "not an image") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
+        raise _unreadable(name, data, str(fault)) from None
 
 
 def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:

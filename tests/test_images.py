@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from fgdata import images
+from fgdata.build import build
+from fgdata.datasets import read
 from fgdata.errors import InputError
 
 
@@ -33,28 +35,51 @@ def test_every_format_is_told_by_its_content(picture, form):
     assert np.abs(images.decode(data, "called.jpg") - theirs).mean() < (2 if form in ("JPEG", "WEBP") else 1e-9)
 
 
+def pillows(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
-def test_odd_colour_modes_become_rgb(picture, mode):
-    data = saved(picture, "PNG", mode)
-    theirs = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
-    np.testing.assert_array_equal(images.decode(data, "x"), theirs)
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_odd_colour_modes_become_rgb(picture, form, mode):
+    data = saved(picture, form, mode)
+    np.testing.assert_array_equal(images.decode(data, "x"), pillows(data))
 
 
-def test_grey_and_cmyk_jpegs(picture):
+def test_grey_jpegs(picture):
     assert images.header(saved(picture, "JPEG", "L"), "x").channels == 1
     grey = images.decode(saved(picture, "JPEG", "L"), "x")
     assert grey.shape == (60, 90, 3)
     assert (grey[..., 0] == grey[..., 2]).all()
-    assert images.header(saved(picture, "JPEG", "CMYK"), "x").channels == 4
-    assert images.decode(saved(picture, "JPEG", "CMYK"), "x").shape == (60, 90, 3)
 
 
-def test_exif_orientation_is_ignored(picture):
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk(picture, form):
+    data = saved(picture, form, "CMYK")
+    assert images.header(data, "x").channels == 4
+    found = images.decode(data, "x").astype(int)
+    assert np.abs(found - pillows(data)).max() <= 2  # the product of an ink and black is rounded up or down
+    assert np.abs(found - picture).mean() < (6 if form == "JPEG" else 1e-9)
+
+
+def test_sixteen_bits_become_eight(picture):
+    deep = picture.astype(np.uint16) * 257
+    for form in (".png", ".tiff"):
+        data = cv2.imencode(form, deep[..., ::-1])[1].tobytes()
+        assert np.abs(images.decode(data, "x").astype(int) - pillows(data)).max() <= 1  # divided by 256 or by 257
+        grey = cv2.imencode(form, deep[..., 0])[1].tobytes()  # Pillow cuts these off at 255 instead
+        assert np.abs(images.decode(grey, "x").astype(int) - picture[..., [0, 0, 0]]).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation_is_ignored(picture, form, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    data = saved(picture, "JPEG", exif=exif)
-    assert images.decode(data, "x").shape == (60, 90, 3)
+    exif[0x0112] = orientation
+    data = saved(picture, form, exif=exif)
     assert images.header(data, "x").width == 90
+    assert np.abs(images.decode(data, "x").astype(int) - picture).mean() < 8  # upside down: 60
+    assert np.abs(images.decode(data, "x").astype(int) - pillows(data)).mean() < 2
 
 
 def test_progressive_jpeg(picture):
@@ -81,6 +106,31 @@ def broken(picture: np.ndarray) -> dict[str, bytes]:
 def test_what_is_no_whole_image_is_refused_by_name(picture, what):
     with pytest.raises(InputError, match="some/where.jpg cannot be read as an image"):
         images.decode(broken(picture)[what], "some/where.jpg")
+
+
+def forged(jpeg: bytes, width: int, height: int) -> bytes:
+    """The same file with another size in its frame header."""
+    at = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[at + 4 :]
+
+
+def test_more_pixels_than_opencv_takes_are_a_bad_image(picture, tmp_path):
+    jpeg = saved(picture, "JPEG")
+    assert images.header(forged(jpeg, 1 << 15, 1 << 15), "x").width == 1 << 15
+    huge, long = forged(jpeg, 65_000, 20_000), saved(np.zeros((1, (1 << 20) + 1, 3), np.uint8), "PNG", "1")
+    for data, says in ((huge, "65,000 x 20,000 pixels where 1,073,741,824 pixels"), (long, "1,048,577 x 1 pixels")):
+        with pytest.raises(InputError, match=f"a.jpg cannot be read as an image: .* bytes, {says}"):
+            images.header(data, "a.jpg")
+    with pytest.raises(InputError, match="65,000 x 20,000"):
+        images.decode(huge, "a.jpg")
+    for name, data in (("whole", jpeg), ("huge", huge), ("long", long)):
+        (tmp_path / "birds" / "auk").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "birds" / "auk" / f"{name}.jpg").write_bytes(data)
+    birds = read("folder", tmp_path / "birds")
+    with pytest.raises(InputError, match="1,048,577 x 1|65,000 x 20,000"):
+        build(birds, tmp_path / "set", saliency=("spectral-residual",), workers=1)
+    built = build(birds, tmp_path / "set", saliency=("spectral-residual",), workers=1, on_bad_image="skip")
+    assert len(built.manifest["skipped"]) == 2
 
 
 def test_awkward_real_files(real_data):
