@@ -45,9 +45,9 @@ def open_backgrounds(asked: "str | Path | ShardSet | Sequence[str | Path | Shard
             )
         if _images(shards) == _images(own):
             raise InputError(
-                f"{shards.path} cannot lend backgrounds: it holds the images of {own.path}, and one would be pasted onto "
-                "itself. For backgrounds from the same dataset leave --data.backgrounds away; for others name a set of "
-                "another dataset."
+                f"{shards.path} cannot lend backgrounds: it holds the images of {own.path}, and one would be pasted "
+                "onto itself. For backgrounds from the same dataset leave --data.backgrounds away; for others name a "
+                "set of another dataset."
             )
         sets.append(shards)
     return Backgrounds(sets)
