@@ -30,7 +30,7 @@ from fgtrain.rundir import RunDir, write_bytes
 
 FILE, UNFINISHED = "decoder.safetensors", "decoder-warmup.pt"
 SAVE_SECONDS = 60.0
-"""A stopped warm-up loses at most the epoch under way and this much before it."""
+"""A warm-up that is killed loses at most the epoch under way and this much before it; a stopped one nothing."""
 
 
 class Decoder(nn.Module):
@@ -120,10 +120,11 @@ def prepare(
     shards: ShardSet,
     device: torch.device,
     say: Callable[[str], None],
+    stop: Callable[[], bool],
 ) -> None:
     """Gives the decoder its weights before the first step: this run's own, those of --decoder, or a warm-up's.
 
-    Whichever it was, they are then in the run as decoder.safetensors, and a warm-up that was stopped goes on.
+    Whichever it was, they are then in the run as decoder.safetensors; a warm-up that `stop()` ended goes on next time.
     """
     file = run.path / FILE
     if file.is_file():
@@ -131,8 +132,7 @@ def prepare(
     elif config.decoder is not None:
         decoder.load(config.decoder)
         decoder.save(file)
-    elif config.reconstruct.epochs:
-        warm_up(decoder, encoder, config, run, shards, device, say)
+    elif config.reconstruct.epochs and warm_up(decoder, encoder, config, run, shards, device, say, stop):
         decoder.save(file)
         (run.path / UNFINISHED).unlink(missing_ok=True)
 
@@ -145,8 +145,10 @@ def warm_up(
     shards: ShardSet,
     device: torch.device,
     say: Callable[[str], None],
-) -> None:
-    """Trains the decoder alone on plain images: MSE on normalised pixels, Adam at a constant rate.
+    stop: Callable[[], bool],
+) -> bool:
+    """Trains the decoder alone on plain images: MSE on normalised pixels, Adam at a constant rate. False when `stop()`
+    ended it; the next call goes on behind its last step.
 
     The encoder is frozen; its batch norm takes the statistics of the batch, as in the training that follows. What runs
     is a copy: its own running statistics must not move, and synchronised ones would wait for processes that do not take
@@ -179,6 +181,13 @@ def warm_up(
         loader.load_state_dict(state["loader"])
     say(f"Decoder warm-up: {settings.epochs} epochs" + (f", continued behind epoch {epoch}" if epoch else ""))
     saved = time.perf_counter()
+
+    def keep() -> None:
+        state = {"epoch": epoch, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
+        content = io.BytesIO()
+        torch.save({**state, "loader": loader.state_dict()}, content)
+        write_bytes(unfinished, content.getvalue())
+
     with loader:
         while epoch < settings.epochs:
             losses = []
@@ -192,14 +201,17 @@ def warm_up(
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
+                if stop() and loader.state_dict()["batch"] > 0:  # at an epoch's end it stands at the next one's start
+                    keep()
+                    return False
             epoch += 1
             error = torch.stack(losses).mean().item()
             if not math.isfinite(error):
                 raise InputError(f"The decoder's loss became {error} in warm-up epoch {epoch}; lower --reconstruct.lr.")
             say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}")
-            if epoch < settings.epochs and time.perf_counter() - saved >= SAVE_SECONDS:
-                state = {"epoch": epoch, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
-                content = io.BytesIO()
-                torch.save({**state, "loader": loader.state_dict()}, content)
-                write_bytes(unfinished, content.getvalue())
+            if epoch < settings.epochs and (stop() or time.perf_counter() - saved >= SAVE_SECONDS):
+                keep()
                 saved = time.perf_counter()
+            if stop():
+                break
+    return epoch == settings.epochs

@@ -36,7 +36,7 @@ def train(config: Config, name: str) -> Path:
             name = run.facts.get("name", name)  # a run that goes on keeps its own
             last = run.resume_point() if first else None
             opening = ""
-            if run.has("step"):
+            if run.facts:
                 opening = "the run ended before its first checkpoint: it starts again"
             elif config.machine.resume:
                 opening = f"nothing to continue in {path}: starting a new run"
@@ -92,13 +92,16 @@ def work(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: boo
         monitor.say(opening)
     for line in trainer.remarks() if fresh else []:
         monitor.say(line)
-    if fresh and hasattr(trainer.objective, "prepare"):
-        with parallel.together():
-            if trainer.first:
-                trainer.objective.prepare(run, shards, trainer.device, monitor.say)
-    trainer.join()
     with stop_on_signal(trainer):
-        status = trainer.fit(monitor)
+        if fresh and hasattr(trainer.objective, "prepare"):
+            with parallel.together():
+                if trainer.first:
+                    trainer.objective.prepare(run, shards, trainer.device, monitor.say, lambda: trainer.signalled)
+        if parallel.any_of(trainer.signalled):
+            status = "stopped"  # without a checkpoint: what was prepared is kept elsewhere, and goes on where it stood
+        else:
+            trainer.join()
+            status = trainer.fit(monitor)
     where = quote(str(run.path))
     if status == "stopped":
         monitor.say(

@@ -2,7 +2,8 @@
 
 Proves that tensors that meet lie on one device, that a generator lies where it draws, and that no step waits for the
 GPU, by a value it reads or a copy from memory that is not pinned. Proves nothing of values, of kernels, of the backward
-pass (which is left out: gradients are zeros), of DALI, NCCL or torch.compile, which need a GPU.
+pass (which is left out: gradients are zeros), of NCCL or torch.compile, and of DALI only that its graph for a GPU has
+no constant there: with one beside a number on the CPU, an operator dies.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from trainable import small
 
 from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
-from fgtrain import decoder, optim
+from fgtrain import decoder, monitor, optim
 from fgtrain.config import Model
 from fgtrain.evaluate import finetune, gradcam, localization, probe
 from fgtrain.nets import Encoder
@@ -178,7 +179,9 @@ def test_warm_up_of_the_decoder_waits_once_an_epoch(drawn_set: Path, tmp_path: P
     monkeypatch.setattr(decoder, "load", batches)
     with on_gpu(drawn_set, tmp_path, "synth-pair") as (trainer, watch):
         pair = trainer.objective
-        decoder.warm_up(pair.decoder, pair.encoder, pair.config, trainer.run, trainer.shards, CUDA, lambda _: None)
+        decoder.warm_up(
+            pair.decoder, pair.encoder, pair.config, trainer.run, trainer.shards, CUDA, lambda _: None, lambda: False
+        )
         assert watch.waits.count("_local_scalar_dense") == pair.config.reconstruct.epochs == 1
 
 
@@ -199,3 +202,27 @@ def test_evaluations_stay_on_one_device(drawn_set: Path, monkeypatch: pytest.Mon
         x, truth = torch.empty(8, 3, size, size, device=CUDA), torch.empty(8, dtype=torch.long, device=CUDA)
         found, _ = gradcam.maps_of(network.encoder, network.head, x, truth)
         assert found.device == CUDA
+
+
+def test_gpu_is_idle_between_its_last_step_and_a_batch_not_while_it_works(monkeypatch: pytest.MonkeyPatch):
+    class Mark:
+        def elapsed_time(self, _: "Mark") -> float:
+            return 500.0  # milliseconds
+
+    monkeypatch.setattr(monitor, "_mark", lambda _: Mark())
+    watched = monitor.Monitor(None, step=0, total=1, steps_per_epoch=1)
+    with watched.waiting(CUDA):
+        watched.since -= 5
+    assert watched.rates()["data_wait"] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("spec", [ViewSpec(plain=True), ViewSpec(crop="saliency-swap"), ViewSpec.evaluation()])
+def test_dali_graph_for_a_gpu_takes_its_numbers_from_the_cpu(spec: ViewSpec):
+    pytest.importorskip("nvidia.dali")
+    from fgdata.views.dali import graph
+
+    pipeline = graph(spec, True, False, batch_size=2, device_id=0)
+    pipeline._build_graph()
+    made = [output for operator in pipeline._ops for output in operator.outputs]
+    assert [output.name for output in made if output.device == "gpu" and "Constant" in output.name] == []
+    assert {output.device for output in pipeline._graph_outputs} == {"gpu"}

@@ -136,7 +136,7 @@ def test_stopped_warm_up_goes_on_and_ends_the_same(
             if stop in line:
                 raise Stopped
 
-        objective.prepare(run, shards, device, say)
+        objective.prepare(run, shards, device, say, lambda: False)
         return objective, said
 
     before = objectives.build(settings, samples=32).state_dict()
@@ -170,6 +170,34 @@ def test_stopped_warm_up_goes_on_and_ends_the_same(
     assert said == []
     assert same(reused.state_dict(), undisturbed.state_dict()) == []
     assert same(load_file(run.path / decoder.FILE), expected) == []
+
+
+@pytest.mark.parametrize("batch", [2, 4, 7, 8])
+def test_signal_during_the_warm_up_stops_it_and_it_goes_on_behind_that_step(
+    drawn_set: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+):
+    """Four batches are an epoch, eight the warm-up: in an epoch, between two, and with its last step."""
+    seen = []
+    plain = decoder.F.mse_loss
+
+    def signalled(*images):
+        seen.append(len(seen) + 1)
+        if len(seen) == batch:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return plain(*images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder.F, "mse_loss", signalled)
+        run = train.train(small(drawn_set, tmp_path / "run"), "synth-pair")
+    assert len(seen) == batch
+    assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+    assert (run / decoder.UNFINISHED).exists() == (batch < 8)
+    assert (run / decoder.FILE).exists() == (batch == 8)
+    assert not (run / "checkpoints").exists()
+    train.train(small(drawn_set, run, resume=True), "synth-pair")
+    assert not (run / decoder.UNFINISHED).exists()
+    assert same(load_file(run / decoder.FILE), load_file(whole / decoder.FILE)) == []
+    assert lines(run) == lines(whole)
 
 
 def test_picture_of_pairs(whole: Path, drawn_set: Path, tmp_path: Path):

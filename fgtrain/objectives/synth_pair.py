@@ -53,9 +53,16 @@ class SynthPair(nn.Module):
     def encoder(self) -> nn.Module:
         return self.base.encoder
 
-    def prepare(self, run: RunDir, shards: ShardSet, device: torch.device, say: Callable[[str], None]) -> None:
-        """The decoder's weights, before the first step of a run."""
-        decoder.prepare(self.decoder, self.encoder, self.config, run, shards, device, say)
+    def prepare(
+        self,
+        run: RunDir,
+        shards: ShardSet,
+        device: torch.device,
+        say: Callable[[str], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """The decoder's weights, before the first step of a run, or less when `stop()` says so."""
+        decoder.prepare(self.decoder, self.encoder, self.config, run, shards, device, say, stop)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         pair, views, x = self.pair, batch["views"], batch["plain"]
