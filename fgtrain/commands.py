@@ -41,8 +41,8 @@ class Linear:
     shards: Path | None = None
     """Shard set with train and test split. Default: the run's own."""
     protocol: Literal["synth-pair", "cvsa"] = "synth-pair"
-    """synth-pair: SGD lr 30, batch 128, 100 epochs. cvsa: batch 16, 50 epochs, lr .1, .01 or .001, chosen on a tenth
-    of the train split."""
+    """synth-pair: SGD lr 30, a tenth of it after 60 and again after 80 % of 100 epochs, batch 128. cvsa: lr .1, .01 or
+    .001, chosen on a tenth of the train split, half a cosine, 50 epochs, batch 16."""
     cache: bool = False
     """Compute the features once, from the central square, instead of from a new random crop and flip every epoch:
     seconds instead of minutes, and a slightly lower figure as a rule."""

@@ -18,7 +18,7 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import cli, config, methods, objectives, train
 from fgtrain.checkpoint import Checkpoint
-from fgtrain.evaluate import finetune, listing, pictures, probe, report, subject
+from fgtrain.evaluate import finetune, linear, listing, pictures, probe, report, subject
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,19 @@ def test_knn_agrees_with_scikit_learn(k: int, temperature: float):
     theirs.fit(bank.double().numpy(), labels.numpy())
     ours = probe.knn_predict(bank.double(), labels, queries.double(), k, temperature, 5)
     assert ours.tolist() == theirs.predict(queries.double().numpy()).tolist()
+
+
+def test_knn_of_a_low_temperature_is_that_of_float64():
+    """exp(1 / 0.005) is beyond float32: every weight would be infinite, and the lowest class win."""
+    bank, labels = clusters(0, 400, spread=2.0)
+    queries, _ = clusters(1, 150, spread=2.0)
+    unit = torch.nn.functional.normalize
+    similarity = unit(queries.double()) @ unit(bank.double()).T
+    votes = torch.zeros(150, 5, dtype=torch.float64)
+    for q in range(150):
+        for n in similarity[q].argsort(descending=True)[:7].tolist():
+            votes[q, labels[n]] += (similarity[q, n] / 0.005).exp()
+    assert probe.knn_predict(bank, labels, queries, 7, 0.005, 5).tolist() == votes.argmax(1).tolist()
 
 
 def test_knn_with_more_neighbours_than_bank_uses_them_all():
@@ -114,9 +127,24 @@ def test_a_stopped_fine_tuning_goes_on_behind_its_last_finished_fit(run: Path, m
     assert {**last, "at": ""} == {**again, "at": ""}
 
 
-def test_linear_on_fresh_crops_runs(run: Path):
+def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every epoch sees all samples in crops of its own; --epochs leaves the rest of the protocol as it is."""
+    epochs, protocols, fit = [], [], linear.fit
+
+    def watched(passes, trials, protocol):
+        epochs.extend(next(passes) for _ in range(protocol.epochs))
+        protocols.append(protocol)
+        fit(epochs, trials, protocol)
+
+    monkeypatch.setattr(linear, "fit", watched)
     (record,) = report.run_linear(run, None, "synth-pair", False, (1.0,), 1, 2, 0, None, "cpu")
     assert (record["n"], record["epochs"], record["cache"]) == (16, 2, False)
+    assert protocols == [linear.Protocol(2, 128, (30.0,), drops=(0.6, 0.8))]
+    (one, labels, numbers), (two, *same) = epochs
+    assert numbers.tolist() == list(range(32))
+    assert torch.equal(labels, same[0])
+    assert torch.equal(numbers, same[1])
+    assert not torch.isclose(one, two).all(1).any()
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ that is wanted (fractions x trials x rates) learns from that pass side by side. 
 labelled samples, first weights and order are each trial's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -15,28 +16,36 @@ from torch import Tensor, nn
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
-from fgtrain.evaluate.probe import embed, held_out, labelled
+from fgtrain.evaluate.probe import Rows, embed, held_out, labelled, passes
 from fgtrain.nets import Encoder
 from fgtrain.optim import learning_rate
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the linear layer is trained: SGD, momentum 0.9, no weight decay, half a cosine to 0."""
+    """How the linear layer is trained: SGD, momentum 0.9, no weight decay."""
 
     epochs: int
     batch_size: int
     rates: tuple[float, ...]
     """Learning rates; more than one: the best on a tenth of the labelled part of TRAIN is used."""
+    drops: tuple[float, ...] = ()
+    """Shares of the epochs after which the rate is a tenth of what it was; without any, half a cosine to 0."""
+
+    def rate(self, step: int, total: int, peak: float) -> float:
+        """Steps done of `total` -> rate of the next."""
+        if self.drops:
+            return peak * 0.1 ** sum(step >= drop * total for drop in self.drops)
+        return learning_rate(step, total, 0, peak)
 
 
-PROTOCOLS = {"synth-pair": Protocol(100, 128, (30.0,)), "cvsa": Protocol(50, 16, (0.1, 0.01, 0.001))}
+PROTOCOLS = {
+    "synth-pair": Protocol(100, 128, (30.0,), drops=(0.6, 0.8)),  # of MoCo, which its paper follows
+    "cvsa": Protocol(50, 16, (0.1, 0.01, 0.001)),
+}
 
 RANDOM_CROP_AREA = (0.08, 1.0)
 """RandomResizedCrop's range as supervised training has it (Szegedy et al. 2015; torchvision's default)."""
-
-Rows = tuple[Tensor, Tensor, Tensor]
-"""Features (N, n), labels (N,) and sample numbers (N,)."""
 
 
 class Student:
@@ -59,7 +68,7 @@ class Student:
         batches = order.split(self.protocol.batch_size)
         for number, chosen in enumerate(batches):
             step, total = epoch * len(batches) + number, self.protocol.epochs * len(batches)
-            self.optimizer.param_groups[0]["lr"] = learning_rate(step, total, 0, self.rate)
+            self.optimizer.param_groups[0]["lr"] = self.protocol.rate(step, total, self.rate)
             loss = F.cross_entropy(self.layer(features[chosen]), labels[chosen])
             self.optimizer.zero_grad()
             loss.backward()
@@ -103,10 +112,9 @@ class Trial:
         return self.students[scores.index(max(scores))]
 
 
-def fit(epoch_of: Callable[[int], Rows], trials: Sequence[Trial], protocol: Protocol) -> None:
-    """Trains every trial on the same passes."""
-    for epoch in range(protocol.epochs):
-        rows = epoch_of(epoch)
+def fit(epochs: Iterable[Rows], trials: Sequence[Trial], protocol: Protocol) -> None:
+    """Trains every trial on the same passes, one an epoch."""
+    for epoch, rows in zip(range(protocol.epochs), epochs):
         for trial in trials:
             trial.learn(epoch, rows)
 
@@ -137,11 +145,8 @@ def linear(
         ]
         for fraction in fractions
     }
-    fit(
-        lambda epoch: whole if cache else embed(encoder, shards, "train", random, device, seed=seed + epoch),
-        [trial for each in made.values() for trial in each],
-        protocol,
-    )
+    crops = repeat(whole) if cache else passes(encoder, shards, "train", random, device, seed)
+    fit(crops, [trial for each in made.values() for trial in each], protocol)
     test = embed(encoder, shards, "test", central, device)
     chosen = {fraction: [trial.best(whole) for trial in each] for fraction, each in made.items()}
     return {fraction: [(s.right(test), s.rate) for s in each] for fraction, each in chosen.items()}

@@ -124,5 +124,5 @@ def probe_layer(encoder: Encoder, shards: ShardSet, size: int, device: torch.dev
     rows = embed(encoder, shards, "train", whole_image(size), device)
     labels: Tensor = torch.empty_like(rows[1]).scatter_(0, rows[2], rows[1])
     trial = Trial(labels, 1.0, rows[0].shape[1], len(shards.classes), PROTOCOLS["synth-pair"], seed)
-    fit(lambda _epoch: rows, [trial], PROTOCOLS["synth-pair"])
+    fit(repeat(rows), [trial], PROTOCOLS["synth-pair"])
     return trial.best(rows).layer

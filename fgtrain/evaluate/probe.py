@@ -11,40 +11,60 @@ from torch import Tensor
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
-from fgdata.views import ViewSpec, load
+from fgdata.views import Loader, ViewSpec, load
 from fgtrain.nets import Encoder, Features
 
 BATCH = 128
 
 
+Rows = tuple[Tensor, Tensor, Tensor]
+"""Features (N, n), labels (N,) and sample numbers (N,), on the CPU, in the order of the split."""
+
+
 def forward(
-    encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device, **order
+    encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device
 ) -> Iterator[tuple[Features, dict[str, Tensor]]]:
     """One pass over a split -> per batch the features of its first view, without gradients, and the batch itself.
 
     The view is the whole image, resized and not cropped, where `views` has `plain`.
     """
+    with _open(shards, split, views, device) as loader:
+        yield from _forward(encoder, loader, views.plain, device)
+
+
+def embed(encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device) -> Rows:
+    """One pass over a split. InputError when a feature is not finite."""
+    return _rows(forward(encoder, shards, split, views, device))
+
+
+def passes(
+    encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device, seed: int
+) -> Iterator[Rows]:
+    """Pass after pass over a split, without end: one per epoch of a loader, each with its own draws of the views."""
+    with _open(shards, split, views, device, seed) as loader:
+        while True:
+            yield _rows(_forward(encoder, loader, views.plain, device))
+
+
+def _open(shards: ShardSet, split: str, views: ViewSpec, device: torch.device, seed: int = 0) -> Loader:
+    """Every sample once an epoch, in the order of the split."""
+    order = {"shuffle": False, "last_batch": "keep", "seed": seed}
+    return load(shards, views=views, batch_size=BATCH, split=split, device=str(device), **order)
+
+
+def _forward(
+    encoder: Encoder, loader: Loader, plain: bool, device: torch.device
+) -> Iterator[tuple[Features, dict[str, Tensor]]]:
     encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
-    order = {"shuffle": False, "last_batch": "keep", **order}
-    with load(shards, views=views, batch_size=BATCH, split=split, device=str(device), **order) as loader:
-        for batch in loader:
-            x = batch["plain"] if views.plain else batch["views"][0]
-            with torch.inference_mode():
-                features = encoder(x.to(device))
-            yield features, batch
+    for batch in loader:
+        x = batch["plain"] if plain else batch["views"][0]
+        with torch.inference_mode():
+            features = encoder(x.to(device))
+        yield features, batch
 
 
-def embed(
-    encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device, **order
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass over a split -> features (N, n), labels (N,), sample numbers (N,), on the CPU, in the loader's order.
-
-    InputError when a feature is not finite.
-    """
-    rows = [
-        (features.pooled.float().cpu(), batch["label"].cpu(), batch["index"].cpu())
-        for features, batch in forward(encoder, shards, split, views, device, **order)
-    ]
+def _rows(batches: Iterator[tuple[Features, dict[str, Tensor]]]) -> Rows:
+    rows = [(features.pooled.float().cpu(), batch["label"].cpu(), batch["index"].cpu()) for features, batch in batches]
     pooled, labels, index = (torch.cat(column) for column in zip(*rows))
     if not pooled.isfinite().all():
         raise InputError("The encoder's features are not finite on this set: its training has diverged.")
@@ -59,7 +79,8 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperatu
     bank, predictions = F.normalize(bank, dim=1), []
     for rows in F.normalize(queries, dim=1).split(1024):
         similarity, nearest = (rows @ bank.T).topk(min(k, len(bank)))  # (Q, k)
-        weight = (similarity / temperature).exp() if temperature > 0 else torch.ones_like(similarity)
+        below = similarity - similarity[:, :1]  # from the most similar: exp(1 / temperature) may be beyond float32
+        weight = (below / temperature).exp() if temperature > 0 else torch.ones_like(similarity)
         votes = weight.new_zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
         predictions.append(votes.argmax(1))
     return torch.cat(predictions)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def run_linear(
     need(trials >= 1, "trials", trials, "1 or more")
     need(epochs is None or epochs >= 1, "epochs", epochs, "1 or more")
     how = linear.PROTOCOLS[protocol]
-    how = how if epochs is None else linear.Protocol(epochs, how.batch_size, how.rates)
+    how = how if epochs is None else replace(how, epochs=epochs)
     found = linear.linear(
         subject.found.encoder(), subject.shards, subject.size, subject.device, how, cache, fractions, trials, seed
     )
