@@ -13,8 +13,8 @@ Either needs one operation, the maximum-sum rectangle of at least so many cells,
 (rectangles.py).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,9 +30,13 @@ FLAT = 1e-6
 """A map whose spread is below this share of its maximum holds nothing but float32 rounding."""
 
 
+CONSTANTS = ("tau", "k", "min_area")
+
+
 @dataclass(frozen=True)
 class Objective:
-    """Which box a saliency map stands for."""
+    """Which box a saliency map stands for. Of the constants it uses one, `constant`; the others are at their defaults
+    whatever was given, so that two objectives that choose the same boxes are equal."""
 
     name: Literal["max-excess", "max-mean"] = "max-excess"
     """max-excess: the box whose saliency most exceeds tau times the map's mean, summed over its area.
@@ -58,6 +62,31 @@ class Objective:
         need(0 < self.k < float("inf"), "k", "a number above 0")
         need(self.min_area is None or 0 < self.min_area <= 1, "min_area", "above 0, at most 1, or nothing")
         need(isinstance(self.grid, int) and 2 <= self.grid <= 256, "grid", "a whole number from 2 to 256")
+        for unused in {*CONSTANTS} - {self.constant}:
+            object.__setattr__(self, unused, getattr(Objective, unused))
+
+    @property
+    def constant(self) -> Literal["tau", "k", "min_area"]:
+        """The one constant that it uses."""
+        if self.name == "max-excess":
+            return "tau"
+        return "k" if self.min_area is None else "min_area"
+
+    def override(self, **asked: Any) -> "Objective":
+        """This objective with the settings that were asked for; one that is None was not.
+
+        k takes the place of a min_area that was not asked for. InputError for a constant that would not be used.
+        """
+        given = {name: value for name, value in asked.items() if value is not None}
+        new = replace(self, **({"min_area": None} if "k" in given else {}) | given)
+        for name in CONSTANTS:
+            if name in given and name != new.constant:
+                flag, other = f"--{name.replace('_', '-')}", "max-excess" if name == "tau" else "max-mean"
+                why, instead = f"the objective is {new.name}", f"set --objective {other}"
+                if name == "k" and new.constant == "min_area":
+                    why, instead = "--min-area takes its place", "leave --min-area away"
+                raise InputError(f"{flag} {given[name]:g} decides nothing: {why}. Leave {flag} away, or {instead}.")
+        return new
 
 
 def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str | None]:

@@ -20,8 +20,8 @@ def build_shards(
     out: Path | None = None,
     saliency: tuple[str, ...] = ("rbd",),
     objective: Literal["max-excess", "max-mean"] = "max-excess",
-    tau: float = 0.75,
-    k: float = 2.0,
+    tau: float | None = None,
+    k: float | None = None,
     min_area: float | None = None,
     grid: int = 64,
     max_side: int | None = None,
@@ -50,8 +50,8 @@ def build_shards(
         saliency: One or more detectors; `fgdata list` shows them. gt is the dataset's own box.
         objective: How a box is chosen from a saliency map. max-excess: the box whose saliency most exceeds tau times
             the map's mean, summed over its area. max-mean: the highest mean saliency among boxes of a least area.
-        tau: For max-excess: smaller gives larger boxes; 0 to 100.
-        k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2.
+        tau: For max-excess: smaller gives larger boxes; 0 to 100. Default: 0.75.
+        k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: 2.
         min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1].
         grid: Cells per side of the grid on which all boxes are compared, 2 to 256.
         max_side: Re-encode images whose longer side is larger to this many pixels. Default: the original JPEG bytes.
@@ -90,7 +90,7 @@ def build_shards(
         known,
         out,
         saliency=saliency,
-        objective=Objective(objective, tau, k, min_area, grid),
+        objective=Objective(objective, grid=grid).override(tau=tau, k=k, min_area=min_area),
         max_side=max_side,
         quality=quality,
         on_bad_image=on_bad_image,
@@ -114,11 +114,11 @@ def build_shards(
 
 def rebox(
     shards: ShardFolder,
-    objective: Literal["max-excess", "max-mean"] = "max-excess",
-    tau: float = 0.75,
-    k: float = 2.0,
+    objective: Literal["max-excess", "max-mean"] | None = None,
+    tau: float | None = None,
+    k: float | None = None,
     min_area: float | None = None,
-    grid: int = 64,
+    grid: int | None = None,
     out: Path | None = None,
     jobs: int | None = None,
 ) -> int:
@@ -129,19 +129,21 @@ def rebox(
 
     Args:
         shards: The folder of the shard set.
-        objective: How a box is chosen from a saliency map; see `fgdata build-shards --help`.
-        tau: For max-excess: smaller gives larger boxes; 0 to 100.
-        k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2.
-        min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1].
-        grid: Cells per side of the grid on which all boxes are compared, 2 to 256.
+        objective: How a box is chosen from a saliency map; see `fgdata build-shards --help`. Default: the set's;
+            another than that begins with its own tau or k.
+        tau: For max-excess: smaller gives larger boxes; 0 to 100. Default: the set's.
+        k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: the
+            set's.
+        min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1]. Default: the set's.
+        grid: Cells per side of the grid on which all boxes are compared, 2 to 256. Default: the set's.
         out: Write the new set to this folder and leave the old one alone. Default: in place.
         jobs: Worker processes, one thread each. Default: all cores.
     """
-    from .boxes import Objective
     from .cores import available_cores
+    from .rebox import objective_of
     from .rebox import rebox as rebox_set
 
-    wanted = Objective(objective, tau, k, min_area, grid)
+    wanted = objective_of(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: boxes of {_total(done.manifest)} solved again in {done.seconds:,.1f} s")
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")

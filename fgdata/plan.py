@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
+from .boxes import Objective
 from .datasets import Dataset
 from .errors import InputError, counted
 from .saliency import component, detector
@@ -53,6 +54,8 @@ def versions() -> dict[str, str]:
 
 def refuse_other(out: Path, there: dict, asked: dict, images: tuple[int | None, int], ignored: tuple[str, ...]) -> None:
     """Refuses a set of another plan. `images`: how many the dataset had when the set was begun, and has now."""
+    if "objective" in there:  # it may record a constant that decided nothing
+        there = there | {"objective": asdict(Objective(**there["objective"]))}
     there, asked = _flat(there), _flat(json.loads(json.dumps(asked)))
     differs = [key for key in asked if there.get(key) != asked[key] and not key.startswith(ignored)]
     differs += [key for key in there if key.startswith(("detectors.", "maps.side")) and key not in asked]

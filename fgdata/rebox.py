@@ -7,6 +7,7 @@ stop at any moment leaves the old set or the new one.
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -53,6 +54,11 @@ class Reboxed:
     manifest: dict
     path: Path
     seconds: float
+
+
+def objective_of(path: Path) -> Objective:
+    """How the boxes of a set were chosen. InputError when its manifest does not say so."""
+    return Objective(**_open(path).manifest["objective"])
 
 
 def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers: int = 1) -> Reboxed:
@@ -143,7 +149,7 @@ def _rewrite(
             kept = {name: [source / MAPS] for name in shards.detectors if name != "gt"}
             manifest["maps"] = merge(kept | {component(added): parts}, new / MAPS)
         elif keep_maps:
-            _link(source / MAPS, new / MAPS, copies=out is not None)
+            (_link if out is None else _copy)(source / MAPS, new / MAPS)
         shutil.rmtree(new / BUILDING)
         if out is None:
             _bring(source, new, manifest)
@@ -203,16 +209,25 @@ def _bring(source: Path, new: Path, manifest: dict) -> None:
         if entry.name in own or entry.suffix == ".part":
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / entry.name, symlinks=True)
+            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link)
+        elif entry.is_symlink():
+            (new / entry.name).symlink_to(entry.readlink())
         else:
-            shutil.copy2(entry, new / entry.name, follow_symlinks=False)
+            _link(entry, new / entry.name)
 
 
-def _link(source: Path, target: Path, copies: bool) -> None:
-    """The same file under a second name where it will soon be the only one; otherwise, or failing that, a copy."""
+def _link(source: str | Path, target: str | Path) -> None:
+    """The same file under a second name, which will soon be the only one; where that cannot be, a copy."""
     try:
-        if copies:
-            raise OSError
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        _copy(source, target)
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    """A copy that is on the disk when this returns: the original may go then."""
+    shutil.copyfile(source, target)
+    with open(target, "rb+") as file:
+        os.fsync(file.fileno())
+    with suppress(OSError):  # some file systems keep no modes
+        shutil.copystat(source, target)

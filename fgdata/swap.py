@@ -24,7 +24,7 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     It lies in `.new/` beside the target until then, and goes when the block fails. What a killed run left there is
     cleared by the next. InputError when `out` holds something already, or another process works on the same folder.
     """
-    target = out or source.resolve()
+    target = (out or source).resolve()
     nursery = target.parent / ".new"
     new = nursery / target.name
     _refuse_full(out)  # before a folder is made, and again once no other process can be filling it
@@ -34,11 +34,12 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
             for entry in new.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             yield new
-            sync(new)
+            for folder, *_ in os.walk(new):
+                sync(Path(folder))
             if out is None:
                 exchange(new, target)
             else:
-                new.replace(out)
+                new.replace(target)
             sync(target.parent)
         finally:
             shutil.rmtree(new, ignore_errors=True)  # the unfinished folder, or after an exchange the old one
@@ -68,6 +69,7 @@ def exchange(new: Path, old: Path) -> None:
 
 def recover(folder: Path) -> None:
     """Undoes an exchange in two steps that was killed between them: the old set gets its name back."""
+    folder = folder.resolve()
     aside = folder.parent / ".new" / f"{folder.name}.old"
     if aside.is_dir() and not folder.exists():
         aside.rename(folder)

@@ -190,6 +190,45 @@ def test_settings_out_of_range_are_refused(settings, word):
         Objective(**settings)
 
 
+def test_equal_boxes_have_equal_objectives():
+    assert Objective("max-mean", tau=0.5, k=3.0) == Objective("max-mean", k=3.0)
+    assert Objective("max-mean", k=3.0, min_area=0.2) == Objective("max-mean", min_area=0.2)
+    assert Objective(tau=0.5, k=3.0, min_area=0.2) == Objective(tau=0.5)
+
+
+def test_override_keeps_what_was_not_asked_for():
+    mean = Objective("max-mean", min_area=0.2, grid=32)
+    assert mean.override() == mean
+    assert mean.override(name=None, k=3.0, grid=48) == Objective("max-mean", k=3.0, grid=48)
+    assert mean.override(min_area=0.3) == Objective("max-mean", min_area=0.3, grid=32)
+    assert mean.override(name="max-excess") == Objective(grid=32)
+    assert Objective(tau=0.5).override(name="max-mean", k=1.0) == Objective("max-mean", k=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "says"),
+    [
+        (
+            {},
+            {"min_area": 0.3},
+            r"--min-area 0.3 decides nothing: .* is max-excess. .* --objective max-mean",
+        ),
+        ({}, {"k": 2.0}, r"--k 2 decides nothing: the objective is max-excess"),
+        ({"name": "max-mean"}, {"tau": 0.5}, r"--tau 0.5 decides nothing.* is max-mean. .* --objective max-excess"),
+        ({"name": "max-mean"}, {"name": "max-excess", "k": 3.0}, r"--k 3 decides nothing"),
+        (
+            {"name": "max-mean"},
+            {"k": 3.0, "min_area": 0.2},
+            r"--k 3 .* --min-area takes its place. .* --min-area away",
+        ),
+        ({}, {"tau": -1.0}, "tau is -1.0"),
+    ],
+)
+def test_a_constant_that_would_not_be_used_is_refused(settings, asked, says):
+    with pytest.raises(InputError, match=says):
+        Objective(**settings).override(**asked)
+
+
 def test_iou():
     a = np.array([[0, 0, 0.5, 0.5], [0, 0, 1, 1], [0, 0, 0.2, 0.2], [0, 0, 0, 0]])
     b = np.array([[0.25, 0.25, 0.5, 0.5], [0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 0.2, 0.2], [0, 0, 0, 0]])
