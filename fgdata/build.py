@@ -2,7 +2,7 @@
 
 While a set is being built its folder holds `.building/plan.json` and, for each finished shard, `.building/NAME.json`,
 written after the shard's tar and index. The manifest is written last, in one piece; then `.building` goes.
-Everything inside the folder is the same whenever and however often it is built: times go to a log beside the folder.
+Everything that belongs to the set is the same whenever and however often it is built; times go to build.jsonl.
 """
 
 import json
@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from . import sample
+from . import buildlog, sample
 from .boxes import Objective
 from .datasets import DATASETS, Dataset, Record
 from .engine import run_jobs, validate
@@ -98,12 +99,10 @@ def build(
         (out / BUILDING).mkdir(exist_ok=True)
         write_atomic(out / BUILDING / "plan.json", dump(plan | {"begun_with": len(dataset.records)}))
         total, done = len(dataset.records), sum(len(job.records) for job in jobs if job.name in facts)
-        log = out.with_name(f"{out.name}.build.jsonl")
         with Progress("Building", total, done) as progress:
             for fact in run_jobs(build_shard, todo, workers=workers, engine=engine, advance=progress.advance):
                 facts[fact["name"]] = fact
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"shard": fact["name"], **fact.pop("log")}) + "\n")
+                buildlog.append(out, {"shard": fact["name"], **fact.pop("log")})
             kept = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
             manifest = _manifest(plan | kept, jobs, facts)
             for job in jobs:
@@ -273,12 +272,12 @@ def _finished(job: Job) -> dict | None:
 
 def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
     """Looks at every image's header before hours of work, and names the unreadable ones."""
-    records = [(record, job.recipe.load) for job in jobs for record in job.records]
-    faults = []
-    with Progress("Checking images", len(records)) as progress, ThreadPoolExecutor(threads) as pool:
-        for fault in pool.map(lambda pair: sample.fault(*pair), records):
-            faults += [fault] if fault else []
-            progress.advance(1)
+    faults, total = [], sum(len(job.records) for job in jobs)
+    with Progress("Checking images", total) as progress, ThreadPoolExecutor(threads) as pool:
+        for job in jobs:  # not of all at once: the pool holds a future for every image that it was given
+            for fault in pool.map(partial(sample.fault, load=job.recipe.load), job.records):
+                faults += [fault] if fault else []
+                progress.advance(1)
     if faults:
         more = "" if len(faults) == 1 else f"\nThat is the first of {len(faults):,} such images."
         raise InputError(faults[0] + more)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import images
+from . import buildlog, images
+from .boxes import Objective
 from .errors import InputError, counted
 from .score import Scored, read_boxes, table
 from .shards.manifest import write_atomic
@@ -24,6 +25,8 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
     if not 1 <= samples <= 1000:
         raise InputError(f"--samples {samples}: 1 to 1,000 images fit one page.")
     shards = ShardSet.open(path)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder. Name a file: --out FILE")
     if not out.parent.is_dir():
         raise InputError(f"{out}: there is no folder {out.parent} to write the report to.")
     scored = read_boxes(shards)
@@ -36,9 +39,9 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
         _histograms(scored, colours),
         _cost(shards),
         _images(shards, scored, colours, samples),
-        _settings(shards, path),
+        _settings(shards),
     ]
-    page = _PAGE.replace("{{title}}", html.escape(path.name)).replace("{{body}}", "\n".join(sections))
+    page = _PAGE.replace("{{title}}", html.escape(path.resolve().name)).replace("{{body}}", "\n".join(sections))
     try:
         write_atomic(out, page.encode("utf-8", "backslashreplace"))
     except OSError as fault:
@@ -63,10 +66,9 @@ def _head(shards: ShardSet, colours: dict[str, str]) -> str:
     said = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
     said += f"Boxes by {', '.join(shards.detectors)}"
     if asked:
-        constants = {key: asked.get(key) for key in ("tau",) if asked["name"] == "max-excess"}
-        constants = constants or {key: asked.get(key) for key in ("k", "min_area") if asked.get(key) is not None}
-        said += f"; objective {asked['name']} ({', '.join(f'{key} {value:g}' for key, value in constants.items())})"
-        said += f" on a {asked['grid']} x {asked['grid']} grid"
+        own = Objective(**asked)
+        said += f"; objective {own.name} ({own.constant} {getattr(own, own.constant):g})"
+        said += f" on a {own.grid} x {own.grid} grid"
     title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(shards.path.resolve().name)}</h1>"
     return f"{title}<p class=sub>{html.escape(said)}.</p><div class=tiles>{tiles}</div>"
 
@@ -123,7 +125,7 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
         ranked = np.argsort(np.where(np.isnan(overlap), 2, overlap), kind="stable")
         groups[f"worst of {name}"] = [int(i) for i in ranked[:WORST] if not np.isnan(overlap[i])]
         groups[f"whole-image box from {name}"] = [i for i, kind in enumerate(scored.fallback[name]) if kind][:WORST]
-    slow = {entry["id"]: entry["seconds"] for line in _build_log(shards.path) for entry in line["slowest"]}
+    slow = {entry["id"]: entry["seconds"] for line in buildlog.read(shards) for entry in line["slowest"]}
     slowest = sorted((i for i, name in enumerate(scored.id) if name in slow), key=lambda i: -slow[scored.id[i]])
     groups["slowest to build"] = slowest[:SLOWEST]
     chosen: dict[int, list[str]] = {}
@@ -203,14 +205,14 @@ def _rectangle(box: np.ndarray, width: int, height: int, colour: str, name: str)
 
 def _cost(shards: ShardSet) -> str:
     """What --max-side and --quality made of the images, from the build's log; nothing when none was re-encoded."""
-    manifest, log = shards.manifest, _build_log(shards.path)
+    manifest, log = shards.manifest, buildlog.read(shards)
     if not manifest["reencoded"]:
         return ""
     asked = manifest["images"]
     limit = f"--max-side {asked['max_side']}" if asked["max_side"] else "no --max-side: only what was no plain JPEG"
     total = sum(shards.splits.values())
     rows = [("images re-encoded", f"{manifest['reencoded']:,} of {total:,} ({limit}, --quality {asked['quality']})")]
-    if log and all("image_bytes" in line for line in log):
+    if sum(line["samples"] for line in log) == total and all("image_bytes" in line for line in log):
         before, after = (sum(line["image_bytes"][i] for line in log) for i in (0, 1))
         change = f"{after / before - 1:+.0%}" if before else ""
         rows.append(("bytes of all images", f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB stored ({change})"))
@@ -219,14 +221,15 @@ def _cost(shards: ShardSet) -> str:
     return f"<h2>What re-encoding cost</h2><table>{table}</table>"
 
 
-def _settings(shards: ShardSet, path: Path) -> str:
+def _settings(shards: ShardSet) -> str:
     manifest = {key: value for key, value in shards.manifest.items() if key != "splits"}
     manifest["dataset"] = {key: value for key, value in manifest["dataset"].items() if key != "classes"}
     stages: dict[str, float] = {}
-    for line in _build_log(path):
+    log = buildlog.read(shards)
+    for line in log:
         for name, seconds in line["seconds"].items():
             stages[name] = stages.get(name, 0.0) + seconds
-    total, samples = sum(stages.values()), sum(shards.splits.values())
+    total, samples = sum(stages.values()), sum(line["samples"] for line in log)
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td class=bar><i style='width:{seconds / total:.1%};background:#8a94a6'></i>"
         f"<span>{seconds:,.1f} s</span></td><td>{seconds / samples * 1e3:,.2f} ms an image</td></tr>"
@@ -237,13 +240,6 @@ def _settings(shards: ShardSet, path: Path) -> str:
     said = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
     summary = "<summary>manifest.json, without the lists of shards and classes</summary>"
     return f"{times}<h2>Settings</h2><details>{summary}<pre>{said}</pre></details>"
-
-
-def _build_log(path: Path) -> list[dict]:
-    """The last line of each shard of the set in the log that the build wrote beside it; none when it has no log."""
-    log = path.with_name(f"{path.name}.build.jsonl")
-    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
-    return list({line["shard"]: line for line in lines}.values())
 
 
 _PAGE = (Path(__file__).parent / "report.html").read_text("utf-8")

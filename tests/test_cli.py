@@ -1,6 +1,8 @@
 """The `fgdata` command as a user types it: exit codes, messages, and a start without heavy imports."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 
 from fgdata.boxes import CENTRED, iou
 from fgdata.build import build
+from fgdata.buildlog import LOG
 from fgdata.cli import main
 from fgdata.datasets import Dataset, Record
 from fgdata.errors import InputError
@@ -80,6 +83,21 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
     assert "train-000000.tar is damaged" in capsys.readouterr().err
 
 
+def test_a_set_may_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
+    (tmp_path / "birds").mkdir()
+    monkeypatch.chdir(tmp_path / "birds")
+    words = (
+        "build-shards --classes 2 --images-per-class 4 --size 64 --saliency spectral-residual --jobs 1 --out .".split()
+    )
+    assert main(words) == 0
+    assert main(["check", "."]) == 0
+    assert main(["show", "."]) == 0
+    assert "<title>birds" in Path("report.html").read_text("utf-8")
+    assert main(["show", ".", "--out", "."]) == 2
+    assert ". is a folder. Name a file: --out FILE" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "birds"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -91,6 +109,9 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
         (["build-shards", "--saliency", "magic"], "'magic' is not a detector"),
         (["build-shards", "--classes", "1"], "--classes is 1"),
         (["build-shards", "--tau", "-1"], "--tau"),
+        (["build-shards", "--min-area", "0.3"], "--min-area 0.3 decides nothing: the objective is max-excess"),
+        (["build-shards", "--objective", "max-mean", "--tau", "0.75"], "--tau 0.75 decides nothing"),
+        (["build-shards", "--objective", "max-mean", "--k", "1", "--min-area", "0.3"], "--min-area takes its place"),
     ],
 )
 def test_bad_words_exit_with_2(tmp_path, monkeypatch, capsys, words, says):
@@ -176,7 +197,7 @@ def test_report_says_what_reencoding_cost_and_embeds_a_sample_only(tmp_path):
     after = sum(len(reader.read(i)["jpg"]) for i in range(800)) / 1e6
     assert f"{before:,.1f} MB before, {after:,.1f} MB stored ({after / before - 1:+.0%})" in page
     assert "ms an image" in page
-    (tmp_path / "set.build.jsonl").unlink()
+    (tmp_path / "set" / LOG).unlink()
     page = write_report(tmp_path / "set", tmp_path / "set" / "report.html", samples=20).read_text()
     assert "800 of 800" in page
     assert "ms an image" not in page, "a set that came without its log still has its report"
@@ -201,11 +222,18 @@ def test_report_of_a_damaged_set_is_refused(drawn_set, tmp_path):
     assert not (copy / "report.html").exists()
 
 
-def test_a_report_that_cannot_be_written_is_refused_and_leaves_nothing(drawn_set, tmp_path):
+def test_a_report_that_cannot_be_written_is_refused_and_leaves_nothing(drawn_set, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="folder cannot be written: Is a directory. .* --out FILE"):
+    with pytest.raises(InputError, match="folder is a folder. Name a file: --out FILE"):
         write_report(drawn_set, tmp_path / "folder", samples=4)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fgdata.report.write_atomic", full)
+    with pytest.raises(InputError, match="r.html cannot be written: No space left on device. .* --out FILE"):
+        write_report(drawn_set, tmp_path / "r.html", samples=4)
 
 
 def test_fgtrain_without_torch_says_what_to_install(tmp_path):

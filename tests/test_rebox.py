@@ -19,6 +19,7 @@ import pytest
 from fgdata import swap
 from fgdata.boxes import Objective, iou, solve
 from fgdata.build import build
+from fgdata.buildlog import LOG
 from fgdata.cli import main
 from fgdata.datasets import read
 from fgdata.errors import InputError
@@ -35,7 +36,9 @@ MEAN = Objective("max-mean", k=1.0)
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Of a set; its build log is no part of it."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != LOG)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def boxes(folder: Path, name: str) -> np.ndarray:
@@ -59,6 +62,13 @@ def kept(birds, tmp_path_factory) -> Path:
 @pytest.fixture
 def copy(kept: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "set"))
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Jobs run here: a worker process takes a second to start."""
+    for room in ("build", "rebox"):
+        monkeypatch.setattr(f"fgdata.{room}.run_jobs", lambda function, jobs, **_: (function(job) for job in jobs))
 
 
 def test_maps_change_nothing_else_and_have_the_same_bytes_every_time(kept, drawn_set, birds, tmp_path):
@@ -167,6 +177,20 @@ def test_add_gives_the_bytes_of_a_direct_build(birds, tmp_path, kept):
     assert not (tmp_path / ".new").exists()
 
 
+@pytest.mark.usefixtures("in_process")
+def test_an_added_gt_is_that_of_a_direct_build_to_the_decimals_of_the_json(birds, tmp_path):
+    few = replace(birds, records=birds.records[:12])
+    build(few, tmp_path / "set", saliency=("spectral-residual",))
+    add(tmp_path / "set", "gt")
+    build(few, tmp_path / "direct", saliency=("spectral-residual", "gt"))
+    ours, theirs = (boxes(tmp_path / name, "gt") for name in ("set", "direct"))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7)  # 7 decimals: half of the last, and float32's rounding
+    for split in ("train", "test"):
+        added, direct = (ShardSet.open(tmp_path / name).split(split).read(0) for name in ("set", "direct"))
+        assert {**added, "gt.npy": b"", "json": b""} == {**direct, "gt.npy": b"", "json": b""}
+        assert {**meta(added), "crc32": ""} == {**meta(direct), "crc32": ""}
+
+
 def test_add_to_a_set_with_maps_keeps_the_new_ones_too(birds, tmp_path):
     few = replace(birds, records=birds.records[:10])
     build(few, tmp_path / "set", saliency=("spectral-residual",), shard_samples=6, keep_maps=True)
@@ -214,6 +238,61 @@ def test_without_maps_or_with_wrong_ones_rebox_refuses(copy, drawn_set, tmp_path
         maps.MapFile(path).read("spectral-residual", 48)
     with pytest.raises(InputError, match=r"has no map 0 by rbd"):
         maps.MapFile(path).read("rbd", 0)
+
+
+def owners_files(folder: Path) -> None:
+    """What a person may keep beside the tars."""
+    (folder / "notes.txt").write_text("mine")
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep" / "er" / "more.txt").write_text("mine too")
+    (folder / "link").symlink_to("nowhere")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_in_place_the_owners_files_are_the_same_files(copy):
+    owners_files(copy)
+    ours = [copy / "notes.txt", copy / "deep" / "er" / "more.txt", copy / LOG, copy / "maps.h5"]
+    before = [path.stat().st_ino for path in ours]
+    rebox(copy, TIGHT)
+    assert [path.stat().st_ino for path in ours] == before
+    assert (copy / "link").readlink() == Path("nowhere")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_is_copied_is_on_the_disk_before_the_original_goes(copy, tmp_path, monkeypatch):
+    owners_files(copy)
+    lasting = set()
+    monkeypatch.setattr(
+        "os.fsync", lambda handle, fsync=os.fsync: (fsync(handle), lasting.add(os.fstat(handle).st_ino))
+    )
+    monkeypatch.setattr("os.link", no_links)
+    rebox(copy, TIGHT)
+    for path in ("notes.txt", "deep/er/more.txt", "deep/er", "deep", "maps.h5", "manifest.json", "."):
+        assert (copy / path).stat().st_ino in lasting, path
+    lasting.clear()
+    rebox(copy, TIGHT, out=tmp_path / "new")
+    assert (tmp_path / "new" / "maps.h5").stat().st_ino in lasting
+    assert (tmp_path / "new" / "maps.h5").stat().st_ino != (copy / "maps.h5").stat().st_ino
+
+
+def no_links(*_, **__):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_set_may_be_named_by_a_dot_or_a_link(copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(copy)
+    rebox(Path("."), TIGHT)
+    assert ShardSet.open(copy).manifest["objective"] == asdict(TIGHT)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    rebox(copy, MEAN, out=Path("."))
+    assert check(tmp_path / "empty")[1] == []
+    (tmp_path / "link").symlink_to(copy)
+    (tmp_path / ".new").mkdir()
+    copy.rename(tmp_path / ".new" / "set.old")
+    swap.recover(tmp_path / "link")
+    assert check(tmp_path / "link")[1] == []
 
 
 def test_other_folders_are_left_alone(copy, tmp_path):
@@ -356,5 +435,29 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     left.rename(".new/gone.old")
     assert main(["list", "--folder", "."]) == 0
     assert "Put it back: mv .new/gone.old gone" in capsys.readouterr().out
+    assert ShardSet.open(Path("shards/drawn")).manifest["objective"] == asdict(Objective())
     assert main(["rebox", "nowhere"]) == 2
     assert "There is no shard set at nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_process")
+def test_rebox_keeps_what_the_set_was_built_with_but_for_what_is_asked(birds, tmp_path, capsys):
+    few = replace(birds, records=birds.records[:4])
+    own = Objective("max-mean", min_area=0.2, grid=32)
+    folder = tmp_path / "set"
+    build(few, folder, saliency=("spectral-residual",), objective=own, keep_maps=True)
+    before = boxes(folder, "spectral-residual")
+
+    def reboxed(*words: str) -> Objective:
+        assert main(["rebox", str(folder), "--jobs", "1", *words]) == 0
+        return Objective(**ShardSet.open(folder).manifest["objective"])
+
+    assert reboxed() == own
+    np.testing.assert_array_equal(boxes(folder, "spectral-residual"), before)
+    assert main(["rebox", str(folder), "--tau", "0.5"]) == 2
+    assert "--tau 0.5 decides nothing: the objective is max-mean. Leave --tau away" in capsys.readouterr().err
+    assert reboxed("--min-area", "0.3") == replace(own, min_area=0.3)
+    assert reboxed("--k", "3") == Objective("max-mean", k=3.0, grid=32)
+    assert reboxed("--grid", "16") == Objective("max-mean", k=3.0, grid=16)
+    assert reboxed("--objective", "max-excess") == Objective(grid=16)
+    assert reboxed("--tau", "0.5") == Objective(tau=0.5, grid=16)
