@@ -19,7 +19,7 @@ from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import load
 from fgtrain import objectives, optim, parallel
-from fgtrain.config import Config
+from fgtrain.config import NEIGHBOURS, TEMPERATURE, Config
 from fgtrain.data import has_bf16
 from fgtrain.evaluate import probe
 from fgtrain.monitor import Monitor
@@ -28,7 +28,6 @@ from fgtrain.rundir import RunDir, load_state
 
 SAMPLES_SECOND = ("views", "masks")  # (2, B, ...): the samples are their second dimension
 MOST_NAMED = 16  # samples named in a message; log.txt names all
-NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the kNN during training, as fgtrain eval knn has them
 
 
 class Trainer:
@@ -45,7 +44,7 @@ class Trainer:
                 if isinstance(module, Encoder):
                     module.compile()
         self.model: nn.Module = self.objective
-        self.optimizer = optim.build(self.objective.parameter_groups(), config.optim, self.objective.constant_rate)
+        self.optimizer = optim.build(self.objective.named_parameters(), config.optim, self.objective.constant_rate)
         self.check_settings()
         torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for what an objective draws on the way
         self.loader = load(
@@ -67,6 +66,7 @@ class Trainer:
         self.step = 0
         self.pending: list[dict[str, Tensor]] = []  # this process's logs since the last line of metrics.jsonl
         self.indices: list[Tensor] = []  # samples of those steps
+        self.latest = torch.empty(0, dtype=torch.long)  # samples of the last step here
         self.signalled = self.stopped = False  # by a signal here, and in any process
         self.interrupted = False  # that signal was Ctrl-C
         precision = pick_precision(config.precision, device)
@@ -173,7 +173,8 @@ class Trainer:
         self.objective.after_step(self.step / self.total)
         means = {k: torch.stack([logs[k] for logs in seen]).mean(0) for k in seen[0]}
         self.pending.append({**means, "lr": torch.tensor(rate)})
-        self.indices.append(batch["index"])
+        self.latest = batch["index"]
+        self.indices.append(self.latest)
 
     def too_large(self) -> str:
         parts, own = self.config.optim.accumulate, self.config.data.batch_size // self.world
@@ -193,11 +194,19 @@ class Trainer:
                 self.step += i + 1 - len(self.pending)  # the run failed there; the steps after it are void
                 numbers = parallel.gather(self.indices[i]).tolist()
                 with parallel.together():
-                    raise InputError(self.not_finite(loss, numbers))
+                    raise InputError(self.not_finite(f"The loss became {loss}", numbers))
         return values
 
-    def not_finite(self, loss: float, numbers: list[int]) -> str:
-        """What is said of a loss that is not finite at this step, on those samples of the split."""
+    def check_weights(self) -> None:
+        """(all) InputError where the last update made a weight or a statistic that is not finite of a loss that was."""
+        numbers = [v for v in self.objective.state_dict().values() if v.is_floating_point()]
+        if parallel.any_of(not all(v.isfinite().all() for v in numbers)):
+            samples = parallel.gather(self.latest).tolist()
+            with parallel.together():
+                raise InputError(self.not_finite("The weights stopped being finite", samples))
+
+    def not_finite(self, what: str, numbers: list[int]) -> str:
+        """What is said of a loss or of weights that are not finite at this step, on those samples of the split."""
         split, last = self.shards.split(self.config.data.split), self.run.last_checkpoint
         ids = [str(meta(split.read(n))["id"]) for n in numbers]
         named = ", ".join(ids[:MOST_NAMED])
@@ -206,7 +215,7 @@ class Trainer:
         if self.first:
             self.run.log(f"samples of step {self.step}: {', '.join(ids)}")
         return (
-            f"The loss became {loss} at step {self.step:,} (epoch {(self.step - 1) // self.steps_per_epoch + 1}). "
+            f"{what} at step {self.step:,} (epoch {(self.step - 1) // self.steps_per_epoch + 1}). "
             f"Last whole checkpoint: {last.name if last else 'none'}. A lower --optim.lr is the usual cure.\n"
             f"Samples of that step: {named}"
         )
@@ -278,8 +287,9 @@ class Trainer:
             ) from error
 
     def save(self) -> None:
-        """(all) A checkpoint, which never holds a state whose loss was not finite."""
+        """(all) A checkpoint, which never holds what is not finite."""
         self.check()
+        self.check_weights()
         model, state = self.config.model, self.state()
         about = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
         about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}

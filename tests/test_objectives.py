@@ -98,7 +98,7 @@ def test_objective_learns_only_its_online_half(name: str):
     assert all(v.ndim == 0 and not v.requires_grad for v in logs.values())
     for key, parameter in objective.named_parameters():
         assert ("target" in key) == (parameter.grad is None), key
-    optimizer = optim.build(objective.parameter_groups(), Optim("sgd", momentum=0.0), objective.constant_rate)
+    optimizer = optim.build(objective.named_parameters(), Optim("sgd", momentum=0.0), objective.constant_rate)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     optimizer.step()
@@ -146,7 +146,7 @@ def test_simsiam_heads_are_the_published_ones():
     assert kinds == [*hidden, *hidden, "Linear", "BatchNorm1d", *hidden, "Linear"]
     assert not objective.projector[-1].affine
     assert [m.out_features for m in objective.modules() if isinstance(m, nn.Linear)] == [2048, 2048, 2048, 512, 2048]
-    constant = [n for n, _ in objective.parameter_groups() if n.startswith(objective.constant_rate)]
+    constant = [n for n, _ in objective.named_parameters() if n.startswith(objective.constant_rate)]
     assert constant == [n for n, _ in objective.named_parameters() if "predictor" in n]
     assert constant
 

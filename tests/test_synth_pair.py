@@ -342,7 +342,7 @@ def test_settings_that_cannot_work_are_refused(change: dict, message: str):
 
 def test_predictor_of_simsiam_keeps_its_rate_beneath_the_pairs():
     objective = made("simsiam")
-    names = [name for name, _ in objective.parameter_groups() if name.startswith(objective.constant_rate)]
+    names = [name for name, _ in objective.named_parameters() if name.startswith(objective.constant_rate)]
     assert len(names) == len(list(objective.base.predictor.parameters()))
     assert made("moco").constant_rate == ()
 

@@ -305,3 +305,22 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
     facts = RunDir(tmp_path / "run").facts
     assert (facts["status"], facts["step"], facts["reason"]) == ("failed", 5, message)
     assert all(torch.isfinite(v).all() for v in final(tmp_path / "run")["objective"].values() if v.is_floating_point())
+
+
+def test_weights_that_are_not_finite_reach_no_checkpoint(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A gradient may be infinite where its loss is not; that loss is seen before the update, and the next one later."""
+    step = Trainer.train_step
+
+    def poisoned(self, batch):
+        step(self, batch)
+        if self.step == 8:
+            self.objective.encoder.conv1.weight.data[0, 0, 0, 0] = float("inf")
+
+    monkeypatch.setattr(Trainer, "train_step", poisoned)
+    with pytest.raises(InputError, match=r"weights stopped being finite at step 8 \(epoch 2\).*checkpoint: 0000004"):
+        train.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    assert final(tmp_path / "run")["step"] == 4
+    monkeypatch.setattr(Trainer, "train_step", step)
+    train.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")

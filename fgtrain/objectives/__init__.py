@@ -3,7 +3,8 @@
     forward(batch, progress) -> (loss (), logs: dict of () tensors)     the only call the trainer makes under autograd
     views: ViewSpec                 what the loader must deliver
     encoder                         what the run keeps
-    parameter_groups() -> named parameters to optimise
+    accumulates: bool               whether the parts of a batch make the same objective
+    constant_rate                   prefixes of parameters whose learning rate stays at its peak
     after_step(progress)            moving averages, after every optimiser step; progress runs from 0 to 1
 
 Banks, queues and moving averages are buffers or parameters of the module, so a checkpoint holds them.

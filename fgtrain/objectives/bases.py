@@ -9,7 +9,6 @@ Views pass one at a time, so that batch norm sees one view of the batch, except 
 """
 
 import warnings
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -102,9 +101,6 @@ class Moco(nn.Module):
         self.queue[place] = keys
         self.cursor.copy_((self.cursor + len(keys)) % len(self.queue))
 
-    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return self.named_parameters()
-
     def momentum(self, progress: float) -> float:
         return self.ema
 
@@ -149,9 +145,6 @@ class Simsiam(nn.Module):
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
 
-    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return self.named_parameters()
-
     def after_step(self, progress: float) -> None:
         """Nothing moves beside the weights."""
 
@@ -184,9 +177,6 @@ class Byol(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
-
-    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return self.named_parameters()
 
     def momentum(self, progress: float) -> float:
         return target_momentum(progress, self.ema)
@@ -226,9 +216,6 @@ class Simclr(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
-
-    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return self.named_parameters()
 
     def after_step(self, progress: float) -> None:
         """Nothing moves beside the weights."""

@@ -65,9 +65,6 @@ class Cvsa(nn.Module):
         logs |= {"align": align.detach(), "align_saturated": torch.stack(saturated).mean()}
         return contrast + self.align.weight * align, logs
 
-    def parameter_groups(self):
-        return self.named_parameters()
-
     def after_step(self, progress: float) -> None:
         self.base.after_step(progress)
         for aligner in self.aligners.values():

@@ -2,7 +2,7 @@
 as they are and once with noise where they matter little, and the encoder learns to see the two as one."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -134,9 +134,6 @@ class SynthPair(nn.Module):
         z_hat, z_p = parallel.gather_with_grad(z_hat), parallel.gather_with_grad(z_p)
         own = slice(parallel.rank() * b, (parallel.rank() + 1) * b)  # gradients are averaged over the processes
         return nt_xent(z_hat, z_p, self.pair.tau, own, self.pair.denominator)
-
-    def parameter_groups(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return self.named_parameters()
 
     def after_step(self, progress: float) -> None:
         self.base.after_step(progress)
