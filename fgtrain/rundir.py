@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -204,6 +205,9 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
     file = checkpoint / "state.pt"
     try:
+        with zipfile.ZipFile(file) as parts:  # torch wrote a checksum of each, and does not look at it
+            if changed := parts.testzip():
+                raise ValueError(f"{changed} has changed")
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the bytes of a damaged file lead torch's reader into faults of every kind
         others = [p.name for p in RunDir(checkpoint.parent.parent).checkpoints if p.name != checkpoint.name]
@@ -272,11 +276,14 @@ def append(path: Path, line: str) -> None:
 
 
 def add_line(path: Path, line: str, sync: bool = False) -> None:
-    """Adds a line, whole or not at all: what a full disk cut short is taken back before the OSError goes on. `sync`:
-    it is on the disk when this returns."""
-    left = memoryview(f"{line}\n".encode())
-    with path.open("ab", buffering=0) as file:
+    """Adds a line, whole or not at all: what a full disk cut short is taken back before the OSError goes on. Behind
+    half a line, which a power cut may leave, it is still a line of its own. `sync`: it is on the disk when this returns.
+    """
+    with path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        left = memoryview(("\n" * torn + line + "\n").encode())
         try:
             while left:
                 left = left[file.write(left) :]

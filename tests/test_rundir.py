@@ -96,6 +96,15 @@ def test_disk_full_cuts_no_line_and_leaves_no_part(tmp_path: Path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "run.json"]
 
 
+def test_a_line_behind_half_a_line_is_a_line_of_its_own(tmp_path: Path):
+    file = tmp_path / "results.jsonl"
+    append(file, "one")
+    file.write_text(file.read_text() + '{"half')
+    append(file, "two")
+    append(file, "three")
+    assert file.read_text() == 'one\n{"half\ntwo\nthree\n'
+
+
 def test_disk_full_while_training_and_exporting(undisturbed: Path, drawn_set: Path, tmp_path: Path, capsys):
     with full_disk(20_000), pytest.raises(InputError, match="step 4 could not be written"):
         train.train(small(drawn_set, tmp_path / "run"), "cvsa")
@@ -143,17 +152,21 @@ def test_a_folder_that_was_filled_while_a_run_began_is_refused(drawn_set: Path, 
             run._check(chosen)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "text"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "missing", "text"])
 def test_damaged_checkpoint_is_named_with_what_is_left(damage: str, drawn_set: Path, undisturbed: Path, tmp_path: Path):
     run = tmp_path / "a run"
     train.train(small(drawn_set, run), "cvsa")
     file = run / "checkpoints" / "0000008" / "state.pt"
-    content = {"cut": file.read_bytes()[:3000], "empty": b"", "text": b"no checkpoint"}
+    whole = file.read_bytes()
+    middle = whole.index(bytes(final(run)["objective"]["base.projector.0.weight"].numpy().data)) + 7
+    bit = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]  # torch reads it as another weight
+    content = {"cut": whole[:3000], "bit": bit, "empty": b"", "text": b"no checkpoint"}
     file.unlink() if damage == "missing" else file.write_bytes(content[damage])
     with pytest.raises(InputError) as told:
         train.train(small(drawn_set, run, resume=True), "cvsa")
     why = {
         "cut": "it is cut short or damaged",
+        "bit": "it is cut short or damaged",
         "empty": "it is empty",
         "text": "it is no file that torch wrote",
         "missing": "it is missing",
