@@ -1,16 +1,18 @@
 """What `RUN-or-CHECKPOINT` on the command line means, and the encoder found there."""
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
+from rich.console import Console
 from safetensors import SafetensorError, safe_open
 
 from fgdata.errors import InputError
 from fgtrain.config import Config, Model
 from fgtrain.nets import Encoder
-from fgtrain.rundir import RunDir
+from fgtrain.rundir import RunDir, whole
 
 WEIGHTS = "encoder.safetensors"
 
@@ -86,6 +88,25 @@ class Checkpoint:
         if hasattr(small, "decoder"):  # it may be gone since, and says nothing of the encoder
             small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
         return objectives.build(small, samples=2).encoder
+
+
+def run_export(path: Path, file: Path) -> None:
+    """Copies the encoder found at `path` to `file`, and says how others load it."""
+    found = Checkpoint.find(path)
+    if file.suffix != ".safetensors":
+        raise InputError(f"{file}: the file is written as safetensors; let its name end in .safetensors.")
+    with whole(file) as part:
+        shutil.copyfile(found.file, part)
+    name = found.model.backbone
+    Console(highlight=False, soft_wrap=True).print(
+        f"{file}: {name}, width {found.model.width}, {found.model.stem} stem, step {found.step:,}.\n"
+        f"weights = safetensors.torch.load_file({str(file)!r})\n"
+        f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)\n"
+        f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random"
+        if (found.model.width, found.model.stem) == (64, "imagenet")
+        else f"{file}: {name} of width {found.model.width} with the {found.model.stem} stem; torchvision's names, "
+        "but not its standard shapes."
+    )
 
 
 def _reason(error: Exception) -> str:

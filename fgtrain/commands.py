@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
+from fgtrain.config import NEIGHBOURS, TEMPERATURE
+
 
 @dataclass(frozen=True)
 class Knn:
@@ -15,9 +17,9 @@ class Knn:
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
     shards: Path | None = None
     """Shard set with train and test split. Default: the run's own."""
-    k: int = 20
+    k: int = NEIGHBOURS
     """Neighbours that vote."""
-    temperature: float = 0.07
+    temperature: float = TEMPERATURE
     """A vote weighs exp(cosine / temperature); 0: every vote weighs one."""
     untrained: bool = False
     """Score the network at its initial weights beside it."""
@@ -146,27 +148,20 @@ class Localization:
 
 
 @dataclass(frozen=True)
-class PictureData:
-    """What is drawn, where no run is named."""
-
-    shards: Path | None = None
-    """Shard set. Default: the run's, else the newest under shards/."""
-    detector: str | None = None
-    """Whose boxes. Default: the run's, else the first in the set."""
-    split: str = "train"
-    """Split the images come from."""
-    backgrounds: tuple[Path, ...] = ()
-    """Other shard sets, over whose images patches are pasted. Default: the run's."""
-
-
-@dataclass(frozen=True)
 class Views:
     """Images with their boxes, SaliencySwap views with their masks, and with backgrounds views pasted over them, else
     RandomResizedCrop views."""
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
     """Run directory whose shard set and view settings are drawn."""
-    data: PictureData = PictureData()
+    shards: Path | None = None
+    """Shard set. Default: the run's, else the newest under shards/."""
+    detector: str | None = None
+    """Whose boxes. Default: the run's, else the set's first that is not gt, else gt."""
+    split: str = "train"
+    """Split the images come from."""
+    backgrounds: tuple[Path, ...] = ()
+    """Other shard sets, over whose images patches are pasted. Default: the run's."""
     size: int = 224
     """Side of a view in the picture, in pixels."""
     rows: int = 6
@@ -179,9 +174,8 @@ class Views:
     def main(self) -> None:
         from fgtrain.evaluate.pictures import draw_views
 
-        data = self.data
         shown = self.size, self.rows, self.seed, self.out
-        draw_views(self.run, data.shards, data.detector, data.split, *shown, data.backgrounds)
+        draw_views(self.run, self.shards, self.detector, self.split, *shown, self.backgrounds)
 
 
 @dataclass(frozen=True)
@@ -288,7 +282,7 @@ class Export:
     """File to write, ending .safetensors."""
 
     def main(self) -> None:
-        from fgtrain.evaluate.listing import run_export
+        from fgtrain.checkpoint import run_export
 
         run_export(self.run, self.file)
 

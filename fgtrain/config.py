@@ -15,6 +15,9 @@ from fgdata.views.spec import ViewSpec
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """Off unless given: no recipe turns it on, so no flag need turn it off."""
 
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+"""Of kNN where nothing else is asked for: how many vote, and the temperature of their weights."""
+
 
 def need(ok: bool, flag: str, found: Any, allowed: str) -> None:
     """InputError for a flag unless `ok`."""

@@ -1,4 +1,4 @@
-"""What run.json says about where a run came from."""
+"""What run.json says about where a run came from, and results.jsonl about a measurement."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def facts(shards: ShardSet, device: torch.device) -> dict[str, Any]:
         "pid": os.getpid(),
         "commit": commit(),
         "versions": versions(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": name_of(device),
         "processes": parallel.world_size(),
         "threads": torch.get_num_threads(),
         "shards": {"path": str(shards.path.resolve()), "digest": shards.manifest["digest"]},
@@ -34,6 +34,11 @@ def earlier(told: dict[str, Any]) -> list[dict[str, Any]]:
     """run.json of a run that goes on -> its parts until now: what wrote each, and the step where it ended."""
     own = ("argv", "commit", "versions", "device", "started", "step")
     return [*told.get("earlier", []), {name: told.get(name) for name in own}]
+
+
+def name_of(device: torch.device) -> str:
+    """Of a GPU its model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def versions() -> dict[str, str]:

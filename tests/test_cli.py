@@ -245,7 +245,7 @@ class NoTorch:
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
 sys.meta_path.insert(0, NoTorch())
 from fgtrain.cli import main
-sys.exit(main(["list"]))
+sys.exit(main(["export", "runs/a", "a.safetensors"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2

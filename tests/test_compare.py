@@ -79,9 +79,9 @@ def test_json_holds_means_intervals_and_values(runs: list[Path], capsys: pytest.
     byol, cvsa = json.loads(capsys.readouterr().out)
     assert byol["settings"] == {"method": "byol", "epochs": 400}
     assert byol["results"][0]["mean"] == pytest.approx(0.45)
-    assert byol["results"][0]["interval"] == pytest.approx(12.7062 * 0.05, rel=1e-4)
+    assert byol["results"][0]["interval_half"] == pytest.approx(12.7062 * 0.05, rel=1e-4)
     assert byol["results"][0]["values"] == [0.4, 0.5]
-    assert cvsa["results"][0]["interval"] is None
+    assert cvsa["results"][0]["interval_half"] is None
 
 
 def test_what_cannot_be_compared_is_named(runs: list[Path], tmp_path: Path):

@@ -16,9 +16,9 @@ from fgdata.build import build
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
-from fgtrain import cli, config, methods, objectives, train
+from fgtrain import checkpoint, cli, config, methods, objectives, provenance, train
 from fgtrain.checkpoint import Checkpoint
-from fgtrain.evaluate import finetune, linear, listing, pictures, probe, report, subject
+from fgtrain.evaluate import finetune, linear, pictures, probe, report, subject
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +94,19 @@ def test_every_evaluation_prints_a_table_and_appends_a_line(run: Path, capsys: p
         assert "┃" in printed
     records = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()[-6:]]
     assert [r["evaluation"] for r in records] == ["knn", "linear", "linear", "retrieval", "localization", "finetune"]
-    facts = {"step", "n", "size", "shards", "digest", "at", "standard_error"}
+    facts = {"step", "n", "size", "shards", "digest", "at"}
     assert all(r["n"] == 16 and facts <= r.keys() for r in records)
+    made = {"commit": provenance.commit(), "versions": provenance.versions(), "device": "cpu"}
+    assert all(made.items() <= r.items() for r in records)
+    assert "torch" in made["versions"]
+    errors = [[name for name in r if name.endswith("standard_error")] for r in records]
+    figures = ["", "", "", "map_", "maxboxacc_", ""]
+    assert [f"{figure}standard_error" in names for figure, names in zip(figures, errors)] == [True] * 6
     assert {"untrained", "gain", "gain_standard_error", "k", "chance"} <= records[0].keys()
     assert [(r["fraction"], len(r["accuracies"]), r["epochs"]) for r in records[1:3]] == [(1.0, 2, 3), (0.5, 2, 3)]
-    assert all(0 <= records[3][name] <= 1 for name in ("rank1", "rank5", "map"))
+    assert all(len(r["lrs"]) == 2 and set(r["lrs"]) <= {0.1, 0.01, 0.001} for r in records[1:3])
+    assert all(r["interval_half"] >= 0 for r in (*records[1:3], records[5]))
+    assert all(0 <= records[3][name] <= 1 for name in ("rank1", "rank5", "map", "map_chance"))
     assert 0 <= records[4]["maxboxacc"] <= 1
     assert (records[5]["trials"], records[5]["lr"] in (0.1, 0.01)) == (2, True)
 
@@ -155,7 +163,10 @@ def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
         ("knn --temperature -1", "--temperature is -1.0; allowed: 0 or more"),
         ("knn --size 7", "--size is 7; allowed: 8 to 4096 pixels"),
         ("linear --fractions 0", "--fractions is 0; allowed"),
-        ("linear --fractions 0.01 --cache", "leaves a class of 8 training images without any"),
+        (
+            "linear --fractions 0.01 --cache",
+            "--fractions 0.01 leaves a class of 8 training images without any; this set allows 0.063 to 1",
+        ),
         ("linear --trials 0", "--trials is 0"),
         ("finetune --batch-size 1", "--batch-size is 1"),
     ],
@@ -169,7 +180,7 @@ def test_settings_that_cannot_be_are_refused(line: str, said: str, run: Path, ca
     assert after == before
 
 
-def test_sets_without_labels_or_test_split_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_set_without_a_test_split_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.new("RGB", (64, 48), (60 * i, 90, 30)).save(tmp_path / "images" / f"{i}.jpg")
@@ -179,6 +190,19 @@ def test_sets_without_labels_or_test_split_are_refused(run: Path, tmp_path: Path
         said = " ".join(capsys.readouterr().err.split())
         assert "has no test split, and this evaluation works on" in said
         assert "it has train (4)" in said
+
+
+def test_a_set_of_one_class_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    images = tmp_path / "images"
+    for split in ("train", "test"):
+        (images / split / "gull").mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (64, 48), (60 * i, 90, 30)).save(images / split / "gull" / f"{i}.jpg")
+    build(read("folder", images), tmp_path / "set", saliency=("spectral-residual",), workers=1)
+    for what in ("knn", "linear", "finetune", "localization", "retrieval"):
+        assert cli.main(["eval", what, str(run), "--shards", str(tmp_path / "set")]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "has 1 class, and this evaluation needs images labelled with two or more" in said
 
 
 def test_a_line_that_the_disk_has_no_room_for_is_taken_back(tmp_path: Path):
@@ -219,7 +243,7 @@ def test_export_loads_into_torchvision(run: Path, tmp_path: Path):
 
 def test_encoder_alone_is_evaluated_with_shards_named(run: Path, drawn_set: Path, tmp_path: Path):
     file = tmp_path / "encoder.safetensors"
-    listing.run_export(run, file)
+    checkpoint.run_export(run, file)
     record = report.run_knn(file, drawn_set, 5, 0.07, untrained=False, size=None, device="cpu")
     assert record["size"] == 32
     with pytest.raises(InputError, match="initial weights are unknown"):
@@ -245,9 +269,25 @@ def test_list_names_recipes_and_runs(run: Path, drawn_set: Path, tmp_path: Path,
     assert all(word in printed for word in ("cvsa", "byol", "runs/mine", "done", "shards/drawn", "gt"))
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"method": "byol", "no_such_setting": 1}', None], ids=range(4))
+def test_list_shows_a_run_that_it_cannot_read(text: str | None, run: Path, tmp_path: Path, monkeypatch, capsys):
+    """None: config.json is whole, and run.json is not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    torn = tmp_path / "runs" / "torn"
+    torn.mkdir(parents=True)
+    (torn / "config.json").write_text((run / "config.json").read_text() if text is None else text)
+    (torn / "run.json").write_text("{" if text is None else "{}")
+    (tmp_path / "runs" / "whole").symlink_to(run)
+    assert cli.main(["list"]) == 0
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if "runs/" in line and "│" in line}
+    assert "unreadable" in lines["runs/torn"]
+    assert "done" in lines["runs/whole"]
+
+
 def test_contact_sheet_shows_box_and_masks(run: Path, drawn_set: Path, tmp_path: Path):
     out = tmp_path / "views.png"
-    line = f"show views --data.shards {drawn_set} --data.detector gt --size 64 --rows 3 --out {out}"
+    line = f"show views --shards {drawn_set} --detector gt --size 64 --rows 3 --out {out}"
     assert cli.main(line.split()) == 0
     sheet = np.asarray(Image.open(out))
     marks = (sheet == pictures.MARK).all(2)
@@ -258,6 +298,12 @@ def test_contact_sheet_shows_box_and_masks(run: Path, drawn_set: Path, tmp_path:
             assert marks[top : top + 64, left : left + 64].sum() > 40
     assert cli.main(["show", "views", str(run), "--rows", "2", "--size", "48"]) == 0
     assert (run / "views.png").is_file()
+
+
+@pytest.mark.parametrize("rows", [0, 33])
+def test_contact_sheet_of_more_rows_than_images_is_refused(rows: int, drawn_set: Path, capsys):
+    assert cli.main(["show", "views", "--shards", str(drawn_set), "--rows", str(rows)]) == 2
+    assert f"--rows is {rows}; allowed: 1 to 32, the images of the train split" in capsys.readouterr().err
 
 
 def test_extent_and_wrapping_of_the_sheet():

@@ -1,5 +1,6 @@
 """Fine-tuning: what is held out, what is trained on, what is chosen, and that a stopped sweep goes on."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,17 @@ CPU = torch.device("cpu")
 def small() -> Encoder:
     torch.manual_seed(0)
     return Encoder(Model("resnet18", width=4))
+
+
+def test_tuning_is_the_published_one():
+    """CVSA, appendix A; three trials are ours."""
+    assert asdict(Tuning()) == {
+        "epochs": 50,
+        "batch_size": 16,
+        "rates": (0.1, 0.05, 0.01, 0.005, 0.001),
+        "decays": (5e-4, 1e-4),
+        "trials": 3,
+    }
 
 
 def test_part_of_a_split_renumbers_its_samples(drawn_set: Path):

@@ -1,5 +1,7 @@
 """Retrieval against scikit-learn and against loops, on random features; ties; images alone in their class."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -55,7 +57,21 @@ def test_an_encoder_that_answers_the_same_everywhere_finds_nothing():
     found = retrieval.retrieve(torch.ones(10, 4), torch.arange(10) % 2)
     assert not found.rank(1).any()
     assert found.precision == pytest.approx(4 / 9)
-    assert found.share == pytest.approx(4 / 9)
+
+
+def over_all_rankings(positives: int, n: int) -> float:
+    """Mean average precision over every choice of places for the positives."""
+    places = list(combinations(range(1, n + 1), positives))
+    return sum(sum(i / k for i, k in enumerate(taken, 1)) / positives for taken in places) / len(places)
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_chance_is_the_mean_over_all_rankings(n: int):
+    ours = retrieval.random_precision(np.arange(1, n + 1), n)
+    np.testing.assert_allclose(ours, [over_all_rankings(r, n) for r in range(1, n + 1)], rtol=1e-12)
+    if n == 8:
+        found = retrieval.retrieve(torch.randn(9, 4), torch.tensor([2, 0, 0, 1, 1, 0, 1, 1, 3]))
+        np.testing.assert_allclose(found.chance, [over_all_rankings(r, 8) for r in [2] * 3 + [3] * 4], rtol=1e-12)
 
 
 def test_the_order_of_the_gallery_decides_nothing():

@@ -275,12 +275,12 @@ def test_the_sheet_shows_patches_over_other_backgrounds(drawn_set: Path, tmp_pat
     other = tmp_path / "other"
     build(read("drawn", classes=2, images_per_class=4, size=64, seed=1), other, saliency=("gt",), workers=1)
     sheets = []
-    for extra in ([], ["--data.backgrounds", str(other)]):
+    for extra in ([], ["--backgrounds", str(other)]):
         out = tmp_path / f"{len(extra)}.png"
         line = [
             "show",
             "views",
-            "--data.shards",
+            "--shards",
             str(drawn_set),
             "--size",
             "64",

@@ -168,7 +168,7 @@ def _document(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
     for column, values in group.values.items():
         mean, half = mean_interval(values)
         said = {"evaluation": column.evaluation, "figure": column.figure, **dict(column.settings)}
-        results.append(said | {"digest": column.digest, "mean": mean, "interval": half, "values": values})
+        results.append(said | {"digest": column.digest, "mean": mean, "interval_half": half, "values": values})
     return {
         "runs": [str(path) for path in group.runs],
         "seeds": group.seeds,

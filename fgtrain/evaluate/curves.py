@@ -10,6 +10,7 @@ from rich.console import Console
 from fgdata.errors import InputError
 from fgtrain.config import need
 from fgtrain.evaluate.subject import read_lines
+from fgtrain.rundir import whole
 
 AXIS = ("step", "epoch")
 THROUGHPUT = ("images_per_second", "data_wait")
@@ -27,10 +28,8 @@ def draw_curves(paths: Sequence[Path], figures: Sequence[str], out: Path | None)
         need(figure in found, "figures", figure, ", ".join(found))
     wanted = list(figures) or [figure for figure in found if figure not in THROUGHPUT]
     out = out or paths[0] / "curves.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    draw(runs, wanted).savefig(part, format="png", dpi=150)
-    part.replace(out)
+    with whole(out) as part:
+        draw(runs, wanted).savefig(part, format="png", dpi=150)
     Console(highlight=False, soft_wrap=True).print(f"{out}: {', '.join(wanted)} of {', '.join(runs)}")
     return out
 

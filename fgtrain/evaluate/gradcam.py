@@ -24,6 +24,7 @@ from fgtrain.evaluate.localization import probe_layer, whole_image
 from fgtrain.evaluate.pictures import fitted, framed, layout
 from fgtrain.evaluate.subject import Subject
 from fgtrain.nets import Encoder
+from fgtrain.rundir import whole
 
 CELL = 224
 """Longer side of an image in the picture, in pixels."""
@@ -93,10 +94,8 @@ def draw_gradcam(
     captions = [name.split(".", 1)[-1].replace("_", " ") for name in labels]
     heads = [("image", 1), *((shortened(subject), 1) for subject in subjects)]
     out = out or (first.found.run.path if first.found.run else Path()) / "gradcam.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    layout(cells, captions, heads, CELL).save(part, "PNG", optimize=True)
-    part.replace(out)
+    with whole(out) as part:
+        layout(cells, captions, heads, CELL).save(part, "PNG", optimize=True)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{out}: {rows} images of {data.path} ({split}) at {first.size} px, maps of {grid[0]} x {grid[1]}")
     for subject, count in zip(subjects, right):

@@ -12,8 +12,9 @@ from fgdata.errors import InputError
 from fgdata.images import decode
 from fgdata.shards.reader import box, label, meta
 from fgdata.views import ViewSpec, load
+from fgtrain.config import need
 from fgtrain.data import open_shards
-from fgtrain.rundir import RunDir
+from fgtrain.rundir import RunDir, whole
 
 PAPER, INK, FAINT, MARK = (255, 255, 255), (34, 38, 43), (120, 126, 134), (255, 122, 0)
 MARGIN, GAP, GROUP_GAP, HEADER, LINE = 28, 10, 34, 58, 18  # pixels
@@ -37,13 +38,15 @@ def draw_views(
     spec = ViewSpec()
     if path is not None:
         if not (path / "config.json").is_file():
-            raise InputError(f"{path} is no run directory: it has no config.json. Leave it out and name --data.shards.")
+            raise InputError(f"{path} is no run directory: it has no config.json. Leave it out and name --shards.")
         run = RunDir(path)
         config, noted = run.config(), run.facts.get("shards", {}).get("path")
         spec, detector = config.views, detector or config.data.detector
         shards = shards or (Path(noted) if noted else None)
         backgrounds = backgrounds or config.data.backgrounds
     data = open_shards(shards)
+    reader = data.split(split)
+    need(1 <= rows <= len(reader), "rows", rows, f"1 to {len(reader):,}, the images of the {split} split")
     detector = detector or next((name for name in data.detectors if name != "gt"), "gt")
     sheets = []
     heads = [(f"image and its {detector} box", 1), ("SaliencySwap: over another image's object", 2)]
@@ -54,7 +57,6 @@ def draw_views(
         with load(data, views=view, batch_size=rows, **options) as loader:
             sheets.append(next(iter(loader)))
     index = sheets[0]["index"].tolist()
-    reader = data.split(split)
     originals, captions = [], []
     for number in index:
         sample = reader.read(number)
@@ -72,10 +74,8 @@ def draw_views(
     ]
     sheet = layout(cells, captions, heads, size)
     out = out or (path or Path()) / "views.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    sheet.save(part, "PNG", optimize=True)
-    part.replace(out)
+    with whole(out) as part:
+        sheet.save(part, "PNG", optimize=True)
     Console(highlight=False, soft_wrap=True).print(f"{out}: {rows} images of {data.path} ({split}), {size} px views")
     return out
 

@@ -79,7 +79,7 @@ def run_linear(
         table.add_row(f"{fraction:.0%}", percent(accuracies), str(trials), named, f"{n:,}")
         values = spread(accuracies, n) | {"protocol": protocol, "cache": cache, "fraction": fraction}
         values |= {"epochs": how.epochs, "trials": trials, "seed": seed}
-        records.append(values | {"lr": rates[0] if len(rates) == 1 else rates, "chance": subject.chance})
+        records.append(values | {"lrs": [rate for _, rate in each], "chance": subject.chance})
     say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
     tell_interval(trials)
     return [subject.record("linear", **values) for values in records]
@@ -141,11 +141,12 @@ def run_retrieval(path: Path, shards: Path | None, untrained: bool, size: int | 
         table.add_row(name, told(r.rank(1)), told(r.rank(5)), told(r.precision), f"{len(r.first):,}")
     r = found[subject.name]
     alone = len(labels) - len(r.first)
-    say(table, f"± one standard error. mAP of a random ranking: {r.share.mean():.1%}")
+    say(table, f"± one standard error. mAP of a random ranking: {r.chance.mean():.1%}")
     if alone:
         say(f"{alone:,} images are the only one of their class: in the gallery, but no queries.")
     values = {"rank1": float(r.rank(1).mean()), "rank5": float(r.rank(5).mean()), "map": float(r.precision.mean())}
-    values |= {"standard_error": standard_error(r.precision), "n": len(r.first), "chance": float(r.share.mean())}
+    values |= {"map_standard_error": standard_error(r.precision), "map_chance": float(r.chance.mean())}
+    values |= {"n": len(r.first)}
     right = {name: torch.from_numpy(each.precision) for name, each in found.items()}
     return subject.record("retrieval", **values, **tell_gain(right, "mAP"))
 
@@ -172,8 +173,14 @@ def run_localization(
         table.add_row(row, f"{baselines[name]:.1%}", "", f"{v2:.1%}")
     say(table, "± one standard error. The threshold is the best one for these images: so MaxBoxAcc is defined.")
     o = found[subject.name]
-    values = {"maxboxacc": float(o.found.mean()), "maxboxaccv2": o.v2, "standard_error": standard_error(o.found)}
-    values |= {"n": len(o.found), "threshold": float(localization.THRESHOLDS[o.best]), **baselines, "seed": seed}
+    values = {"maxboxacc": float(o.found.mean()), "maxboxacc_standard_error": standard_error(o.found)}
+    values |= {
+        "maxboxaccv2": o.v2,
+        "n": len(o.found),
+        "threshold": float(localization.THRESHOLDS[o.best]),
+        **baselines,
+        "seed": seed,
+    }
     right = {name: torch.from_numpy(each.found) for name, each in found.items()}
     return subject.record("localization", **values, **tell_gain(right, "MaxBoxAcc"))
 
@@ -203,7 +210,7 @@ def told(values: np.ndarray) -> str:
 def spread(accuracies: Sequence[float], n: int) -> dict[str, Any]:
     """Accuracies of the trials on n test samples -> their mean, its interval over trials, and each of them."""
     mean, half = mean_interval(accuracies)
-    return {"accuracy": mean, "interval": half, "standard_error": (mean * (1 - mean) / n) ** 0.5, "n": n} | {
+    return {"accuracy": mean, "interval_half": half, "standard_error": (mean * (1 - mean) / n) ** 0.5, "n": n} | {
         "accuracies": list(accuracies)
     }
 

@@ -24,7 +24,7 @@ class Retrieval:
 
     first: np.ndarray  # (Q,) int, place of the first image of the query's class, from 1
     precision: np.ndarray  # (Q,) average precision over the full ranking
-    share: np.ndarray  # (Q,) share of the gallery that is of the query's class: the expectation of a random ranking
+    chance: np.ndarray  # (Q,) what the average precision of a random ranking is on average
 
     def rank(self, k: int) -> np.ndarray:
         """(Q,) bool: whether one of the first k is of the query's class."""
@@ -59,4 +59,14 @@ def retrieve(features: Tensor, labels: Tensor) -> Retrieval:
             found = len(own) - np.searchsorted(own, own)
             first[i] = places[-1] - found[-1] + 1
             precision[i] = (found / places).mean()
-    return Retrieval(first[asked], precision[asked], (ends - starts - 1)[asked] / (n - 1))
+    return Retrieval(first[asked], precision[asked], random_precision((ends - starts - 1)[asked], n - 1))
+
+
+def random_precision(positives: np.ndarray, n: int) -> np.ndarray:
+    """(Q,) numbers R >= 1 of positives among n -> (Q,) expected average precision of a ranking by lot.
+
+    Each place k holds a positive with probability R / n, and then (R - 1) / (n - 1) of the k - 1 places before it do:
+    E = 1 / n sum over k of (1 + (k - 1) (R - 1) / (n - 1)) / k, and sum 1 / k = H.
+    """
+    h = (1 / np.arange(1, n + 1)).sum()
+    return ((positives - 1) / max(1, n - 1) * (n - h) + h) / n

@@ -11,6 +11,7 @@ import torch
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
+from fgtrain import provenance
 from fgtrain.checkpoint import Checkpoint
 from fgtrain.config import need
 from fgtrain.data import open_shards, pick_device
@@ -66,13 +67,14 @@ class Subject:
         return made | {"untrained": self.found.untrained()} if untrained else made
 
     def record(self, evaluation: str, **values: Any) -> dict[str, Any]:
-        """-> the line, flat: evaluation, step, figures as shares of one, settings, and where and when it was measured.
+        """-> the line: evaluation, step, figures as shares of one, settings, and where, when and by what it was made.
 
         It is appended to the run's results.jsonl; an encoder that lies in no run directory has none.
         """
         line = {"evaluation": evaluation, "step": self.found.step, **values, "size": self.size}
         line |= {"shards": str(self.shards.path), "digest": self.shards.manifest["digest"]}
-        line |= {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        line |= {"commit": provenance.commit(), "versions": provenance.versions()}
+        line |= {"device": provenance.name_of(self.device), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         if self.found.run is not None:
             append(self.found.run.path / "results.jsonl", line)
         return line
