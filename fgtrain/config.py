@@ -3,7 +3,9 @@
 A docstring under a field is its `--help`. Nothing here imports torch.
 """
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -111,6 +113,7 @@ class Machine:
         for name in ("checkpoint_every", "keep_last", "log_every"):
             need(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
         need(self.knn_every >= 0, "knn-every", self.knn_every, "0 for never, or a number of epochs")
+        need(self.threads is None or 1 <= self.threads <= 1024, "threads", self.threads, "1 to 1024")
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,17 @@ class Config:
     machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine()
 
     def __post_init__(self) -> None:
+        for flag, value in _numbers(self):
+            need(math.isfinite(value), flag, value, "a finite number")
         need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        need(-(1 << 63) <= self.seed < 1 << 64, "seed", self.seed, "-2^63 to 2^64 - 1")
         need(self.data.batch_size >= 2, "data.batch-size", self.data.batch_size, "2 or more, as batch norm needs")
         need(self.views.views == 2, "views.views", self.views.views, "2, the pair that every method here compares")
         need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
         need(self.optim.lr > 0, "optim.lr", self.optim.lr, "above 0")
+        need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")
+        need(self.optim.weight_decay >= 0, "optim.weight-decay", self.optim.weight_decay, "0 or more")
+        need(self.optim.warmup_epochs >= 0, "optim.warmup-epochs", self.optim.warmup_epochs, "0 or more")
         need(
             0 <= self.freeze_stages <= 3, "freeze-stages", self.freeze_stages, "0 to 3, as layer4 must learn something"
         )
@@ -156,3 +165,14 @@ class Config:
             self.optim.accumulate,
             f"a divisor of --data.batch-size {self.data.batch_size} that leaves two samples or more in each part",
         )
+
+
+def _numbers(settings: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The flag and value of every float in a dataclass and in those inside it."""
+    for one in fields(settings):
+        value, flag = getattr(settings, one.name), prefix + one.name.replace("_", "-")
+        if is_dataclass(value):
+            yield from _numbers(value, "" if one.name == "machine" else f"{flag}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float):
+                yield flag, number

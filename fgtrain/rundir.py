@@ -277,7 +277,7 @@ def append(path: Path, line: str) -> None:
 
 def add_line(path: Path, line: str, sync: bool = False) -> None:
     """Adds a line, whole or not at all: what a full disk cut short is taken back before the OSError goes on. Behind
-    half a line, which a power cut may leave, it is still a line of its own. `sync`: it is on the disk when this returns.
+    half a line, which a power cut may leave, it is still a line of its own. `sync`: on the disk when this returns.
     """
     with path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
