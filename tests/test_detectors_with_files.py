@@ -169,7 +169,7 @@ def test_maps_that_cannot_be_used_are_named(tmp_path):
     cv2.imwrite(str(tmp_path / "jet.png"), np.dstack([grey, grey, grey + 200]))
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
     found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
-    with pytest.raises(InputError, match=r"one.jpg has two maps, .*one.png and .*one.jpg"):
+    with pytest.raises(InputError, match=r"one.jpg has two maps, .*one.jpg and .*one.png"):
         found.saliency_map(rgb, "one.jpg")
     with pytest.raises(InputError, match=r"jet.png is a coloured image \(channels differ by 200\)"):
         found.saliency_map(rgb, "jet.jpg")
@@ -183,6 +183,54 @@ def test_maps_that_cannot_be_used_are_named(tmp_path):
         found.require(["a/three.jpg", "b/three.jpg"])
     with pytest.raises(InputError, match="There is no folder"):
         detector(f"maps:{tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_a_map_keeps_all_its_levels(tmp_path, dtype):
+    shares = np.linspace(0, 1, 48).reshape(6, 8)
+    full = {np.uint8: 255, np.uint16: 65535}.get(dtype, 1)
+    stored = (np.rint(shares * full) if full > 1 else shares).astype(dtype)
+    cv2.imwrite(str(tmp_path / "grey.tiff"), stored)
+    cv2.imwrite(str(tmp_path / "three.tif"), np.dstack([stored] * 3))
+    if full > 1:
+        cv2.imwrite(str(tmp_path / "grey16.png"), stored)
+    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    for file in tmp_path.iterdir():
+        map_ = found.saliency_map(rgb, file.name)
+        assert map_.dtype == np.float32
+        np.testing.assert_array_equal(map_, stored.astype(np.float32) / np.float32(full))
+    assert found.SETTINGS["files"] == len(list(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full((6, 8), 255, np.float32), "holds floats from 255.0 to 255.0; allowed are 0 to 1"),
+        (np.full((6, 8), -0.5, np.float32), "holds floats from -0.5 to -0.5"),
+        (np.full((6, 8), np.nan, np.float32), "holds floats from nan to nan"),
+        (np.full((6, 8), np.inf, np.float64), "holds floats from inf to inf"),
+        (np.full((6, 8), 7, np.int16), "holds int16 numbers; allowed are 8 or 16 bits without sign, or floats"),
+        (np.full((6, 8, 3), (0, 0, 50_000), np.uint16), r"is a coloured image \(channels differ by 195\)"),
+        (np.full((6, 8, 3), (0, 0, 0.5), np.float32), r"is a coloured image \(channels differ by 128\)"),
+    ],
+)
+def test_numbers_that_are_no_saliency_are_refused(tmp_path, pixels, message):
+    cv2.imwrite(str(tmp_path / "a.tif"), pixels)
+    with pytest.raises(InputError, match=f"a.tif {message}"):
+        detector(f"maps:{tmp_path}").saliency_map(np.zeros((6, 8, 3), np.uint8), "a.jpg")
+
+
+def test_a_maps_suffix_may_be_in_any_case(tmp_path):
+    for name in ("one.PNG", "two.Tif", "two.b.png", "three.png", "threefold.png", "three"):
+        (tmp_path / name).write_bytes(cv2.imencode(".png", np.full((6, 8), len(name), np.uint8))[1].tobytes())
+    (tmp_path / "four.png").mkdir()
+    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    for stem, name in (("one", "one.PNG"), ("two", "two.Tif"), ("two.b", "two.b.png"), ("three", "three.png")):
+        assert found.find(f"a/{stem}.jpg") == tmp_path / name
+        np.testing.assert_array_equal(found.saliency_map(rgb, f"{stem}.jpg"), np.float32(len(name)) / np.float32(255))
+    assert found.SETTINGS["files"] == 5
+    with pytest.raises(InputError, match=r"four.jpg has no map"):
+        found.find("four.jpg")
 
 
 # --- names
