@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.sparse.csgraph import dijkstra
 
-from fgdata.saliency import superpixels
+from fgdata.saliency import saliency_map, superpixels
 
 
 def patches(height, width, seed=0, noise=12):
@@ -99,6 +99,26 @@ def test_graph_of_an_image():
     inner = np.zeros((120, 160), bool)
     inner[border:-border, border:-border] = True
     np.testing.assert_array_equal(np.flatnonzero(graph.boundary), np.unique(graph.labels[~inner]))
+
+
+def test_detectors_that_look_at_one_image_share_its_graph(monkeypatch):
+    """The maps are those of a graph made for each, one image is kept, and pixels written over are a new image."""
+    image, other = patches(60, 80), patches(60, 80, seed=1)
+    names, looked, slic = ("rbd", "rbd-centred", "gs"), [], superpixels._slic
+    alone = {}
+    for name in names:
+        superpixels._segment.cache_clear()
+        alone[name] = saliency_map(name, image, "")
+    superpixels._segment.cache_clear()
+    monkeypatch.setattr(superpixels, "_slic", lambda *given: looked.append(1) or slic(*given))
+    for name in names:
+        np.testing.assert_array_equal(saliency_map(name, image, ""), alone[name])
+    assert len(looked) == 1
+    image[:] = other
+    expected = superpixels.segment(other)
+    assert len(looked) == 2
+    assert superpixels.segment(image) is expected
+    assert superpixels._segment.cache_info().currsize == 1
 
 
 def test_pairwise_distances():

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from fgdata.errors import InputError
-from fgdata.saliency.superpixels import shrink
+from fgdata.images import shrink
 
 SIZE = 320
 """Sides of the input in pixels where the model leaves them open: U2-Net's. BASNet was trained at 256."""

@@ -10,10 +10,13 @@ nothing here calls BLAS, so that neither result nor time depends on thread setti
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from numba import njit
+
+from fgdata.images import shrink
 
 LONG_SIDE = 400
 """Images are shrunk to this working size in pixels, never enlarged. Lengths below are of an image of this size.
@@ -62,6 +65,10 @@ class Superpixels:
     boundary: np.ndarray
     """(n,) bool: reaches the border of the image."""
 
+    def __post_init__(self) -> None:
+        for array in (self.labels, self.colour, self.position, self.touches, self.boundary):
+            array.flags.writeable = False
+
     def __len__(self) -> int:
         return len(self.colour)
 
@@ -73,8 +80,15 @@ class Superpixels:
 
 
 def segment(rgb: np.ndarray) -> Superpixels:
-    """(H, W, 3) uint8 -> its superpixels; at least one, whatever the size."""
+    """(H, W, 3) uint8 -> its superpixels; at least one, whatever the size. Read-only: detectors share it."""
     working = shrink(rgb, LONG_SIDE)
+    return _segment(working.shape, working.tobytes())
+
+
+@lru_cache(maxsize=1)  # several detectors look at one image, one after the other
+def _segment(shape: tuple[int, ...], pixels: bytes) -> Superpixels:
+    """The pixels of a working image -> its superpixels."""
+    working = np.frombuffer(pixels, np.uint8).reshape(shape)
     top, bottom, left, right = frame = frame_widths(working)
     inner = np.ascontiguousarray(working[top : len(working) - bottom, left : working.shape[1] - right])
     height, width = inner.shape[:2]
@@ -97,16 +111,6 @@ def segment(rgb: np.ndarray) -> Superpixels:
         touches=touching(labels, n),
         boundary=on_boundary(labels, n, max(1, round(BORDER * scale))),
     )
-
-
-def shrink(rgb: np.ndarray, long_side: int) -> np.ndarray:
-    """(H, W, 3) -> the same at most long_side long, aspect kept, by area averaging."""
-    height, width = rgb.shape[:2]
-    scale = long_side / max(height, width)
-    if scale >= 1:
-        return rgb
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
