@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -127,6 +128,26 @@ def test_reader_gives_what_the_tar_holds(drawn_set):
         box(reader.read(0), "rbd")
     with pytest.raises(InputError, match=r"no split 'val'; it has train \(32\), test \(16\)"):
         shards.split("val")
+
+
+def test_a_readers_files_close_with_it(drawn_set):
+    reader = ShardSet.open(drawn_set).split("train")
+    reader.read(0)
+    [handle] = reader._files.values()
+    os.fstat(handle)
+    del reader
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(handle)
+
+
+def test_a_reader_that_outlives_its_module_ends_without_a_word():
+    """At its end Python empties modules in the reverse order of their import; what older ones hold is freed later."""
+    script = (
+        "import sys, json\nfrom fgdata.shards import reader\n"
+        "json.kept = reader.ShardSet.open(sys.argv[1]).split('train')\njson.kept.read(0)\nsys.kept = json, reader\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script, TINY], capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("", "")
 
 
 def test_a_whole_set_passes(drawn_set):

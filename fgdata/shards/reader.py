@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import threading
+import weakref
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -31,6 +32,7 @@ class SplitReader:
         self._lines = [_index_lines(folder, shard) for shard in shards]
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._files).atexit = False  # at its end a process closes them by itself
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -67,19 +69,13 @@ class SplitReader:
 
     def close(self) -> None:
         with self._lock:
-            for handle in self._files.values():
-                os.close(handle)
-            self._files.clear()
+            _close(self._files)
 
     def __getstate__(self) -> dict:
         return {"folder": self.folder, "split": self.split, "shards": self.shards}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_lock"):
-            self.close()
 
     def _pread(self, shard: int, offset: int, size: int) -> bytes:
         handle = self._files.get(shard)
@@ -176,6 +172,12 @@ def box(sample: dict[str, bytes], detector: str) -> np.ndarray:
         found = ", ".join(name.removesuffix(".npy") for name in sample if name.endswith(".npy")) or "none"
         raise InputError(f"The sample has no box by {detector!r}; it has {found}.")
     return np.frombuffer(data, "<f4", offset=len(data) - 16).copy()  # float32 (4,) are the last 16 bytes of its .npy
+
+
+def _close(files: dict[int, int]) -> None:
+    for handle in files.values():
+        os.close(handle)
+    files.clear()
 
 
 def _index_lines(folder: Path, shard: dict) -> list[str]:
