@@ -51,7 +51,7 @@ def _locally(function: Callable, jobs: list, workers: int, advance: Callable[[in
 
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of OpenCV's and BLAS's threads
     counter = context.Value("q", 0)
-    seen = 0
+    seen, ended = 0, 0
     with _environment(ENVIRONMENT):
         pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counter,))
         try:
@@ -62,11 +62,16 @@ def _locally(function: Callable, jobs: list, workers: int, advance: Callable[[in
                 seen, before = counter.value, seen
                 advance(seen - before)
                 for future in done:
-                    yield future.result()
+                    result, ended = future.result(), ended + 1
+                    yield result
         except BrokenProcessPool:
+            unguarded = (
+                ' No result had come yet: a script of your own must do this under `if __name__ == "__main__":`, since '
+                "each worker process imports it."
+            )
             raise InputError(
                 "A worker process died, perhaps for lack of memory. What is finished is kept: run the same command "
-                f"again, with fewer workers than {workers} if it happens again (--jobs)."
+                f"again, with fewer workers than {workers} if it happens again (--jobs).{'' if ended else unguarded}"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
