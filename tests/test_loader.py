@@ -120,6 +120,24 @@ def test_whole_views_against_the_reference(backend: str, crop: str):
             assert np.array_equal(batch["masks"][v, i].numpy(), reference.mask(work.plans[v], i, 48))
 
 
+def test_a_very_long_image_at_test_time(backend: str):
+    class Strips(MemorySet):
+        def read(self, number: int) -> dict[str, bytes]:
+            coarse = np.random.default_rng(number).integers(0, 256, (40, 3, 3), dtype=np.uint8)
+            strip = cv2.resize(coarse, (24, 600), interpolation=cv2.INTER_CUBIC)
+            sized = json.dumps({"id": "x", "width": 24, "height": 600}).encode()
+            return self.samples[number] | {"jpg": encode_jpeg(strip), "json": sized}
+
+    spec, shards = ViewSpec.evaluation(48), Strips(2)
+    with open_loader(shards, spec, 2, backend=backend, shuffle=False) as loader:
+        batch = next(iter(loader))
+    work = gather(shards, spec, "rbd", np.arange(2), 2, seed=3, epoch=0, batch=0)  # type: ignore[arg-type]
+    assert work.plans[0].source[:, 3].max() == 24 * 8
+    for i in range(2):
+        exact = reference.view(decode(work.jpegs[i], ""), work.plans[0], i, spec)
+        assert np.abs(batch["views"][0, i].numpy() - exact).mean() * 58 < 0.8
+
+
 def test_views_do_not_depend_on_the_number_of_threads(backend: str):
     one, three = (open_loader(14, SWAP, threads=n, backend=backend, last_batch="keep") for n in (1, 3))
     with one, three:

@@ -153,6 +153,26 @@ def test_the_test_time_view_is_torchvisions_resize_and_centre_crop():
         assert np.abs(ours - reference.normalise(theirs.permute(1, 2, 0).numpy(), spec)).max() < 1e-5
 
 
+def test_of_a_very_long_image_only_the_middle_is_resized(monkeypatch):
+    """Against the whole strip, on noise: the same picture to 1/16 pixel; the same plan where nothing is left away."""
+    spec = ViewSpec.evaluation(64)
+    sizes = np.array([[20, 1003], [401, 16], [333, 40], [300, 3600], [9, 160], [90, 131]])
+    cut, boxes = plan(spec, sizes, random_boxes(6)), np.tile(np.float32([0.3, 0.48, 0.4, 0.03]), (6, 1))
+    masks = plan(spec, sizes, boxes).mask
+    assert cut.place[:, 2:].max() <= geometry.LONGEST * 73 + 73 / 9
+    monkeypatch.setattr(geometry, "LONGEST", 10_000)
+    whole = plan(spec, sizes, random_boxes(6))
+    assert np.abs(plan(spec, sizes, boxes).mask - masks).max() <= 1
+    for i, (width, height) in enumerate(sizes):
+        image = noise(height, width)
+        difference = np.abs(reference.view(image, cut, i, spec) - reference.view(image, whole, i, spec)) * 58
+        assert difference.max() < 3  # levels
+        if not cut.source[i, :2].any():
+            assert np.array_equal(cut.place[i], whole.place[i])
+            assert not difference.any()
+    assert (cut.source[:, :2].any(1) == [True, True, True, True, True, False]).all()
+
+
 # Colour
 
 

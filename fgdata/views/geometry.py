@@ -28,6 +28,9 @@ FACTORS, ORDER = slice(27, 31), slice(31, 35)
 GRAY, BLUR, SIGMA, LENDER = range(35, 39)
 COUNT = 39
 
+LONGEST = 8
+"""Crop centre: of an image's long side at most so many times the short one is read. A view shows 0.875."""
+
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _RGB = np.linalg.inv(_YIQ)
@@ -80,9 +83,10 @@ def plan(
         mask = place
     else:
         partner = own
-        whole = np.concatenate([np.zeros_like(sizes), sizes], 1).astype(np.int32)
-        source = random_resized_crop(sizes, u, spec) if spec.crop == "rrc" else whole
-        place = view_pixels if spec.crop == "rrc" else centre_place(sizes, spec.size)
+        if spec.crop == "rrc":
+            source, place = random_resized_crop(sizes, u, spec), view_pixels
+        else:
+            source, place = central(sizes, spec.size)
         mask = carry(boxes, sizes, source, place, spec.size)
     flip = u[:, FLIP] < spec.flip
     colour, centre = colour_map(u, spec)
@@ -153,12 +157,21 @@ def paste_place(source: np.ndarray, u: np.ndarray, spec: ViewSpec) -> tuple[np.n
     return source.astype(np.int32), np.stack([left, top, place_w, place_h], 1).astype(np.int32)
 
 
-def centre_place(sizes: np.ndarray, size: int) -> np.ndarray:
-    """(B, 2) -> (B, 4). Where the whole image lands so that the view shows the centre: torchvision's Resize,
-    CenterCrop."""
+def central(sizes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 2) -> sources (B, 4), places (B, 4): the whole image, and where it lands so that the view shows its centre.
+    torchvision's Resize, CenterCrop.
+
+    Of an image longer than LONGEST times its short side the ends are left away, equally many pixels at either, so that
+    it does not become a strip of hundreds of megabytes. Its scale is then rounded: 1/16 pixel at the view's edge.
+    """
     short = round(size * 256 / 224)
-    scaled = short * sizes // sizes.min(1, keepdims=True)
-    return np.concatenate([-np.rint((scaled - size) / 2), scaled], 1).astype(np.int32)
+    least = sizes.min(1, keepdims=True)
+    scaled = short * sizes // least
+    start = -np.rint((scaled - size) / 2)
+    cut = np.maximum(0, sizes - LONGEST * least) // 2  # pixels of the image
+    gone = np.rint(cut * scaled / sizes)  # and of the view
+    source = np.concatenate([cut, sizes - 2 * cut], 1)
+    return source.astype(np.int32), np.concatenate([start + gone, scaled - 2 * gone], 1).astype(np.int32)
 
 
 def pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
