@@ -57,6 +57,28 @@ def test_restored_at_every_step_on_every_rank_it_goes_on_bit_for_bit(drawn_set: 
         assert one == two
 
 
+def test_restored_where_ranks_have_different_numbers_of_batches(drawn_set: Path, backend: str):
+    """32 birds for three ranks in batches of five: two whole global batches and two birds, for the last two ranks."""
+    runs = []
+    for rank in range(3):
+        with opened(drawn_set, rank, 3, backend) as loader:
+            states, batches = [loader.state_dict()], []
+            for _ in range(EPOCHS):
+                for batch in loader:
+                    batches.append(batch)
+                    states.append(loader.state_dict())
+        runs.append((states, batches))
+    assert [len(batches) for _, batches in runs] == [2 * EPOCHS, 3 * EPOCHS, 3 * EPOCHS]
+    middle = runs[0][0][1]
+    assert all(states[1] == middle for states, _ in runs)  # within an epoch, what one rank saves every rank may load
+    for rank, (states, batches) in enumerate(runs):
+        for done in (1, len(batches) // EPOCHS - 1, len(batches) // EPOCHS, len(batches) // EPOCHS + 1):
+            with opened(drawn_set, rank, 3, backend) as loader:
+                loader.load_state_dict(states[done])
+                rest = [batch for _ in range(EPOCHS - states[done]["epoch"]) for batch in loader]
+            assert all(same(a, b) for a, b in zip(rest, batches[done:], strict=True))
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_have_epochs_of_one_length_and_share_no_sample(drawn_set: Path, backend: str, world: int):
     loaders = [opened(drawn_set, rank, world, backend, last_batch="drop") for rank in range(world)]

@@ -221,9 +221,9 @@ def test_a_set_cannot_lend_to_itself_and_an_empty_one_cannot_lend():
 def test_a_set_built_from_the_same_images_cannot_lend(drawn_set: Path, tmp_path: Path):
     """Other digests, the same birds: at another --max-side, with other boxes. Another seed paints other birds."""
     own = ShardSet.open(drawn_set)
-    for seed, settings in ((0, {"max_side": 64}), (1, {})):
+    for seed, max_side in ((0, 64), (1, None)):
         birds = read("drawn", classes=4, images_per_class=12, size=96, seed=seed)
-        build(birds, tmp_path / f"{seed}", saliency=("gt",), workers=1, **settings)
+        build(birds, tmp_path / f"{seed}", saliency=("gt",), workers=1, max_side=max_side)
     assert ShardSet.open(tmp_path / "0").manifest["digest"] != own.manifest["digest"]
     with pytest.raises(InputError, match="0 cannot lend backgrounds: it holds the images of .*drawn"):
         open_backgrounds(tmp_path / "0", own)
