@@ -60,23 +60,26 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
         return None, None
     given, out = _value(argv, "--config"), Path(_value(argv, "--out") or f"runs/{name}")
     file = Path(given) if given else out / "config.json" if "--resume" in argv else None
+    if file is not None and file.is_dir():
+        file /= "config.json"
     if file is None or (not given and not file.is_file()):
         return None, name
     if not file.is_file():
         raise InputError(f"--config {file} does not exist; name the config.json of a run (runs/NAME/config.json).")
     config = from_dict(read_json(file), str(file))
-    if config.method != RECIPES[name]().method:
-        if not given:
-            recorded = read_json(out / "run.json").get("name") if (out / "run.json").is_file() else None
-            right = recorded if recorded in RECIPES else config.method
-            raise InputError(
-                f"{out} is a run of {right}, not of {name}. Continue it: "
-                f"fgtrain run {right} --out {quote(str(out))} --resume"
-            )
+    if given and config.method != RECIPES[name]().method:
         named = quote(str(file))
         raise InputError(
             f"{file} is for the method {config.method}; type: fgtrain run {config.method} --config {named}"
         )
+    if not given:
+        recorded = read_json(out / "run.json").get("name") if (out / "run.json").is_file() else None
+        right = recorded if recorded in RECIPES else config.method
+        if name != right:
+            raise InputError(
+                f"{out} is a run of {right}, not of {name}. Continue it: "
+                f"fgtrain run {right} --out {quote(str(out))} --resume"
+            )
     return replace(config, machine=replace(config.machine, out=None if given else out, resume=False, config=None)), name
 
 

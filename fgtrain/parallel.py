@@ -127,11 +127,22 @@ def gather(x: Tensor) -> Tensor:
 
 def gather_with_grad(x: Tensor) -> Tensor:
     """(b, ...) of every process -> (world * b, ...), by rank; gradients flow back to the process a row came from."""
-    if world_size() == 1:
-        return x
-    from torch.distributed.nn.functional import all_gather
+    return x if world_size() == 1 else _Gather.apply(x)  # pyright: ignore[reportReturnType]
 
-    return torch.cat(tuple(all_gather(x)))
+
+class _Gather(torch.autograd.Function):
+    """Every process has a gradient for every row; a row's own process needs their sum. torch's function for it has
+    moved from release to release."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
 
 
 @torch.no_grad()

@@ -80,18 +80,21 @@ class RunDir:
         if not os.access(home, os.W_OK | os.X_OK):
             raise InputError(f"--out {path} cannot be written: no permission in {home}. Choose another.")
         found = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
-        if found and not resume:
-            raise InputError(
-                f"{path} is not empty (it holds {', '.join(found[:4])}). Continue that run with --resume, or choose "
-                "another folder with --out."
-            )
         if found and not self.config_path.is_file():
-            raise InputError(f"{path} is not empty and holds no config.json, so it is no run. Choose another --out.")
+            raise InputError(
+                f"{path} is not empty (it holds {', '.join(found[:4])}) and has no config.json, so it is no run. "
+                "Choose another folder with --out."
+            )
+        anew = "choose another folder with --out"
+        if found and self.facts.get("status") == "failed" and not self.checkpoints:
+            anew += f"; it failed before its first checkpoint, so nothing is lost by rm -r {quote(str(path))}"
+        if found and not resume:
+            raise InputError(f"{path} holds a run. Continue it with --resume, or {anew}.")
         if found and (changed := differences(self.config(), config)):
             raise InputError(
                 f"{path} was started with other settings; --resume changes none of them:\n  "
                 + "\n  ".join(changed)
-                + "\nLeave those flags out, or start a new run with another --out."
+                + f"\nLeave those flags out, or {anew}."
             )
 
     @property

@@ -32,8 +32,7 @@ def train(config: Config, name: str) -> Path:
         with parallel.together():
             shards = open_shards(config.data.shards)
             run = held.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
-            check_shards(run, shards)
-            name = run.facts.get("name", name)  # a run that goes on keeps its own
+            check_origin(run, shards)
             last = run.resume_point() if first else None
             opening = ""
             if run.facts:
@@ -113,13 +112,19 @@ def work(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: boo
     return status
 
 
-def check_shards(run: RunDir, shards: ShardSet) -> None:
-    """A run goes on with the set it began with, wherever that lies now."""
+def check_origin(run: RunDir, shards: ShardSet) -> None:
+    """A run goes on with the set it began with, wherever that lies now, and with as many processes."""
     digest = shards.manifest["digest"]
     if (old := run.facts.get("shards", {}).get("digest", digest)) != digest:
         raise InputError(
             f"{run.path} was trained on a shard set with digest {old[:12]}, and {shards.path} has {digest[:12]}. "
             "Name the original set with --data.shards, or start a new run with another --out."
+        )
+    count, now = run.facts.get("processes"), parallel.world_size()
+    if run.checkpoints and count not in (None, now):
+        raise InputError(
+            f"{run.path} was trained by {count} process{'es' if count > 1 else ''}, and this is {now}: it continues "
+            f"with the same number only, torchrun --nproc-per-node {count}."
         )
 
 

@@ -259,14 +259,9 @@ class Trainer:
         }
 
     def restore(self, checkpoint: Path) -> None:
-        """InputError for a checkpoint that is damaged, of another number of processes, or of another fgtrain."""
+        """InputError for a checkpoint that is damaged or of another fgtrain."""
         state = load_state(checkpoint)
         try:
-            if (count := len(state["ranks"])) != self.world:
-                raise InputError(
-                    f"{self.run.path} was trained by {count} process{'es' if count > 1 else ''}, and this is "
-                    f"{self.world}: it continues with the same number only, torchrun --nproc-per-node {count}."
-                )
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
@@ -280,7 +275,7 @@ class Trainer:
             ]
             self.indices = [i.to(self.device) for i in own["indices"]]
             self.step = state["step"]
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Continue with "
                 "the one that wrote it (its commit and versions are in run.json), or start a new run."

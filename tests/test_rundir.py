@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ def undisturbed(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_folder_that_is_not_empty_is_refused(undisturbed: Path, drawn_set: Path, tmp_path: Path):
-    with pytest.raises(InputError, match=r"not empty[\s\S]*--resume"):
+    with pytest.raises(InputError, match=r"holds a run\. Continue it with --resume, or .* --out\.$"):
         train.train(small(drawn_set, undisturbed), "cvsa")
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(InputError, match=r"no config\.json"):
@@ -148,7 +149,7 @@ def test_a_folder_that_was_filled_while_a_run_began_is_refused(drawn_set: Path, 
         (tmp_path / "run" / "config.json").write_text("{}")
         run.path = tmp_path / "run"
         run._lock()
-        with pytest.raises(InputError, match="not empty"):
+        with pytest.raises(InputError, match="holds a run"):
             run._check(chosen)
 
 
@@ -194,6 +195,27 @@ def test_state_of_another_version_is_refused(drawn_set: Path, tmp_path: Path):
             train.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
 
 
+def test_resume_with_another_number_of_processes_is_refused(undisturbed: Path, drawn_set: Path):
+    run = RunDir(undisturbed)
+    run.note(processes=2)
+    try:
+        with pytest.raises(InputError, match=r"by 2 processes, and this is 1: .*torchrun --nproc-per-node 2\."):
+            train.train(small(drawn_set, undisturbed, resume=True), "cvsa")
+    finally:
+        run.note(processes=1)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_removed(
+    undisturbed: Path, drawn_set: Path, tmp_path: Path
+):
+    shutil.copytree(undisturbed, tmp_path / "a run", symlinks=True)
+    shutil.rmtree(tmp_path / "a run" / "checkpoints")
+    RunDir(tmp_path / "a run").note(status="failed", checkpoint=None)
+    for resume in (False, True):
+        with pytest.raises(InputError, match=rf"nothing is lost by rm -r '{tmp_path / 'a run'}'\.$"):
+            train.train(replace(small(drawn_set, tmp_path / "a run", resume=resume), epochs=3), "cvsa")
+
+
 def test_resume_without_the_checkpoints_it_once_had_is_refused(undisturbed: Path, drawn_set: Path):
     folder, aside = undisturbed / "checkpoints", undisturbed / "aside"
     folder.rename(aside)
@@ -209,9 +231,11 @@ def test_resume_of_another_recipe_names_the_one_that_was_run(tmp_path: Path, cap
     write_json(run.config_path, configfile.to_dict(recipes.cvsa_moco()))
     for recorded in ({"name": "cvsa-moco"}, {"name": "my own name"}, {}):
         write_json(run.path / "run.json", recorded)
-        assert cli.main(["run", "moco", "--out", str(run.path), "--resume"]) == 2
         right = "cvsa-moco" if recorded.get("name") == "cvsa-moco" else "cvsa"
-        assert f"Continue it: fgtrain run {right} --out '{run.path}' --resume" in capsys.readouterr().err
+        for typed in ("moco", "cvsa-cub-r18", "cvsa"):
+            if typed != right:
+                assert cli.main(["run", typed, "--out", str(run.path), "--resume"]) == 2
+                assert f"Continue it: fgtrain run {right} --out '{run.path}' --resume" in capsys.readouterr().err
 
 
 def test_resume_where_there_is_nothing_says_that_a_run_starts(drawn_set: Path, tmp_path: Path, capsys):
