@@ -1,13 +1,17 @@
 """MaxBoxAcc (Choe et al., CVPR 2020, section 3.3): how well class-activation maps find the annotated object.
 
 The map of an image is its true class's (localisation with the class known), from a linear layer on the frozen encoder
-that is trained on the pooled features of the train split: M(x, y) = w_class . z(x, y), resized to the image and scaled
-to [0, 1] by its own minimum and maximum. At a threshold tau the box is that of the largest 8-connected component of
-M >= tau, and BoxAcc(tau) is the share of images where it meets a true box with IoU >= 0.5. MaxBoxAcc is the best
-BoxAcc over tau. That the threshold is the best one for the scored images is part of the definition.
+that is trained on the pooled features of the train split: M(x, y) = w_class . z(x, y), resized to the image, scaled to
+[0, 1] by its own minimum and maximum, and cut to 8 bits. At a threshold tau the box is that of the largest 8-connected
+component of M > tau, and BoxAcc(tau) is the share of images where it meets a true box with IoU >= 0.5. MaxBoxAcc is the
+best BoxAcc over tau. That the threshold is the best one for the scored images is part of the definition.
 
-MaxBoxAccV2 (Choe et al., TPAMI 2022) counts the best box of all components, and is the mean of the maxima for
-IoU >= .3, .5 and .7. In both, images are resized to a square without a crop, so nothing of an object is cut off.
+MaxBoxAccV2 (Choe et al., TPAMI 2022) counts the best box of all outlines, and is the mean of the maxima for IoU >= .3,
+.5 and .7. In both, images are resized to a square without a crop, so nothing of an object is cut off.
+
+Boxes and thresholds are those of the authors' code (github.com/clovaai/wsolevaluation), IoU is not: there a found box
+is one pixel wider and higher unless it ends at the image's edge, a true one is rounded down to whole pixels and is one
+larger too, and a map with nothing above tau has the upper left pixel. Here boxes are continuous, and nothing has none.
 """
 
 from collections.abc import Sequence
@@ -29,7 +33,8 @@ from fgtrain.evaluate.linear import PROTOCOLS, Trial, fit
 from fgtrain.evaluate.probe import embed, forward
 from fgtrain.nets import Encoder
 
-THRESHOLDS = np.arange(100) / 100
+THRESHOLDS = np.arange(255) / 255
+"""Of an 8-bit map every level but the highest, above which nothing lies."""
 OVERLAPS = (0.3, 0.5, 0.7)
 
 
@@ -56,21 +61,24 @@ class Overlap:
 
 
 def component_boxes(mask: np.ndarray) -> np.ndarray:
-    """(S, S) bool -> (K, 4) boxes (l, t, w, h) in [0, 1] of its 8-connected components, the largest first.
+    """(S, S) bool -> (K, 4) boxes (l, t, w, h) in [0, 1] of its 8-connected components, and of the pixels around each
+    hole in them, the largest first.
 
-    Large by the area inside the outline, as in the authors' code: that of the polygon through the pixels' centres.
+    Large by the area inside the outline: that of the polygon through the pixels' centres.
     """
-    outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     outlines = sorted(outlines, key=cv2.contourArea, reverse=True)
     return np.array([cv2.boundingRect(outline) for outline in outlines], np.float64).reshape(-1, 4) / len(mask)
 
 
 def overlap(low: np.ndarray, truth: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """A map (h, w) and true boxes (K, 4) -> two (T,): IoU of the largest component's box, and of the best box."""
-    full = cv2.resize(low.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+    low = (low - low.min()).astype(np.float32)  # before the resizing too, which would not leave a flat map flat
+    full = cv2.resize(low, (size, size), interpolation=cv2.INTER_CUBIC)
     full -= full.min()
-    full /= max(float(full.max()), 1e-12)  # of a flat map nothing lies above a threshold other than 0
-    boxes = [component_boxes(full >= threshold) for threshold in THRESHOLDS]
+    full /= max(float(full.max()), 1e-12)
+    levels = (full * 255).astype(np.uint8)
+    boxes = [component_boxes(levels > level) for level in range(len(THRESHOLDS))]
     meets = iou(np.concatenate(boxes)[:, None], truth).max(1)
     each = np.split(meets, np.cumsum([len(found) for found in boxes])[:-1])
     return np.array([m[0] if len(m) else 0 for m in each]), np.array([m.max(initial=0) for m in each])
