@@ -73,10 +73,9 @@ def component_boxes(mask: np.ndarray) -> np.ndarray:
 
 def overlap(low: np.ndarray, truth: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """A map (h, w) and true boxes (K, 4) -> two (T,): IoU of the largest component's box, and of the best box."""
-    low = (low - low.min()).astype(np.float32)  # before the resizing too, which would not leave a flat map flat
-    full = cv2.resize(low, (size, size), interpolation=cv2.INTER_CUBIC)
+    full = cv2.resize(low.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     full -= full.min()
-    full /= max(float(full.max()), 1e-12)
+    full /= max(float(full.max()), 1e-12) if np.ptp(low) else np.inf  # a flat map is no longer flat when resized
     levels = (full * 255).astype(np.uint8)
     boxes = [component_boxes(levels > level) for level in range(len(THRESHOLDS))]
     meets = iou(np.concatenate(boxes)[:, None], truth).max(1)
