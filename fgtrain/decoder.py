@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 from fgdata.views import load
 from fgtrain.data import has_bf16
@@ -179,7 +179,9 @@ def warm_up(
         decoder.load_state_dict(state["decoder"])
         optimizer.load_state_dict(state["optimizer"])
         loader.load_state_dict(state["loader"])
-    say(f"Decoder warm-up: {settings.epochs} epochs" + (f", continued behind epoch {epoch}" if epoch else ""))
+    say(
+        f"Decoder warm-up: {counted(settings.epochs, 'epoch')}" + (f", continued behind epoch {epoch}" if epoch else "")
+    )
     saved = time.perf_counter()
 
     def keep() -> None:

@@ -5,8 +5,8 @@ Every process of a training runs this file; the first one alone writes. A line m
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Trainer:
     def __init__(self, config: Config, run: RunDir, shards: ShardSet, device: torch.device):
         self.config, self.run, self.shards, self.device = config, run, shards, device
         self.first, self.world = parallel.rank() == 0, parallel.world_size()
-        self.objective: Any = objectives.build(config, len(shards.split(config.data.split))).to(device).train()
+        with enough_memory(lambda: f"The networks and banks of these settings do not fit into the memory of {device}."):
+            self.objective: Any = objectives.build(config, len(shards.split(config.data.split))).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
             self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
         if config.machine.compile:
@@ -157,7 +158,7 @@ class Trainer:
         rate = optim.set_rates(self.optimizer, self.step, self.total, warmup, peak)
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         self.optimizer.zero_grad()
-        try:
+        with enough_memory(self.too_large):
             for number in range(settings.accumulate):
                 last = number + 1 == settings.accumulate
                 with nullcontext() if last or self.world == 1 else self.model.no_sync():  # pyright: ignore
@@ -166,8 +167,6 @@ class Trainer:
                     self.scaler.scale(loss / settings.accumulate).backward()
                 seen.append({"loss": loss.detach(), **logs})
             self.scaler.step(self.optimizer)
-        except torch.cuda.OutOfMemoryError as error:
-            raise InputError(self.too_large()) from error
         self.scaler.update()
         self.step += 1
         self.objective.after_step(self.step / self.total)
@@ -293,6 +292,17 @@ class Trainer:
                 keep = self.config.machine.keep_last
                 self.run.save_checkpoint(self.step, self.objective.encoder, about, state, keep)
                 self.run.note(checkpoint=self.step)
+
+
+@contextmanager
+def enough_memory(otherwise: Callable[[], str]) -> Iterator[None]:
+    """InputError with what `otherwise()` says where a tensor finds no place, on a GPU or on a CPU."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise InputError(otherwise()) from error
+        raise
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -14,7 +14,7 @@ import torch
 from trainable import final, metrics, same, small, stop_at_step
 
 from fgdata.errors import InputError
-from fgtrain import cli, train, trainer
+from fgtrain import cli, nets, train, trainer
 from fgtrain.config import Config
 from fgtrain.configfile import to_dict
 from fgtrain.nets import Encoder
@@ -323,3 +323,22 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(
     assert final(tmp_path / "run")["step"] == 4
     monkeypatch.setattr(Trainer, "train_step", step)
     train.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_full_memory_is_an_error_that_says_what_to_do(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+):
+    much = small(drawn_set, tmp_path / "run", "moco")
+    with pytest.raises(InputError, match="do not fit into the memory of cpu"), pytest.warns(UserWarning, match="queue"):
+        train.train(replace(much, moco=replace(much.moco, queue=1 << 45)), "moco")
+    assert not (tmp_path / "run").exists()
+
+    def full(*_: object) -> None:
+        if device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        torch.empty(1 << 52)
+
+    monkeypatch.setattr(nets.Encoder, "forward", full)
+    with pytest.raises(InputError, match=r"memory of cpu is full at 8 samples of 32 px at once\. --optim.accumulate 2"):
+        train.train(small(drawn_set, tmp_path / "run"), "cvsa")
