@@ -18,7 +18,7 @@ def open_shards(path: Path | None) -> ShardSet:
         raise InputError(
             f"No shard set given, and none under {SHARDS.resolve()} (looked for */manifest.json). Build one:\n"
             "  fgdata build-shards --dataset cub --saliency rbd\n"
-            "or name one with --data.shards FOLDER. With no dataset at hand, draw one:\n"
+            "or name one with --shards FOLDER (of fgtrain run: --data.shards). With no dataset at hand, draw one:\n"
             "  fgdata build-shards --dataset drawn --saliency rbd"
         )
     return ShardSet.open(sets[-1])
