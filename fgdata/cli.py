@@ -55,7 +55,7 @@ def build_shards(
         min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1].
         grid: Cells per side of the grid on which all boxes are compared, 2 to 256.
         max_side: Re-encode images whose longer side is larger to this many pixels. Default: the original JPEG bytes.
-        quality: JPEG quality of re-encoded images, 1 to 100.
+        quality: JPEG quality of re-encoded images, 1 to 100; their colour is kept at half the resolution (4:2:0).
         on_bad_image: stop names the first image that cannot be read or whose box lies outside it, and stops; skip
             leaves such images out and lists them in the manifest. A JPEG of which only the inside is damaged decodes,
             here as elsewhere, to a picture that is partly wrong: no decoder can tell for sure.

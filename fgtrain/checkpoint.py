@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from fgdata.errors import InputError
 from fgtrain.config import Config, Model
 from fgtrain.nets import Encoder
-from fgtrain.rundir import RunDir, whole
+from fgtrain.rundir import RunDir, checksum, whole
 
 WEIGHTS = "encoder.safetensors"
 
@@ -26,6 +26,8 @@ class Checkpoint:
     size: int
     """Side of the views it was trained on, in pixels."""
     step: int
+    crc32: int | None
+    """Checksum of the weights, as the file states it."""
     run: RunDir | None
 
     @classmethod
@@ -53,21 +55,26 @@ class Checkpoint:
                 )
             about = json.loads(said)
             model = Model(about["backbone"], int(about["width"]), about["stem"])  # pyright: ignore[reportArgumentType]
-            size, step = int(about["size"]), int(about["step"])
+            size, step, crc32 = int(about["size"]), int(about["step"]), about.get("crc32")
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
                 f"{file} is no encoder of fgtrain ({_reason(error)}). Name a run directory, a folder "
                 f"under its checkpoints/, or an {WEIGHTS} inside one."
             ) from error
         home = run or file.resolve().parent.parent.parent
-        return cls(file, model, size, step, RunDir(home) if (home / "config.json").is_file() else None)
+        return cls(file, model, size, step, crc32, RunDir(home) if (home / "config.json").is_file() else None)
 
     def encoder(self) -> Encoder:
         from safetensors.torch import load_file
 
-        encoder = Encoder(self.model)
+        encoder, weights = Encoder(self.model), load_file(self.file)
+        if self.crc32 not in (None, checksum(weights)):
+            raise InputError(
+                f"{self.file} is damaged: its weights have another checksum than it states. Name an earlier "
+                "checkpoint of the run, a folder under its checkpoints/."
+            )
         try:
-            encoder.load_state_dict(load_file(self.file))
+            encoder.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"{self.file} does not hold the network that its metadata names: {error}") from error
         return encoder
@@ -95,6 +102,9 @@ def run_export(path: Path, file: Path) -> None:
     found = Checkpoint.find(path)
     if file.suffix != ".safetensors":
         raise InputError(f"{file}: the file is written as safetensors; let its name end in .safetensors.")
+    if (file.resolve().parent.parent.parent / "config.json").is_file():
+        raise InputError(f"{file} would lie among the checkpoints of a run; name another place.")
+    found.encoder()  # a damaged one goes no further
     with whole(file) as part:
         shutil.copyfile(found.file, part)
     name = found.model.backbone

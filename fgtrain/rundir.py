@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -154,7 +155,7 @@ class RunDir:
             )
         return last
 
-    def save_checkpoint(self, step: int, encoder: Any, about: dict[str, str], state: dict[str, Any], keep: int) -> Path:
+    def save_checkpoint(self, step: int, encoder: Any, about: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
         """encoder.safetensors (torchvision's names, `about` as metadata) and state.pt, together or not at all.
 
         InputError when they cannot be written; the checkpoints before are whole then, and nothing of this one is left.
@@ -167,6 +168,7 @@ class RunDir:
         if (folder / name).is_dir() and self.last_checkpoint == (folder / name).resolve():
             return folder / name
         weights = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+        about = {**about, "crc32": checksum(weights)}
         # Made in memory and written by Python: torch and safetensors hide why a disk refused. One key of metadata, as
         # safetensors writes several in an order that differs from run to run.
         content = io.BytesIO()
@@ -200,6 +202,16 @@ class RunDir:
         for old in self.checkpoints[: -max(1, keep)]:
             shutil.rmtree(old)
         return folder / name
+
+
+def checksum(weights: dict[str, Any]) -> int:
+    """CRC-32 of tensors by name: safetensors has none, and a changed bit would be another encoder."""
+    import torch
+
+    crc = 0
+    for name in sorted(weights):
+        crc = zlib.crc32(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+    return crc
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """An exported encoder in the libraries that would use it: every weight of theirs is found in the file."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
+from fgdata.errors import InputError
 from fgtrain import cli
+from fgtrain.checkpoint import Checkpoint
 from fgtrain.config import Model
 from fgtrain.nets import Encoder
 from fgtrain.rundir import RunDir
@@ -58,3 +62,20 @@ def test_backbone_of_lightlys_examples_takes_it(exported):
     assert_same(cut, ours)
     head = modules.SimCLRProjectionHead(ours.dim, 64, 32)
     assert head(cut(torch.rand(2, 3, 64, 64)).flatten(1)).shape == (2, 32)
+
+
+def test_a_changed_bit_and_a_place_among_checkpoints_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    network = Encoder(Model(width=8))
+    about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "1", "method": "byol"}
+    folder = RunDir(tmp_path).save_checkpoint(1, network, about, {}, keep=1)
+    (tmp_path / "config.json").write_text("{}")
+    file = folder / "encoder.safetensors"
+    assert cli.main(["export", str(file), str(file)]) == 2
+    assert "would lie among the checkpoints of a run" in capsys.readouterr().err
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"encoder\.safetensors is damaged: its weights have another checksum"):
+        Checkpoint.find(file).encoder()
+    assert cli.main(["export", str(file), str(tmp_path / "out.safetensors")]) == 2
+    assert not (tmp_path / "out.safetensors").exists()
