@@ -9,6 +9,7 @@ import sys
 import tyro
 from bench_build import build
 from bench_colour import colour
+from bench_retrieval import retrieval
 from bench_saliency import saliency
 from bench_step import step
 from bench_views import views
@@ -17,8 +18,14 @@ from fgdata.errors import InputError
 
 if __name__ == "__main__":
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"saliency": saliency, "build": build, "views": views, "colour": colour, "step": step}, description=__doc__
-        )
+        commands = {
+            "saliency": saliency,
+            "build": build,
+            "views": views,
+            "colour": colour,
+            "step": step,
+            "retrieval": retrieval,
+        }
+        tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     except InputError as error:
         sys.exit(f"error: {error}")
