@@ -33,10 +33,11 @@ class Checkpoint:
     @classmethod
     def find(cls, path: Path) -> "Checkpoint":
         """A run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
-        if not path.exists():
-            runs = sorted(p.parent.name for p in Path("runs").glob("*/config.json"))
-            raise InputError(f"{path} does not exist. Runs under runs/: {', '.join(runs) or 'none'}.")
         run = path if (path / "config.json").is_file() else None
+        if run is None and not (path / WEIGHTS if path.is_dir() else path).exists():
+            runs = sorted(p.parent.name for p in Path("runs").glob("*/config.json"))
+            what = f"holds neither a run (config.json) nor an {WEIGHTS}" if path.is_dir() else "does not exist"
+            raise InputError(f"{path} {what}. Runs under runs/: {', '.join(runs) or 'none'}.")
         if run is not None:
             last = RunDir(path).last_checkpoint
             if last is None:
@@ -120,6 +121,4 @@ def run_export(path: Path, file: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "it does not exist"
     return f"{error} is missing in its metadata" if isinstance(error, KeyError) else str(error)

@@ -155,6 +155,9 @@ class Config:
         need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")
         need(self.optim.weight_decay >= 0, "optim.weight-decay", self.optim.weight_decay, "0 or more")
         need(self.optim.warmup_epochs >= 0, "optim.warmup-epochs", self.optim.warmup_epochs, "0 or more")
+        standard = (self.model.width, self.model.stem) == (64, "imagenet")
+        allowed = "a file, or with --model.width 64 and --model.stem imagenet ImageNet's weights"
+        need(self.init != "imagenet" or standard, "init", "imagenet", allowed)
         need(
             0 <= self.freeze_stages <= 3, "freeze-stages", self.freeze_stages, "0 to 3, as layer4 must learn something"
         )

@@ -251,7 +251,9 @@ def test_encoder_alone_is_evaluated_with_shards_named(run: Path, drawn_set: Path
 
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="no encoder of fgtrain"):
+    with pytest.raises(
+        InputError, match=r"holds neither a run \(config.json\) nor an encoder.safetensors\. Runs under"
+    ):
         Checkpoint.find(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"not one")
     with pytest.raises(InputError, match="no encoder of fgtrain"):
