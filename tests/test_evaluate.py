@@ -252,7 +252,7 @@ def test_encoder_alone_is_evaluated_with_shards_named(run: Path, drawn_set: Path
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path):
     with pytest.raises(
-        InputError, match=r"holds neither a run \(config.json\) nor an encoder.safetensors\. Runs under"
+        InputError, match=r"neither a run \(config.json\) nor an encoder.safetensors\. Runs"
     ):
         Checkpoint.find(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"not one")

@@ -106,6 +106,17 @@ def test_two_runs_stand_side_by_side(runs: list[Path], capsys: pytest.CaptureFix
     assert cli.main(["show", "gradcam"]) == 2
 
 
+@pytest.mark.parametrize("what", ["views", "gradcam", "curves"])
+def test_a_picture_that_cannot_be_written_is_named(what: str, runs: list[Path], tmp_path: Path, capsys):
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "p.png").mkdir()
+    rows = [] if what == "curves" else ["--rows", "2"]
+    assert cli.main(["show", what, str(runs[0]), *rows, "--out", str(taken / "p.png")]) == 2
+    assert f"{taken / 'p.png'} could not be written: Is a directory" in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in taken.iterdir()] == ["p.png"]
+
+
 def test_curves_take_every_figure_and_skip_what_a_line_lacks(tmp_path: Path):
     lines = [
         {"step": 1, "epoch": 0.5, "loss": 2.0, "lr": 0.1},
