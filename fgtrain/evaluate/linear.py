@@ -145,8 +145,11 @@ def linear(
         ]
         for fraction in fractions
     }
-    crops = repeat(whole) if cache else passes(encoder, shards, "train", random, device, seed)
-    fit(crops, [trial for each in made.values() for trial in each], protocol)
+    fit(
+        repeat(whole) if cache else passes(encoder, shards, "train", random, device, seed),
+        [trial for each in made.values() for trial in each],
+        protocol,
+    )
     test = embed(encoder, shards, "test", central, device)
     chosen = {fraction: [trial.best(whole) for trial in each] for fraction, each in made.items()}
     return {fraction: [(s.right(test), s.rate) for s in each] for fraction, each in chosen.items()}
