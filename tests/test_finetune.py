@@ -64,7 +64,11 @@ def test_search_and_trials_see_the_samples_they_should(drawn_set: Path, monkeypa
     def files(reader) -> list[bytes]:
         return [reader.read(i)["jpg"] for i in range(len(reader))]
 
-    monkeypatch.setattr(finetune, "fine_tune", lambda _e, data, *_: learned.append(files(data.split("train"))))
+    def learn(_encoder, data: ShardSet, *_) -> torch.nn.Module:
+        learned.append(files(data.split("train")))
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(finetune, "fine_tune", learn)
     monkeypatch.setattr(finetune, "accuracy", lambda _n, data, s, *_: scored.append((s, files(data.split(s)))) or 0.5)
     finetune.tune(small, shards, 32, CPU, Tuning(1, 8, (0.1, 0.01), (0.0,), 1), 0, lambda _fit, train: train())
     every = files(shards.split("train"))
@@ -97,3 +101,15 @@ def test_settings_that_cannot_be_trained_with_are_refused(drawn_set: Path):
             tuning.check()
     with pytest.raises(InputError, match="--batch-size is 30; allowed: 2 to 28, the images to train on"):
         finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, Tuning(batch_size=30), 0, lambda _fit, train: train())
+
+
+def test_a_diverged_fit_is_never_chosen_and_never_a_result(drawn_set: Path):
+    scores = {}
+
+    def finish(fit: Fit, train) -> float:
+        return scores.setdefault((fit.rate, fit.search), train())
+
+    tuning = Tuning(epochs=2, batch_size=8, rates=(1e30, 1e20), decays=(0.0,), trials=1)
+    with pytest.raises(InputError, match=r"diverged: at learning rate 1e\+30 and weight decay 0, seed 0"):
+        finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, tuning, 0, finish)
+    assert scores == {(1e30, True): 0.0, (1e20, True): 0.0}

@@ -130,6 +130,11 @@ def tune(
         network = fine_tune(make(), learns, size, device, fit, tuning)
         if fit.search:
             return accuracy(network, Part(shards, "train", held.nonzero()[:, 0]), "train", size, device)
+        if not all(parameter.isfinite().all() for parameter in network.parameters()):
+            raise InputError(
+                f"Fine-tuning diverged: at learning rate {fit.rate:g} and weight decay {fit.decay:g}, seed {fit.seed}, "
+                "the weights are not finite after the last epoch. Name lower --rates."
+            )
         return accuracy(network, shards, "test", size, device)
 
     best = grid[0]
@@ -163,9 +168,10 @@ def fine_tune(encoder: Encoder, shards: ShardSet, size: int, device: torch.devic
 
 
 def accuracy(network: Network, shards: ShardSet, split: str, size: int, device: torch.device) -> float:
-    """Share of a split that is classified right, on the central square."""
+    """Share of a split that is classified right, on the central square: nothing by a network that has diverged."""
     right = []
     for features, batch in forward(network.encoder, shards, split, ViewSpec.evaluation(size), device):
         with torch.inference_mode():
-            right.append(network.head(features.pooled.float()).argmax(1) == batch["label"].to(device))
+            logits = network.head(features.pooled.float())
+            right.append((logits.argmax(1) == batch["label"].to(device)) & logits.isfinite().all(1))
     return torch.cat(right).float().mean().item()
