@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from fgtrain.config import NEIGHBOURS, TEMPERATURE
+from fgtrain.config import NEIGHBOURS, TEMPERATURE, need
+
+
+class Checked:
+    """Flags that several commands have, and what they may be."""
+
+    def __post_init__(self) -> None:
+        seed, out = getattr(self, "seed", 0), getattr(self, "out", None)
+        need(0 <= seed < 1 << 32, "seed", seed, "0 to 2^32 - 1")
+        need(out is None or out.suffix == ".png", "out", out, "a file whose name ends in .png")
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Knn:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Checked):
     """A linear layer on frozen features, trained on the train split, scored on the test split at its last epoch."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
@@ -69,7 +78,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Checked):
     """The whole network trained further with labels: learning rate and weight decay chosen on a tenth of the train
     split, then several trials on all of it, scored on the test split. A call that is stopped goes on behind its last
     finished training when it is typed again."""
@@ -125,7 +134,7 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
-class Localization:
+class Localization(Checked):
     """MaxBoxAcc: do class-activation maps of a linear layer find the annotated object of the test images?"""
 
     run: Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
@@ -148,7 +157,7 @@ class Localization:
 
 
 @dataclass(frozen=True)
-class Views:
+class Views(Checked):
     """Images with their boxes, SaliencySwap views with their masks, and with backgrounds views pasted over them, else
     RandomResizedCrop views."""
 
@@ -179,7 +188,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Checked):
     """Images, what the decoder of a synth-pair run makes of their features, and of the perturbed features."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
@@ -202,7 +211,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Gradcam:
+class Gradcam(Checked):
     """Where a linear classifier on the frozen encoder looks: Grad-CAM of the true class, several runs side by side."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN...]", help_behavior_hint="(required)")]
@@ -229,7 +238,7 @@ class Gradcam:
 
 
 @dataclass(frozen=True)
-class Curves:
+class Curves(Checked):
     """Loss and every other figure of metrics.jsonl over the epochs, several runs in one picture."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN...]", help_behavior_hint="(required)")]

@@ -251,9 +251,7 @@ def test_encoder_alone_is_evaluated_with_shards_named(run: Path, drawn_set: Path
 
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path):
-    with pytest.raises(
-        InputError, match=r"neither a run \(config.json\) nor an encoder.safetensors\. Runs"
-    ):
+    with pytest.raises(InputError, match=r"neither a run \(config.json\) nor an encoder.safetensors\. Runs"):
         Checkpoint.find(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"not one")
     with pytest.raises(InputError, match="no encoder of fgtrain"):
@@ -315,3 +313,17 @@ def test_extent_and_wrapping_of_the_sheet():
     assert pictures.extent(mask) == (3, 2, 9, 5)
     font = pictures.ImageFont.load_default(15)
     assert pictures.wrapped("one two three four five six seven", font, 80).count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("eval linear RUN --seed -1", "--seed is -1; allowed: 0 to 2^32 - 1"),
+        ("eval localization RUN --seed -1", "--seed is -1"),
+        ("show gradcam RUN --seed -1", "--seed is -1"),
+        ("show curves RUN --out a.txt", "--out is a.txt; allowed: a file whose name ends in .png"),
+    ],
+)
+def test_flags_that_commands_share_are_refused_before_any_work(line: str, message: str, run: Path, capsys):
+    assert cli.main([str(run) if word == "RUN" else word for word in line.split()]) == 2
+    assert message in capsys.readouterr().err
