@@ -65,8 +65,8 @@ def draw_gradcam(
     All runs are shown, and their layers trained, on the shard set and at the view size of the first.
     """
     need(1 <= len(paths) <= 8, "RUN", f"given {len(paths)} times", "1 to 8 runs, side by side")
-    first = Subject.open(paths[0], shards, size, device, ("train", split))
-    subjects = [first, *(Subject.open(p, first.shards.path, first.size, device, ("train", split)) for p in paths[1:])]
+    first = Subject.open(paths[0], shards, size, device, ("train",))
+    subjects = [first, *(Subject.open(p, first.shards.path, first.size, device, ("train",)) for p in paths[1:])]
     data, reader = first.shards, first.shards.split(split)
     need(1 <= rows <= len(reader), "rows", rows, f"1 to {len(reader):,}, the images of the {split} split")
     chosen = np.sort(np.random.default_rng(seed).choice(len(reader), rows, replace=False))
