@@ -8,18 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .lines import add_line
 from .shards.reader import ShardSet
 
 LOG = "build.jsonl"
 
 
 def append(folder: Path, line: dict[str, Any]) -> None:
-    """Adds a line; behind one that a power cut or a full disk cut short it begins a new one."""
-    with (folder / LOG).open("ab+") as file:
-        if end := file.tell():
-            file.seek(end - 1)
-        torn = end and file.read(1) != b"\n"
-        file.write(b"\n" * bool(torn) + json.dumps(line).encode() + b"\n")
+    add_line(folder / LOG, json.dumps(line))
 
 
 def read(shards: ShardSet) -> list[dict[str, Any]]:

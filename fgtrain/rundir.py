@@ -21,6 +21,7 @@ from shlex import quote
 from typing import Any
 
 from fgdata.errors import InputError
+from fgdata.lines import add_line
 from fgdata.lock import alone
 from fgtrain.config import Config
 from fgtrain.configfile import differences, from_dict, to_dict
@@ -288,25 +289,6 @@ def append(path: Path, line: str) -> None:
         add_line(path, line)
     except OSError as error:
         raise InputError(f"{path} could not be written: {error.strerror}. What it held before is kept.") from error
-
-
-def add_line(path: Path, line: str, sync: bool = False) -> None:
-    """Adds a line, whole or not at all: what a full disk cut short is taken back before the OSError goes on. Behind
-    half a line, which a power cut may leave, it is still a line of its own. `sync`: on the disk when this returns.
-    """
-    with path.open("a+b", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 1))
-        torn = file.read(1) not in (b"", b"\n")
-        left = memoryview(("\n" * torn + line + "\n").encode())
-        try:
-            while left:
-                left = left[file.write(left) :]
-            if sync:
-                os.fsync(file.fileno())
-        except OSError:
-            file.truncate(end)
-            raise
 
 
 def remove(path: Path) -> None:

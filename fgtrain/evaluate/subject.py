@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from fgdata.errors import InputError
+from fgdata.lines import add_line
 from fgdata.shards.reader import ShardSet
 from fgtrain import provenance
 from fgtrain.checkpoint import Checkpoint
 from fgtrain.config import need
 from fgtrain.data import open_shards, pick_device
 from fgtrain.nets import Encoder
-from fgtrain.rundir import add_line
 
 SMALLEST, LARGEST = 8, 4096  # pixels, as of any view
 
