@@ -41,8 +41,10 @@ class Checkpoint:
         if run is not None:
             last = RunDir(path).last_checkpoint
             if last is None:
-                name = RunDir(path).facts.get("name", "NAME")
-                go_on = f"fgtrain run {name} --out {quote(str(path))} --resume"
+                facts = RunDir(path).facts
+                if facts.get("status") == "failed":
+                    raise InputError(f"{path} has no checkpoint: its training failed. {facts.get('reason')}")
+                go_on = f"fgtrain run {facts.get('name', 'NAME')} --out {quote(str(path))} --resume"
                 raise InputError(f"{path} has no checkpoint yet. Continue it: {go_on}")
             path = last
         file = path / WEIGHTS if path.is_dir() else path
@@ -103,7 +105,7 @@ def run_export(path: Path, file: Path) -> None:
     found = Checkpoint.find(path)
     if file.suffix != ".safetensors":
         raise InputError(f"{file}: the file is written as safetensors; let its name end in .safetensors.")
-    if (file.resolve().parent.parent.parent / "config.json").is_file():
+    if any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents):
         raise InputError(f"{file} would lie among the checkpoints of a run; name another place.")
     found.encoder()  # a damaged one goes no further
     with whole(file) as part:

@@ -183,7 +183,7 @@ def moco_swap_cub_r18() -> MocoConfig:
 
 
 def synth_pair() -> SynthPairConfig:
-    """Synthesized pairs on MoCo v2 from scratch, with a light decoder: about 3.7 times the step of MoCo v2.
+    """Synthesized pairs on MoCo v2 from scratch, with a light decoder: about 3.6 times the step of MoCo v2.
 
     fgtrain run synth-pair
 

@@ -72,6 +72,7 @@ def test_a_changed_bit_and_a_place_among_checkpoints_are_refused(tmp_path: Path,
     file = folder / "encoder.safetensors"
     assert cli.main(["export", str(file), str(file)]) == 2
     assert "would lie among the checkpoints of a run" in capsys.readouterr().err
+    assert cli.main(["export", str(file), str(tmp_path / "checkpoints" / "x.safetensors")]) == 2
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)

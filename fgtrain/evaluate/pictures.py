@@ -93,22 +93,24 @@ def extent(mask: np.ndarray) -> tuple[float, float, float, float] | None:
 
 
 def fitted(rgb: np.ndarray, size: int) -> Image.Image:
-    """The whole image, its longer side `size` pixels."""
+    """The whole image, its longer side `size` pixels, the other at least one."""
     image = Image.fromarray(rgb)
     scale = size / max(image.size)
-    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    sides = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(sides, Image.Resampling.LANCZOS)
 
 
 def framed(image: Image.Image, corners: tuple[float, float, float, float] | None, scale: float) -> Image.Image:
-    """Outlines left, top, right, bottom (in pixels before `scale`) just inside the picture."""
+    """Outlines left, top, right, bottom (in pixels before `scale`) just inside the picture; what is narrower than the
+    outline is filled by it."""
     if corners is None:
         return image
     left, top, right, bottom = (round(value * scale) for value in corners)
     left, top = max(left, 0), max(top, 0)
     right, bottom = min(right, image.width) - 1, min(bottom, image.height) - 1
     draw = ImageDraw.Draw(image)
-    draw.rectangle((left, top, right, bottom), outline=PAPER, width=4)
-    draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=MARK, width=2)
+    draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=PAPER, width=4)
+    draw.rectangle((left + 1, top + 1, max(left + 1, right - 1), max(top + 1, bottom - 1)), outline=MARK, width=2)
     return image
 
 

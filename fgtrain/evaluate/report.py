@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from fgdata.boxes import CENTRED, WHOLE, iou
+from fgdata.errors import counted
 from fgdata.views import ViewSpec
 from fgtrain.config import need
 from fgtrain.evaluate import finetune, linear, localization, probe, retrieval
@@ -68,7 +69,7 @@ def run_linear(
         subject.found.encoder(), subject.shards, subject.size, subject.device, how, cache, fractions, trials, seed
     )
     crops = "central squares, features computed once" if cache else "random crops"
-    title = f"linear, {protocol}, {how.epochs} epochs, {crops}, {subject.size} px"
+    title = f"linear, {protocol}, {counted(how.epochs, 'epoch')}, {crops}, {subject.size} px"
     table = new_table(f"{title}: {subject.name}", "labels", "test accuracy, %", "trials", "learning rate", "n")
     records = []
     for fraction, each in found.items():
@@ -118,7 +119,7 @@ def run_finetune(
         subject.found.encoder, subject.shards, subject.size, subject.device, tuning, seed, finish
     )
     n = subject.shards.splits["test"]
-    title = f"fine-tuned, {tuning.epochs} epochs, batch {tuning.batch_size}, {subject.size} px"
+    title = f"fine-tuned, {counted(tuning.epochs, 'epoch')}, batch {tuning.batch_size}, {subject.size} px"
     table = new_table(title, "encoder", "test accuracy, %", "trials", "learning rate", "weight decay", "n")
     chosen = (f"{best.rate:g}", f"{best.decay:g}")
     table.add_row(subject.name, percent(accuracies), str(tuning.trials), *chosen, f"{n:,}")

@@ -88,7 +88,8 @@ def append(path: Path, record: dict[str, Any]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a .jsonl file, [] when there is none. InputError naming the line that is none.
 
-    A last line without its end is still being written, or of a process killed over it, and is left out.
+    A last line without its end is still being written, or of a process killed over it, and is left out; so is half a
+    line behind which others stand.
     """
     if not path.is_file():
         return []
@@ -97,5 +98,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except ValueError:
+            if line.startswith("{") and not line.endswith("}"):
+                continue
             raise InputError(f"{path}, line {number} is no JSON: {line[:60]!r}. Delete that line.") from None
     return records
