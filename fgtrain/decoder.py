@@ -112,31 +112,6 @@ def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     )
 
 
-def prepare(
-    decoder: Decoder,
-    encoder: nn.Module,
-    config: SynthPairConfig,
-    run: RunDir,
-    shards: ShardSet,
-    device: torch.device,
-    say: Callable[[str], None],
-    stop: Callable[[], bool],
-) -> None:
-    """Gives the decoder its weights before the first step: this run's own, those of --decoder, or a warm-up's.
-
-    Whichever it was, they are then in the run as decoder.safetensors; a warm-up that `stop()` ended goes on next time.
-    """
-    file = run.path / FILE
-    if file.is_file():
-        decoder.load(file)
-    elif config.decoder is not None:
-        decoder.load(config.decoder)
-        decoder.save(file)
-    elif config.reconstruct.epochs and warm_up(decoder, encoder, config, run, shards, device, say, stop):
-        decoder.save(file)
-        (run.path / UNFINISHED).unlink(missing_ok=True)
-
-
 def warm_up(
     decoder: Decoder,
     encoder: nn.Module,

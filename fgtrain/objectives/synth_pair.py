@@ -61,8 +61,20 @@ class SynthPair(nn.Module):
         say: Callable[[str], None],
         stop: Callable[[], bool],
     ) -> None:
-        """The decoder's weights, before the first step of a run, or less when `stop()` says so."""
-        decoder.prepare(self.decoder, self.encoder, self.config, run, shards, device, say, stop)
+        """Gives the decoder its weights before the first step: this run's own, those of --decoder, or a warm-up's.
+
+        Whichever it was, they are then in the run as decoder.safetensors; a warm-up that `stop()` ended goes on next
+        time.
+        """
+        file, config, given = run.path / decoder.FILE, self.config, (run, shards, device, say, stop)
+        if file.is_file():
+            self.decoder.load(file)
+        elif config.decoder is not None:
+            self.decoder.load(config.decoder)
+            self.decoder.save(file)
+        elif config.reconstruct.epochs and decoder.warm_up(self.decoder, self.encoder, config, *given):
+            self.decoder.save(file)
+            (run.path / decoder.UNFINISHED).unlink(missing_ok=True)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         pair, views, x = self.pair, batch["views"], batch["plain"]
