@@ -71,8 +71,9 @@ def build_shards(
         class_list: imagenet100 only: the file with the classes. Default: imagenet100.txt in the root.
         download: First fetch the dataset into the root, when its publisher offers it freely and it is not there yet.
     """
-    from . import build, datasets
-    from .boxes import Objective
+    from . import datasets
+    from .boxes.objective import Objective
+    from .building import build
     from .cores import available_cores
 
     out = out or Path("shards") / dataset
@@ -139,9 +140,9 @@ def rebox(
         out: Write the new set to this folder and leave the old one alone. Default: in place.
         jobs: Worker processes, one thread each. Default: all cores.
     """
+    from .building.rewrite import objective_of
+    from .building.rewrite import rebox as rebox_set
     from .cores import available_cores
-    from .rebox import objective_of
-    from .rebox import rebox as rebox_set
 
     wanted = objective_of(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
@@ -161,8 +162,8 @@ def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int |
         out: Write the new set to this folder and leave the old one alone. Default: in place.
         jobs: Worker processes, one thread each. Default: all cores.
     """
+    from .building.rewrite import add as add_to_set
     from .cores import available_cores
-    from .rebox import add as add_to_set
 
     done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: boxes by {saliency} added to {_total(done.manifest)} in {done.seconds:,.1f} s")
@@ -176,10 +177,10 @@ def check(shards: ShardFolder) -> int:
     Args:
         shards: The folder of the shard set.
     """
+    from .files.swap import left_behind
     from .progress import Progress
     from .shards.check import check as check_set
     from .shards.manifest import read_manifest
-    from .swap import left_behind
 
     total = sum(split["samples"] for split in read_manifest(shards)["splits"].values())
     with Progress("Checking", total) as progress:
@@ -209,7 +210,7 @@ def score(shards: ShardFolder, as_json: Annotated[bool, tyro.conf.arg(name="json
         shards: The folder of the shard set.
         as_json: Print JSON instead of a table.
     """
-    from .score import score as score_set
+    from .report.score import score as score_set
 
     found = score_set(shards)
     if as_json:
@@ -237,7 +238,7 @@ def show(shards: ShardFolder, out: Path | None = None, samples: int = 96) -> int
         out: The file to write. Default: report.html in the shard set's folder.
         samples: Images to show; 1 to 1,000. The numbers are of all samples.
     """
-    from .report import write_report
+    from .report.page import write_report
 
     path = write_report(shards, out or shards / "report.html", samples)
     print(f"Wrote {path}: one file, open it in any browser.")
@@ -250,7 +251,7 @@ def list_all(folder: Path = Path("shards")) -> int:
     Args:
         folder: Where shard sets are looked for.
     """
-    from .listing import print_listing
+    from .report.listing import print_listing
 
     print_listing(folder)
     return 0

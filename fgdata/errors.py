@@ -24,7 +24,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Text from a file's name, as text that every file and terminal takes: what is not UTF-8 in it as \\udcNN."""
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -1,33 +1,36 @@
-"""A progress bar on a terminal (images, images/s, time left), a plain line now and then elsewhere."""
+"""A progress bar on a terminal, a plain line every few seconds elsewhere."""
 
 import sys
 import time
 from types import TracebackType
+from typing import Literal
 
-_SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts images towards a total: `with Progress("Building", total) as progress: progress.advance(n)`."""
+    """Counts images or bytes towards a total: `with Progress("Building", total) as progress: progress.advance(n)`.
 
-    def __init__(self, title: str, total: int, done: int = 0):
-        self.title, self.total, self.count, self._at_start = title, total, done, done
+    total: None where it is not known. done: what was finished before; it does not count towards the rate.
+    """
+
+    def __init__(self, title: str, total: int | None, done: int = 0, unit: Literal["images", "bytes"] = "images"):
+        self.title, self.total, self.count, self.unit = title, total, done, unit
+        self._at_start = done
 
     def __enter__(self) -> "Progress":
         self._start = self._last_line = time.monotonic()
-        self._bar = _bar(self.title, self.total, self.count) if sys.stderr.isatty() else None
+        self._bar = self._show_bar() if sys.stderr.isatty() else None
         return self
 
-    def advance(self, images: int) -> None:
-        self.count += images
+    def advance(self, count: int) -> None:
+        self.count += count
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=self.count, rate=f"{self.rate:,.0f} images/s")
-        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            rate = f"{self.rate:,.0f} images/s" if self.unit == "images" else ""
+            self._bar.update(self._bar.task_ids[0], completed=self.count, rate=rate)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            line = f"{self.title}: {self.count:,} of {self.total:,} images, {self.rate:,.0f} images/s"
-            if self.rate:
-                line += f", {(self.total - self.count) / self.rate:,.0f} s left"
-            print(line, file=sys.stderr, flush=True)
+            print(self._line(), file=sys.stderr, flush=True)
 
     @property
     def seconds(self) -> float:
@@ -35,27 +38,32 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Images per second since the start, images that were done before not counted."""
+        """Images or bytes per second since the start."""
         return (self.count - self._at_start) / max(self.seconds, 1e-9)
 
     def __exit__(self, kind: type | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar:
             self._bar.stop()
 
+    def _line(self) -> str:
+        if self.unit == "bytes":
+            of = f" of {self.total / 1e6:,.0f}" if self.total else ""
+            return f"{self.title}: {self.count / 1e6:,.0f}{of} MB, {self.rate / 1e6:,.1f} MB/s"
+        line = f"{self.title}: {self.count:,} of {self.total or 0:,} images, {self.rate:,.0f} images/s"
+        if self.rate and self.total:
+            line += f", {(self.total - self.count) / self.rate:,.0f} s left"
+        return line
 
-def _bar(title: str, total: int, done: int):
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+    def _show_bar(self):
+        from rich import progress as rich
+        from rich.console import Console
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    bar = RichProgress(*columns, console=Console(stderr=True))
-    bar.add_task(title, total=total, completed=done, rate="")
-    bar.start()
-    return bar
+        units = {
+            "images": (rich.MofNCompleteColumn(), rich.TextColumn("{task.fields[rate]}")),
+            "bytes": (rich.DownloadColumn(), rich.TransferSpeedColumn()),
+        }
+        columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), *units[self.unit])
+        bar = rich.Progress(*columns, rich.TimeRemainingColumn(), console=Console(stderr=True))
+        bar.add_task(self.title, total=self.total, completed=self.count, rate="")
+        bar.start()
+        return bar

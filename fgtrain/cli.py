@@ -12,11 +12,12 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, arg, subcommand
 
 from fgdata.errors import InputError, run_command
-from fgtrain.commands import COMMANDS
-from fgtrain.config import Config
-from fgtrain.configfile import from_dict
-from fgtrain.memory import keep_freed
-from fgtrain.recipes import RECIPES
+
+from .commands import COMMANDS, call
+from .engine.memory import keep_freed
+from .settings.common import Config
+from .settings.file import from_dict
+from .settings.recipes import RECIPES
 
 
 def commands(defaults: Config | None, name: str | None) -> Any:
@@ -38,12 +39,6 @@ def commands(defaults: Config | None, name: str | None) -> Any:
         recipe: Annotated[recipes, arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
         """The method and the settings it starts from."""
 
-        def main(self) -> None:
-            chosen: Any = self.recipe
-            from fgtrain.train import train
-
-            train(chosen, name or chosen.method)
-
     # A recipe's switch may be on, and then its flag turns it off: both are shown. Elsewhere all are off.
     others = [Annotated[kind, subcommand(group), FlagCreatePairsOff] for group, kind in COMMANDS.items()]
     return Union[tuple([Annotated[Run, subcommand("run")], *others])]  # noqa: UP007
@@ -51,7 +46,7 @@ def commands(defaults: Config | None, name: str | None) -> Any:
 
 def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     """`fgtrain run NAME ...`: the settings in --config, or with --resume those of the run in --out, and NAME."""
-    from fgtrain.rundir import read_json
+    from .runs.files import read_json
 
     name = argv[1] if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-") else None
     if name is not None and name not in RECIPES:
@@ -110,7 +105,12 @@ def main(argv: list[str] | None = None) -> int:
             config=(OmitSubcommandPrefixes,),
         )
         try:
-            chosen.main()
+            if hasattr(chosen, "recipe"):
+                from .engine.lifecycle import train
+
+                train(chosen.recipe, argv[1])
+            else:
+                call(chosen)
         except ModuleNotFoundError as fault:
             if (fault.name or "").partition(".")[0] not in ("torch", "torchvision", "timm", "safetensors", "scipy"):
                 raise

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fgdata.errors import InputError
-from fgtrain.data import pick_device
+
+from .place import pick_device
 
 PATIENCE = timedelta(days=2)  # one process may do hours of work, such as a decoder's warm-up, while the others wait
 

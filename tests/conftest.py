@@ -1,23 +1,20 @@
 """What tests of several rooms share: the real images, when they are here, and one small drawn shard set."""
 
-import os
 from pathlib import Path
 
 import pytest
+from paths import REAL_DATA
 
-from fgdata.build import build
+from fgdata.building.build import build
 from fgdata.datasets import read
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images, or a skip that says where it was looked for."""
-    folder = Path(os.environ.get("FGDATA_REAL_DATA") or ROOT.parent / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip(f"real images are not here: no folder {folder} (set FGDATA_REAL_DATA)")
-    return folder
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no folder {REAL_DATA} with real images (set FGDATA_REAL_DATA)")
+    return REAL_DATA
 
 
 @pytest.fixture(scope="session")

@@ -11,30 +11,31 @@ import pytest
 import torch
 
 from fgdata.views import ViewSpec
-from fgtrain import config, methods, recipes
-from fgtrain.rundir import RunDir, load_state
-from fgtrain.trainer import Trainer
+from fgtrain.engine.trainer import Trainer
+from fgtrain.runs.rundir import RunDir
+from fgtrain.runs.state import load_state
+from fgtrain.settings import common, methods, recipes
 
 RATES = ("images_per_second", "data_wait")
 
 
-def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> config.Config:
+def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Config:
     """Four batches of 8 at 32 px per epoch, two epochs, a network of width 8."""
     base = recipes.RECIPES[name]()
     fields = {
-        "data": config.Data(shards, batch_size=8, detector="gt"),
+        "data": common.Data(shards, batch_size=8, detector="gt"),
         "views": ViewSpec(size=32, crop=base.views.crop),
-        "model": config.Model(width=8),
+        "model": common.Model(width=8),
         "optim": replace(base.optim, warmup_epochs=0.5),
-        "byol": methods.Byol(hidden=16, dim=8),
-        "moco": methods.Moco(dim=8),
-        "simsiam": methods.Simsiam(hidden=16, dim=8, bottleneck=8),
-        "simclr": methods.Simclr(hidden=16, dim=8),
-        "align": methods.Align(hidden=16, dim=8),
-        "pair": methods.Pair(bank=24, kappa=0.9),
-        "reconstruct": methods.Reconstruct(width=2, epochs=1, batch_size=8),
+        "byol": methods.ByolSettings(hidden=16, dim=8),
+        "moco": methods.MocoSettings(dim=8),
+        "simsiam": methods.SimsiamSettings(hidden=16, dim=8, bottleneck=8),
+        "simclr": methods.SimclrSettings(hidden=16, dim=8),
+        "align": methods.AlignSettings(hidden=16, dim=8),
+        "pair": methods.PairSettings(bank=24, kappa=0.9),
+        "reconstruct": methods.ReconstructSettings(width=2, epochs=1, batch_size=8),
         "epochs": 2,
-        "machine": config.Machine(out=out, device="cpu", threads=2, log_every=3, checkpoint_every=1, **machine),
+        "machine": common.Machine(out=out, device="cpu", threads=2, log_every=3, checkpoint_every=1, **machine),
     }
     return replace(base, **{k: v for k, v in fields.items() if k in {f.name for f in dataclasses.fields(base)}})
 

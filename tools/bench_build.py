@@ -10,13 +10,14 @@ from typing import Any
 
 from bench_report import report, single_threaded
 
-from fgdata import sample
-from fgdata.boxes import Objective
-from fgdata.build import BUILDING, build_shard, plan_jobs
-from fgdata.build import build as build_set
+from fgdata.boxes.objective import Objective
+from fgdata.building import sample
+from fgdata.building.build import build as build_set
+from fgdata.building.build import build_shard, make_jobs
 from fgdata.datasets import Dataset, read
 from fgdata.errors import InputError
 from fgdata.images import decode
+from fgdata.shards.manifest import BUILDING
 
 SHARD_SAMPLES = 256
 STEPS = 5_000_000
@@ -97,7 +98,7 @@ def one_worker(root: Path, detectors: tuple[str, ...], rounds: int) -> dict[str,
             start = time.perf_counter()
             for record in birds.records:
                 sample.fault(record, birds.load)
-            for job in plan_jobs(birds, Path(folder), recipe, SHARD_SAMPLES):
+            for job in make_jobs(birds, Path(folder), recipe, SHARD_SAMPLES):
                 build_shard(job)
             found[name] = len(birds.records) / (time.perf_counter() - start)
     return found

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from bench_report import report, run, single_threaded
 
-from fgdata.boxes import CENTRED, WHOLE, Objective, clip_boxes, iou, solve
+from fgdata.boxes.geometry import CENTRED, WHOLE, clip_boxes, iou
+from fgdata.boxes.objective import Objective, solve
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode

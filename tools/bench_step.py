@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 from bench_report import report
 
 from fgdata.errors import InputError
-from fgtrain.config import Config, Data, Model
-from fgtrain.data import has_bf16, pick_device
-from fgtrain.memory import keep_freed
-from fgtrain.methods import Align, Moco, Reconstruct, SynthPairConfig
-from fgtrain.recipes import RECIPES
+from fgtrain.engine.memory import keep_freed
+from fgtrain.place import has_bf16, pick_device
+from fgtrain.settings.common import Config, Data, Model
+from fgtrain.settings.methods import AlignSettings, MocoSettings, ReconstructSettings, SynthPairConfig
+from fgtrain.settings.recipes import RECIPES
 
 if TYPE_CHECKING:  # torch is imported where it is used: the workers of other measurements read this file too
     import torch
     from torch import Tensor
 
-NARROW = Align(hidden=512)
+NARROW = AlignSettings(hidden=512)
 
 
 def cases() -> dict[str, tuple[Config, str | None]]:
     """Name -> its config and the case it is compared with. A base stands before what stands on it."""
-    symmetric, pair = Moco(symmetric=True), RECIPES["synth-pair"]()
+    symmetric, pair = MocoSettings(symmetric=True), RECIPES["synth-pair"]()
     assert isinstance(pair, SynthPairConfig)
     return {
         "byol": (RECIPES["byol"](), None),
         "cvsa": (RECIPES["cvsa"](), "byol"),
         f"cvsa --align.hidden {NARROW.hidden}": (replace(RECIPES["cvsa"](), align=NARROW), "byol"),
-        "cvsa --align.stages 3 4": (replace(RECIPES["cvsa"](), align=Align(stages=(3, 4))), "byol"),
+        "cvsa --align.stages 3 4": (replace(RECIPES["cvsa"](), align=AlignSettings(stages=(3, 4))), "byol"),
         "moco": (RECIPES["moco"](), None),
         "moco --moco.symmetric": (replace(RECIPES["moco"](), moco=symmetric), None),
         "cvsa-moco": (RECIPES["cvsa-moco"](), "moco --moco.symmetric"),
@@ -41,7 +41,7 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
         "synth-pair": (pair, "moco"),
-        "synth-pair, the paper's decoder": (replace(pair, reconstruct=Reconstruct(width=64, depth=2)), "moco"),
+        "synth-pair, the paper's decoder": (replace(pair, reconstruct=ReconstructSettings(width=64, depth=2)), "moco"),
     }
 
 
@@ -127,7 +127,8 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     """One training step of a config, to be called again and again."""
     import torch
 
-    from fgtrain import objectives, optim
+    from fgtrain import objectives
+    from fgtrain.networks import optim
 
     objective = objectives.build(config, samples=65536).to(device).train()
     optimizer = optim.build(objective.named_parameters(), config.optim, objective.constant_rate)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench_report import report
 
-from fgdata.build import build
+from fgdata.building.build import build
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, SplitReader

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgtrain import objectives, optim
-from fgtrain.config import Data, Model
-from fgtrain.recipes import RECIPES
+from fgtrain import objectives
+from fgtrain.networks import optim
+from fgtrain.settings.common import Data, Model
+from fgtrain.settings.recipes import RECIPES
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 # Not synth-pair-simsiam: batch norm over decoded images that hardly differ makes a rounding error of 1e-9 in its fifth

@@ -4,7 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from fgdata.buildlog import LOG
+from fgdata.building.log import LOG
 from fgdata.cli import main
 
 SETTINGS = "--dataset drawn --classes 2 --images-per-class 6 --size 96 --saliency rbd gt --shard-samples 5".split()

@@ -81,7 +81,7 @@ _COCO = "http://images.cocodataset.org/"  # offered by http; the MD5 vouches for
 
 DATASETS: dict[str, DatasetRow] = {
     "drawn": DatasetRow(
-        reader="fgdata.datasets.drawn:read",
+        reader="fgdata.datasets.drawn.dataset:read",
         layout="none: birds painted by code",
         size="20 classes, 60 images each",
         where="nothing to get",

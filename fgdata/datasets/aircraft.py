@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, Record, lists
+from . import Dataset, Record, parsing
 
 NAME = "aircraft"
 LEVELS = {"variant": ("variants.txt", 100), "family": ("families.txt", 70), "manufacturer": ("manufacturers.txt", 30)}
@@ -23,37 +23,37 @@ def read(root: Path, level: str = "variant") -> Dataset:
     listing, count = LEVELS[level]
     halves = {split: f"images_{level}_{half}.txt" for split, half in (("train", "trainval"), ("test", "test"))}
     needed = (listing, *halves.values(), "images_box.txt", "images")
-    folder = lists.holder(NAME, root, ["data", "fgvc-aircraft-2013b/data"], needed, "fgvc-aircraft-2013b.tar.gz")
-    classes = tuple(line.strip() for line in lists.text(NAME, folder / listing).splitlines() if line.strip())
+    folder = parsing.holder(NAME, root, ["data", "fgvc-aircraft-2013b/data"], needed, "fgvc-aircraft-2013b.tar.gz")
+    classes = tuple(line.strip() for line in parsing.text(NAME, folder / listing).splitlines() if line.strip())
     rank = {name: label for label, name in enumerate(classes)}
-    boxes = lists.table(NAME, folder / "images_box.txt", "ID XMIN YMIN XMAX YMAX", _box)
+    boxes = parsing.table(NAME, folder / "images_box.txt", "ID XMIN YMIN XMAX YMAX", _box)
     parse = _class_of(rank, listing)
-    labels = {split: lists.table(NAME, folder / half, f"ID {level.upper()}", parse) for split, half in halves.items()}
+    labels = {split: parsing.table(NAME, folder / half, f"ID {level.upper()}", parse) for split, half in halves.items()}
     if twice := [id_ for id_ in labels["train"] if id_ in labels["test"]]:
-        raise InputError(f"{NAME}: {lists.some(twice)} in both {' and '.join(halves.values())} (in {folder}).")
+        raise InputError(f"{NAME}: {parsing.some(twice)} in both {' and '.join(halves.values())} (in {folder}).")
     ids = labels["train"] | labels["test"]
-    lists.same_ids(NAME, folder, " or ".join(halves.values()), ids, "images_box.txt", boxes)
-    lists.files_present(NAME, folder / "images_box.txt", folder / "images", {id_: f"{id_}.jpg" for id_ in ids})
+    parsing.same_ids(NAME, folder, " or ".join(halves.values()), ids, "images_box.txt", boxes)
+    parsing.files_present(NAME, folder / "images_box.txt", folder / "images", {id_: f"{id_}.jpg" for id_ in ids})
     records = tuple(
         Record(id_, f"{id_}.jpg", rank[name], name, split, (boxes[id_],))
         for split, half in labels.items()
         for id_, name in half.items()
     )
-    note = lists.census(NAME, classes, records, {"classes": count, **PUBLISHED})
-    return Dataset(NAME, classes, records, lists.Files(NAME, folder / "images"), {"level": level}, note)
+    note = parsing.census(NAME, classes, records, {"classes": count, **PUBLISHED})
+    return Dataset(NAME, classes, records, parsing.Files(NAME, folder / "images"), {"level": level}, note)
 
 
 def _class_of(classes: Collection[str], listing: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in classes:
-            raise ValueError(f"{text!r} is not in {listing}, which has {len(classes)}: {lists.some(classes)}")
+            raise ValueError(f"{text!r} is not in {listing}, which has {len(classes)}: {parsing.some(classes)}")
         return text
 
     return parse
 
 
-def _box(text: str) -> lists.Box:
+def _box(text: str) -> parsing.Box:
     fields = [float(field) for field in text.split()]
     if len(fields) != 4:
         raise ValueError(f"found {len(fields)} numbers after the id; four are expected: xmin, ymin, xmax, ymax")
-    return lists.corners(*fields, first=1)
+    return parsing.corners(*fields, first=1)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from . import Dataset, Record, lists
+from . import Dataset, Record, parsing
 
 NAME = "cars"
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
@@ -31,15 +31,15 @@ def read(root: Path) -> Dataset:
         needed = ["devkit/cars_meta.mat", "devkit/cars_train_annos.mat", test, "cars_train", "cars_test"]
         if not (root / "devkit").is_dir():
             needed = ["cars_annos.mat", "car_ims"]
-        lists.holder(NAME, root, [], needed, "the dataset (car_ims.tgz with cars_annos.mat, or devkit/)")
+        parsing.holder(NAME, root, [], needed, "the dataset (car_ims.tgz with cars_annos.mat, or devkit/)")
         classes = _classes(_load(root / needed[0], ("class_names",)))
         records = []
         for path, split in ((root / needed[1], "train"), (root / needed[2], "test")):
             annotations = _load(path, ("annotations",))["annotations"]
             records += _records(path, annotations, classes, "fname", f"cars_{split}/", split)
-    lists.files_present(NAME, "the .mat files", root, {record.id: record.file for record in records})
-    note = lists.census(NAME, classes, records, PUBLISHED)
-    return Dataset(NAME, classes, tuple(records), lists.Files(NAME, root), note=note)
+    parsing.files_present(NAME, "the .mat files", root, {record.id: record.file for record in records})
+    note = parsing.census(NAME, classes, records, PUBLISHED)
+    return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)
 
 
 def _load(path: Path, variables: tuple[str, ...]) -> dict[str, Any]:
@@ -76,13 +76,13 @@ def _records(
     records = []
     for number, entry in enumerate(annotations, 1):
         try:
-            place = lists.inside(folder + str(entry[file]))
+            place = parsing.inside(folder + str(entry[file]))
             x1, y1, x2, y2 = (float(entry[corner]) for corner in CORNERS)
             label = int(entry["class"]) - 1
             if not 0 <= label < len(classes):
                 raise ValueError(f"class {label + 1}; classes are 1 to {len(classes)}")
             half = split or ("test" if int(entry["test"]) else "train")
-            box = lists.corners(x1, y1, x2, y2, first=1)
+            box = parsing.corners(x1, y1, x2, y2, first=1)
         except (ValueError, TypeError) as fault:
             raise InputError(f"{NAME}: {path}, annotation {number}: {fault}") from None
         records.append(Record(place.rsplit(".", 1)[0], place, label, classes[label], half, (box,)))

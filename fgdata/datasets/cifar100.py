@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
-from . import Dataset, PixelBoxes, Record, lists
+from . import Dataset, PixelBoxes, Record, parsing
 
 NAME = "cifar100"
 PUBLISHED = {"classes": 100, "train": 50000, "test": 10000}
@@ -85,7 +85,7 @@ class Pixels:
 
 def read(root: Path) -> Dataset:
     """The dataset in `root`, or in cifar-100-python/ inside it. InputError when a file is not what it should be."""
-    folder = lists.holder(NAME, root, ["cifar-100-python"], ("meta", "train", "test"), "cifar-100-python.tar.gz")
+    folder = parsing.holder(NAME, root, ["cifar-100-python"], ("meta", "train", "test"), "cifar-100-python.tar.gz")
     meta, _ = _unpickle(folder / "meta", (b"fine_label_names",))
     classes = _words(folder / "meta", meta[b"fine_label_names"])
     records, offsets = [], {}
@@ -102,7 +102,7 @@ def read(root: Path) -> Dataset:
         offsets[split] = _find(content, data.raw, path)
         for number, (label, name) in enumerate(zip(labels, names)):
             records.append(Record(f"{split}/{number}", f"{split}/{name}", label, classes[label], split))
-    note = lists.census(NAME, classes, records, PUBLISHED)
+    note = parsing.census(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), Pixels(folder, offsets), note=note)
 
 

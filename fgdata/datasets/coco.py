@@ -8,7 +8,7 @@ is left out (about one in a hundred). The published validation images are the te
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, Record, lists
+from . import Dataset, Record, parsing
 
 NAME = "coco"
 PUBLISHED = {2017: (118287, 5000), 2014: (82783, 40504)}
@@ -29,8 +29,8 @@ def read(root: Path) -> Dataset:
     records: list[Record] = []
     total, listed = {"train": 0, "test": 0}, {}
     for split, path in halves.items():
-        found = lists.json_lists(NAME, path, ("images", "annotations", "categories"), drop="segmentation")
-        here = lists.categories(NAME, path, found["categories"])
+        found = parsing.json_lists(NAME, path, ("images", "annotations", "categories"), drop="segmentation")
+        here = parsing.categories(NAME, path, found["categories"])
         if names and here != names:
             raise InputError(f"{NAME}: {path} has other categories than {halves['train'].name}.")
         names = here
@@ -38,15 +38,15 @@ def read(root: Path) -> Dataset:
         prefix = f"images/{images}/" if (root / "images" / images).is_dir() else f"{images}/"
         total[split] = len(found["images"])
         records += _records(path, found, names, prefix, split, listed)
-    lists.files_present(NAME, "the instances", root, listed)
+    parsing.files_present(NAME, "the instances", root, listed)
     classes = tuple(names[number] for number in sorted(names))
     published = {"classes": 80, "train": PUBLISHED[year][0], "test": PUBLISHED[year][1]}
     said = [f"{total[key]:,} of {published[key]:,} {key} images" for key in total if total[key] != published[key]]
-    lists.census(NAME, classes, records, published)
+    parsing.census(NAME, classes, records, published)
     bare = sum(total.values()) - len(records)
     said = [f"a subset: {', '.join(said)}"] if said else []
     said += [f"{bare:,} images without a box are left out"] if bare else []
-    return Dataset(NAME, classes, tuple(records), lists.Files(NAME, root), note="; ".join(said))
+    return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note="; ".join(said))
 
 
 def _halves(folder: Path, year: int) -> dict[str, Path]:
@@ -65,10 +65,10 @@ def _records(
         try:
             if not isinstance(image, int) or image in files:
                 raise ValueError(f"id {image}: a whole number, once")
-            files[image] = listed[f"{split}/{image}"] = prefix + lists.inside(str(file or ""))
+            files[image] = listed[f"{split}/{image}"] = prefix + parsing.inside(str(file or ""))
         except ValueError as fault:
             raise InputError(f"{NAME}: {path}, image {number}: {fault}") from None
-    boxes: dict[int, list[lists.Box]] = {image: [] for image in files}
+    boxes: dict[int, list[parsing.Box]] = {image: [] for image in files}
     labels: dict[int, list[int]] = {image: [] for image in files}
     for number, entry in enumerate(found["annotations"], 1):
         image, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
@@ -80,7 +80,7 @@ def _records(
             left, top, width, height = (float(value) for value in box)
             if entry.get("iscrowd") or width == 0 or height == 0:  # the published files have some without area
                 continue
-            boxes[image].append(lists.box(left, top, width, height))
+            boxes[image].append(parsing.box(left, top, width, height))
             labels[image].append(category)
         except (ValueError, TypeError) as fault:
             raise InputError(f"{NAME}: {path}, annotation {number}, bbox {box}: {fault}") from None
@@ -92,5 +92,5 @@ def _records(
     return records
 
 
-def _largest(boxes: list[lists.Box]) -> int:
+def _largest(boxes: list[parsing.Box]) -> int:
     return max(range(len(boxes)), key=lambda i: boxes[i][2] * boxes[i][3])

@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, Record, lists
+from . import Dataset, Record, parsing
 
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
 PUBLISHED = {"classes": 200, "train": 5994, "test": 5794}
 
 
 def read(root: Path) -> Dataset:
-    """The dataset in `root`, or in CUB_200_2011/ inside it. InputError at the first fault of the lists."""
-    folder = lists.holder("cub", root, ["CUB_200_2011"], LISTS, "CUB_200_2011.tgz")
+    """The dataset in `root`, or in CUB_200_2011/ inside it. InputError at the first fault of the parsing."""
+    folder = parsing.holder("cub", root, ["CUB_200_2011"], LISTS, "CUB_200_2011.tgz")
     return read_lists("cub", folder, PUBLISHED)
 
 
@@ -27,14 +27,14 @@ def read_lists(
     """The five lists of a folder. only_used leaves out classes without an image, such as groups of a hierarchy."""
     if not (folder / "images").is_dir():
         raise InputError(f"{name}: {folder} has its lists but no folder images/. Unpack the archive there again.")
-    paths = lists.table(name, folder / "images.txt", "ID PATH", _path, whole_ids)
-    classes = lists.table(name, folder / "classes.txt", "CLASS NAME", lambda text: text)
-    labels = lists.table(name, folder / "image_class_labels.txt", "ID CLASS", _class_of(classes), whole_ids)
-    splits = lists.table(name, folder / "train_test_split.txt", "ID 0-OR-1", _split, whole_ids)
-    boxes = lists.table(name, folder / "bounding_boxes.txt", "ID L T W H", _box, whole_ids)
+    paths = parsing.table(name, folder / "images.txt", "ID PATH", _path, whole_ids)
+    classes = parsing.table(name, folder / "classes.txt", "CLASS NAME", lambda text: text)
+    labels = parsing.table(name, folder / "image_class_labels.txt", "ID CLASS", _class_of(classes), whole_ids)
+    splits = parsing.table(name, folder / "train_test_split.txt", "ID 0-OR-1", _split, whole_ids)
+    boxes = parsing.table(name, folder / "bounding_boxes.txt", "ID L T W H", _box, whole_ids)
     for other, ids in (("image_class_labels", labels), ("train_test_split", splits), ("bounding_boxes", boxes)):
-        lists.same_ids(name, folder, "images.txt", paths, f"{other}.txt", ids)
-    lists.files_present(name, folder / "images.txt", folder / "images", paths)
+        parsing.same_ids(name, folder, "images.txt", paths, f"{other}.txt", ids)
+    parsing.files_present(name, folder / "images.txt", folder / "images", paths)
 
     used = set(labels.values()) if only_used else set(classes)
     rank = {number: label for label, number in enumerate(sorted(used, key=int))}
@@ -43,18 +43,18 @@ def read_lists(
         for id_, path in paths.items()
     )
     names = tuple(classes[number] for number in rank)
-    note = lists.census(name, names, records, published)
-    return Dataset(name, names, records, lists.Files(name, folder / "images"), note=note)
+    note = parsing.census(name, names, records, published)
+    return Dataset(name, names, records, parsing.Files(name, folder / "images"), note=note)
 
 
 def _path(text: str) -> str:
-    return lists.inside(text, "images/")
+    return parsing.inside(text, "images/")
 
 
 def _class_of(classes: Collection[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in classes:
-            raise ValueError(f"class {text!r} is not in classes.txt, which has {len(classes)}: {lists.some(classes)}")
+            raise ValueError(f"class {text!r} is not in classes.txt, which has {len(classes)}: {parsing.some(classes)}")
         return text
 
     return parse
@@ -66,9 +66,9 @@ def _split(text: str) -> str:
     return "train" if text == "1" else "test"
 
 
-def _box(text: str) -> lists.Box:
+def _box(text: str) -> parsing.Box:
     fields = text.split()
     if len(fields) != 4:
         raise ValueError(f"found {len(fields)} numbers after the id; four are expected: left, top, width, height")
     left, top, width, height = (float(field) for field in fields)
-    return lists.box(left, top, width, height)
+    return parsing.box(left, top, width, height)

@@ -11,7 +11,6 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -20,7 +19,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from ..errors import InputError
-from ..lock import make
+from ..files.lock import create_folder
+from ..progress import Progress
 from . import DATASETS, Archive, default_root
 
 WORK = ".download"
@@ -48,7 +48,7 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
     if root.is_dir() and not work.is_dir() and any(root.iterdir()):
         print(f"{root} holds files already: nothing is downloaded.", file=sys.stderr)
         return
-    make(work, "--root")
+    create_folder(work, "--root")
     for archive in archives:
         done = work / f"{archive.file}.done"
         if done.is_file() and done.read_text("ascii") == archive.md5:
@@ -133,10 +133,10 @@ def _append(archive: Archive, part: Path, have: int) -> None:
             raise InputError(
                 f"{archive.file} needs {(total - have) / 1e9:,.1f} GB more; {part.parent} has {free / 1e9:,.1f}"
             )
-        with part.open("ab" if goes_on else "wb") as file, _Shown(archive.file, have, total) as shown:
+        with part.open("ab" if goes_on else "wb") as file, Progress(archive.file, total, have, "bytes") as progress:
             while data := answer.read(CHUNK):
                 file.write(data)
-                shown(len(data))
+                progress.advance(len(data))
     if total is not None and part.stat().st_size < total:
         raise HTTPException(f"the connection ended {total - part.stat().st_size:,} bytes early")
 
@@ -164,43 +164,3 @@ def _unpack(path: Path, root: Path) -> None:
         raise InputError(f"{path}: {fault}. It was not unpacked further.") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as fault:
         raise InputError(f"{path} cannot be unpacked: {fault}. Remove it and try once more.") from None
-
-
-class _Shown:
-    """Bytes on a bar on a terminal, on a line now and then elsewhere: `with _Shown(...) as shown: shown(n)`."""
-
-    def __init__(self, title: str, have: int, total: int | None):
-        self.title, self.have, self.total = title, have, total
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._start, self._first, self._last = time.monotonic(), self.have, time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-            columns = (
-                "{task.description}",
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._bar.add_task(self.title, total=self.total, completed=self.have)
-            self._bar.start()
-        return self._advance
-
-    def _advance(self, count: int) -> None:
-        self.have += count
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=self.have)
-        elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            rate = (self.have - self._first) / (self._last - self._start)
-            of = f" of {self.total / 1e6:,.0f}" if self.total else ""
-            print(f"{self.title}: {self.have / 1e6:,.0f}{of} MB, {rate / 1e6:,.1f} MB/s", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()

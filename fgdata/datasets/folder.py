@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, Record, lists
+from . import Dataset, Record, parsing
 
 TESTS = ("test", "val", "valid", "validation")
 """Names of a folder beside train/ that is the test split: the first of them that is there."""
@@ -30,11 +30,13 @@ def read(root: Path) -> Dataset:
     others = [f"{word}/" for word in _classes("folder", root) if word not in ("train", *tests)]
     if others:
         verb = "is" if len(others) == 1 else "are"
-        note.append(f"{lists.some(others)} beside train/ {verb} left out: names of a test split are {', '.join(TESTS)}")
+        note.append(
+            f"{parsing.some(others)} beside train/ {verb} left out: names of a test split are {', '.join(TESTS)}"
+        )
     halves = {"train": "train/", **({"test": f"{tests[0]}/"} if tests else {})}
     classes = _classes("folder", root / "train")
     if tests and (extra := sorted(set(_classes("folder", root / tests[0])) - set(classes))):
-        raise InputError(f"folder: {root / tests[0]} has classes that train/ lacks: {lists.some(extra)}.")
+        raise InputError(f"folder: {root / tests[0]} has classes that train/ lacks: {parsing.some(extra)}.")
     return _dataset("folder", root, halves, classes, "\n".join(note))
 
 
@@ -51,11 +53,11 @@ def _refuse_splits(root: Path, classes: list[str]) -> None:
 
 def read_flat(root: Path) -> Dataset:
     """root/IMAGE -> one class, `unlabelled`; all of it train."""
-    names = sorted(entry.name for entry in os.scandir(root) if Path(entry.name).suffix.lower() in lists.SUFFIXES)
+    names = sorted(entry.name for entry in os.scandir(root) if Path(entry.name).suffix.lower() in parsing.SUFFIXES)
     if not names:
         raise InputError(f"flat: {root} holds no image file. With images in class folders it is --dataset folder")
     records = tuple(Record(name, name, 0, "unlabelled", "train") for name in names)
-    return Dataset("flat", ("unlabelled",), records, lists.Files("flat", root))
+    return Dataset("flat", ("unlabelled",), records, parsing.Files("flat", root))
 
 
 def read_imagenet(root: Path) -> Dataset:
@@ -63,7 +65,7 @@ def read_imagenet(root: Path) -> Dataset:
     classes = _classes("imagenet", _train("imagenet", root))
     halves = _halves("imagenet", root)
     made = _dataset("imagenet", root, halves, classes)
-    return _noted(made, lists.census("imagenet", classes, made.records, IMAGENET))
+    return _noted(made, parsing.census("imagenet", classes, made.records, IMAGENET))
 
 
 def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Dataset:
@@ -75,7 +77,7 @@ def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Datase
             "one a line, or name the file: --class-list FILE"
         )
     classes: list[str] = []
-    for number, line in enumerate(lists.text("imagenet100", path).splitlines(), 1):
+    for number, line in enumerate(parsing.text("imagenet100", path).splitlines(), 1):
         if word := line.split(maxsplit=1)[0] if line.strip() else "":
             fault = "is there for the second time" if word in classes else ""
             if not (len(word) == 9 and word[0] == "n" and word[1:].isdecimal()):
@@ -85,10 +87,12 @@ def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Datase
             classes.append(word)
     train = _train("imagenet100", root)
     if lacks := [word for word in classes if not (train / word).is_dir()]:
-        raise InputError(f"imagenet100: {len(lacks)} classes of {path} have no folder in {train}: {lists.some(lacks)}.")
+        raise InputError(
+            f"imagenet100: {len(lacks)} classes of {path} have no folder in {train}: {parsing.some(lacks)}."
+        )
     made = _dataset("imagenet100", root, _halves("imagenet100", root), classes)
     published = {"classes": 100, "test": 5000}  # the number of training images depends on the list
-    return _noted(made, lists.census("imagenet100", classes, made.records, published))
+    return _noted(made, parsing.census("imagenet100", classes, made.records, published))
 
 
 def _noted(made: Dataset, note: str) -> Dataset:
@@ -96,7 +100,7 @@ def _noted(made: Dataset, note: str) -> Dataset:
 
 
 def _train(name: str, root: Path) -> Path:
-    lists.holder(name, root, [], ("train",), "ImageNet, with a folder per class below train/ and val/,")
+    parsing.holder(name, root, [], ("train",), "ImageNet, with a folder per class below train/ and val/,")
     return root / "train"
 
 
@@ -127,7 +131,7 @@ def _dataset(name: str, root: Path, halves: dict[str, str], classes: Sequence[st
             if not files and split == "train":
                 raise InputError(f"{name}: the class folder {root / half / word} holds no image file.")
             records += [Record(file, file, label, word, split) for file in files]
-    return Dataset(name, tuple(classes), tuple(records), lists.Files(name, root), note=note)
+    return Dataset(name, tuple(classes), tuple(records), parsing.Files(name, root), note=note)
 
 
 def _below(root: Path, folder: str) -> list[str]:
@@ -140,5 +144,5 @@ def _walk(path: str, said: str) -> Iterable[str]:
     for entry in os.scandir(path):
         if entry.is_dir():
             yield from _walk(entry.path, f"{said}/{entry.name}")
-        elif os.path.splitext(entry.name)[1].lower() in lists.SUFFIXES:
+        elif os.path.splitext(entry.name)[1].lower() in parsing.SUFFIXES:
             yield f"{said}/{entry.name}"

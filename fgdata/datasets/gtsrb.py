@@ -12,19 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, Record, lists
+from . import Dataset, Record, parsing
 
 NAME = "gtsrb"
 ROI = ("Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
 PUBLISHED = {"classes": 43, "train": 39209, "test": 12630}
-Sign = tuple[str, int, lists.Box]
+Sign = tuple[str, int, parsing.Box]
 
 
 def read(root: Path) -> Dataset:
     """The dataset in `root`. InputError at the first fault of its CSV files."""
     halves = _kaggle(root) if (root / "Train.csv").is_file() else _official(root)
     for half in halves.values():
-        lists.files_present(NAME, "its csv", root, {str(n): sign[0] for n, sign in enumerate(half)})
+        parsing.files_present(NAME, "its csv", root, {str(n): sign[0] for n, sign in enumerate(half)})
     rank = {
         number: label for label, number in enumerate(sorted({sign[1] for half in halves.values() for sign in half}))
     }
@@ -34,15 +34,15 @@ def read(root: Path) -> Dataset:
         for split, half in halves.items()
         for path, number, box in half
     )
-    note = lists.census(NAME, classes, records, PUBLISHED)
-    return Dataset(NAME, classes, records, lists.Files(NAME, root), note=note)
+    note = parsing.census(NAME, classes, records, PUBLISHED)
+    return Dataset(NAME, classes, records, parsing.Files(NAME, root), note=note)
 
 
 def _kaggle(root: Path) -> dict[str, list[Sign]]:
-    lists.holder(NAME, root, [], ("Train.csv", "Test.csv"), "the Kaggle archive")
+    parsing.holder(NAME, root, [], ("Train.csv", "Test.csv"), "the Kaggle archive")
     columns = (*ROI, "ClassId", "Path")
     return {
-        split: lists.rows(NAME, root / file, columns, _sign("Path", ""))
+        split: parsing.rows(NAME, root / file, columns, _sign("Path", ""))
         for split, file in (("train", "Train.csv"), ("test", "Test.csv"))
     }
 
@@ -52,17 +52,17 @@ def _official(root: Path) -> dict[str, list[Sign]]:
     tests = [f"{top}Final_Test/Images/GT-final_test.csv", "GT-final_test.csv", f"{top}GT-final_test.csv"]
     test = next((path for path in tests if (root / path).is_file()), "GT-final_test.csv")
     train = f"{top}Final_Training/Images"
-    lists.holder(NAME, root, [], (train, f"{top}Final_Test/Images", test), "the official archives, or Train.csv's")
+    parsing.holder(NAME, root, [], (train, f"{top}Final_Test/Images", test), "the official archives, or Train.csv's")
     columns = (*ROI, "ClassId", "Filename")
     signs = []
     for folder in sorted(path for path in (root / train).iterdir() if path.is_dir()):
         csv = folder / f"GT-{folder.name}.csv"
-        signs += lists.rows(NAME, csv, columns, _sign("Filename", f"{train}/{folder.name}/"), ";")
+        signs += parsing.rows(NAME, csv, columns, _sign("Filename", f"{train}/{folder.name}/"), ";")
     if not signs:
         raise InputError(f"{NAME}: {root / train} has no class folders; expected 00000/ to 00042/.")
     return {
         "train": signs,
-        "test": lists.rows(NAME, root / test, columns, _sign("Filename", f"{top}Final_Test/Images/"), ";"),
+        "test": parsing.rows(NAME, root / test, columns, _sign("Filename", f"{top}Final_Test/Images/"), ";"),
     }
 
 
@@ -72,6 +72,6 @@ def _sign(column: str, folder: str) -> Callable[[dict[str, str]], Sign]:
         if not 0 <= number < PUBLISHED["classes"]:
             raise ValueError(f"ClassId {number}; signs are 0 to {PUBLISHED['classes'] - 1}")
         x1, y1, x2, y2 = (float(row[edge]) for edge in ROI)
-        return lists.inside(folder + row[column]), number, lists.box(x1, y1, x2 - x1, y2 - y1)
+        return parsing.inside(folder + row[column]), number, parsing.box(x1, y1, x2 - x1, y2 - y1)
 
     return parse

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, Record, lists
+from . import Dataset, Record, parsing
 
 NAME = "inat2018"
 PUBLISHED = {"classes": 8142, "train": 437513, "test": 24426}
@@ -17,39 +17,39 @@ HALVES = {"train": "train2018.json", "test": "val2018.json"}
 
 def read(root: Path) -> Dataset:
     """The dataset in `root`. InputError at the first fault of its JSON files."""
-    lists.holder(NAME, root, [], tuple(HALVES.values()), "the dataset")
+    parsing.holder(NAME, root, [], tuple(HALVES.values()), "the dataset")
     halves = {
-        split: lists.json_lists(NAME, root / file, ("images", "annotations", "categories"))
+        split: parsing.json_lists(NAME, root / file, ("images", "annotations", "categories"))
         for split, file in HALVES.items()
     }
-    names = lists.categories(NAME, root / HALVES["train"], halves["train"]["categories"])
-    if lists.categories(NAME, root / HALVES["test"], halves["test"]["categories"]) != names:
+    names = parsing.categories(NAME, root / HALVES["train"], halves["train"]["categories"])
+    if parsing.categories(NAME, root / HALVES["test"], halves["test"]["categories"]) != names:
         raise InputError(f"{NAME}: {HALVES['train']} and {HALVES['test']} in {root} have different categories.")
     species = root / "categories.json"
     if species.is_file():
         known = _released(species)
         if lacks := [str(number) for number in names if number not in known]:
-            raise InputError(f"{NAME}: {species} lacks the categories {lists.some(lacks)} of {HALVES['train']}.")
+            raise InputError(f"{NAME}: {species} lacks the categories {parsing.some(lacks)} of {HALVES['train']}.")
         names = {number: known[number] for number in names}
     rank = {number: label for label, number in enumerate(sorted(names))}
     records = []
     for split, half in halves.items():
         records += _records(root / HALVES[split], half, names, rank, split)
-    lists.files_present(NAME, " and ".join(HALVES.values()), root, {record.id: record.file for record in records})
+    parsing.files_present(NAME, " and ".join(HALVES.values()), root, {record.id: record.file for record in records})
     classes = tuple(names[number] for number in rank)
-    note = lists.census(NAME, classes, records, PUBLISHED)
-    return Dataset(NAME, classes, tuple(records), lists.Files(NAME, root), note=note)
+    note = parsing.census(NAME, classes, records, PUBLISHED)
+    return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)
 
 
 def _released(path: Path) -> dict[int, str]:
     """categories.json, a bare list of {id, name, ...}, as {id: name}."""
     try:
-        found = json.loads(lists.text(NAME, path))
+        found = json.loads(parsing.text(NAME, path))
     except json.JSONDecodeError as fault:
         raise InputError(f"{NAME}: {path}, line {fault.lineno}, column {fault.colno}: {fault.msg}") from None
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise InputError(f"{NAME}: {path} is no JSON list of categories.")
-    return lists.categories(NAME, path, found)
+    return parsing.categories(NAME, path, found)
 
 
 def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int], split: str) -> list[Record]:
@@ -72,13 +72,13 @@ def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int]
             )
         seen.add(image)
         try:
-            lists.inside(file)
+            parsing.inside(file)
         except ValueError as fault:
             raise InputError(f"{NAME}: {path}, image {number}: {fault}") from None
         category = labels[image]
         records.append(Record(str(image), file, rank[category], names[category], split))
     if extra := [str(image) for image in labels if image not in seen]:
         raise InputError(
-            f"{NAME}: {path} has annotations of {len(extra):,} images it does not list: {lists.some(extra)}."
+            f"{NAME}: {path} has annotations of {len(extra):,} images it does not list: {parsing.some(extra)}."
         )
     return records

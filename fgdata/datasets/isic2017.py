@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import images
 from ..errors import InputError
-from . import Dataset, PixelBoxes, Record, lists
+from . import Dataset, PixelBoxes, Record, parsing
 
 NAME = "isic2017"
 CLASSES = ("melanoma", "seborrheic_keratosis", "nevus")
@@ -29,7 +29,7 @@ class Masked:
 
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
         path = self.root / _mask(record.split, record.id)
-        data, _ = lists.Files(NAME, self.root)(record)
+        data, _ = parsing.Files(NAME, self.root)(record)
         try:
             mask = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_GRAYSCALE)
         except OSError as fault:
@@ -52,16 +52,16 @@ def read(root: Path) -> Dataset:
     """The dataset in `root`. InputError at the first fault of the CSV files, or when a file is missing."""
     needed = [f"{half}_{part}" for half in HALVES.values() for part in ("Data", "Part1_GroundTruth")]
     needed += [f"{half}_Part3_GroundTruth.csv" for half in HALVES.values()]
-    lists.holder(NAME, root, [], needed, "ISIC 2017's six archives, unpacked side by side,")
+    parsing.holder(NAME, root, [], needed, "ISIC 2017's six archives, unpacked side by side,")
     records = []
     for split, half in HALVES.items():
         path = root / f"{half}_Part3_GroundTruth.csv"
-        found = lists.rows(NAME, path, ("image_id", *CLASSES[:2]), _label)
+        found = parsing.rows(NAME, path, ("image_id", *CLASSES[:2]), _label)
         images_ = {str(n): f"{half}_Data/{id_}.jpg" for n, (id_, _) in enumerate(found)}
-        lists.files_present(NAME, path, root, images_)
-        lists.files_present(NAME, path, root, {str(n): _mask(split, id_) for n, (id_, _) in enumerate(found)})
+        parsing.files_present(NAME, path, root, images_)
+        parsing.files_present(NAME, path, root, {str(n): _mask(split, id_) for n, (id_, _) in enumerate(found)})
         records += [Record(id_, f"{half}_Data/{id_}.jpg", n, CLASSES[n], split, None) for id_, n in found]
-    note = lists.census(NAME, CLASSES, records, PUBLISHED)
+    note = parsing.census(NAME, CLASSES, records, PUBLISHED)
     return Dataset(NAME, CLASSES, tuple(records), Masked(root), note=note)
 
 
@@ -73,4 +73,4 @@ def _label(row: dict[str, str]) -> tuple[str, int]:
     flags = [float(row[name]) for name in CLASSES[:2]]
     if flags not in ([0, 0], [1, 0], [0, 1]):
         raise ValueError(f"{CLASSES[0]} {flags[0]:g} and {CLASSES[1]} {flags[1]:g}: at most one of them is 1, else 0")
-    return lists.inside(row["image_id"]), flags.index(1) if 1 in flags else 2
+    return parsing.inside(row["image_id"]), flags.index(1) if 1 in flags else 2

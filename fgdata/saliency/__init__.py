@@ -1,7 +1,8 @@
 """Saliency detectors: an image (H, W, 3) uint8 RGB -> a map (H, W) float32 in [0, 1], higher where the object is.
 
 A detector is a module with `saliency_map(rgb)` and `SETTINGS`, its constants as a shard set's manifest records them.
-One that works on a small image anyway may say so: with LEAST_SIDE it gets JPEGs decoded as small as that allows.
+One that works on a small image anyway may say so: with LEAST_SIDE it gets JPEGs decoded as small as that allows. One
+with USES_SUPERPIXELS = True takes the image's superpixels as a second argument; they are made once for all of these.
 One that needs a file or a folder is named with it behind a colon; its module has `detector(argument)`, which returns an
 object with those two names.
 Every detector is deterministic, uses one thread, and answers any image down to one pixel; on an image without
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from fgdata.errors import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
-    from fgdata.saliency.maps_folder import MapsFolder
+    from .maps_folder import MapsFolder
+    from .superpixels import Superpixels
 
 
 class Detector(Protocol):
@@ -90,10 +92,21 @@ def component(name: str) -> str:
     return "-".join([family, *words])
 
 
-def saliency_map(name: str, rgb: np.ndarray, file: str) -> np.ndarray:
-    """The named detector's map of an image; `file`, its path in the dataset, is what maps:DIR goes by."""
+def saliency_map(name: str, rgb: np.ndarray, file: str, graph: "Superpixels | None" = None) -> np.ndarray:
+    """The named detector's map of an image.
+
+    file: the image's path in the dataset, by which maps:DIR finds the map.
+    graph: the image's superpixels, so that several detectors that use them share one segmentation.
+    """
     found = _opened(name)
-    return found.saliency_map(rgb, file) if name.startswith("maps:") else found.saliency_map(rgb)
+    if name.startswith("maps:"):
+        return found.saliency_map(rgb, file)
+    return found.saliency_map(rgb, graph) if uses_superpixels(name) else found.saliency_map(rgb)
+
+
+def uses_superpixels(name: str) -> bool:
+    """Whether the named detector works on superpixels, and takes them as a second argument."""
+    return getattr(_opened(name), "USES_SUPERPIXELS", False)
 
 
 def least_side(name: str) -> int | None:

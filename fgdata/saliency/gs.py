@@ -12,8 +12,8 @@ authors of RBD published beside it; the superpixels are RBD's.
 
 import numpy as np
 
-from fgdata.saliency import superpixels
-from fgdata.saliency.rbd import sigmas
+from . import superpixels
+from .rbd import sigmas
 
 NEAREST = 5
 """The contrast of a boundary superpixel is with so many of the most alike others, for every 200 in the image."""
@@ -34,11 +34,16 @@ SETTINGS = superpixels.SETTINGS | {
     "top": TOP,
 }
 
+USES_SUPERPIXELS = True
 
-def saliency_map(rgb: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]; zeros for an image of one superpixel or without contrast."""
+
+def saliency_map(rgb: np.ndarray, graph: superpixels.Superpixels | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]; zeros for an image of one superpixel or without contrast.
+
+    graph: the image's superpixels, where the caller has them already.
+    """
     height, width = rgb.shape[:2]
-    graph = superpixels.segment(rgb)
+    graph = superpixels.segment(rgb) if graph is None else graph
     return np.clip(graph.paint(saliency(graph), height, width), 0, 1)
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fgdata.errors import InputError
-from fgdata.images import decode
+from ..errors import InputError
+from ..images import decode
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 COLOURED = 16

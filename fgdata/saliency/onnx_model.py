@@ -17,8 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fgdata.errors import InputError
-from fgdata.images import shrink
+from ..errors import InputError
+from ..images import shrink
 
 SIZE = 320
 """Sides of the input in pixels where the model leaves them open: U2-Net's. BASNet was trained at 256."""

@@ -11,7 +11,7 @@ Written from the published algorithm and the constants of the authors' code; sym
 import numpy as np
 from numba import njit
 
-from fgdata.saliency import superpixels
+from . import superpixels
 
 POSITION_SIGMA = 0.4
 """w_spa: in shares of the image's sides."""
@@ -35,11 +35,16 @@ SETTINGS = superpixels.SETTINGS | {
     "cut": CUT,
 }
 
+USES_SUPERPIXELS = True
 
-def saliency_map(rgb: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]; zeros for an image of one superpixel or without contrast."""
+
+def saliency_map(rgb: np.ndarray, graph: superpixels.Superpixels | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]; zeros for an image of one superpixel or without contrast.
+
+    graph: the image's superpixels, where the caller has them already.
+    """
     height, width = rgb.shape[:2]
-    graph = superpixels.segment(rgb)
+    graph = superpixels.segment(rgb) if graph is None else graph
     return graph.paint(saliency(graph), height, width)
 
 

@@ -16,7 +16,7 @@ on every second image of cub50 and on duts300; docs/saliency.md has the figures 
 
 import numpy as np
 
-from fgdata.saliency import rbd, superpixels
+from . import rbd, superpixels
 
 CENTRE_SIGMA = 0.3
 """Of the centre prior, in shares of the image's sides."""
@@ -28,11 +28,16 @@ FULL = 0.5
 SETTINGS = rbd.SETTINGS | {"centre_sigma": CENTRE_SIGMA, "like_sigma": LIKE_SIGMA, "full": FULL}
 del SETTINGS["certain"]
 
+USES_SUPERPIXELS = True
 
-def saliency_map(rgb: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]; zeros for an image of one superpixel or without contrast."""
+
+def saliency_map(rgb: np.ndarray, graph: superpixels.Superpixels | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]; zeros for an image of one superpixel or without contrast.
+
+    graph: the image's superpixels, where the caller has them already.
+    """
     height, width = rgb.shape[:2]
-    graph = superpixels.segment(rgb)
+    graph = superpixels.segment(rgb) if graph is None else graph
     return graph.paint(saliency(graph), height, width)
 
 

@@ -10,13 +10,12 @@ nothing here calls BLAS, so that neither result nor time depends on thread setti
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
 from numba import njit
 
-from fgdata.images import shrink
+from ..images import shrink
 
 LONG_SIDE = 400
 """Images are shrunk to this working size in pixels, never enlarged. Lengths below are of an image of this size.
@@ -80,15 +79,8 @@ class Superpixels:
 
 
 def segment(rgb: np.ndarray) -> Superpixels:
-    """(H, W, 3) uint8 -> its superpixels; at least one, whatever the size. Read-only: detectors share it."""
+    """(H, W, 3) uint8 -> its superpixels; at least one, whatever the size. The arrays are read-only."""
     working = shrink(rgb, LONG_SIDE)
-    return _segment(working.shape, working.tobytes())
-
-
-@lru_cache(maxsize=1)  # several detectors look at one image, one after the other
-def _segment(shape: tuple[int, ...], pixels: bytes) -> Superpixels:
-    """The pixels of a working image -> its superpixels."""
-    working = np.frombuffer(pixels, np.uint8).reshape(shape)
     top, bottom, left, right = frame = frame_widths(working)
     inner = np.ascontiguousarray(working[top : len(working) - bottom, left : working.shape[1] - right])
     height, width = inner.shape[:2]

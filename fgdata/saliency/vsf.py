@@ -10,7 +10,7 @@ pixels wide whatever the size of the image, so that the image is brought to a wo
 import cv2
 import numpy as np
 
-from fgdata.images import shrink
+from ..images import shrink
 
 LONG_SIDE = 256
 """Larger images are shrunk to this working size in pixels, never enlarged."""

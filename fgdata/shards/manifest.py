@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import os
 import zlib
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,6 @@ FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 MANIFEST = "manifest.json"
 BUILDING = ".building"  # folder inside a set that is not finished: its plan and the facts of each finished shard
 SPLITS = ("train", "test")
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all, also when the machine stops half-way."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
 
 
 def dump(value: Any) -> bytes:
@@ -90,3 +74,27 @@ SEAL_BYTES = len(b', "crc32": "00000000"}')
 def is_sealed(blob: bytes | memoryview) -> bool:
     """Whether the bytes of a sample, from its first component's data to the end of its json, are those written."""
     return bytes(blob[-SEAL_BYTES:]) == b', "crc32": "%08x"}' % zlib.crc32(blob[:-SEAL_BYTES])
+
+
+def count_fallbacks(counts: dict[str, dict[str, int]], meta: dict) -> None:
+    """Adds the fallbacks of one sample's json to the counts by detector and kind."""
+    for name, said in meta["detectors"].items():
+        if kind := said["fallback"]:
+            of_name = counts.setdefault(name, {})
+            of_name[kind] = of_name.get(kind, 0) + 1
+
+
+def add_counts(all_counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """Sums the fallback counts of several shards."""
+    total: dict[str, dict[str, int]] = {}
+    for counts in all_counts:
+        for name, kinds in counts.items():
+            for kind, count in kinds.items():
+                total.setdefault(name, {})[kind] = total.get(name, {}).get(kind, 0) + count
+    return total
+
+
+def signed(manifest: dict) -> dict:
+    """The manifest with its digest, as its last key."""
+    manifest = {key: value for key, value in manifest.items() if key != "digest"}
+    return {**manifest, "digest": digest(json.loads(json.dumps(manifest)))}

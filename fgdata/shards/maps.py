@@ -17,8 +17,10 @@ from typing import cast
 import h5py
 import numpy as np
 
-from ..boxes import area_average
+from ..boxes.objective import area_average
 from ..errors import InputError
+from ..files.atomic import atomic
+from .manifest import BUILDING
 
 MAPS = "maps.h5"
 SIDE = 128
@@ -81,18 +83,11 @@ def merge(sources: dict[str, list[Path]], out: Path) -> dict:
     """
     first = next(iter(sources.values()))
     keys = np.concatenate([_keys(path) for path in first])
-    part = out.with_name(f"{out.name}.{os.getpid()}.part")
-    try:
-        with _disk_faults(part), h5py.File(part, "w", libver=_VERSION) as file:
-            _create(file, list(sources), len(keys))
-            cast(h5py.Dataset, file["key"])[:] = keys
-            for name, paths in sources.items():
-                _copy(file, name, paths)
-        with part.open("rb+") as whole:
-            os.fsync(whole.fileno())
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic(out) as part, _disk_faults(part), h5py.File(part, "w", libver=_VERSION) as file:
+        _create(file, list(sources), len(keys))
+        cast(h5py.Dataset, file["key"])[:] = keys
+        for name, paths in sources.items():
+            _copy(file, name, paths)
     return entry(out)
 
 
@@ -159,3 +154,8 @@ def _disk_faults(path: Path) -> Iterator[None]:
             if f"errno = {code}" in str(fault) or os.strerror(code) in str(fault):
                 raise OSError(code, os.strerror(code), str(path)) from None
         raise
+
+
+def maps_part(folder: Path, name: str) -> Path:
+    """Where the maps of one shard wait until all are merged into one file."""
+    return folder / BUILDING / f"{name}.{MAPS}"

@@ -2,15 +2,16 @@
 
 import hashlib
 import io
-import os
 import tarfile
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from .manifest import SEAL_BYTES, seal, sealable, write_atomic
+from ..files.atomic import atomic, write_atomic
+from .manifest import SEAL_BYTES, seal, sealable
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -36,8 +37,9 @@ class ShardWriter:
         self._bytes = 0
 
     def __enter__(self) -> "ShardWriter":
-        self._part = self.folder / f"{self.name}.tar.{os.getpid()}.part"
-        self._file = self._part.open("wb")
+        with ExitStack() as stack:
+            self._file = stack.enter_context(stack.enter_context(atomic(self.folder / f"{self.name}.tar")).open("wb"))
+            self._stack = stack.pop_all()
         return self
 
     def add(self, key: str, components: dict[str, bytes], meta: dict) -> None:
@@ -63,20 +65,14 @@ class ShardWriter:
         self.samples += 1
 
     def __exit__(self, kind: type | None, fault: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._write(bytes(2 * _BLOCK))
-                self._write(bytes(-self._bytes % tarfile.RECORDSIZE))
-                self._file.flush()
-                os.fsync(self._file.fileno())
-        finally:
-            self._file.close()
         if kind is not None:
-            self._part.unlink(missing_ok=True)
+            self._stack.__exit__(kind, fault, trace)
             return
-        index = "".join(f"{line}\n" for line in [f"v1.2 {self.samples}", *self._lines]).encode()
-        write_atomic(self.folder / f"{self.name}.idx", index)
-        self._part.replace(self.folder / f"{self.name}.tar")
+        with self._stack:
+            self._write(bytes(2 * _BLOCK))
+            self._write(bytes(-self._bytes % tarfile.RECORDSIZE))
+            index = "".join(f"{line}\n" for line in [f"v1.2 {self.samples}", *self._lines]).encode()
+            write_atomic(self.folder / f"{self.name}.idx", index)
         self.entry = {
             "name": self.name,
             "samples": self.samples,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet, meta
+from ..errors import InputError
+from ..shards.reader import ShardSet, meta
 
 
 class Backgrounds:

@@ -1,15 +1,14 @@
-"""What a backend is given: the encoded images of a batch and the plans of its views."""
+"""What a backend is given: the encoded images of a batch and the geometries of its views."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from fgdata.boxes import WHOLE
-from fgdata.errors import InputError
-from fgdata.shards.reader import SplitReader, box, label, meta
-
+from ..boxes.geometry import WHOLE
+from ..errors import InputError
+from ..shards.reader import SplitReader, box, label, meta
 from .backgrounds import Backgrounds
-from .geometry import Plan, plan
+from .geometry import Geometry, compute
 from .spec import ViewSpec
 
 
@@ -22,7 +21,7 @@ class Work:
     sizes: np.ndarray  # (n, 2) int64, width and height in pixels
     label: np.ndarray  # (n,) int64
     index: np.ndarray  # (n,) int64, numbers within the split
-    plans: list[Plan]  # one per view
+    geometries: list[Geometry]  # one per view
     keep: int
     behind: list[list[tuple[str, bytes]]]  # per view, n names and JPEGs of other sets' images; [] when none are used
 
@@ -39,14 +38,14 @@ def gather(
     epoch: int,
     batch: int,
 ) -> Work:
-    """Reads (n,) samples and plans their views; `batch` is the number that keys the partners of the batch."""
+    """Reads (n,) samples and geometries their views; `batch` is the number that keys the partners of the batch."""
     samples = [reader.read(int(i)) for i in index]
     metas = [meta(sample) for sample in samples]
     sizes = np.array([(m["width"], m["height"]) for m in metas], np.int64)
     boxes = np.stack([box(sample, detector) if detector else WHOLE for sample in samples])
     lenders = len(backgrounds) if backgrounds is not None else 0
-    plans = [
-        plan(spec, sizes, boxes, index, seed=seed, epoch=epoch, batch=batch, view=view, lenders=lenders)
+    geometries = [
+        compute(spec, sizes, boxes, index, seed=seed, epoch=epoch, batch=batch, view=view, lenders=lenders)
         for view in range(spec.views)
     ]
     return Work(
@@ -55,9 +54,9 @@ def gather(
         sizes=sizes,
         label=np.array([label(sample) for sample in samples], np.int64),
         index=np.asarray(index, np.int64),
-        plans=plans,
+        geometries=geometries,
         keep=keep,
-        behind=[[backgrounds.read(int(i)) for i in p.partner] for p in plans] if backgrounds is not None else [],
+        behind=[[backgrounds.read(int(i)) for i in p.partner] for p in geometries] if backgrounds is not None else [],
     )
 
 

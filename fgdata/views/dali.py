@@ -1,6 +1,6 @@
 """The views of a ViewSpec as one DALI graph: on a GPU, or on the CPU (device_id=None), as the tests do.
 
-The graph draws nothing. It is fed encoded images and the numbers of a Plan, so it makes the views that `threads` makes,
+The graph draws nothing. It is fed encoded images and the numbers of a Geometry: it makes the views of `threads`,
 in the same order, and the loader's state says nothing of DALI's. Views are rounded to 8 bits at the same two points,
 after the resize and after the blur; the colour map stays in float32 to its end.
 
@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fgdata.errors import InputError
-from fgdata.images import encode_jpeg
-
+from ..errors import InputError
+from ..images import encode_jpeg
 from .batch import Work
-from .geometry import plan
+from .geometry import compute
 from .spec import ViewSpec
 
 try:
@@ -165,11 +164,11 @@ class Dali:
         boxes, sizes = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)), np.full((2, 2), side)
         jpeg = encode_jpeg(np.full((side, side, 3), 128, np.uint8))
         behind = [[("", jpeg)] * 2] * self._spec.views if self._lent else []
-        plans = [
-            plan(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v, lenders=len(behind))
+        geometries = [
+            compute(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v, lenders=len(behind))
             for v in range(self._spec.views)
         ]
-        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, plans, keep=2, behind=behind)
+        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, geometries, keep=2, behind=behind)
         for _ in range(_DEPTH):
             self._feed(work)
         self._pipeline.schedule_run()
@@ -215,7 +214,7 @@ class Dali:
     def _feed(self, work: Work) -> None:
         feed = self._pipeline.feed_input
         feed("jpeg", [np.frombuffer(jpeg, np.uint8) for jpeg in work.jpegs])
-        for v, p in enumerate(work.plans):
+        for v, p in enumerate(work.geometries):
             feed(f"start{v}", p.source[:, :2].copy())
             feed(f"shape{v}", p.source[:, 2:].copy())
             feed(f"size{v}", p.place[:, :1:-1].astype(np.float32))  # height, width
@@ -264,7 +263,7 @@ def _fail(future: Future, fault: BaseException) -> None:
 def _fill_masks(masks: torch.Tensor, work: Work) -> None:
     """Paints (V, B, 1, S, S): 1 inside each view's mask rectangle, 0 outside."""
     size = masks.shape[-1]
-    x, y, w, h = torch.from_numpy(np.stack([p.mask[: work.keep] for p in work.plans])).to(masks.device).unbind(-1)
+    x, y, w, h = torch.from_numpy(np.stack([p.mask[: work.keep] for p in work.geometries])).to(masks.device).unbind(-1)
     line = torch.arange(size, device=masks.device)
     rows = (line >= y[..., None]) & (line < (y + h)[..., None])  # (V, B, S)
     columns = (line >= x[..., None]) & (line < (x + w)[..., None])

@@ -38,7 +38,7 @@ _GREY = np.tile(LUMA, (3, 1))
 
 
 @dataclass(frozen=True)
-class Plan:
+class Geometry:
     """One view of each of B samples."""
 
     source: np.ndarray  # (B, 4) int32, pixels of the sample's image
@@ -52,7 +52,7 @@ class Plan:
     mask: np.ndarray  # (B, 4) int32, pixels of the view after the flip; w or h is 0 where the object was cropped away
 
 
-def plan(
+def compute(
     spec: ViewSpec,
     sizes: np.ndarray,
     boxes: np.ndarray,
@@ -63,7 +63,7 @@ def plan(
     batch: int,
     view: int,
     lenders: int = 0,
-) -> Plan:
+) -> Geometry:
     """(B, 2) image (w, h) in pixels, (B, 4) boxes, (B,) sample numbers, the batch's number -> the plan of one view.
 
     saliency-swap is `swap` among the samples of the batch, or with lenders > 0 `paste` over one of so many
@@ -92,7 +92,7 @@ def plan(
     colour, centre = colour_map(u, spec)
     low, high = spec.sigma
     sigma = (low + (high - low) * u[:, SIGMA]) * spec.size / 224
-    return Plan(
+    return Geometry(
         source=source,
         place=place,
         partner=partner,

@@ -29,10 +29,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fgdata.cores import available_cores
-from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet
-
+from ..cores import available_cores
+from ..errors import InputError
+from ..shards.reader import ShardSet
 from .backgrounds import open_backgrounds
 from .draws import permutation
 from .spec import ViewSpec
@@ -44,76 +43,62 @@ AHEAD = 3
 """Batches in preparation or ready at any time; each costs its own memory."""
 
 
-def load(
-    path: "str | Path | ShardSet",
-    *,
-    views: ViewSpec,
-    batch_size: int,
-    split: str = "train",
-    detector: str | None = None,
-    backgrounds: "str | Path | ShardSet | Sequence[str | Path | ShardSet]" = (),
-    backend: Literal["auto", "threads", "dali"] = "auto",
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    shuffle: bool = True,
-    last_batch: Literal["drop", "wrap", "keep"] = "drop",
-    threads: int | None = None,
-    device: "str | torch.device" = "cpu",
-) -> "Loader":
-    """A shard set -> a Loader of its views; batch_size is per rank.
-
-    detector: whose boxes; by default the set's first detector that is not the ground truth, else the ground truth.
-    backgrounds: other shard sets, over whose images saliency-swap then pastes; they need no boxes.
-    backend: auto is dali on a CUDA device where DALI is installed, else threads. threads: default all available cores.
-    InputError for a set that lacks the split or the boxes, for a batch that the split cannot fill, and for backgrounds
-    that cannot be used.
-    """
-    return Loader(
-        ShardSet.open(path) if isinstance(path, str | Path) else path,
-        views=views,
-        batch_size=batch_size,
-        split=split,
-        detector=detector,
-        backgrounds=backgrounds,
-        backend=backend,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        shuffle=shuffle,
-        last_batch=last_batch,
-        threads=threads,
-        device=device,
-    )
-
-
 class Loader:
-    """Each iteration runs one epoch, the next one, and yields dicts of tensors on the loader's device:
+    """A shard set -> batches of its views. Each iteration runs one epoch, the next one, and yields dicts of tensors on
+    the loader's device:
 
-    views (V, B, 3, S, S) float32 normalised; masks (V, B, 1, S, S) float32 and plain (B, 3, S, S) float32 when the
-    spec asks for them; label (B,) int64; index (B,) int64, numbers within the split. Leaving an epoch half-way
-    abandons it: the next iteration starts the following epoch, unless `load_state_dict` says otherwise. Close it, or
-    use it in a `with`.
+        views   (V, B, 3, S, S) float32, normalised
+        masks   (V, B, 1, S, S) float32, when the spec asks for them
+        plain   (B, 3, S, S) float32, when the spec asks for it
+        label   (B,) int64
+        index   (B,) int64, sample numbers within the split
+
+    Leaving an epoch half-way abandons it: the next iteration starts the following epoch, unless `load_state_dict` says
+    otherwise. Close the loader, or use it in a `with`:
+
+        with fgdata.load("shards/cub", views=fgdata.ViewSpec(size=224), batch_size=64) as loader:
+            for batch in loader:
+                x1, x2 = batch["views"]
+
+    Args:
+        path: The folder of a shard set, or an open ShardSet.
+        views: Which views to make.
+        batch_size: Samples in a batch, per rank.
+        split: Name of the split.
+        detector: Whose boxes. Default: the set's first detector that is not gt, else gt.
+        backgrounds: Other shard sets over whose images saliency-swap pastes; they need no boxes.
+        backend: threads, dali, or auto: dali on a CUDA device where DALI is installed, else threads.
+        seed: Decides the order and every draw; 0 to 2^64 - 1.
+        rank, world_size: Which part of each global batch this loader yields.
+        shuffle: False: the samples come in the set's order.
+        last_batch: drop, wrap or keep (see the top of this file).
+        threads: Threads that make views. Default: all available cores.
+        device: Where the tensors are wanted.
+
+    Raises:
+        InputError: the set lacks the split or the boxes, the split cannot fill a batch, or the backgrounds cannot be
+            used.
     """
 
     def __init__(
         self,
-        shards: ShardSet,
+        path: "str | Path | ShardSet",
         *,
         views: ViewSpec,
         batch_size: int,
-        split: str,
-        detector: str | None,
-        backgrounds: "str | Path | ShardSet | Sequence[str | Path | ShardSet]",
-        backend: str,
-        seed: int,
-        rank: int,
-        world_size: int,
-        shuffle: bool,
-        last_batch: str,
-        threads: int | None,
-        device: "str | torch.device",
+        split: str = "train",
+        detector: str | None = None,
+        backgrounds: "str | Path | ShardSet | Sequence[str | Path | ShardSet]" = (),
+        backend: Literal["auto", "threads", "dali"] = "auto",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        last_batch: Literal["drop", "wrap", "keep"] = "drop",
+        threads: int | None = None,
+        device: "str | torch.device" = "cpu",
     ):
+        shards = ShardSet.open(path) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
         self._spec, self._batch_size, self._seed = views, batch_size, seed
         self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
@@ -357,3 +342,7 @@ def _has_dali() -> bool:
 def _plain(value: dict) -> dict:
     """As JSON would give it back: tuples become lists."""
     return json.loads(json.dumps(value))
+
+
+load = Loader
+"""The name under which users call it: `fgdata.load(...)`."""

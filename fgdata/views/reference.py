@@ -5,28 +5,28 @@ Nothing here is fast and nothing is rounded: the backends keep 8 bits between st
 
 import numpy as np
 
-from .geometry import Plan
+from .geometry import Geometry
 from .spec import ViewSpec
 
 
-def view(image: np.ndarray, plan: Plan, i: int, spec: ViewSpec, behind: np.ndarray | None = None) -> np.ndarray:
+def view(image: np.ndarray, geometry: Geometry, i: int, spec: ViewSpec, behind: np.ndarray | None = None) -> np.ndarray:
     """The image (H, W, 3) of sample i of a plan -> its view, (3, S, S) normalised; `behind` is its partner's image."""
-    x, y, w, h = plan.source[i]
-    left, top, width, height = plan.place[i]
+    x, y, w, h = geometry.source[i]
+    left, top, width, height = geometry.place[i]
     patch = resize(image[y : y + h, x : x + w], width, height)
     background = resize(behind, spec.size, spec.size) if behind is not None else None
     seen = paste(patch, left, top, background, spec.size)
     mean = seen.mean((0, 1))
-    seen = recolour(seen, plan.colour[i], plan.centre[i], mean)
-    if plan.sigma[i] > 0:
-        seen = blur(seen, float(plan.sigma[i]))
+    seen = recolour(seen, geometry.colour[i], geometry.centre[i], mean)
+    if geometry.sigma[i] > 0:
+        seen = blur(seen, float(geometry.sigma[i]))
     seen = np.clip(seen, 0, 255)
-    return normalise(seen[:, ::-1] if plan.flip[i] else seen, spec)
+    return normalise(seen[:, ::-1] if geometry.flip[i] else seen, spec)
 
 
-def mask(plan: Plan, i: int, size: int) -> np.ndarray:
+def mask(geometry: Geometry, i: int, size: int) -> np.ndarray:
     """(1, S, S): 1 where the object is."""
-    x, y, w, h = plan.mask[i]
+    x, y, w, h = geometry.mask[i]
     painted = np.zeros((1, size, size))
     painted[:, y : y + h, x : x + w] = 1
     return painted

@@ -5,7 +5,7 @@ from typing import Literal
 
 from tyro.conf import Suppress
 
-from fgdata.errors import InputError
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ import cv2
 import numpy as np
 import torch
 
-from fgdata.errors import InputError
-from fgdata.images import decode
-
+from ..errors import InputError
+from ..images import decode
 from .batch import Work, check_size
 from .finish import finish
 from .pool import Buffers, Pool
@@ -122,7 +121,7 @@ class Threads:
         if self._spec.plain or swaps:
             batch.whole[i] = resize(image, size, size)
         if i < work.keep:
-            batch.patches[i] = [cut(image, p.source[i], p.place[i]) for p in work.plans]
+            batch.patches[i] = [cut(image, p.source[i], p.place[i]) for p in work.geometries]
         if not swaps:
             self._compose(batch, i)
         elif batch.count_down():
@@ -132,15 +131,19 @@ class Threads:
 
     def _compose(self, batch: "_Batch", i: int) -> None:
         spec, work = self._spec, batch.work
-        for v, (patch, plan, views) in enumerate(zip(batch.patches[i], work.plans, batch.tensors["views"].numpy())):
-            view = paste(patch, plan.place[i], self._background(batch, v, i), spec.size)
-            shift = plan.centre[i] @ cv2.mean(view)[:3] if plan.centre[i].any() else _NONE  # C m, before the blur
-            if plan.sigma[i] > 0:
-                view = blur(view, plan.sigma[i])
-            finish(view, plan.colour[i], shift, plan.flip[i], spec, views[i])
+        for v, (patch, geometry, views) in enumerate(
+            zip(batch.patches[i], work.geometries, batch.tensors["views"].numpy())
+        ):
+            view = paste(patch, geometry.place[i], self._background(batch, v, i), spec.size)
+            shift = (
+                geometry.centre[i] @ cv2.mean(view)[:3] if geometry.centre[i].any() else _NONE
+            )  # C m, before the blur
+            if geometry.sigma[i] > 0:
+                view = blur(view, geometry.sigma[i])
+            finish(view, geometry.colour[i], shift, geometry.flip[i], spec, views[i])
         if spec.masks:
-            for plan, masks in zip(work.plans, batch.tensors["masks"].numpy()):
-                paint(plan.mask[i], masks[i, 0])
+            for geometry, masks in zip(work.geometries, batch.tensors["masks"].numpy()):
+                paint(geometry.mask[i], masks[i, 0])
         if spec.plain:
             finish(batch.whole[i], _IDENTITY, _NONE, False, spec, batch.tensors["plain"].numpy()[i])
         batch.patches[i] = []
@@ -149,7 +152,7 @@ class Threads:
 
     def _background(self, batch: "_Batch", v: int, i: int) -> np.ndarray | None:
         if not batch.work.behind:
-            return batch.whole[batch.work.plans[v].partner[i]]
+            return batch.whole[batch.work.geometries[v].partner[i]]
         name, jpeg = batch.work.behind[v][i]
         return resize(decode(jpeg, name), self._spec.size, self._spec.size)
 

@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fgdata.errors import InputError
-from fgtrain.configfile import flat, to_dict
-from fgtrain.evaluate.intervals import mean_interval, percent
-from fgtrain.evaluate.subject import read_lines
-from fgtrain.rundir import RunDir
+
+from ..runs.rundir import RunDir
+from ..settings.evaluations import Compare
+from ..settings.file import flat, to_dict
+from .intervals import mean_interval, percent
+from .subject import read_lines
 
 FIGURES = {
     "knn": ("accuracy",),
@@ -103,13 +105,13 @@ def latest(results: Sequence[dict[str, Any]]) -> dict[Column, dict[str, Any]]:
     return found
 
 
-def run_compare(paths: Sequence[Path], as_json: bool) -> None:
-    groups = compare(paths)
+def run_compare(flags: Compare) -> None:
+    groups = compare(flags.runs)
     names = [_name(group, groups) for group in groups]
     columns = list(dict.fromkeys(column for group in groups for column in group.values))
     columns.sort(key=lambda column: (column.digest, list(FIGURES).index(column.evaluation)))  # else as measured
     digests = sorted({column.digest for column in columns})
-    if as_json:
+    if flags.json:
         print(json.dumps([_document(group, groups) for group in groups], indent=2))
         return
     table = Table(title="%, mean over seeds", title_justify="left")

@@ -20,36 +20,14 @@ from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, SplitReader
 from fgdata.shards.reader import label as label_of
 from fgdata.views import ViewSpec, load
-from fgtrain.config import need
-from fgtrain.data import has_bf16
-from fgtrain.evaluate.linear import RANDOM_CROP_AREA
-from fgtrain.evaluate.probe import forward, held_out
-from fgtrain.nets import Encoder
-from fgtrain.optim import learning_rate
 
-
-@dataclass(frozen=True)
-class Tuning:
-    """How a network is fine-tuned: SGD, momentum 0.9, half a cosine to 0, RandomResizedCrop and flip."""
-
-    epochs: int = 50
-    batch_size: int = 16
-    rates: tuple[float, ...] = (0.1, 0.05, 0.01, 0.005, 0.001)
-    decays: tuple[float, ...] = (5e-4, 1e-4)
-    trials: int = 3
-
-    def check(self) -> None:
-        need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        need(self.batch_size >= 2, "batch-size", self.batch_size, "2 or more, as batch norm needs")
-        need(self.trials >= 1, "trials", self.trials, "1 or more")
-        for name, values, least in (("rates", self.rates, 1e-12), ("decays", self.decays, 0.0)):
-            fits = len(values) > 0 and all(least <= value < float("inf") for value in values)
-            need(
-                fits,
-                name,
-                " ".join(f"{value:g}" for value in values) or "empty",
-                "numbers above 0" if least else "0 or more",
-            )
+from ..networks.encoder import Encoder
+from ..networks.optim import learning_rate
+from ..place import has_bf16
+from ..settings.common import need
+from ..settings.evaluations import Finetune
+from .linear import RANDOM_CROP_AREA
+from .probe import forward, held_out
 
 
 @dataclass(frozen=True)
@@ -106,8 +84,7 @@ def tune(
     shards: ShardSet,
     size: int,
     device: torch.device,
-    tuning: Tuning,
-    seed: int,
+    tuning: Finetune,
     finish: Finish,
 ) -> tuple[Fit, list[float]]:
     """`make` gives the pre-trained encoder anew -> the pair of the grid that was chosen, accuracies of the trials.
@@ -115,8 +92,8 @@ def tune(
     A grid of one pair is not searched. A tie goes to the pair that the grid names first.
     """
     reader = shards.split("train")
-    held = held_out(torch.tensor([label_of(reader.read(i)) for i in range(len(reader))]), seed)
-    grid = [Fit(rate, decay, seed, search=True) for rate, decay in product(tuning.rates, tuning.decays)]
+    held = held_out(torch.tensor([label_of(reader.read(i)) for i in range(len(reader))]), tuning.seed)
+    grid = [Fit(rate, decay, tuning.seed, search=True) for rate, decay in product(tuning.rates, tuning.decays)]
     if len(grid) > 1 and not held.any():
         raise InputError(
             "No class of the train split has two images, so none can be held out to choose among the grid; name one "
@@ -141,11 +118,13 @@ def tune(
     if len(grid) > 1:
         scores = [finish(fit, partial(train_and_score, fit)) for fit in grid]
         best = grid[scores.index(max(scores))]
-    fits = [Fit(best.rate, best.decay, seed + i, search=False) for i in range(tuning.trials)]
+    fits = [Fit(best.rate, best.decay, tuning.seed + i, search=False) for i in range(tuning.trials)]
     return best, [finish(fit, partial(train_and_score, fit)) for fit in fits]
 
 
-def fine_tune(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, fit: Fit, tuning: Tuning) -> Network:
+def fine_tune(
+    encoder: Encoder, shards: ShardSet, size: int, device: torch.device, fit: Fit, tuning: Finetune
+) -> Network:
     """Trains on the train split of `shards` -> the network as it stands after the last epoch."""
     views = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
     network = Network(encoder, len(shards.classes), fit.seed).to(device).to(memory_format=torch.channels_last).train()

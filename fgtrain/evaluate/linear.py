@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
-from fgtrain.evaluate.probe import Rows, embed, held_out, labelled, passes
-from fgtrain.nets import Encoder
-from fgtrain.optim import learning_rate
+
+from ..networks.encoder import Encoder
+from ..networks.optim import learning_rate
+from .probe import Rows, embed, held_out, labelled, passes
 
 
 @dataclass(frozen=True)

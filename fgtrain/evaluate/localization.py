@@ -24,14 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgdata.boxes import iou
+from fgdata.boxes.geometry import iou
 from fgdata.cores import available_cores
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import ViewSpec
-from fgtrain.evaluate.linear import PROTOCOLS, Trial, fit
-from fgtrain.evaluate.probe import embed, forward
-from fgtrain.nets import Encoder
+
+from ..networks.encoder import Encoder
+from .linear import PROTOCOLS, Trial, fit
+from .probe import embed, forward
 
 THRESHOLDS = np.arange(255) / 255
 """Of an 8-bit map every level but the highest, above which nothing lies."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import Loader, ViewSpec, load
-from fgtrain.nets import Encoder, Features
+
+from ..networks.encoder import Encoder, Features
 
 BATCH = 128
 

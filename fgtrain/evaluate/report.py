@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,28 +11,29 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from fgdata.boxes import CENTRED, WHOLE, iou
+from fgdata.boxes.geometry import CENTRED, WHOLE, iou
 from fgdata.errors import counted
 from fgdata.views import ViewSpec
-from fgtrain.config import need
-from fgtrain.evaluate import finetune, linear, localization, probe, retrieval
-from fgtrain.evaluate.intervals import mean_interval, percent
-from fgtrain.evaluate.subject import Subject, append, read_lines
+
+from ..networks.saved import load_encoder
+from ..settings.common import need
+from ..settings.evaluations import Finetune, Knn, Linear, Localization, Retrieval
+from . import finetune, linear, localization, probe, retrieval
+from .intervals import mean_interval, percent
+from .subject import Subject, append, read_lines
 
 CONSOLE = Console(highlight=False)
 BOTH = ("train", "test")
 
 
-def run_knn(
-    path: Path, shards: Path | None, k: int, temperature: float, untrained: bool, size: int | None, device: str
-) -> dict[str, Any]:
-    subject = Subject.open(path, shards, size, device, BOTH)
+def run_knn(flags: Knn) -> dict[str, Any]:
+    subject, k, temperature = Subject.open(flags, BOTH), flags.k, flags.temperature
     bank = subject.shards.splits["train"]
     need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split")
     need(0 <= temperature < float("inf"), "temperature", temperature, "0 or more")
     right = {
         name: probe.knn(encoder, subject.shards, subject.size, subject.device, k, temperature)
-        for name, encoder in subject.encoders(untrained).items()
+        for name, encoder in subject.encoders(flags.untrained).items()
     }
     table = new_table(f"kNN, k = {k}, {subject.size} px", "encoder", "test accuracy", "standard error", "n")
     for name, r in right.items():
@@ -44,32 +44,21 @@ def run_knn(
     return subject.record("knn", **values, **tell_gain(right, "accuracy"))
 
 
-def run_linear(
-    path: Path,
-    shards: Path | None,
-    protocol: str,
-    cache: bool,
-    fractions: Sequence[float],
-    trials: int,
-    epochs: int | None,
-    seed: int,
-    size: int | None,
-    device: str,
-) -> list[dict[str, Any]]:
+def run_linear(flags: Linear) -> list[dict[str, Any]]:
     """One record per fraction."""
-    subject = Subject.open(path, shards, size, device, BOTH)
+    subject = Subject.open(flags, BOTH)
+    cache, fractions, trials, epochs = flags.cache, flags.fractions, flags.trials, flags.epochs
     for fraction in fractions:
         need(0 < fraction <= 1, "fractions", f"{fraction:g}", "shares of the labels, above 0 and at most 1")
     need(bool(fractions), "fractions", "empty", "one share of the labels or more")
     need(trials >= 1, "trials", trials, "1 or more")
     need(epochs is None or epochs >= 1, "epochs", epochs, "1 or more")
-    how = linear.PROTOCOLS[protocol]
+    how = linear.PROTOCOLS[flags.protocol]
     how = how if epochs is None else replace(how, epochs=epochs)
-    found = linear.linear(
-        subject.found.encoder(), subject.shards, subject.size, subject.device, how, cache, fractions, trials, seed
-    )
+    options = subject.shards, subject.size, subject.device, how, cache, fractions, trials, flags.seed
+    found = linear.linear(load_encoder(subject.found), *options)
     crops = "central squares, features computed once" if cache else "random crops"
-    title = f"linear, {protocol}, {counted(how.epochs, 'epoch')}, {crops}, {subject.size} px"
+    title = f"linear, {flags.protocol}, {counted(how.epochs, 'epoch')}, {crops}, {subject.size} px"
     table = new_table(f"{title}: {subject.name}", "labels", "test accuracy, %", "trials", "learning rate", "n")
     records = []
     for fraction, each in found.items():
@@ -78,25 +67,22 @@ def run_linear(
         n = len(each[0][0])
         named = ", ".join(f"{rate:g}" for rate in rates)
         table.add_row(f"{fraction:.0%}", percent(accuracies), str(trials), named, f"{n:,}")
-        values = spread(accuracies, n) | {"protocol": protocol, "cache": cache, "fraction": fraction}
-        values |= {"epochs": how.epochs, "trials": trials, "seed": seed}
+        values = spread(accuracies, n) | {"protocol": flags.protocol, "cache": cache, "fraction": fraction}
+        values |= {"epochs": how.epochs, "trials": trials, "seed": flags.seed}
         records.append(values | {"lrs": [rate for _, rate in each], "chance": subject.chance})
     say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
     tell_interval(trials)
     return [subject.record("linear", **values) for values in records]
 
 
-def run_finetune(
-    path: Path, shards: Path | None, tuning: finetune.Tuning, seed: int, size: int | None, device: str
-) -> dict[str, Any]:
+def run_finetune(flags: Finetune) -> dict[str, Any]:
     """Every finished fit stands in the run's finetune.jsonl, from which a call stopped half-way goes on."""
-    subject = Subject.open(path, shards, size, device, BOTH)
-    tuning.check()
+    subject = Subject.open(flags, BOTH)
     journal = None if subject.found.run is None else subject.found.run.path / "finetune.jsonl"
     same = {"step": subject.found.step, "digest": subject.shards.manifest["digest"], "size": subject.size}
-    same |= {"epochs": tuning.epochs, "batch_size": tuning.batch_size}
+    same |= {"epochs": flags.epochs, "batch_size": flags.batch_size}
     done = {} if journal is None else {_key(line): line["accuracy"] for line in read_lines(journal)}
-    searches = len(tuning.rates) * len(tuning.decays)
+    searches = len(flags.rates) * len(flags.decays)
     searches = searches if searches > 1 else 0
     count = 0
 
@@ -110,31 +96,31 @@ def run_finetune(
             append(journal, {**line, "accuracy": accuracy})
         where = "of the held-out part of train" if fit.search else "of test"
         say(
-            f"{count} of {searches + tuning.trials}: lr {fit.rate:g}, weight decay {fit.decay:g}, seed {fit.seed}: "
+            f"{count} of {searches + flags.trials}: lr {fit.rate:g}, weight decay {fit.decay:g}, seed {fit.seed}: "
             f"{accuracy:.1%} {where}" + (" (from finetune.jsonl)" if known else f", {time.monotonic() - start:.0f} s")
         )
         return accuracy
 
     best, accuracies = finetune.tune(
-        subject.found.encoder, subject.shards, subject.size, subject.device, tuning, seed, finish
+        lambda: load_encoder(subject.found), subject.shards, subject.size, subject.device, flags, finish
     )
     n = subject.shards.splits["test"]
-    title = f"fine-tuned, {counted(tuning.epochs, 'epoch')}, batch {tuning.batch_size}, {subject.size} px"
+    title = f"fine-tuned, {counted(flags.epochs, 'epoch')}, batch {flags.batch_size}, {subject.size} px"
     table = new_table(title, "encoder", "test accuracy, %", "trials", "learning rate", "weight decay", "n")
     chosen = (f"{best.rate:g}", f"{best.decay:g}")
-    table.add_row(subject.name, percent(accuracies), str(tuning.trials), *chosen, f"{n:,}")
+    table.add_row(subject.name, percent(accuracies), str(flags.trials), *chosen, f"{n:,}")
     say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
-    tell_interval(tuning.trials)
-    values = spread(accuracies, n) | {"trials": tuning.trials, "seed": seed, "epochs": tuning.epochs}
-    values |= {"batch_size": tuning.batch_size, "rates": tuning.rates, "decays": tuning.decays}
+    tell_interval(flags.trials)
+    values = spread(accuracies, n) | {"trials": flags.trials, "seed": flags.seed, "epochs": flags.epochs}
+    values |= {"batch_size": flags.batch_size, "rates": flags.rates, "decays": flags.decays}
     return subject.record("finetune", **values, lr=best.rate, weight_decay=best.decay, chance=subject.chance)
 
 
-def run_retrieval(path: Path, shards: Path | None, untrained: bool, size: int | None, device: str) -> dict[str, Any]:
-    subject = Subject.open(path, shards, size, device, ("test",))
+def run_retrieval(flags: Retrieval) -> dict[str, Any]:
+    subject = Subject.open(flags, ("test",))
     views = ViewSpec.evaluation(subject.size)
     found = {}
-    for name, encoder in subject.encoders(untrained).items():
+    for name, encoder in subject.encoders(flags.untrained).items():
         features, labels, _ = probe.embed(encoder, subject.shards, "test", views, subject.device)
         found[name] = retrieval.retrieve(features.to(subject.device), labels)
     table = new_table(f"retrieval, {subject.size} px", "encoder", "rank-1", "rank-5", "mAP", "queries")
@@ -152,14 +138,13 @@ def run_retrieval(path: Path, shards: Path | None, untrained: bool, size: int | 
     return subject.record("retrieval", **values, **tell_gain(right, "mAP"))
 
 
-def run_localization(
-    path: Path, shards: Path | None, untrained: bool, seed: int, size: int | None, device: str
-) -> dict[str, Any]:
-    subject = Subject.open(path, shards, size, device, BOTH)
+def run_localization(flags: Localization) -> dict[str, Any]:
+    subject = Subject.open(flags, BOTH)
     stated = localization.true_boxes(subject.shards, "test")
     found = {}
-    for name, encoder in subject.encoders(untrained).items():
-        maps, truth = localization.activation_maps(encoder, subject.shards, subject.size, subject.device, seed, stated)
+    for name, encoder in subject.encoders(flags.untrained).items():
+        options = subject.shards, subject.size, subject.device, flags.seed, stated
+        maps, truth = localization.activation_maps(encoder, *options)
         found[name] = localization.overlaps(maps, truth, subject.size)
     title = f"localization by class-activation maps, {subject.size} px"
     table = new_table(title, "boxes", "MaxBoxAcc", "at threshold", "MaxBoxAccV2", "n")
@@ -180,7 +165,7 @@ def run_localization(
         "n": len(o.found),
         "threshold": float(localization.THRESHOLDS[o.best]),
         **baselines,
-        "seed": seed,
+        "seed": flags.seed,
     }
     right = {name: torch.from_numpy(each.found) for name, each in found.items()}
     return subject.record("localization", **values, **tell_gain(right, "MaxBoxAcc"))

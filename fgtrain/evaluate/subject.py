@@ -3,20 +3,24 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fgdata.errors import InputError
-from fgdata.lines import add_line
+from fgdata.files.atomic import append_line
 from fgdata.shards.reader import ShardSet
-from fgtrain import provenance
-from fgtrain.checkpoint import Checkpoint
-from fgtrain.config import need
-from fgtrain.data import open_shards, pick_device
-from fgtrain.nets import Encoder
+
+from .. import objectives
+from ..networks.encoder import Encoder
+from ..networks.saved import load_encoder
+from ..place import open_shards, pick_device
+from ..runs import provenance
+from ..runs.checkpoint import Checkpoint
+from ..settings.common import need
+from ..settings.evaluations import Evaluation
 
 SMALLEST, LARGEST = 8, 4096  # pixels, as of any view
 
@@ -31,9 +35,9 @@ class Subject:
     device: torch.device
 
     @classmethod
-    def open(cls, path: Path, shards: Path | None, size: int | None, device: str, splits: Sequence[str]) -> "Subject":
+    def open(cls, flags: Evaluation, splits: Sequence[str]) -> "Subject":
         """By default the run's own shard set and view size. InputError unless it has these splits, and classes."""
-        found = Checkpoint.find(path)
+        found, shards = Checkpoint.find(flags.run), flags.shards
         if shards is None and found.run is not None:
             noted = found.run.facts.get("shards", {}).get("path")
             shards = Path(noted) if noted else None
@@ -49,9 +53,9 @@ class Subject:
                 f"{data.path} has {len(data.classes) or 'no'} class{'es' * (not data.classes)}, and this evaluation "
                 "needs images labelled with two or more. Name another set with --shards."
             )
-        size = found.size if size is None else size
+        size = found.size if flags.size is None else flags.size
         need(SMALLEST <= size <= LARGEST, "size", size, f"{SMALLEST} to {LARGEST} pixels")
-        return cls(found, data, size, pick_device(device))
+        return cls(found, data, size, pick_device(flags.device))
 
     @property
     def name(self) -> str:
@@ -63,8 +67,8 @@ class Subject:
 
     def encoders(self, untrained: bool) -> dict[str, Encoder]:
         """Under the name it has in tables: the encoder, and beside it the one that the run started from."""
-        made = {self.name: self.found.encoder()}
-        return made | {"untrained": self.found.untrained()} if untrained else made
+        made = {self.name: load_encoder(self.found)}
+        return made | {"untrained": untrained_encoder(self.found)} if untrained else made
 
     def record(self, evaluation: str, **values: Any) -> dict[str, Any]:
         """-> the line: evaluation, step, figures as shares of one, settings, and where, when and by what it was made.
@@ -80,9 +84,22 @@ class Subject:
         return line
 
 
+def untrained_encoder(checkpoint: Checkpoint) -> Encoder:
+    """The encoder that a run started from: the same network, made from the same seed."""
+    config = checkpoint.config()
+    if config is None:
+        raise InputError(
+            f"{checkpoint.file} lies in no run directory, so its initial weights are unknown; leave out --untrained."
+        )
+    small = replace(config, **({"moco": replace(config.moco, queue="auto")} if hasattr(config, "moco") else {}))  # pyright: ignore
+    if hasattr(small, "decoder"):  # it may be gone since, and says nothing of the encoder
+        small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
+    return objectives.build(small, samples=2).encoder
+
+
 def append(path: Path, record: dict[str, Any]) -> None:
     """Adds one line, whole or not at all, that a power cut does not take back."""
-    add_line(path, json.dumps(record), sync=True)
+    append_line(path, json.dumps(record), sync=True)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

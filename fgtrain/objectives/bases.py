@@ -14,10 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgtrain import initial, methods, parallel
-from fgtrain.losses import feature_std, info_nce, negative_cosine, nt_xent, unit
-from fgtrain.nets import Features, frozen_copy, mlp, move_towards
-from fgtrain.optim import target_momentum
+from .. import parallel
+from ..networks import initial
+from ..networks.ema import frozen_copy, move_towards, target_momentum
+from ..networks.encoder import Features
+from ..networks.heads import mlp
+from ..settings import methods
+from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
 
 Logs = dict[str, Tensor]
 Compared = tuple[Tensor, Logs, list[Features], list[Features]]

@@ -5,10 +5,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fgtrain.losses import alignment, attention
-from fgtrain.methods import CvsaConfig
-from fgtrain.nets import Features, conv_head, frozen_copy, move_towards
-from fgtrain.objectives.bases import Byol, Logs, Moco
+from ..networks.ema import frozen_copy, move_towards
+from ..networks.encoder import Features
+from ..networks.heads import conv_head
+from ..settings.methods import CvsaConfig
+from .bases import Byol, Logs, Moco
+from .losses import alignment, attention
 
 
 class Aligner(nn.Module):

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgdata.shards.reader import ShardSet
-from fgtrain import decoder, parallel
-from fgtrain.losses import nt_xent, unit, wide
-from fgtrain.methods import SynthPairConfig
-from fgtrain.nets import hold_statistics
-from fgtrain.objectives.bases import Logs, Moco, Simsiam
-from fgtrain.rundir import RunDir
+
+from .. import parallel
+from ..networks.norm import hold_statistics
+from ..runs.rundir import RunDir
+from ..settings.methods import SynthPairConfig
+from . import decoder
+from .bases import Logs, Moco, Simsiam
+from .losses import nt_xent, unit, wide
 
 
 class SynthPair(nn.Module):

@@ -1,0 +1,1 @@
+"""From a saliency map to one box."""

@@ -1,0 +1,117 @@
+"""From a saliency map to one box, exactly: CVSA Eq. 2 (Wu et al., BMVC 2022) with the scale that the paper leaves open.
+
+A box is (l, t, w, h), float32, in [0, 1] of the image's width and height. On the n x n grid of a solver a box is
+(top, bottom, left, right) in whole cells, bottom and right exclusive.
+
+Eq. 2 asks for the box B of the highest mean saliency, which taken literally is the brightest pixel. Its root form is
+the largest lambda with max_B sum_B (S - lambda) = 0 (Dinkelbach 1967), and both objectives here are that form:
+
+    max-excess   max_B sum_B (S - c mean(S)): lambda held below the root, so that the size follows the object (ours)
+    max-mean     max_B mean_B(S) over boxes of at least a given area: lambda raised to the root
+
+Either needs one operation, the maximum-sum rectangle of at least so many cells, found over ALL boxes of the grid
+(rectangles.py).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import InputError
+from .geometry import WHOLE
+
+FLAT = 1e-6
+"""A map whose spread is below this share of its maximum holds nothing but float32 rounding."""
+
+
+CONSTANTS = ("tau", "k", "min_area")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which box a saliency map stands for. Of the constants it uses one, `constant`; the others are at their defaults
+    whatever was given, so that two objectives that choose the same boxes are equal."""
+
+    name: Literal["max-excess", "max-mean"] = "max-excess"
+    """max-excess: the box whose saliency most exceeds tau times the map's mean, summed over its area.
+    max-mean: the box of the highest mean saliency among those of at least min_area."""
+    tau: float = 0.75
+    """max-excess only: the constant c in sum(S - c mean(S)). Smaller gives larger boxes; 0 to 100."""
+    k: float = 2.0
+    """max-mean only, without min_area: least area as a multiple of the map's effective area (sum S)^2 / sum S^2."""
+    min_area: float | None = None
+    """max-mean only: least area as a share of the image, in (0, 1]. Default: k times the effective area."""
+    grid: int = 64
+    """Cells per side of the grid on which all boxes are compared, 2 to 256."""
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, field: str, allowed: str) -> None:
+            if not ok:
+                value = getattr(self, field)
+                flag = "objective" if field == "name" else field.replace("_", "-")
+                raise InputError(f"objective {field} is {value!r}; allowed: {allowed}. Set --{flag}.")
+
+        need(self.name in ("max-excess", "max-mean"), "name", "max-excess, max-mean")
+        need(0 <= self.tau <= 100, "tau", "0 to 100")
+        need(0 < self.k < float("inf"), "k", "a number above 0")
+        need(self.min_area is None or 0 < self.min_area <= 1, "min_area", "above 0, at most 1, or nothing")
+        need(isinstance(self.grid, int) and 2 <= self.grid <= 256, "grid", "a whole number from 2 to 256")
+        for unused in {*CONSTANTS} - {self.constant}:
+            object.__setattr__(self, unused, getattr(Objective, unused))
+
+    @property
+    def constant(self) -> Literal["tau", "k", "min_area"]:
+        """The one constant that it uses."""
+        if self.name == "max-excess":
+            return "tau"
+        return "k" if self.min_area is None else "min_area"
+
+    def override(self, **asked: Any) -> "Objective":
+        """This objective with the settings that were asked for; one that is None was not.
+
+        k takes the place of a min_area that was not asked for. InputError for a constant that would not be used.
+        """
+        given = {name: value for name, value in asked.items() if value is not None}
+        new = replace(self, **({"min_area": None} if "k" in given else {}) | given)
+        for name in CONSTANTS:
+            if name in given and name != new.constant:
+                flag, other = f"--{name.replace('_', '-')}", "max-excess" if name == "tau" else "max-mean"
+                why, instead = f"the objective is {new.name}", f"set --objective {other}"
+                if name == "k" and new.constant == "min_area":
+                    why, instead = "--min-area takes its place", "leave --min-area away"
+                raise InputError(f"{flag} {given[name]:g} decides nothing: {why}. Leave {flag} away, or {instead}.")
+        return new
+
+
+def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str | None]:
+    """(H, W) map >= 0 -> box (4,), and "flat" when the map says nothing (constant, zero or not finite): whole image.
+
+    Ties go to the smallest top, then bottom, then right, then left.
+    """
+    from .rectangles import best_box, densest_box  # loads numba
+
+    cells = area_average(saliency, objective.grid)  # (n, n) float64
+    low, high = cells.min(), cells.max()
+    if not np.isfinite(low + high) or high - low <= FLAT * max(abs(low), abs(high)):
+        return WHOLE.copy(), "flat"
+    if objective.name == "max-excess":
+        found = best_box(cells - objective.tau * cells.mean(), 1)
+    else:
+        area = objective.min_area
+        if area is None:
+            area = objective.k * cells.sum() ** 2 / (cells**2).sum() / cells.size
+        # The small term keeps a share such as .07 * 100 = 7.000000000000001 from asking for one cell more.
+        found = densest_box(cells, min(cells.size, max(1, int(np.ceil(area * cells.size - 1e-9)))))
+    top, bottom, left, right = found
+    return np.array([left, top, right - left, bottom - top], np.float32) / np.float32(objective.grid), None
+
+
+def area_average(saliency: np.ndarray, n: int) -> np.ndarray:
+    """(H, W) -> (n, n) float64: the exact mean of each cell, a pixel being a unit square; any size, also below n.
+
+    OpenCV's INTER_AREA is the same thing only while it shrinks; below the grid's size it interpolates instead.
+    """
+    from .rectangles import average_cells  # loads numba
+
+    return average_cells(np.ascontiguousarray(saliency), n)

@@ -1,0 +1,178 @@
+"""Record -> the components and the json of one sample (FORMAT.md)."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import images
+from ..boxes.geometry import clip_boxes
+from ..boxes.objective import Objective, solve
+from ..datasets import Record
+from ..errors import InputError, printable
+from ..saliency import component, least_side, saliency_map, uses_superpixels
+from ..shards.maps import shrink_map
+from ..shards.writer import box_bytes
+from .log import Log
+
+if TYPE_CHECKING:
+    from ..saliency.superpixels import Superpixels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings that make a sample out of a record."""
+
+    load: Callable
+    saliency: tuple[str, ...]
+    objective: Objective
+    max_side: int | None
+    quality: int
+    on_bad_image: str
+    keep_maps: bool = False
+
+
+class Decoded:
+    """The pixels and superpixels of one image, each made when a detector first asks for it."""
+
+    def __init__(self, data: bytes, file: str, log: Log):
+        self.data, self.file, self.log = data, file, log
+        self._pixels: dict[int | None, np.ndarray] = {}
+        self._graph: Superpixels | None = None
+
+    def pixels(self, least_side: int | None = None) -> np.ndarray:
+        """(H, W, 3) uint8; `least_side` as in `images.decode`."""
+        if least_side not in self._pixels:
+            with self.log.stage("decode"):
+                self._pixels[least_side] = images.decode(self.data, self.file, least_side)
+        return self._pixels[least_side]
+
+    def superpixels(self) -> "Superpixels":
+        if self._graph is None:
+            from ..saliency.superpixels import segment
+
+            rgb = self.pixels()
+            with self.log.stage("superpixels"):
+                self._graph = segment(rgb)
+        return self._graph
+
+
+@dataclass(frozen=True)
+class Box:
+    """What a detector found in an image."""
+
+    box: np.ndarray
+    """(4,)"""
+    fallback: str | None
+    """Why it is the whole image, where the map does not say more; else None."""
+    stored_map: tuple[np.ndarray, np.ndarray] | None
+    """The map as maps.h5 stores it (`shrink_map`), where it is kept."""
+
+
+def find_box(name: str, image: Decoded, objective: Objective, keep_map: bool, log: Log) -> Box:
+    """Runs a detector on an image and solves its box."""
+    rgb, stored = image.pixels(least_side(name)), None
+    graph = image.superpixels() if uses_superpixels(name) else None
+    with log.stage(component(name)):
+        saliency = saliency_map(name, rgb, image.file, graph)
+        box, fallback = solve(saliency, objective)
+    if keep_map:
+        with log.stage("maps"):
+            stored = shrink_map(saliency)
+    return Box(box, fallback, stored)
+
+
+def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], dict, dict]:
+    """-> (components by extension, without the json; the json's content; the maps to keep, by detector, as
+    `shrink_map` stores them).
+
+    The JPEG bytes are the original ones unless they are no plain JPEG or larger than max_side; pixels are decoded only
+    when somebody needs them. InputError when the image cannot be read.
+    """
+    start = time.perf_counter()
+    _refuse_name(record)
+    with log.stage("read"):
+        data, pixel_boxes = recipe.load(record)
+    size_read = len(data)
+    header = images.header(data, record.file)
+    width, height = header.width, header.height
+    truth, clipped = _truth(pixel_boxes, header, record.file)
+    shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
+    keeps = header.format == "jpeg" and header.channels in (1, 3) and not shrinks
+    image = Decoded(data, record.file, log)
+    found: dict[str, Box] = {}
+    for name in recipe.saliency:
+        if name == "gt":
+            found[name] = Box(largest(truth, record.file), None, None)
+        else:
+            found[component(name)] = find_box(name, image, recipe.objective, recipe.keep_maps, log)
+    if not keeps:
+        rgb = image.pixels()
+        with log.stage("encode"):
+            rgb = images.shrink(rgb, recipe.max_side) if recipe.max_side else rgb
+            data = images.encode_jpeg(rgb, recipe.quality)
+        height, width = rgb.shape[:2]
+    meta = {
+        "id": record.id,
+        "file": record.file,
+        "width": width,
+        "height": height,
+        "class": record.class_name,
+        "split": record.split,
+        "boxes": [[round(float(value), 7) for value in box] for box in truth],
+        "detectors": {name: {"fallback": box.fallback} for name, box in found.items()},
+    }
+    if clipped:
+        meta["boxes_clipped"] = True
+    if not keeps:
+        meta["source"] = {"format": header.format, "width": header.width, "height": header.height}
+    components = {"jpg": data, "cls": b"%d" % record.label}
+    log.image_bytes = [log.image_bytes[0] + size_read, log.image_bytes[1] + len(data)]
+    log.finish(record.id, time.perf_counter() - start)
+    maps = {name: box.stored_map for name, box in found.items() if box.stored_map is not None}
+    return components | {f"{name}.npy": box_bytes(box.box) for name, box in found.items()}, meta, maps
+
+
+def fault(record: Record, load: Callable) -> str | None:
+    """What is wrong with a record's name, image or boxes, found without decoding a JPEG's pixels; None if nothing."""
+    try:
+        _refuse_name(record)
+        data, pixel_boxes = load(record)
+        header = images.header(data, record.file)
+        if header.format != "jpeg":
+            images.decode(data, record.file)
+        _truth(pixel_boxes, header, record.file)
+    except InputError as found:
+        return str(found)
+    return None
+
+
+def _refuse_name(record: Record) -> None:
+    """The json of a sample holds its file's name, and is UTF-8."""
+    name = printable(record.file)
+    if name == record.file and printable(record.id) == record.id:
+        return
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower() != "utf-8":
+        raise InputError(f"{name}: Python takes file names for {encoding} here. Set PYTHONUTF8=1, then this command")
+    raise InputError(
+        f"{name}: the file's name is not UTF-8 text. Rename the file, or leave such images out: --on-bad-image skip"
+    )
+
+
+def _truth(pixel_boxes, header: images.Header, file: str) -> tuple[np.ndarray, bool]:
+    """clip_boxes, its error naming the file."""
+    try:
+        return clip_boxes(pixel_boxes, header.width, header.height)
+    except InputError as fault:
+        raise InputError(f"{file}: {fault} Or leave such images out: --on-bad-image skip") from None
+
+
+def largest(truth: np.ndarray, file: str) -> np.ndarray:
+    """The largest of an image's (n, 4) ground-truth boxes: what `gt` stores. InputError when there is none."""
+    if not len(truth):
+        raise InputError(f"{file} has no ground-truth box inside the image. Ask for a detector: --saliency rbd")
+    return truth[np.argmax(truth[:, 2] * truth[:, 3])]

@@ -1,0 +1,1 @@
+"""The built-in dataset: birds painted by code."""

@@ -1,0 +1,246 @@
+"""report.html: one self-contained page that shows a person what is in a shard set before they train on it."""
+
+import base64
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .. import images
+from ..boxes.objective import Objective
+from ..building.log import read_log
+from ..errors import InputError, counted
+from ..files.atomic import write_atomic
+from ..shards.reader import ShardSet, meta
+from .score import Scored, read_boxes, table
+
+THUMBNAIL_SIDE = 260
+PALETTE = ("#ff5d5d", "#3fa7ff", "#ffb52e", "#9b6bff", "#2bc48a", "#ff7ad1")
+TRUTH = "#ffffff"
+WORST, SLOWEST = 12, 8
+
+
+def write_report(path: Path, out: Path, samples: int = 96) -> Path:
+    """Reads a shard set and writes the page; shows at most `samples` images, its numbers are of all. Returns `out`."""
+    if not 1 <= samples <= 1000:
+        raise InputError(f"--samples {samples}: 1 to 1,000 images fit one page.")
+    shards = ShardSet.open(path)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder. Name a file: --out FILE")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: there is no folder {out.parent} to write the report to.")
+    scored = read_boxes(shards)
+    colours = {
+        name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in shards.detectors if name != "gt")
+    }
+    sections = [
+        _head(shards, colours),
+        _score(scored, path, colours),
+        _histograms(scored, colours),
+        _cost(shards),
+        _images(shards, scored, colours, samples),
+        _settings(shards),
+    ]
+    page = _PAGE.replace("{{title}}", html.escape(path.resolve().name)).replace("{{body}}", "\n".join(sections))
+    try:
+        write_atomic(out, page.encode("utf-8", "backslashreplace"))
+    except OSError as fault:
+        raise InputError(f"{out} cannot be written: {fault.strerror}. Name another file: --out FILE") from None
+    return out
+
+
+def _head(shards: ShardSet, colours: dict[str, str]) -> str:
+    manifest = shards.manifest
+    facts = [(f"{count:,}", f"{name} images") for name, count in shards.splits.items()]
+    facts += [(f"{len(shards.classes):,}", "classes"), (f"{len(shards.detectors)}", "boxes an image")]
+    for name, counts in manifest["fallbacks"].items():
+        facts.append((f"{sum(counts.values()):,}", f"whole-image boxes from {name}"))
+    if manifest["boxes_clipped"]:
+        facts.append((f"{manifest['boxes_clipped']:,}", "truth boxes clipped"))
+    if manifest["reencoded"]:
+        facts.append((f"{manifest['reencoded']:,}", "re-encoded"))
+    if manifest["skipped"]:
+        facts.append((f"{len(manifest['skipped']):,}", "skipped"))
+    tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(what)}</span></div>" for number, what in facts)
+    asked = manifest.get("objective", {})
+    said = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
+    said += f"Boxes by {', '.join(shards.detectors)}"
+    if asked:
+        own = Objective(**asked)
+        said += f"; objective {own.name} ({own.constant} {getattr(own, own.constant):g})"
+        said += f" on a {own.grid} x {own.grid} grid"
+    title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(shards.path.resolve().name)}</h1>"
+    return f"{title}<p class=sub>{html.escape(said)}.</p><div class=tiles>{tiles}</div>"
+
+
+def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
+    try:
+        found = table(scored, path)
+    except InputError:
+        return "<h2>Score</h2><p>The dataset has no ground-truth boxes to score against.</p>"
+    names = {"whole": "whole image", "centred": "centred 70 % box"}
+    rows = ""
+    for name, row in (found["detectors"] | found["baselines"]).items():
+        colour = colours.get(name, "#8a94a6")
+        bars = "".join(
+            f"<td class=bar><i style='width:{row[key]:.1%};background:{colour}'></i><span>{row[key]:.3f}</span></td>"
+            for key in ("mean_iou", "corloc")
+        )
+        rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}<td>{row['n']:,}</td></tr>"
+    head = "<tr><th>box</th><td>mean IoU</td><td>CorLoc (IoU ≥ 0.5)</td><td>images</td></tr>"
+    return f"<h2>Boxes against the ground truth</h2><table class=score>{head}{rows}</table>"
+
+
+def _histograms(scored: Scored, colours: dict[str, str]) -> str:
+    charts = ""
+    for name, colour in colours.items():
+        area = scored.boxes[name][:, 2] * scored.boxes[name][:, 3]
+        charts += _histogram(f"{name}: box area, share of the image", area, colour)
+        overlap = scored.iou[name][~np.isnan(scored.iou[name])]
+        if len(overlap):
+            charts += _histogram(f"{name}: IoU with the truth", overlap, colour)
+    return f"<h2>Distributions</h2><div class=charts>{charts}</div>" if charts else ""
+
+
+def _histogram(title: str, values: np.ndarray, colour: str) -> str:
+    counts, _ = np.histogram(values, bins=20, range=(0, 1))
+    top = max(1, counts.max())
+    bars = "".join(
+        f"<rect x='{i * 15 + 1}' y='{90 - 88 * count / top:.1f}' width='13' height='{88 * count / top:.1f}' "
+        f"fill='{colour}'><title>{i / 20:.2f} to {(i + 1) / 20:.2f}: {count:,}</title></rect>"
+        for i, count in enumerate(counts)
+    )
+    axis = "".join(
+        f"<text x='{300 * x:.0f}' y='104' text-anchor='{a}'>{x:g}</text>"
+        for x, a in ((0, "start"), (0.5, "middle"), (1, "end"))
+    )
+    caption = f"<figcaption>{html.escape(title)} <em>median {np.median(values):.2f}</em></figcaption>"
+    return f"<figure>{caption}<svg viewBox='0 0 300 108'><path d='M0 90H300'/>{bars}{axis}</svg></figure>"
+
+
+def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: int) -> str:
+    groups = {"sample": _spread(scored.label, samples)}
+    for name in colours:
+        overlap = scored.iou[name]
+        ranked = np.argsort(np.where(np.isnan(overlap), 2, overlap), kind="stable")
+        groups[f"worst of {name}"] = [int(i) for i in ranked[:WORST] if not np.isnan(overlap[i])]
+        groups[f"whole-image box from {name}"] = [i for i, kind in enumerate(scored.fallback[name]) if kind][:WORST]
+    slow = {entry["id"]: entry["seconds"] for line in read_log(shards) for entry in line["slowest"]}
+    slowest = sorted((i for i, name in enumerate(scored.id) if name in slow), key=lambda i: -slow[scored.id[i]])
+    groups["slowest to build"] = slowest[:SLOWEST]
+    chosen: dict[int, list[str]] = {}
+    for group, numbers in groups.items():
+        for number in numbers:
+            chosen.setdefault(number, []).append(group)
+    cards = "".join(_card(shards, scored, number, belongs, colours, slow) for number, belongs in chosen.items())
+    shown = [group for group, numbers in groups.items() if numbers]
+    choices = "".join(f"<option value='{html.escape(g)}'>{html.escape(g)} ({len(groups[g]):,})</option>" for g in shown)
+    embedded = np.bincount(scored.label[list(chosen)], minlength=len(shards.classes))
+    classes = "".join(
+        f"<option value='{i}'>{html.escape(name)} ({embedded[i]})</option>"
+        for i, name in enumerate(shards.classes)
+        if embedded[i]
+    )
+    keys = "".join(
+        f"<label style='--c:{colour}'><input type=checkbox checked data-box='{name}'>{name}</label>"
+        for name, colour in ({"truth": TRUTH} | colours).items()
+    )
+    controls = (
+        f"<div class=controls><select id=group><option value=''>all shown ({len(chosen):,})</option>{choices}</select>"
+        f"<select id=class><option value=''>all classes</option>{classes}</select>{keys}<span id=count></span></div>"
+    )
+    left_out = int(np.isin(np.arange(len(shards.classes)), scored.label[list(chosen)], invert=True).sum())
+    said = f"{len(chosen):,} of {counted(len(scored.label), 'image')} are on this page; the numbers above are of all."
+    lacks = f"{left_out:,} classes have" if left_out != 1 else "1 class has"
+    said += f" {lacks} none here: <code>--samples</code> shows more." if left_out else ""
+    said += " Dashed: the ground truth. Coloured: a detector's box; beneath, its IoU with the truth."
+    return f"<h2>Images and their boxes</h2><p class=sub>{said}</p>{controls}<div class=grid>{cards}</div>"
+
+
+def _spread(labels: np.ndarray, samples: int) -> list[int]:
+    """Numbers of at most `samples` samples, spread over the classes and, within each, over the set."""
+    turn = np.zeros(len(labels))
+    for value in np.unique(labels):
+        here = np.flatnonzero(labels == value)
+        turn[np.random.default_rng(int(value)).permutation(here)] = np.arange(len(here))
+    return sorted(int(i) for i in np.lexsort((labels, turn))[:samples])
+
+
+def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colours: dict[str, str], slow: dict) -> str:
+    sample = shards.split(str(scored.split[number])).read(int(scored.number[number]))
+    said = meta(sample)
+    picture = images.shrink(images.decode(sample["jpg"], said["file"]), THUMBNAIL_SIDE)
+    height, width = picture.shape[:2]
+    source = base64.b64encode(images.encode_jpeg(picture, 80)).decode()
+    shapes = "".join(_rectangle(box, width, height, TRUTH, "truth") for box in scored.truth[number])
+    shapes += "".join(
+        _rectangle(scored.boxes[name][number], width, height, colour, name) for name, colour in colours.items()
+    )
+    overlaps = " · ".join(
+        f"<b style='color:{colour}'>{scored.iou[name][number]:.2f}</b>"
+        for name, colour in colours.items()
+        if len(scored.truth[number])
+    )
+    fallbacks = {name: scored.fallback[name][number] for name in colours}
+    notes = "".join(f" <em>{name}: {kind} map</em>" for name, kind in fallbacks.items() if kind)
+    notes += f" <em>{slow[said['id']] * 1e3:,.0f} ms</em>" if said["id"] in slow else ""
+    notes = f"<span>{overlaps}{notes}</span>" if overlaps or notes else ""
+    title = html.escape(f"{said['file']} ({said['width']} x {said['height']}, {said['split']})")
+    return (
+        f"<figure class=card style='--aspect:{width / height:.4f}' "
+        f"data-class='{scored.label[number]}' data-groups='{html.escape(json.dumps(groups))}'>"
+        f"<div class=photo><img src='data:image/jpeg;base64,{source}' width={width} height={height} alt=''>"
+        f"<svg viewBox='0 0 {width} {height}'>{shapes}</svg></div>"
+        f"<figcaption title='{title}'><span>{html.escape(said['class'])}</span>{notes}</figcaption></figure>"
+    )
+
+
+def _rectangle(box: np.ndarray, width: int, height: int, colour: str, name: str) -> str:
+    left, top, wide, high = (float(value) for value in box * np.array([width, height, width, height]))
+    place = f"x='{left:.1f}' y='{top:.1f}' width='{wide:.1f}' height='{high:.1f}'"
+    dash = " stroke-dasharray='5 4'" if name == "truth" else ""
+    outline = f"<rect {place} stroke='#0009' stroke-width='4'/><rect {place} stroke='{colour}' stroke-width='2'{dash}/>"
+    return f"<g data-of='{name}'>{outline}</g>"
+
+
+def _cost(shards: ShardSet) -> str:
+    """What --max-side and --quality made of the images, from the build's log; nothing when none was re-encoded."""
+    manifest, log = shards.manifest, read_log(shards)
+    if not manifest["reencoded"]:
+        return ""
+    asked = manifest["images"]
+    limit = f"--max-side {asked['max_side']}" if asked["max_side"] else "no --max-side: only what was no plain JPEG"
+    total = sum(shards.splits.values())
+    rows = [("images re-encoded", f"{manifest['reencoded']:,} of {total:,} ({limit}, --quality {asked['quality']})")]
+    if sum(line["samples"] for line in log) == total and all("image_bytes" in line for line in log):
+        before, after = (sum(line["image_bytes"][i] for line in log) for i in (0, 1))
+        change = f"{after / before - 1:+.0%}" if before else ""
+        rows.append(("bytes of all images", f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB stored ({change})"))
+        rows.append(("time to encode", f"{sum(line['seconds'].get('encode', 0) for line in log):,.1f} s of one core"))
+    table = "".join(f"<tr><th>{what}</th><td>{html.escape(said)}</td></tr>" for what, said in rows)
+    return f"<h2>What re-encoding cost</h2><table>{table}</table>"
+
+
+def _settings(shards: ShardSet) -> str:
+    manifest = {key: value for key, value in shards.manifest.items() if key != "splits"}
+    manifest["dataset"] = {key: value for key, value in manifest["dataset"].items() if key != "classes"}
+    stages: dict[str, float] = {}
+    log = read_log(shards)
+    for line in log:
+        for name, seconds in line["seconds"].items():
+            stages[name] = stages.get(name, 0.0) + seconds
+    total, samples = sum(stages.values()), sum(line["samples"] for line in log)
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td class=bar><i style='width:{seconds / total:.1%};background:#8a94a6'></i>"
+        f"<span>{seconds:,.1f} s</span></td><td>{seconds / samples * 1e3:,.2f} ms an image</td></tr>"
+        for name, seconds in sorted(stages.items(), key=lambda stage: -stage[1])
+        if total
+    )
+    times = f"<h2>Where the build's time went</h2><table>{rows}</table>" if rows else ""
+    said = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
+    summary = "<summary>manifest.json, without the lists of shards and classes</summary>"
+    return f"{times}<h2>Settings</h2><details>{summary}<pre>{said}</pre></details>"
+
+
+_PAGE = (Path(__file__).parent / "page.html").read_text("utf-8")

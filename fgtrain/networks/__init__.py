@@ -1,0 +1,1 @@
+"""Encoders, heads, moving averages, initial weights, optimisers."""

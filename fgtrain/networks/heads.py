@@ -1,0 +1,16 @@
+"""Projection and prediction heads."""
+
+from torch import nn
+
+
+def mlp(inputs: int, hidden: int, outputs: int, norm: bool = True) -> nn.Sequential:
+    """(B, inputs) -> (B, outputs): linear - batch norm - ReLU - linear; MoCo v2's head has no norm."""
+    middle = [nn.BatchNorm1d(hidden)] if norm else []
+    return nn.Sequential(nn.Linear(inputs, hidden), *middle, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+
+
+def conv_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """(B, inputs, H, W) -> (B, outputs, H, W): 1x1 convolution - batch norm - ReLU - 1x1 convolution."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, outputs, 1)
+    )

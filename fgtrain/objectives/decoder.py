@@ -1,0 +1,196 @@
+"""The decoder of the synthesized pairs, and its warm-up before the training (Wang et al. 2024, sections 3.2 and B.2).
+
+Ours, where the paper is silent: the layout, and group norm, so that an image depends on its own vector alone.
+"""
+
+import io
+import json
+import math
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from fgdata.errors import InputError, counted
+from fgdata.shards.reader import ShardSet
+from fgdata.views import load
+
+from ..networks.encoder import Encoder
+from ..place import has_bf16
+from ..runs.files import write_bytes
+from ..runs.rundir import RunDir
+from ..settings.methods import SynthPairConfig
+from .losses import wide
+
+FILE, UNFINISHED = "decoder.safetensors", "decoder-warmup.pt"
+SAVE_SECONDS = 60.0
+"""A warm-up that is killed loses at most the epoch under way and this much before it; a stopped one nothing."""
+
+
+class Decoder(nn.Module):
+    """(B, n) -> (B, 3, S, S) normalised: a ResNet run backwards.
+
+    A linear layer makes maps of S / 32; four stages of `depth` residual blocks, nearest x2 and a convolution halve the
+    channels from 8 * width to width / 2; a last x2 and a convolution make RGB, without an activation. Width 64 and
+    depth 2 mirror a ResNet-18: 27.0 M parameters from 2048 features to 224 px.
+    """
+
+    def __init__(self, dim: int, size: int, width: int, depth: int):
+        super().__init__()
+        self.shape = {"dim": dim, "size": size, "width": width, "depth": depth}
+        side, channels = size // 32, [8 * width, 4 * width, 2 * width, width, width // 2]
+        self.linear = nn.Sequential(nn.Linear(dim, 2 * width * side**2), nn.Unflatten(1, (2 * width, side, side)))
+        self.widen = conv(2 * width, channels[0], 1)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(*(Block(a) for _ in range(depth)), nn.Upsample(scale_factor=2), conv(a, b, 3))
+                for a, b in pairwise(channels)
+            )
+        )
+        self.rgb = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels[-1], 3, 3, padding=1))
+
+    def forward(self, v: Tensor) -> Tensor:
+        maps = self.linear(v).contiguous(memory_format=torch.channels_last)  # (B, 2 * width, S / 32, S / 32)
+        return wide(self.rgb(self.stages(self.widen(maps))))
+
+    def save(self, file: Path) -> None:
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        write_bytes(file, save(weights, metadata={"fgtrain_decoder": json.dumps(self.shape, sort_keys=True)}))
+
+    def check(self, file: Path) -> None:
+        """InputError unless the file is a decoder of this shape."""
+        if not file.is_file():
+            raise InputError(f"--decoder {file} does not exist; name the {FILE} of a run of synth-pair.")
+        try:
+            with safe_open(file, "pt") as weights:
+                found = json.loads((weights.metadata() or {})["fgtrain_decoder"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise InputError(
+                f"--decoder {file} is no decoder of fgtrain ({type(error).__name__}: {error}); name the {FILE} of a "
+                "run of synth-pair."
+            ) from error
+        if found != self.shape:
+            flags = {"dim": "the encoder's features", "size": "--views.size"}
+            differ = [
+                f"{flags.get(k, '--reconstruct.' + k)}: {found.get(k)} in the file, {v} here"
+                for k, v in self.shape.items()
+                if found.get(k) != v
+            ]
+            raise InputError(
+                f"--decoder {file} has another shape.\n  " + "\n  ".join(differ) + "\nSet them alike, or leave out "
+                f"--decoder {shlex.quote(str(file))} and let the run warm up its own."
+            )
+
+    def load(self, file: Path) -> None:
+        self.check(file)
+        self.load_state_dict(load_file(file))
+
+
+class Block(nn.Module):
+    """(B, C, H, W) -> the same: torchvision's BasicBlock with group norm."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first, self.second = conv(channels, channels, 3), conv(channels, channels, 3)[:-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Convolution - group norm of at most 8 groups - ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.GroupNorm(math.gcd(8, outputs), outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def warm_up(
+    decoder: Decoder,
+    encoder: nn.Module,
+    config: SynthPairConfig,
+    run: RunDir,
+    shards: ShardSet,
+    device: torch.device,
+    say: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> bool:
+    """Trains the decoder alone on plain images: MSE on normalised pixels, Adam at a constant rate. False when `stop()`
+    ended it; the next call goes on behind its last step.
+
+    The encoder is frozen; its batch norm takes the statistics of the batch, as in the training that follows. What runs
+    is a copy: its own running statistics must not move, and synchronised ones would wait for processes that do not take
+    part.
+    """
+    settings, unfinished = config.reconstruct, run.path / UNFINISHED
+    with torch.random.fork_rng(devices=[]):
+        frozen = Encoder(config.model)
+    frozen.load_state_dict(encoder.state_dict())
+    frozen.freeze(config.freeze_stages)
+    frozen.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=settings.lr)
+    loader = load(
+        shards,
+        views=replace(config.views, views=1, crop="centre", jitter=0, grayscale=0, blur=0, plain=True),
+        batch_size=min(settings.batch_size, len(shards.split(config.data.split))),
+        split=config.data.split,
+        backend=config.machine.backend,
+        seed=config.seed,
+        threads=config.machine.threads,
+        device=device,
+    )
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")
+    epoch = 0
+    if unfinished.is_file():
+        state = torch.load(unfinished, map_location="cpu", weights_only=True)
+        epoch = state["epoch"]
+        decoder.load_state_dict(state["decoder"])
+        optimizer.load_state_dict(state["optimizer"])
+        loader.load_state_dict(state["loader"])
+    say(
+        f"Decoder warm-up: {counted(settings.epochs, 'epoch')}" + (f", continued behind epoch {epoch}" if epoch else "")
+    )
+    saved = time.perf_counter()
+
+    def keep() -> None:
+        state = {"epoch": epoch, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
+        content = io.BytesIO()
+        torch.save({**state, "loader": loader.state_dict()}, content)
+        write_bytes(unfinished, content.getvalue())
+
+    with loader:
+        while epoch < settings.epochs:
+            losses = []
+            for batch in loader:
+                x = batch["plain"].to(device, non_blocking=True)
+                with bf16:
+                    with torch.no_grad():
+                        v = frozen(x).pooled
+                    loss = F.mse_loss(decoder(v), x)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+                if stop() and loader.state_dict()["batch"] > 0:  # at an epoch's end it stands at the next one's start
+                    keep()
+                    return False
+            epoch += 1
+            error = torch.stack(losses).mean().item()
+            if not math.isfinite(error):
+                raise InputError(f"The decoder's loss became {error} in warm-up epoch {epoch}; lower --reconstruct.lr.")
+            say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}")
+            if epoch < settings.epochs and (stop() or time.perf_counter() - saved >= SAVE_SECONDS):
+                keep()
+                saved = time.perf_counter()
+            if stop():
+                break
+    return epoch == settings.epochs

@@ -1,0 +1,67 @@
+"""What run.json says about where a run came from, and results.jsonl about a measurement."""
+
+import os
+import sys
+import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgdata.shards.reader import ShardSet
+
+from .. import parallel
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "nvidia-dali-cuda130")
+
+
+def facts(shards: ShardSet, device: torch.device) -> dict[str, Any]:
+    return {
+        "argv": sys.argv,
+        "pid": os.getpid(),
+        "commit": commit(),
+        "versions": versions(),
+        "device": name_of(device),
+        "processes": parallel.world_size(),
+        "threads": torch.get_num_threads(),
+        "shards": {"path": str(shards.path.resolve()), "digest": shards.manifest["digest"]},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def earlier(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """run.json of a run that goes on -> its parts until now: what wrote each, and the step where it ended."""
+    own = ("argv", "commit", "versions", "device", "started", "step")
+    return [*told.get("earlier", []), {name: told.get(name) for name in own}]
+
+
+def name_of(device: torch.device) -> str:
+    """Of a GPU its model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and those of the packages that are installed."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def commit() -> str | None:
+    """The commit of this source tree, or None for an installed package."""
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        loose = git / head[5:]
+        if loose.is_file():
+            return loose.read_text().strip()
+        packed = (git / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(head[5:])), None)
+    except OSError:
+        return None

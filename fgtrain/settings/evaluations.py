@@ -1,0 +1,136 @@
+"""The flags of every `fgtrain eval`, of compare and of export. A docstring under a field is its `--help`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from .common import NEIGHBOURS, TEMPERATURE, need
+
+RunOrCheckpoint = Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
+
+
+def need_seed(seed: int) -> None:
+    need(0 <= seed < 1 << 32, "seed", seed, "0 to 2^32 - 1")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every evaluation is given."""
+
+    run: RunOrCheckpoint
+    """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
+    shards: Path | None = None
+    """Shard set with the splits that the evaluation uses. Default: the run's own."""
+    size: int | None = None
+    """Side of the evaluated images in pixels. Default: the run's view size."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N. auto: cuda where there is one."""
+
+
+@dataclass(frozen=True)
+class Knn(Evaluation):
+    """k nearest neighbours on frozen features: train split as the bank, test split as the queries."""
+
+    k: int = NEIGHBOURS
+    """Neighbours that vote."""
+    temperature: float = TEMPERATURE
+    """A vote weighs exp(cosine / temperature); 0: every vote weighs one."""
+    untrained: bool = False
+    """Score the network at its initial weights too."""
+
+
+@dataclass(frozen=True)
+class Linear(Evaluation):
+    """A linear layer on frozen features, trained on the train split, scored on the test split at its last epoch."""
+
+    protocol: Literal["synth-pair", "cvsa"] = "synth-pair"
+    """synth-pair: SGD with rate 30, divided by 10 after 60 and again after 80 % of 100 epochs, batch 128. cvsa: rate
+    .1, .01 or .001, chosen on a tenth of the train split, half a cosine, 50 epochs, batch 16."""
+    cache: bool = False
+    """Compute the features once, from the central square, instead of from a new random crop and flip every epoch:
+    seconds instead of minutes, usually slightly lower accuracy."""
+    fractions: tuple[float, ...] = (1.0,)
+    """Shares of the training labels, the same share of every class: 1 0.5 0.2 gives the three of the paper."""
+    trials: int = 1
+    """Layers trained, each from its own seed (labelled images, weights, order), on the same crops."""
+    epochs: int | None = None
+    """Passes over the train split. Default: the protocol's."""
+    seed: int = 0
+    """Seed of the first trial, and of the crops."""
+
+    def __post_init__(self) -> None:
+        need_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Finetune(Evaluation):
+    """The whole network trained further with labels: learning rate and weight decay are chosen on a tenth of the train
+    split, then several trials train on all of it and are scored on the test split. When stopped, it resumes after the
+    last finished fit when rerun."""
+
+    epochs: int = 50
+    """Passes over the train split."""
+    batch_size: int = 16
+    """Images per step."""
+    rates: tuple[float, ...] = (0.1, 0.05, 0.01, 0.005, 0.001)
+    """Learning rates to choose from."""
+    decays: tuple[float, ...] = (5e-4, 1e-4)
+    """Weight decays to choose from. With one rate and one decay there is no search."""
+    trials: int = 3
+    """Fits with the chosen pair, each from its own seed."""
+    seed: int = 0
+    """Seed of the search and of the first trial: the new layer's weights, order and crops."""
+
+    def __post_init__(self) -> None:
+        need_seed(self.seed)
+        need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        need(self.batch_size >= 2, "batch-size", self.batch_size, "2 or more, as batch norm needs")
+        need(self.trials >= 1, "trials", self.trials, "1 or more")
+        for name, values, least in (("rates", self.rates, 1e-12), ("decays", self.decays, 0.0)):
+            ok = len(values) > 0 and all(least <= value < float("inf") for value in values)
+            given = " ".join(f"{value:g}" for value in values) or "empty"
+            need(ok, name, given, "numbers above 0" if least else "0 or more")
+
+
+@dataclass(frozen=True)
+class Retrieval(Evaluation):
+    """Each test image queries the other test images for its class: rank-1, rank-5, mAP over the full ranking."""
+
+    untrained: bool = False
+    """Score the network at its initial weights too."""
+
+
+@dataclass(frozen=True)
+class Localization(Evaluation):
+    """MaxBoxAcc: do the class-activation maps of a linear layer find the annotated object of the test images?"""
+
+    untrained: bool = False
+    """Score the network at its initial weights too."""
+    seed: int = 0
+    """Decides the layer's initial weights and the order of samples."""
+
+    def __post_init__(self) -> None:
+        need_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """One table of what several runs have in their results.jsonl: mean and 95 % interval over runs that differ only in
+    their seed."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...", help_behavior_hint="(required)")]
+    """Run directories."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Copy the encoder of a run to FILE (safetensors), with torchvision's names and all its keys but those of fc."""
+
+    run: RunOrCheckpoint
+    """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    """File to write, ending .safetensors."""

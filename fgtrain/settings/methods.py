@@ -1,0 +1,263 @@
+"""The settings of every method, and one config per method. A docstring under a field is its `--help`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from .common import Config, need
+
+
+def _need_widths(prefix: str, settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        need(value >= 1, f"{prefix}.{name}", value, "1 or more")
+
+
+@dataclass(frozen=True)
+class SimsiamSettings:
+    """SimSiam (Chen & He 2021)."""
+
+    hidden: int = 2048
+    """Width of the projector's two hidden layers."""
+    dim: int = 2048
+    """Width of the projection."""
+    bottleneck: int = 512
+    """Hidden width of the predictor."""
+
+    def __post_init__(self) -> None:
+        _need_widths("simsiam", self, "hidden", "dim", "bottleneck")
+
+
+@dataclass(frozen=True)
+class SimclrSettings:
+    """SimCLR (Chen et al. 2020)."""
+
+    hidden: int = 2048
+    """Hidden width of the projector."""
+    dim: int = 128
+    """Width of the projection."""
+    tau: float = 0.1
+    """Temperature of NT-Xent."""
+
+    def __post_init__(self) -> None:
+        _need_widths("simclr", self, "hidden", "dim")
+        need(self.tau > 0, "simclr.tau", self.tau, "above 0")
+
+
+@dataclass(frozen=True)
+class ByolSettings:
+    """BYOL (Grill et al. 2020)."""
+
+    hidden: int = 4096
+    """Hidden width of projector and predictor."""
+    dim: int = 256
+    """Width of the projection."""
+    ema: float = 0.996
+    """Momentum of the target network at the start; it rises to 1 along half a cosine."""
+
+    def __post_init__(self) -> None:
+        _need_widths("byol", self, "hidden", "dim")
+        need(0 <= self.ema <= 1, "byol.ema", self.ema, "0 to 1")
+
+
+@dataclass(frozen=True)
+class MocoSettings:
+    """MoCo v2 (Chen et al. 2020)."""
+
+    dim: int = 128
+    """Width of the projection."""
+    norm: bool = False
+    """Batch norm in the head's hidden layer, as MoCo v3 has it. Without it a small network can stay for long where
+    all projections are equal."""
+    tau: float = 0.2
+    """Temperature of InfoNCE."""
+    queue: Literal["auto"] | int = "auto"
+    """Negatives kept. auto: the largest power of two that is not above the number of training images, so that no
+    image is its own negative for long; the paper has 65536."""
+    ema: float = 0.999
+    """Momentum of the key network."""
+    symmetric: bool = False
+    """Use each view once as query and once as key. CVSA always does."""
+
+    def __post_init__(self) -> None:
+        _need_widths("moco", self, "dim")
+        need(self.tau > 0, "moco.tau", self.tau, "above 0")
+        need(self.queue == "auto" or self.queue >= 1, "moco.queue", self.queue, "auto, or 1 or more")
+        need(0 <= self.ema <= 1, "moco.ema", self.ema, "0 to 1")
+
+    def need_queue(self, batch_size: int) -> None:
+        """InputError for a queue that a single batch would overrun."""
+        allowed = f"auto, or at least --data.batch-size {batch_size}, so that the queue outlives a batch"
+        need(self.queue == "auto" or self.queue >= batch_size, "moco.queue", self.queue, allowed)
+
+
+@dataclass(frozen=True)
+class AlignSettings:
+    """Cross-view saliency alignment (Wu et al. 2022, Eq. 3-5)."""
+
+    stages: tuple[int, ...] = (4,)
+    """Stages of the network whose maps are aligned: 3, 4 or both."""
+    hidden: int = 4096
+    """Hidden channels of the convolutional projector and predictor. 512 makes them an eighth as dear."""
+    dim: int = 256
+    """Channels of the convolutional projection."""
+    normalize: Literal["none", "cosine"] = "none"
+    """none: the plain dot product of Eq. 3, whose sigmoid saturates. cosine: unit vectors times `scale`."""
+    scale: float = 8.0
+    """Factor on the cosine; unused by none."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Over positions. mean keeps the loss on the scale of the contrastive one; sum is the squared norm of Eq. 5."""
+    weight: float = 1.0
+    """Weight of the alignment loss beside the contrastive loss."""
+
+    def __post_init__(self) -> None:
+        found = " ".join(map(str, self.stages)) or "empty"
+        need(self.stages in ((3,), (4,), (3, 4), (4, 3)), "align.stages", found, "3, 4 or both: 3 4")
+        _need_widths("align", self, "hidden", "dim")
+        need(self.scale > 0, "align.scale", self.scale, "above 0")
+        need(self.weight >= 0, "align.weight", self.weight, "0 or more")
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Synthesized pairs (Wang et al. 2024, Eq. 3-8)."""
+
+    perturb: Literal["both", "gradcam", "low-variance", "random", "none"] = "both"
+    """Noise on the features. gradcam: where the contrastive loss asks little (Eq. 5). low-variance: where images hardly
+    differ (Eq. 6). random: eps-gradcam on every dimension. none: the pair is one image twice."""
+    alpha: float = 1.0
+    """Weight of the reconstruction loss."""
+    nu: float = 0.5
+    """Weight of the pair loss; 0 makes no pairs."""
+    eps_gradcam: float = 0.1
+    """Standard deviation of the gradcam and random noise, where it is largest; in units of a feature."""
+    eps_variance: float = 0.05
+    """Standard deviation of the low-variance noise, where it is largest; in units of a feature."""
+    kappa: float = 0.02
+    """Dimensions whose variance over the bank is below this take low-variance noise."""
+    bank: int = 5632
+    """Features kept for the variance: those of the latest images."""
+    bank_normalize: Literal["rms", "l2", "none"] = "rms"
+    """What a dimension of the bank is divided by before its variance. rms: its root mean square, so that the variance
+    is in [0, 1] and kappa finds the nearly constant ones. l2: its norm, as the paper prints it; the variance is then
+    below 1 / bank, and kappa finds all. none: nothing."""
+    tau: float = 0.2
+    """Temperature of the pair loss and of the loss that gradcam scores."""
+    denominator: Literal["paper", "nt-xent"] = "paper"
+    """Of those two losses. paper: without the positive, as its Eq. 1 and 7 are written. nt-xent: with it, as SimCLR."""
+    statistics: Literal["real", "all"] = "real"
+    """Images that move the running statistics of batch norm, by which the encoder is evaluated. all: decoded ones
+    too."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "nu", "eps_gradcam", "eps_variance", "kappa"):
+            need(getattr(self, name) >= 0, f"pair.{name.replace('_', '-')}", getattr(self, name), "0 or more")
+        need(self.bank >= 2, "pair.bank", self.bank, "2 or more")
+        need(self.tau > 0, "pair.tau", self.tau, "above 0")
+
+
+@dataclass(frozen=True)
+class ReconstructSettings:
+    """The decoder of synthesized pairs, and its warm-up: the encoder frozen, plain images, Adam."""
+
+    width: int = 32
+    """Even; channels run from 8 times this down to half of it."""
+    depth: int = 0
+    """Residual blocks per stage. Width 64 and depth 2 mirror a ResNet-18."""
+    epochs: int = 200
+    """Epochs of warm-up; 0: none."""
+    lr: float = 1e-4
+    """Learning rate of the warm-up."""
+    batch_size: int = 128
+    """Images per step of the warm-up."""
+
+    def __post_init__(self) -> None:
+        need(self.width >= 2 and self.width % 2 == 0, "reconstruct.width", self.width, "an even number from 2")
+        need(self.depth >= 0, "reconstruct.depth", self.depth, "0 or more")
+        need(self.epochs >= 0, "reconstruct.epochs", self.epochs, "0 for no warm-up, or more")
+        need(self.lr > 0, "reconstruct.lr", self.lr, "above 0")
+        need(self.batch_size >= 2, "reconstruct.batch-size", self.batch_size, "2 or more, as batch norm needs")
+
+
+@dataclass(frozen=True)
+class ByolConfig(Config):
+    method: ClassVar[str] = "byol"
+    objective: ClassVar[str] = "fgtrain.objectives.bases:Byol"
+
+    byol: ByolSettings = ByolSettings()
+
+
+@dataclass(frozen=True)
+class SimsiamConfig(Config):
+    method: ClassVar[str] = "simsiam"
+    objective: ClassVar[str] = "fgtrain.objectives.bases:Simsiam"
+
+    simsiam: SimsiamSettings = SimsiamSettings()
+
+
+@dataclass(frozen=True)
+class SimclrConfig(Config):
+    method: ClassVar[str] = "simclr"
+    objective: ClassVar[str] = "fgtrain.objectives.bases:Simclr"
+
+    simclr: SimclrSettings = SimclrSettings()
+
+
+@dataclass(frozen=True)
+class MocoConfig(Config):
+    method: ClassVar[str] = "moco"
+    objective: ClassVar[str] = "fgtrain.objectives.bases:Moco"
+
+    moco: MocoSettings = MocoSettings()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.moco.need_queue(self.data.batch_size)
+
+
+@dataclass(frozen=True)
+class CvsaConfig(Config):
+    method: ClassVar[str] = "cvsa"
+    objective: ClassVar[str] = "fgtrain.objectives.cvsa:Cvsa"
+
+    base: Literal["byol", "moco"] = "byol"
+    """Contrastive objective beneath the alignment."""
+    byol: ByolSettings = ByolSettings()
+    moco: MocoSettings = MocoSettings()
+    align: AlignSettings = AlignSettings()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.base == "moco":
+            self.moco.need_queue(self.data.batch_size)
+        step = 2 ** (max(self.align.stages) + 1) // (4 if self.model.stem == "small" else 1)  # pixels per position
+        stages = " ".join(map(str, self.align.stages))
+        allowed = f"a multiple of {step}, so that the masks fit the maps of --align.stages {stages}"
+        need(self.views.size % step == 0, "views.size", self.views.size, allowed)
+
+
+@dataclass(frozen=True)
+class SynthPairConfig(Config):
+    method: ClassVar[str] = "synth-pair"
+    objective: ClassVar[str] = "fgtrain.objectives.synth_pair:SynthPair"
+
+    base: Literal["moco", "simsiam"] = "moco"
+    """Contrastive objective beneath the pairs."""
+    moco: MocoSettings = MocoSettings()
+    simsiam: SimsiamSettings = SimsiamSettings()
+    pair: PairSettings = PairSettings()
+    reconstruct: ReconstructSettings = ReconstructSettings()
+    decoder: Path | None = None
+    """decoder.safetensors of another run with the same encoder, instead of a warm-up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.base == "moco":
+            self.moco.need_queue(self.data.batch_size)
+        need(self.views.size % 32 == 0, "views.size", self.views.size, "a multiple of 32, which the decoder halves to")
+
+
+METHODS: dict[str, type[Config]] = {
+    config.method: config
+    for config in (ByolConfig, MocoConfig, SimsiamConfig, SimclrConfig, CvsaConfig, SynthPairConfig)
+}

@@ -1,0 +1,108 @@
+"""The picture of synthesized pairs: what the decoder paints from an image's features, as they are and with noise.
+
+Everything comes from the run's last checkpoint, state.pt: the decoder as trained so far, the bank of features that
+decides which dimensions take low-variance noise, and the networks that score the others. The pairs are made as in
+training, with the statistics of the batch; the noise is drawn from `seed`.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import label, meta
+from fgdata.views import ViewSpec, load
+
+from .. import objectives
+from ..networks.norm import hold_statistics
+from ..objectives.losses import wide
+from ..objectives.synth_pair import SynthPair
+from ..place import open_shards
+from ..runs.checkpoint import Checkpoint
+from ..runs.files import whole
+from ..runs.state import load_state
+from ..settings.methods import SynthPairConfig
+from ..settings.pictures import Pairs
+from .sheet import layout, pixels
+
+BATCH = 64
+"""Images that pass together, from which the first are drawn: scores need other images to tell them from."""
+CELL = 160  # least side of an image in the picture, in pixels
+
+
+def draw_pairs(flags: Pairs) -> Path:
+    """Writes the sheet: per row an image, its reconstruction, the perturbed one, and the difference of the two."""
+    found, split, rows, seed = Checkpoint.find(flags.run), flags.split, flags.rows, flags.seed
+    objective = trained(found)
+    noted = found.run.facts.get("shards", {}).get("path") if found.run else None
+    data = open_shards(flags.shards or (Path(noted) if noted else None))
+    reader = data.split(split)
+    if not 1 <= rows <= min(BATCH, len(reader)):
+        raise InputError(f"--rows is {rows}; allowed: 1 to {min(BATCH, len(reader))}.")
+    with load(data, views=objective.views, batch_size=min(BATCH, len(reader)), split=split, seed=seed) as loader:
+        batch = next(iter(loader))
+    x, x_hat, x_p, noise = pairs(objective, batch, seed)
+    spec, gain = objective.views, visible(x_p - x_hat, objective.views)
+    cells = []
+    for i in range(rows):
+        decoded, perturbed = (pixels(images[i].numpy(), spec) for images in (x_hat, x_p))
+        change = (128 + gain * (perturbed.astype(float) - decoded)).round().clip(0, 255).astype(np.uint8)
+        cells.append([enlarged(image) for image in (pixels(x[i].numpy(), spec), decoded, perturbed, change)])
+    samples = [reader.read(number) for number in batch["index"][:rows].tolist()]
+    names = [data.classes[label(sample)] if data.classes else meta(sample)["id"] for sample in samples]
+    captions = [name.split(".", 1)[-1].replace("_", " ") for name in names]
+    heads = [("image", 1), ("decoded", 1), ("with noise", 1), (f"difference x {gain}", 1)]
+    sheet = layout(cells, captions, heads, cells[0][0].width)
+    out = flags.out or (found.run.path if found.run else Path()) / "pairs.png"
+    with whole(out) as part:
+        sheet.save(part, "PNG", optimize=True)
+    Console(highlight=False, soft_wrap=True).print(
+        f"{out}: {rows} images of {data.path} ({split}), step {found.step:,}; the noise is {noise:.1%} of the features"
+    )
+    return out
+
+
+def trained(found: Checkpoint) -> SynthPair:
+    """The whole objective of a checkpoint of synth-pair, in training mode."""
+    config = found.config()
+    if not isinstance(config, SynthPairConfig):
+        what = f"a run of {config.method}" if config else "an encoder on its own"
+        raise InputError(f"{found.file.parent} is {what}; pairs need the decoder that a run of synth-pair trains.")
+    weights = load_state(found.file.parent)["objective"]
+    config = replace(config, init=None, decoder=None)  # every weight comes from the checkpoint
+    queue = len(weights.get("base.queue", ()))
+    if queue:
+        config = replace(config, moco=replace(config.moco, queue=queue))
+    objective = objectives.build(config, samples=queue)
+    objective.load_state_dict(weights)
+    return objective.train()
+
+
+@torch.no_grad()
+def pairs(objective: SynthPair, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
+    """x, decoder(v), decoder(v + noise), each (B, 3, S, S) normalised, and |noise| / |v|."""
+    x = batch["plain"]
+    with torch.random.fork_rng(devices=[]), hold_statistics(objective):
+        torch.manual_seed(seed)
+        v = wide(objective.encoder(x).pooled)
+        v_p, seen = objective.perturb(v, batch["views"][1])
+        return x, objective.decoder(v), objective.decoder(v_p), seen["noise"].item()
+
+
+def visible(change: Tensor, spec: ViewSpec) -> int:
+    """Normalised differences -> the power of two that spreads all but the largest hundredth over the grey levels."""
+    size = (change * torch.tensor(spec.std)[:, None, None]).abs().flatten()[::7].quantile(0.99).item()
+    return 2 ** max(0, math.floor(math.log2(0.5 / max(size, 1e-3))))
+
+
+def enlarged(rgb: np.ndarray) -> Image.Image:
+    """A whole multiple of its size, at least CELL wide; single pixels stay sharp."""
+    image = Image.fromarray(rgb)
+    times = max(1, math.ceil(CELL / image.width))
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

@@ -1,0 +1,85 @@
+"""What contact sheets are made of: pixels, outlines, rows and columns."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fgdata.views import ViewSpec
+
+PAPER, INK, FAINT, MARK = (255, 255, 255), (34, 38, 43), (120, 126, 134), (255, 122, 0)
+MARGIN, GAP, GROUP_GAP, HEADER, LINE = 28, 10, 34, 58, 18  # pixels
+
+
+def pixels(view: np.ndarray, spec: ViewSpec) -> np.ndarray:
+    """(3, S, S) normalised -> (S, S, 3) uint8."""
+    rgb = view.transpose(1, 2, 0) * np.array(spec.std) + np.array(spec.mean)
+    return (rgb * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def extent(mask: np.ndarray) -> tuple[float, float, float, float] | None:
+    """(S, S) -> left, top, right, bottom of its ones in pixels, or None when there are none."""
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else None
+
+
+def fitted(rgb: np.ndarray, size: int) -> Image.Image:
+    """The whole image, its longer side `size` pixels, the other at least one."""
+    image = Image.fromarray(rgb)
+    scale = size / max(image.size)
+    sides = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(sides, Image.Resampling.LANCZOS)
+
+
+def framed(image: Image.Image, corners: tuple[float, float, float, float] | None, scale: float) -> Image.Image:
+    """Outlines left, top, right, bottom (in pixels before `scale`) just inside the picture; what is narrower than the
+    outline is filled by it."""
+    if corners is None:
+        return image
+    left, top, right, bottom = (round(value * scale) for value in corners)
+    left, top = max(left, 0), max(top, 0)
+    right, bottom = min(right, image.width) - 1, min(bottom, image.height) - 1
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=PAPER, width=4)
+    draw.rectangle((left + 1, top + 1, max(left + 1, right - 1), max(top + 1, bottom - 1)), outline=MARK, width=2)
+    return image
+
+
+def wrapped(text: str, font: Any, width: int) -> str:
+    """Broken between words into lines no wider than `width` pixels, at most three."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines[:3])
+
+
+def layout(cells: list[list[Image.Image]], captions: list[str], heads: list[tuple[str, int]], size: int) -> Image.Image:
+    """Rows of cells in groups of columns, a heading over each group and a caption under each row's first cell."""
+    large, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    captions = [wrapped(caption, small, size) for caption in captions]
+    overhangs = [LINE * (c.count("\n") + 1) - (size - row[0].height) // 2 for c, row in zip(captions, cells)]
+    row_height = size + 2 * GAP + max(0, *overhangs)
+    lefts, x = [], MARGIN
+    for _, columns in heads:
+        lefts += [x + i * (size + GAP) for i in range(columns)]
+        x = lefts[-1] + size + GROUP_GAP
+    height = MARGIN + HEADER + len(cells) * row_height + MARGIN
+    sheet = Image.new("RGB", (lefts[-1] + size + MARGIN, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    column = 0
+    for text, columns in heads:
+        left, right = lefts[column], lefts[column + columns - 1] + size
+        draw.text((left, MARGIN), text, INK, large)
+        draw.line((left, MARGIN + 34, right, MARGIN + 34), FAINT, 1)
+        column += columns
+    for i, row in enumerate(cells):
+        top = MARGIN + HEADER + i * row_height
+        for left, cell in zip(lefts, row):
+            sheet.paste(cell, (left + (size - cell.width) // 2, top + (size - cell.height) // 2))
+        bottom = top + (size + row[0].height) // 2
+        draw.multiline_text((lefts[0] + size / 2, bottom + 5), captions[i], FAINT, small, anchor="ma", align="center")
+    return sheet

@@ -1,0 +1,71 @@
+"""A contact sheet of views. The box of a detector and the mask it becomes in a view are outlined in one colour."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+
+from fgdata.errors import InputError
+from fgdata.images import decode
+from fgdata.shards.reader import box, label, meta
+from fgdata.views import ViewSpec, load
+
+from ..place import open_shards
+from ..runs.files import whole
+from ..runs.rundir import RunDir
+from ..settings.common import need
+from ..settings.pictures import Views
+from .sheet import extent, fitted, framed, layout, pixels
+
+
+def draw_views(flags: Views) -> Path:
+    """Writes the sheet: per row an image with its box, two views swapped within the batch, and two more.
+
+    Those are pasted over images of the background sets, where there are any, else random resized crops.
+    """
+    path, shards, detector, backgrounds = flags.run, flags.shards, flags.detector, flags.backgrounds
+    split, size, rows = flags.split, flags.size, flags.rows
+    spec = ViewSpec()
+    if path is not None:
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} is no run directory: it has no config.json. Leave it out and name --shards.")
+        run = RunDir(path)
+        config, noted = run.config(), run.facts.get("shards", {}).get("path")
+        spec, detector = config.views, detector or config.data.detector
+        shards = shards or (Path(noted) if noted else None)
+        backgrounds = backgrounds or config.data.backgrounds
+    data = open_shards(shards)
+    reader = data.split(split)
+    need(1 <= rows <= len(reader), "rows", rows, f"1 to {len(reader):,}, the images of the {split} split")
+    detector = detector or next((name for name in data.detectors if name != "gt"), "gt")
+    sheets = []
+    heads = [(f"image and its {detector} box", 1), ("SaliencySwap: over another image's object", 2)]
+    heads.append(("SaliencySwap: over other backgrounds" if backgrounds else "RandomResizedCrop", 2))
+    for crop, behind in (("saliency-swap", ()), ("saliency-swap" if backgrounds else "rrc", backgrounds)):
+        view = replace(spec, size=size, views=2, crop=crop, masks=True, plain=False)
+        options = {"split": split, "detector": detector, "seed": flags.seed, "backgrounds": behind}
+        with load(data, views=view, batch_size=rows, **options) as loader:
+            sheets.append(next(iter(loader)))
+    index = sheets[0]["index"].tolist()
+    originals, captions = [], []
+    for number in index:
+        sample = reader.read(number)
+        rgb = decode(sample["jpg"], str(number))
+        height, width = rgb.shape[:2]
+        x, y, w, h = box(sample, detector) * (width, height, width, height)
+        originals.append(framed(fitted(rgb, size), (x, y, x + w, y + h), size / max(width, height)))
+        name = data.classes[label(sample)] if data.classes else meta(sample)["id"]
+        captions.append(name.split(".", 1)[-1].replace("_", " "))
+    views = [[pixels(sheet["views"][v, i].numpy(), spec) for sheet in sheets for v in range(2)] for i in range(rows)]
+    masks = [[sheet["masks"][v, i, 0].numpy() for sheet in sheets for v in range(2)] for i in range(rows)]
+    cells = [
+        [original, *(framed(Image.fromarray(v), extent(m), 1.0) for v, m in zip(row, marks))]
+        for original, row, marks in zip(originals, views, masks)
+    ]
+    sheet = layout(cells, captions, heads, size)
+    out = flags.out or (path or Path()) / "views.png"
+    with whole(out) as part:
+        sheet.save(part, "PNG", optimize=True)
+    Console(highlight=False, soft_wrap=True).print(f"{out}: {rows} images of {data.path} ({split}), {size} px views")
+    return out

@@ -1,0 +1,82 @@
+"""The log of a build: it counts each tar of the set once, whatever became of the log."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fgdata.building.build import build
+from fgdata.building.log import LOG, append_log, read_log
+from fgdata.building.rewrite import add
+from fgdata.datasets import read as read_dataset
+from fgdata.report.page import write_report
+from fgdata.shards.check import check
+from fgdata.shards.reader import ShardSet
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch):
+    """Builds 8 drawn birds into `set`, in this process: a worker takes a second to start."""
+    for room in ("build", "rewrite"):
+        monkeypatch.setattr(
+            f"fgdata.building.{room}.run_jobs", lambda function, jobs, **_: (function(job) for job in jobs)
+        )
+    birds = read_dataset("drawn", classes=2, images_per_class=4, size=64)
+    return partial(build, birds, tmp_path / "set", saliency=("gt",))
+
+
+def lines(folder: Path) -> dict[str, int]:
+    return {line["shard"]: line["samples"] for line in read_log(ShardSet.open(folder))}
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_line_begins_anew_behind_one_that_was_cut_short(make, tmp_path, monkeypatch):
+    folder = tmp_path / "set"
+    with monkeypatch.context() as stopped:
+        stopped.setattr("fgdata.building.build._manifest", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make(shard_samples=2)
+    log = folder / LOG
+    log.write_bytes(log.read_bytes()[:-20])  # of the last tar's line
+    (folder / ".building" / "train-000000.json").unlink()
+    assert make(shard_samples=2).written == 2
+    whole = lines(folder)
+    torn = {"train-000000", "train-000001", "train-000002", "test-000000"} - set(whole)
+    assert len(whole) == 3
+    assert "train-000000" in whole
+    assert torn
+    assert check(folder)[1] == []
+    assert "ms an image" in write_report(folder, folder / "report.html").read_text()
+    append_log(folder, {"shard": torn.pop(), "seconds": {}, "slowest": []})
+    assert sum(lines(folder).values()) == 8
+    log.write_bytes(b"")
+    append_log(folder, {"shard": "train-000000"})
+    assert log.read_bytes() == b'{"shard": "train-000000"}\n'
+    log.write_bytes(b"\xff\x00\n7\n{}\n")
+    assert lines(folder) == {}
+
+
+def test_tars_that_are_no_more_do_not_count(make, tmp_path):
+    make(shard_samples=1)
+    folder = tmp_path / "set"
+    old = (folder / LOG).read_bytes()
+    shutil.rmtree(folder)
+    make(shard_samples=4)
+    assert sum(lines(folder).values()) == 8
+    (folder / LOG).write_bytes(old + (folder / LOG).read_bytes())
+    assert sum(lines(folder).values()) == 8
+
+
+def test_the_log_goes_with_its_set(make, tmp_path):
+    make()
+    before = (tmp_path / "set" / LOG).read_bytes()
+    add(tmp_path / "set", "spectral-residual")
+    assert (tmp_path / "set" / LOG).read_bytes() == before
+    assert check(tmp_path / "set")[1] == []
+    assert make(saliency=("gt", "spectral-residual")).was_complete
+    add(tmp_path / "set", "rbd", out=tmp_path / "new")
+    assert lines(tmp_path / "new") == {}

@@ -1,0 +1,292 @@
+"""Detectors that are named with a file: networks in ONNX, and maps made elsewhere. Both in a build, too."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fgdata import saliency
+from fgdata.building import build
+from fgdata.datasets import read
+from fgdata.errors import InputError
+from fgdata.saliency import component, detector
+from fgdata.shards.reader import ShardSet, box, meta
+
+
+def write_network(file, size=(None, None), channels=3, kind="red", outputs=1, metadata=None, dtype=1, flat=False):
+    """A model that answers the red channel of its input, or something wrong on purpose. size is (height, width)."""
+    onnx = pytest.importorskip("onnx", reason="onnx (extra dev) makes the networks of this test")
+    from onnx import TensorProto, helper
+
+    height, width = (side or name for side, name in zip(size, ("h", "w")))
+    image = helper.make_tensor_value_info("image", dtype, [1, channels, height, width])
+    starts, ends, axes = (
+        helper.make_tensor(name, TensorProto.INT64, [1], [value])
+        for name, value in (("start", 0), ("end", 2 if kind == "two planes" else 1), ("axis", 1))
+    )
+    nodes = [helper.make_node("Slice", ["image", "start", "end", "axis"], ["cut"])]
+    constants = [starts, ends, axes]
+    last = "cut"
+    if kind == "vector":
+        nodes.append(helper.make_node("GlobalAveragePool", ["cut"], ["pooled"]))
+        last = "pooled"
+    if flat:
+        constants.append(helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]))
+        nodes.append(helper.make_node("Mul", ["cut", "zero"], ["nothing"]))
+        last = "nothing"
+    names = [f"d{i}" for i in range(outputs)]
+    nodes += [helper.make_node("Identity" if i == 0 else "Neg", [last], [name]) for i, name in enumerate(names)]
+    results = [helper.make_tensor_value_info(name, dtype, None) for name in names]
+    graph = helper.make_graph(nodes, "net", [image], results, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, metadata or {})
+    onnx.save(model, file)
+    return file
+
+
+def blob(height=60, width=80):
+    """A red rectangle on blue: the network's map is exactly it."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 2] = 200
+    image[height // 4 : height // 2, width // 4 : width // 2] = (250, 0, 0)
+    return image
+
+
+# --- onnx:FILE
+
+
+def test_a_network_sees_the_normalised_image_and_its_map_comes_back_at_full_size(tmp_path):
+    pytest.importorskip("onnxruntime")
+    file = write_network(tmp_path / "net.onnx", metadata={"size": "80x60", "mean": "0:0:0", "std": "1:1:1"})
+    found = detector(f"onnx:{file}")
+    assert found.SETTINGS["size"] == [80, 60]
+    map_ = found.saliency_map(blob())
+    assert map_.dtype == np.float32
+    np.testing.assert_array_equal(map_, blob()[..., 0] / np.float32(250))
+    other = detector(f"onnx:{file},size=40,mean=.5:.5:.5")
+    assert other.SETTINGS["size"] == [40, 40]
+    assert other.SETTINGS["mean"] == [0.5, 0.5, 0.5]
+    assert other.SETTINGS["sha256"] == found.SETTINGS["sha256"]
+    assert np.corrcoef(other.saliency_map(blob()).ravel(), map_.ravel())[0, 1] > 0.95
+    # The raw network, asked without us: the preparation is exactly (rgb / 255 - mean) / std.
+    import onnxruntime
+
+    plain = detector(f"onnx:{write_network(tmp_path / 'plain.onnx')},size=80x60")
+    values = (blob() / np.float32(255) - np.float32(plain.SETTINGS["mean"])) / np.float32(plain.SETTINGS["std"])
+    session = onnxruntime.InferenceSession(tmp_path / "plain.onnx", providers=["CPUExecutionProvider"])
+    (raw,) = session.run(None, {"image": values.transpose(2, 0, 1)[None].astype(np.float32)})
+    expected = (raw[0, 0] - raw.min()) / (raw.max() - raw.min())
+    np.testing.assert_allclose(plain.saliency_map(blob()), expected, atol=1e-6)  # float32
+
+
+def test_size_and_first_output_are_the_models_own(tmp_path):
+    pytest.importorskip("onnxruntime")
+    fixed = write_network(tmp_path / "fixed.onnx", size=(32, 48), outputs=7)
+    found = detector(f"onnx:{fixed}")
+    assert found.SETTINGS["size"] == [48, 32]
+    assert found.SETTINGS["output"] == "d0"
+    map_ = found.saliency_map(blob())
+    assert map_[15:30, 20:40].mean() > 0.9 > 0.1 > map_[35:].mean()
+    free = detector(f"onnx:{write_network(tmp_path / 'free.onnx')}")
+    assert free.SETTINGS["size"] == [320, 320]
+    np.testing.assert_allclose(free.SETTINGS["mean"], [0.485, 0.456, 0.406], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 5), (8, 8), (1, 700), (40, 3000), (5000, 8000)])
+def test_a_network_answers_any_image(tmp_path, shape):
+    pytest.importorskip("onnxruntime")
+    name = f"onnx:{write_network(tmp_path / 'net.onnx', size=(64, 64))}"
+    rng = np.random.default_rng(0)
+    noise = cv2.resize(rng.integers(0, 256, (min(shape[0], 50), min(shape[1], 50), 3), np.uint8), shape[::-1])
+    for image in (noise, np.full((*shape, 3), 77, np.uint8)):
+        found = detector(name).saliency_map(image)
+        assert found.shape == shape
+        assert found.dtype == np.float32
+        assert 0 <= found.min() <= found.max() <= 1
+        np.testing.assert_array_equal(found, detector(name).saliency_map(image))
+    assert not found.any()
+
+
+def test_an_answer_that_says_nothing_is_zeros(tmp_path):
+    pytest.importorskip("onnxruntime")
+    assert not detector(f"onnx:{write_network(tmp_path / 'net.onnx', flat=True)}").saliency_map(blob()).any()
+
+
+@pytest.mark.parametrize(
+    ("network", "after", "message"),
+    [
+        ({"channels": 4}, "", "takes image tensor.float. .1, 4, .*allowed is one input"),
+        ({"dtype": 10}, "", "takes image tensor.float16.*allowed is one input"),
+        ({"kind": "two planes"}, "", r"output 'd0' has shape \(1, 2, 320, 320\).*allowed is one plane"),
+        ({"kind": "vector"}, "", r"output 'd0' has shape \(1, 1, 1, 1\)"),
+        ({"size": (32, 48)}, ",size=64", "fixes its input at 48x32; leave out size=64"),
+        ({}, ",size=big", "size is 'big'; allowed: a number of pixels"),
+        ({}, ",size=5", "size is '5'; allowed: 8 to 4096"),
+        ({}, ",mean=.5", "mean is '.5'; allowed: three numbers"),
+        ({}, ",std=1:0:1", "std is '1:0:1'; all three must be above 0"),
+        ({}, ",colour=bgr", "'colour' is not a setting; allowed: size=, mean=, std="),
+        ({"metadata": {"std": "a:b:c"}}, "", "std is 'a:b:c'"),
+    ],
+)
+def test_networks_of_the_wrong_shape_are_refused(tmp_path, network, after, message):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InputError, match=message):
+        detector(f"onnx:{write_network(tmp_path / 'net.onnx', **network)}{after}")
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path):
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "net.onnx").write_bytes(b"not a model")
+    with pytest.raises(InputError, match=r"net.onnx is not an ONNX model that onnxruntime"):
+        detector(f"onnx:{tmp_path / 'net.onnx'}")
+    with pytest.raises(InputError, match="There is no ONNX file .*other.onnx"):
+        detector(f"onnx:{tmp_path / 'other.onnx'}")
+
+
+# --- maps:DIR
+
+
+def test_a_map_is_found_by_path_or_by_stem(tmp_path):
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    for name in ("a/one.png", "two.png", "one.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), 255 - grey if name == "one.png" else grey)
+    found = detector(f"maps:{tmp_path}")
+    rgb = np.zeros((6, 8, 3), np.uint8)
+    for file in ("images/a/one.jpg", "a/one.jpg", "images/b/two.jpeg", "two.jpg"):
+        np.testing.assert_array_equal(found.saliency_map(rgb, file), grey / np.float32(255))
+    np.testing.assert_array_equal(found.saliency_map(rgb, "b/one.jpg"), (255 - grey) / np.float32(255))
+    large = found.saliency_map(np.zeros((60, 80, 3), np.uint8), "two.jpg")
+    assert large.shape == (60, 80)
+    assert 0 <= large.min() <= large.max() <= 1
+    assert saliency.saliency_map(f"maps:{tmp_path}", rgb, "two.jpg").shape == (6, 8)
+
+
+def test_maps_that_cannot_be_used_are_named(tmp_path):
+    grey = np.zeros((6, 8), np.uint8)
+    for name in ("one.png", "one.jpg", "three.png"):
+        cv2.imwrite(str(tmp_path / name), grey)
+    cv2.imwrite(str(tmp_path / "jet.png"), np.dstack([grey, grey, grey + 200]))
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
+    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    with pytest.raises(InputError, match=r"one.jpg has two maps, .*one.jpg and .*one.png"):
+        found.saliency_map(rgb, "one.jpg")
+    with pytest.raises(InputError, match=r"jet.png is a coloured image \(channels differ by 200\)"):
+        found.saliency_map(rgb, "jet.jpg")
+    with pytest.raises(InputError, match=r"torn.png"):
+        found.saliency_map(rgb, "torn.jpg")
+    with pytest.raises(InputError, match=r"a/four.jpg has no map in .*a/four.png"):
+        found.saliency_map(rgb, "a/four.jpg")
+    with pytest.raises(InputError, match=r"a/four.jpg has no map.*\n.*first of 2 images without a map"):
+        found.require(["three.jpg", "a/four.jpg", "five.jpg"])
+    with pytest.raises(InputError, match=r"a/three.jpg and b/three.jpg would share the map .*three.png"):
+        found.require(["a/three.jpg", "b/three.jpg"])
+    with pytest.raises(InputError, match="There is no folder"):
+        detector(f"maps:{tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_a_map_keeps_all_its_levels(tmp_path, dtype):
+    shares = np.linspace(0, 1, 48).reshape(6, 8)
+    full = {np.uint8: 255, np.uint16: 65535}.get(dtype, 1)
+    stored = (np.rint(shares * full) if full > 1 else shares).astype(dtype)
+    cv2.imwrite(str(tmp_path / "grey.tiff"), stored)
+    cv2.imwrite(str(tmp_path / "three.tif"), np.dstack([stored] * 3))
+    if full > 1:
+        cv2.imwrite(str(tmp_path / "grey16.png"), stored)
+    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    for file in tmp_path.iterdir():
+        map_ = found.saliency_map(rgb, file.name)
+        assert map_.dtype == np.float32
+        np.testing.assert_array_equal(map_, stored.astype(np.float32) / np.float32(full))
+    assert found.SETTINGS["files"] == len(list(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full((6, 8), 255, np.float32), "holds floats from 255.0 to 255.0; allowed are 0 to 1"),
+        (np.full((6, 8), -0.5, np.float32), "holds floats from -0.5 to -0.5"),
+        (np.full((6, 8), np.nan, np.float32), "holds floats from nan to nan"),
+        (np.full((6, 8), np.inf, np.float64), "holds floats from inf to inf"),
+        (np.full((6, 8), 7, np.int16), "holds int16 numbers; allowed are 8 or 16 bits without sign, or floats"),
+        (np.full((6, 8, 3), (0, 0, 50_000), np.uint16), r"is a coloured image \(channels differ by 195\)"),
+        (np.full((6, 8, 3), (0, 0, 0.5), np.float32), r"is a coloured image \(channels differ by 128\)"),
+    ],
+)
+def test_numbers_that_are_no_saliency_are_refused(tmp_path, pixels, message):
+    cv2.imwrite(str(tmp_path / "a.tif"), pixels)
+    with pytest.raises(InputError, match=f"a.tif {message}"):
+        detector(f"maps:{tmp_path}").saliency_map(np.zeros((6, 8, 3), np.uint8), "a.jpg")
+
+
+def test_a_maps_suffix_may_be_in_any_case(tmp_path):
+    for name in ("one.PNG", "two.Tif", "two.b.png", "three.png", "threefold.png", "three"):
+        (tmp_path / name).write_bytes(cv2.imencode(".png", np.full((6, 8), len(name), np.uint8))[1].tobytes())
+    (tmp_path / "four.png").mkdir()
+    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    for stem, name in (("one", "one.PNG"), ("two", "two.Tif"), ("two.b", "two.b.png"), ("three", "three.png")):
+        assert found.find(f"a/{stem}.jpg") == tmp_path / name
+        np.testing.assert_array_equal(found.saliency_map(rgb, f"{stem}.jpg"), np.float32(len(name)) / np.float32(255))
+    assert found.SETTINGS["files"] == 5
+    with pytest.raises(InputError, match=r"four.jpg has no map"):
+        found.find("four.jpg")
+
+
+# --- names
+
+
+def test_names_in_a_shard_set_hold_no_colon_slash_or_dot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "rbd": "rbd",
+        "spectral-residual": "spectral-residual",
+        "onnx:models/U2-Net_v1.2.onnx": "onnx-u2-net-v1-2",
+        "onnx:u2net.onnx,size=288": "onnx-u2net",
+        "maps:out/basnet_maps/": "maps-basnet-maps",
+        "maps:.": f"maps-{tmp_path.name.lower().replace('_', '-')}",
+        "maps:/": "maps",
+    }
+    assert {name: component(name) for name in names} == names
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnx:", "maps", "rbd:file"])
+def test_a_colon_where_it_belongs(name):
+    with pytest.raises(InputError, match="is not how .* is asked for. Write --saliency"):
+        detector(name)
+
+
+# --- in a build
+
+
+def test_a_set_by_a_network_and_by_maps(tmp_path):
+    pytest.importorskip("onnxruntime")
+    network = write_network(tmp_path / "Net.onnx", size=(32, 32))
+    birds = read("drawn", classes=2, images_per_class=3, size=64)
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for record in birds.records:
+        grey = np.zeros((48, 64), np.uint8)
+        grey[12:36, 16:48] = 255
+        target = maps / Path(record.file).with_suffix(".png").name
+        cv2.imwrite(str(target), grey)
+    names = (f"onnx:{network}", f"maps:{maps}", "gt")
+    build.build(birds, tmp_path / "set", saliency=names, workers=1)
+    shards = ShardSet.open(tmp_path / "set")
+    assert shards.detectors == ("onnx-net", "maps-maps", "gt")
+    sample = shards.split("train").read(0)
+    np.testing.assert_array_equal(box(sample, "maps-maps"), [0.25, 0.25, 0.5, 0.5])
+    assert set(meta(sample)["detectors"]) == set(shards.detectors)
+    assert build.build(birds, tmp_path / "set", saliency=names, workers=1).written == 0
+
+    cv2.imwrite(str(target), grey.T)
+    with pytest.raises(InputError, match=r"detectors.maps-maps.sha256"):
+        build.build(birds, tmp_path / "set", saliency=names, workers=1)
+    target.unlink()
+    with pytest.raises(InputError, match=rf"{target.stem}.jpg has no map"):
+        build.build(birds, tmp_path / "other", saliency=names, workers=1)
+    assert not (tmp_path / "other").exists()
+    twice = (f"maps:{maps}", f"maps:{tmp_path}/./maps")
+    with pytest.raises(InputError, match="would both be called maps-maps"):
+        build.build(birds, tmp_path / "other", saliency=twice, workers=1)

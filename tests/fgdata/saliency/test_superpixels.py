@@ -1,0 +1,175 @@
+"""The superpixel graph against plain loops."""
+
+import cv2
+import numpy as np
+import pytest
+from scipy.sparse.csgraph import dijkstra
+
+from fgdata.boxes.objective import Objective, solve
+from fgdata.building.log import Log
+from fgdata.building.sample import Decoded, find_box
+from fgdata.saliency import detector, superpixels
+from fgdata.shards.maps import shrink_map
+
+
+def patches(height, width, seed=0, noise=12):
+    """Coloured discs on a gradient: (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows * 120 / height, columns * 120 / width, 60 + 0 * rows], 2)
+    for _ in range(5):
+        y, x, radius = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0.1, 0.3) * min(height, width)
+        image[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = rng.uniform(0, 255, 3)
+    return np.clip(image + rng.normal(0, noise, image.shape), 0, 255).astype(np.uint8)
+
+
+def naive_slic(lab, step, compactness, iterations):
+    """SLIC with a list of centres and a float64 distance for every pixel of every window."""
+    _, height, width = lab.shape
+    down, across = max(1, height // step), max(1, width // step)
+    centres = []
+    for i in range(down):
+        for j in range(across):
+            y, x = (i + 0.5) * height / down, (j + 0.5) * width / across
+            centres.append([*lab[:, int(y), int(x)], y, x])
+    labels = np.full((height, width), -1)
+    for _ in range(iterations):
+        nearest, before = np.full((height, width), np.inf), labels.copy()
+        for k, (light, a, b, cy, cx) in enumerate(centres):
+            for y in range(max(0, int(cy - step)), min(height, int(cy + step))):
+                for x in range(max(0, int(cx - step)), min(width, int(cx + step))):
+                    colour = ((lab[:, y, x] - np.array([light, a, b])) ** 2).sum()
+                    distance = colour + ((y - cy) ** 2 + (x - cx) ** 2) * (compactness / step) ** 2
+                    if distance < nearest[y, x]:
+                        nearest[y, x], labels[y, x] = distance, k
+        if (labels == before).all():
+            break
+        for k in range(len(centres)):
+            ys, xs = np.nonzero(labels == k)
+            if len(ys):
+                centres[k] = [*lab[:, ys, xs].mean(1), ys.mean(), xs.mean()]
+    return labels
+
+
+@pytest.mark.parametrize(("height", "width", "step"), [(30, 40, 8), (25, 9, 12), (7, 50, 10)])
+def test_slic_is_its_definition(height, width, step):
+    lab = superpixels.to_lab(patches(height, width) / np.float32(255)).transpose(2, 0, 1)
+    found = superpixels._slic(np.ascontiguousarray(lab), step, 20.0, 10)
+    expected = naive_slic(lab.astype(np.float64), step, 20.0, 10)
+    # float32 against float64 may turn a tie of two centres, nothing more.
+    assert (found == expected).mean() > 0.995
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_joined_regions_are_connected_and_not_small(seed):
+    labels = cv2.resize(np.random.default_rng(seed).integers(0, 4, (12, 15), np.uint8), (60, 48), interpolation=0)
+    labels[np.random.default_rng(seed).random(labels.shape) < 0.1] = 7
+    joined = superpixels._join(labels.astype(np.int32), 9)
+    n = joined.max() + 1
+    assert (np.unique(joined) == np.arange(n)).all()
+    for k in range(n):
+        assert cv2.connectedComponents((joined == k).astype(np.uint8), connectivity=4)[0] == 2  # background and one
+        assert k == 0 or (joined == k).sum() > 9  # only the first region met has nothing to join
+    whole = superpixels._join(np.zeros((5, 6), np.int32), 100)
+    assert (whole == 0).all()
+
+
+def test_graph_of_an_image():
+    image = patches(120, 160)
+    graph = superpixels.segment(image)
+    n = len(graph)
+    assert 150 < n < 260  # about 200, whatever the size
+    assert graph.labels.shape == (120, 160)
+    lab = superpixels.to_lab(image / np.float32(255))
+    for k in range(0, n, 17):
+        ys, xs = np.nonzero(graph.labels == k)
+        np.testing.assert_allclose(graph.position[k], [ys.mean() / 120, xs.mean() / 160], rtol=1e-12)
+        mean = image[ys, xs].mean(0)
+        expected = superpixels.to_lab((mean / 255).astype(np.float32)[None, None])[0, 0]
+        np.testing.assert_allclose(graph.colour[k], expected, atol=1e-4)
+        assert np.abs(graph.colour[k] - lab[ys, xs].mean(0)).max() < 15  # of the colour's mean, not the mean of Lab
+    touches = np.eye(n, dtype=bool)
+    for y in range(120):
+        for x in range(160):
+            for v, u in ((y + 1, x), (y, x + 1)):
+                if v < 120 and u < 160:
+                    touches[graph.labels[y, x], graph.labels[v, u]] = touches[
+                        graph.labels[v, u], graph.labels[y, x]
+                    ] = 1
+    np.testing.assert_array_equal(graph.touches, touches)
+    near = (touches.astype(int) @ touches.astype(int)) > 0
+    np.testing.assert_array_equal(superpixels.two_ring(touches), near)
+    border = round(superpixels.BORDER * 160 / superpixels.LONG_SIDE)
+    inner = np.zeros((120, 160), bool)
+    inner[border:-border, border:-border] = True
+    np.testing.assert_array_equal(np.flatnonzero(graph.boundary), np.unique(graph.labels[~inner]))
+
+
+def encode_png(rgb: np.ndarray) -> bytes:
+    return cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()
+
+
+def test_detectors_of_one_image_share_its_superpixels(monkeypatch):
+    """Their boxes are those of a segmentation made for each."""
+    image, names, segmented = patches(60, 80), ("rbd", "rbd-centred", "gs"), []
+    segment = superpixels.segment
+    monkeypatch.setattr(superpixels, "segment", lambda rgb: segmented.append(1) or segment(rgb))
+    decoded = Decoded(encode_png(image), "image.png", Log())
+    for name in names:
+        expected = shrink_map(detector(name).saliency_map(image))
+        found = find_box(name, decoded, Objective(), keep_map=True, log=Log())
+        assert found.stored_map is not None
+        np.testing.assert_array_equal(found.stored_map[0], expected[0])
+        np.testing.assert_array_equal(found.box, solve(detector(name).saliency_map(image), Objective())[0])
+    shared = Decoded(encode_png(image), "image.png", Log())
+    segmented.clear()
+    for name in names:
+        find_box(name, shared, Objective(), keep_map=False, log=Log())
+    assert len(segmented) == 1
+
+
+def test_pairwise_distances():
+    points = np.random.default_rng(0).random((9, 3))
+    expected = [[np.linalg.norm(p - q) for q in points] for p in points]
+    np.testing.assert_allclose(superpixels.pairwise(points), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [0.4, 0.9, 100.0])
+def test_geodesic_distances_against_scipy(limit):
+    rng = np.random.default_rng(0)
+    weights = np.where(rng.random((60, 60)) < 0.1, rng.random((60, 60)), np.inf)
+    weights = np.minimum(weights, weights.T)
+    found = superpixels.geodesic(weights, limit)
+    expected = dijkstra(np.where(np.isinf(weights), 0, weights), directed=False)
+    np.testing.assert_allclose(found[expected <= limit], expected[expected <= limit], atol=1e-12)
+    assert (found[expected > limit] >= expected[expected > limit] - 1e-12).all()
+
+
+def test_an_edge_without_weight_joins():
+    weights = np.full((3, 3), np.inf)
+    weights[0, 1] = weights[1, 0] = 0.0
+    weights[1, 2] = weights[2, 1] = 2.0
+    np.testing.assert_array_equal(superpixels.geodesic(weights, 10.0), [[0, 0, 2], [0, 0, 2], [2, 2, 0]])
+
+
+def test_an_artificial_frame_is_cut_and_painted_zero():
+    image = cv2.resize(patches(60, 80, noise=0), (320, 240))
+    assert superpixels.frame_widths(image) == (0, 0, 0, 0)
+    framed = np.full((260, 348, 3), 255, np.uint8)
+    framed[12:252, 16:336] = image
+    top, bottom, left, right = superpixels.frame_widths(framed)
+    # An edge lies between two pixels; its ridge may be found on either.
+    np.testing.assert_allclose([top, bottom, left, right], [12, 8, 16, 12], atol=1)
+    graph = superpixels.segment(framed)
+    painted = graph.paint(np.ones(len(graph)), 260, 348)
+    assert painted.shape == (260, 348)
+    assert painted[top : 260 - bottom, left : 348 - right].min() == 1
+    assert painted.sum() == (260 - top - bottom) * (348 - left - right)
+
+
+def test_a_side_without_a_frame_gets_the_widest_of_the_others():
+    framed = np.full((240, 320, 3), 90, np.uint8)
+    framed[:10] = 255
+    top, bottom, left, right = superpixels.frame_widths(framed)
+    assert 9 <= top <= 11
+    assert bottom == left == right == top

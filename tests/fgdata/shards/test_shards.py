@@ -1,0 +1,282 @@
+"""The shard format against FORMAT.md read literally, against DALI's own indexer, and against damage of every kind."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import TINY
+
+from fgdata.errors import InputError
+from fgdata.shards.check import check
+from fgdata.shards.manifest import digest
+from fgdata.shards.reader import ShardSet, box, label, meta
+from fgdata.shards.writer import ShardWriter, box_bytes
+
+
+@pytest.fixture
+def copy(drawn_set: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn_set, tmp_path / "copy"))
+
+
+def tars(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.tar"))
+
+
+def write(folder: Path, samples: int = 3) -> ShardWriter:
+    with ShardWriter(folder, "train-000000") as writer:
+        for i in range(samples):
+            components = {"jpg": b"\xff\xd8" + bytes(i * 300), "cls": b"%d" % i, "rbd.npy": box_bytes(np.full(4, 0.25))}
+            writer.add(f"{i:06d}", components, {"id": str(i), "note": "é"})
+    return writer
+
+
+def test_same_bytes_every_time_and_readable_as_a_plain_tar(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = write(tmp_path / "a"), write(tmp_path / "b")
+    assert first.entry == second.entry
+    with tarfile.open(tmp_path / "a" / "train-000000.tar") as tar:
+        names = tar.getnames()
+        assert names[:4] == ["000000.jpg", "000000.cls", "000000.rbd.npy", "000000.json"]
+        assert len(names) == 12
+        assert all((m.mtime, m.uid, m.gid, m.mode, m.uname) == (0, 0, 0, 0o644, "") for m in tar.getmembers())
+        file = tar.extractfile("000002.rbd.npy")
+        assert file is not None
+        loaded = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        np.testing.assert_array_equal(loaded, np.full(4, 0.25, np.float32))
+    assert (tmp_path / "a" / "train-000000.tar").stat().st_size % 10240 == 0
+
+
+def test_index_is_the_one_that_dali_writes(tmp_path):
+    indexer = pytest.importorskip("wds2idx", reason="NVIDIA DALI's wds2idx is not installed")
+    write(tmp_path, 5)
+    creator = indexer.IndexCreator(str(tmp_path / "train-000000.tar"), str(tmp_path / "theirs.idx"))
+    creator.create_index()
+    creator.close()
+    ours, theirs = ((tmp_path / name).read_text().split() for name in ("train-000000.idx", "theirs.idx"))
+    assert ours == theirs
+
+
+def test_checksum_is_what_the_format_page_says(drawn_set):
+    tar = tars(drawn_set)[0]
+    data = tar.read_bytes()
+    for line in tar.with_suffix(".idx").read_text().splitlines()[1:]:
+        fields = line.split()
+        first, last, size = int(fields[1]), int(fields[-3]), int(fields[-2])
+        document = json.loads(data[last : last + size])
+        assert list(document)[-1] == "crc32"
+        assert int(document["crc32"], 16) == zlib.crc32(data[first : last + size - 22])
+
+
+def test_box_is_the_last_sixteen_bytes():
+    assert struct.unpack("<4f", box_bytes(np.array([0.5, 0.25, 0.125, 1.0]))[-16:]) == (0.5, 0.25, 0.125, 1.0)
+
+
+def test_a_failed_shard_leaves_nothing(tmp_path):
+    def fail() -> None:
+        with ShardWriter(tmp_path, "train-000000") as writer:
+            writer.add("000000", {"jpg": b"x"}, {})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_with_a_dot_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no dot"), ShardWriter(tmp_path, "train-000000") as writer:
+        writer.add("bird.v2", {"jpg": b"x"}, {})
+
+
+def test_reader_gives_what_the_tar_holds(drawn_set):
+    shards = ShardSet.open(drawn_set)
+    assert shards.splits == {"train": 32, "test": 16}
+    assert shards.detectors == ("spectral-residual", "gt")
+    reader = pickle.loads(pickle.dumps(shards.split("train")))
+    number = 0
+    for tar in tars(drawn_set):
+        if not tar.name.startswith("train"):
+            continue
+        with tarfile.open(tar) as plain:
+            members = plain.getmembers()
+            keys = list(dict.fromkeys(m.name.split(".", 1)[0] for m in members))
+            for key in keys:
+                sample = reader.read(number)
+                for member in (m for m in members if m.name.startswith(f"{key}.")):
+                    file = plain.extractfile(member)
+                    assert file is not None
+                    assert file.read() == sample[member.name.split(".", 1)[1]]
+                said = meta(sample)
+                assert shards.classes[label(sample)] == said["class"]
+                np.testing.assert_allclose(box(sample, "gt"), said["boxes"][0], atol=1e-6)
+                number += 1
+    assert number == len(reader) == 32
+    with pytest.raises(IndexError):
+        reader.read(32)
+    with pytest.raises(InputError, match="no box by 'rbd'; it has spectral-residual, gt"):
+        box(reader.read(0), "rbd")
+    with pytest.raises(InputError, match=r"no split 'val'; it has train \(32\), test \(16\)"):
+        shards.split("val")
+
+
+def test_a_readers_files_close_with_it(drawn_set):
+    reader = ShardSet.open(drawn_set).split("train")
+    reader.read(0)
+    [handle] = reader._files.values()
+    os.fstat(handle)
+    del reader
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(handle)
+
+
+def test_a_reader_that_outlives_its_module_ends_without_a_word():
+    """At its end Python empties modules in the reverse order of their import; what older ones hold is freed later."""
+    script = (
+        "import sys, json\nfrom fgdata.shards import reader\n"
+        "json.kept = reader.ShardSet.open(sys.argv[1]).split('train')\njson.kept.read(0)\nsys.kept = json, reader\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script, TINY], capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("", "")
+
+
+def test_a_whole_set_passes(drawn_set):
+    manifest, faults = check(drawn_set)
+    assert faults == []
+    assert manifest["splits"]["train"]["samples"] == 32
+
+
+def test_every_flipped_bit_is_found(copy):
+    """120 single-bit flips in tars and indexes: check names the file; read refuses exactly the damaged sample."""
+    rng = np.random.default_rng(0)
+    files = [*tars(copy), *sorted(copy.glob("*.idx"))]
+    for _ in range(120):
+        path = files[rng.integers(len(files))]
+        whole = path.read_bytes()
+        at = int(rng.integers(len(whole)))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
+        _, faults = check(copy)
+        assert len(faults) == 1
+        assert path.name in faults[0]
+        if path.suffix == ".idx":
+            with pytest.raises(InputError, match=f"{path.name} is damaged"):
+                ShardSet.open(copy)
+        else:
+            assert _refused(copy) == _samples_over(path, at)
+        path.write_bytes(whole)
+    assert check(copy)[1] == []
+
+
+def _refused(folder: Path) -> list[str]:
+    refused = []
+    shards = ShardSet.open(folder)
+    for split in shards.splits:
+        for i in range(shards.splits[split]):
+            try:
+                shards.split(split).read(i)
+            except InputError as fault:
+                refused.append(str(fault).split("sample ")[1].split(" ")[0])
+    return refused
+
+
+def _samples_over(tar: Path, at: int) -> list[str]:
+    """Keys whose bytes, from their first component's data to the end of their json, hold this byte; from the index."""
+    found = []
+    for line in tar.with_suffix(".idx").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[1]) <= at < int(fields[-3]) + int(fields[-2]):
+            found.append(fields[3].split(".")[0])
+    return found
+
+
+def test_a_damaged_sample_is_named(copy):
+    path = tars(copy)[0]
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    [fault] = check(copy)[1]
+    key = path.with_suffix(".idx").read_text().splitlines()[1].split()[3].split(".")[0]
+    assert f"sample {key}" in fault
+
+
+@pytest.mark.parametrize("damage", ["cut tar", "no tar", "no index", "cut index"])
+def test_missing_and_cut_files_are_named_and_refused(copy, damage):
+    tar = tars(copy)[1]
+    path = tar if "tar" in damage else tar.with_suffix(".idx")
+    if damage.startswith("no"):
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-300])
+    [fault] = check(copy)[1]
+    assert path.name in fault
+    with pytest.raises(InputError, match=path.name):
+        ShardSet.open(copy)
+
+
+def change(folder: Path, signs: bool = True, **changes) -> None:
+    """Other settings in the manifest; signs: with the digest that makes it whole again."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(manifest | ({"digest": digest(manifest)} if signs else {})))
+
+
+def test_newer_formats(copy):
+    change(copy, format_version="1.7", a_new_key={"of": "ours"})
+    assert ShardSet.open(copy).splits["train"] == 32
+    change(copy, format_version="2.0")
+    for refused in (ShardSet.open, check):
+        with pytest.raises(InputError, match=r"manifest.json is format 2.0; this fgdata reads up to 1.x. Upgrade"):
+            refused(copy)
+
+
+def test_an_edited_manifest_and_a_stray_tar_are_faults(copy):
+    change(copy, signs=False, order_seed=7)
+    (copy / "train-000099.tar").write_bytes(b"")
+    first, second = check(copy)[1]
+    assert "manifest.json was changed" in first
+    assert "train-000099.tar does not belong" in second
+    with pytest.raises(InputError, match=r"manifest.json was changed .* `fgdata check .*` names all damage"):
+        ShardSet.open(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": "1.0"}', '{"format_version": null}'])
+def test_a_damaged_manifest_is_refused(copy, text):
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="manifest.json is damaged"):
+        ShardSet.open(copy)
+
+
+def test_no_set_and_an_unfinished_set(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        ShardSet.open(tmp_path / "nothing")
+    with pytest.raises(InputError, match="it has no manifest.json"):
+        ShardSet.open(tmp_path)
+    (tmp_path / ".building").mkdir()
+    with pytest.raises(InputError, match="still being built"):
+        ShardSet.open(tmp_path)
+
+
+def test_golden_set(tmp_path):
+    """shards/tiny reads as it always did, and the same libraries write it again; python tools/tiny.py replaces it."""
+    manifest, faults = check(TINY)
+    assert faults == []
+    sample = ShardSet.open(TINY).split("train").read(0)
+    assert list(sample) == ["jpg", "cls", "rbd.npy", "gt.npy", "json"]
+    subprocess.run(
+        [sys.executable, TINY.parents[1] / "tools" / "tiny.py", tmp_path / "tiny"], check=True, capture_output=True
+    )
+    fresh = json.loads((tmp_path / "tiny" / "manifest.json").read_bytes())
+    if fresh["versions"] != manifest["versions"]:
+        pytest.skip(f"the golden set was written with {manifest['versions']}, here is {fresh['versions']}")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "tiny").iterdir()} == {
+        p.name: p.read_bytes() for p in TINY.iterdir()
+    }

@@ -1,0 +1,260 @@
+"""The `fgdata` command as a user types it: exit codes, messages, and a start without heavy imports."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fgdata.boxes.geometry import CENTRED, iou
+from fgdata.building.build import build
+from fgdata.building.log import LOG
+from fgdata.cli import main
+from fgdata.datasets import Dataset, Record
+from fgdata.errors import InputError
+from fgdata.images import encode_jpeg
+from fgdata.report.page import write_report
+from fgdata.report.score import score
+from fgdata.shards.reader import ShardSet, box, meta
+
+
+@pytest.mark.parametrize("module", ["fgdata.cli", "fgtrain.cli"])
+def test_help_imports_nothing_heavy(module):
+    script = f"""
+import sys
+from {module} import main
+for words in (["--help"], *([word, "--help"] for word in sys.argv[1:])):
+    try:
+        main(words)
+    except SystemExit as done:
+        assert not done.code, words
+heavy = sorted({{"torch", "torchvision", "cv2", "nvidia.dali", "numba", "scipy", "h5py"}} & set(sys.modules))
+assert not heavy, heavy
+"""
+    words = {
+        "fgdata.cli": ["build-shards", "rebox", "add", "check", "score", "show", "list"],
+        "fgtrain.cli": ["run", "eval", "show", "list"],
+    }
+    done = subprocess.run([sys.executable, "-c", script, *words[module]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_two_commands_of_the_readme_without_a_dataset(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FGDATA_ROOT", raising=False)
+    assert main(["build-shards", "--dataset", "cub", "--saliency", "rbd"]) == 2
+    said = capsys.readouterr().err
+    for part in (str(tmp_path / "data" / "cub"), "FGDATA_ROOT", "bounding_boxes.txt", "caltech.edu", "--root FOLDER"):
+        assert part in said
+    assert not (tmp_path / "shards").exists()
+
+
+def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    build = "build-shards --classes 2 --images-per-class 6 --size 96 --saliency spectral-residual gt --jobs 1".split()
+    assert main(build) == 0
+    assert "12 samples (8 train, 4 test), 12 of them built now" in capsys.readouterr().out
+    assert main(build) == 0
+    assert "already complete: 12 samples (8 train, 4 test). Nothing was done." in capsys.readouterr().out
+    assert main([*build, "--tau", "0.5"]) == 2
+    assert "objective.tau: 0.75 there, 0.5 asked" in capsys.readouterr().err
+    assert main(["check", "shards/drawn"]) == 0
+    assert "is whole: 12 samples in 2 tars" in capsys.readouterr().out
+    assert main(["score", "shards/drawn", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["detectors"]) == {"spectral-residual", "gt"}
+    assert main(["score", "shards/drawn"]) == 0
+    assert "centred 70 % box" in capsys.readouterr().out
+    assert main(["show", "shards/drawn"]) == 0
+    assert Path("shards/drawn/report.html").is_file()
+    assert main(["check", "shards/drawn"]) == 0, "a report in the folder is no fault"
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    assert "drawn: 8 train + 4 test; boxes spectral-residual, gt" in capsys.readouterr().out
+    tar = Path("shards/drawn/train-000000.tar")
+    tar.write_bytes(tar.read_bytes()[:-1])
+    assert main(["check", "shards/drawn"]) == 1
+    assert "train-000000.tar is damaged" in capsys.readouterr().err
+
+
+def test_a_set_may_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
+    (tmp_path / "birds").mkdir()
+    monkeypatch.chdir(tmp_path / "birds")
+    words = (
+        "build-shards --classes 2 --images-per-class 4 --size 64 --saliency spectral-residual --jobs 1 --out .".split()
+    )
+    assert main(words) == 0
+    assert main(["check", "."]) == 0
+    assert main(["show", "."]) == 0
+    assert "<title>birds" in Path("report.html").read_text("utf-8")
+    assert main(["show", ".", "--out", "."]) == 2
+    assert ". is a folder. Name a file: --out FILE" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "birds"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["check", "nowhere"], "There is no shard set at nowhere"),
+        (["score", "nowhere"], "There is no shard set at nowhere"),
+        (["show", "nowhere"], "There is no shard set at nowhere"),
+        (["build-shards", "--dataset", "birds"], "No dataset is called 'birds'; there are drawn, cub"),
+        (["build-shards", "--dataset", "cub", "--classes", "3"], "cub has no option classes"),
+        (["build-shards", "--saliency", "magic"], "'magic' is not a detector"),
+        (["build-shards", "--classes", "1"], "--classes is 1"),
+        (["build-shards", "--tau", "-1"], "--tau"),
+        (["build-shards", "--min-area", "0.3"], "--min-area 0.3 decides nothing: the objective is max-excess"),
+        (["build-shards", "--objective", "max-mean", "--tau", "0.75"], "--tau 0.75 decides nothing"),
+        (["build-shards", "--objective", "max-mean", "--k", "1", "--min-area", "0.3"], "--min-area takes its place"),
+    ],
+)
+def test_bad_words_exit_with_2(tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_score_is_the_mean_over_every_sample(drawn_set):
+    shards = ShardSet.open(drawn_set)
+    found = score(drawn_set)
+    reals, spectral, centred = 0, [], []
+    for split in shards.splits:
+        for i in range(shards.splits[split]):
+            sample = shards.split(split).read(i)
+            [real] = meta(sample)["boxes"]
+            spectral.append(float(iou(box(sample, "spectral-residual"), np.array(real))))
+            centred.append(float(iou(CENTRED, np.array(real))))
+            reals += 1
+    row = found["detectors"]["spectral-residual"]
+    assert row["n"] == reals == 48
+    assert row["mean_iou"] == pytest.approx(np.mean(spectral), abs=1e-6)
+    assert row["corloc"] == pytest.approx(np.mean(np.array(spectral) >= 0.5))
+    assert found["detectors"]["gt"] == {"mean_iou": pytest.approx(1, abs=1e-5), "corloc": 1, "n": 48}
+    assert found["baselines"]["centred"]["mean_iou"] == pytest.approx(np.mean(centred), abs=1e-6)
+
+
+class Page(HTMLParser):
+    """Counts the tags of a page and gathers whatever it would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.fetches: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.fetches += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
+
+
+def test_report_is_one_file_that_fetches_nothing(drawn_set, tmp_path):
+    out = write_report(drawn_set, tmp_path / "report.html", samples=10)
+    page = Page()
+    page.feed(out.read_text("utf-8"))
+    assert page.fetches == []
+    # 10 spread over the classes, the 12 worst of spectral-residual and the 8 slowest, some of them the same images.
+    assert 12 <= page.tags["img"] <= 30
+    assert page.tags["option"] >= 4 + 2
+    assert "{{" not in out.read_text("utf-8")
+    with pytest.raises(InputError, match="no folder"):
+        write_report(drawn_set, tmp_path / "nowhere" / "report.html")
+    with pytest.raises(InputError, match="--samples 0"):
+        write_report(drawn_set, tmp_path / "r.html", samples=0)
+
+
+@pytest.mark.slow
+def test_report_in_a_browser_filters_its_cards(drawn_set, tmp_path):
+    """The page's own script, run by Chromium: it shows the sample first and says how many cards that are."""
+    browser = shutil.which("chromium") or pytest.skip("no chromium on the PATH")
+    out = write_report(drawn_set, tmp_path / "report.html", samples=10)
+    quiet = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    words = [browser, *quiet.split(), "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([*words, "--dump-dom", out.as_uri()], capture_output=True, timeout=60, check=True)
+    page = done.stdout.decode()
+    cards = re.findall(r"<figure class=\"card\"[^>]*>", page)
+    hidden = [card for card in cards if "display: none" in card]
+    assert len(cards) - len(hidden) == 10
+    assert ">10 shown<" in page
+
+
+def test_report_says_what_reencoding_cost_and_embeds_a_sample_only(tmp_path):
+    """800 samples of 40 classes: the page holds those asked for, the worst and the slowest; its numbers are of all."""
+    records = [Record(f"{i}", f"{i}.jpg", i % 40, f"class {i % 40}", "train", None) for i in range(800)]
+    noise = Dataset("noise", tuple(f"class {i}" for i in range(40)), tuple(records), Noise())
+    build(noise, tmp_path / "set", saliency=("spectral-residual", "gt"), max_side=32, quality=60)
+    page = write_report(tmp_path / "set", tmp_path / "set" / "report.html", samples=20).read_text()
+    cards = page.count("<figure class=card")
+    assert 20 <= cards <= 20 + 12 + 8
+    assert f"{cards} of 800 images are on this page" in page
+    assert "800 of 800 (--max-side 32, --quality 60)" in page
+    before = 800 * len(Noise()(records[0])[0]) / 1e6
+    reader = ShardSet.open(tmp_path / "set").split("train")
+    after = sum(len(reader.read(i)["jpg"]) for i in range(800)) / 1e6
+    assert f"{before:,.1f} MB before, {after:,.1f} MB stored ({after / before - 1:+.0%})" in page
+    assert "ms an image" in page
+    (tmp_path / "set" / LOG).unlink()
+    page = write_report(tmp_path / "set", tmp_path / "set" / "report.html", samples=20).read_text()
+    assert "800 of 800" in page
+    assert "ms an image" not in page, "a set that came without its log still has its report"
+
+
+class Noise:
+    """Loads the same noise for every record, with one box."""
+
+    def __call__(self, record):
+        rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+        return encode_jpeg(rgb, 90), ((8.0, 6.0, 32.0, 24.0),)
+
+
+def test_report_of_a_damaged_set_is_refused(drawn_set, tmp_path):
+    copy = Path(shutil.copytree(drawn_set, tmp_path / "copy"))
+    tar = sorted(copy.glob("*.tar"))[0]
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 4
+    tar.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged: sample"):
+        write_report(copy, copy / "report.html")
+    assert not (copy / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused_and_leaves_nothing(drawn_set, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="folder is a folder. Name a file: --out FILE"):
+        write_report(drawn_set, tmp_path / "folder", samples=4)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fgdata.report.page.write_atomic", full)
+    with pytest.raises(InputError, match="r.html cannot be written: No space left on device. .* --out FILE"):
+        write_report(drawn_set, tmp_path / "r.html", samples=4)
+
+
+def test_fgtrain_without_torch_says_what_to_install(tmp_path):
+    script = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+sys.meta_path.insert(0, NoTorch())
+from fgtrain.cli import main
+sys.exit(main(["export", "runs/a", "a.safetensors"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'fgdata[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_recipe_names_those_there_are(capsys):
+    from fgtrain.cli import main as fgtrain
+
+    assert fgtrain(["run", "nosuch"]) == 2
+    assert "There is no recipe 'nosuch'; there are cvsa, " in capsys.readouterr().err

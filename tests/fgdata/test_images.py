@@ -1,0 +1,174 @@
+"""Decoding by content: oracles are Pillow's own decoder and files cut or made wrong by hand."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgdata import images
+from fgdata.building.build import build
+from fgdata.datasets import read
+from fgdata.errors import InputError
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return cv2.resize(rng.integers(0, 256, (6, 9, 3), np.uint8), (90, 60), interpolation=cv2.INTER_CUBIC)
+
+
+def saved(rgb: np.ndarray, form: str, mode: str = "RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_every_format_is_told_by_its_content(picture, form):
+    data = saved(picture, form)
+    header = images.header(data, "called.jpg")
+    assert (header.format, header.width, header.height) == (form.lower(), 90, 60)
+    theirs = np.array(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    # JPEG and WebP decoders may round chroma upsampling differently; the others are exact.
+    assert np.abs(images.decode(data, "called.jpg") - theirs).mean() < (2 if form in ("JPEG", "WEBP") else 1e-9)
+
+
+def pillows(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_odd_colour_modes_become_rgb(picture, form, mode):
+    data = saved(picture, form, mode)
+    np.testing.assert_array_equal(images.decode(data, "x"), pillows(data))
+
+
+def test_grey_jpegs(picture):
+    assert images.header(saved(picture, "JPEG", "L"), "x").channels == 1
+    grey = images.decode(saved(picture, "JPEG", "L"), "x")
+    assert grey.shape == (60, 90, 3)
+    assert (grey[..., 0] == grey[..., 2]).all()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk(picture, form):
+    data = saved(picture, form, "CMYK")
+    assert images.header(data, "x").channels == 4
+    found = images.decode(data, "x").astype(int)
+    assert np.abs(found - pillows(data)).max() <= 2  # the product of an ink and black is rounded up or down
+    assert np.abs(found - picture).mean() < (6 if form == "JPEG" else 1e-9)
+
+
+def test_sixteen_bits_become_eight(picture):
+    deep = picture.astype(np.uint16) * 257
+    for form in (".png", ".tiff"):
+        data = cv2.imencode(form, deep[..., ::-1])[1].tobytes()
+        assert np.abs(images.decode(data, "x").astype(int) - pillows(data)).max() <= 1  # divided by 256 or by 257
+        grey = cv2.imencode(form, deep[..., 0])[1].tobytes()  # Pillow cuts these off at 255 instead
+        assert np.abs(images.decode(grey, "x").astype(int) - picture[..., [0, 0, 0]]).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation_is_ignored(picture, form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(picture, form, exif=exif)
+    assert images.header(data, "x").width == 90
+    assert np.abs(images.decode(data, "x").astype(int) - picture).mean() < 8  # upside down: 60
+    assert np.abs(images.decode(data, "x").astype(int) - pillows(data)).mean() < 2
+
+
+def test_progressive_jpeg(picture):
+    data = saved(picture, "JPEG", progressive=True)
+    assert images.header(data, "x").width == 90
+    assert images.decode(data, "x").shape == (60, 90, 3)
+
+
+def broken(picture: np.ndarray) -> dict[str, bytes]:
+    jpeg, png, gif = saved(picture, "JPEG"), saved(picture, "PNG"), saved(picture, "GIF")
+    return {
+        "empty": b"",
+        "text": b"<html>404 not found</html>",
+        "cut jpeg": jpeg[: len(jpeg) // 2],
+        "jpeg without its end": jpeg[:-2],
+        "jpeg header only": jpeg[:20],
+        "jpeg magic only": b"\xff\xd8\xff",
+        "cut png": png[: len(png) // 2],
+        "cut gif": gif[: len(gif) // 3],
+    }
+
+
+@pytest.mark.parametrize("what", list(broken(np.zeros((8, 8, 3), np.uint8))))
+def test_what_is_no_whole_image_is_refused_by_name(picture, what):
+    with pytest.raises(InputError, match="some/where.jpg cannot be read as an image"):
+        images.decode(broken(picture)[what], "some/where.jpg")
+
+
+def forged(jpeg: bytes, width: int, height: int) -> bytes:
+    """The same file with another size in its frame header."""
+    at = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[at + 4 :]
+
+
+def test_more_pixels_than_opencv_takes_are_a_bad_image(picture, tmp_path):
+    jpeg = saved(picture, "JPEG")
+    assert images.header(forged(jpeg, 1 << 15, 1 << 15), "x").width == 1 << 15
+    huge, long = forged(jpeg, 65_000, 20_000), saved(np.zeros((1, (1 << 20) + 1, 3), np.uint8), "PNG", "1")
+    for data, says in ((huge, "65,000 x 20,000 pixels where 1,073,741,824 pixels"), (long, "1,048,577 x 1 pixels")):
+        with pytest.raises(InputError, match=f"a.jpg cannot be read as an image: .* bytes, {says}"):
+            images.header(data, "a.jpg")
+    with pytest.raises(InputError, match="65,000 x 20,000"):
+        images.decode(huge, "a.jpg")
+    for name, data in (("whole", jpeg), ("huge", huge), ("long", long)):
+        (tmp_path / "birds" / "auk").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "birds" / "auk" / f"{name}.jpg").write_bytes(data)
+    birds = read("folder", tmp_path / "birds")
+    with pytest.raises(InputError, match="1,048,577 x 1|65,000 x 20,000"):
+        build(birds, tmp_path / "set", saliency=("spectral-residual",), workers=1)
+    built = build(birds, tmp_path / "set", saliency=("spectral-residual",), workers=1, on_bad_image="skip")
+    assert len(built.manifest["skipped"]) == 2
+
+
+def test_awkward_real_files(real_data):
+    gif = (real_data / "awkward" / "Abyssinian_34.jpg").read_bytes()
+    png = (real_data / "awkward" / "Abyssinian_5.jpg").read_bytes()
+    assert images.header(gif, "x") == images.Header("gif", 250, 202, 1)
+    assert images.header(png, "x") == images.Header("png", 200, 150, 4)
+    assert images.decode(gif, "x").shape == (202, 250, 3)
+    assert images.decode(png, "x").shape == (150, 200, 3)
+
+
+def test_encode_and_shrink(picture):
+    back = images.decode(images.encode_jpeg(picture, 95), "x")
+    assert np.abs(back.astype(int) - picture).mean() < 6  # chroma is stored at half resolution
+    assert images.shrink(picture, 45).shape == (30, 45, 3)
+    assert images.shrink(picture, 500) is picture
+    assert images.shrink(np.zeros((1, 900, 3), np.uint8), 10).shape == (1, 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "comes"),
+    [
+        ((64, 48), 48, (64, 48)),
+        ((160, 96), 48, (80, 48)),
+        ((161, 97), 48, (81, 49)),
+        ((161, 95), 48, (161, 95)),
+        ((700, 400), 48, (88, 50)),
+        ((40, 900), 48, (40, 900)),
+        ((160, 96), None, (160, 96)),
+    ],
+)
+def test_a_jpeg_comes_as_small_as_asked_but_no_smaller(picture, size, least, comes):
+    large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+    small = images.decode(saved(large, "JPEG", quality=95), "x", least)
+    assert small.shape == (comes[1], comes[0], 3)
+    averaged = cv2.resize(large, comes, interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(small - averaged).mean() < 6  # chroma at half resolution, and blocks averaged by frequency
+
+
+def test_other_formats_come_at_their_size(picture):
+    assert images.decode(saved(picture, "PNG"), "x", 8).shape == (60, 90, 3)

@@ -1,0 +1,232 @@
+"""Training steps and evaluations on a GPU that is only pretended: tensors of shapes, devices and types without values.
+
+Proves that tensors that meet lie on one device, that a generator lies where it draws, and that no step waits for the
+GPU, by a value it reads or a copy from memory that is not pinned. Proves nothing of values, of kernels, of the backward
+pass (which is left out: gradients are zeros), of NCCL or torch.compile, and of DALI only that its graph for a GPU has
+no constant there: with one beside a number on the CPU, an operator dies.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from trainable import small
+
+from fgdata.shards.reader import ShardSet
+from fgdata.views import ViewSpec
+from fgtrain.engine import monitor
+from fgtrain.engine.trainer import Trainer
+from fgtrain.evaluate import finetune, localization, probe
+from fgtrain.networks import optim
+from fgtrain.networks.encoder import Encoder
+from fgtrain.objectives import decoder
+from fgtrain.runs.rundir import RunDir
+from fgtrain.settings.common import Model
+from fgtrain.settings.evaluations import Finetune
+from fgtrain.show import gradcam
+
+CUDA = torch.device("cuda", 0)
+METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair")
+
+
+class Watch(TorchDispatchMode):
+    """Refuses what shapes alone do not: tensors of two devices in one operation, and a generator of another device.
+    Notes the operations that wait for the GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func._overloadpacket.__name__
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if name == "_local_scalar_dense":  # .item(), bool(), float()
+            self.waits += [name] * (tensors[0].device == CUDA)
+            return {torch.bool: True, torch.int64: 1}.get(tensors[0].dtype, 1.0)
+        out = func(*args, **kwargs)
+        made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        if name in ("_to_copy", "copy_"):
+            blocks = not (kwargs.get("non_blocking") or args[2:3] == (True,))
+            self.waits += [name] * (blocks and {x.device for x in tensors + made} == {CUDA, torch.device("cpu")})
+            return out
+        if name in ("mm", "addmm", "bmm", "baddbmm", "convolution"):
+            assert len({x.dtype for x in tensors}) == 1, f"{name} of {[x.dtype for x in tensors]}"
+        devices = {x.device for x in tensors if x.ndim}
+        assert len(devices) < 2 or name in ("index", "index_put_"), f"{name} of {devices}"
+        for generator in (x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Generator)):
+            assert generator.device.type == made[0].device.type, f"{name} on {made[0].device} by {generator.device}"
+        index = args[1] if name in ("index", "index_put_") else ()
+        masks = any(x is not None and (x.dtype == torch.bool or x.device != args[0].device) for x in index)
+        self.waits += [name] * ((masks and args[0].device == CUDA) or name == "nonzero")
+        return out
+
+
+@contextmanager
+def pretended() -> Iterator[Watch]:
+    """Inside it tensors have no values, and those on `cuda` need no GPU."""
+
+    def backward(self: Tensor) -> None:
+        for leaf in leaves(self):
+            leaf.grad = torch.zeros_like(leaf)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+        patch.setattr(Tensor, "backward", backward)
+        patch.setattr(Tensor, "numpy", lambda self: np.zeros(self.shape))
+        patch.setattr(nn.Module, "to", lambda self, *to, **_: to_gpu(self) if CUDA in to else self)
+        patch.setattr(torch.autograd, "grad", lambda _, inputs: (torch.zeros_like(inputs),))
+        with FakeTensorMode(allow_non_fake_inputs=False), Watch() as watch:
+            yield watch
+
+
+def leaves(loss: Tensor) -> list[Tensor]:
+    """The parameters that a loss was computed from."""
+    found, seen, left = [], set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found += [x] if (x := getattr(node, "variable", None)) is not None else []
+            left += [before for before, _ in node.next_functions]
+    return found
+
+
+def fake(x: Tensor) -> Tensor:
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=CUDA)
+
+
+def to_gpu(module: nn.Module) -> Any:
+    """What `.to` does, which a module of fake tensors does not bear: parameters and buffers move, all else stays."""
+    for part in module.modules():
+        for name, x in part._parameters.items():
+            part._parameters[name] = None if x is None else nn.Parameter(fake(x), x.requires_grad)
+        for name, x in part._buffers.items():
+            part._buffers[name] = None if x is None else fake(x)
+    return module
+
+
+class Batches(list[dict[str, Tensor]]):
+    """In the place of a loader."""
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+def batches(_: Any = None, *, views: ViewSpec, **__: Any) -> Batches:
+    """Two of 8 samples, as a loader gives them."""
+    b, sides = 8, (views.size, views.size)
+    batch = {
+        "views": torch.empty(views.views, b, 3, *sides, device=CUDA),
+        "masks": torch.empty(views.views, b, 1, *sides, device=CUDA),
+        "plain": torch.empty(b, 3, *sides, device=CUDA),
+        "label": torch.empty(b, dtype=torch.long, device=CUDA),
+        "index": torch.empty(b, dtype=torch.long, device=CUDA),
+    }
+    return Batches([batch, batch])
+
+
+@contextmanager
+def on_gpu(shards: Path, out: Path, name: str) -> Iterator[tuple[Trainer, Watch]]:
+    """A trainer whose objective, optimiser and arithmetic are on the pretended GPU."""
+    trainer = Trainer(small(shards, out, name), RunDir(out), ShardSet.open(shards), torch.device("cpu"))
+    with trainer.loader, pretended() as watch:
+        trainer.device, objective = CUDA, to_gpu(trainer.objective)
+        trainer.optimizer = optim.build(objective.named_parameters(), trainer.config.optim, objective.constant_rate)
+        trainer.autocast = torch.autocast("cuda", torch.bfloat16)
+        yield trainer, watch
+
+
+def test_faults_are_noticed():
+    with pretended() as watch:
+        here, there = torch.empty(3, device=CUDA), torch.empty(3)
+        faults = [
+            lambda: here + there,
+            lambda: torch._foreach_add_([here], [there]),
+            lambda: torch.randn(3, device=CUDA, generator=torch.Generator()),
+            lambda: here[None] @ here[:, None].bfloat16(),
+        ]
+        for fault in faults:
+            with pytest.raises((RuntimeError, AssertionError)):
+                fault()
+        assert watch.waits == []
+        there.to(CUDA, non_blocking=True)
+        assert watch.waits == []
+        there.to(CUDA)
+        here.sum().item()
+        assert watch.waits == ["_to_copy", "_local_scalar_dense"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_step_stays_on_the_gpu_and_never_waits_for_it(method: str, drawn_set: Path, tmp_path: Path):
+    with on_gpu(drawn_set, tmp_path, method) as (trainer, watch):
+        for batch in batches(views=trainer.objective.views):
+            trainer.train_step(batch)
+        assert watch.waits == []
+        assert trainer.check().keys() >= {"loss", "contrast", "lr"}
+        assert {x.device for x in trainer.objective.state_dict().values()} == {CUDA}
+
+
+def test_warm_up_of_the_decoder_waits_once_an_epoch(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoder, "load", batches)
+    with on_gpu(drawn_set, tmp_path, "synth-pair") as (trainer, watch):
+        pair = trainer.objective
+        decoder.warm_up(
+            pair.decoder, pair.encoder, pair.config, trainer.run, trainer.shards, CUDA, lambda _: None, lambda: False
+        )
+        assert watch.waits.count("_local_scalar_dense") == pair.config.reconstruct.epochs == 1
+
+
+def test_evaluations_stay_on_one_device(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
+    for module in (finetune, probe):
+        monkeypatch.setattr(module, "load", batches)
+    shards, size, model = ShardSet.open(drawn_set), 32, Model(width=8)
+    classes, stated = len(shards.classes), [np.ones((1, 4))] * 2
+    fit, tuning = finetune.Fit(rate=0.1, decay=0.0, seed=0, search=True), Finetune(Path(), epochs=1)
+    with pretended():
+        features, labels, _ = probe.embed(Encoder(model), shards, "test", ViewSpec.evaluation(size), CUDA)
+        probe.knn_predict(features, labels, features, 3, 0.07, classes)
+        network = finetune.fine_tune(Encoder(model), shards, size, CUDA, fit, tuning)
+        assert {x.device for x in network.parameters()} == {CUDA}
+        finetune.accuracy(network, shards, "test", size, CUDA)
+        monkeypatch.setattr(localization, "probe_layer", lambda *_: nn.Linear(features.shape[1], classes))
+        localization.activation_maps(Encoder(model), shards, size, CUDA, 0, stated)
+        x, truth = torch.empty(8, 3, size, size, device=CUDA), torch.empty(8, dtype=torch.long, device=CUDA)
+        found, _ = gradcam.maps_of(network.encoder, network.head, x, truth)
+        assert found.device == CUDA
+
+
+def test_gpu_is_idle_between_its_last_step_and_a_batch_not_while_it_works(monkeypatch: pytest.MonkeyPatch):
+    class Mark:
+        def elapsed_time(self, _: "Mark") -> float:
+            return 500.0  # milliseconds
+
+    monkeypatch.setattr(monitor, "_mark", lambda _: Mark())
+    watched = monitor.Monitor(None, step=0, total=1, steps_per_epoch=1)
+    with watched.waiting(CUDA):
+        watched.since -= 5
+    assert watched.rates()["data_wait"] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("spec", [ViewSpec(plain=True), ViewSpec(crop="saliency-swap"), ViewSpec.evaluation()])
+def test_dali_graph_for_a_gpu_takes_its_numbers_from_the_cpu(spec: ViewSpec):
+    pytest.importorskip("nvidia.dali")
+    from fgdata.views.dali import graph
+
+    pipeline = graph(spec, True, False, batch_size=2, device_id=0)
+    pipeline._build_graph()
+    made = [output for operator in pipeline._ops for output in operator.outputs]
+    assert [output.name for output in made if output.device == "gpu" and "Constant" in output.name] == []
+    assert {output.device for output in pipeline._graph_outputs} == {"gpu"}

@@ -1,0 +1,34 @@
+"""The README's example of another project's loss on our shards, run as it stands there."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from paths import ROOT
+
+README = ROOT / "README.md"
+
+
+def example() -> str:
+    """The code block of README.md that imports lightly."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "lightly" in block]
+    return block
+
+
+@pytest.mark.slow
+def test_lightlys_loss_trains_on_our_shards(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIGHTLY_DID_VERSION_CHECK", "True")  # it would ask its server
+    with warnings.catch_warnings(action="ignore"):  # of its own dependencies
+        pytest.importorskip("lightly.loss", reason="lightly is not installed: pip install lightly")
+    code = example()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    assert "shards/cub" in code
+    torch.manual_seed(0)
+    names: dict = {}
+    exec(code.replace("shards/cub", str(drawn_set)).replace("size=224", "size=32").replace("=64)", "=8)"), names)
+    assert torch.isfinite(names["loss"])
+    assert all(torch.isfinite(p).all() for p in names["encoder"].parameters())
+    assert names["encoder"].fc.weight.grad.abs().sum() > 0

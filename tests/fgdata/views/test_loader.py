@@ -1,0 +1,365 @@
+"""The loader: exact epochs on every rank, restored at every step, the same views from every backend."""
+
+import gc
+import json
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fgdata.errors import InputError
+from fgdata.images import decode, encode_jpeg
+from fgdata.shards.reader import ShardSet
+from fgdata.shards.writer import box_bytes
+from fgdata.views import Loader, ViewSpec, load, reference
+from fgdata.views.batch import gather
+
+TINY = ViewSpec(size=16, masks=True)
+SWAP = ViewSpec(size=16, crop="saliency-swap", masks=True)
+
+
+class MemorySet:
+    """As much of a ShardSet as the loader asks for, in memory: one split of images of many sizes."""
+
+    path, detectors = "memory", ("gt", "rbd")
+
+    def __init__(self, count: int, side: tuple[int, int] = (20, 60), broken: int | None = None):
+        rng = np.random.default_rng(count)
+        self.manifest, self.splits, self.split_name = {"digest": f"{count} {side}"}, {"train": count}, ""
+        self.samples = []
+        for i in range(count):
+            w, h = (int(value) for value in rng.integers(*side, 2))
+            coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+            x, y = np.sort(rng.uniform(0, 1, (2, 2)), 1)
+            box = [x[0], y[0], max(x[1] - x[0], 0.1), max(y[1] - y[0], 0.1)]
+            self.samples.append(
+                {
+                    "jpg": encode_jpeg(cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC)),
+                    "cls": b"%d" % (i % 7),
+                    "json": json.dumps({"id": f"bird-{i}", "width": w, "height": h}).encode(),
+                    "gt.npy": box_bytes(np.array([0.2, 0.2, 0.5, 0.5])),
+                    "rbd.npy": box_bytes(np.array(box)),
+                }
+            )
+        if broken is not None:
+            self.samples[broken]["jpg"] = self.samples[broken]["jpg"][:-200]
+
+    def split(self, name: str) -> "MemorySet":
+        if name not in self.splits:
+            raise InputError(f"no split {name!r}")
+        return self
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, number: int) -> dict[str, bytes]:
+        return self.samples[number]
+
+
+def open_loader(shards: MemorySet | int, views: ViewSpec = TINY, batch_size: int = 4, **options) -> Loader:
+    shards = MemorySet(shards) if isinstance(shards, int) else shards
+    options = {"backend": "threads", "threads": 2, "seed": 3} | options
+    return load(shards, views=views, batch_size=batch_size, **options)  # type: ignore[arg-type]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(params=["threads", "dali"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install fgdata[dali]")
+    return request.param
+
+
+# What a batch holds
+
+
+def test_a_batch_from_a_shard_set_on_disk(drawn_set, backend: str):
+    shards = ShardSet.open(drawn_set)
+    spec = ViewSpec(size=32, views=3, crop="saliency-swap", masks=True, plain=True)
+    with load(shards, views=spec, batch_size=8, backend=backend) as loader:
+        assert len(loader) == 4
+        assert loader.samples == 32
+        batches = list(loader)
+    batch = batches[0]
+    assert {name: (tuple(t.shape), t.dtype) for name, t in batch.items()} == {
+        "views": ((3, 8, 3, 32, 32), torch.float32),
+        "masks": ((3, 8, 1, 32, 32), torch.float32),
+        "plain": ((8, 3, 32, 32), torch.float32),
+        "label": ((8,), torch.int64),
+        "index": ((8,), torch.int64),
+    }
+    assert sorted(torch.cat([b["index"] for b in batches]).tolist()) == list(range(32))
+    reader = shards.split("train")
+    assert [int(reader.read(i)["cls"]) for i in batch["index"].tolist()] == batch["label"].tolist()
+
+
+@pytest.mark.parametrize("crop", ["rrc", "saliency-swap", "centre"])
+def test_whole_views_against_the_reference(backend: str, crop: str):
+    spec = ViewSpec(size=48, crop=crop, masks=True, plain=True)  # type: ignore[arg-type]
+    shards = MemorySet(10, side=(50, 300))
+    with open_loader(shards, spec, 10, backend=backend, detector="rbd") as loader:
+        batch = next(iter(loader))
+    work = gather(shards, spec, "rbd", batch["index"].numpy(), 10, seed=3, epoch=0, batch=0)  # type: ignore[arg-type]
+    images = [decode(jpeg, "") for jpeg in work.jpegs]
+    levels = np.array(spec.std)[:, None, None] * 255
+    for i in range(10):
+        assert np.abs(batch["plain"][i].numpy() - reference.plain(images[i], spec)).max() * 58 < 6
+        for v in range(2):
+            behind = images[work.geometries[v].partner[i]] if crop == "saliency-swap" else None
+            exact = reference.view(images[i], work.geometries[v], i, spec, behind)
+            error = levels * np.abs(batch["views"][v, i].numpy() - exact)
+            # Roundings to 8 bits, multiplied by up to 1.4^3 by the jitter; DALI's edges (see test_dali_resize) on top.
+            assert error.mean() < 0.8
+            assert np.quantile(error, 0.98) < 3
+            assert np.array_equal(batch["masks"][v, i].numpy(), reference.mask(work.geometries[v], i, 48))
+
+
+def test_a_very_long_image_at_test_time(backend: str):
+    class Strips(MemorySet):
+        def read(self, number: int) -> dict[str, bytes]:
+            coarse = np.random.default_rng(number).integers(0, 256, (40, 3, 3), dtype=np.uint8)
+            strip = cv2.resize(coarse, (24, 600), interpolation=cv2.INTER_CUBIC)
+            sized = json.dumps({"id": "x", "width": 24, "height": 600}).encode()
+            return self.samples[number] | {"jpg": encode_jpeg(strip), "json": sized}
+
+    spec, shards = ViewSpec.evaluation(48), Strips(2)
+    with open_loader(shards, spec, 2, backend=backend, shuffle=False) as loader:
+        batch = next(iter(loader))
+    work = gather(shards, spec, "rbd", np.arange(2), 2, seed=3, epoch=0, batch=0)  # type: ignore[arg-type]
+    assert work.geometries[0].source[:, 3].max() == 24 * 8
+    for i in range(2):
+        exact = reference.view(decode(work.jpegs[i], ""), work.geometries[0], i, spec)
+        assert np.abs(batch["views"][0, i].numpy() - exact).mean() * 58 < 0.8
+
+
+def test_views_do_not_depend_on_the_number_of_threads(backend: str):
+    one, three = (open_loader(14, SWAP, threads=n, backend=backend, last_batch="keep") for n in (1, 3))
+    with one, three:
+        assert all(same(a, b) for _ in range(2) for a, b in zip(one, three, strict=True))
+
+
+def test_backgrounds_come_from_another_sample_of_the_batch():
+    class Colours(MemorySet):
+        """Sample i is one flat grey, 20 i + 10; its patch differs from every background."""
+
+        def read(self, number: int) -> dict[str, bytes]:
+            grey = np.full((40, 40, 3), 20 * number + 10, np.uint8)
+            sized = json.dumps({"id": "x", "width": 40, "height": 40}).encode()
+            return self.samples[number] | {"jpg": encode_jpeg(grey, 100), "json": sized}
+
+    still = ViewSpec(size=16, crop="saliency-swap", masks=True, jitter=0, grayscale=0, blur=0)
+    for count in (12, 9):  # 9 leaves a last batch of one, which borrows a background
+        with open_loader(Colours(count), still, 4, last_batch="keep", detector="gt") as loader:
+            for batch in loader:
+                levels = (batch["views"][:, :, 0] * still.std[0] + still.mean[0]) * 255
+                number = (levels - 10) / 20
+                inside = batch["masks"][:, :, 0] > 0
+                own = batch["index"][None, :, None, None].expand_as(number)
+                assert (number - own)[inside].abs().max() < 0.1
+                behind = number[~inside].round().long()
+                assert (behind != own[~inside]).all()
+                if len(batch["index"]) > 1:
+                    assert torch.isin(behind, batch["index"]).all()
+
+
+def test_a_batch_stays_what_it_was_while_the_caller_holds_it():
+    with open_loader(40) as loader:
+        held = list(loader)
+        copies = [{name: tensor.clone() for name, tensor in batch.items()} for batch in held]
+        pointers = {batch["views"].data_ptr() for batch in held}
+        for _ in range(3):
+            for _ in loader:
+                pass
+        assert all(same(a, b) for a, b in zip(held, copies))
+        assert len(pointers) == 10
+        del held, copies
+        again = set()
+        for batch in loader:
+            again.add(batch["views"].data_ptr())
+        assert len(again) < 8  # memory is used again once nobody holds it
+
+
+# Epochs
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("count", [12, 13, 17, 25])
+def test_every_sample_once_over_all_ranks(world: int, count: int):
+    seen = {}
+    for last_batch in ("drop", "wrap", "keep"):
+        parts, lengths = [], []
+        for rank in range(world):
+            with open_loader(count, batch_size=4, rank=rank, world_size=world, last_batch=last_batch) as loader:
+                batches = [batch["index"].tolist() for batch in loader]
+                assert len(loader) == len(batches)
+                assert loader.samples == sum(map(len, batches))
+                parts.append(batches)
+                lengths.append(len(batches))
+        flat = [i for batches in parts for batch in batches for i in batch]
+        whole, rest = divmod(count, 4 * world)
+        if last_batch == "drop":
+            assert lengths == [whole] * world
+            assert len(flat) == len(set(flat)) == whole * 4 * world
+        if last_batch == "wrap":
+            assert lengths == [whole + bool(rest)] * world
+            assert set(flat) == set(range(count))
+            assert max(np.bincount(flat)) <= 2
+            assert all(len(batch) == len(set(batch)) == 4 for batches in parts for batch in batches)
+        if last_batch == "keep":
+            assert sorted(flat) == list(range(count))
+            assert max(lengths) - min(lengths) <= 1
+        seen[last_batch] = [batches[:whole] for batches in parts]
+    assert seen["drop"] == seen["wrap"] == seen["keep"]
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    def epochs(seed: int) -> list[list[int]]:
+        with open_loader(40, seed=seed) as loader:
+            return [[i for batch in loader for i in batch["index"].tolist()] for _ in range(3)]
+
+    first, second = epochs(0), epochs(1)
+    assert epochs(0) == first
+    assert len({tuple(order) for order in first + second}) == 6
+    with open_loader(10, shuffle=False, last_batch="keep") as loader:
+        assert [i for batch in loader for i in batch["index"].tolist()] == list(range(10))
+
+
+def test_an_epoch_left_half_way_is_abandoned():
+    with open_loader(16) as loader, open_loader(16) as other:
+        next(iter(loader))
+        list(other)
+        assert all(same(a, b) for a, b in zip(loader, other, strict=True))
+
+
+# State
+
+
+@pytest.mark.parametrize("views", [TINY, SWAP])
+@pytest.mark.parametrize("last_batch", ["drop", "keep"])
+def test_restored_at_every_step_it_goes_on_alike(views: ViewSpec, last_batch: str):
+    shards = MemorySet(13)
+    with open_loader(shards, views, last_batch=last_batch) as loader:
+        states, batches = [loader.state_dict()], []
+        for _ in range(2):
+            for batch in loader:
+                batches.append(batch)
+                states.append(json.loads(json.dumps(loader.state_dict())))
+    for done, state in enumerate(states):
+        with open_loader(shards, views, last_batch=last_batch, threads=1) as loader:
+            loader.load_state_dict(state)
+            assert loader.state_dict() == state
+            rest = [batch for _ in range(2) for batch in loader][: len(batches) - done]
+        assert len(rest) == len(batches) - done
+        assert all(same(a, b) for a, b in zip(rest, batches[done:]))
+
+
+def test_state_crosses_backends_and_a_used_loader_can_be_set_back():
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install fgdata[dali]")
+    with open_loader(16, SWAP) as loader, open_loader(16, SWAP, backend="dali") as other:
+        running = iter(loader)
+        next(running)
+        state = loader.state_dict()
+        rest = list(running)
+        other.load_state_dict(state)
+        for a, b in zip(rest, other, strict=True):
+            assert torch.equal(a["index"], b["index"])
+            assert torch.equal(a["masks"], b["masks"])
+        loader.load_state_dict(state)
+        assert all(same(a, b) for a, b in zip(rest, loader, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("seed", {"seed": 4}),
+        ("batch_size", {"batch_size": 5}),
+        ("world_size", {"world_size": 2}),
+        ("views", {"views": SWAP}),
+        ("last_batch", {"last_batch": "keep"}),
+        ("set", {"shards": 21}),
+        ("detector", {"detector": "gt"}),
+    ],
+)
+def test_state_of_another_loader_is_refused(name: str, change: dict):
+    with open_loader(20) as loader, open_loader(**{"shards": 20} | change) as other:
+        state = loader.state_dict()
+        with pytest.raises(InputError, match=f"{name} was .* and is .* now"):
+            other.load_state_dict(state)
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val"}, "no split 'val'"),
+        ({"detector": "vsf"}, "no boxes by 'vsf'; it has: gt, rbd"),
+        ({"batch_size": 9}, "8 samples and a batch takes 9"),
+        ({"batch_size": 4, "world_size": 3}, "8 samples and a batch takes 4 x 3 ranks"),
+        ({"batch_size": 9, "last_batch": "wrap"}, "8 samples and a batch takes 9; allowed: a batch no larger"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"rank": 1}, "rank is 1 of 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"last_batch": "pad"}, "last_batch is 'pad'"),
+        ({"backend": "ffcv"}, "backend is 'ffcv'; allowed: auto, threads, dali"),
+        ({"threads": 0}, "threads is 0"),
+    ],
+)
+def test_refusals(options: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        open_loader(8, **options)
+
+
+def test_boxes_are_asked_for_only_where_they_are_needed():
+    bare = MemorySet(8)
+    bare.detectors = ()
+    for sample in bare.samples:
+        del sample["gt.npy"], sample["rbd.npy"]
+    with pytest.raises(InputError, match="has no boxes, which saliency-swap and masks need"):
+        open_loader(bare)
+    with open_loader(bare, ViewSpec(size=16)) as loader:
+        assert len(list(loader)) == 2
+
+
+def test_the_default_boxes_are_never_the_ground_truth_when_there_are_others():
+    with open_loader(8) as default, open_loader(8, detector="rbd") as rbd, open_loader(8, detector="gt") as truth:
+        a, b, c = next(iter(default)), next(iter(rbd)), next(iter(truth))
+    assert same(a, b)
+    assert not torch.equal(a["masks"], c["masks"])
+
+
+def test_saliency_swap_needs_a_second_sample():
+    with pytest.raises(InputError, match="1 samples; allowed: two or more for saliency-swap"):
+        open_loader(1, SWAP, 1)
+
+
+def test_a_sample_that_cannot_be_made_is_named_in_the_consumer():
+    threads = threading.active_count()
+    with open_loader(MemorySet(16, broken=5)) as loader, pytest.raises(InputError, match=r"bird-5 of split .*sample 5"):
+        for _ in loader:
+            pass
+    assert threading.active_count() == threads
+
+
+def test_threads_end_with_the_loader(backend: str):
+    before = threading.active_count()
+    with open_loader(40, backend=backend, threads=3) as loader:
+        next(iter(loader))
+        assert threading.active_count() > before
+    with pytest.raises(RuntimeError, match="closed"):
+        next(iter(loader))
+    forgotten = open_loader(40, backend=backend, threads=3)
+    next(iter(forgotten))
+    del forgotten, loader
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -1,0 +1,346 @@
+"""The loop, on a small drawn set: exact continuation, stopping, parts of a batch, precision, looks on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from trainable import final, metrics, same, small, stop_at_step
+
+from fgdata.errors import InputError
+from fgtrain import cli
+from fgtrain.engine import lifecycle, trainer
+from fgtrain.engine.trainer import Trainer, part
+from fgtrain.networks.encoder import Encoder
+from fgtrain.runs.files import write_json
+from fgtrain.runs.rundir import RunDir
+from fgtrain.settings.common import Config
+from fgtrain.settings.file import to_dict
+
+
+@pytest.fixture(scope="module")
+def undisturbed(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lifecycle.train(small(drawn_set, tmp_path_factory.mktemp("runs") / "whole"), "cvsa")
+
+
+def test_a_run_leaves_its_files(undisturbed: Path, drawn_set: Path):
+    lines = metrics(undisturbed)
+    assert [line["step"] for line in lines] == [3, 6, 8]
+    assert all({"loss", "contrast", "align", "align_saturated", "feature_std", "lr"} <= line.keys() for line in lines)
+    facts = json.loads((undisturbed / "run.json").read_text())
+    assert facts["status"] == "done"
+    assert facts["step"] == 8
+    assert facts["shards"]["path"] == str(drawn_set)
+    assert {"argv", "commit", "versions", "device"} <= facts.keys()
+    assert sorted(p.name for p in (undisturbed / "checkpoints").iterdir()) == ["0000004", "0000008", "last"]
+    assert os.readlink(undisturbed / "checkpoints" / "last") == "0000008"
+    assert not list(undisturbed.rglob("*.part"))
+    assert "step 8/8" in (undisturbed / "log.txt").read_text()
+
+
+def test_a_run_that_goes_on_keeps_what_wrote_it_before(undisturbed: Path, drawn_set: Path):
+    before = json.loads((undisturbed / "run.json").read_text())
+    lifecycle.train(small(drawn_set, undisturbed, resume=True), "cvsa")
+    after = json.loads((undisturbed / "run.json").read_text())
+    assert after["earlier"] == [{k: before[k] for k in ("argv", "commit", "versions", "device", "started", "step")}]
+    assert {"python", "torch", "timm", "numpy"} <= after["versions"].keys()
+
+
+METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam")
+
+
+def interrupted(config: Config, name: str, stop_at: int) -> Path:
+    """A run stopped by a signal after a step and continued to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_step(patch, stop_at)
+        run = lifecycle.train(config, name)
+    assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+    assert final(run)["step"] == stop_at
+    return lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), name)
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    assert metrics(ours) == metrics(theirs)
+    a, b = final(ours), final(theirs)
+    assert [k for k in b if not same(a[k], b[k])] == []
+
+
+@pytest.mark.parametrize(("name", "stop_at"), [(name, 5) for name in METHODS] + [("cvsa", 1), ("moco", 4)])
+def test_resumed_run_is_bitwise_the_undisturbed_one(
+    name: str, stop_at: int, drawn_set: Path, undisturbed: Path, tmp_path: Path
+):
+    whole = undisturbed if name == "cvsa" else lifecycle.train(small(drawn_set, tmp_path / "whole", name), name)
+    assert_same_run(interrupted(small(drawn_set, tmp_path / "parts", name), name, stop_at), whole)
+
+
+def test_every_setting_of_the_engine_resumes_bitwise(drawn_set: Path, tmp_path: Path):
+    """Initial weights, frozen stages, a batch in parts, fp16 with its loss scale, and kNN after each epoch."""
+    torch.save(Encoder(small(drawn_set, tmp_path).model).state_dict(), tmp_path / "weights.pth")
+
+    def run(out: str) -> Config:
+        config = small(drawn_set, tmp_path / out, knn_every=1)
+        config = replace(config, init=str(tmp_path / "weights.pth"), freeze_stages=1, precision="fp16")
+        return replace(config, optim=replace(config.optim, accumulate=2))
+
+    whole = lifecycle.train(run("whole"), "cvsa")
+    assert final(whole)["scaler"]["scale"] > 0
+    with pytest.MonkeyPatch.context() as patch:  # a resumed run has its weights; their file may be gone
+        stop_at_step(patch, 4)
+        lifecycle.train(run("parts"), "cvsa")
+    config = run("parts")
+    (tmp_path / "weights.pth").unlink()
+    parts = lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
+    assert_same_run(parts, whole)
+    assert [line["step"] for line in metrics(whole) if "knn" in line] == [4, 8]
+
+
+def test_knn_on_the_way_disturbs_nothing(drawn_set: Path, undisturbed: Path, tmp_path: Path):
+    run = lifecycle.train(small(drawn_set, tmp_path / "run", knn_every=1), "cvsa")
+    looks = [line for line in metrics(run) if "knn" in line]
+    assert [line["epoch"] for line in looks] == [1, 2]
+    assert all(0 <= line["knn"] <= 1 for line in looks)
+    assert [line for line in metrics(run) if "loss" in line] == metrics(undisturbed)
+    assert same(final(run), final(undisturbed))
+    assert "kNN accuracy" in (run / "log.txt").read_text()
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(drawn_set: Path, tmp_path: Path, monkeypatch):
+    """With batch norm in evaluation mode, as its statistics are those of a part."""
+    join = Trainer.join
+
+    def without_statistics(self):
+        for module in self.objective.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        join(self)
+
+    monkeypatch.setattr(Trainer, "join", without_statistics)
+    runs = []
+    for name in ("byol", "moco", "simsiam"):
+        for parts in (1, 4):
+            config = small(drawn_set, tmp_path / f"{name}{parts}", name)
+            config = replace(config, optim=replace(config.optim, lr=1.0, accumulate=parts))
+            runs.append(lifecycle.train(config, name))
+        whole, parts = (metrics(run) for run in runs[-2:])
+        for a, b in zip(whole, parts):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)  # float32 sums in another order
+        whole, parts = (final(run)["objective"] for run in runs[-2:])
+        for key in whole:
+            torch.testing.assert_close(whole[key], parts[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_part_holds_the_same_samples_in_every_tensor():
+    n = torch.arange(6)
+    batch = {"views": n.expand(2, 6)[..., None], "masks": n.expand(2, 6)[..., None], "plain": n[:, None], "index": n}
+    for number in range(3):
+        rows = torch.tensor([2 * number, 2 * number + 1])
+        mine = part(batch, number, 3)
+        assert torch.equal(mine["index"], rows)
+        assert torch.equal(mine["plain"][:, 0], rows)
+        assert torch.equal(mine["views"][..., 0], rows.expand(2, 2))
+        assert torch.equal(mine["masks"][..., 0], rows.expand(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("simclr", "--optim.accumulate is 2, and the negatives of simclr are the batch"),
+        ("synth-pair", "negatives of synth-pair"),
+    ],
+)
+def test_a_batch_of_negatives_is_not_taken_apart(name: str, message: str, drawn_set: Path, tmp_path: Path):
+    config = small(drawn_set, tmp_path / "run", name)
+    with pytest.raises(InputError, match=message):
+        lifecycle.train(replace(config, optim=replace(config.optim, accumulate=2)), name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused(drawn_set: Path, tmp_path: Path):
+    optim = small(drawn_set, tmp_path).optim
+    for parts in (3, 8):
+        with pytest.raises(InputError, match=f"--optim.accumulate is {parts}; allowed: a divisor of .* 8"):
+            replace(small(drawn_set, tmp_path), optim=replace(optim, accumulate=parts))
+
+
+def test_compiled_encoder_trains_as_the_plain_one(drawn_set: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
+    """Captured by torch.compile, run without its code generator, which takes a minute."""
+    compiled = []
+    whole = Encoder.compile
+
+    def captured(self):
+        compiled.append(self)
+        whole(self, backend="eager")
+
+    monkeypatch.setattr(Encoder, "compile", captured)
+    run = lifecycle.train(small(drawn_set, tmp_path / "run", compile=True), "cvsa")
+    assert len(compiled) == 2  # online and target
+    for ours, theirs in zip(metrics(run), metrics(undisturbed)):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_tensorboard_holds_the_metrics(drawn_set: Path, tmp_path: Path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = lifecycle.train(small(drawn_set, tmp_path / "run", tensorboard=True), "cvsa")
+    events = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [
+        (line["step"], pytest.approx(line["loss"])) for line in metrics(run)
+    ]
+
+
+def test_tensorboard_that_is_not_installed_is_named(drawn_set: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"fgdata\[tensorboard\]"):
+        lifecycle.train(small(drawn_set, tmp_path / "run", tensorboard=True), "cvsa")
+
+
+def test_what_a_run_starts_from_is_said(drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = replace(small(drawn_set, tmp_path / "run"), epochs=1, freeze_stages=2)
+    lifecycle.train(config, "cvsa")
+    printed = capsys.readouterr().out
+    assert "1 epoch of 4 steps" in printed
+    assert "frozen: the stem, layer1, layer2, at random weights" in printed
+
+
+def test_killed_run_continues_from_its_last_checkpoint(drawn_set: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
+    step = Trainer.train_step
+
+    def killed(self, batch):
+        step(self, batch)
+        if self.step == 7:  # step 4 has a checkpoint, and the line of step 6 is written
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    run = tmp_path / "run"
+    assert json.loads((run / "run.json").read_text())["status"] == "failed"
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # a line cut short by the kill
+    lifecycle.train(small(drawn_set, run, resume=True), "cvsa")
+    assert metrics(run) == metrics(undisturbed)
+    assert same(final(run)["objective"], final(undisturbed)["objective"])
+
+
+@pytest.mark.slow
+def test_sigterm_checkpoints_and_exits_with_0(drawn_set: Path, tmp_path: Path):
+    flags = f"--data.shards {drawn_set} --data.batch-size 8 --data.detector gt --views.size 32 --model.width 8".split()
+    flags += ["--byol.hidden", "16", "--align.hidden", "16", "--epochs", "100000", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fgtrain", "run", "cvsa", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        log = tmp_path / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while not log.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        printed, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0, printed
+    assert "--resume" in printed
+    assert final(tmp_path / "run")["step"] >= 10
+
+
+def test_ctrl_c_checkpoints_and_exits_with_130(drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    write_json(tmp_path / "config.json", to_dict(small(drawn_set, run)))
+    command = ["run", "cvsa", "--config", str(tmp_path / "config.json"), "--out", str(run), "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_step(patch, 5, signal.SIGINT)
+        assert cli.main(command) == 130
+    assert f"Stopped at step 5 of 8. Continue: fgtrain run cvsa --out {run} --resume" in capsys.readouterr().out
+    assert RunDir(run).facts["status"] == "stopped"
+    assert final(run)["step"] == 5
+    assert cli.main(["run", "cvsa", "--out", str(run), "--resume"]) == 0
+    assert final(run)["step"] == 8
+
+
+def test_any_fault_while_training_is_recorded_until_the_run_goes_on(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(self, batch):
+        raise RuntimeError("the cable is out\nsecond line")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", broken)
+        with pytest.raises(RuntimeError, match="cable"):
+            lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    facts, log = RunDir(tmp_path / "run").facts, (tmp_path / "run" / "log.txt").read_text()
+    assert (facts["status"], facts["step"]) == ("failed", 0)
+    assert facts["reason"] == "RuntimeError: the cable is out\nsecond line"
+    assert "failed: RuntimeError: the cable is out" in log
+    lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
+    assert RunDir(tmp_path / "run").facts["reason"] is None
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    step = Trainer.train_step
+
+    def poisoned(self, batch):
+        if self.step == 4:
+            batch = {**batch, "views": batch["views"] * float("nan")}
+        step(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", poisoned)
+    monkeypatch.setattr(trainer, "MOST_NAMED", 3)
+    with pytest.raises(InputError, match=r"nan at step 5 \(epoch 2\)[\s\S]*checkpoint: 0000004[\s\S]*Samples") as told:
+        lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    message, log = str(told.value), (tmp_path / "run" / "log.txt").read_text()
+    assert message.endswith(f" and 5 more, all in {tmp_path / 'run' / 'log.txt'}")
+    assert f"failed: {message.splitlines()[0]}" in log
+    of_step = next(line for line in log.splitlines() if "samples of step 5: " in line)
+    assert len(of_step.split("step 5: ")[1].split(", ")) == 8
+    facts = RunDir(tmp_path / "run").facts
+    assert (facts["status"], facts["step"], facts["reason"]) == ("failed", 5, message)
+    assert all(torch.isfinite(v).all() for v in final(tmp_path / "run")["objective"].values() if v.is_floating_point())
+
+
+def test_weights_that_are_not_finite_reach_no_checkpoint(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A gradient may be infinite where its loss is not; that loss is seen before the update, and the next one later."""
+    step = Trainer.train_step
+
+    def poisoned(self, batch):
+        step(self, batch)
+        if self.step == 8:
+            self.objective.encoder.conv1.weight.data[0, 0, 0, 0] = float("inf")
+
+    monkeypatch.setattr(Trainer, "train_step", poisoned)
+    with pytest.raises(InputError, match=r"weights stopped being finite at step 8 \(epoch 2\).*checkpoint: 0000004"):
+        lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    assert final(tmp_path / "run")["step"] == 4
+    monkeypatch.setattr(Trainer, "train_step", step)
+    lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_full_memory_is_an_error_that_says_what_to_do(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+):
+    much = small(drawn_set, tmp_path / "run", "moco")
+    with pytest.raises(InputError, match="do not fit into the memory of cpu"), pytest.warns(UserWarning, match="queue"):
+        lifecycle.train(replace(much, moco=replace(much.moco, queue=1 << 45)), "moco")
+    assert not (tmp_path / "run").exists()
+
+    def full(*_: object) -> None:
+        if device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        torch.empty(1 << 52)
+
+    monkeypatch.setattr(Encoder, "forward", full)
+    with pytest.raises(InputError, match=r"memory of cpu is full at 8 samples of 32 px at once\. --optim.accumulate 2"):
+        lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")

@@ -1,0 +1,94 @@
+"""fgtrain compare: what is grouped, what stands in one row, the intervals, and what is said of differing sets."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fgdata.errors import InputError
+from fgtrain import cli
+from fgtrain.evaluate import compare
+from fgtrain.runs.files import write_json
+from fgtrain.settings import common, methods
+from fgtrain.settings.file import to_dict
+
+KNN = {"evaluation": "knn", "step": 10, "k": 20, "temperature": 0.07, "size": 64, "digest": "a" * 64}
+
+
+def made(path: Path, settings: common.Config, *lines: dict, digest: str = "a" * 64) -> Path:
+    """A run directory that holds these results."""
+    path.mkdir()
+    write_json(path / "config.json", to_dict(settings))
+    write_json(path / "run.json", {"shards": {"digest": digest}})
+    (path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Two seeds of BYOL and one run of CVSA."""
+    byol, cvsa = methods.ByolConfig(), methods.CvsaConfig(epochs=300)
+    both = replace(byol, seed=1, machine=common.Machine(device="cpu"))
+    return [
+        made(tmp_path / "byol", byol, {**KNN, "accuracy": 0.1}, {**KNN, "accuracy": 0.4}),
+        made(tmp_path / "byol-1", both, {**KNN, "accuracy": 0.5}, {**KNN, "k": 5, "accuracy": 0.7}),
+        made(tmp_path / "cvsa", cvsa, {**KNN, "accuracy": 0.6}),
+    ]
+
+
+def test_runs_that_differ_only_in_their_seed_are_one_group(runs: list[Path]):
+    byol, cvsa = compare.compare(runs)
+    assert (byol.seeds, cvsa.seeds) == ([0, 1], [0])
+    values = {column.settings: value for column, value in byol.values.items()}
+    assert list(values.values()) == [[0.4, 0.5], [0.7]]  # the later of two lines counts; another k is another column
+    assert compare.different([byol, cvsa]) == ["method", "epochs"]
+
+
+def test_a_run_named_twice_counts_once(runs: list[Path]):
+    (group,) = compare.compare([runs[0], runs[0]])
+    assert group.seeds == [0]
+
+
+def test_other_training_data_is_another_group(runs: list[Path], tmp_path: Path):
+    other = made(tmp_path / "other", methods.ByolConfig(seed=2), {**KNN, "accuracy": 0.2}, digest="b" * 64)
+    assert [group.seeds for group in compare.compare([runs[0], other])] == [[0], [2]]
+
+
+def test_table_says_what_was_compared(runs: list[Path], capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["compare", *map(str, runs)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "45.0 ± 63.5" in said  # t of 1 degree of freedom, 12.706, times half the difference
+    assert "70.0 (1 of 2)" in said
+    assert "byol: byol, epochs 400 (2 runs of seeds 0, 1, step 10)" in said
+    assert "measured on one shard set (digest aaaaaaaaaaaa)" in said
+
+
+def test_results_on_different_shard_sets_are_kept_apart_and_said_to_be(tmp_path: Path, capsys):
+    one = made(tmp_path / "one", methods.ByolConfig(), {**KNN, "accuracy": 0.2})
+    two = made(tmp_path / "two", methods.ByolConfig(seed=1), {**KNN, "accuracy": 0.3, "digest": "b" * 64})
+    assert cli.main(["compare", str(one), str(two)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Measured on 2 different shard sets, one part of the table each: digest aaaaaaaaaaaa, then bbbbbbbbbbbb" in said
+    )
+    assert "20.0 (1 of 2)" in said
+
+
+def test_json_holds_means_intervals_and_values(runs: list[Path], capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["compare", *map(str, runs), "--json"]) == 0
+    byol, cvsa = json.loads(capsys.readouterr().out)
+    assert byol["settings"] == {"method": "byol", "epochs": 400}
+    assert byol["results"][0]["mean"] == pytest.approx(0.45)
+    assert byol["results"][0]["interval_half"] == pytest.approx(12.7062 * 0.05, rel=1e-4)
+    assert byol["results"][0]["values"] == [0.4, 0.5]
+    assert cvsa["results"][0]["interval_half"] is None
+
+
+def test_what_cannot_be_compared_is_named(runs: list[Path], tmp_path: Path):
+    with pytest.raises(InputError, match="no run directory"):
+        compare.compare([runs[0], tmp_path])
+    with pytest.raises(InputError, match="has no results yet. Measure it: fgtrain eval knn"):
+        compare.compare([made(tmp_path / "bare", methods.ByolConfig())])
+    with pytest.raises(InputError, match="Name the runs"):
+        compare.compare([])

@@ -1,0 +1,350 @@
+"""kNN against scikit-learn, every eval command on a small run, what is refused, export into torchvision, the sheet."""
+
+import json
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.neighbors import KNeighborsClassifier
+from torchvision import models
+
+from fgdata.building.build import build
+from fgdata.datasets import read
+from fgdata.errors import InputError
+from fgdata.views import ViewSpec
+from fgtrain import cli, objectives
+from fgtrain.engine import lifecycle
+from fgtrain.evaluate import finetune, linear, probe, report, subject
+from fgtrain.evaluate.subject import untrained_encoder
+from fgtrain.networks.saved import load_encoder, run_export
+from fgtrain.runs import provenance
+from fgtrain.runs.checkpoint import Checkpoint
+from fgtrain.settings import common, methods
+from fgtrain.settings.evaluations import Export, Knn, Linear
+from fgtrain.show import sheet as parts
+
+
+@pytest.fixture(scope="module")
+def run(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch of a standard-width ResNet-18, so that its export fits torchvision's."""
+    settings = methods.ByolConfig(
+        data=common.Data(drawn_set, batch_size=16),
+        views=ViewSpec(size=32),
+        byol=methods.ByolSettings(hidden=16, dim=8),
+        epochs=1,
+        machine=common.Machine(out=tmp_path_factory.mktemp("runs") / "byol", device="cpu", threads=2),
+    )
+    return lifecycle.train(settings, "byol")
+
+
+def clusters(seed: int, n: int, spread: float, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
+    labels = torch.randint(classes, (n,), generator=generator)
+    return centres[labels] + spread * torch.randn(n, 16, generator=generator), labels
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.07])
+@pytest.mark.parametrize("k", [1, 7, 20])
+def test_knn_agrees_with_scikit_learn(k: int, temperature: float):
+    bank, labels = clusters(0, 400, spread=2.0)
+    queries, _ = clusters(1, 150, spread=2.0)
+    weights = "uniform" if temperature == 0 else (lambda distance: np.exp((1 - distance) / temperature))
+    theirs = KNeighborsClassifier(k, algorithm="brute", metric="cosine", weights=weights)  # pyright: ignore[reportArgumentType]
+    theirs.fit(bank.double().numpy(), labels.numpy())
+    ours = probe.knn_predict(bank.double(), labels, queries.double(), k, temperature, 5)
+    assert ours.tolist() == theirs.predict(queries.double().numpy()).tolist()
+
+
+def test_knn_of_a_low_temperature_is_that_of_float64():
+    """exp(1 / 0.005) is beyond float32: every weight would be infinite, and the lowest class win."""
+    bank, labels = clusters(0, 400, spread=2.0)
+    queries, _ = clusters(1, 150, spread=2.0)
+    unit = torch.nn.functional.normalize
+    similarity = unit(queries.double()) @ unit(bank.double()).T
+    votes = torch.zeros(150, 5, dtype=torch.float64)
+    for q in range(150):
+        for n in similarity[q].argsort(descending=True)[:7].tolist():
+            votes[q, labels[n]] += (similarity[q, n] / 0.005).exp()
+    assert probe.knn_predict(bank, labels, queries, 7, 0.005, 5).tolist() == votes.argmax(1).tolist()
+
+
+def test_knn_with_more_neighbours_than_bank_uses_them_all():
+    predicted = probe.knn_predict(torch.eye(3), torch.tensor([1, 1, 0]), torch.eye(3), 20, 0.0, 2)
+    assert predicted.tolist() == [1, 1, 1]
+
+
+def test_score_and_paired_difference_on_paper():
+    right, other = torch.tensor([True] * 3 + [False]), torch.tensor([True, False, False, True])
+    assert probe.score(right) == {"accuracy": 0.75, "standard_error": pytest.approx(0.75**0.5 / 4), "n": 4}
+    gain, error = probe.paired(right, other)  # differences 0, 1, 1, -1
+    assert gain == pytest.approx(0.25)
+    assert error == pytest.approx(((0.0625 + 2 * 0.5625 + 1.5625) / 4 / 4) ** 0.5)
+
+
+def test_every_evaluation_prints_a_table_and_appends_a_line(run: Path, capsys: pytest.CaptureFixture[str]):
+    asked = [
+        f"knn {run} --k 5 --untrained",
+        f"linear {run}/checkpoints/last --protocol cvsa --cache --fractions 1 0.5 --trials 2 --epochs 3",
+        f"retrieval {run} --untrained",
+        f"localization {run} --untrained",
+        f"finetune {run} --epochs 1 --batch-size 8 --rates 0.1 0.01 --decays 0 --trials 2",
+    ]
+    for line in asked:
+        assert cli.main(["eval", *line.split()]) == 0
+        printed = capsys.readouterr().out
+        assert ("gain over untrained" in printed) == ("--untrained" in line)
+        assert "┃" in printed
+    records = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()[-6:]]
+    assert [r["evaluation"] for r in records] == ["knn", "linear", "linear", "retrieval", "localization", "finetune"]
+    facts = {"step", "n", "size", "shards", "digest", "at"}
+    assert all(r["n"] == 16 and facts <= r.keys() for r in records)
+    made = {"commit": provenance.commit(), "versions": provenance.versions(), "device": "cpu"}
+    assert all(made.items() <= r.items() for r in records)
+    assert "torch" in made["versions"]
+    errors = [[name for name in r if name.endswith("standard_error")] for r in records]
+    figures = ["", "", "", "map_", "maxboxacc_", ""]
+    assert [f"{figure}standard_error" in names for figure, names in zip(figures, errors)] == [True] * 6
+    assert {"untrained", "gain", "gain_standard_error", "k", "chance"} <= records[0].keys()
+    assert [(r["fraction"], len(r["accuracies"]), r["epochs"]) for r in records[1:3]] == [(1.0, 2, 3), (0.5, 2, 3)]
+    assert all(len(r["lrs"]) == 2 and set(r["lrs"]) <= {0.1, 0.01, 0.001} for r in records[1:3])
+    assert all(r["interval_half"] >= 0 for r in (*records[1:3], records[5]))
+    assert all(0 <= records[3][name] <= 1 for name in ("rank1", "rank5", "map", "map_chance"))
+    assert 0 <= records[4]["maxboxacc"] <= 1
+    assert (records[5]["trials"], records[5]["lr"] in (0.1, 0.01)) == (2, True)
+
+
+def test_a_stopped_fine_tuning_goes_on_behind_its_last_finished_fit(run: Path, monkeypatch, capsys):
+    """Killed in its third fit: the first two are not trained again, and the result is that of a call in one go."""
+    line = f"eval finetune {run} --epochs 1 --batch-size 8 --rates 0.1 0.05 --decays 0 --trials 1 --seed 5".split()
+    trained, fine_tune = [], finetune.fine_tune
+
+    def counted(*given):
+        trained.append(given[4])
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return fine_tune(*given)
+
+    monkeypatch.setattr(finetune, "fine_tune", counted)
+    assert cli.main(line) == 130
+    assert cli.main(line) == 0
+    assert len(trained) == 4
+    assert "(from finetune.jsonl)" in capsys.readouterr().out
+    last = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
+    (run / "finetune.jsonl").unlink()
+    assert cli.main(line) == 0
+    assert len(trained) == 7
+    again = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
+    assert {**last, "at": ""} == {**again, "at": ""}
+
+
+def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every epoch sees all samples in crops of its own; --epochs leaves the rest of the protocol as it is."""
+    epochs, protocols, fit = [], [], linear.fit
+
+    def watched(passes, trials, protocol):
+        epochs.extend(next(passes) for _ in range(protocol.epochs))
+        protocols.append(protocol)
+        fit(epochs, trials, protocol)
+
+    monkeypatch.setattr(linear, "fit", watched)
+    (record,) = report.run_linear(Linear(run, device="cpu", epochs=2))
+    assert (record["n"], record["epochs"], record["cache"]) == (16, 2, False)
+    assert protocols == [linear.Protocol(2, 128, (30.0,), drops=(0.6, 0.8))]
+    (one, labels, numbers), (two, *same) = epochs
+    assert numbers.tolist() == list(range(32))
+    assert torch.equal(labels, same[0])
+    assert torch.equal(numbers, same[1])
+    assert not torch.isclose(one, two).all(1).any()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("knn --k 0", "--k is 0; allowed: 1 to 32, the images of the train split"),
+        ("knn --k 33", "--k is 33"),
+        ("knn --temperature -1", "--temperature is -1.0; allowed: 0 or more"),
+        ("knn --size 7", "--size is 7; allowed: 8 to 4096 pixels"),
+        ("linear --fractions 0", "--fractions is 0; allowed"),
+        (
+            "linear --fractions 0.01 --cache",
+            "--fractions 0.01 leaves a class of 8 training images without any; this set allows 0.063 to 1",
+        ),
+        ("linear --trials 0", "--trials is 0"),
+        ("finetune --batch-size 1", "--batch-size is 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(line: str, said: str, run: Path, capsys: pytest.CaptureFixture[str]):
+    what, *flags = line.split()
+    before = (run / "results.jsonl").stat().st_size if (run / "results.jsonl").is_file() else 0
+    assert cli.main(["eval", what, str(run), *flags]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    after = (run / "results.jsonl").stat().st_size if (run / "results.jsonl").is_file() else 0
+    assert after == before
+
+
+def test_a_set_without_a_test_split_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        Image.new("RGB", (64, 48), (60 * i, 90, 30)).save(tmp_path / "images" / f"{i}.jpg")
+    build(read("flat", tmp_path / "images"), tmp_path / "flat", saliency=("spectral-residual",), workers=1)
+    for what in ("knn", "linear", "finetune", "localization", "retrieval"):
+        assert cli.main(["eval", what, str(run), "--shards", str(tmp_path / "flat")]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "has no test split, and this evaluation works on" in said
+        assert "it has train (4)" in said
+
+
+def test_a_set_of_one_class_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    images = tmp_path / "images"
+    for split in ("train", "test"):
+        (images / split / "gull").mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (64, 48), (60 * i, 90, 30)).save(images / split / "gull" / f"{i}.jpg")
+    build(read("folder", images), tmp_path / "set", saliency=("spectral-residual",), workers=1)
+    for what in ("knn", "linear", "finetune", "localization", "retrieval"):
+        assert cli.main(["eval", what, str(run), "--shards", str(tmp_path / "set")]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "has 1 class, and this evaluation needs images labelled with two or more" in said
+
+
+def test_a_line_that_the_disk_has_no_room_for_is_taken_back(tmp_path: Path):
+    file = tmp_path / "results.jsonl"
+    subject.append(file, {"n": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left|File too large"):
+            subject.append(file, {"text": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    subject.append(file, {"n": 2})
+    assert subject.read_lines(file) == [{"n": 1}, {"n": 2}]
+    file.write_text('{"n": 1}\n{"n"')
+    assert subject.read_lines(file) == [{"n": 1}]  # still being written
+
+
+def test_untrained_network_is_the_one_the_run_started_from(run: Path):
+    found = Checkpoint.find(run)
+    started = objectives.build(found.run.config(), samples=32).encoder  # pyright: ignore[reportOptionalMemberAccess]
+    ours, trained = untrained_encoder(found).state_dict(), load_encoder(found).state_dict()
+    assert all(torch.equal(v, started.state_dict()[k]) for k, v in ours.items())
+    assert not torch.equal(ours["conv1.weight"], trained["conv1.weight"])
+
+
+def test_export_loads_into_torchvision(run: Path, tmp_path: Path):
+    assert cli.main(["export", str(run), str(tmp_path / "encoder.safetensors")]) == 0
+    network = models.resnet18()
+    result = network.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=False)
+    assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
+    assert not result.unexpected_keys
+    assert cli.main(["export", str(run), str(tmp_path / "encoder.pt")]) == 2
+
+
+def test_encoder_alone_is_evaluated_with_shards_named(run: Path, drawn_set: Path, tmp_path: Path):
+    file = tmp_path / "encoder.safetensors"
+    run_export(Export(run, file))
+    record = report.run_knn(Knn(file, drawn_set, device="cpu", k=5))
+    assert record["size"] == 32
+    with pytest.raises(InputError, match="initial weights are unknown"):
+        report.run_knn(Knn(file, drawn_set, device="cpu", k=5, untrained=True))
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"neither a run \(config.json\) nor an encoder.safetensors\. Runs"):
+        Checkpoint.find(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(b"not one")
+    with pytest.raises(InputError, match="no encoder of fgtrain"):
+        Checkpoint.find(tmp_path / "weights.safetensors")
+
+
+def test_list_names_recipes_and_runs(run: Path, drawn_set: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(run)
+    (tmp_path / "shards" / "drawn").symlink_to(drawn_set)
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("cvsa", "byol", "runs/mine", "done", "shards/drawn", "gt"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"method": "byol", "no_such_setting": 1}', None], ids=range(4))
+def test_list_shows_a_run_that_it_cannot_read(text: str | None, run: Path, tmp_path: Path, monkeypatch, capsys):
+    """None: config.json is whole, and run.json is not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    torn = tmp_path / "runs" / "torn"
+    torn.mkdir(parents=True)
+    (torn / "config.json").write_text((run / "config.json").read_text() if text is None else text)
+    (torn / "run.json").write_text("{" if text is None else "{}")
+    (tmp_path / "runs" / "whole").symlink_to(run)
+    assert cli.main(["list"]) == 0
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if "runs/" in line and "│" in line}
+    assert "unreadable" in lines["runs/torn"]
+    assert "done" in lines["runs/whole"]
+
+
+def test_contact_sheet_shows_box_and_masks(run: Path, drawn_set: Path, tmp_path: Path):
+    out = tmp_path / "views.png"
+    line = f"show views --shards {drawn_set} --detector gt --size 64 --rows 3 --out {out}"
+    assert cli.main(line.split()) == 0
+    sheet = np.asarray(Image.open(out))
+    marks = (sheet == parts.MARK).all(2)
+    height = (sheet.shape[0] - 2 * parts.MARGIN - parts.HEADER) // 3
+    for row in range(3):
+        top = parts.MARGIN + parts.HEADER + row * height
+        for left in (parts.MARGIN, parts.MARGIN + 64 + parts.GROUP_GAP):  # the image, and its first view
+            assert marks[top : top + 64, left : left + 64].sum() > 40
+    assert cli.main(["show", "views", str(run), "--rows", "2", "--size", "48"]) == 0
+    assert (run / "views.png").is_file()
+
+
+@pytest.mark.parametrize("rows", [0, 33])
+def test_contact_sheet_of_more_rows_than_images_is_refused(rows: int, drawn_set: Path, capsys):
+    assert cli.main(["show", "views", "--shards", str(drawn_set), "--rows", str(rows)]) == 2
+    assert f"--rows is {rows}; allowed: 1 to 32, the images of the train split" in capsys.readouterr().err
+
+
+def test_extent_and_wrapping_of_the_sheet():
+    mask = np.zeros((10, 10))
+    assert parts.extent(mask) is None
+    mask[2:5, 3:9] = 1
+    assert parts.extent(mask) == (3, 2, 9, 5)
+    font = parts.ImageFont.load_default(15)
+    assert parts.wrapped("one two three four five six seven", font, 80).count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("eval linear RUN --seed -1", "--seed is -1; allowed: 0 to 2^32 - 1"),
+        ("eval localization RUN --seed -1", "--seed is -1"),
+        ("show gradcam RUN --seed -1", "--seed is -1"),
+        ("show curves RUN --out a.txt", "--out is a.txt; allowed: a file whose name ends in .png"),
+    ],
+)
+def test_flags_that_commands_share_are_refused_before_any_work(line: str, message: str, run: Path, capsys):
+    assert cli.main([str(run) if word == "RUN" else word for word in line.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_half_a_line_of_results_is_passed_over_and_garbage_is_named(tmp_path: Path):
+    file = tmp_path / "results.jsonl"
+    file.write_text('{"evaluation": "knn", "step": 1}\n{"evaluation": "kn\n{"evaluation": "knn", "step": 2}\n{"half')
+    assert [line["step"] for line in subject.read_lines(file)] == [1, 2]
+    file.write_text('{"step": 1}\ngarbage\n')
+    with pytest.raises(InputError, match="line 2 is no JSON: 'garbage'"):
+        subject.read_lines(file)
+
+
+@pytest.mark.parametrize("shape", [(500, 1), (1, 500), (4000, 20), (20, 4000), (3, 3)])
+def test_thin_images_can_be_drawn(shape: tuple[int, int]):
+    image = parts.fitted(np.zeros((*shape, 3), np.uint8), 64)
+    assert max(image.size) == 64
+    for corners in ((0, 0, shape[1], shape[0]), (shape[1] / 2, shape[0] / 2, shape[1] / 2, shape[0] / 2)):
+        parts.framed(image, corners, 64 / max(shape))

@@ -1,0 +1,130 @@
+"""Fine-tuning: what is held out, what is trained on, what is chosen, and that a stopped sweep goes on."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet, label
+from fgtrain.evaluate import finetune
+from fgtrain.evaluate.finetune import Fit
+from fgtrain.networks.encoder import Encoder
+from fgtrain.settings.common import Model
+from fgtrain.settings.evaluations import Finetune
+
+TUNING = Finetune(Path(), epochs=1, batch_size=8, rates=(0.1, 0.01), decays=(0.0, 1e-4), trials=2)
+CPU = torch.device("cpu")
+
+
+def tuning(**settings: Any) -> Finetune:
+    return Finetune(Path(), **settings)
+
+
+def small() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(Model("resnet18", width=4))
+
+
+def test_tuning_is_the_published_one():
+    """CVSA, appendix A; three trials are ours."""
+    published = asdict(tuning())
+    assert {name: published[name] for name in ("epochs", "batch_size", "rates", "decays", "trials")} == {
+        "epochs": 50,
+        "batch_size": 16,
+        "rates": (0.1, 0.05, 0.01, 0.005, 0.001),
+        "decays": (5e-4, 1e-4),
+        "trials": 3,
+    }
+
+
+def test_part_of_a_split_renumbers_its_samples(drawn_set: Path):
+    whole = ShardSet.open(drawn_set)
+    part = finetune.Part(whole, "train", torch.tensor([5, 2, 30]))
+    reader = part.split("train")
+    assert len(reader) == 3
+    assert reader.read(2)["jpg"] == whole.split("train").read(30)["jpg"]
+    assert len(part.split("test")) == len(whole.split("test"))
+
+
+def test_the_pair_is_chosen_on_train_and_every_fit_is_asked_for_once(drawn_set: Path):
+    asked = []
+
+    def finish(fit: Fit, _train) -> float:
+        asked.append(fit)
+        return {(0.1, 1e-4): 0.9, (0.01, 0.0): 0.9}.get((fit.rate, fit.decay), 0.1)
+
+    best, scores = finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, replace(TUNING, seed=7), finish)
+    assert [(f.rate, f.decay, f.seed, f.search) for f in asked] == [
+        (0.1, 0.0, 7, True), (0.1, 1e-4, 7, True), (0.01, 0.0, 7, True), (0.01, 1e-4, 7, True),
+        (0.1, 1e-4, 7, False), (0.1, 1e-4, 8, False),
+    ]  # fmt: skip
+    assert (best.rate, best.decay, scores) == (0.1, 1e-4, [0.9, 0.9])
+
+
+def test_search_and_trials_see_the_samples_they_should(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
+    shards = ShardSet.open(drawn_set)
+    learned, scored = [], []
+
+    def files(reader) -> list[bytes]:
+        return [reader.read(i)["jpg"] for i in range(len(reader))]
+
+    def learn(_encoder, data: ShardSet, *_) -> torch.nn.Module:
+        learned.append(files(data.split("train")))
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(finetune, "fine_tune", learn)
+    monkeypatch.setattr(finetune, "accuracy", lambda _n, data, s, *_: scored.append((s, files(data.split(s)))) or 0.5)
+    finetune.tune(
+        small,
+        shards,
+        32,
+        CPU,
+        tuning(epochs=1, batch_size=8, rates=(0.1, 0.01), decays=(0.0,), trials=1),
+        lambda _fit, train: train(),
+    )
+    every = files(shards.split("train"))
+    assert [split for split, _ in scored] == ["train", "train", "test"]
+    assert len(scored[0][1]) == 4  # a tenth of 8 of each of 4 classes, at least one
+    assert sorted(learned[0] + scored[0][1]) == sorted(every)
+    assert learned[2] == every
+    assert scored[2][1] == files(shards.split("test"))
+
+
+def test_fine_tuning_learns_and_is_decided_by_its_seed(drawn_set: Path):
+    shards = ShardSet.open(drawn_set)
+    fit = Fit(0.1, 0.0, 3, search=False)
+    one, two = (finetune.fine_tune(small(), shards, 32, CPU, fit, tuning(epochs=6, batch_size=8)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    assert not torch.equal(one.encoder.conv1.weight, small().conv1.weight)
+    truth = [label(shards.split("train").read(i)) for i in range(32)]
+    assert finetune.accuracy(one, shards, "train", 32, CPU) > max(truth.count(c) for c in range(4)) / 32
+
+
+def test_settings_that_cannot_be_trained_with_are_refused(drawn_set: Path):
+    wrong: dict[str, dict[str, Any]] = {
+        "--epochs is 0": {"epochs": 0},
+        "--batch-size is 1; allowed: 2 or more": {"batch_size": 1},
+        "--rates is empty": {"rates": ()},
+        "--rates is 0.1 -1": {"rates": (0.1, -1.0)},
+        "--trials is 0": {"trials": 0},
+    }
+    for flag, settings in wrong.items():
+        with pytest.raises(InputError, match=flag):
+            tuning(**settings)
+    with pytest.raises(InputError, match="--batch-size is 30; allowed: 2 to 28, the images to train on"):
+        finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, tuning(batch_size=30), lambda _fit, train: train())
+
+
+def test_a_diverged_fit_is_never_chosen_and_never_a_result(drawn_set: Path):
+    scores = {}
+
+    def finish(fit: Fit, train) -> float:
+        return scores.setdefault((fit.rate, fit.search), train())
+
+    diverging = tuning(epochs=2, batch_size=8, rates=(1e30, 1e20), decays=(0.0,), trials=1)
+    with pytest.raises(InputError, match=r"diverged: at learning rate 1e\+30 and weight decay 0, seed 0"):
+        finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, diverging, finish)
+    assert scores == {(1e30, True): 0.0, (1e20, True): 0.0}

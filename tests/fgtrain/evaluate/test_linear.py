@@ -1,0 +1,143 @@
+"""The linear layer on features known to be separable, its rates, fractions of the labels, intervals against scipy."""
+
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
+from fgdata.views import ViewSpec
+from fgtrain.evaluate import intervals, linear, probe
+from fgtrain.networks.encoder import Encoder
+from fgtrain.settings.common import Model
+
+
+def clusters(seed: int, n: int, spread: float, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
+    labels = torch.randint(classes, (n,), generator=generator)
+    return centres[labels] + spread * torch.randn(n, 16, generator=generator), labels, torch.arange(n)
+
+
+@pytest.mark.parametrize("protocol", linear.PROTOCOLS.values(), ids=linear.PROTOCOLS)
+def test_learns_separable_features(protocol: linear.Protocol):
+    rows = clusters(0, 120, spread=0.3)
+    trial = linear.Trial(rows[1], 1.0, 16, 5, protocol, seed=0)
+    linear.fit(repeat(rows), [trial], protocol)
+    best = trial.best(rows)
+    assert best.rate in protocol.rates
+    assert best.right(clusters(1, 100, spread=0.3)).float().mean() > 0.95
+
+
+def test_protocols_are_the_published_ones():
+    """MoCo's linear protocol (He et al. 2020, 4.1) with batches of 128, as in ECCV 2024; CVSA, appendix A."""
+    assert {
+        "synth-pair": linear.Protocol(epochs=100, batch_size=128, rates=(30.0,), drops=(0.6, 0.8)),
+        "cvsa": linear.Protocol(epochs=50, batch_size=16, rates=(0.1, 0.01, 0.001), drops=()),
+    } == linear.PROTOCOLS
+
+
+def test_the_rate_drops_twice_or_follows_half_a_cosine():
+    moco, cvsa = linear.PROTOCOLS.values()
+    steps = [7 * epoch for epoch in (0, 59, 60, 79, 80, 99)]  # 7 to an epoch
+    assert [moco.rate(step, 700, 30.0) for step in steps] == pytest.approx([30, 30, 3, 3, 0.3, 0.3])
+    assert moco.rate(7 * 60 - 1, 700, 30.0) == 30
+    assert [replace(moco, epochs=5).rate(step, 5, 30.0) for step in range(5)] == pytest.approx([30, 30, 30, 3, 0.3])
+    assert [cvsa.rate(step, 50, 0.1) for step in (0, 25, 50)] == pytest.approx([0.1, 0.05, 0])
+
+
+def test_layers_learn_at_the_rates_of_their_protocol(monkeypatch: pytest.MonkeyPatch):
+    protocol, rows, seen = linear.Protocol(5, 45, (10.0,), drops=(0.6, 0.8)), clusters(0, 90, spread=1.0), []
+    trial = linear.Trial(rows[1], 1.0, 16, 5, protocol, seed=0)
+    (student,) = trial.students
+    monkeypatch.setattr(student.optimizer, "step", lambda: seen.append(student.optimizer.param_groups[0]["lr"]))
+    linear.fit(repeat(rows), [trial], protocol)
+    assert seen == pytest.approx([10.0] * 6 + [1.0] * 2 + [0.1] * 2)
+
+
+def test_trials_side_by_side_are_the_trials_alone():
+    protocol = linear.Protocol(3, 16, (0.1, 0.01))
+    rows = clusters(0, 90, spread=1.0)
+
+    def trial(seed: int, fraction: float) -> linear.Trial:
+        return linear.Trial(rows[1], fraction, 16, 5, protocol, seed)
+
+    together, alone = [trial(0, 1.0), trial(1, 0.5)], trial(1, 0.5)
+    linear.fit(repeat(rows), together, protocol)
+    linear.fit(repeat(rows), [alone], protocol)
+    assert all(
+        torch.equal(a.layer.weight, b.layer.weight) for a, b in zip(together[1].students, alone.students, strict=True)
+    )
+
+
+def test_a_trial_learns_only_from_its_labelled_samples():
+    """Rows that it may not see are not a number: one of them would leave none in the weights."""
+    protocol = linear.Protocol(2, 16, (0.1, 0.01))
+    features, labels, numbers = clusters(0, 90, spread=1.0)
+    trial = linear.Trial(labels, 0.5, 16, 5, protocol, seed=0)
+    seen = trial.students[0].seen
+    assert seen.sum() == sum(round(0.5 * int((labels == c).sum())) for c in range(5))
+    features[~seen] = torch.nan
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(1))  # rows arrive in another order
+    linear.fit(repeat((features[order], labels[order], numbers[order])), [trial], protocol)
+    assert all(s.layer.weight.isfinite().all() for s in (*trial.students, *trial.searching))
+    searched = trial.searching[0].seen
+    assert not (searched & trial.held).any()
+    assert ((searched | trial.held) == seen).all()
+
+
+def test_every_epoch_has_crops_of_its_own_of_every_sample(drawn_set: Path):
+    """A network of random weights tells them apart: epochs of a seed, and any epoch of the next seed."""
+    torch.manual_seed(0)
+    encoder, shards, cpu = Encoder(Model("resnet18", width=4)), ShardSet.open(drawn_set), torch.device("cpu")
+    crops = ViewSpec(size=32, views=1, crop="rrc", area=linear.RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
+
+    def epochs(seed: int) -> list[probe.Rows]:
+        passes = probe.passes(encoder, shards, "train", crops, cpu, seed)
+        return [next(passes) for _ in range(3)]
+
+    every = [*epochs(0), *epochs(1)]
+    assert all(torch.equal(numbers, torch.arange(32)) for _, _, numbers in every)
+    assert all(torch.equal(labels, every[0][1]) for _, labels, _ in every)
+    for i, (features, _, _) in enumerate(every):
+        for other, _, _ in every[:i]:
+            assert not torch.isclose(features, other).all(1).any()
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(every, epochs(0)))
+
+
+def test_fractions_are_stratified_nested_and_refused_when_a_class_is_left_empty():
+    labels = torch.tensor([0] * 40 + [1] * 10 + [2] * 3)
+    half, fifth = probe.labelled(labels, 0.5, seed=3), probe.labelled(labels, 0.2, seed=3)
+    assert [int(half[labels == c].sum()) for c in range(3)] == [20, 5, 2]
+    assert [int(fifth[labels == c].sum()) for c in range(3)] == [8, 2, 1]
+    assert not (fifth & ~half).any()
+    assert not torch.equal(half, probe.labelled(labels, 0.5, seed=4))
+    assert probe.labelled(labels, 1.0, seed=0).all()
+    with pytest.raises(InputError, match=r"leaves a class of 3 training images without any; this set allows 0\.167"):
+        probe.labelled(labels, 0.1, seed=0)
+    assert probe.labelled(labels, 0.167, seed=0)[50:].sum() == 1
+
+
+def test_one_label_of_every_class_leaves_none_to_choose_a_rate_by():
+    with pytest.raises(InputError, match="none can be held out"):
+        linear.Trial(torch.arange(4), 1.0, 2, 4, linear.PROTOCOLS["cvsa"], seed=0)
+
+
+def test_held_out_part_is_a_tenth_of_each_class():
+    labels = torch.tensor([0] * 40 + [1] * 5 + [2])
+    held = probe.held_out(labels, seed=3)
+    assert [int(held[labels == c].sum()) for c in range(3)] == [4, 1, 0]
+
+
+def test_intervals_are_those_of_scipy():
+    for values in ([0.61, 0.64, 0.6], [0.1, 0.4], [0.5, 0.55, 0.61, 0.5, 0.47, 0.52]):
+        mean, half = intervals.mean_interval(values)
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
+        assert half is not None
+        assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
+    assert intervals.mean_interval([0.5]) == (0.5, None)
+    assert (intervals.percent([0.643]), intervals.percent([0.64, 0.66])) == ("64.3", "65.0 ± 12.7")

@@ -1,0 +1,83 @@
+"""An exported encoder in the libraries that would use it: every weight of theirs is found in the file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import nn
+
+from fgdata.errors import InputError
+from fgtrain import cli
+from fgtrain.networks.encoder import Encoder
+from fgtrain.networks.saved import load_encoder
+from fgtrain.runs.checkpoint import Checkpoint
+from fgtrain.runs.rundir import RunDir
+from fgtrain.settings.common import Model
+
+
+@pytest.fixture(scope="module", params=["resnet18", "resnet50"])
+def exported(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Encoder, dict[str, torch.Tensor]]:
+    """Backbone, the encoder of a run, and the file that `fgtrain export` made of it."""
+    folder, network = tmp_path_factory.mktemp("export"), Encoder(Model(request.param))
+    network(torch.rand(2, 3, 64, 64))  # statistics other than a fresh network's
+    about = {"backbone": request.param, "width": "64", "stem": "imagenet", "size": "224", "step": "1", "method": "byol"}
+    checkpoint = RunDir(folder / "run").save_checkpoint(1, network, about, {}, keep=1)
+    assert cli.main(["export", str(checkpoint), str(folder / "new" / "encoder.safetensors")]) == 0
+    return request.param, network.eval(), load_file(folder / "new" / "encoder.safetensors")
+
+
+def assert_same(theirs: nn.Module, ours: Encoder) -> None:
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(x).flatten(1), ours(x).pooled, rtol=1e-4, atol=1e-5)  # layouts differ
+
+
+def test_torchvision_loads_it_with_nothing_missing(exported):
+    backbone, ours, weights = exported
+    network = torchvision.models.get_model(backbone)
+    assert network.load_state_dict(weights, strict=False).missing_keys == ["fc.weight", "fc.bias"]
+    network.fc = nn.Identity()
+    network.load_state_dict(weights)
+    assert_same(network, ours)
+
+
+def test_timm_loads_it_strictly(exported):
+    import timm
+
+    backbone, ours, weights = exported
+    network = timm.create_model(backbone, num_classes=0)
+    network.load_state_dict(weights)
+    assert_same(network, ours)
+
+
+def test_backbone_of_lightlys_examples_takes_it(exported):
+    """They cut torchvision's network into an nn.Sequential of its children, whose names are numbers."""
+    modules = pytest.importorskip("lightly.models.modules")
+    backbone, ours, weights = exported
+    network = torchvision.models.get_model(backbone)
+    network.fc = nn.Identity()
+    network.load_state_dict(weights)
+    cut = nn.Sequential(*list(network.children())[:-1])
+    assert_same(cut, ours)
+    head = modules.SimCLRProjectionHead(ours.dim, 64, 32)
+    assert head(cut(torch.rand(2, 3, 64, 64)).flatten(1)).shape == (2, 32)
+
+
+def test_a_changed_bit_and_a_place_among_checkpoints_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    network = Encoder(Model(width=8))
+    about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "1", "method": "byol"}
+    folder = RunDir(tmp_path).save_checkpoint(1, network, about, {}, keep=1)
+    (tmp_path / "config.json").write_text("{}")
+    file = folder / "encoder.safetensors"
+    assert cli.main(["export", str(file), str(file)]) == 2
+    assert "would lie among the checkpoints of a run" in capsys.readouterr().err
+    assert cli.main(["export", str(file), str(tmp_path / "checkpoints" / "x.safetensors")]) == 2
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"encoder\.safetensors is damaged: its weights have another checksum"):
+        load_encoder(Checkpoint.find(file))
+    assert cli.main(["export", str(file), str(tmp_path / "out.safetensors")]) == 2
+    assert not (tmp_path / "out.safetensors").exists()

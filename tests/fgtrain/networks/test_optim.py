@@ -1,0 +1,67 @@
+"""Schedules, parameter groups, and LARS against its equation."""
+
+import pytest
+import torch
+from torch import nn
+
+from fgtrain.networks import optim
+from fgtrain.networks.ema import target_momentum
+from fgtrain.settings.common import Optim
+
+
+def test_schedules_on_paper():
+    assert optim.learning_rate(0, 100, 10, 1.0) == 0
+    assert optim.learning_rate(5, 100, 10, 1.0) == pytest.approx(0.5)
+    assert optim.learning_rate(10, 100, 10, 1.0) == pytest.approx(1)
+    assert optim.learning_rate(55, 100, 10, 1.0) == pytest.approx(0.5)
+    assert optim.learning_rate(100, 100, 10, 1.0) == pytest.approx(0)
+    assert optim.learning_rate(0, 10, 0, 0.3) == pytest.approx(0.3)
+    assert [target_momentum(p, 0.996) for p in (0, 0.5, 1)] == pytest.approx([0.996, 0.998, 1])
+
+
+@pytest.mark.parametrize("weight_decay", [0.1, 0.0])
+@pytest.mark.parametrize("exclude", [True, False])
+def test_lars_matches_its_equation(exclude: bool, weight_decay: float):
+    """v <- m v + trust (g + wd w), w <- w - lr v, trust = .001 |w| / (|g| + wd |w|): You, Gitman, Ginsburg 2017."""
+    module = nn.Linear(4, 3)
+    weights = [p.detach().double().clone() for p in (module.weight, module.bias)]
+    velocity = [torch.zeros_like(w) for w in weights]
+    settings = Optim("lars", 1.0, 0.9, weight_decay, exclude_norm_and_bias=exclude)
+    optimizer = optim.build(module.named_parameters(), settings)
+    for step in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5
+        optimizer.zero_grad()
+        (module(torch.full((2, 4), 1.0 + step)) ** 2).sum().backward()
+        for i, parameter in enumerate((module.weight, module.bias)):
+            assert parameter.grad is not None
+            w, g = weights[i], parameter.grad.double()
+            plain = exclude and parameter.ndim == 1
+            wd = 0.0 if plain else weight_decay
+            trust = 1.0 if plain else 0.001 * w.norm() / (g.norm() + wd * w.norm())
+            velocity[i] = 0.9 * velocity[i] + trust * (g + wd * w)
+            weights[i] = w - 0.5 * velocity[i]
+        optimizer.step()
+    for ours, expected in zip((module.weight, module.bias), weights):
+        torch.testing.assert_close(ours.detach().double(), expected, rtol=1e-5, atol=1e-6)  # float32 against float64
+
+
+def test_constant_groups_keep_the_peak_while_the_others_fall():
+    module = nn.ModuleDict({"projector": nn.Linear(2, 2), "predictor": nn.Linear(2, 2)})
+    settings = Optim("sgd", exclude_norm_and_bias=True)
+    optimizer = optim.build(module.named_parameters(), settings, ("predictor.",))
+    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for step in (0, 50, 99):
+        rate = optim.set_rates(optimizer, step, 100, 0, 0.3)
+        assert rate == optim.learning_rate(step, 100, 0, 0.3)
+        for name, parameter in module.named_parameters():
+            group = found[id(parameter)]
+            assert group["lr"] == (0.3 if name.startswith("predictor") else rate)
+            assert group["weight_decay"] == (0 if name.endswith("bias") else settings.weight_decay)
+
+
+def test_without_constant_names_no_group_is_constant():
+    module = nn.Linear(2, 2)
+    (group,) = optim.build(module.named_parameters(), Optim("adamw")).param_groups
+    assert not group["constant"]
+    assert len(group["params"]) == 2

@@ -1,0 +1,220 @@
+"""The decoder, its warm-up, and whole runs of synthesized pairs: exact continuation and the picture."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
+from fgdata.views import ViewSpec
+from fgtrain import objectives
+from fgtrain.engine import lifecycle
+from fgtrain.engine.trainer import Trainer
+from fgtrain.objectives import decoder
+from fgtrain.objectives.synth_pair import SynthPair
+from fgtrain.runs.rundir import RunDir
+from fgtrain.runs.state import load_state
+from fgtrain.settings import common, methods, recipes
+from fgtrain.settings.pictures import Pairs
+from fgtrain.show.pairs import draw_pairs
+
+
+def small(shards: Path | None = None, out: Path | None = None, base="moco", **machine) -> methods.SynthPairConfig:
+    """A network of width 8 at 32 px; on the drawn set two epochs of four batches, and two more of warm-up."""
+    return methods.SynthPairConfig(
+        base=base,
+        model=common.Model(width=8),
+        views=ViewSpec(size=32),
+        data=common.Data(shards, batch_size=8),
+        moco=methods.MocoSettings(dim=8),
+        simsiam=methods.SimsiamSettings(hidden=16, dim=8, bottleneck=4),
+        pair=methods.PairSettings(bank=20),
+        reconstruct=methods.ReconstructSettings(width=4, depth=1, epochs=2, lr=1e-2, batch_size=8),
+        epochs=2,
+        machine=common.Machine(out=out, device="cpu", threads=2, log_every=3, checkpoint_every=1, **machine),
+    )
+
+
+def test_published_decoder_has_the_size_of_its_encoder():
+    row = recipes.synth_pair_cub_r50()
+    assert (row.data.batch_size, row.epochs, row.init, row.pair.bank, row.reconstruct.epochs) == (
+        *(128, 100, "imagenet", 5632, 200),
+    )
+    assert row.optim.lr * row.data.batch_size / 256 == pytest.approx(0.03)
+    with torch.device("meta"):
+        full = decoder.Decoder(2048, 224, row.reconstruct.width, row.reconstruct.depth)
+        assert full(torch.empty(2, 2048)).shape == (2, 3, 224, 224)
+    assert 24e6 < sum(p.numel() for p in full.parameters()) < 28e6
+
+
+def test_decoder_file_of_another_shape_is_refused(tmp_path: Path):
+    file, ours = tmp_path / "it's.safetensors", decoder.Decoder(64, 32, 4, 1)
+    ours.save(file)
+    again = decoder.Decoder(64, 32, 4, 1)
+    again.load(file)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), again.parameters()))
+    with pytest.raises(InputError, match=r"width: 4 in the file, 8 here[\s\S]*depth: 1 in the file, 0 here"):
+        decoder.Decoder(64, 32, 8, 0).check(file)
+    with pytest.raises(InputError, match=r"encoder's features: 64 in the file, 128 here"):
+        objectives.build(replace(small(), model=common.Model(width=16), decoder=file), samples=40)
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no")
+    for name in ("other", "text"):
+        with pytest.raises(InputError, match="no decoder of fgtrain"):
+            ours.check(tmp_path / f"{name}.safetensors")
+    missing = replace(small(), decoder=tmp_path / "missing.safetensors")
+    with pytest.raises(InputError, match="does not exist"):
+        objectives.build(missing, samples=40)
+    objectives.build(replace(missing, machine=common.Machine(resume=True)), samples=40)  # such a run has its own copy
+
+
+def final(run: Path) -> dict:
+    last = RunDir(run).last_checkpoint
+    assert last is not None
+    return load_state(last)
+
+
+def lines(run: Path) -> list[dict]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in found]
+
+
+@pytest.fixture(scope="module")
+def whole(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lifecycle.train(small(drawn_set, tmp_path_factory.mktemp("pairs") / "whole"), "synth-pair")
+
+
+def same(a: dict, b: dict) -> list[str]:
+    assert a.keys() == b.keys()
+    return [k for k in a if not torch.equal(a[k], b[k])]
+
+
+@pytest.mark.parametrize("base", ["moco", "simsiam"])
+def test_resumed_run_is_bitwise_the_undisturbed_one(
+    base: str, drawn_set: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if base == "simsiam":
+        whole = lifecycle.train(small(drawn_set, tmp_path / "whole", base), "synth-pair")
+    step = Trainer.train_step
+
+    def stopped(self, given):
+        step(self, given)
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopped)
+        run = lifecycle.train(small(drawn_set, tmp_path / "parts", base), "synth-pair")
+    assert final(run)["step"] == 5
+    torch.manual_seed(99)  # the noise after a resume follows from the checkpoint
+    lifecycle.train(small(drawn_set, run, base, resume=True), "synth-pair")
+    assert lines(run) == lines(whole)
+    assert same(final(run)["objective"], final(whole)["objective"]) == []
+    logged = {"contrast", "reconstruct", "pair", "selected", "eta_zero", "noise"}
+    assert all(logged <= line.keys() for line in lines(run))
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_stopped_warm_up_goes_on_and_ends_the_same(
+    drawn_set: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert not (whole / decoder.UNFINISHED).exists()
+    settings = small(drawn_set, tmp_path / "run")
+    settings = replace(settings, reconstruct=replace(settings.reconstruct, epochs=3))
+    shards, run, device = ShardSet.open(drawn_set), RunDir(tmp_path), torch.device("cpu")
+
+    def prepared(stop: str = "never") -> tuple[SynthPair, list[str]]:
+        objective, said = objectives.build(settings, samples=32).train(), []
+
+        def say(line: str) -> None:
+            said.append(line)
+            if stop in line:
+                raise Stopped
+
+        objective.prepare(run, shards, device, say, lambda: False)
+        return objective, said
+
+    before = objectives.build(settings, samples=32).state_dict()
+    undisturbed, said = prepared()
+    errors = [float(line.rpartition(" ")[2]) for line in said[1:]]
+    assert errors[2] < errors[0]
+    changed = same(undisturbed.state_dict(), before)
+    assert changed == [k for k in before if k.startswith("decoder.")]  # the encoder and its statistics stand still
+    expected = load_file(tmp_path / decoder.FILE)
+    assert (
+        same({f"decoder.{k}": v for k, v in expected.items()}, {k: undisturbed.state_dict()[k] for k in changed}) == []
+    )
+
+    (tmp_path / decoder.FILE).unlink()
+    monkeypatch.setattr(decoder, "SAVE_SECONDS", 0.0)
+    with pytest.raises(Stopped):
+        prepared("epoch 3/3")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [decoder.UNFINISHED]
+    _, said = prepared()
+    assert "continued behind epoch 2" in said[0]
+    assert len(said) == 2
+    assert same(load_file(tmp_path / decoder.FILE), expected) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == [decoder.FILE]
+    reused, said = prepared()  # stopped between the warm-up and the first checkpoint
+    assert said == []
+    assert same(reused.state_dict(), undisturbed.state_dict()) == []
+
+    settings, run = replace(settings, decoder=tmp_path / decoder.FILE), RunDir(tmp_path / "other")
+    run.path.mkdir()
+    reused, said = prepared()
+    assert said == []
+    assert same(reused.state_dict(), undisturbed.state_dict()) == []
+    assert same(load_file(run.path / decoder.FILE), expected) == []
+
+
+@pytest.mark.parametrize("batch", [2, 4, 7, 8])
+def test_signal_during_the_warm_up_stops_it_and_it_goes_on_behind_that_step(
+    drawn_set: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+):
+    """Four batches are an epoch, eight the warm-up: in an epoch, between two, and with its last step."""
+    seen = []
+    plain = decoder.F.mse_loss
+
+    def signalled(*images):
+        seen.append(len(seen) + 1)
+        if len(seen) == batch:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return plain(*images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder.F, "mse_loss", signalled)
+        run = lifecycle.train(small(drawn_set, tmp_path / "run"), "synth-pair")
+    assert len(seen) == batch
+    assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+    assert (run / decoder.UNFINISHED).exists() == (batch < 8)
+    assert (run / decoder.FILE).exists() == (batch == 8)
+    assert not (run / "checkpoints").exists()
+    lifecycle.train(small(drawn_set, run, resume=True), "synth-pair")
+    assert not (run / decoder.UNFINISHED).exists()
+    assert same(load_file(run / decoder.FILE), load_file(whole / decoder.FILE)) == []
+    assert lines(run) == lines(whole)
+
+
+def test_picture_of_pairs(whole: Path, drawn_set: Path, tmp_path: Path):
+    out = draw_pairs(Pairs(whole, split="train", rows=3))
+    assert out == whole / "pairs.png"
+    sheet = np.asarray(Image.open(out).convert("RGB"))
+    assert sheet.shape[1] > 4 * 160
+    again = draw_pairs(Pairs(whole, drawn_set, "train", 3, out=tmp_path / "again.png"))
+    other = draw_pairs(Pairs(whole, drawn_set, "test", 3, 1, tmp_path / "other.png"))
+    assert again.read_bytes() == out.read_bytes()
+    assert other.read_bytes() != out.read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+    with pytest.raises(InputError, match="--rows is 99; allowed: 1 to 32"):
+        draw_pairs(Pairs(whole, drawn_set, "train", 99))

@@ -1,0 +1,353 @@
+"""Every method: its loss from its parts, what learns and what follows, what is refused, two processes against one."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fgdata.errors import InputError
+from fgdata.views import ViewSpec
+from fgtrain import objectives
+from fgtrain.networks import optim
+from fgtrain.objectives.losses import alignment, attention
+from fgtrain.settings.common import Config, Data, Model, Optim
+from fgtrain.settings.methods import (
+    AlignSettings,
+    ByolConfig,
+    ByolSettings,
+    CvsaConfig,
+    MocoConfig,
+    MocoSettings,
+    SimclrConfig,
+    SimclrSettings,
+    SimsiamConfig,
+    SimsiamSettings,
+)
+
+SMALL: dict[str, Any] = {
+    "model": Model(width=8),
+    "data": Data(batch_size=6),
+    "views": ViewSpec(size=64),
+    "byol": ByolSettings(hidden=16, dim=8),
+    "moco": MocoSettings(dim=8),
+    "simsiam": SimsiamSettings(hidden=16, dim=8, bottleneck=4),
+    "simclr": SimclrSettings(hidden=16, dim=8),
+    "align": AlignSettings(hidden=16, dim=8, stages=(3, 4)),
+}
+
+
+def small(kind: type, **more) -> Any:
+    """A config of a network of width 8 with narrow heads."""
+    return kind(**{k: v for k, v in (SMALL | more).items() if k in kind.__dataclass_fields__})
+
+
+CASES: dict[str, Callable[[], Config]] = {
+    "byol": lambda: small(ByolConfig),
+    "moco": lambda: small(MocoConfig),
+    "moco-symmetric": lambda: small(MocoConfig, moco=MocoSettings(dim=8, symmetric=True)),
+    "simsiam": lambda: small(SimsiamConfig),
+    "simclr": lambda: small(SimclrConfig),
+    "cvsa": lambda: small(CvsaConfig),
+    "cvsa-moco": lambda: small(CvsaConfig, base="moco"),
+    "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
+}
+
+
+def batch(n: int = 6, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(2, n, 1, 64, 64)
+    for i in range(n):
+        masks[0, i, :, 8 * i : 8 * i + 24, 8:40] = 1
+        masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
+    return {"views": torch.randn(2, n, 3, 64, 64, generator=generator), "masks": masks}
+
+
+def calm(config: Config) -> Any:
+    """In float64 with batch norm in evaluation mode: what a sample gives does not depend on its batch."""
+    objective = objectives.build(config, samples=40).double().train()
+    for module in objective.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return objective
+
+
+def double(data: dict[str, Tensor], part: slice = slice(None)) -> dict[str, Tensor]:
+    return {k: v[:, part].double() for k, v in data.items()}
+
+
+def gradients(objective: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+
+
+# ---- one process
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_objective_learns_only_its_online_half(name: str):
+    objective = objectives.build(CASES[name](), samples=40).train()
+    before = {k: v.clone() for k, v in objective.state_dict().items()}
+    loss, logs = objective(batch(), 0.0)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert all(v.ndim == 0 and not v.requires_grad for v in logs.values())
+    for key, parameter in objective.named_parameters():
+        assert ("target" in key) == (parameter.grad is None), key
+    optimizer = optim.build(objective.named_parameters(), Optim("sgd", momentum=0.0), objective.constant_rate)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.step()
+    objective.after_step(0.0)
+    after = objective.state_dict()
+    for key in (key for key, _ in objective.named_parameters() if "target_" in key):
+        momentum = getattr(objective, "base", objective).momentum(0.0)
+        online = after[key.replace("target_", "")]
+        torch.testing.assert_close(after[key], momentum * before[key] + (1 - momentum) * online)
+
+
+def test_objective_weights_come_from_the_seed_alone():
+    first, again = (objectives.build(CASES["cvsa"](), samples=40).state_dict() for _ in range(2))
+    other = objectives.build(replace(CASES["cvsa"](), seed=1), samples=40).state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["base.encoder.conv1.weight"], other["base.encoder.conv1.weight"])
+
+
+def cosine(p: Tensor, h: Tensor) -> float:
+    return sum(float(a @ b / a.norm() / b.norm()) for a, b in zip(p, h)) / len(p)
+
+
+@torch.no_grad()
+def test_byol_is_its_equation():
+    objective, views = calm(CASES["byol"]()), double(batch())["views"]
+    p = [objective.predictor(objective.projector(objective.encoder(view).pooled)) for view in views]
+    h = [objective.target_projector(objective.target_encoder(view).pooled) for view in views]
+    loss, _ = objective({"views": views}, 0.0)
+    assert loss.item() == pytest.approx(-cosine(p[0], h[1]) / 2 - cosine(p[1], h[0]) / 2, abs=1e-12)
+
+
+@torch.no_grad()
+def test_simsiam_is_its_equation():
+    objective, views = calm(CASES["simsiam"]()), double(batch())["views"]
+    z = [objective.projector(objective.encoder(view).pooled) for view in views]
+    p = [objective.predictor(row) for row in z]
+    loss, _ = objective({"views": views}, 0.0)
+    assert loss.item() == pytest.approx(-cosine(p[0], z[1]) / 2 - cosine(p[1], z[0]) / 2, abs=1e-12)
+
+
+def test_simsiam_heads_are_the_published_ones():
+    objective = objectives.build(SimsiamConfig(), samples=40)
+    kinds = [type(m).__name__ for m in (*objective.projector, *objective.predictor)]
+    hidden = ["Linear", "BatchNorm1d", "ReLU"]
+    assert kinds == [*hidden, *hidden, "Linear", "BatchNorm1d", *hidden, "Linear"]
+    assert not objective.projector[-1].affine
+    assert [m.out_features for m in objective.modules() if isinstance(m, nn.Linear)] == [2048, 2048, 2048, 512, 2048]
+    constant = [n for n, _ in objective.named_parameters() if n.startswith(objective.constant_rate)]
+    assert constant == [n for n, _ in objective.named_parameters() if "predictor" in n]
+    assert constant
+
+
+@torch.no_grad()
+def test_simclr_is_its_equation():
+    objective, views = calm(CASES["simclr"]()), double(batch())["views"]
+    z = torch.cat([objective.projector(objective.encoder(view).pooled) for view in views])
+    z = z / z.norm(dim=1, keepdim=True)
+    expected = 0.0
+    for i in range(12):
+        below = sum(math.exp(float(z[i] @ z[j]) / 0.1) for j in range(12) if j != i)
+        expected -= math.log(math.exp(float(z[i] @ z[(i + 6) % 12]) / 0.1) / below) / 12
+    assert objective({"views": views}, 0.0)[0].item() == pytest.approx(expected, abs=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_moco_is_its_equation(symmetric: bool):
+    objective = calm(small(MocoConfig, moco=MocoSettings(dim=8, symmetric=symmetric)))
+    views = double(batch())["views"]
+    expected = 0.0
+    for query, key in ((0, 1), (1, 0))[: 1 + symmetric]:
+        q = objective.projector(objective.encoder(views[query]).pooled)
+        k = objective.target_projector(objective.target_encoder(views[key]).pooled)
+        q, k = q / q.norm(dim=1, keepdim=True), k / k.norm(dim=1, keepdim=True)
+        for a, b in zip(q, k):
+            above = math.exp(float(a @ b) / 0.2)
+            below = above + sum(math.exp(float(a @ c) / 0.2) for c in objective.queue)
+            expected -= math.log(above / below) / 6 / (1 + symmetric)
+    assert objective({"views": views}, 0.0)[0].item() == pytest.approx(expected, abs=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cvsa", "cvsa-moco", "cvsa-stage-3"])
+def test_cvsa_is_the_base_and_both_halves_of_every_stage(name: str):
+    objective, data = calm(CASES[name]()), double(batch())
+    settings, expected = objective.align, 0.0
+    _, logs = objective(data, 0.0)
+    for stage, aligner in objective.aligners.items():
+        z = [getattr(objective.base.encoder(view), f"stage{stage}") for view in data["views"]]
+        z_target = [getattr(objective.base.target_encoder(view), f"stage{stage}") for view in data["views"]]
+        p = [aligner.predictor(aligner.projector(x)) for x in z]
+        h = [aligner.target_projector(x) for x in z_target]
+        for q, k in ((0, 1), (1, 0)):
+            a = attention(p[q], h[k], settings.normalize, settings.scale)
+            expected += float(alignment(a, data["masks"][q], tuple(p[q].shape[2:]), settings.reduction))
+    assert logs["align"].item() == pytest.approx(expected, abs=1e-12)
+    base, _ = objective.base(data, 0.0)
+    total = base.item() + settings.weight * expected
+    assert objective(data, 0.0)[0].item() == pytest.approx(total, abs=1e-12)
+
+
+def test_queue_turns_over_oldest_first():
+    objective = objectives.build(CASES["moco"](), samples=10)  # auto: 8 rows
+    assert objective.queue.shape == (8, 8)
+    old = objective.queue.clone()
+    one, two = torch.ones(6, 8), torch.full((4, 8), 2.0)
+    objective.enqueue(one)
+    assert torch.equal(objective.queue, torch.cat([one, old[6:]]))
+    objective.enqueue(two)
+    assert torch.equal(objective.queue, torch.cat([two[:2], one[2:6], two[:2]]))
+    assert int(objective.cursor) == 2
+
+
+def test_three_moco_steps_against_steps_by_hand():
+    objective = calm(CASES["moco"]())
+    queue, target = objective.queue.clone(), [p.clone() for p in objective.target_encoder.parameters()]
+    for step in range(3):
+        data, before = double(batch(seed=step)), objective.queue.clone()
+        objective(data, step / 3)[0].backward()
+        assert torch.equal(objective.queue, before)  # keys enter after the step
+        keys = objective.target_projector(objective.target_encoder(data["views"][1]).pooled)
+        queue[6 * step : 6 * step + 6] = keys / keys.norm(dim=1, keepdim=True)
+        with torch.no_grad():
+            for parameter in objective.encoder.parameters():
+                parameter -= 0.1 * parameter.grad
+        objective.after_step((step + 1) / 3)
+        target = [0.999 * t + 0.001 * p.detach() for t, p in zip(target, objective.encoder.parameters())]
+        torch.testing.assert_close(objective.queue, queue)
+        for ours, by_hand in zip(objective.target_encoder.parameters(), target):
+            torch.testing.assert_close(ours.detach(), by_hand)
+        objective.zero_grad()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parts_of_a_batch_give_its_gradient_where_an_objective_says_so(name: str):
+    whole, parts = calm(CASES[name]()), calm(CASES[name]())
+    whole(double(batch()), 0.0)[0].backward()
+    for part in (slice(0, 3), slice(3, 6)):
+        (parts(double(batch(), part), 0.0)[0] / 2).backward()
+    for objective in (whole, parts):
+        objective.after_step(0.0)
+    expected, found = gradients(whole), gradients(parts)
+    same = all(torch.allclose(found[k], expected[k], rtol=1e-9, atol=1e-12) for k in expected)
+    assert same == whole.accumulates
+    if name == "moco":
+        torch.testing.assert_close(parts.queue, whole.queue)
+
+
+def test_queue_larger_than_the_dataset_warns():
+    with pytest.warns(UserWarning, match="own negative"):
+        objectives.build(small(MocoConfig, moco=MocoSettings(dim=8, queue=64)), samples=10)
+
+
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: MocoSettings(tau=0), "--moco.tau is 0; allowed: above 0"),
+    (lambda: MocoSettings(queue=0), "--moco.queue is 0"),
+    (lambda: MocoSettings(dim=0), "--moco.dim is 0; allowed: 1 or more"),
+    (lambda: MocoSettings(ema=1.5), "--moco.ema is 1.5; allowed: 0 to 1"),
+    (lambda: MocoConfig(moco=MocoSettings(queue=128)), "--moco.queue is 128; .*at least --data.batch-size 256"),
+    (lambda: CvsaConfig(base="moco", moco=MocoSettings(queue=128)), "--moco.queue is 128"),
+    (lambda: SimclrSettings(tau=-1), "--simclr.tau is -1"),
+    (lambda: SimclrSettings(hidden=0), "--simclr.hidden is 0"),
+    (lambda: SimsiamSettings(bottleneck=0), "--simsiam.bottleneck is 0"),
+    (lambda: ByolSettings(ema=-0.1), "--byol.ema is -0.1"),
+    (lambda: ByolSettings(hidden=0), "--byol.hidden is 0"),
+    (lambda: AlignSettings(stages=()), "--align.stages is empty; allowed: 3, 4 or both: 3 4"),
+    (lambda: AlignSettings(stages=(3, 3)), "--align.stages is 3 3"),
+    (lambda: AlignSettings(stages=(7,)), "--align.stages is 7"),
+    (lambda: AlignSettings(hidden=0), "--align.hidden is 0"),
+    (lambda: AlignSettings(scale=0), "--align.scale is 0"),
+    (lambda: AlignSettings(weight=-1), "--align.weight is -1"),
+    (lambda: CvsaConfig(views=ViewSpec(size=100)), "--views.size is 100; allowed: a multiple of 32.*stages 4"),
+    (
+        lambda: CvsaConfig(views=ViewSpec(size=40), align=AlignSettings((3,))),
+        "--views.size is 40; allowed: a multiple of 16",
+    ),
+    (lambda: CvsaConfig(views=ViewSpec(size=36), model=Model(stem="small")), "allowed: a multiple of 8"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED, ids=[message.split(";")[0] for _, message in REFUSED])
+def test_settings_that_cannot_work_are_refused(make: Callable, message: str):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_queue_that_no_loss_reads_is_not_refused():
+    assert CvsaConfig(base="byol", moco=MocoSettings(queue=2)).base == "byol"
+
+
+# ---- two processes
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    """Half of the batch under DDP, which averages the gradients; then the same steps as alone."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found = {}
+    for name, config in CASES.items():
+        objective = calm(config())
+        base, seen = getattr(objective, "base", objective), []
+        if hasattr(base, "target_encoder"):
+            base.target_encoder.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        data = double(batch(), slice(3 * rank, 3 * rank + 3))
+        wrapped = DistributedDataParallel(objective)  # kept: what averages the gradients lives as long as this
+        loss, _ = wrapped(data, 0.3)
+        loss.backward()
+        objective.after_step(0.3)
+        losses = [torch.zeros_like(loss) for _ in range(2)]
+        dist.all_gather(losses, loss.detach())
+        queue = getattr(base, "queue", None)
+        found[name] = {
+            "loss": torch.stack(losses).mean(),
+            "gradients": gradients(objective),
+            "queue": None if queue is None else queue.clone(),
+            "own": any(torch.equal(x, view) for x in seen for view in data["views"]),
+        }
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder: Path = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_are_one_with_the_joined_batch(name: str, two_processes: list[dict]):
+    """Batch norm is in evaluation mode: torch's synchronised batch norm runs on GPUs only."""
+    objective = calm(CASES[name]())
+    loss, _ = objective(double(batch()), 0.3)
+    loss.backward()
+    objective.after_step(0.3)
+    for found in (rank[name] for rank in two_processes):
+        torch.testing.assert_close(found["loss"], loss.detach())
+        expected = gradients(objective)
+        assert found["gradients"].keys() == expected.keys()
+        for key in expected:
+            torch.testing.assert_close(found["gradients"][key], expected[key], msg=lambda m, key=key: f"{key}: {m}")
+        if found["queue"] is not None:
+            torch.testing.assert_close(found["queue"], getattr(objective, "base", objective).queue)
+
+
+@pytest.mark.slow
+def test_keys_are_computed_on_shuffled_samples(two_processes: list[dict]):
+    """What the two tests above see come home was computed among others: the target never saw a rank's own batch."""
+    for rank in two_processes:
+        assert not any(rank[name]["own"] for name in ("moco", "moco-symmetric", "cvsa-moco"))
+        assert rank["byol"]["own"]

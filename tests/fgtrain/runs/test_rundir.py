@@ -1,0 +1,391 @@
+"""The folder of a run: who may use it, what a disk refuses, what is damaged; and settings read back from it."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from trainable import final, metrics, small, stop_at_step
+
+from fgdata.errors import InputError
+from fgtrain import cli
+from fgtrain.engine import lifecycle
+from fgtrain.engine.trainer import Trainer
+from fgtrain.networks.saved import load_encoder
+from fgtrain.runs.checkpoint import Checkpoint
+from fgtrain.runs.files import append, write_json
+from fgtrain.runs.rundir import RunDir
+from fgtrain.runs.state import load_state
+from fgtrain.settings import common, file, recipes
+
+
+@pytest.fixture(scope="module")
+def undisturbed(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lifecycle.train(small(drawn_set, tmp_path_factory.mktemp("runs") / "whole"), "cvsa")
+
+
+def test_folder_that_is_not_empty_is_refused(undisturbed: Path, drawn_set: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"holds a run\. Continue it with --resume, or .* --out\.$"):
+        lifecycle.train(small(drawn_set, undisturbed), "cvsa")
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"no config\.json"):
+        lifecycle.train(small(drawn_set, tmp_path, resume=True), "cvsa")
+    with pytest.raises(InputError, match="is a file"):
+        lifecycle.train(small(drawn_set, tmp_path / "letter.txt"), "cvsa")
+
+
+def test_resume_with_changed_settings_says_which(undisturbed: Path, drawn_set: Path):
+    changed = replace(small(drawn_set, undisturbed, resume=True), epochs=3, seed=1)
+    with pytest.raises(InputError, match=r"epochs: 2 -> 3\n\s*seed: 0 -> 1"):
+        lifecycle.train(changed, "cvsa")
+
+
+def test_resume_on_another_shard_set_is_refused(undisturbed: Path, drawn_set: Path):
+    run = RunDir(undisturbed)
+    facts = run.facts
+    run.note(shards={"path": "elsewhere", "digest": "0" * 64})
+    try:
+        with pytest.raises(InputError, match="digest 000000000000"):
+            lifecycle.train(small(drawn_set, undisturbed, resume=True), "cvsa")
+    finally:
+        run.note(**facts)
+
+
+@contextmanager
+def full_disk(limit: int):
+    """No file of this process grows beyond `limit` bytes: the writes that would, fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("limit", [100, 50_000])  # within encoder.safetensors, and within state.pt
+def test_disk_full_leaves_the_previous_checkpoint_whole(limit: int, tmp_path: Path):
+    run, layer = RunDir(tmp_path), torch.nn.Linear(20, 20)
+    run.save_checkpoint(1, layer, {}, {"step": 1}, keep=2)
+    large = {"step": 2, "much": torch.rand(100, 1000)}
+    with full_disk(limit), pytest.raises(InputError, match=r"step 2 could not be[\s\S]*too large[\s\S]*one is 0000001"):
+        run.save_checkpoint(2, layer, {}, large, keep=2)
+    assert final(tmp_path)["step"] == 1
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0000001", "last"]
+
+
+def test_a_kill_while_saving_leaves_nothing_in_the_way(tmp_path: Path):
+    run, layer = RunDir(tmp_path), torch.nn.Linear(2, 2)
+    run.save_checkpoint(1, layer, {}, {"step": 1}, keep=2)
+    (tmp_path / "checkpoints" / "last.part").symlink_to("0000001")  # killed between two renames
+    (tmp_path / "checkpoints" / "0000002.part").mkdir()
+    for step in (2, 3, 4):
+        run.save_checkpoint(step, layer, {}, {"step": step}, keep=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0000003", "0000004", "last"]
+
+
+def test_disk_full_cuts_no_line_and_leaves_no_part(tmp_path: Path):
+    append(tmp_path / "metrics.jsonl", "a" * 50)
+    write_json(tmp_path / "run.json", {"status": "running"})
+    with full_disk(100):
+        with pytest.raises(InputError, match="metrics.jsonl could not be written: File too large"):
+            append(tmp_path / "metrics.jsonl", "b" * 70)
+        with pytest.raises(InputError, match="run.json could not be written"):
+            write_json(tmp_path / "run.json", {"status": "x" * 200})
+    assert (tmp_path / "metrics.jsonl").read_text() == "a" * 50 + "\n"
+    assert json.loads((tmp_path / "run.json").read_text()) == {"status": "running"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "run.json"]
+
+
+def test_a_line_behind_half_a_line_is_a_line_of_its_own(tmp_path: Path):
+    file = tmp_path / "results.jsonl"
+    append(file, "one")
+    file.write_text(file.read_text() + '{"half')
+    append(file, "two")
+    append(file, "three")
+    assert file.read_text() == 'one\n{"half\ntwo\nthree\n'
+
+
+def test_disk_full_while_training_and_exporting(undisturbed: Path, drawn_set: Path, tmp_path: Path, capsys):
+    with full_disk(20_000), pytest.raises(InputError, match="step 4 could not be written"):
+        lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    assert RunDir(tmp_path / "run").facts["status"] == "failed"
+    assert not list(tmp_path.rglob("*.part"))
+    resumed = lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
+    assert metrics(resumed) == metrics(undisturbed)
+    with full_disk(20_000):
+        assert cli.main(["export", str(undisturbed), str(tmp_path / "encoder.safetensors")]) == 2
+    assert f"{tmp_path / 'encoder.safetensors'} could not be written" in capsys.readouterr().err
+    assert not list(tmp_path.glob("encoder*"))
+    assert cli.main(["export", str(undisturbed), str(tmp_path / "a file.safetensors" / "e.safetensors")]) == 0
+    assert cli.main(["export", str(undisturbed), str(undisturbed / "run.json" / "e.safetensors")]) == 2
+
+
+def test_two_runs_in_one_folder_are_refused(drawn_set: Path, tmp_path: Path):
+    """The second asks while the first is in its first step."""
+    told, step = [], Trainer.train_step
+
+    def asks(self, batch):
+        for resume in (False, True):
+            if not told[1:]:
+                with pytest.raises(InputError) as refusal:
+                    lifecycle.train(small(drawn_set, tmp_path / "run", resume=resume), "cvsa")
+                told.append(str(refusal.value))
+        step(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", asks)
+        lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    assert all(f"(process {os.getpid()}) is training in {tmp_path / 'run'}" in message for message in told)
+    assert len(told) == 2
+    with pytest.raises(InputError, match="--resume"):  # the lock is gone with the run
+        lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+
+
+def test_a_folder_that_was_filled_while_a_run_began_is_refused(drawn_set: Path, tmp_path: Path):
+    chosen = small(drawn_set, tmp_path / "run")
+    with RunDir.claim(tmp_path / "run", chosen) as run:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text("{}")
+        run.path = tmp_path / "run"
+        run._lock()
+        with pytest.raises(InputError, match="holds a run"):
+            run._check(chosen)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "missing", "text"])
+def test_damaged_checkpoint_is_named_with_what_is_left(damage: str, drawn_set: Path, undisturbed: Path, tmp_path: Path):
+    run = tmp_path / "a run"
+    lifecycle.train(small(drawn_set, run), "cvsa")
+    file = run / "checkpoints" / "0000008" / "state.pt"
+    whole = file.read_bytes()
+    middle = whole.index(bytes(final(run)["objective"]["base.projector.0.weight"].numpy().data)) + 7
+    bit = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]  # torch reads it as another weight
+    content = {"cut": whole[:3000], "bit": bit, "empty": b"", "text": b"no checkpoint"}
+    file.unlink() if damage == "missing" else file.write_bytes(content[damage])
+    with pytest.raises(InputError) as told:
+        lifecycle.train(small(drawn_set, run, resume=True), "cvsa")
+    why = {
+        "cut": "it is cut short or damaged",
+        "bit": "it is cut short or damaged",
+        "empty": "it is empty",
+        "text": "it is no file that torch wrote",
+        "missing": "it is missing",
+    }
+    assert f"{file} cannot be read: {why[damage]}. Checkpoints left" in str(told.value)
+    command = str(told.value).splitlines()[-1].strip()
+    assert command == f"rm -r '{file.parent}'"
+    subprocess.run(command, shell=True, check=True)
+    lifecycle.train(small(drawn_set, run, resume=True), "cvsa")
+    assert metrics(run) == metrics(undisturbed)
+    for folder in (run / "checkpoints").glob("0*"):
+        (folder / "state.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="left beside it: 0000004"):
+        load_state(RunDir(run).last_checkpoint or run)
+
+
+def test_state_of_another_version_is_refused(drawn_set: Path, tmp_path: Path):
+    lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    last = RunDir(tmp_path / "run").last_checkpoint
+    assert last is not None
+    state = load_state(last)
+    for change in ({"objective": {}}, {"ranks": None}):
+        torch.save({k: v for k, v in {**state, **change}.items() if v is not None}, last / "state.pt")
+        with pytest.raises(InputError, match=r"does not fit this fgtrain[\s\S]*run\.json"):
+            lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
+
+
+def test_resume_with_another_number_of_processes_is_refused(undisturbed: Path, drawn_set: Path):
+    run = RunDir(undisturbed)
+    run.note(processes=2)
+    try:
+        with pytest.raises(InputError, match=r"by 2 processes, and this is 1: .*torchrun --nproc-per-node 2\."):
+            lifecycle.train(small(drawn_set, undisturbed, resume=True), "cvsa")
+    finally:
+        run.note(processes=1)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_removed(
+    undisturbed: Path, drawn_set: Path, tmp_path: Path
+):
+    shutil.copytree(undisturbed, tmp_path / "a run", symlinks=True)
+    shutil.rmtree(tmp_path / "a run" / "checkpoints")
+    RunDir(tmp_path / "a run").note(status="failed", checkpoint=None)
+    for resume in (False, True):
+        with pytest.raises(InputError, match=rf"nothing is lost by rm -r '{tmp_path / 'a run'}'\.$"):
+            lifecycle.train(replace(small(drawn_set, tmp_path / "a run", resume=resume), epochs=3), "cvsa")
+
+
+def test_resume_without_the_checkpoints_it_once_had_is_refused(undisturbed: Path, drawn_set: Path):
+    folder, aside = undisturbed / "checkpoints", undisturbed / "aside"
+    folder.rename(aside)
+    try:
+        with pytest.raises(InputError, match=r"saved a checkpoint at step 8[\s\S]*--out"):
+            lifecycle.train(small(drawn_set, undisturbed, resume=True), "cvsa")
+    finally:
+        aside.rename(folder)
+
+
+def test_resume_of_another_recipe_names_the_one_that_was_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = RunDir(tmp_path / "my run")
+    write_json(run.config_path, file.to_dict(recipes.cvsa_moco()))
+    for recorded in ({"name": "cvsa-moco"}, {"name": "my own name"}, {}):
+        write_json(run.path / "run.json", recorded)
+        right = "cvsa-moco" if recorded.get("name") == "cvsa-moco" else "cvsa"
+        for typed in ("moco", "cvsa-cub-r18", "cvsa"):
+            if typed != right:
+                assert cli.main(["run", typed, "--out", str(run.path), "--resume"]) == 2
+                assert f"Continue it: fgtrain run {right} --out '{run.path}' --resume" in capsys.readouterr().err
+
+
+def test_resume_where_there_is_nothing_says_that_a_run_starts(drawn_set: Path, tmp_path: Path, capsys):
+    chosen = small(drawn_set, tmp_path / "run", resume=True)
+    lifecycle.train(replace(chosen, epochs=1), "cvsa")
+    assert f"nothing to continue in {tmp_path / 'run'}: starting a new run" in capsys.readouterr().out
+
+
+def test_run_that_ended_before_its_first_checkpoint_says_that_it_starts_again(drawn_set: Path, tmp_path: Path, capsys):
+    chosen = small(drawn_set, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            lifecycle.train(chosen, "cvsa")
+    capsys.readouterr()
+    lifecycle.train(replace(chosen, machine=replace(chosen.machine, resume=True)), "cvsa")
+    assert "before its first checkpoint: it starts again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["/proc/run", "letter.txt/run", "letter.txt"])
+def test_places_where_no_folder_can_be_are_refused_before_anything_is_made(place: str, drawn_set: Path, tmp_path: Path):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(InputError, match="--out"):
+        lifecycle.train(small(drawn_set, tmp_path / place), "cvsa")
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_printed_commands_are_quoted(drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    run = tmp_path / "my run"
+    stop_at_step(monkeypatch, 2)
+    lifecycle.train(small(drawn_set, run), "cvsa")
+    assert f"fgtrain run cvsa --out '{run}' --resume" in capsys.readouterr().out
+    monkeypatch.undo()
+    lifecycle.train(small(drawn_set, run, resume=True), "cvsa")
+    assert f"fgtrain eval knn '{run}' --untrained" in capsys.readouterr().out
+
+
+def test_encoder_file_without_what_it_says_of_itself_is_explained(undisturbed: Path, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(Checkpoint.find(undisturbed).file)
+    save_file(weights, tmp_path / "bare.safetensors")
+    with pytest.raises(InputError, match="does not say what network it holds"):
+        Checkpoint.find(tmp_path / "bare.safetensors")
+    about = {"backbone": "resnet50", "width": "8", "stem": "imagenet", "size": "32", "step": "1"}
+    save_file(weights, tmp_path / "other.safetensors", metadata={"fgtrain": json.dumps(about)})
+    with pytest.raises(InputError, match="does not hold the network"):
+        load_encoder(Checkpoint.find(tmp_path / "other.safetensors"))
+    save_file(weights, tmp_path / "less.safetensors", metadata={"fgtrain": json.dumps({"width": "8"})})
+    with pytest.raises(InputError, match="'backbone' is missing in its metadata"):
+        Checkpoint.find(tmp_path / "less.safetensors")
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_is_told_in_one_whole_line(name: str):
+    """`fgtrain list` shows the first line of its docstring alone."""
+    first, blank, *_ = (recipes.RECIPES[name].__doc__ or "").splitlines()
+    assert first.endswith(".")
+    assert not blank
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_config_comes_back_from_its_json(name: str, tmp_path: Path):
+    ours = replace(recipes.RECIPES[name](), epochs=7, data=common.Data(tmp_path, detector="rbd"))
+    again = file.from_dict(json.loads(json.dumps(file.to_dict(ours))), "config.json")
+    assert again == ours
+    assert type(again) is type(ours)
+    assert file.differences(ours, again) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "dino"}, "'dino'.*byol, moco, simsiam, simclr, cvsa"),
+        ({"epoch": 3}, "setting 'epoch'"),
+        ({"epochs": "3"}, "epochs is '3'; expected int"),
+        ({"model": {"backbone": "vgg"}}, r"model\.backbone is 'vgg'.*resnet18"),
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"seed": 1 << 64}, "--seed is 18446744073709551616; allowed: "),
+        ({"optim": {"lr": float("inf")}}, "--optim.lr is inf; allowed: a finite number"),
+        ({"optim": {"weight_decay": float("nan")}}, "--optim.weight-decay is nan; allowed: a finite number"),
+        ({"optim": {"momentum": 1.0}}, "--optim.momentum is 1.0; allowed: 0 to below 1"),
+        ({"optim": {"warmup_epochs": -1.0}}, "--optim.warmup-epochs is -1.0; allowed: 0 or more"),
+        ({"views": {"mean": [0.5, float("nan"), 0.5]}}, "--views.mean is nan"),
+        ({"machine": {"threads": 0}}, "--threads is 0; allowed: 1 to 1024"),
+        ({"data": {"batch_size": 1}}, "--data.batch-size is 1; allowed: 2 or more"),
+        ({"views": {"views": 3}}, "--views.views is 3"),
+        ({"machine": {"log_every": 0}}, "--log-every is 0"),
+        ({"views": {"size": 4}}, "allowed: a whole number"),
+        ({"moco": {"queue": "all"}}, r"moco\.queue is 'all'"),
+    ],
+)
+def test_config_file_with_a_fault_names_it(change: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        file.from_dict({**file.to_dict(recipes.cvsa()), **change}, "config.json")
+
+
+def test_flags_win_over_config_and_resume_takes_the_runs_settings(undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(lifecycle, "train", lambda chosen, name: seen.append((chosen, name)))
+    source = str(undisturbed / "config.json")
+    assert cli.main(["run", "cvsa", "--config", source, "--epochs", "5", "--align.weight", "0.5"]) == 0
+    chosen, name = seen.pop()
+    assert (name, chosen.epochs, chosen.align.weight, chosen.views.size) == ("cvsa", 5, 0.5, 32)
+    assert chosen.machine.out is None
+    assert not chosen.machine.resume
+    assert cli.main(["run", "cvsa", "--out", str(undisturbed), "--resume"]) == 0
+    chosen, _ = seen.pop()
+    assert chosen.machine.resume
+    assert file.differences(RunDir(undisturbed).config(), chosen) == []
+
+
+def test_command_line_errors_are_one_message(
+    drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    def fails(line: str) -> str:
+        assert cli.main(line.split()) == 2
+        return capsys.readouterr().err
+
+    assert f"{tmp_path / 'shards'}" in (message := fails("run cvsa"))
+    assert "fgdata build-shards" in message
+    assert "does not exist" in fails("eval knn nowhere")
+    assert "does not exist" in fails("run cvsa --config nowhere.json")
+    assert "no shard set at nowhere" in fails("run cvsa --data.shards nowhere")
+    assert "--device cuda:99" in fails(f"run cvsa --device cuda:99 --data.shards {drawn_set}")
+    narrow = f"--device cpu --model.width 8 --data.shards {drawn_set}"
+    assert "has no boxes by 'rbd'" in fails(f"run cvsa --data.detector rbd --data.batch-size 8 {narrow}")
+    message = fails(f"run cvsa --out other {narrow}")
+    assert "--data.batch-size is 256" in message
+    assert "has 32 samples; allowed: at most 32." in message
+    assert not (tmp_path / "other").exists()  # nothing is in the way of the corrected command
+    (tmp_path / "config.json").write_text(json.dumps(file.to_dict(recipes.byol())))
+    assert "fgtrain run byol --config" in fails("run cvsa --config config.json")
+
+
+@pytest.mark.parametrize("flags", ["", "run", "run cvsa", "eval", "eval knn", "eval linear", "show", "list", "export"])
+def test_help_imports_no_torch(flags: str):
+    code = (
+        "import sys\nfrom fgtrain.cli import main\n"
+        f"try:\n    main({[*flags.split(), '--help']!r})\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'cv2', 'nvidia.dali', 'timm'} & sys.modules.keys()\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: fgtrain" in done.stdout

@@ -1,0 +1,65 @@
+"""Recipes against what the papers print. A learning rate stands here as it acts: on the recipe's own batch."""
+
+import pytest
+
+from fgtrain.settings import recipes
+
+# name: method, base | backbone | batch, learning rate on it, weight decay, optimiser | epochs | crop
+PUBLISHED = {
+    # He et al. 2020, Chen et al. 2020: lr 0.03 at batch 256, weight decay 1e-4
+    "moco": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
+    "moco-cub-r50": ("moco", "", "resnet50", 256, 0.03, 1e-4, "sgd", 800, "rrc"),
+    "moco-swap-cub-r18": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "saliency-swap"),
+    # Chen and He 2021, section 3: lr 0.05 at batch 256, weight decay 1e-4
+    "simsiam": ("simsiam", "", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
+    # Chen et al. 2020, section 2.2: lr 0.3 x batch / 256, weight decay 1e-6, LARS
+    "simclr": ("simclr", "", "resnet18", 256, 0.3, 1e-6, "lars", 400, "rrc"),
+    # CVSA: lr 0.6 (Cars 0.3) x batch / 256, batch 1024, section 3.1 and appendix A.1; the rest as BYOL: LARS, 1.5e-6
+    "byol": ("byol", "", "resnet18", 256, 0.6, 1.5e-6, "lars", 400, "rrc"),
+    "byol-cub-r50": ("byol", "", "resnet50", 1024, 2.4, 1.5e-6, "lars", 800, "rrc"),
+    "byol-cub-r18": ("byol", "", "resnet18", 1024, 2.4, 1.5e-6, "lars", 400, "rrc"),
+    "byol-swap-cub-r18": ("byol", "", "resnet18", 1024, 2.4, 1.5e-6, "lars", 400, "saliency-swap"),
+    "cvsa": ("cvsa", "byol", "resnet18", 256, 0.6, 1.5e-6, "lars", 400, "saliency-swap"),
+    "cvsa-moco": ("cvsa", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "saliency-swap"),
+    "cvsa-cub-r18": ("cvsa", "byol", "resnet18", 1024, 2.4, 1.5e-6, "lars", 400, "saliency-swap"),
+    "cvsa-cub-r50": ("cvsa", "byol", "resnet50", 1024, 2.4, 1.5e-6, "lars", 800, "saliency-swap"),
+    "cvsa-cub-r50-dual": ("cvsa", "byol", "resnet50", 1024, 2.4, 1.5e-6, "lars", 800, "saliency-swap"),
+    "cvsa-cars-r50": ("cvsa", "byol", "resnet50", 1024, 1.2, 1.5e-6, "lars", 800, "saliency-swap"),
+    # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
+    "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
+    "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
+    "synth-pair-cub-r50": ("synth-pair", "moco", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
+    "synth-pair-simsiam-cub-r50": ("synth-pair", "simsiam", "resnet50", 128, 0.05, 1e-4, "sgd", 100, "rrc"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_has_the_published_values(name: str):
+    c = recipes.RECIPES[name]()
+    rate = c.optim.lr * c.data.batch_size / 256
+    found = (c.method, getattr(c, "base", ""), c.model.backbone, c.data.batch_size, pytest.approx(rate))
+    assert PUBLISHED[name] == (*found, c.optim.weight_decay, c.optim.name, c.epochs, c.views.crop)
+    assert c.optim.momentum == 0.9
+    assert c.optim.exclude_norm_and_bias == (c.optim.name == "lars")  # SimCLR, section 2.2; BYOL, section 3.3
+    assert c.optim.warmup_epochs == (10 if c.optim.name == "lars" else 0)
+
+
+def test_every_recipe_but_the_demo_is_held_against_a_paper():
+    assert set(recipes.RECIPES) - set(PUBLISHED) == {"demo"}
+
+
+def test_the_settings_of_each_method_are_the_published_ones():
+    byol, cvsa, moco, simsiam, simclr, pair = (
+        recipes.RECIPES[name]() for name in ("byol", "cvsa", "moco", "simsiam", "simclr", "synth-pair-cub-r50")
+    )
+    assert (byol.byol.hidden, byol.byol.dim, byol.byol.ema) == (4096, 256, 0.996)
+    assert (cvsa.byol, cvsa.align.dim, cvsa.align.stages, cvsa.align.weight) == (byol.byol, 256, (4,), 1)
+    assert cvsa.views.patch_area == 0.5
+    assert (moco.moco.dim, moco.moco.tau, moco.moco.ema) == (128, 0.2, 0.999)
+    assert (simsiam.simsiam.hidden, simsiam.simsiam.dim, simsiam.simsiam.bottleneck) == (2048, 2048, 512)
+    assert (simclr.simclr.dim, simclr.simclr.tau) == (128, 0.1)
+    p = pair.pair
+    assert (p.alpha, p.nu, p.eps_gradcam, p.eps_variance, p.kappa, p.bank) == (1, 0.5, 0.1, 0.05, 0.02, 5632)
+    assert (pair.moco.queue, pair.init, pair.reconstruct.epochs, pair.reconstruct.lr) == (65536, "imagenet", 200, 1e-4)
+    assert recipes.RECIPES["cvsa-cub-r50-dual"]().freeze_stages == 2
+    assert recipes.RECIPES["moco-cub-r50"]().moco.queue == 65536

@@ -1,0 +1,224 @@
+"""Two processes on the CPU, by gloo: what they exchange, and that they train as one does on the joined batch."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+from trainable import final, metrics, same, small
+
+from fgdata.errors import InputError
+from fgdata.views import ViewSpec
+from fgtrain import parallel
+from fgtrain.engine import lifecycle, trainer
+from fgtrain.settings.common import Config
+from fgtrain.settings.file import to_dict
+
+METHODS = ("moco", "byol", "simsiam", "simclr", "cvsa", "synth-pair")
+
+
+def joined(shards: Path, out: Path, name: str, **machine) -> Config:
+    """Views that do not look at the rest of the batch, so that two halves of a batch are the batch."""
+    config = small(shards, out, name, **machine)
+    return replace(config, views=ViewSpec(size=32), sync_norm=False, optim=replace(config.optim, lr=1.0))
+
+
+def without_batch_statistics(patch: pytest.MonkeyPatch) -> None:
+    """Batch norm in evaluation mode: its statistics would be of half a batch in one of two processes."""
+    join = trainer.Trainer.join
+
+    def joined(self):
+        for module in self.objective.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        join(self)
+
+    patch.setattr(trainer.Trainer, "join", joined)
+
+
+def stopped_at(patch: pytest.MonkeyPatch, stop_at: int, rank: int) -> None:
+    step = trainer.Trainer.train_step
+
+    def signalled(self, batch):
+        step(self, batch)
+        if self.step == stop_at and parallel.rank() == rank:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    patch.setattr(trainer.Trainer, "train_step", signalled)
+
+
+def refused(config: Config) -> str:
+    """What a process is told: its own message, or nothing where another one tells it."""
+    try:
+        lifecycle.train(config, "cvsa")
+    except InputError as error:
+        return str(error)
+    except SystemExit as end:
+        return f"exit {end.code}"
+    return "trained"
+
+
+def exchange() -> dict[str, Any]:
+    own = torch.arange(6.0).reshape(3, 2) + 10 * parallel.rank()
+    shuffled, order = parallel.shuffle(own, torch.Generator().manual_seed(3))
+    rows = own.clone().requires_grad_()
+    weight = torch.arange(6.0)[:, None]
+    (weight * parallel.gather_with_grad(rows)).sum().backward()
+    return {
+        "gather": parallel.gather(own),
+        "with_grad": parallel.gather_with_grad(own),
+        "gradient": rows.grad,
+        "shuffled": shuffled,
+        "home": parallel.unshuffle(shuffled, order),
+        "collect": parallel.collect(parallel.rank()),
+        "any": [parallel.any_of(False), parallel.any_of(parallel.rank() == 1)],
+    }
+
+
+def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
+    """The life of each process; everything it finds goes to `out`/found<rank>.pt."""
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    torch.set_num_threads(1)
+
+    def run(config: Config, name: str) -> str:
+        os.environ["MASTER_PORT"] = str(ports.pop())
+        return refused(config) if name == "refused" else str(lifecycle.train(config, name))
+
+    os.environ["MASTER_PORT"] = str(ports.pop())
+    with parallel.group("cpu"):
+        found = exchange()
+    with pytest.MonkeyPatch.context() as patch:
+        without_batch_statistics(patch)
+        for name in METHODS:
+            run(joined(shards, out / name, name), name)
+        config = joined(shards, out / "in-parts", "byol")
+        run(replace(config, optim=replace(config.optim, accumulate=2)), "byol")
+    run(small(shards, out / "whole"), "cvsa")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped_at(patch, 5, rank=1)
+        run(small(shards, out / "parts"), "cvsa")
+    run(small(shards, out / "parts", resume=True), "cvsa")
+    odd = small(shards, out / "odd")
+    found["odd"] = run(replace(odd, data=replace(odd.data, batch_size=9)), "refused")
+    torch.save(found, out / f"found{rank}.pt")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def two(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where two processes left their runs and findings."""
+    out = tmp_path_factory.mktemp("two")
+    mp.spawn(one_of_two, (free_ports(16), drawn_set, out), nprocs=2)
+    return out
+
+
+@pytest.mark.slow
+def test_exchange_is_by_rank_and_shuffling_is_undone(two: Path):
+    own = [torch.arange(6.0).reshape(3, 2), torch.arange(6.0).reshape(3, 2) + 10]
+    both = torch.cat(own)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
+    for rank in (0, 1):
+        found = torch.load(two / f"found{rank}.pt")
+        rows = slice(3 * rank, 3 * rank + 3)
+        assert torch.equal(found["gather"], both)
+        assert torch.equal(found["with_grad"], both)
+        # each process has the same loss, so a row's gradient comes twice: DDP's mean over the processes halves it
+        assert torch.equal(found["gradient"], 2 * torch.arange(6.0)[rows, None].expand(3, 2))
+        assert torch.equal(found["shuffled"], both[order][rows])
+        assert torch.equal(found["home"], own[rank])
+        assert found["collect"] == [0, 1]
+        assert found["any"] == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [*(m for m in METHODS if m != "synth-pair"), "in-parts"])
+def test_two_processes_train_as_one_on_the_joined_batch(
+    run: str, two: Path, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    without_batch_statistics(monkeypatch)
+    name = "byol" if run == "in-parts" else run
+    lifecycle.train(joined(drawn_set, tmp_path / "run", name), name)
+    ours, theirs = metrics(two / run), metrics(tmp_path / "run")
+    assert [line["step"] for line in ours] == [3, 6, 8]
+    for a, b in zip(ours, theirs):
+        a, b = ({k: v for k, v in line.items() if k != "feature_std"} for line in (a, b))  # a spread within a batch
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)  # float32 sums in another order, over eight steps
+    a, b = final(two / run)["objective"], final(tmp_path / "run")["objective"]
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_synthesized_pairs_train_over_two_processes(two: Path):
+    """Each process draws its own noise, so only that they train is the same as in one."""
+    assert [line["step"] for line in metrics(two / "synth-pair")] == [3, 6, 8]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_and_the_resumed_run_is_bitwise_the_undisturbed_one(two: Path):
+    assert "Stopped at step 5" in (two / "parts" / "log.txt").read_text()
+    assert metrics(two / "parts") == metrics(two / "whole")
+    ours, theirs = final(two / "parts"), final(two / "whole")
+    assert [k for k in theirs if not same(ours[k], theirs[k])] == []
+    assert len(theirs["ranks"]) == 2
+
+
+@pytest.mark.slow
+def test_what_refuses_both_is_told_once(two: Path):
+    told = [torch.load(two / f"found{rank}.pt")["odd"] for rank in (0, 1)]
+    assert "--data.batch-size is 9, and it is divided over 2 processes" in told[0]
+    assert told[1] == "exit 2"
+    assert not (two / "odd").exists()
+
+
+@pytest.mark.slow
+def test_run_of_two_processes_is_not_continued_by_one(two: Path, drawn_set: Path):
+    with pytest.raises(InputError, match=r"by 2 processes, and this is 1[\s\S]*torchrun --nproc-per-node 2"):
+        lifecycle.train(small(drawn_set, two / "whole", resume=True), "cvsa")
+
+
+@pytest.mark.slow
+def test_torchrun_trains_until_a_scheduler_signals_every_process(drawn_set: Path, tmp_path: Path):
+    """The workers then get the signal twice, once from torchrun."""
+    run = tmp_path / "run"
+    config = replace(small(drawn_set, run, "byol"), epochs=100_000, sync_norm=True)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fgtrain"]
+    command += ["run", "byol", "--config", str(tmp_path / "config.json"), "--out", str(run)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        printed, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert len(re.findall("cpu x 2 processes", printed)) == 1, printed
+    assert "statistics of each process on its own" in printed
+    assert f"Continue: torchrun --nproc-per-node 2 -m fgtrain run byol --out {run} --resume" in printed
+    facts = json.loads((run / "run.json").read_text())
+    assert (facts["status"], facts["processes"], facts["step"]) == ("stopped", 2, final(run)["step"])

@@ -1,0 +1,40 @@
+"""The public surface: names that README and docs show can be imported and are listed in `__all__`."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGES = ("fgdata", "fgtrain")
+
+
+def shown_names(page: Path) -> set[tuple[str, str]]:
+    """(module, name) of what the page's Python blocks take from our packages."""
+    names = set()
+    for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in PACKAGES:
+                names.add((node.value.id, node.attr))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+                names |= {(str(node.module), alias.name) for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_on_a_page_are_public(page: Path):
+    for module, name in shown_names(page):
+        imported = importlib.import_module(module)
+        assert name in imported.__all__, f"{page.name} shows {module}.{name}, which is not in its __all__"
+        assert getattr(imported, name) is not None
+
+
+def test_public_names_exist_and_are_shown():
+    fgdata = importlib.import_module("fgdata")
+    assert sorted(fgdata.__all__) == sorted(name for name in dir(fgdata) if name in fgdata.__all__)
+    shown = set().union(*map(shown_names, PAGES))
+    assert {("fgdata", name) for name in fgdata.__all__} <= shown
+    assert ("fgdata", "load") in shown  # the pages were read
