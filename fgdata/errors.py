@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and how a command line tells it."""
+"""InputError, the exception whose message is for the user, and how a command line reports it."""
 
 import errno
 import io
@@ -6,16 +6,16 @@ import os
 import sys
 from collections.abc import Callable
 
-_MENDABLE = {
+_USER_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
 }
 
 
 class InputError(Exception):
-    """Input or settings that cannot be used as given.
+    """Input or settings that cannot be used.
 
-    Its message names the thing, what was found, what is allowed and what to type next.
+    The message names the thing, what was found, what is allowed, and the next command.
     """
 
 
@@ -25,17 +25,19 @@ def counted(count: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from a file's name, as text that every file and terminal takes: what is not UTF-8 in it as \\udcNN."""
+    """A file's name -> text that can be encoded as UTF-8: bytes of the name that are not UTF-8 become \\udcNN."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def run_command(program: str, command: Callable[[], int | None], when_stopped: str = "") -> int:
-    """Runs a command line's work -> its exit code: the command's own, 2 for input that cannot be used, 130 for Ctrl-C.
+    """Runs the function of a command line -> its exit code.
 
-    Whatever a user can mend (their input, a full disk, a folder without permission) is one message, never a traceback.
-    `when_stopped` says what is left behind and how to go on; nothing where a command writes nothing.
+    program: the name that starts every message. command: returns an exit code; None means 0. when_stopped: a sentence
+    on what an interrupted command leaves on disk and how to resume; empty for a command that writes nothing.
+    Errors that a user can fix (InputError, a full disk, missing permissions) print one message and give 2, Ctrl-C gives
+    130, a closed pipe 141. Any other exception is raised.
     """
-    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII only gets \\u2026, not an exception
+    for stream in (sys.stdout, sys.stderr):  # an ASCII-only terminal gets \\u2026 instead of an exception
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -46,13 +48,13 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
     except KeyboardInterrupt:
         print(f"\n{program}: stopped. {when_stopped}".rstrip(), file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output has gone, as `head` does; Python would complain again at its exit
+    except BrokenPipeError:  # the reader of the pipe has exited, like `head`; Python would fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as fault:
-        if fault.errno not in _MENDABLE:
+        if fault.errno not in _USER_ERRORS:
             raise
         where = f": {fault.filename}" if fault.filename else ""
-        why = " (the limit is the shell's, `ulimit -f`, or the file system's)" if fault.errno == errno.EFBIG else ""
+        why = " (limited by `ulimit -f` or by the file system)" if fault.errno == errno.EFBIG else ""
         print(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a plain line every few seconds elsewhere."""
+"""A progress bar on a terminal; otherwise a plain line every 15 seconds."""
 
 import sys
 import time
@@ -11,7 +11,8 @@ SECONDS_BETWEEN_LINES = 15.0
 class Progress:
     """Counts images or bytes towards a total: `with Progress("Building", total) as progress: progress.advance(n)`.
 
-    total: None where it is not known. done: what was finished before; it does not count towards the rate.
+    title: what is being done. total: the number of images or bytes, None if unknown. done: how many were finished
+    before; they do not count towards the rate. unit: what is counted.
     """
 
     def __init__(self, title: str, total: int | None, done: int = 0, unit: Literal["images", "bytes"] = "images"):
@@ -24,6 +25,7 @@ class Progress:
         return self
 
     def advance(self, count: int) -> None:
+        """Adds `count` images or bytes and updates the display."""
         self.count += count
         if self._bar:
             rate = f"{self.rate:,.0f} images/s" if self.unit == "images" else ""
@@ -34,6 +36,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start."""
         return time.monotonic() - self._start
 
     @property

@@ -1,1 +1,1 @@
-"""Files that are written safely: the one place that knows how, for both packages."""
+"""Safe writing of files and folders, for both packages."""

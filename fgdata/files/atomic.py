@@ -10,8 +10,11 @@ from pathlib import Path
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` to write to; it replaces `path` when the block ends without an error.
 
-    The data is on the disk before the rename, so `path` is never seen half-written, also after a power cut. When the
-    block fails, the temporary file is removed and `path` is unchanged.
+    The data is synced to disk before the rename, so `path` is never incomplete, even after a power cut. If the block
+    raises, the temporary file is removed and `path` is unchanged.
+
+        with atomic(Path("report.html")) as part:
+            part.write_text(page)
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -26,13 +29,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file through `atomic`."""
+    """Writes `data` to `path` through `atomic`: the file appears whole or not at all."""
     with atomic(path) as part:
         part.write_bytes(data)
 
 
 def write_synced(path: Path, data: bytes | memoryview) -> None:
-    """Writes a file that is on the disk when this returns; for files of a folder that appears by a rename."""
+    """Writes a file and syncs it to disk before returning. For files of a folder that is renamed into place later."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -40,7 +43,7 @@ def write_synced(path: Path, data: bytes | memoryview) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Puts the names in a folder on the disk, where the system allows a folder to be opened."""
+    """Syncs the names in a folder to disk. Does nothing on systems that cannot open a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -52,19 +55,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def append_line(path: Path, line: str, sync: bool = False) -> None:
-    """Appends a line, whole or not at all: on a full disk the part already written is removed and OSError raised.
+    """Appends a line to a file, whole or not at all. Creates the file if it does not exist.
 
-    If the file ends in an incomplete line, as a power cut may leave it, the new line still starts on a line of its own.
-    With `sync` the line is on the disk when this returns.
+    path: the file. line: the text, without its line break. sync: also sync the file to disk before returning.
+    If the file ends in an incomplete line (after a power cut), the new line still starts on a line of its own.
+    Raises OSError, for example on a full disk, after removing what was written of the line.
     """
     with path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
-        torn = file.read(1) not in (b"", b"\n")
-        left = memoryview(("\n" * torn + line + "\n").encode())
+        incomplete = file.read(1) not in (b"", b"\n")
+        unwritten = memoryview(("\n" * incomplete + line + "\n").encode())
         try:
-            while left:
-                left = left[file.write(left) :]
+            while unwritten:
+                unwritten = unwritten[file.write(unwritten) :]
             if sync:
                 os.fsync(file.fileno())
         except OSError:

@@ -1,4 +1,4 @@
-"""A folder to write to: made, or refused in words; one process at a time."""
+"""Creates and locks the folders that commands write to: one process at a time."""
 
 import os
 from collections.abc import Iterator
@@ -14,29 +14,33 @@ except ImportError:  # Windows
 
 
 def create_folder(folder: Path, flag: str) -> None:
-    """Makes a folder and those above it. InputError, naming the flag it was given by, where that cannot be."""
+    """Creates a folder and its parents.
+
+    flag: the flag that names the folder, for the message. Raises InputError if the folder cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise InputError(
-            f"The folder {folder} cannot be made: {fault.strerror}. Name another place: {flag} FOLDER"
+            f"The folder {folder} cannot be created: {fault.strerror}. Name another folder: {flag} FOLDER"
         ) from None
 
 
 @contextmanager
 def create_and_lock(folder: Path) -> Iterator[None]:
-    """Makes a folder and those above it and holds the lock of `lock` on it.
+    """Creates a folder and its parents, and locks it (as `lock` does) until the block ends.
 
-    What it made goes again, before the lock does, when the block fails and left it empty. A process that is refused the
-    lock removes nothing: the folder is the other's by then.
+    If the block raises, the folders created here are removed again if they are empty, before the lock is released.
+    Raises InputError if the folder cannot be created, or if another process holds its lock; that process owns the
+    folder, so nothing is removed then.
     """
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    handle = _lock(folder, makes=True)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    handle = _lock(folder, create=True)
     try:
         yield
     except BaseException:
         with suppress(OSError):
-            for path in new:
+            for path in created:
                 path.rmdir()
         raise
     finally:
@@ -45,8 +49,11 @@ def create_and_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder that exists, so that two processes never write the same set at once."""
-    handle = _lock(folder, makes=False)
+    """Locks an existing folder until the block ends, so that two processes never write the same set at once.
+
+    Raises InputError if the folder does not exist, or if another process holds its lock.
+    """
+    handle = _lock(folder, create=False)
     try:
         yield
     finally:
@@ -54,27 +61,27 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds the folder's lock at this moment; True, to be careful, where that cannot be seen."""
+    """Whether a process holds the lock of a folder now. True, the safe answer, if this cannot be determined."""
     try:
-        _unlock(_lock(folder, makes=False))
+        _unlock(_lock(folder, create=False))
     except (InputError, OSError):
         return True
     return fcntl is None
 
 
-def _lock(folder: Path, makes: bool) -> int | None:
-    """-> a handle that holds the lock of the folder that has this name. None on Windows, which has no such lock."""
+def _lock(folder: Path, create: bool) -> int | None:
+    """-> an open handle that holds the lock of the folder at this path. None on Windows, which has no such lock."""
     while True:
-        if makes:
+        if create:
             create_folder(folder, "--out")
         if fcntl is None:
             return None
         try:
             handle = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # removed by the process that made it
-            if makes:
+        except FileNotFoundError:  # removed by the process that created it
+            if create:
                 continue
-            raise InputError(f"The folder {folder} is not there (any more).") from None
+            raise InputError(f"The folder {folder} does not exist (any more).") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(handle), folder.stat()):
@@ -84,9 +91,9 @@ def _lock(folder: Path, makes: bool) -> int | None:
         except BlockingIOError:
             os.close(handle)
             raise InputError(
-                f"Another fgdata is writing {folder} at this moment. Wait for it, or name another folder: --out FOLDER"
+                f"Another process is writing to {folder}. Wait until it ends, or name another folder: --out FOLDER"
             ) from None
-        os.close(handle)  # removed or replaced between open and flock: a lock on a folder that nobody else can find
+        os.close(handle)  # the folder was removed or replaced between open and flock: try again with the current one
 
 
 def _unlock(handle: int | None) -> None:

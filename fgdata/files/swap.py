@@ -1,4 +1,4 @@
-"""A folder that is replaced by another in one step, whatever happens while the other is being written."""
+"""Replaces a folder by a new one in one step; until then the old folder is unchanged."""
 
 import ctypes
 import errno
@@ -20,15 +20,17 @@ _RENAME_SWAP = 2  # macOS: renamex_np(2)
 
 @contextmanager
 def replacing(source: Path, out: Path | None) -> Iterator[Path]:
-    """Yields a new, empty folder; when the block ends without an error it becomes `out`, or takes the place of source.
+    """Yields a new, empty folder. When the block ends without an error, it is renamed to `out`, or replaces `source`.
 
-    It lies in `.new/` beside the target until then, and goes when the block fails. What a killed run left there is
-    cleared by the next. InputError when `out` holds something already, or another process works on the same folder.
+    source: the folder to read from; it is locked. out: the folder to create; None replaces `source`.
+    Until the rename the new folder is `.new/NAME` beside the target. It is removed if the block raises; the next call
+    clears what a killed process left. Raises InputError if `out` exists and is not an empty folder, or if another
+    process writes to the same folder.
     """
     target = (out or source).resolve()
-    nursery = target.parent / ".new"
-    new = nursery / target.name
-    _refuse_full(out)  # before a folder is made, and again once no other process can be filling it
+    hidden = target.parent / ".new"
+    new = hidden / target.name
+    _refuse_full(out)  # before a folder is created, and again under the lock
     with lock(source), create_and_lock(new):
         try:
             _refuse_full(out)
@@ -44,17 +46,20 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
             sync_folder(target.parent)
         finally:
             shutil.rmtree(new, ignore_errors=True)  # the unfinished folder, or after an exchange the old one
-            with suppress(OSError):  # another set's new folder may lie there
-                nursery.rmdir()
+            with suppress(OSError):  # it may hold the new folder of another set
+                hidden.rmdir()
 
 
 def _refuse_full(out: Path | None) -> None:
     if out is not None and (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder. Name another: --out FOLDER, or leave --out away")
+        raise InputError(f"{out} exists and is not an empty folder. Name another folder (--out FOLDER), or omit --out")
 
 
 def exchange(new: Path, old: Path) -> None:
-    """Two folders swap their names: in one step where the system can, else in two, the old set going last."""
+    """Swaps the names of two folders: in one step if the system supports it, otherwise by three renames.
+
+    `recover` restores the old folder if the process is killed between the renames. Raises OSError if a rename fails.
+    """
     swap = _system_swap()
     if swap is not None:
         if swap(os.fsencode(new), os.fsencode(old)) == 0:
@@ -69,7 +74,7 @@ def exchange(new: Path, old: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Undoes an exchange in two steps that was killed between them: the old set gets its name back."""
+    """Gives a folder its name back if a process was killed during the renames of `exchange`. Otherwise does nothing."""
     folder = folder.resolve()
     aside = folder.parent / ".new" / f"{folder.name}.old"
     if aside.is_dir() and not folder.exists():
@@ -77,28 +82,29 @@ def recover(folder: Path) -> None:
 
 
 def left_behind(parent: Path, name: str = "*") -> list[str]:
-    """A sentence for every folder that `replacing` made for sets of this name: it is being written, or was left there.
+    """-> a sentence for every folder that `replacing` created below `parent` for a set of this name (default: any).
 
-    Only a killed process leaves one, for nothing of it runs then that could clear up.
+    Each is being written now, or was left by a killed process; the sentence gives the command that removes or restores
+    it.
     """
     news = (parent / ".new").glob("*") if name == "*" else (parent / ".new" / f"{name}{end}" for end in ("", ".old"))
-    return [_left(new) for new in sorted(news) if new.is_dir()]
+    return [_describe(new) for new in sorted(news) if new.is_dir()]
 
 
-def _left(new: Path) -> str:
+def _describe(new: Path) -> str:
     name, old = new.name.removesuffix(".old"), new.name.endswith(".old")
     target, quoted = new.parent.parent / name, shlex.quote(str(new))
     if old and not target.exists():
         back = shlex.quote(str(target))
-        return f"{new} is the set {name}, stopped while it was replaced. Put it back: mv {quoted} {back}"
+        return f"{new} is the set {name}; a process was killed while replacing it. Restore it: mv {quoted} {back}"
     if is_locked(new):
-        return f"{new}: {name} is being written by `fgdata rebox` or `fgdata add` at this moment"
-    clears = "" if old else f"the next one of {name} clears it, or: "
-    return f"{new} was left by a stopped `fgdata rebox` or `fgdata add`: {clears}rm -r {quoted}"
+        return f"{new}: {name} is being written by `fgdata rebox` or `fgdata add`"
+    clears = "Remove it: " if old else f"The next one of {name} removes it, or run: "
+    return f"{new} was left by a killed `fgdata rebox` or `fgdata add`. {clears}rm -r {quoted}"
 
 
 def _system_swap():
-    """(new, old) -> 0 when done, by the system call that swaps two names; None where there is none."""
+    """-> a function (new, old) -> 0 on success, the system call that swaps two names; None if there is no such call."""
     library = ctypes.CDLL(None, use_errno=True) if sys.platform in ("linux", "darwin") else None
     if library is None:
         return None
