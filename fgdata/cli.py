@@ -41,35 +41,37 @@ def build_shards(
 ) -> int:
     """Run saliency detectors over a dataset and write WebDataset shards that carry the boxes.
 
-    Stopped at any point and called again, it goes on behind the last whole shard; when the set is complete it says so.
+    If it is stopped, rerun the command: it resumes after the last complete shard.
 
     Args:
-        dataset: Which dataset; `fgdata list` shows them with their layouts.
+        dataset: The dataset; `fgdata list` shows all, with their layouts.
         root: The dataset's folder. Default: $FGDATA_ROOT/<dataset>, else data/<dataset>.
         out: The folder of the shard set. Default: shards/<dataset>.
         saliency: One or more detectors; `fgdata list` shows them. gt is the dataset's own box.
-        objective: How a box is chosen from a saliency map. max-excess: the box whose saliency most exceeds tau times
-            the map's mean, summed over its area. max-mean: the highest mean saliency among boxes of a least area.
-        tau: For max-excess: smaller gives larger boxes; 0 to 100. Default: 0.75.
-        k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: 2.
-        min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1].
-        grid: Cells per side of the grid on which all boxes are compared, 2 to 256.
-        max_side: Re-encode images whose longer side is larger to this many pixels. Default: the original JPEG bytes.
-        quality: JPEG quality of re-encoded images, 1 to 100; their colour is kept at half the resolution (4:2:0).
-        on_bad_image: stop names the first image that cannot be read or whose box lies outside it, and stops; skip
-            leaves such images out and lists them in the manifest. A JPEG of which only the inside is damaged decodes,
-            here as elsewhere, to a picture that is partly wrong: no decoder can tell for sure.
-        shard_samples: Samples in a shard.
+        objective: How a box is chosen from a saliency map. max-excess: the box with the largest sum of
+            (saliency - tau x mean of the map). max-mean: the box with the highest mean saliency among boxes of at
+            least a minimum area.
+        tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: 0.75.
+        k: For max-mean: the minimum area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: 2.
+        min_area: For max-mean, instead of k: the minimum area as a fraction of the image, in (0, 1].
+        grid: Cells per side of the grid on which boxes are compared, 2 to 256.
+        max_side: Shrink and re-encode images whose longer side exceeds this many pixels, at least 16. Default: keep the
+            original JPEG bytes.
+        quality: JPEG quality of re-encoded images, 1 to 100; colour is stored at half the resolution (4:2:0).
+        on_bad_image: stop: name the first image that cannot be read or whose box lies outside it, and stop. skip:
+            omit such images and list them in the manifest. A JPEG damaged only inside its scan may decode to a partly
+            wrong image: no decoder can detect this reliably.
+        shard_samples: Samples per shard.
         jobs: Worker processes, one thread each. Default: all cores.
-        engine: Where the shards are built: in local processes, or on a Ray cluster.
-        keep_maps: Store the saliency maps too, in maps.h5, so that `fgdata rebox` can solve other boxes from them.
+        engine: Where to build the shards: in local processes, or on a Ray cluster.
+        keep_maps: Also store the saliency maps, in maps.h5, so that `fgdata rebox` can solve other boxes from them.
         classes: drawn only: number of classes.
-        images_per_class: drawn only: number of images of each class, test included.
+        images_per_class: drawn only: number of images per class, test images included.
         size: drawn only: longer side in pixels.
-        seed: drawn only: another seed paints other birds.
+        seed: drawn only: the seed of the drawings.
         level: aircraft only: what a class is. Default: variant.
         class_list: imagenet100 only: the file with the classes. Default: imagenet100.txt in the root.
-        download: First fetch the dataset into the root, when its publisher offers it freely and it is not there yet.
+        download: First download the dataset into the root, if it is freely available and not there yet.
     """
     from . import datasets
     from .boxes.objective import Objective
@@ -83,12 +85,12 @@ def build_shards(
         from .datasets.fetch import download as fetch
 
         fetch(dataset, root)
-    known = datasets.read(dataset, root, **{name: value for name, value in options.items() if value is not None})
-    for line in known.note.splitlines():
+    source = datasets.read(dataset, root, **{name: value for name, value in options.items() if value is not None})
+    for line in source.note.splitlines():
         print(f"{dataset}: {line}")
     workers = available_cores() if jobs is None else jobs
     done = build.build(
-        known,
+        source,
         out,
         saliency=saliency,
         objective=Objective(objective, grid=grid).override(tau=tau, k=k, min_area=min_area),
@@ -102,14 +104,16 @@ def build_shards(
     )
     total = _total(done.manifest)
     if done.was_complete:
-        print(f"{out} is already complete: {total}. Nothing was done.")
+        print(f"{out} is already complete: {total}. Nothing to do.")
         return 0
-    now = f"{done.written:,} of them built now" if done.written else "all built before; the set was finished now,"
-    print(f"{out}: {total}, {now} in {done.seconds:,.1f} s")
+    if done.written:
+        print(f"{out}: {total}, {done.written:,} of them built now in {done.seconds:,.1f} s")
+    else:
+        print(f"{out}: {total}. All shards were already built; wrote the manifest in {done.seconds:,.1f} s")
     for line in _remarks(done.manifest):
         print(f"  {line}")
     folder = shlex.quote(str(out))
-    print(f"Look at it:  fgdata show {folder}\nTrain on it: fgtrain run cvsa --data.shards {folder}")
+    print(f"View it:     fgdata show {folder}\nTrain on it: fgtrain run cvsa --data.shards {folder}")
     return 0
 
 
@@ -123,21 +127,22 @@ def rebox(
     out: Path | None = None,
     jobs: int | None = None,
 ) -> int:
-    """Solve the boxes of a shard set again from its kept maps: no detector runs, no image is encoded again.
+    """Solve the boxes of a shard set again from its stored maps; no detector runs, images are unchanged.
 
-    The set is replaced in one step when all is done; a stop at any moment leaves the old set or the new one. Needs a
-    set built with --keep-maps. Do not do this while a training run reads the set.
+    Needs a set built with --keep-maps. The set is replaced in one step at the end: a stop at any moment leaves either
+    the old set or the new one. Do not run this while a training reads the set.
 
     Args:
         shards: The folder of the shard set.
-        objective: How a box is chosen from a saliency map; see `fgdata build-shards --help`. Default: the set's;
-            another than that begins with its own tau or k.
-        tau: For max-excess: smaller gives larger boxes; 0 to 100. Default: the set's.
-        k: For max-mean: the least area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: the
+        objective: How a box is chosen from a saliency map; see `fgdata build-shards --help`. Default: the set's.
+            Another objective starts with its own default tau or k.
+        tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: the set's.
+        k: For max-mean: the minimum area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: the
             set's.
-        min_area: For max-mean, instead of k: the least area as a share of the image, in (0, 1]. Default: the set's.
-        grid: Cells per side of the grid on which all boxes are compared, 2 to 256. Default: the set's.
-        out: Write the new set to this folder and leave the old one alone. Default: in place.
+        min_area: For max-mean, instead of k: the minimum area as a fraction of the image, in (0, 1]. Default: the
+            set's.
+        grid: Cells per side of the grid on which boxes are compared, 2 to 256. Default: the set's.
+        out: Write the new set to this folder and keep the old one. Default: replace the old set.
         jobs: Worker processes, one thread each. Default: all cores.
     """
     from .building.rewrite import objective_of
@@ -146,33 +151,33 @@ def rebox(
 
     wanted = objective_of(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
-    print(f"{done.path}: boxes of {_total(done.manifest)} solved again in {done.seconds:,.1f} s")
+    print(f"{done.path}: solved the boxes of {_total(done.manifest)} again in {done.seconds:,.1f} s")
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
 
 def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int | None = None) -> int:
-    """Add one detector's boxes to a shard set, from its own images; everything else stays as it is.
+    """Add the boxes of one detector to a shard set, computed from its images; everything else is unchanged.
 
-    The set is replaced in one step when all is done, as by `fgdata rebox`. The box objective is the set's own.
+    The set is replaced in one step at the end, as by `fgdata rebox`. The objective is the set's.
 
     Args:
         shards: The folder of the shard set.
         saliency: The detector; `fgdata list` shows them.
-        out: Write the new set to this folder and leave the old one alone. Default: in place.
+        out: Write the new set to this folder and keep the old one. Default: replace the old set.
         jobs: Worker processes, one thread each. Default: all cores.
     """
     from .building.rewrite import add as add_to_set
     from .cores import available_cores
 
     done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
-    print(f"{done.path}: boxes by {saliency} added to {_total(done.manifest)} in {done.seconds:,.1f} s")
+    print(f"{done.path}: added boxes by {saliency} to {_total(done.manifest)} in {done.seconds:,.1f} s")
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
 
 def check(shards: ShardFolder) -> int:
-    """Account for every byte of a shard set; exit with 1 and name the damaged files if any.
+    """Check every byte of a shard set. If files are damaged, name them and exit with 1.
 
     Args:
         shards: The folder of the shard set.
@@ -191,15 +196,15 @@ def check(shards: ShardFolder) -> int:
         print(fault, file=sys.stderr)
     if faults:
         print(
-            f"{shards} is NOT whole: {counted(len(faults), 'fault')}. Restore the files named above, or build the set "
-            "again.",
+            f"{shards} is damaged: {counted(len(faults), 'fault')}. Restore the files named above, or rebuild the set: "
+            "fgdata build-shards",
             file=sys.stderr,
         )
         return 1
     tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
     size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars) + manifest.get("maps", {}).get("bytes", 0)
-    said = f"{counted(total, 'sample')} in {counted(len(tars), 'tar')}, {size / 1e6:,.1f} MB"
-    print(f"{shards} is whole: {said}, every sha256 as written.")
+    contents = f"{counted(total, 'sample')} in {counted(len(tars), 'tar')}, {size / 1e6:,.1f} MB"
+    print(f"{shards} is intact: {contents}; every sha256 matches.")
     return 0
 
 
@@ -212,44 +217,44 @@ def score(shards: ShardFolder, as_json: Annotated[bool, tyro.conf.arg(name="json
     """
     from .report.score import score as score_set
 
-    found = score_set(shards)
+    scores = score_set(shards)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(scores, indent=1))
         return 0
     from rich.console import Console
     from rich.table import Table
 
     table = Table("box", "mean IoU", "CorLoc", "n", title=f"Boxes of {shards} against the ground truth")
-    for name, row in found["detectors"].items():
+    for name, row in scores["detectors"].items():
         table.add_row(name, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
     table.add_section()
-    for name, row in found["baselines"].items():
-        said = {"whole": "whole image", "centred": "centred 70 % box"}[name]
-        table.add_row(said, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
+    for name, row in scores["baselines"].items():
+        title = {"whole": "whole image", "centred": "centred 70 % box"}[name]
+        table.add_row(title, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
     Console().print(table)
     return 0
 
 
 def show(shards: ShardFolder, out: Path | None = None, samples: int = 96) -> int:
-    """Write report.html: what is in a shard set, boxes drawn on images, the score, the slowest and the worst.
+    """Write report.html: statistics of a shard set, images with their boxes, scores, the slowest and the worst samples.
 
     Args:
         shards: The folder of the shard set.
         out: The file to write. Default: report.html in the shard set's folder.
-        samples: Images to show; 1 to 1,000. The numbers are of all samples.
+        samples: Images to show, 1 to 1,000. The statistics cover all samples.
     """
     from .report.page import write_report
 
     path = write_report(shards, out or shards / "report.html", samples)
-    print(f"Wrote {path}: one file, open it in any browser.")
+    print(f"Wrote {path}. Open it in a browser; it needs no other file.")
     return 0
 
 
 def list_all(folder: Path = Path("shards")) -> int:
-    """List datasets (layout, size, where to get them, found or not), detectors, and shard sets.
+    """List datasets (layout, size, source, found or not), detectors, and shard sets.
 
     Args:
-        folder: Where shard sets are looked for.
+        folder: The folder to search for shard sets.
     """
     from .report.listing import print_listing
 
@@ -258,7 +263,10 @@ def list_all(folder: Path = Path("shards")) -> int:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, 1 for damage found, 2 for input that cannot be used."""
+    """Runs the command line -> exit code: 0, 1 if damage is found, 2 for input that cannot be used.
+
+    args: the words after the program's name; default: those of this process.
+    """
     commands = {
         "build-shards": build_shards,
         "rebox": rebox,
@@ -276,9 +284,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
     words = sys.argv[1:] if args is None else list(args)
     when_stopped = {
-        "build-shards": "What is finished is kept: the same command goes on behind the last finished shard.",
-        "rebox": "The shard set is as it was.",
-        "add": "The shard set is as it was.",
+        "build-shards": "Finished shards are kept: rerun the command to resume after them.",
+        "rebox": "The shard set is unchanged.",
+        "add": "The shard set is unchanged.",
     }
     return run_command("fgdata", command, when_stopped.get(words[0] if words else "", ""))
 
@@ -290,16 +298,16 @@ def _total(manifest: dict) -> str:
 
 
 def _remarks(manifest: dict) -> list[str]:
-    """What a person should know of a finished build."""
+    """-> remarks on a finished build: skipped images, clipped boxes, re-encoded images, fallbacks."""
     lines = []
     if manifest["skipped"]:
         lines.append(f"{counted(len(manifest['skipped']), 'unusable image')} skipped; manifest.json lists them")
     if manifest["boxes_clipped"]:
         clipped = counted(manifest["boxes_clipped"], "image")
-        lines.append(f"{clipped} had ground-truth boxes that overran their borders; clipped")
+        lines.append(f"{clipped} had ground-truth boxes that extended beyond the image; clipped")
     if manifest["reencoded"]:
         encoded = counted(manifest["reencoded"], "image")
-        lines.append(f"{encoded} re-encoded as JPEG (not plain JPEG, or larger than --max-side)")
+        lines.append(f"{encoded} re-encoded as JPEG (not JPEG of 1 or 3 channels, or larger than --max-side)")
     for name, counts in manifest["fallbacks"].items():
         lines += [
             f"{counted(count, 'image')} got the whole-image box from {name}: {kind} map"

@@ -1,1 +1,1 @@
-"""What makes and changes a shard set."""
+"""Builds shard sets and rewrites their boxes."""

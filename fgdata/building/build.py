@@ -1,8 +1,8 @@
-"""plan -> one job per shard -> manifest. Every shard is an independent job, so any of them may be stopped and redone.
+"""plan -> one job per shard -> manifest. Every shard is an independent job that can be stopped and repeated.
 
-While a set is being built its folder holds `.building/plan.json` and, for each finished shard, `.building/NAME.json`,
-written after the shard's tar and index. The manifest is written last, in one piece; then `.building` goes.
-Everything that belongs to the set is the same whenever and however often it is built; times go to build.jsonl.
+During a build the folder holds `.building/plan.json` and, for each finished shard, `.building/NAME.json`, which is
+written after the shard's tar and index. The manifest is written last, atomically; then `.building` is removed.
+A build is deterministic: every file of the set has the same bytes each time. Times go to build.jsonl.
 """
 
 import json
@@ -46,13 +46,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did: the manifest, the samples written now, and the seconds that took."""
+    """The result of a build: the manifest, the number of samples written by this call, and its seconds."""
 
     manifest: dict
     written: int
     seconds: float
     was_complete: bool = False
-    """Nothing was left to do; not even the manifest to write."""
+    """The set was complete before: nothing was written, not even the manifest."""
 
 
 def build(
@@ -69,10 +69,19 @@ def build(
     engine: str = "local",
     keep_maps: bool = False,
 ) -> Built:
-    """Writes the shard set of a dataset to a folder, or goes on with one that was stopped.
+    """Writes the shard set of a dataset to a folder, or resumes after the last complete shard of a stopped build.
 
-    InputError when the folder holds something else (it says what differs), when a detector needs boxes that the dataset
-    lacks, or, with on_bad_image "stop", when an image cannot be read; all of it before any detector runs.
+    dataset: from `datasets.read`. out: the folder of the set; created if needed. saliency: names of detectors, at least
+    one. objective: how a box is chosen from a map; default `Objective()`. max_side: longer images are re-encoded to
+    this many pixels, at least 16; None keeps the original bytes. quality: of re-encoded JPEGs, 1 to 100.
+    on_bad_image: "stop" or "skip". shard_samples: samples per shard, at least 1. workers: processes of the local
+    engine, at least 1. engine: "local" or "ray". keep_maps: also store the saliency maps in maps.h5.
+    Raises InputError, before any detector runs, if the folder holds anything else (the message lists the differences),
+    if a detector needs boxes that the dataset lacks, or, with on_bad_image "stop", if an image cannot be read.
+
+        birds = datasets.read("drawn", classes=4, images_per_class=12, size=96)
+        done = build(birds, Path("shards/drawn"), saliency=("rbd", "gt"))
+        print(done.written, done.manifest["splits"]["train"]["samples"])
     """
     recipe = sample.Recipe(dataset.load, saliency, objective or Objective(), max_side, quality, on_bad_image, keep_maps)
     _validate(dataset, recipe, shard_samples)
@@ -93,7 +102,7 @@ def build(
         for part in out.glob("**/*.part"):
             part.unlink(missing_ok=True)
         jobs = make_jobs(dataset, out, recipe, shard_samples)
-        facts = {job.name: found for job in jobs if (found := _finished(job))}
+        facts = {job.name: fact for job in jobs if (fact := _read_fact(job))}
         todo = [job for job in jobs if job.name not in facts]
         if on_bad_image == "stop" and (dataset.name not in DATASETS or DATASETS[dataset.name].files):
             _refuse_bad_images(todo, workers)
@@ -104,12 +113,10 @@ def build(
             for fact in run_jobs(build_shard, todo, workers=workers, engine=engine, advance=progress.advance):
                 facts[fact["name"]] = fact
                 append_log(out, {"shard": fact["name"], **fact.pop("log")})
-            kept = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
-            manifest = _manifest(plan | kept, jobs, facts)
+            maps = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
+            manifest = _make_manifest(plan | maps, jobs, facts)
             for job in jobs:
-                if not facts[job.name]["entry"][
-                    "samples"
-                ]:  # all of its images were skipped; DALI refuses an empty index
+                if not facts[job.name]["entry"]["samples"]:  # all images were skipped; DALI refuses an empty index
                     (out / f"{job.name}.tar").unlink(missing_ok=True)
                     (out / f"{job.name}.idx").unlink(missing_ok=True)
             write_atomic(out / MANIFEST, dump(manifest))
@@ -118,14 +125,17 @@ def build(
 
 
 def build_shard(job: Job, advance=lambda images: None) -> dict:
-    """Writes one shard and then its facts; runs in a worker process."""
+    """Writes one shard, then its facts. Runs in a worker process; `advance` is called with 1 after every image.
+
+    -> the facts, plus the shard's line of build.jsonl under "log". Raises InputError if an image cannot be used.
+    """
     log = Log()
     fact: dict = {"name": job.name, "skipped": [], "boxes_clipped": 0, "reencoded": 0, "fallbacks": {}}
     keys, maps = [], {component(name): [] for name in job.recipe.saliency if name != "gt"}
     with ShardWriter(job.folder, job.name) as writer:
         for number, record in enumerate(job.records):
             try:
-                components, meta, found = sample.make(record, job.recipe, log)
+                components, meta, stored_maps = sample.make(record, job.recipe, log)
             except InputError as fault:
                 if job.recipe.on_bad_image == "stop":
                     raise
@@ -134,8 +144,8 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
                 with log.stage("write"):
                     writer.add(f"{job.first_key + number:0{job.key_digits}d}", components, meta)
                 keys.append(job.first_key + number)
-                for name, kept in found.items():
-                    maps[name].append(kept)
+                for name, stored in stored_maps.items():
+                    maps[name].append(stored)
                 fact["boxes_clipped"] += meta.get("boxes_clipped", False)
                 fact["reencoded"] += "source" in meta
                 count_fallbacks(fact["fallbacks"], meta)
@@ -150,7 +160,7 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
 
 
 def _merge_maps(out: Path, recipe: sample.Recipe, jobs: list[Job], facts: dict[str, dict]) -> dict:
-    """The shards' map files -> maps.h5; what the manifest says of it."""
+    """Merges the map files of the shards into maps.h5 -> its entry for the manifest, as {"maps": entry}."""
     parts = [maps_part(out, job.name) for job in jobs if facts[job.name]["entry"]["samples"]]
     if not parts:
         return {}
@@ -159,66 +169,64 @@ def _merge_maps(out: Path, recipe: sample.Recipe, jobs: list[Job], facts: dict[s
 
 def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> None:
     if not dataset.records:
-        raise InputError(f"The dataset {dataset.name} has no images at all.")
+        raise InputError(f"The dataset {dataset.name} has no images.")
     if odd := next((word for word in dataset.classes if printable(word) != word), None):
         raise InputError(
-            f"{dataset.name}: the name of class {printable(odd)} is not UTF-8 text here. Rename it; or, if it looks "
-            "right in your file manager, set PYTHONUTF8=1 and repeat this command."
+            f"{dataset.name}: the name of class {printable(odd)} is not UTF-8 text. Rename it. If the name looks "
+            "right in a file manager, set PYTHONUTF8=1 and rerun this command."
         )
     if not recipe.saliency:
-        raise InputError("No detector was asked for: --saliency takes one or more names; `fgdata list` shows them.")
+        raise InputError("No detector is given: --saliency takes one or more names; `fgdata list` shows them.")
     if len(set(recipe.saliency)) < len(recipe.saliency):
         raise InputError(f"--saliency names a detector twice: {' '.join(recipe.saliency)}.")
     if recipe.max_side is not None and recipe.max_side < 16:
-        raise InputError(f"--max-side {recipe.max_side}: at least 16 pixels.")
+        raise InputError(f"--max-side {recipe.max_side}: must be at least 16 pixels.")
     if not 1 <= recipe.quality <= 100:
-        raise InputError(f"--quality {recipe.quality}: 1 to 100.")
+        raise InputError(f"--quality {recipe.quality}: must be 1 to 100.")
     if shard_samples < 1:
-        raise InputError(f"--shard-samples {shard_samples}: at least 1.")
+        raise InputError(f"--shard-samples {shard_samples}: must be at least 1.")
     if recipe.keep_maps and set(recipe.saliency) == {"gt"}:
-        raise InputError(
-            "--keep-maps: gt has no saliency map to keep. Ask for a detector too, for example --saliency rbd"
-        )
+        raise InputError("--keep-maps: gt has no saliency map to keep. Add a detector, for example --saliency gt rbd")
     require(recipe.saliency, (record.file for record in dataset.records))
     if "gt" in recipe.saliency:
-        bare = [record for record in dataset.records if record.boxes == ()]
-        if bare:
+        without_box = [record for record in dataset.records if record.boxes == ()]
+        if without_box:
             raise InputError(
-                f"--saliency gt: {len(bare):,} of {len(dataset.records):,} images of {dataset.name} have no "
-                f"ground-truth box (the first is {bare[0].file}). Ask for a detector, for example --saliency rbd"
+                f"--saliency gt: {len(without_box):,} of {len(dataset.records):,} images of {dataset.name} have no "
+                f"ground-truth box (the first is {without_box[0].file}). Use a detector, for example --saliency rbd"
             )
 
 
 def _refuse_damaged(out: Path, manifest: dict) -> None:
-    """Refuses a complete set of which something is missing or of another length; `fgdata check` reads every byte."""
+    """Refuses a complete set if a file is missing or has the wrong length. Only `fgdata check` reads every byte."""
     faults = list(set_faults(out, manifest))
     if "maps" in manifest:
         path = out / MAPS
         if not path.is_file():
             faults.append(f"{path} is missing")
         elif (size := path.stat().st_size) != manifest["maps"]["bytes"]:
-            faults.append(f"{path} is damaged: {size:,} bytes where {manifest['maps']['bytes']:,} were written")
+            faults.append(f"{path} is damaged: {size:,} bytes instead of {manifest['maps']['bytes']:,}")
     if faults:
-        more = f", the first of {len(faults):,} faults" if len(faults) > 1 else ""
+        more = f" (the first of {len(faults):,} faults)" if len(faults) > 1 else ""
         folder = shlex.quote(str(out))
         raise InputError(
-            f"{faults[0]}{more}. `fgdata check {folder}` names all damage. Restore the files, or build the set again: "
-            f"rm -r {folder}, then this command"
+            f"{faults[0]}{more}. `fgdata check {folder}` lists all damage. Restore the files, or rebuild the set: "
+            f"rm -r {folder}, then rerun this command"
         )
 
 
 def _refuse_unlike(out: Path, plan: dict, images: int) -> None:
-    """Refuses a folder that holds anything but an unfinished set of this very plan."""
+    """Refuses a folder that holds anything but an unfinished set with the same plan."""
     plan_file = out / BUILDING / "plan.json"
     if plan_file.is_file():
-        there = json.loads(plan_file.read_bytes())
-        refuse_other(out, there, plan, (there.get("begun_with"), images), ())
+        old_plan = json.loads(plan_file.read_bytes())
+        refuse_other(out, old_plan, plan, (old_plan.get("begun_with"), images), ())
     elif any(entry.name != BUILDING for entry in out.iterdir()):
-        raise InputError(f"{out} is not empty and not a shard set. Name another folder: --out FOLDER")
+        raise InputError(f"{out} is not empty and is not a shard set. Name another folder: --out FOLDER")
 
 
 def make_jobs(dataset: Dataset, out: Path, recipe: sample.Recipe, shard_samples: int) -> list[Job]:
-    """A job for every shard, in the set's order: which records go into which shard, under which keys."""
+    """-> a job per shard, in the order of the set: assigns records and keys to shards."""
     jobs, key = [], 0
     digits = max(6, len(str(len(dataset.records))))
     for split in SPLITS:
@@ -232,8 +240,8 @@ def make_jobs(dataset: Dataset, out: Path, recipe: sample.Recipe, shard_samples:
     return jobs
 
 
-def _finished(job: Job) -> dict | None:
-    """The facts of a shard that is whole on disk, else None."""
+def _read_fact(job: Job) -> dict | None:
+    """-> the facts of a shard whose files are all on disk, otherwise None."""
     path = job.folder / BUILDING / f"{job.name}.json"
     if not path.is_file():
         return None
@@ -249,19 +257,19 @@ def _finished(job: Job) -> dict | None:
 
 
 def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
-    """Looks at every image's header before hours of work, and names the unreadable ones."""
+    """Reads the header of every image before the work starts. Raises InputError if an image cannot be used."""
     faults, total = [], sum(len(job.records) for job in jobs)
     with Progress("Checking images", total) as progress, ThreadPoolExecutor(threads) as pool:
-        for job in jobs:  # not of all at once: the pool holds a future for every image that it was given
+        for job in jobs:  # shard by shard: the pool keeps a future for every image passed to `map`
             for fault in pool.map(partial(sample.fault, load=job.recipe.load), job.records):
                 faults += [fault] if fault else []
                 progress.advance(1)
     if faults:
-        more = "" if len(faults) == 1 else f"\nThat is the first of {len(faults):,} such images."
+        more = "" if len(faults) == 1 else f"\nThis is the first of {len(faults):,} such images."
         raise InputError(faults[0] + more)
 
 
-def _manifest(plan: dict, jobs: list[Job], facts: dict[str, dict]) -> dict:
+def _make_manifest(plan: dict, jobs: list[Job], facts: dict[str, dict]) -> dict:
     splits = {}
     for split in SPLITS:
         entries = [facts[job.name]["entry"] for job in jobs if job.name.startswith(split)]
@@ -269,7 +277,7 @@ def _manifest(plan: dict, jobs: list[Job], facts: dict[str, dict]) -> dict:
         if entries:
             splits[split] = {"samples": sum(entry["samples"] for entry in entries), "shards": entries}
     if not splits:
-        raise InputError("The dataset has not one image that can be read. Look at the first: --on-bad-image stop")
+        raise InputError("No image of the dataset can be read. See why the first one fails: --on-bad-image stop")
     ordered = [facts[job.name] for job in jobs]
     manifest = {
         **plan,

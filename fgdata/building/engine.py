@@ -1,4 +1,4 @@
-"""Runs a function over jobs: in a pool of local processes, or on a Ray cluster. Results come as they are ready."""
+"""Runs a function over jobs, in local processes or on a Ray cluster, and yields results as they are ready."""
 
 import os
 import signal
@@ -14,31 +14,34 @@ from ..errors import InputError
 ENGINES = ("local", "ray")
 ENVIRONMENT = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
-    # Of glibc: memory that an image needed is kept for the next instead of being given back. Else the kernel clears a
-    # thousand fresh pages an image, an eighth of a worker's time, and workers wait for each other there.
+    # For glibc: freed memory is kept for the next image. Otherwise the kernel clears a thousand fresh pages per image,
+    # which takes an eighth of a worker's time and makes workers wait for each other.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
-"""Of a worker process: one thread, and memory that stays."""
-_SECONDS_BETWEEN_LOOKS = 0.2
+"""Environment of a worker process: libraries use one thread, and freed memory is kept for reuse."""
+_POLL_SECONDS = 0.2
 _counter: Any = None
 
 
 def validate(workers: int, engine: str) -> None:
-    """InputError for settings that run_jobs would refuse."""
+    """Raises InputError if `engine` is not in ENGINES or `workers` is below 1."""
     if engine not in ENGINES:
-        raise InputError(f"--engine {engine}: allowed are {', '.join(ENGINES)}.")
+        raise InputError(f"--engine {engine}: must be one of {', '.join(ENGINES)}.")
     if workers < 1:
-        raise InputError(f"--jobs {workers}: at least 1.")
+        raise InputError(f"--jobs {workers}: must be at least 1.")
 
 
 def run_jobs(
     function: Callable, jobs: Iterable, *, workers: int, engine: str, advance: Callable[[int], None]
 ) -> Iterator[Any]:
-    """Yields function(job, advance) for every job, in the order they end.
+    """Yields function(job, advance) for every job, in the order in which they finish.
 
-    The local engine calls `advance` with the images done, five times a second; Ray, with all of a job's at its end.
-    Library threads are pinned to one in each process: many small matrices are far slower on several, and sums differ.
+    function: importable by worker processes; it calls its `advance` with the number of images done. jobs: picklable.
+    workers: processes of the local engine, at least 1. engine: "local" or "ray". advance: called in this process with
+    the number of images done, five times a second by the local engine, once per job by Ray.
+    Libraries use one thread in each worker: small matrices are far slower on several threads, and sums differ.
+    Raises InputError if a worker dies, and any exception that `function` raises.
     """
     validate(workers, engine)
     jobs = list(jobs)
@@ -51,35 +54,35 @@ def _locally(function: Callable, jobs: list, workers: int, advance: Callable[[in
 
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of OpenCV's and BLAS's threads
     counter = context.Value("q", 0)
-    seen, ended = 0, 0
+    reported, finished = 0, 0
     with _environment(ENVIRONMENT):
         pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counter,))
         try:
-            with _interrupts_later():  # a worker inherits this while it starts: Ctrl-C is the parent's affair
+            with _defer_interrupts():  # workers inherit the blocked SIGINT: the parent handles Ctrl-C
                 waiting = {pool.submit(_call, function, job) for job in jobs}
             while waiting:
-                done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
-                seen, before = counter.value, seen
-                advance(seen - before)
+                done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
+                reported, before = counter.value, reported
+                advance(reported - before)
                 for future in done:
-                    result, ended = future.result(), ended + 1
+                    result, finished = future.result(), finished + 1
                     yield result
         except BrokenProcessPool:
             unguarded = (
-                ' No result had come yet: a script of your own must do this under `if __name__ == "__main__":`, since '
-                "each worker process imports it."
+                " No job had finished: if this is a script of your own, put the call under "
+                '`if __name__ == "__main__":`, because each worker process imports the script.'
             )
             raise InputError(
-                "A worker process died, perhaps for lack of memory. What is finished is kept: run the same command "
-                f"again, with fewer workers than {workers} if it happens again (--jobs).{'' if ended else unguarded}"
+                "A worker process died, perhaps because memory ran out. Finished shards are kept: rerun the command; "
+                f"if it happens again, use fewer than {workers} workers (--jobs).{'' if finished else unguarded}"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Ctrl-C within the block comes at its end. Windows knows no masks, and there it comes at once."""
+def _defer_interrupts() -> Iterator[None]:
+    """SIGINT is deferred to the end of the block. Windows has no signal masks: SIGINT is not deferred there."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -93,15 +96,15 @@ def _interrupts_later() -> Iterator[None]:
 def _start_worker(counter: Any) -> None:
     global _counter
     _counter = counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which lets shards in hand be finished
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and lets workers finish their shards
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     import cv2
 
     cv2.setNumThreads(1)
 
 
-def _die_with_parent() -> None:
-    """A killed parent cannot stop its workers; they see its death and leave, so that a new build finds no rivals."""
+def _exit_with_parent() -> None:
+    """Ends this worker when its parent dies, so no orphaned workers compete with a new build."""
     import multiprocessing
     from multiprocessing.connection import wait as wait_for
 

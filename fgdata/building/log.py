@@ -1,6 +1,6 @@
-"""build.jsonl: where the time of a build went. It lies in the folder of a shard set and is no part of it (FORMAT.md).
+"""build.jsonl: the times of a build. It is in the folder of a shard set but is not part of the set (FORMAT.md).
 
-A line for each shard as it was finished: `shard`, its name, and what `sample.Log` says of it.
+One line per finished shard: `shard`, its name, and the values of `Log.summary`.
 """
 
 import json
@@ -19,7 +19,7 @@ LOG = "build.jsonl"
 
 @dataclass
 class Log:
-    """Seconds per stage and the slowest samples of a shard. Never part of a shard set: times differ, bytes must not."""
+    """Seconds per stage and the slowest samples of a shard. Not stored in the set: times differ between builds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     slowest: list[tuple[float, str]] = field(default_factory=list)
@@ -27,29 +27,33 @@ class Log:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Adds the duration of the block to the seconds of stage `name`."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def finish(self, record_id: str, seconds: float) -> None:
+        """Records the seconds of one sample; the three slowest are kept."""
         self.slowest = sorted([*self.slowest, (seconds, record_id)], reverse=True)[:3]
 
     def summary(self) -> dict:
+        """-> the values of a line of build.jsonl."""
         slowest = [{"id": name, "seconds": round(seconds, 4)} for seconds, name in self.slowest]
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
         return {"seconds": seconds, "slowest": slowest, "image_bytes": self.image_bytes}
 
 
 def append_log(folder: Path, line: dict[str, Any]) -> None:
+    """Appends a line to the build.jsonl of a set."""
     append_line(folder / LOG, json.dumps(line))
 
 
 def read_log(shards: ShardSet) -> list[dict[str, Any]]:
-    """The last line of each shard that the manifest names, with its `samples`; none of a shard whose line is lost."""
-    path, found = shards.path / LOG, {}
+    """-> the last line of each shard in the manifest, with its `samples`. Shards without a valid line are omitted."""
+    path, lines = shards.path / LOG, {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
-        with suppress(ValueError, TypeError, KeyError):  # cut short, or garbage
-            said = json.loads(line)
-            found[said["shard"]] = said
-    named = (shard for split in shards.manifest["splits"].values() for shard in split["shards"])
-    return [found[shard["name"]] | {"samples": shard["samples"]} for shard in named if shard["name"] in found]
+        with suppress(ValueError, TypeError, KeyError):  # incomplete or damaged
+            values = json.loads(line)
+            lines[values["shard"]] = values
+    shards_listed = (shard for split in shards.manifest["splits"].values() for shard in split["shards"])
+    return [lines[shard["name"]] | {"samples": shard["samples"]} for shard in shards_listed if shard["name"] in lines]

@@ -1,4 +1,4 @@
-"""What decides the bytes of a shard set, and the refusal of a set that was begun with something else."""
+"""The plan of a shard set: every setting that determines its bytes. A set with another plan is refused."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ from ..shards.manifest import FORMAT_MAJOR, FORMAT_MINOR
 from ..shards.maps import SIDE
 from .sample import Recipe
 
-# Train samples are stored in one fixed shuffled order, so that a reader with a small buffer mixes classes.
+# Train samples are stored in a fixed shuffled order, so that readers with a small shuffle buffer mix classes.
 ORDER_SEED = 0
 
 
 def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
-    """Everything that decides the bytes of the set, as the manifest says it."""
-    said = [[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in dataset.records]
-    records = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
-    minor, kept = (FORMAT_MINOR, {"maps": {"side": SIDE}}) if recipe.keep_maps else (0, {})
+    """-> every setting that determines the bytes of the set, as the manifest records it."""
+    rows = [[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in dataset.records]
+    records = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+    minor, maps = (FORMAT_MINOR, {"maps": {"side": SIDE}}) if recipe.keep_maps else (0, {})
     return {
-        "format_version": f"{FORMAT_MAJOR}.{minor}",  # a set without maps has nothing that 1.0 does not know
+        "format_version": f"{FORMAT_MAJOR}.{minor}",  # a set without maps uses nothing newer than format 1.0
         "dataset": {
             "name": dataset.name,
             "classes": list(dataset.classes),
@@ -40,48 +40,55 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
         "shard_samples": shard_samples,
         "order_seed": ORDER_SEED,
         "versions": versions(),
-        **kept,
+        **maps,
     }
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of those that decide what a detector finds."""
+    """-> the versions of this package and of the libraries that affect the output of detectors."""
     import cv2
     import numba
 
     return {"fgdata": __version__, "numpy": np.__version__, "opencv": cv2.__version__, "numba": numba.__version__}
 
 
-def refuse_other(out: Path, there: dict, asked: dict, images: tuple[int | None, int], ignored: tuple[str, ...]) -> None:
-    """Refuses a set of another plan. `images`: how many the dataset had when the set was begun, and has now."""
-    if "objective" in there:  # it may record a constant that decided nothing
-        there = there | {"objective": asdict(Objective(**there["objective"]))}
-    there, asked = _flat(there), _flat(json.loads(json.dumps(asked)))
-    differs = [key for key in asked if there.get(key) != asked[key] and not key.startswith(ignored)]
-    differs += [key for key in there if key.startswith(("detectors.", "maps.side")) and key not in asked]
+def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int], ignored: tuple[str, ...]) -> None:
+    """Raises InputError, listing the differences, if two plans differ.
+
+    out: the folder of the set, for the message. old: its plan or manifest. new: the plan of this command. images: the
+    number of images in the dataset when the set was started (None if unknown), and now. ignored: prefixes of settings
+    that may differ.
+    """
+    if "objective" in old:  # it may record a constant that had no effect
+        old = old | {"objective": asdict(Objective(**old["objective"]))}
+    old, new = _flat(old), _flat(json.loads(json.dumps(new)))
+    differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored)]
+    differs += [key for key in old if key.startswith(("detectors.", "maps.side")) and key not in new]
     if not differs:
         return
-    # Another dataset, or another setting of it, has other records and classes by nature: those say nothing then.
-    of_files = {"dataset.records_sha256", "dataset.classes"}
-    changed = of_files & {*differs} and not any(key.startswith("dataset.") and key not in of_files for key in differs)
+    # If the dataset or a setting of it differs, its records and classes differ too: listing them adds nothing.
+    file_keys = {"dataset.records_sha256", "dataset.classes"}
+    files_changed = file_keys & {*differs} and not any(
+        key.startswith("dataset.") and key not in file_keys for key in differs
+    )
     lines = [
-        f"  {key}: {_short(there.get(key))} there, {_short(asked[key]) if key in asked else 'nothing'} asked"
+        f"  {key}: {_short(old.get(key))} in the set, {_short(new[key]) if key in new else 'nothing'} now"
         for key in differs
-        if key not in of_files
+        if key not in file_keys
     ]
     folder = shlex.quote(str(out))
     last = f"Build into another folder (--out FOLDER), or delete this one first: rm -r {folder}"
-    if changed:
-        then = "" if images[0] is None else f": {counted(images[0], 'image')} then, {images[1]:,} now"
-        classes = len(there.get("dataset.classes", ())), len(asked["dataset.classes"])
-        then += f"; classes: {classes[0]:,} then, {classes[1]:,} now" if classes[0] != classes[1] else ""
-        lines.insert(0, f"  the dataset's files, labels or boxes are not those that it was begun with{then}")
+    if files_changed:
+        counts = "" if images[0] is None else f": {counted(images[0], 'image')} then, {images[1]:,} now"
+        classes = len(old.get("dataset.classes", ())), len(new["dataset.classes"])
+        counts += f"; classes: {classes[0]:,} then, {classes[1]:,} now" if classes[0] != classes[1] else ""
+        lines.insert(0, f"  the dataset's files, labels or boxes have changed since the build started{counts}")
         last = f"Restore the dataset (or name its --root). {last}"
-    raise InputError("\n".join([f"{out} holds a shard set made with other settings or images:", *lines, last]))
+    raise InputError("\n".join([f"{out} holds a shard set built with other settings or images:", *lines, last]))
 
 
 def _flat(value: dict, prefix: str = "") -> dict:
-    """Nested settings by dotted name, so that a difference can be named; a list is one value."""
+    """Flattens nested settings to dotted names; a list is one value."""
     flat = {}
     for key, inner in value.items():
         if isinstance(inner, dict):

@@ -1,7 +1,7 @@
-"""Other boxes for a set that exists: solved again from its maps, or one detector's added. Images stay as they are.
+"""Changes the boxes of an existing set: solves them again from its maps, or adds one detector. Images are unchanged.
 
-The new set is written whole in a hidden folder beside the old one, then takes its name in one step (swap.py), so that a
-stop at any moment leaves the old set or the new one.
+The new set is written to a hidden folder beside the old one, which it then replaces in one step (files/swap.py): a stop
+at any moment leaves either the old set or the new one.
 """
 
 import os
@@ -41,25 +41,25 @@ from .sample import Decoded, find_box, largest
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to write again."""
+    """One shard to rewrite."""
 
     source: Path
     folder: Path
     split: str
     shard: dict
     records: range
-    """The rows of its samples in maps.h5."""
+    """Rows of its samples in maps.h5."""
     objective: Objective
     solve: tuple[str, ...]
-    """Detectors whose boxes come from the maps."""
+    """Detectors whose boxes are solved from the maps."""
     add: str | None
-    """A detector to run on the stored images; its maps are kept where `keep_maps`."""
+    """A detector to run on the stored images; its maps are stored if `keep_maps`."""
     keep_maps: bool
 
 
 @dataclass(frozen=True)
 class Reboxed:
-    """What was done: the new manifest, where it is, and the seconds that took."""
+    """The result: the new manifest, the folder of the new set, and the seconds this took."""
 
     manifest: dict
     path: Path
@@ -67,38 +67,46 @@ class Reboxed:
 
 
 def objective_of(path: Path) -> Objective:
-    """How the boxes of a set were chosen. InputError when its manifest does not say so."""
+    """-> the objective of a set. Raises InputError if the folder is not a complete set."""
     return Objective(**_open(path).manifest["objective"])
 
 
 def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers: int = 1) -> Reboxed:
-    """Solves every detector's boxes again from maps.h5, in place or into a new set `out`.
+    """Solves the boxes of every detector again from maps.h5.
 
-    InputError when the set has no maps, or when they are damaged or another set's; nothing is written then.
+    path: the folder of a set with maps. objective: how a box is chosen. out: the folder of the new set; None replaces
+    the old set. workers: processes, at least 1.
+    Raises InputError, before anything is written, if the set has no maps, or if they are damaged or of another set.
+
+        rebox(Path("shards/cub"), Objective(tau=0.5), out=Path("shards/cub-large"))
     """
     shards = _open(path)
     if "maps" not in shards.manifest:
         raise InputError(f"{path} has no {MAPS} to solve boxes from. Build the set with --keep-maps.")
-    if found := fault(path, shards.manifest["maps"]):
-        raise InputError(f"{found}. Restore it, or build the set again with --keep-maps.")
+    if damage := fault(path, shards.manifest["maps"]):
+        raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     names = tuple(name for name in shards.detectors if name != "gt")
     changes = {"objective": asdict(objective), "reboxed": versions()}
     return _rewrite(shards, objective, names, None, changes, out, workers)
 
 
 def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> Reboxed:
-    """Runs one more detector on a set's own images and stores its boxes beside the others; its maps too if kept.
+    """Runs one more detector on the images of a set and adds its boxes, and its maps if the set has maps.
 
-    InputError when the set has that detector already, or its maps are damaged.
+    path: the folder of the set. name: the detector. out: the folder of the new set; None replaces the old set.
+    workers: processes, at least 1.
+    Raises InputError if the set already has the detector, or if its maps are damaged.
+
+        add(Path("shards/cub"), "spectral-residual", workers=4)
     """
     shards = _open(path)
     stored = component(name)
     if stored in shards.detectors:
-        raise InputError(f"{path} has boxes by {stored} already; it has {', '.join(shards.detectors)}.")
+        raise InputError(f"{path} already has boxes by {stored}; it has {', '.join(shards.detectors)}.")
     settings = {} if name == "gt" else detector(name).SETTINGS
     require((name,), _files(shards) if name.startswith("maps:") else ())
-    if "maps" in shards.manifest and (found := fault(path, shards.manifest["maps"])):
-        raise InputError(f"{found}. Restore it, or build the set again with --keep-maps.")
+    if "maps" in shards.manifest and (damage := fault(path, shards.manifest["maps"])):
+        raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     objective = Objective(**shards.manifest["objective"])
     changes: dict = {"detectors": shards.manifest["detectors"] | {stored: settings}}
     if versions() != shards.manifest["versions"]:
@@ -111,7 +119,7 @@ def _open(path: Path) -> ShardSet:
     recover(path)
     shards = ShardSet.open(path)
     if missing := [key for key in ("objective", "versions") if key not in shards.manifest]:
-        raise InputError(f"{path / MANIFEST} is damaged: it lacks {', '.join(missing)}. Build the set again.")
+        raise InputError(f"{path / MANIFEST} is damaged: it lacks {', '.join(missing)}. Rebuild the set.")
     return shards
 
 
@@ -132,13 +140,13 @@ def _rewrite(
     validate(workers, "local")
     start, source = time.monotonic(), shards.path
     with replacing(source, out) as new:
-        if read_manifest(source) != shards.manifest:  # read before the lock was held
-            raise InputError(f"{source} was changed by another fgdata a moment ago. Run this command again.")
+        if read_manifest(source) != shards.manifest:  # it was read before the folder was locked
+            raise InputError(f"{source} has just been changed by another process. Rerun this command.")
         keep_maps = "maps" in shards.manifest
         job = Job(source, new, "", {}, range(0), objective, names, added, keep_maps)
         jobs, row = [], 0
-        for split, said in shards.manifest["splits"].items():
-            for shard in said["shards"]:
+        for split, entry in shards.manifest["splits"].items():
+            for shard in entry["shards"]:
                 rows = range(row, row + shard["samples"])
                 jobs.append(replace(job, split=split, shard=shard, records=rows))
                 row = rows.stop
@@ -150,68 +158,68 @@ def _rewrite(
         ordered = [facts[job.shard["name"]] for job in jobs]
         manifest = {**shards.manifest, **changes}
         manifest["splits"] = {
-            split: {**said, "shards": [facts[shard["name"]]["entry"] for shard in said["shards"]]}
-            for split, said in manifest["splits"].items()
+            split: {**entry, "shards": [facts[shard["name"]]["entry"] for shard in entry["shards"]]}
+            for split, entry in manifest["splits"].items()
         }
         manifest["fallbacks"] = add_counts(fact["fallbacks"] for fact in ordered)
         if keep_maps and added not in (None, "gt"):
             parts = [maps_part(new, job.shard["name"]) for job in jobs]
-            kept = {name: [source / MAPS] for name in shards.detectors if name != "gt"}
-            manifest["maps"] = merge(kept | {component(added): parts}, new / MAPS)
+            old_maps = {name: [source / MAPS] for name in shards.detectors if name != "gt"}
+            manifest["maps"] = merge(old_maps | {component(added): parts}, new / MAPS)
         elif keep_maps:
             (_link if out is None else _copy)(source / MAPS, new / MAPS)
         shutil.rmtree(new / BUILDING)
         if out is None:
-            _bring(source, new, manifest)
+            _link_other_files(source, new, manifest)
         manifest = signed(manifest)
         write_atomic(new / MANIFEST, dump(manifest))
     return Reboxed(manifest, out or source, time.monotonic() - start)
 
 
 def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
-    """Writes one shard with its new boxes; runs in a worker process."""
+    """Writes one shard with its new boxes. Runs in a worker process; `advance` is called with 1 after every image."""
     reader = SplitReader(job.source, job.split, [job.shard])
     maps = MapFile(job.source / MAPS) if job.solve else None
     fact: dict = {"fallbacks": {}}
-    keys, kept, log = [], [], Log()
+    keys, new_maps, log = [], [], Log()
     with ShardWriter(job.folder, job.shard["name"]) as writer:
         for number, row in enumerate(job.records):
             sample, key = reader.read(number), reader.key(number)
-            said = meta(sample)
-            del said["crc32"], sample["json"]
+            fields = meta(sample)
+            del fields["crc32"], sample["json"]
             for name in job.solve:
                 assert maps is not None
                 box, kind = solve(maps.read(name, row), job.objective)
                 sample[f"{name}.npy"] = box_bytes(box)
-                said["detectors"][name]["fallback"] = kind
+                fields["detectors"][name]["fallback"] = kind
             if job.add == "gt":
-                truth = np.array(said["boxes"], np.float32).reshape(-1, 4)
-                sample["gt.npy"] = box_bytes(largest(truth, said["file"]))
-                said["detectors"]["gt"] = {"fallback": None}
+                truth = np.array(fields["boxes"], np.float32).reshape(-1, 4)
+                sample["gt.npy"] = box_bytes(largest(truth, fields["file"]))
+                fields["detectors"]["gt"] = {"fallback": None}
             elif job.add:
-                image = Decoded(sample["jpg"], said["file"], log)
-                found = find_box(job.add, image, job.objective, job.keep_maps, log)
-                sample[f"{component(job.add)}.npy"] = box_bytes(found.box)
-                said["detectors"][component(job.add)] = {"fallback": found.fallback}
-                if found.stored_map is not None:
-                    kept.append(found.stored_map)
-            writer.add(key, sample, said)
-            count_fallbacks(fact["fallbacks"], said)
+                image = Decoded(sample["jpg"], fields["file"], log)
+                result = find_box(job.add, image, job.objective, job.keep_maps, log)
+                sample[f"{component(job.add)}.npy"] = box_bytes(result.box)
+                fields["detectors"][component(job.add)] = {"fallback": result.fallback}
+                if result.stored_map is not None:
+                    new_maps.append(result.stored_map)
+            writer.add(key, sample, fields)
+            count_fallbacks(fact["fallbacks"], fields)
             keys.append(int(key))
             advance(1)
     reader.close()
     if maps:
         maps.close()
-    if kept and job.add:
-        write_atomic(maps_part(job.folder, job.shard["name"]), pack(keys, {component(job.add): kept}))
+    if new_maps and job.add:
+        write_atomic(maps_part(job.folder, job.shard["name"]), pack(keys, {component(job.add): new_maps}))
     return {**fact, "entry": writer.entry}
 
 
-def _bring(source: Path, new: Path, manifest: dict) -> None:
-    """What else lies in the old set's folder comes along; its report does not, it shows the old boxes."""
+def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
+    """Links every other file of the old folder into the new one, except report.html, which shows the old boxes."""
     own = {MANIFEST, MAPS, BUILDING, "report.html"}
     own |= {
-        f"{s['name']}.{end}" for said in manifest["splits"].values() for s in said["shards"] for end in ("tar", "idx")
+        f"{s['name']}.{end}" for split in manifest["splits"].values() for s in split["shards"] for end in ("tar", "idx")
     }
     for entry in source.iterdir():
         if entry.name in own or entry.suffix == ".part":
@@ -225,7 +233,7 @@ def _bring(source: Path, new: Path, manifest: dict) -> None:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """The same file under a second name, which will soon be the only one; where that cannot be, a copy."""
+    """Creates a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -233,9 +241,9 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 
 def _copy(source: str | Path, target: str | Path) -> None:
-    """A copy that is on the disk when this returns: the original may go then."""
+    """Copies a file and syncs it to disk, so that the original can be deleted."""
     shutil.copyfile(source, target)
     with open(target, "rb+") as file:
         os.fsync(file.fileno())
-    with suppress(OSError):  # some file systems keep no modes
+    with suppress(OSError):  # some file systems do not store modes
         shutil.copystat(source, target)

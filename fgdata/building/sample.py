@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings that make a sample out of a record."""
+    """The settings for turning a record into a sample."""
 
     load: Callable
     saliency: tuple[str, ...]
@@ -36,7 +36,7 @@ class Recipe:
 
 
 class Decoded:
-    """The pixels and superpixels of one image, each made when a detector first asks for it."""
+    """The pixels and superpixels of one image, computed on first use."""
 
     def __init__(self, data: bytes, file: str, log: Log):
         self.data, self.file, self.log = data, file, log
@@ -51,6 +51,7 @@ class Decoded:
         return self._pixels[least_side]
 
     def superpixels(self) -> "Superpixels":
+        """The superpixels that rbd and gs share."""
         if self._graph is None:
             from ..saliency.superpixels import segment
 
@@ -62,18 +63,21 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Box:
-    """What a detector found in an image."""
+    """The result of a detector on an image."""
 
     box: np.ndarray
     """(4,)"""
     fallback: str | None
-    """Why it is the whole image, where the map does not say more; else None."""
+    """Why the box is the whole image; None if it comes from the map."""
     stored_map: tuple[np.ndarray, np.ndarray] | None
-    """The map as maps.h5 stores it (`shrink_map`), where it is kept."""
+    """The map as maps.h5 stores it (`shrink_map`); None if maps are not kept."""
 
 
 def find_box(name: str, image: Decoded, objective: Objective, keep_map: bool, log: Log) -> Box:
-    """Runs a detector on an image and solves its box."""
+    """Runs a detector on an image and solves its box. keep_map: also return the map as maps.h5 stores it.
+
+    Raises InputError if the image cannot be decoded.
+    """
     rgb, stored = image.pixels(least_side(name)), None
     graph = image.superpixels() if uses_superpixels(name) else None
     with log.stage(component(name)):
@@ -89,8 +93,8 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     """-> (components by extension, without the json; the json's content; the maps to keep, by detector, as
     `shrink_map` stores them).
 
-    The JPEG bytes are the original ones unless they are no plain JPEG or larger than max_side; pixels are decoded only
-    when somebody needs them. InputError when the image cannot be read.
+    The stored JPEG is the original file unless that is not a JPEG of 1 or 3 channels or is larger than max_side.
+    Pixels are decoded only if needed. Raises InputError if the image cannot be read.
     """
     start = time.perf_counter()
     _refuse_name(record)
@@ -103,12 +107,12 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
     keeps = header.format == "jpeg" and header.channels in (1, 3) and not shrinks
     image = Decoded(data, record.file, log)
-    found: dict[str, Box] = {}
+    boxes: dict[str, Box] = {}
     for name in recipe.saliency:
         if name == "gt":
-            found[name] = Box(largest(truth, record.file), None, None)
+            boxes[name] = Box(largest(truth, record.file), None, None)
         else:
-            found[component(name)] = find_box(name, image, recipe.objective, recipe.keep_maps, log)
+            boxes[component(name)] = find_box(name, image, recipe.objective, recipe.keep_maps, log)
     if not keeps:
         rgb = image.pixels()
         with log.stage("encode"):
@@ -123,7 +127,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         "class": record.class_name,
         "split": record.split,
         "boxes": [[round(float(value), 7) for value in box] for box in truth],
-        "detectors": {name: {"fallback": box.fallback} for name, box in found.items()},
+        "detectors": {name: {"fallback": box.fallback} for name, box in boxes.items()},
     }
     if clipped:
         meta["boxes_clipped"] = True
@@ -132,12 +136,12 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     components = {"jpg": data, "cls": b"%d" % record.label}
     log.image_bytes = [log.image_bytes[0] + size_read, log.image_bytes[1] + len(data)]
     log.finish(record.id, time.perf_counter() - start)
-    maps = {name: box.stored_map for name, box in found.items() if box.stored_map is not None}
-    return components | {f"{name}.npy": box_bytes(box.box) for name, box in found.items()}, meta, maps
+    maps = {name: box.stored_map for name, box in boxes.items() if box.stored_map is not None}
+    return components | {f"{name}.npy": box_bytes(box.box) for name, box in boxes.items()}, meta, maps
 
 
 def fault(record: Record, load: Callable) -> str | None:
-    """What is wrong with a record's name, image or boxes, found without decoding a JPEG's pixels; None if nothing."""
+    """-> what is wrong with the name, image or boxes of a record, or None. Does not decode the pixels of JPEGs."""
     try:
         _refuse_name(record)
         data, pixel_boxes = load(record)
@@ -145,34 +149,34 @@ def fault(record: Record, load: Callable) -> str | None:
         if header.format != "jpeg":
             images.decode(data, record.file)
         _truth(pixel_boxes, header, record.file)
-    except InputError as found:
-        return str(found)
+    except InputError as error:
+        return str(error)
     return None
 
 
 def _refuse_name(record: Record) -> None:
-    """The json of a sample holds its file's name, and is UTF-8."""
+    """Raises InputError if a name is not UTF-8: the json of the sample, which holds it, must be."""
     name = printable(record.file)
     if name == record.file and printable(record.id) == record.id:
         return
     encoding = sys.getfilesystemencoding()
     if encoding.lower() != "utf-8":
-        raise InputError(f"{name}: Python takes file names for {encoding} here. Set PYTHONUTF8=1, then this command")
+        raise InputError(f"{name}: Python reads file names as {encoding} here. Set PYTHONUTF8=1 and rerun this command")
     raise InputError(
-        f"{name}: the file's name is not UTF-8 text. Rename the file, or leave such images out: --on-bad-image skip"
+        f"{name}: the file's name is not UTF-8 text. Rename the file, or skip such images: --on-bad-image skip"
     )
 
 
 def _truth(pixel_boxes, header: images.Header, file: str) -> tuple[np.ndarray, bool]:
-    """clip_boxes, its error naming the file."""
+    """`clip_boxes`, with the file named in its error."""
     try:
         return clip_boxes(pixel_boxes, header.width, header.height)
     except InputError as fault:
-        raise InputError(f"{file}: {fault} Or leave such images out: --on-bad-image skip") from None
+        raise InputError(f"{file}: {fault} Or skip such images: --on-bad-image skip") from None
 
 
 def largest(truth: np.ndarray, file: str) -> np.ndarray:
-    """The largest of an image's (n, 4) ground-truth boxes: what `gt` stores. InputError when there is none."""
+    """(n, 4) ground-truth boxes -> (4,) the largest, which `gt` stores. Raises InputError if there is none."""
     if not len(truth):
-        raise InputError(f"{file} has no ground-truth box inside the image. Ask for a detector: --saliency rbd")
+        raise InputError(f"{file} has no ground-truth box inside the image. Use a detector: --saliency rbd")
     return truth[np.argmax(truth[:, 2] * truth[:, 3])]

@@ -50,9 +50,9 @@ def test_the_two_commands_of_the_readme_without_a_dataset(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FGDATA_ROOT", raising=False)
     assert main(["build-shards", "--dataset", "cub", "--saliency", "rbd"]) == 2
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for part in (str(tmp_path / "data" / "cub"), "FGDATA_ROOT", "bounding_boxes.txt", "caltech.edu", "--root FOLDER"):
-        assert part in said
+        assert part in message
     assert not (tmp_path / "shards").exists()
 
 
@@ -60,20 +60,20 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     build = "build-shards --classes 2 --images-per-class 6 --size 96 --saliency spectral-residual gt --jobs 1".split()
     assert main(build) == 0
-    assert "12 samples (8 train, 4 test), 12 of them built now" in capsys.readouterr().out
+    assert "12 samples (8 train, 4 test), 12 of them" in capsys.readouterr().out
     assert main(build) == 0
-    assert "already complete: 12 samples (8 train, 4 test). Nothing was done." in capsys.readouterr().out
+    assert "already complete: 12 samples (8 train, 4 test)" in capsys.readouterr().out
     assert main([*build, "--tau", "0.5"]) == 2
-    assert "objective.tau: 0.75 there, 0.5 asked" in capsys.readouterr().err
+    assert re.search("objective.tau: 0.75 .*0.5", capsys.readouterr().err)
     assert main(["check", "shards/drawn"]) == 0
-    assert "is whole: 12 samples in 2 tars" in capsys.readouterr().out
+    assert "12 samples in 2 tars" in capsys.readouterr().out
     assert main(["score", "shards/drawn", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["detectors"]) == {"spectral-residual", "gt"}
     assert main(["score", "shards/drawn"]) == 0
     assert "centred 70 % box" in capsys.readouterr().out
     assert main(["show", "shards/drawn"]) == 0
     assert Path("shards/drawn/report.html").is_file()
-    assert main(["check", "shards/drawn"]) == 0, "a report in the folder is no fault"
+    assert main(["check", "shards/drawn"]) == 0, "a report in the folder is not a fault"
     capsys.readouterr()
     assert main(["list"]) == 0
     assert "drawn: 8 train + 4 test; boxes spectral-residual, gt" in capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
     assert "train-000000.tar is damaged" in capsys.readouterr().err
 
 
-def test_a_set_may_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
+def test_a_set_can_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
     (tmp_path / "birds").mkdir()
     monkeypatch.chdir(tmp_path / "birds")
     words = (
@@ -94,53 +94,53 @@ def test_a_set_may_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
     assert main(["show", "."]) == 0
     assert "<title>birds" in Path("report.html").read_text("utf-8")
     assert main(["show", ".", "--out", "."]) == 2
-    assert ". is a folder. Name a file: --out FILE" in capsys.readouterr().err
+    assert "--out FILE" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "birds"]
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
-        (["check", "nowhere"], "There is no shard set at nowhere"),
-        (["score", "nowhere"], "There is no shard set at nowhere"),
-        (["show", "nowhere"], "There is no shard set at nowhere"),
-        (["build-shards", "--dataset", "birds"], "No dataset is called 'birds'; there are drawn, cub"),
-        (["build-shards", "--dataset", "cub", "--classes", "3"], "cub has no option classes"),
-        (["build-shards", "--saliency", "magic"], "'magic' is not a detector"),
-        (["build-shards", "--classes", "1"], "--classes is 1"),
+        (["check", "nowhere"], "no shard set at nowhere.*fgdata list"),
+        (["score", "nowhere"], "no shard set at nowhere.*fgdata list"),
+        (["show", "nowhere"], "no shard set at nowhere.*fgdata list"),
+        (["build-shards", "--dataset", "birds"], "'birds'.* drawn, cub"),
+        (["build-shards", "--dataset", "cub", "--classes", "3"], "cub .*classes"),
+        (["build-shards", "--saliency", "magic"], "'magic'"),
+        (["build-shards", "--classes", "1"], "--classes.* 1"),
         (["build-shards", "--tau", "-1"], "--tau"),
-        (["build-shards", "--min-area", "0.3"], "--min-area 0.3 decides nothing: the objective is max-excess"),
-        (["build-shards", "--objective", "max-mean", "--tau", "0.75"], "--tau 0.75 decides nothing"),
-        (["build-shards", "--objective", "max-mean", "--k", "1", "--min-area", "0.3"], "--min-area takes its place"),
+        (["build-shards", "--min-area", "0.3"], "--min-area 0.3.*max-excess"),
+        (["build-shards", "--objective", "max-mean", "--tau", "0.75"], "--tau 0.75.*max-mean"),
+        (["build-shards", "--objective", "max-mean", "--k", "1", "--min-area", "0.3"], "--k.*--min-area"),
     ],
 )
-def test_bad_words_exit_with_2(tmp_path, monkeypatch, capsys, words, says):
+def test_invalid_arguments_exit_with_2(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
-    assert says in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_score_is_the_mean_over_every_sample(drawn_set):
     shards = ShardSet.open(drawn_set)
-    found = score(drawn_set)
-    reals, spectral, centred = 0, [], []
+    scores = score(drawn_set)
+    count, spectral, centred = 0, [], []
     for split in shards.splits:
         for i in range(shards.splits[split]):
             sample = shards.split(split).read(i)
-            [real] = meta(sample)["boxes"]
-            spectral.append(float(iou(box(sample, "spectral-residual"), np.array(real))))
-            centred.append(float(iou(CENTRED, np.array(real))))
-            reals += 1
-    row = found["detectors"]["spectral-residual"]
-    assert row["n"] == reals == 48
+            [truth] = meta(sample)["boxes"]
+            spectral.append(float(iou(box(sample, "spectral-residual"), np.array(truth))))
+            centred.append(float(iou(CENTRED, np.array(truth))))
+            count += 1
+    row = scores["detectors"]["spectral-residual"]
+    assert row["n"] == count == 48
     assert row["mean_iou"] == pytest.approx(np.mean(spectral), abs=1e-6)
     assert row["corloc"] == pytest.approx(np.mean(np.array(spectral) >= 0.5))
-    assert found["detectors"]["gt"] == {"mean_iou": pytest.approx(1, abs=1e-5), "corloc": 1, "n": 48}
-    assert found["baselines"]["centred"]["mean_iou"] == pytest.approx(np.mean(centred), abs=1e-6)
+    assert scores["detectors"]["gt"] == {"mean_iou": pytest.approx(1, abs=1e-5), "corloc": 1, "n": 48}
+    assert scores["baselines"]["centred"]["mean_iou"] == pytest.approx(np.mean(centred), abs=1e-6)
 
 
 class Page(HTMLParser):
-    """Counts the tags of a page and gathers whatever it would fetch."""
+    """Counts the tags of a page and collects every URL it fetches."""
 
     def __init__(self):
         super().__init__()
@@ -169,7 +169,7 @@ def test_report_is_one_file_that_fetches_nothing(drawn_set, tmp_path):
 
 @pytest.mark.slow
 def test_report_in_a_browser_filters_its_cards(drawn_set, tmp_path):
-    """The page's own script, run by Chromium: it shows the sample first and says how many cards that are."""
+    """Chromium runs the script of the page: it shows the sample first and the number of cards."""
     browser = shutil.which("chromium") or pytest.skip("no chromium on the PATH")
     out = write_report(drawn_set, tmp_path / "report.html", samples=10)
     quiet = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
@@ -182,8 +182,8 @@ def test_report_in_a_browser_filters_its_cards(drawn_set, tmp_path):
     assert ">10 shown<" in page
 
 
-def test_report_says_what_reencoding_cost_and_embeds_a_sample_only(tmp_path):
-    """800 samples of 40 classes: the page holds those asked for, the worst and the slowest; its numbers are of all."""
+def test_report_states_the_cost_of_reencoding_and_embeds_only_a_sample(tmp_path):
+    """800 samples of 40 classes: the page shows a sample, the worst and the slowest; its statistics cover all."""
     records = [Record(f"{i}", f"{i}.jpg", i % 40, f"class {i % 40}", "train", None) for i in range(800)]
     noise = Dataset("noise", tuple(f"class {i}" for i in range(40)), tuple(records), Noise())
     build(noise, tmp_path / "set", saliency=("spectral-residual", "gt"), max_side=32, quality=60)
@@ -200,7 +200,7 @@ def test_report_says_what_reencoding_cost_and_embeds_a_sample_only(tmp_path):
     (tmp_path / "set" / LOG).unlink()
     page = write_report(tmp_path / "set", tmp_path / "set" / "report.html", samples=20).read_text()
     assert "800 of 800" in page
-    assert "ms an image" not in page, "a set that came without its log still has its report"
+    assert "ms an image" not in page, "a set without its log still has a report"
 
 
 class Noise:
@@ -224,7 +224,7 @@ def test_report_of_a_damaged_set_is_refused(drawn_set, tmp_path):
 
 def test_a_report_that_cannot_be_written_is_refused_and_leaves_nothing(drawn_set, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="folder is a folder. Name a file: --out FILE"):
+    with pytest.raises(InputError, match="folder.*--out FILE"):
         write_report(drawn_set, tmp_path / "folder", samples=4)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
@@ -232,11 +232,11 @@ def test_a_report_that_cannot_be_written_is_refused_and_leaves_nothing(drawn_set
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("fgdata.report.page.write_atomic", full)
-    with pytest.raises(InputError, match="r.html cannot be written: No space left on device. .* --out FILE"):
+    with pytest.raises(InputError, match="r.html.*No space left on device.*--out FILE"):
         write_report(drawn_set, tmp_path / "r.html", samples=4)
 
 
-def test_fgtrain_without_torch_says_what_to_install(tmp_path):
+def test_fgtrain_without_torch_names_the_command_that_installs_it(tmp_path):
     script = """
 import sys
 class NoTorch:
@@ -249,12 +249,12 @@ sys.exit(main(["export", "runs/a", "a.safetensors"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
-    assert "pip install 'fgdata[train]'" in done.stderr
+    assert "pip install" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_recipe_names_those_there_are(capsys):
+def test_an_unknown_recipe_lists_the_known_ones(capsys):
     from fgtrain.cli import main as fgtrain
 
     assert fgtrain(["run", "nosuch"]) == 2
-    assert "There is no recipe 'nosuch'; there are cvsa, " in capsys.readouterr().err
+    assert re.search("'nosuch'.* cvsa, ", capsys.readouterr().err)

@@ -1,4 +1,4 @@
-"""What a command line says when something goes wrong, and nothing it should not."""
+"""Error messages and exit codes of the command lines, and the locks on folders."""
 
 import errno
 import os
@@ -11,43 +11,43 @@ from fgdata.errors import InputError, counted, run_command
 from fgdata.files.lock import create_and_lock, is_locked, lock
 
 
-def failing(fault):
+def failing(error):
     def command():
-        raise fault
+        raise error
 
     return command
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "says"),
+    ("error", "code", "message"),
     [
         (InputError("no such thing"), 2, "fgdata: no such thing\n"),
-        (KeyboardInterrupt(), 130, "\nfgdata: stopped. Go on.\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "x"), 2, "fgdata: No space left on device: x. Go on.\n"),
+        (KeyboardInterrupt(), 130, "\nfgdata: stopped. Rerun.\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 2, "fgdata: No space left on device: x. Rerun.\n"),
         (
             OSError(errno.EFBIG, "File too large"),
             2,
-            "fgdata: File too large (the limit is the shell's, `ulimit -f`, or the file system's). Go on.\n",
+            "fgdata: File too large (limited by `ulimit -f` or by the file system). Rerun.\n",
         ),
-        (PermissionError(errno.EACCES, "Permission denied", "y"), 2, "fgdata: Permission denied: y. Go on.\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "y"), 2, "fgdata: Permission denied: y. Rerun.\n"),
     ],
 )
-def test_what_a_user_can_mend_is_one_message(capsys, fault, code, says):
-    assert run_command("fgdata", failing(fault), "Go on.") == code
-    assert capsys.readouterr().err == says
+def test_errors_that_a_user_can_fix_print_one_message(capsys, error, code, message):
+    assert run_command("fgdata", failing(error), "Rerun.") == code
+    assert capsys.readouterr().err == message
 
 
-def test_a_command_that_writes_nothing_leaves_nothing_to_go_on_with(capsys):
+def test_a_command_that_writes_nothing_has_no_advice_on_resuming(capsys):
     assert run_command("fgdata", failing(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "\nfgdata: stopped.\n"
 
 
-def test_what_nobody_can_mend_keeps_its_traceback():
+def test_other_errors_keep_their_traceback():
     with pytest.raises(OSError, match="Input/output"):
         run_command("fgdata", failing(OSError(errno.EIO, os.strerror(errno.EIO))))
 
 
-def test_a_terminal_that_knows_ascii_only_gets_escapes():
+def test_an_ascii_terminal_gets_escapes():
     script = r"""
 from fgdata.errors import run_command
 def command():
@@ -64,26 +64,26 @@ def test_counted():
     assert [counted(n, "image") for n in (0, 1, 2, 2889)] == ["0 images", "1 image", "2 images", "2,889 images"]
 
 
-def test_who_is_refused_the_lock_leaves_the_folder_to_its_owner(tmp_path):
-    pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
+def test_a_process_without_the_lock_leaves_the_folder_unchanged(tmp_path):
+    pytest.importorskip("fcntl", reason="this system has no flock")
     folder = tmp_path / "a" / "set"
     with create_and_lock(folder):
         assert is_locked(folder)
-        with pytest.raises(InputError, match="Another fgdata is writing"), create_and_lock(folder):
+        with pytest.raises(InputError, match="set.*--out FOLDER"), create_and_lock(folder):
             raise AssertionError("not reached")
         (folder / "shard").touch()
     assert not is_locked(folder)
 
 
 @pytest.mark.parametrize("returns", [True, False])
-def test_a_lock_is_on_the_folder_that_has_the_name(tmp_path, monkeypatch, returns):
-    """The folder is removed, and perhaps made again by another, between our open and our lock."""
-    fcntl = pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
+def test_the_lock_is_on_the_folder_that_has_the_name(tmp_path, monkeypatch, returns):
+    """The folder is removed, and perhaps created again, between our open and our lock."""
+    fcntl = pytest.importorskip("fcntl", reason="this system has no flock")
     folder, flock, calls = tmp_path / "set", fcntl.flock, []
 
     def late(handle, how):
         if not calls:
-            folder.rename(tmp_path / "old")  # keeps its inode from being given to the next folder
+            folder.rename(tmp_path / "old")  # so that the next folder does not get its inode
             if returns:
                 folder.mkdir()
         calls.append(handle)
@@ -93,18 +93,18 @@ def test_a_lock_is_on_the_folder_that_has_the_name(tmp_path, monkeypatch, return
     with create_and_lock(folder):
         assert len(calls) == 2
         (folder / "shard").touch()
-        with pytest.raises(InputError, match="Another fgdata is writing"), lock(folder):
+        with pytest.raises(InputError, match="set.*--out FOLDER"), lock(folder):
             pass
 
 
-def test_a_folder_made_for_nothing_goes_again(tmp_path):
+def test_an_unused_new_folder_is_removed_again(tmp_path):
     with pytest.raises(InputError, match="refused"), create_and_lock(tmp_path / "a" / "b"):
         raise InputError("refused")
     assert not list(tmp_path.iterdir())
     (tmp_path / "a").mkdir()
     with pytest.raises(InputError, match="refused"), create_and_lock(tmp_path / "a"):
         raise InputError("refused")
-    assert (tmp_path / "a").is_dir(), "it was there before"
+    assert (tmp_path / "a").is_dir(), "it existed before"
     with create_and_lock(tmp_path / "c"):
         (tmp_path / "c" / "shard").touch()
     with pytest.raises(InputError, match="refused"), create_and_lock(tmp_path / "c"):

@@ -1,4 +1,4 @@
-"""The log of a build: it counts each tar of the set once, whatever became of the log."""
+"""The log of a build counts each tar of the set once, even if the log is damaged."""
 
 import shutil
 from functools import partial
@@ -34,24 +34,24 @@ def stop(*_):
     raise KeyboardInterrupt
 
 
-def test_a_line_begins_anew_behind_one_that_was_cut_short(make, tmp_path, monkeypatch):
+def test_a_line_after_an_incomplete_one_starts_on_a_new_line(make, tmp_path, monkeypatch):
     folder = tmp_path / "set"
     with monkeypatch.context() as stopped:
-        stopped.setattr("fgdata.building.build._manifest", stop)
+        stopped.setattr("fgdata.building.build._make_manifest", stop)
         with pytest.raises(KeyboardInterrupt):
             make(shard_samples=2)
     log = folder / LOG
     log.write_bytes(log.read_bytes()[:-20])  # of the last tar's line
     (folder / ".building" / "train-000000.json").unlink()
     assert make(shard_samples=2).written == 2
-    whole = lines(folder)
-    torn = {"train-000000", "train-000001", "train-000002", "test-000000"} - set(whole)
-    assert len(whole) == 3
-    assert "train-000000" in whole
-    assert torn
+    logged = lines(folder)
+    lost = {"train-000000", "train-000001", "train-000002", "test-000000"} - set(logged)
+    assert len(logged) == 3
+    assert "train-000000" in logged
+    assert lost
     assert check(folder)[1] == []
     assert "ms an image" in write_report(folder, folder / "report.html").read_text()
-    append_log(folder, {"shard": torn.pop(), "seconds": {}, "slowest": []})
+    append_log(folder, {"shard": lost.pop(), "seconds": {}, "slowest": []})
     assert sum(lines(folder).values()) == 8
     log.write_bytes(b"")
     append_log(folder, {"shard": "train-000000"})
@@ -60,7 +60,7 @@ def test_a_line_begins_anew_behind_one_that_was_cut_short(make, tmp_path, monkey
     assert lines(folder) == {}
 
 
-def test_tars_that_are_no_more_do_not_count(make, tmp_path):
+def test_lines_of_deleted_tars_do_not_count(make, tmp_path):
     make(shard_samples=1)
     folder = tmp_path / "set"
     old = (folder / LOG).read_bytes()
@@ -71,7 +71,7 @@ def test_tars_that_are_no_more_do_not_count(make, tmp_path):
     assert sum(lines(folder).values()) == 8
 
 
-def test_the_log_goes_with_its_set(make, tmp_path):
+def test_a_rewritten_set_keeps_its_log(make, tmp_path):
     make()
     before = (tmp_path / "set" / LOG).read_bytes()
     add(tmp_path / "set", "spectral-residual")
