@@ -145,11 +145,11 @@ def rebox(
         out: Write the new set to this folder and keep the old one. Default: replace the old set.
         jobs: Worker processes, one thread each. Default: all cores.
     """
-    from .building.rewrite import objective_of
+    from .building.rewrite import read_objective
     from .building.rewrite import rebox as rebox_set
     from .cores import available_cores
 
-    wanted = objective_of(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
+    wanted = read_objective(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: solved the boxes of {_total(done.manifest)} again in {done.seconds:,.1f} s")
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
@@ -182,7 +182,7 @@ def check(shards: ShardFolder) -> int:
     Args:
         shards: The folder of the shard set.
     """
-    from .files.swap import left_behind
+    from .files.swap import list_leftovers
     from .progress import Progress
     from .shards.check import check as check_set
     from .shards.manifest import read_manifest
@@ -190,7 +190,7 @@ def check(shards: ShardFolder) -> int:
     total = sum(split["samples"] for split in read_manifest(shards)["splits"].values())
     with Progress("Checking", total) as progress:
         manifest, faults = check_set(shards, progress.advance)
-    for line in left_behind(shards.resolve().parent, shards.resolve().name):
+    for line in list_leftovers(shards.resolve().parent, shards.resolve().name):
         print(line)
     for fault in faults:
         print(fault, file=sys.stderr)

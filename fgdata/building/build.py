@@ -261,7 +261,7 @@ def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
     faults, total = [], sum(len(job.records) for job in jobs)
     with Progress("Checking images", total) as progress, ThreadPoolExecutor(threads) as pool:
         for job in jobs:  # shard by shard: the pool keeps a future for every image passed to `map`
-            for fault in pool.map(partial(sample.fault, load=job.recipe.load), job.records):
+            for fault in pool.map(partial(sample.find_fault, load=job.recipe.load), job.records):
                 faults += [fault] if fault else []
                 progress.advance(1)
     if faults:

@@ -36,7 +36,7 @@ from ..shards.writer import ShardWriter, box_bytes
 from .engine import run_jobs, validate
 from .log import Log
 from .plan import versions
-from .sample import Decoded, find_box, largest
+from .sample import Decoded, find_box, largest_box
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Reboxed:
     seconds: float
 
 
-def objective_of(path: Path) -> Objective:
+def read_objective(path: Path) -> Objective:
     """-> the objective of a set. Raises InputError if the folder is not a complete set."""
     return Objective(**_open(path).manifest["objective"])
 
@@ -194,7 +194,7 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
                 fields["detectors"][name]["fallback"] = kind
             if job.add == "gt":
                 truth = np.array(fields["boxes"], np.float32).reshape(-1, 4)
-                sample["gt.npy"] = box_bytes(largest(truth, fields["file"]))
+                sample["gt.npy"] = box_bytes(largest_box(truth, fields["file"]))
                 fields["detectors"]["gt"] = {"fallback": None}
             elif job.add:
                 image = Decoded(sample["jpg"], fields["file"], log)

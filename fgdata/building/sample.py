@@ -110,7 +110,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     boxes: dict[str, Box] = {}
     for name in recipe.saliency:
         if name == "gt":
-            boxes[name] = Box(largest(truth, record.file), None, None)
+            boxes[name] = Box(largest_box(truth, record.file), None, None)
         else:
             boxes[component(name)] = find_box(name, image, recipe.objective, recipe.keep_maps, log)
     if not keeps:
@@ -140,7 +140,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     return components | {f"{name}.npy": box_bytes(box.box) for name, box in boxes.items()}, meta, maps
 
 
-def fault(record: Record, load: Callable) -> str | None:
+def find_fault(record: Record, load: Callable) -> str | None:
     """-> what is wrong with the name, image or boxes of a record, or None. Does not decode the pixels of JPEGs."""
     try:
         _refuse_name(record)
@@ -175,7 +175,7 @@ def _truth(pixel_boxes, header: images.Header, file: str) -> tuple[np.ndarray, b
         raise InputError(f"{file}: {fault} Or skip such images: --on-bad-image skip") from None
 
 
-def largest(truth: np.ndarray, file: str) -> np.ndarray:
+def largest_box(truth: np.ndarray, file: str) -> np.ndarray:
     """(n, 4) ground-truth boxes -> (4,) the largest, which `gt` stores. Raises InputError if there is none."""
     if not len(truth):
         raise InputError(f"{file} has no ground-truth box inside the image. Use a detector: --saliency rbd")

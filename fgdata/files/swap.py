@@ -81,7 +81,7 @@ def recover(folder: Path) -> None:
         aside.rename(folder)
 
 
-def left_behind(parent: Path, name: str = "*") -> list[str]:
+def list_leftovers(parent: Path, name: str = "*") -> list[str]:
     """-> a sentence for every folder that `replacing` created below `parent` for a set of this name (default: any).
 
     Each is being written now, or was left by a killed process; the sentence gives the command that removes or restores

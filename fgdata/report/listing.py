@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..datasets import DATASETS, DatasetRow, default_root
 from ..errors import InputError
-from ..files.swap import left_behind
+from ..files.swap import list_leftovers
 from ..saliency import DETECTORS
 from ..shards.manifest import BUILDING, MANIFEST, read_manifest
 
@@ -26,7 +26,7 @@ def print_listing(folder: Path) -> None:
     sets = sorted({path.parent for name in (MANIFEST, BUILDING) for path in folder.glob(f"*/{name}")})
     for path in sets:
         print(f"  {path.name:18} {_contents(path)}")
-    for line in left_behind(folder):
+    for line in list_leftovers(folder):
         print(f"  {line}")
     if not sets:
         print("  none; build one: fgdata build-shards --dataset drawn")

@@ -440,7 +440,7 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert "mv .new/gone.old gone" in capsys.readouterr().out
     assert ShardSet.open(Path("shards/drawn")).manifest["objective"] == asdict(Objective())
     assert main(["rebox", "nowhere"]) == 2
-    assert "There is no shard set at nowhere" in capsys.readouterr().err
+    assert "no shard set at nowhere" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_process")
