@@ -97,7 +97,7 @@ def one_worker(root: Path, detectors: tuple[str, ...], rounds: int) -> dict[str,
             (Path(folder) / BUILDING).mkdir()
             start = time.perf_counter()
             for record in birds.records:
-                sample.fault(record, birds.load)
+                sample.find_fault(record, birds.load)
             for job in make_jobs(birds, Path(folder), recipe, SHARD_SAMPLES):
                 build_shard(job)
             found[name] = len(birds.records) / (time.perf_counter() - start)
