@@ -1,4 +1,4 @@
-"""`fgdata list`: what there is to build from, to build with, and what is built. Plain lines, so that it pipes."""
+"""`fgdata list`: datasets, detectors and shard sets, as plain lines for pipes."""
 
 from datetime import datetime
 from pathlib import Path
@@ -11,35 +11,35 @@ from ..shards.manifest import BUILDING, MANIFEST, read_manifest
 
 
 def print_listing(folder: Path) -> None:
-    """Prints datasets, detectors and the shard sets under a folder; a set that cannot be read says what is wrong."""
+    """Prints the datasets, the detectors and the shard sets in a folder, with the error of each unreadable set."""
     print("Datasets (--dataset)")
     for name, row in DATASETS.items():
-        print(f"  {name:18} {row.size}\n{'':20} {_whereabouts(name, row)}")
+        print(f"  {name:18} {row.size}\n{'':20} {_describe_location(name, row)}")
         if row.files:
             options = "".join(f"; takes --{option.replace('_', '-')}" for option in row.options)
-            fetched = "; or --download" if row.archives else ""
-            print(f"{'':20} layout: {row.layout}{options}\n{'':20} get it: {row.where}{fetched}")
+            download = "; or --download" if row.archives else ""
+            print(f"{'':20} layout: {row.layout}{options}\n{'':20} get it: {row.where}{download}")
     print("\nDetectors (--saliency)")
     for name, row in DETECTORS.items():
         print(f"  {name:18} {row.about}")
-    print(f"\nShard sets under {folder}/")
+    print(f"\nShard sets in {folder}/")
     sets = sorted({path.parent for name in (MANIFEST, BUILDING) for path in folder.glob(f"*/{name}")})
     for path in sets:
-        print(f"  {path.name:18} {_contents(path)}")
+        print(f"  {path.name:18} {_describe_set(path)}")
     for line in list_leftovers(folder):
         print(f"  {line}")
     if not sets:
         print("  none; build one: fgdata build-shards --dataset drawn")
 
 
-def _whereabouts(name: str, row: DatasetRow) -> str:
+def _describe_location(name: str, row: DatasetRow) -> str:
     if not row.files:
         return f"built in ({row.layout})"
     root = default_root(name)
-    return f"found at {root}" if root.is_dir() else f"not found at {root} (set FGDATA_ROOT, or give --root)"
+    return f"found at {root}" if root.is_dir() else f"not found at {root} (set FGDATA_ROOT, or use --root)"
 
 
-def _contents(path: Path) -> str:
+def _describe_set(path: Path) -> str:
     try:
         manifest = read_manifest(path)
     except InputError as fault:

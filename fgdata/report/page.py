@@ -1,4 +1,4 @@
-"""report.html: one self-contained page that shows a person what is in a shard set before they train on it."""
+"""`fgdata show`: writes report.html, one self-contained page about a shard set and its boxes."""
 
 import base64
 import html
@@ -22,14 +22,29 @@ WORST, SLOWEST = 12, 8
 
 
 def write_report(path: Path, out: Path, samples: int = 96) -> Path:
-    """Reads a shard set and writes the page; shows at most `samples` images, its numbers are of all. Returns `out`."""
+    """Writes the page about a shard set.
+
+    Args:
+        path: The folder of the shard set.
+        out: The file to write.
+        samples: Images to show, 1 to 1,000, besides the worst and the slowest. The figures cover all images.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: The set cannot be read, or the file cannot be written.
+
+    Example:
+        write_report(Path("shards/cub"), Path("cub.html"), samples=200)
+    """
     if not 1 <= samples <= 1000:
-        raise InputError(f"--samples {samples}: 1 to 1,000 images fit one page.")
+        raise InputError(f"--samples {samples}: 1 to 1,000 is allowed. Set --samples 96")
     shards = ShardSet.open(path)
     if out.is_dir():
         raise InputError(f"{out} is a folder. Name a file: --out FILE")
     if not out.parent.is_dir():
-        raise InputError(f"{out}: there is no folder {out.parent} to write the report to.")
+        raise InputError(f"{out} cannot be written: there is no folder {out.parent}. Create it, or set --out FILE")
     scored = read_boxes(shards)
     colours = {
         name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in shards.detectors if name != "gt")
@@ -53,35 +68,34 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
 def _head(shards: ShardSet, colours: dict[str, str]) -> str:
     manifest = shards.manifest
     facts = [(f"{count:,}", f"{name} images") for name, count in shards.splits.items()]
-    facts += [(f"{len(shards.classes):,}", "classes"), (f"{len(shards.detectors)}", "boxes an image")]
+    facts += [(f"{len(shards.classes):,}", "classes"), (f"{len(shards.detectors)}", "boxes per image")]
     for name, counts in manifest["fallbacks"].items():
         facts.append((f"{sum(counts.values()):,}", f"whole-image boxes from {name}"))
     if manifest["boxes_clipped"]:
-        facts.append((f"{manifest['boxes_clipped']:,}", "truth boxes clipped"))
+        facts.append((f"{manifest['boxes_clipped']:,}", "images with clipped truth boxes"))
     if manifest["reencoded"]:
         facts.append((f"{manifest['reencoded']:,}", "re-encoded"))
     if manifest["skipped"]:
         facts.append((f"{len(manifest['skipped']):,}", "skipped"))
-    tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(what)}</span></div>" for number, what in facts)
-    asked = manifest.get("objective", {})
-    said = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
-    said += f"Boxes by {', '.join(shards.detectors)}"
-    if asked:
-        own = Objective(**asked)
-        said += f"; objective {own.name} ({own.constant} {getattr(own, own.constant):g})"
-        said += f" on a {own.grid} x {own.grid} grid"
+    tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(noun)}</span></div>" for number, noun in facts)
+    summary = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
+    summary += f"Boxes by {', '.join(shards.detectors)}"
+    if settings := manifest.get("objective", {}):
+        objective = Objective(**settings)
+        summary += f"; objective {objective.name} ({objective.constant} {getattr(objective, objective.constant):g})"
+        summary += f" on a {objective.grid} x {objective.grid} grid"
     title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(shards.path.resolve().name)}</h1>"
-    return f"{title}<p class=sub>{html.escape(said)}.</p><div class=tiles>{tiles}</div>"
+    return f"{title}<p class=sub>{html.escape(summary)}.</p><div class=tiles>{tiles}</div>"
 
 
 def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
     try:
-        found = table(scored, path)
+        scores = table(scored, path)
     except InputError:
-        return "<h2>Score</h2><p>The dataset has no ground-truth boxes to score against.</p>"
+        return "<h2>Score</h2><p>No score: the dataset has no ground-truth boxes.</p>"
     names = {"whole": "whole image", "centred": "centred 70 % box"}
     rows = ""
-    for name, row in (found["detectors"] | found["baselines"]).items():
+    for name, row in (scores["detectors"] | scores["baselines"]).items():
         colour = colours.get(name, "#8a94a6")
         bars = "".join(
             f"<td class=bar><i style='width:{row[key]:.1%};background:{colour}'></i><span>{row[key]:.3f}</span></td>"
@@ -96,10 +110,10 @@ def _histograms(scored: Scored, colours: dict[str, str]) -> str:
     charts = ""
     for name, colour in colours.items():
         area = scored.boxes[name][:, 2] * scored.boxes[name][:, 3]
-        charts += _histogram(f"{name}: box area, share of the image", area, colour)
+        charts += _histogram(f"{name}: box area as a share of the image", area, colour)
         overlap = scored.iou[name][~np.isnan(scored.iou[name])]
         if len(overlap):
-            charts += _histogram(f"{name}: IoU with the truth", overlap, colour)
+            charts += _histogram(f"{name}: IoU with the ground truth", overlap, colour)
     return f"<h2>Distributions</h2><div class=charts>{charts}</div>" if charts else ""
 
 
@@ -133,9 +147,12 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
     for group, numbers in groups.items():
         for number in numbers:
             chosen.setdefault(number, []).append(group)
-    cards = "".join(_card(shards, scored, number, belongs, colours, slow) for number, belongs in chosen.items())
-    shown = [group for group, numbers in groups.items() if numbers]
-    choices = "".join(f"<option value='{html.escape(g)}'>{html.escape(g)} ({len(groups[g]):,})</option>" for g in shown)
+    cards = "".join(_card(shards, scored, number, names, colours, slow) for number, names in chosen.items())
+    choices = "".join(
+        f"<option value='{html.escape(group)}'>{html.escape(group)} ({len(numbers):,})</option>"
+        for group, numbers in groups.items()
+        if numbers
+    )
     embedded = np.bincount(scored.label[list(chosen)], minlength=len(shards.classes))
     classes = "".join(
         f"<option value='{i}'>{html.escape(name)} ({embedded[i]})</option>"
@@ -150,27 +167,27 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
         f"<div class=controls><select id=group><option value=''>all shown ({len(chosen):,})</option>{choices}</select>"
         f"<select id=class><option value=''>all classes</option>{classes}</select>{keys}<span id=count></span></div>"
     )
-    left_out = int(np.isin(np.arange(len(shards.classes)), scored.label[list(chosen)], invert=True).sum())
-    said = f"{len(chosen):,} of {counted(len(scored.label), 'image')} are on this page; the numbers above are of all."
-    lacks = f"{left_out:,} classes have" if left_out != 1 else "1 class has"
-    said += f" {lacks} none here: <code>--samples</code> shows more." if left_out else ""
-    said += " Dashed: the ground truth. Coloured: a detector's box; beneath, its IoU with the truth."
-    return f"<h2>Images and their boxes</h2><p class=sub>{said}</p>{controls}<div class=grid>{cards}</div>"
+    missing = int(np.isin(np.arange(len(shards.classes)), scored.label[list(chosen)], invert=True).sum())
+    text = f"{len(chosen):,} of {counted(len(scored.label), 'image')} are on this page; the figures above cover all."
+    classes_without = f"{missing:,} classes have" if missing != 1 else "1 class has"
+    text += f" {classes_without} no image here: <code>--samples</code> shows more." if missing else ""
+    text += " Dashed: the ground truth. Coloured: a detector's box, with its IoU below the image."
+    return f"<h2>Images and their boxes</h2><p class=sub>{text}</p>{controls}<div class=grid>{cards}</div>"
 
 
 def _spread(labels: np.ndarray, samples: int) -> list[int]:
-    """Numbers of at most `samples` samples, spread over the classes and, within each, over the set."""
-    turn = np.zeros(len(labels))
+    """(N,) labels -> the numbers of at most `samples` samples, spread over the classes and over each class."""
+    rank = np.zeros(len(labels))  # of a sample within its class, in random order
     for value in np.unique(labels):
-        here = np.flatnonzero(labels == value)
-        turn[np.random.default_rng(int(value)).permutation(here)] = np.arange(len(here))
-    return sorted(int(i) for i in np.lexsort((labels, turn))[:samples])
+        members = np.flatnonzero(labels == value)
+        rank[np.random.default_rng(int(value)).permutation(members)] = np.arange(len(members))
+    return sorted(int(i) for i in np.lexsort((labels, rank))[:samples])
 
 
 def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colours: dict[str, str], slow: dict) -> str:
     sample = shards.split(str(scored.split[number])).read(int(scored.number[number]))
-    said = meta(sample)
-    picture = images.shrink(images.decode(sample["jpg"], said["file"]), THUMBNAIL_SIDE)
+    info = meta(sample)
+    picture = images.shrink(images.decode(sample["jpg"], info["file"]), THUMBNAIL_SIDE)
     height, width = picture.shape[:2]
     source = base64.b64encode(images.encode_jpeg(picture, 80)).decode()
     shapes = "".join(_rectangle(box, width, height, TRUTH, "truth") for box in scored.truth[number])
@@ -184,15 +201,15 @@ def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colo
     )
     fallbacks = {name: scored.fallback[name][number] for name in colours}
     notes = "".join(f" <em>{name}: {kind} map</em>" for name, kind in fallbacks.items() if kind)
-    notes += f" <em>{slow[said['id']] * 1e3:,.0f} ms</em>" if said["id"] in slow else ""
+    notes += f" <em>{slow[info['id']] * 1e3:,.0f} ms</em>" if info["id"] in slow else ""
     notes = f"<span>{overlaps}{notes}</span>" if overlaps or notes else ""
-    title = html.escape(f"{said['file']} ({said['width']} x {said['height']}, {said['split']})")
+    title = html.escape(f"{info['file']} ({info['width']} x {info['height']}, {info['split']})")
     return (
         f"<figure class=card style='--aspect:{width / height:.4f}' "
         f"data-class='{scored.label[number]}' data-groups='{html.escape(json.dumps(groups))}'>"
         f"<div class=photo><img src='data:image/jpeg;base64,{source}' width={width} height={height} alt=''>"
         f"<svg viewBox='0 0 {width} {height}'>{shapes}</svg></div>"
-        f"<figcaption title='{title}'><span>{html.escape(said['class'])}</span>{notes}</figcaption></figure>"
+        f"<figcaption title='{title}'><span>{html.escape(info['class'])}</span>{notes}</figcaption></figure>"
     )
 
 
@@ -205,21 +222,22 @@ def _rectangle(box: np.ndarray, width: int, height: int, colour: str, name: str)
 
 
 def _cost(shards: ShardSet) -> str:
-    """What --max-side and --quality made of the images, from the build's log; nothing when none was re-encoded."""
+    """Section on the size and time of re-encoding, from the build's log; empty when no image was re-encoded."""
     manifest, log = shards.manifest, read_log(shards)
     if not manifest["reencoded"]:
         return ""
-    asked = manifest["images"]
-    limit = f"--max-side {asked['max_side']}" if asked["max_side"] else "no --max-side: only what was no plain JPEG"
+    settings, limit = manifest["images"], "no --max-side: only images that were not baseline JPEGs"
+    if settings["max_side"]:
+        limit = f"--max-side {settings['max_side']}"
     total = sum(shards.splits.values())
-    rows = [("images re-encoded", f"{manifest['reencoded']:,} of {total:,} ({limit}, --quality {asked['quality']})")]
+    rows = [("images re-encoded", f"{manifest['reencoded']:,} of {total:,} ({limit}, --quality {settings['quality']})")]
     if sum(line["samples"] for line in log) == total and all("image_bytes" in line for line in log):
         before, after = (sum(line["image_bytes"][i] for line in log) for i in (0, 1))
         change = f"{after / before - 1:+.0%}" if before else ""
         rows.append(("bytes of all images", f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB stored ({change})"))
         rows.append(("time to encode", f"{sum(line['seconds'].get('encode', 0) for line in log):,.1f} s of one core"))
-    table = "".join(f"<tr><th>{what}</th><td>{html.escape(said)}</td></tr>" for what, said in rows)
-    return f"<h2>What re-encoding cost</h2><table>{table}</table>"
+    table = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
+    return f"<h2>Cost of re-encoding</h2><table>{table}</table>"
 
 
 def _settings(shards: ShardSet) -> str:
@@ -237,10 +255,10 @@ def _settings(shards: ShardSet) -> str:
         for name, seconds in sorted(stages.items(), key=lambda stage: -stage[1])
         if total
     )
-    times = f"<h2>Where the build's time went</h2><table>{rows}</table>" if rows else ""
-    said = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
+    times = f"<h2>Build time by stage</h2><table>{rows}</table>" if rows else ""
+    text = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
     summary = "<summary>manifest.json, without the lists of shards and classes</summary>"
-    return f"{times}<h2>Settings</h2><details>{summary}<pre>{said}</pre></details>"
+    return f"{times}<h2>Settings</h2><details>{summary}<pre>{text}</pre></details>"
 
 
 _PAGE = (Path(__file__).parent / "page.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""How well the boxes of a shard set find the annotated objects."""
+"""`fgdata score`: compares the boxes of a shard set with the ground truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ CORLOC_IOU = 0.5
 
 @dataclass(frozen=True)
 class Scored:
-    """Every annotated sample of a set: its split and number, class, boxes (l, t, w, h), fallbacks and IoU."""
+    """All N samples of a set: split, number, class, boxes (l, t, w, h), fallbacks and IoU with the ground truth."""
 
     split: np.ndarray  # (N,) str
     number: np.ndarray  # (N,) int, the sample's number within its split
@@ -23,11 +23,15 @@ class Scored:
     truth: list[np.ndarray]  # N of (n, 4)
     boxes: dict[str, np.ndarray]  # detector -> (N, 4)
     fallback: dict[str, list[str | None]]  # detector -> N
-    iou: dict[str, np.ndarray]  # detector or baseline -> (N,); nan without a truth box
+    iou: dict[str, np.ndarray]  # detector or baseline -> (N,); NaN without a ground-truth box
 
 
 def read_boxes(shards: ShardSet) -> Scored:
-    """Reads every sample's boxes and compares them with the truth, the best of it where an image has several."""
+    """Reads every sample and compares its boxes with the ground truth; of several truth boxes, the best match counts.
+
+    Raises:
+        InputError: A sample is damaged.
+    """
     split, number, ids, labels, truth = [], [], [], [], []
     boxes: dict[str, list[np.ndarray]] = {name: [] for name in shards.detectors}
     fallback: dict[str, list[str | None]] = {name: [] for name in shards.detectors}
@@ -35,34 +39,49 @@ def read_boxes(shards: ShardSet) -> Scored:
         reader = shards.split(name)
         for i in range(len(reader)):
             sample = reader.read(i)
-            said = meta(sample)
+            info = meta(sample)
             split.append(name)
             number.append(i)
-            ids.append(said["id"])
+            ids.append(info["id"])
             labels.append(label(sample))
-            truth.append(np.array(said["boxes"], np.float32).reshape(-1, 4))
+            truth.append(np.array(info["boxes"], np.float32).reshape(-1, 4))
             for detector in shards.detectors:
                 boxes[detector].append(box(sample, detector))
-                fallback[detector].append(said["detectors"][detector]["fallback"])
-    stacked = {name: np.stack(found) for name, found in boxes.items()}
+                fallback[detector].append(info["detectors"][detector]["fallback"])
+    stacked = {name: np.stack(rows) for name, rows in boxes.items()}
     fixed = {"whole": np.broadcast_to(WHOLE, (len(truth), 4)), "centred": np.broadcast_to(CENTRED, (len(truth), 4))}
-    best = {name: _best_iou(found, truth) for name, found in (stacked | fixed).items()}
+    best = {name: _best_iou(predicted, truth) for name, predicted in (stacked | fixed).items()}
     return Scored(np.array(split), np.array(number), ids, np.array(labels), truth, stacked, fallback, best)
 
 
 def score(path: Path) -> dict:
-    """{"detectors": {name: {mean_iou, corloc, n}}, "baselines": {"whole": ..., "centred": ...}}.
+    """Scores the boxes of a shard set.
 
-    CorLoc is the share of images whose box overlaps a truth box with an IoU of at least 0.5 (Deselaers et al. 2010).
-    InputError when no image of the set has a ground-truth box.
+    Args:
+        path: The folder of the shard set.
+
+    Returns:
+        {"detectors": {name: {mean_iou, corloc, n}}, "baselines": {"whole": ..., "centred": ...}}. CorLoc is the share
+        of images whose box overlaps a ground-truth box with an IoU of at least 0.5 (Deselaers et al. 2010).
+
+    Raises:
+        InputError: The set cannot be read, or none of its images has a ground-truth box.
+
+    Example:
+        rows = score(Path("shards/cub"))["detectors"]
+        print(rows["rbd"]["mean_iou"])
     """
     shards = ShardSet.open(path)
     return table(read_boxes(shards), path)
 
 
 def table(scored: Scored, path: Path) -> dict:
+    """What `score` returns, from the boxes of the set at `path`. InputError without any ground-truth box."""
     if not any(len(boxes) for boxes in scored.truth):
-        raise InputError(f"{path} has no ground-truth boxes to score against; its dataset has none.")
+        raise InputError(
+            f"{path} has no ground-truth boxes, so its boxes cannot be scored. Score a set of an annotated dataset; "
+            "`fgdata list` shows the datasets."
+        )
     rows = {name: _row(values) for name, values in scored.iou.items()}
     baselines = {name: rows.pop(name) for name in ("whole", "centred")}
     return {"detectors": rows, "baselines": baselines}

@@ -1,4 +1,4 @@
-"""Every byte of a shard set accounted for."""
+"""Compares every byte of a shard set with its manifest."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,9 +11,22 @@ from .reader import SplitReader, shard_faults
 
 
 def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -> tuple[dict, list[str]]:
-    """(manifest, faults): one sentence for every fault, each naming its file; an empty list means the set is whole.
+    """Checks a complete shard set.
 
-    `advance` is told the samples of every shard looked at. InputError when the manifest itself cannot be read.
+    Args:
+        folder: The folder of the shard set.
+        advance: Called after each shard with its number of samples.
+
+    Returns:
+        The manifest and the faults, one sentence each, which names the file. The set is whole when there are none.
+
+    Raises:
+        InputError: The manifest cannot be read.
+
+    Example:
+        manifest, faults = check(Path("shards/cub"))
+        if faults:
+            print(*faults, sep="\\n")
     """
     manifest = read_manifest(folder)
     faults = []
@@ -24,7 +37,8 @@ def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -
         counted = sum(shard["samples"] for shard in split["shards"])
         if counted != split["samples"]:
             faults.append(
-                f"{folder / 'manifest.json'}: split {name} says {split['samples']:,} samples, its shards {counted:,}"
+                f"{folder / 'manifest.json'}: split {name} states {split['samples']:,} samples, but its shards "
+                f"have {counted:,}"
             )
         for shard in split["shards"]:
             listed |= {f"{shard['name']}.tar", f"{shard['name']}.idx"}
@@ -46,13 +60,14 @@ def _content_faults(folder: Path, split: str, shard: dict) -> list[str]:
         if hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]:
             return []
     reader = SplitReader(folder, split, [shard])
-    damaged = []
+    damaged_samples = []
     for number in range(len(reader)):
         try:
             reader.read(number)
         except InputError as fault:
-            damaged.append(str(fault).split(": ", 1)[1].split(" is not", 1)[0])
+            damaged_samples.append(str(fault).split(": ", 1)[1].split(" differs", 1)[0])
     reader.close()
-    where = "; ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
+    more = f" and {len(damaged_samples) - 5} more" if len(damaged_samples) > 5 else ""
+    where = "; ".join(damaged_samples[:5]) + more
     where = where or "outside the samples: a tar header, padding or the end of the tar"
-    return [f"{tar} is damaged: its sha256 is not the manifest's ({where})"]
+    return [f"{tar} is damaged: its sha256 differs from the manifest's ({where})"]

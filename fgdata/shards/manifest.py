@@ -1,4 +1,4 @@
-"""manifest.json: what a shard set holds and how it was made. The names and rules of the format live here."""
+"""manifest.json: what a shard set contains and how it was built. Defines the names and rules of the format."""
 
 import hashlib
 import json
@@ -11,60 +11,68 @@ from ..errors import InputError
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 MANIFEST = "manifest.json"
-BUILDING = ".building"  # folder inside a set that is not finished: its plan and the facts of each finished shard
+BUILDING = ".building"  # folder inside an unfinished set: its plan and a record of each finished shard
 SPLITS = ("train", "test")
 
 
 def dump(value: Any) -> bytes:
-    """A JSON value -> readable bytes, keys in the order given."""
+    """A JSON value -> indented UTF-8 JSON that ends in a newline, keys in the order given."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def digest(manifest: dict) -> str:
-    """sha256 of everything the manifest says but the digest itself."""
-    said = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """sha256, in hexadecimal, of a manifest without its key `digest`."""
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict:
-    """The manifest of a complete shard set. InputError for no set, an unfinished one, or a newer format."""
+    """Reads the manifest of a complete shard set.
+
+    Args:
+        folder: The folder of the shard set.
+
+    Raises:
+        InputError: The folder has no manifest, is an unfinished set, or has a newer format; or the manifest is damaged.
+    """
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputError(_why_no_manifest(folder))
+        raise InputError(_explain_missing_manifest(folder))
     try:
         manifest = json.loads(path.read_bytes())
         major = int(str(manifest["format_version"]).split(".")[0])
     except (ValueError, KeyError, TypeError) as fault:
-        why = f"it is no JSON ({fault})" if isinstance(fault, ValueError) else "it states no format version"
-        raise InputError(f"{path} is damaged: {why}. Build the set again into an empty folder.") from None
+        why = f"it is not valid JSON ({fault})" if isinstance(fault, ValueError) else "it has no format_version"
+        raise InputError(f"{path} is damaged: {why}. Rebuild the set in an empty folder.") from None
     if major > FORMAT_MAJOR:
         raise InputError(
             f"{path} is format {manifest['format_version']}; this fgdata reads up to {FORMAT_MAJOR}.x. "
-            "Upgrade fgdata, or rebuild the set with this one: fgdata build-shards"
+            "Upgrade fgdata, or rebuild the set with this version: fgdata build-shards"
         )
     missing = [key for key in ("dataset", "splits", "detectors", "digest") if key not in manifest]
     if missing:
-        raise InputError(f"{path} is damaged: it lacks {', '.join(missing)}. Build the set again into an empty folder.")
+        raise InputError(f"{path} is damaged: it lacks {', '.join(missing)}. Rebuild the set in an empty folder.")
     return manifest
 
 
-def _why_no_manifest(folder: Path) -> str:
+def _explain_missing_manifest(folder: Path) -> str:
     if not folder.is_dir():
-        return f"There is no shard set at {folder}: no such folder. `fgdata list` shows the sets that exist."
+        return f"There is no shard set at {folder}: the folder does not exist. List the sets that do: fgdata list"
     if (folder / BUILDING).is_dir():
-        return (
-            f"{folder} is a shard set still being built: run the same `fgdata build-shards` command again to finish it."
-        )
-    return f"{folder} is no shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"
+        return f"{folder} is an unfinished shard set. Rerun the `fgdata build-shards` command that started it."
+    return f"{folder} is not a shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"
 
 
 def sealable(meta: dict) -> bytes:
-    """A JSON object as bytes without its closing brace, for `seal`."""
+    """The content of a sample's json -> its bytes without the closing brace, for `seal`."""
     return json.dumps(meta, sort_keys=True, ensure_ascii=False)[:-1].encode()
 
 
 def seal(body: bytes, crc: int = 0) -> bytes:
-    """`sealable` bytes with a last key, crc32, of all ahead of it; `crc` is that of what lies before the body."""
+    """Completes `sealable` bytes with the last key, crc32, and the closing brace.
+
+    `crc` is the CRC-32 of the sample's bytes before `body`: the stored value covers those bytes and `body`.
+    """
     return body + b', "crc32": "%08x"}' % zlib.crc32(body, crc)
 
 
@@ -72,20 +80,20 @@ SEAL_BYTES = len(b', "crc32": "00000000"}')
 
 
 def is_sealed(blob: bytes | memoryview) -> bool:
-    """Whether the bytes of a sample, from its first component's data to the end of its json, are those written."""
+    """Whether a sample's bytes, from its first component's data to the end of its json, match their crc32."""
     return bytes(blob[-SEAL_BYTES:]) == b', "crc32": "%08x"}' % zlib.crc32(blob[:-SEAL_BYTES])
 
 
 def count_fallbacks(counts: dict[str, dict[str, int]], meta: dict) -> None:
-    """Adds the fallbacks of one sample's json to the counts by detector and kind."""
-    for name, said in meta["detectors"].items():
-        if kind := said["fallback"]:
-            of_name = counts.setdefault(name, {})
-            of_name[kind] = of_name.get(kind, 0) + 1
+    """Adds the fallbacks of one sample's json to the counts {detector: {kind: samples}}, in place."""
+    for name, result in meta["detectors"].items():
+        if kind := result["fallback"]:
+            kinds = counts.setdefault(name, {})
+            kinds[kind] = kinds.get(kind, 0) + 1
 
 
 def add_counts(all_counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
-    """Sums the fallback counts of several shards."""
+    """Sums the fallback counts {detector: {kind: samples}} of several shards."""
     total: dict[str, dict[str, int]] = {}
     for counts in all_counts:
         for name, kinds in counts.items():
@@ -95,6 +103,6 @@ def add_counts(all_counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dic
 
 
 def signed(manifest: dict) -> dict:
-    """The manifest with its digest, as its last key."""
+    """A manifest -> a copy that ends in its digest."""
     manifest = {key: value for key, value in manifest.items() if key != "digest"}
     return {**manifest, "digest": digest(json.loads(json.dumps(manifest)))}

@@ -1,8 +1,8 @@
-"""maps.h5: the saliency maps of a shard set, small and in eight bits, from which `fgdata rebox` solves boxes again.
+"""maps.h5: the saliency maps of a shard set, downsized to eight bits; `fgdata rebox` solves boxes from them.
 
-A map is stored as SIDE x SIDE cells of equal share of the image, whatever its aspect, each the mean of its pixels:
-boxes are solved on such a grid, so for every grid that divides SIDE nothing is lost but the rounding to 1/255 of the
-map's range. The layout is FORMAT.md's, "maps.h5". No time goes into the file: the same maps, the same bytes.
+A map is stored as SIDE x SIDE cells, each the mean of an equal share of the image, whatever its aspect ratio. Boxes are
+solved on such a grid: for a grid that divides SIDE, only the rounding to 1/255 of the map's range is lost. FORMAT.md,
+"maps.h5", specifies the layout. The file contains no timestamps: the same maps give the same bytes.
 """
 
 import errno
@@ -24,13 +24,13 @@ from .manifest import BUILDING
 
 MAPS = "maps.h5"
 SIDE = 128
-_VERSION = ("v110", "v110")  # of the HDF5 file format; fixed, so that a newer library writes the same bytes
+_VERSION = ("v110", "v110")  # of the HDF5 file format; pinned so that a newer library writes the same bytes
 _GZIP = 4
 _CHUNK = (1, SIDE, SIDE)
 
 
 def shrink_map(saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) map -> (SIDE, SIDE) uint8 and float32 (2,), the values that 0 and 255 stand for; nan if not finite."""
+    """(H, W) map -> (SIDE, SIDE) uint8 and (2,) float32, the values of bytes 0 and 255; NaN for a non-finite map."""
     cells = area_average(saliency, SIDE)
     low, high = cells.min(), cells.max()
     if not np.isfinite(low + high):
@@ -40,16 +40,17 @@ def shrink_map(saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class MapFile:
-    """Maps by detector and row; a row is a sample's place in the set, its splits and shards in the manifest's order."""
+    """An open maps.h5. A row is a sample's position in the set, with splits and shards in the manifest's order."""
 
     def __init__(self, path: Path):
+        """Opens the file. Raises InputError when it is not HDF5."""
         try:
             self._file = h5py.File(path, "r", locking="best-effort")
         except OSError as fault:
             raise InputError(f"{path} cannot be read as HDF5 ({fault}); {_AGAIN}") from None
 
     def read(self, detector: str, row: int) -> np.ndarray:
-        """-> (SIDE, SIDE) float64. InputError when the file holds no such map."""
+        """Returns the map of a detector and row, (SIDE, SIDE) float64. Raises InputError when the file lacks it."""
         try:
             cells = cast(h5py.Dataset, self._file[f"maps/{detector}"])[row]
             low, high = cast(h5py.Dataset, self._file[f"range/{detector}"])[row].astype(np.float64)
@@ -58,28 +59,42 @@ class MapFile:
         return low + (high - low) / 255 * cells
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
-_AGAIN = "restore it, or build the set again with --keep-maps."
+_AGAIN = "restore it, or rebuild the set with --keep-maps."
 
 
 def pack(keys: list[int], maps: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> bytes:
-    """The keys of a shard's samples and, per detector, what `shrink_map` made of each -> the bytes of its own file."""
+    """Stores the maps of one shard.
+
+    Args:
+        keys: The key of each sample, as a number.
+        maps: Per detector, what `shrink_map` returned for each sample.
+
+    Returns:
+        The bytes of an HDF5 file, for `merge`.
+    """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_VERSION) as file:
         _create(file, list(maps), len(keys))
         cast(h5py.Dataset, file["key"])[:] = keys
-        for name, found in maps.items():
-            cast(h5py.Dataset, file[f"maps/{name}"])[:] = np.stack([cells for cells, _ in found])
-            cast(h5py.Dataset, file[f"range/{name}"])[:] = np.stack([limits for _, limits in found])
+        for name, shrunk in maps.items():
+            cast(h5py.Dataset, file[f"maps/{name}"])[:] = np.stack([cells for cells, _ in shrunk])
+            cast(h5py.Dataset, file[f"range/{name}"])[:] = np.stack([limits for _, limits in shrunk])
     return buffer.getvalue()
 
 
 def merge(sources: dict[str, list[Path]], out: Path) -> dict:
-    """Per detector the files to take its maps from, in the set's order -> OUT, and its entry for the manifest.
+    """Merges map files into one without decompressing them.
 
-    Copies the compressed chunks as they are, one at a time. OUT appears whole or not at all.
+    Args:
+        sources: Per detector, the files that contain its maps, in the set's order.
+        out: The file to write. It appears complete or not at all.
+
+    Returns:
+        The manifest's entry for the file.
     """
     first = next(iter(sources.values()))
     keys = np.concatenate([_keys(path) for path in first])
@@ -92,23 +107,24 @@ def merge(sources: dict[str, list[Path]], out: Path) -> dict:
 
 
 def entry(path: Path) -> dict:
-    """What the manifest says of a map file."""
+    """The manifest's entry for a map file: side, name, bytes and sha256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"side": SIDE, "name": path.name, "bytes": path.stat().st_size, "sha256": digest}
 
 
-def fault(folder: Path, said: dict) -> str | None:
-    """What is wrong with the map file of a set whose manifest says this of it; None when it is the one written."""
+def fault(folder: Path, expected: dict) -> str | None:
+    """Compares a set's map file with its entry in the manifest -> what is wrong with it, or None."""
     path = folder / MAPS
     if not path.is_file():
         return f"{path} is missing"
-    found = entry(path)
-    if found["sha256"] == said["sha256"]:
+    actual = entry(path)
+    if actual["sha256"] == expected["sha256"]:
         return None
-    if found["bytes"] != said["bytes"]:
-        return f"{path} is damaged, or of another set: {found['bytes']:,} bytes where {said['bytes']:,} were written"
-    return f"{path} is damaged, or of another set: its sha256 is not the manifest's"
+    if actual["bytes"] != expected["bytes"]:
+        sizes = f"it has {actual['bytes']:,} bytes; the manifest states {expected['bytes']:,}"
+        return f"{path} is damaged, or of another set: {sizes}"
+    return f"{path} is damaged, or of another set: its sha256 differs from the manifest's"
 
 
 def _create(file: h5py.File, detectors: list[str], samples: int) -> None:
@@ -146,7 +162,7 @@ def _copy(file: h5py.File, name: str, paths: list[Path]) -> None:
 
 @contextmanager
 def _disk_faults(path: Path) -> Iterator[None]:
-    """HDF5 wraps what the system said into a text of its own; a full disk or file must read as one."""
+    """Raises a plain OSError for a full disk: HDF5 wraps the system's error in a text of its own."""
     try:
         yield
     except (OSError, RuntimeError) as fault:
@@ -157,5 +173,5 @@ def _disk_faults(path: Path) -> Iterator[None]:
 
 
 def maps_part(folder: Path, name: str) -> Path:
-    """Where the maps of one shard wait until all are merged into one file."""
+    """The file that contains the maps of one shard until all are merged."""
     return folder / BUILDING / f"{name}.{MAPS}"

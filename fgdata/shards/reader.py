@@ -1,6 +1,6 @@
-"""Random access to the samples of a shard set, every byte of them checked as it is read.
+"""Random access to the samples of a shard set. Each sample is checked when it is read.
 
-`ShardSet.open` looks at the manifest's digest, each tar's size and each index's sha256; `SplitReader.read` checks the
+`ShardSet.open` checks the manifest's digest, each tar's size and each index's sha256; `SplitReader.read` checks the
 crc32 of the sample it reads. Neither reads a whole tar: `fgdata check` does that.
 """
 
@@ -20,11 +20,17 @@ import numpy as np
 from ..errors import InputError
 from .manifest import MANIFEST, digest, is_sealed, read_manifest
 
-_KEPT = 64  # tars that a reader keeps open: ImageNet's set has 5,000, and a process may hold 256 files (macOS) or 1,024
+_KEPT = 64  # tars that a reader keeps open: ImageNet has 5,000, and a process may open 256 files (macOS) or 1,024
 
 
 class SplitReader:
-    """The samples of one split by number, 0 to len - 1. Thread-safe; pickles without its open files."""
+    """The samples of one split by number, 0 to len - 1. Thread-safe; pickles without its open files.
+
+    Example:
+        reader = ShardSet.open("shards/cub").split("train")
+        sample = reader.read(0)
+        jpeg, class_index, rbd = sample["jpg"], label(sample), box(sample, "rbd")
+    """
 
     def __init__(self, folder: Path, split: str, shards: list[dict]):
         self.folder, self.split, self.shards = folder, split, shards
@@ -32,15 +38,23 @@ class SplitReader:
         self._lines = [_index_lines(folder, shard) for shard in shards]
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
-        weakref.finalize(self, _close, self._files).atexit = False  # at its end a process closes them by itself
+        weakref.finalize(self, _close, self._files).atexit = False  # the system closes them when the process ends
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def read(self, number: int) -> dict[str, bytes]:
-        """Sample `number` -> its components by extension ("jpg", "cls", "json", "rbd.npy", ...).
+        """Reads one sample.
 
-        InputError naming the tar and the sample when its bytes are not those written.
+        Args:
+            number: 0 to len - 1.
+
+        Returns:
+            The sample's components by extension: "jpg", "cls", "json", "rbd.npy", ...
+
+        Raises:
+            IndexError: There is no such sample.
+            InputError: The sample's bytes do not match their crc32. The message names the tar and the sample.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of a split of {len(self)}")
@@ -53,9 +67,9 @@ class SplitReader:
         if not is_sealed(blob):
             name = self.shards[shard]["name"]
             raise InputError(
-                f"{self.folder / name}.tar is damaged: sample {fields[3].split('.')[0]} (byte {start:,}) is not "
-                f"what was written. `{shlex.join(['fgdata', 'check', str(self.folder)])}` names all damage; restore "
-                "the tar or rebuild the set."
+                f"{self.folder / name}.tar is damaged: sample {fields[3].split('.')[0]} (byte {start:,}) differs from "
+                f"its crc32. List all damage: {shlex.join(['fgdata', 'check', str(self.folder)])}. Then restore the "
+                "tar, or rebuild the set."
             )
         return {
             extension: bytes(blob[offset - start : offset - start + size])
@@ -63,11 +77,12 @@ class SplitReader:
         }
 
     def key(self, number: int) -> str:
-        """The key of sample `number`: the name of its files in the tar, up to the dot."""
+        """The key of a sample: the name of its files in the tar, up to the first dot."""
         shard = bisect.bisect_right(self._ends, number)
         return self._lines[shard][number - self._ends[shard]].split()[3].split(".")[0]
 
     def close(self) -> None:
+        """Closes the open tars. The next read opens them again."""
         with self._lock:
             _close(self._files)
 
@@ -84,8 +99,8 @@ class SplitReader:
                 self.folder / f"{self.shards[shard]['name']}.tar", os.O_RDONLY | getattr(os, "O_BINARY", 0)
             )
             with self._lock:
-                kept = len(self._files) < _KEPT and self._files.setdefault(shard, handle) == handle
-            if not kept:
+                stays_open = len(self._files) < _KEPT and self._files.setdefault(shard, handle) == handle
+            if not stays_open:
                 try:
                     return self._read_at(handle, size, offset)
                 finally:
@@ -101,7 +116,15 @@ class SplitReader:
 
 
 class ShardSet:
-    """A complete shard set. Make one with `ShardSet.open`."""
+    """A complete shard set. Open one with `ShardSet.open`.
+
+    Attributes:
+        path: The folder.
+        manifest: The content of manifest.json.
+        classes: The name of each class index.
+        detectors: The names of the boxes that each sample has.
+        splits: The number of samples of each split.
+    """
 
     def __init__(self, path: Path, manifest: dict):
         self.path, self.manifest = path, manifest
@@ -112,27 +135,39 @@ class ShardSet:
 
     @staticmethod
     def open(path: str | Path) -> "ShardSet":
-        """InputError when the set is missing, unfinished or of a newer format, when its manifest is not as written, or
-        when a file of it is missing or cut."""
+        """Opens a shard set for reading.
+
+        Args:
+            path: The folder of the set.
+
+        Raises:
+            InputError: The set is missing, unfinished or of a newer format; its manifest was changed; or a file of it
+                is missing or truncated.
+
+        Example:
+            shards = ShardSet.open("shards/cub")
+            print(shards.splits, shards.detectors)
+            sample = shards.split("train").read(0)
+        """
         path = Path(path)
         manifest = read_manifest(path)
         if fault := next(set_faults(path, manifest), None):
             check = shlex.join(["fgdata", "check", str(path)])
-            raise InputError(f"{fault}. `{check}` names all damage; restore the file or rebuild the set.")
+            raise InputError(f"{fault}. List all damage: {check}. Then restore the file, or rebuild the set.")
         return ShardSet(path, manifest)
 
     def split(self, name: str) -> SplitReader:
-        """The samples of one split. InputError when the set has no such split."""
+        """Returns the reader of one split. Raises InputError when the set has no such split."""
         if name not in self.splits:
-            found = ", ".join(f"{split} ({count:,})" for split, count in self.splits.items())
-            raise InputError(f"{self.path} has no split {name!r}; it has {found}.")
+            available = ", ".join(f"{split} ({count:,})" for split, count in self.splits.items())
+            raise InputError(f"{self.path} has no split {name!r}; it has {available}.")
         if name not in self._readers:
             self._readers[name] = SplitReader(self.path, name, self.manifest["splits"][name]["shards"])
         return self._readers[name]
 
 
 def set_faults(folder: Path, manifest: dict) -> Iterator[str]:
-    """What is wrong with a set's manifest, tars and indexes, as far as that shows without reading a tar."""
+    """Yields what is wrong with a set's manifest, tars and indexes, without reading a tar."""
     if digest(manifest) != manifest["digest"]:
         yield f"{folder / MANIFEST} was changed after it was written: its digest does not match"
     for split in manifest["splits"].values():
@@ -141,36 +176,44 @@ def set_faults(folder: Path, manifest: dict) -> Iterator[str]:
 
 
 def shard_faults(folder: Path, shard: dict) -> list[str]:
-    """What is wrong with one shard's files, without reading the tar: absent, of another length, another index."""
+    """Lists what is wrong with one shard's files without reading the tar: missing, wrong size, wrong index."""
     faults = []
     tar, index = folder / f"{shard['name']}.tar", folder / f"{shard['name']}.idx"
     if not tar.is_file():
         faults.append(f"{tar} is missing")
     elif tar.stat().st_size != shard["bytes"]:
-        faults.append(f"{tar} is damaged: {tar.stat().st_size:,} bytes where {shard['bytes']:,} were written")
+        faults.append(f"{tar} is damaged: it has {tar.stat().st_size:,} bytes; the manifest states {shard['bytes']:,}")
     if not index.is_file():
         faults.append(f"{index} is missing (the index of {tar.name})")
     elif hashlib.sha256(index.read_bytes()).hexdigest() != shard["index_sha256"]:
-        faults.append(f"{index} is damaged: its sha256 is not the manifest's")
+        faults.append(f"{index} is damaged: its sha256 differs from the manifest's")
     return faults
 
 
 def label(sample: dict[str, bytes]) -> int:
-    """The class index of a sample."""
+    """The class index of a sample, 0-based."""
     return int(sample["cls"])
 
 
 def meta(sample: dict[str, bytes]) -> dict:
-    """The json of a sample."""
+    """The json of a sample, as FORMAT.md specifies it."""
     return json.loads(sample["json"])
 
 
 def box(sample: dict[str, bytes], detector: str) -> np.ndarray:
-    """The (l, t, w, h) of a detector, float32 (4,) in [0, 1]. InputError when the sample carries no such box."""
+    """The box of a detector in a sample: (l, t, w, h), float32 (4,) in [0, 1].
+
+    Args:
+        sample: What `SplitReader.read` returns.
+        detector: A name in `ShardSet.detectors`.
+
+    Raises:
+        InputError: The sample has no such box.
+    """
     data = sample.get(f"{detector}.npy")
     if data is None:
-        found = ", ".join(name.removesuffix(".npy") for name in sample if name.endswith(".npy")) or "none"
-        raise InputError(f"The sample has no box by {detector!r}; it has {found}.")
+        available = ", ".join(name.removesuffix(".npy") for name in sample if name.endswith(".npy")) or "none"
+        raise InputError(f"The sample has no box by {detector!r}; it has {available}.")
     return np.frombuffer(data, "<f4", offset=len(data) - 16).copy()  # float32 (4,) are the last 16 bytes of its .npy
 
 

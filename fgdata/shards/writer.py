@@ -1,4 +1,4 @@
-"""One tar and its DALI index in one pass, the same bytes every time."""
+"""Writes a tar and its DALI index in one pass; the same samples always give the same bytes."""
 
 import hashlib
 import io
@@ -17,16 +17,22 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 def box_bytes(box: np.ndarray) -> bytes:
-    """(4,) -> the bytes of a .npy file that holds it as float32."""
+    """(4,) box -> the bytes of a .npy file, dtype <f4."""
     buffer = io.BytesIO()
     np.save(buffer, np.asarray(box, "<f4").reshape(4), allow_pickle=False)
     return buffer.getvalue()
 
 
 class ShardWriter:
-    """Writes NAME.tar and NAME.idx under a folder; both appear, whole, when the block ends without an error.
+    """Writes NAME.tar and NAME.idx to a folder. Both appear, complete, when the block ends without an error.
 
-    The json of a sample comes last and ends in a crc32 of all the sample's bytes before it (FORMAT.md, "Checksum").
+    A sample's json is its last component and ends in a crc32 of all its bytes before that (FORMAT.md, "Checksum").
+    `entry` is the manifest's entry for the shard, once the block has ended.
+
+    Example:
+        with ShardWriter(Path("shards/mine"), "train-000000") as writer:
+            writer.add("000000", {"jpg": jpeg, "cls": b"0", "rbd.npy": box_bytes(box)}, {"id": "a"})
+        print(writer.entry["sha256"])
     """
 
     def __init__(self, folder: Path, name: str):
@@ -43,10 +49,19 @@ class ShardWriter:
         return self
 
     def add(self, key: str, components: dict[str, bytes], meta: dict) -> None:
-        """Adds KEY.EXT for every component, in order, then KEY.json."""
+        """Adds one sample: KEY.EXT for every component, in order, then KEY.json.
+
+        Args:
+            key: Name of the sample's files, without a dot or a slash.
+            components: Data by extension.
+            meta: Content of the json, without `crc32`.
+
+        Raises:
+            ValueError: The key has a dot or a slash, or a component does not fit a USTAR header.
+        """
         if "." in key or "/" in key:
             raise ValueError(
-                f"key {key!r}: a key has no dot (readers take the extension from the first one) and no slash"
+                f"key {key!r}: a key must have no dot (readers take the extension from the first one) and no slash"
             )
         crc, fields = 0, []
         for extension, data in components.items():
@@ -90,13 +105,16 @@ class ShardWriter:
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    """The 512 bytes ahead of a file in a tar: tarfile's own for an empty file, with name, size and checksum put in."""
+    """The 512-byte header of a file in a tar: tarfile's header of an empty file with name, size and checksum filled in.
+
+    ValueError when they do not fit.
+    """
     if len(name) > 100 or size >= 8**11:
         raise ValueError(f"{name} of {size:,} bytes does not fit a plain tar header")
     header = bytearray(_EMPTY)
     header[: len(name)] = name.encode("ascii")
     header[124:135] = b"%011o" % size
-    header[148:156] = b" " * 8  # the checksum is of the header with blanks in its place
+    header[148:156] = b" " * 8  # the checksum counts its own field as blanks
     header[148:155] = b"%06o\0" % sum(header)
     return bytes(header)
 

@@ -1,7 +1,7 @@
-"""A shard set is read without fgdata: by plain webdataset, by Hugging Face datasets, and by DALI's own reader.
+"""Other programs read a shard set without fgdata: plain webdataset, Hugging Face datasets and DALI's own reader.
 
-Each reader runs in a process of its own in which importing fgdata fails, and prints what it read; here that is compared
-with what the tar holds.
+Each reader runs in its own process, in which importing fgdata fails, and prints what it read. The tests compare that
+with the content of the tars.
 """
 
 import json
@@ -80,13 +80,13 @@ def test_another_program_reads_image_class_and_box(drawn_set: Path, module, scri
 
 
 def _plain(folder: Path) -> list[list]:
-    """What the tars hold, by tarfile and json alone; the box is the truth of the json, which gt.npy repeats."""
-    found = []
+    """The samples read with tarfile and json alone; the box is the json's, which gt.npy repeats."""
+    rows = []
     for path in sorted(folder.glob("train-*.tar")):
         with tarfile.open(path) as tar:
             files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}  # pyright: ignore
         for key in sorted({name.split(".")[0] for name in files}):
             meta = json.loads(files[f"{key}.json"])
             shape = [meta["height"], meta["width"], 3]
-            found.append([key, shape, int(files[f"{key}.cls"]), meta["boxes"][0], meta["id"]])
-    return found
+            rows.append([key, shape, int(files[f"{key}.cls"]), meta["boxes"][0], meta["id"]])
+    return rows
