@@ -104,7 +104,7 @@ def test_a_set_may_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
         (["check", "nowhere"], "There is no shard set at nowhere"),
         (["score", "nowhere"], "There is no shard set at nowhere"),
         (["show", "nowhere"], "There is no shard set at nowhere"),
-        (["build-shards", "--dataset", "birds"], "No dataset is called 'birds'; there are drawn, cub"),
+        (["build-shards", "--dataset", "birds"], "Unknown dataset 'birds'; available: drawn, cub"),
         (["build-shards", "--dataset", "cub", "--classes", "3"], "cub has no option classes"),
         (["build-shards", "--saliency", "magic"], "'magic' is not a detector"),
         (["build-shards", "--classes", "1"], "--classes is 1"),
