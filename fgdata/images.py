@@ -1,7 +1,7 @@
-"""Encoded images in, RGB pixels out, and back: told apart by content, never by file name.
+"""Decodes images to RGB pixels and encodes JPEG. The content decides the format, not the file name.
 
 EXIF orientation is ignored everywhere: width, height and boxes are those of the stored pixel grid, as the annotators of
-these datasets saw it. In a TIFF the orientation is no EXIF but part of the format, and both decoders follow it.
+these datasets saw it. In a TIFF the orientation is part of the format rather than EXIF, and both decoders apply it.
 """
 
 import io
@@ -15,9 +15,9 @@ from .errors import InputError
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _SIGNATURES = {b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
 _FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
-_MOST_PIXELS, _MOST_SIDE = 1 << 30, 1 << 20  # OpenCV decodes no more unless its environment variables say so
+_MOST_PIXELS, _MOST_SIDE = 1 << 30, 1 << 20  # OpenCV's limits, unless its environment variables change them
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-# OpenCV's names for "reduced" say grey or BGR too; without that bit they only reduce, and _FLAGS says RGB.
+# OpenCV's flags for reduced decoding also choose grey or BGR. The grey ones only reduce; _FLAGS chooses RGB.
 _REDUCED = (
     (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
     (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
@@ -27,37 +27,46 @@ _REDUCED = (
 
 @dataclass(frozen=True)
 class Header:
-    """What an encoded image says of itself."""
+    """What the header of an encoded image states."""
 
     format: str
+    """Lower case, by content: jpeg, png, gif, bmp, tiff, webp, ..."""
     width: int
     height: int
     channels: int
 
 
 def header(data: bytes, name: str) -> Header:
-    """Format and size of an encoded image without decoding its pixels.
+    """Format and size of an encoded image, without decoding its pixels.
 
-    InputError when it is no whole image, or larger than `decode` can take.
+    `name` names the image in messages. InputError if the bytes are not a complete image, or one larger than `decode`
+    accepts.
     """
-    found = _jpeg_header(data, name) if data.startswith(_JPEG_START) else _header_with_pillow(data, name)
-    if found.width * found.height > _MOST_PIXELS or max(found.width, found.height) > _MOST_SIDE:
-        most = f"{_MOST_PIXELS:,} pixels and {_MOST_SIDE:,} a side are allowed"
-        raise _unreadable(name, data, f"{found.width:,} x {found.height:,} pixels where {most}")
-    return found
+    frame = _jpeg_header(data, name) if data.startswith(_JPEG_START) else _header_with_pillow(data, name)
+    if frame.width * frame.height > _MOST_PIXELS or max(frame.width, frame.height) > _MOST_SIDE:
+        limit = f"at most {_MOST_PIXELS:,} pixels and {_MOST_SIDE:,} per side are allowed"
+        raise _unreadable(name, data, f"{frame.width:,} x {frame.height:,} pixels; {limit}")
+    return frame
 
 
 def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
     """Encoded bytes -> (H, W, 3) uint8 RGB. Grey is repeated, alpha is dropped (as Pillow's convert("RGB") does).
 
-    With least_side, a JPEG comes at a half, quarter or eighth of its size, sides rounded up, as long as both are at
-    least that many pixels: its blocks are then transformed to fewer pixels, which is most of what decoding can save.
-    OpenCV decodes what it can, Pillow the rest. InputError naming `name` when the bytes are no whole image.
+    Args:
+        data: The encoded image. OpenCV decodes what it can, Pillow the rest.
+        name: Names the image in messages.
+        least_side: If given, a JPEG is decoded at a half, quarter or eighth of its size (sides rounded up), as long as
+            both sides keep at least this many pixels. Its blocks are transformed to fewer pixels, which saves most of
+            the decoding time. Default: full size.
+
+    Raises InputError if the bytes are not a complete image.
+
+        rgb = decode(Path("bird.jpg").read_bytes(), "bird.jpg")
     """
     flags = _FLAGS
     if data.startswith(_JPEG_START):
-        found = header(data, name)
-        side = min(found.width, found.height)
+        frame = header(data, name)
+        side = min(frame.width, frame.height)
         flags |= next((flag for by, flag in _REDUCED if least_side and side >= by * least_side), 0)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if pixels is None:
@@ -66,7 +75,7 @@ def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
-    """(H, W, 3) uint8 RGB -> JPEG bytes; quality 1-100. Colour is kept at half the resolution (4:2:0)."""
+    """(H, W, 3) uint8 RGB -> JPEG bytes. quality: 1 to 100. Chroma is stored at half resolution (4:2:0)."""
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise InputError(f"OpenCV could not encode an image of shape {rgb.shape} as JPEG.")
@@ -74,7 +83,10 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
 
 
 def shrink(rgb: np.ndarray, max_side: int) -> np.ndarray:
-    """(H, W, 3) -> the same picture, area-averaged so that its longer side is at most max_side pixels."""
+    """(H, W, 3) -> the image downscaled by area averaging so that its longer side is at most `max_side` pixels.
+
+    Returns `rgb` itself if it is small enough.
+    """
     height, width = rgb.shape[:2]
     scale = max_side / max(height, width)
     if scale >= 1:
@@ -84,14 +96,14 @@ def shrink(rgb: np.ndarray, max_side: int) -> np.ndarray:
 
 
 def _jpeg_header(data: bytes, name: str) -> Header:
-    """Walks the marker segments to the frame header, and asks for an end marker behind the scan (cut files lack it)."""
+    """Reads the marker segments up to the first scan. Requires an end marker after it, which truncated files lack."""
     position = 2
     frame = None
     while position + 4 <= len(data):
         if data[position] != 0xFF:
             break
         marker = data[position + 1]
-        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # fill bytes and markers without a body
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # fill bytes and markers without a segment
             position += 1 if marker == 0xFF else 2
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
@@ -105,7 +117,7 @@ def _jpeg_header(data: bytes, name: str) -> Header:
     if frame is None or not frame.width or not frame.height:
         raise _unreadable(name, data, "a JPEG without a frame header")
     if data.rfind(_JPEG_END, position) < 0:
-        raise _unreadable(name, data, "a JPEG cut off before its end marker")
+        raise _unreadable(name, data, "a truncated JPEG without an end marker")
     return frame
 
 
@@ -133,12 +145,14 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
         raise _unreadable(name, data, str(fault)) from None
 
 
-def _format(data: bytes, said: str | None) -> str:
-    return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), (said or "unknown").lower())
+def _format(data: bytes, pillow_format: str | None) -> str:
+    """The format by signature, else as Pillow names it; lower case."""
+    by_pillow = (pillow_format or "unknown").lower()
+    return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), by_pillow)
 
 
-def _unreadable(name: str, data: bytes, what: str) -> InputError:
-    found = f"{len(data):,} bytes, {what}" if data else "an empty file"
+def _unreadable(name: str, data: bytes, reason: str) -> InputError:
+    content = f"{len(data):,} bytes, {reason}" if data else "an empty file"
     return InputError(
-        f"{name} cannot be read as an image: {found}. Restore the file, or leave it out: --on-bad-image skip"
+        f"{name} cannot be read as an image: {content}. Restore the file, or skip such images: --on-bad-image skip"
     )

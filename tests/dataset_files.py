@@ -1,4 +1,4 @@
-"""What the tests of dataset readers share: files in a published layout, and what was read back."""
+"""Helpers of the dataset readers' tests: write files in a published layout, and summarise what was read."""
 
 import pickle
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ def image(height: int = 40, width: int = 60, kind: str = ".jpg") -> bytes:
     return cv2.imencode(kind, np.random.default_rng(height).integers(0, 255, (height, width, 3), np.uint8))[1].tobytes()
 
 
-def boxes(known: datasets.Dataset) -> dict:
-    """{file: boxes}, through a pickle as worker processes see it."""
-    again = pickle.loads(pickle.dumps(known))
-    return {record.file: again.load(record)[1] for record in known.records}
+def boxes(dataset: datasets.Dataset) -> dict:
+    """{file: boxes}, loaded through a pickled copy as in worker processes."""
+    copy = pickle.loads(pickle.dumps(dataset))
+    return {record.file: copy.load(record)[1] for record in dataset.records}
 
 
-def labels(known: datasets.Dataset) -> dict:
-    assert all(known.classes[record.label] == record.class_name for record in known.records)
-    return {record.file: (record.label, record.split) for record in known.records}
+def labels(dataset: datasets.Dataset) -> dict:
+    assert all(dataset.classes[record.label] == record.class_name for record in dataset.records)
+    return {record.file: (record.label, record.split) for record in dataset.records}

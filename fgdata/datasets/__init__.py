@@ -1,6 +1,6 @@
-"""Datasets as records: DATASETS names them, `read` turns one into a Dataset. One file per layout.
+"""Datasets as records: DATASETS lists them, `read` returns one as a Dataset. One file per layout.
 
-Ground-truth boxes are (l, t, w, h) in PIXELS here, as each dataset states them; they may overrun the image.
+Ground-truth boxes are (l, t, w, h) in PIXELS here, as each dataset states them. They may overrun the image.
 """
 
 import os
@@ -17,42 +17,42 @@ PixelBoxes = tuple[tuple[float, float, float, float], ...]
 
 @dataclass(frozen=True)
 class Record:
-    """One image, before anything of it is read."""
+    """One image of a dataset, before its file is read."""
 
     id: str
     file: str
-    """Path relative to the dataset's root, with forward slashes (for drawn, a stable made-up one)."""
+    """Path relative to the dataset's root, with forward slashes. For drawn, a stable name without a file."""
     label: int
     """0-based."""
     class_name: str
     split: str
     """train or test."""
     boxes: PixelBoxes | None = ()
-    """Ground truth in pixels; () when it has none, None when only `load` knows."""
+    """Ground truth in pixels. () if there is none; None if only `Dataset.load` can give it."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Every record of a dataset, and how to get at an image. Picklable, for worker processes."""
+    """All records of a dataset, and the function that loads an image. Picklable, for worker processes."""
 
     name: str
     classes: tuple[str, ...]
     records: tuple[Record, ...]
     load: Callable[[Record], tuple[bytes, PixelBoxes]]
-    """Record -> encoded image bytes and its boxes in pixels."""
+    """Record -> (encoded image bytes, boxes in pixels). Raises InputError if a file cannot be read."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """JSON-able: what besides its files defines the dataset."""
+    """Options that define the dataset in addition to its files. Written to the manifest as JSON."""
     note: str = ""
-    """What a person should know of it: that it is a subset, what was left out. Not part of a shard set."""
+    """Remarks for the user: that it is a subset, what was left out. Printed; not part of a shard set."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that a publisher offers for download."""
+    """A file that the publisher of a dataset offers for download."""
 
     url: str
     md5: str
-    """As published, or as widely used loaders check it."""
+    """As published, or as widely used loaders expect it."""
 
     @property
     def file(self) -> str:
@@ -61,38 +61,41 @@ class Archive:
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """What is known of a dataset before its code is imported."""
+    """What `fgdata list` and error messages say about a dataset without importing its reader."""
 
     reader: str
-    """module:function, called as function(root, **options) or, without files, function(**options)."""
+    """module:function. Called as function(root, **options), or function(**options) if `files` is False."""
     layout: str
+    """The files that the reader expects in the root."""
     size: str
     where: str
+    """Where to get the dataset."""
     options: tuple[str, ...] = ()
     files: bool = True
-    """False for a dataset made by code, which has no root."""
+    """False for a dataset that code generates: it has no root."""
     archives: tuple[Archive, ...] = ()
-    """What --download fetches, in the order of unpacking; none where terms or the lack of an address forbid it."""
+    """What --download fetches, in the order of unpacking. Empty if the publisher requires accepting terms, or has no
+    stable address."""
 
 
 _GTSRB = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018/"
-_COCO = "http://images.cocodataset.org/"  # offered by http; the MD5 vouches for it
+_COCO = "http://images.cocodataset.org/"  # the server offers only http; the MD5 protects the content
 
 DATASETS: dict[str, DatasetRow] = {
     "drawn": DatasetRow(
         reader="fgdata.datasets.drawn.dataset:read",
-        layout="none: birds painted by code",
+        layout="none: birds drawn by code",
         size="20 classes, 60 images each",
-        where="nothing to get",
+        where="nothing to download",
         options=("classes", "images_per_class", "size", "seed"),
         files=False,
     ),
     "cub": DatasetRow(
         reader="fgdata.datasets.cub:read",
         layout="images.txt  image_class_labels.txt  train_test_split.txt  bounding_boxes.txt  classes.txt  images/"
-        "   (in the folder, or in CUB_200_2011/ inside it)",
-        size="200 classes, 5,994 train, 5,794 test; a subset in the same layout will do",
+        "   (in the root, or in CUB_200_2011/ inside it)",
+        size="200 classes, 5,994 train, 5,794 test; a subset in the same layout also works",
         where="https://www.vision.caltech.edu/datasets/cub_200_2011/ (CUB_200_2011.tgz, 1.1 GB)",
         archives=(
             Archive(
@@ -104,15 +107,15 @@ DATASETS: dict[str, DatasetRow] = {
     "cars": DatasetRow(
         reader="fgdata.datasets.cars:read",
         layout="cars_annos.mat  car_ims/   (or: devkit/cars_meta.mat  devkit/cars_train_annos.mat"
-        "  cars_test_annos_withlabels.mat there or beside devkit/  cars_train/  cars_test/)",
+        "  cars_test_annos_withlabels.mat in devkit/ or beside it  cars_train/  cars_test/)",
         size="196 classes, 8,144 train, 8,041 test, boxes",
-        where="https://ai.stanford.edu/~jkrause/cars/car_dataset.html, which no longer serves the files; copies of "
-        "both layouts are on Kaggle. Needs SciPy: pip install 'fgdata[cars]'",
+        where="https://ai.stanford.edu/~jkrause/cars/car_dataset.html, which no longer serves the files; Kaggle has "
+        "copies of both layouts. Needs SciPy: pip install scipy",
     ),
     "aircraft": DatasetRow(
         reader="fgdata.datasets.aircraft:read",
         layout="images_box.txt  images_variant_trainval.txt  images_variant_test.txt  variants.txt  images/"
-        "   (in the folder, or in fgvc-aircraft-2013b/data/ inside it)",
+        "   (in the root, or in fgvc-aircraft-2013b/data/ inside it)",
         size="100 variants (70 families, 30 manufacturers), 6,667 train, 3,333 test, boxes",
         where="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ (fgvc-aircraft-2013b.tar.gz, 2.8 GB)",
         options=("level",),
@@ -126,13 +129,13 @@ DATASETS: dict[str, DatasetRow] = {
     "nabirds": DatasetRow(
         reader="fgdata.datasets.nabirds:read",
         layout="images.txt  image_class_labels.txt  train_test_split.txt  bounding_boxes.txt  classes.txt  images/"
-        "   (in the folder, or in nabirds/ inside it)",
+        "   (in the root, or in nabirds/ inside it)",
         size="555 classes, 23,929 train, 24,633 test, boxes",
         where="https://dl.allaboutbirds.org/nabirds, after accepting its terms",
     ),
     "inat2018": DatasetRow(
         reader="fgdata.datasets.inat2018:read",
-        layout="train2018.json  val2018.json  train_val2018/   (and categories.json for species' names)",
+        layout="train2018.json  val2018.json  train_val2018/   (optional: categories.json, for species names)",
         size="8,142 classes, 437,513 train, 24,426 validation (the test split here), no boxes",
         where="https://github.com/visipedia/inat_comp/tree/master/2018 (train_val2018.tar.gz, 120 GB)",
         archives=(
@@ -156,13 +159,13 @@ DATASETS: dict[str, DatasetRow] = {
     "isic2017": DatasetRow(
         reader="fgdata.datasets.isic2017:read",
         layout="ISIC-2017_Training_Data/  ISIC-2017_Training_Part1_GroundTruth/  ISIC-2017_Training_Part3_GroundTruth"
-        ".csv  and the same with Test_v2",
+        ".csv  and the same three with Test_v2",
         size="3 classes, 2,000 train, 600 test, boxes around lesion masks; the 150 validation images are not read",
         where="https://challenge.isic-archive.com/data/#2017, under its terms",
     ),
     "cifar100": DatasetRow(
         reader="fgdata.datasets.cifar100:read",
-        layout="meta  train  test   (in the folder, or in cifar-100-python/ inside it)",
+        layout="meta  train  test   (in the root, or in cifar-100-python/ inside it)",
         size="100 classes, 50,000 train, 10,000 test, 32 x 32 pixels, no boxes",
         where="https://www.cs.toronto.edu/~kriz/cifar.html (cifar-100-python.tar.gz, 0.2 GB)",
         archives=(
@@ -177,15 +180,15 @@ DATASETS: dict[str, DatasetRow] = {
     ),
     "imagenet100": DatasetRow(
         reader="fgdata.datasets.folder:read_imagenet100",
-        layout="imagenet100.txt (100 WordNet ids, one a line; or --class-list FILE)  train/  val/  as imagenet's",
+        layout="imagenet100.txt (100 WordNet ids, one per line; or --class-list FILE)  train/  val/  as for imagenet",
         size="100 of ImageNet's classes, 5,000 validation images (the test split here), no boxes",
-        where="https://image-net.org/download.php for the images, the paper you compare with for its list",
+        where="https://image-net.org/download.php for the images; the class list is in the paper you compare with",
         options=("class_list",),
     ),
     "coco": DatasetRow(
         reader="fgdata.datasets.coco:read",
         layout="annotations/instances_train2017.json  annotations/instances_val2017.json  train2017/  val2017/"
-        "   (or 2014; folders may lie in images/)",
+        "   (or 2014; the image folders may be in images/)",
         size="80 classes, 118,287 train, 5,000 validation (the test split), many boxes: the largest gives the class",
         where="https://cocodataset.org/#download (train2017.zip, val2017.zip, annotations_trainval2017.zip, 20 GB)",
         archives=(
@@ -196,10 +199,10 @@ DATASETS: dict[str, DatasetRow] = {
     ),
     "folder": DatasetRow(
         reader="fgdata.datasets.folder:read",
-        layout="CLASS/IMAGE, all train   (or train/CLASS/IMAGE and test/CLASS/IMAGE; val/, valid/ or validation/ for "
-        "test/)",
+        layout="CLASS/IMAGE, all train   (or train/CLASS/IMAGE and test/CLASS/IMAGE; test/ may be called val/, valid/ "
+        "or validation/)",
         size="any, no boxes",
-        where="your own images; the folders' names are the classes",
+        where="your own images; folder names are class names",
     ),
     "flat": DatasetRow(
         reader="fgdata.datasets.folder:read_flat",
@@ -211,14 +214,26 @@ DATASETS: dict[str, DatasetRow] = {
 
 
 def default_root(name: str) -> Path:
-    """$FGDATA_ROOT/<name> when that variable is set, else data/<name>."""
+    """$FGDATA_ROOT/<name> if that variable is set, else data/<name>."""
     return Path(os.environ.get("FGDATA_ROOT") or "data") / name
 
 
 def read(name: str, root: Path | str | None = None, **options: Any) -> Dataset:
-    """Dataset `name` from `root` (default: `default_root`). InputError when anything about it cannot be used."""
+    """Reads the lists of a dataset and checks that its files exist. Opens no image.
+
+    Args:
+        name: A key of DATASETS.
+        root: The dataset's folder. Default: `default_root(name)`.
+        **options: What the dataset's row lists as `options`, for example level="family" for aircraft.
+
+    Raises InputError if the name or an option is unknown, the folder is missing, or a list is not as published.
+
+        birds = read("cub", "data/cub")
+        record = birds.records[0]
+        data, boxes = birds.load(record)   # encoded image bytes, ((l, t, w, h), ...) in pixels
+    """
     if name not in DATASETS:
-        raise InputError(f"No dataset is called {name!r}; there are {', '.join(DATASETS)}. See: fgdata list")
+        raise InputError(f"Unknown dataset {name!r}; available: {', '.join(DATASETS)}. See: fgdata list")
     row = DATASETS[name]
     if unknown := sorted(set(options) - set(row.options)):
         allowed = f"takes {', '.join(row.options)}" if row.options else "takes no options"
@@ -227,7 +242,7 @@ def read(name: str, root: Path | str | None = None, **options: Any) -> Dataset:
     reader = getattr(import_module(module), function)
     if not row.files:
         if root is not None:
-            raise InputError(f"Dataset {name} is painted by code and reads no files: leave out --root {root}")
+            raise InputError(f"Dataset {name} is generated by code and reads no files. Omit --root {root}")
         return reader(**options)
     return reader(_existing_root(name, row, root), **options)
 
@@ -236,14 +251,14 @@ def _existing_root(name: str, row: DatasetRow, root: Path | str | None) -> Path:
     path = default_root(name) if root is None else Path(root)
     if path.is_dir():
         return path
-    found = "is a file, not a folder" if path.exists() else "is not there"
+    state = "is a file, not a folder" if path.exists() else "does not exist"
     variable = os.environ.get("FGDATA_ROOT")
-    by_itself = "\nOr let it be fetched there: add --download" if row.archives else ""
-    why = "given as the root" if root is not None else f"the default; FGDATA_ROOT is {variable or 'not set'}"
+    hint = "\nOr download it to that folder: add --download" if row.archives else ""
+    source = "given by --root" if root is not None else f"the default; FGDATA_ROOT is {variable or 'not set'}"
     raise InputError(
-        f"Dataset {name} not found: looked in {path.absolute()} ({why}), which {found}.\n"
-        f"Expected there: {row.layout}\n"
-        f"Get it: {row.where}{by_itself}\n"
+        f"Dataset {name} not found: looked in {path.absolute()} ({source}), which {state}.\n"
+        f"Expected layout: {row.layout}\n"
+        f"Get it: {row.where}{hint}\n"
         f"Then: fgdata build-shards --dataset {name} --root FOLDER\n"
-        f"(or set FGDATA_ROOT to the folder that holds {name}/)"
+        f"(or set FGDATA_ROOT to the folder that contains {name}/)"
     )

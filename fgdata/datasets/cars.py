@@ -1,8 +1,8 @@
-"""Stanford Cars, by the .mat files of its devkit, in either of the two layouts it was given out in.
+"""Stanford Cars, from the .mat files of its devkit, in either of its two published layouts.
 
 One folder: cars_annos.mat (`annotations` with relative_im_path, bbox_x1 .. bbox_y2, class, test; `class_names`) and
 car_ims/. Two halves: devkit/cars_meta.mat (`class_names`), devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat
-there or beside devkit/ (`annotations` with bbox_x1 .. bbox_y2, class, fname), cars_train/, cars_test/.
+in devkit/ or beside it (`annotations` with bbox_x1 .. bbox_y2, class, fname), cars_train/, cars_test/.
 Corners count from 1 and are both inside the box; classes count from 1 and become labels from 0.
 """
 
@@ -21,68 +21,72 @@ TEST = "cars_test_annos_withlabels.mat"
 
 
 def read(root: Path) -> Dataset:
-    """The dataset in `root`. InputError at the first fault of its .mat files."""
+    """Reads the dataset from `root`. InputError at the first fault of its .mat files, or if SciPy is missing."""
     if (root / "cars_annos.mat").is_file():
-        found = _load(root / "cars_annos.mat", ("annotations", "class_names"))
-        classes = _classes(found)
-        records = _records(root / "cars_annos.mat", found["annotations"], classes, "relative_im_path", "", "")
+        variables = _load(root / "cars_annos.mat", ("annotations", "class_names"))
+        classes = _classes(variables)
+        records = _records(root / "cars_annos.mat", variables["annotations"], classes, "relative_im_path", "", "")
     else:
         test = f"devkit/{TEST}" if (root / "devkit" / TEST).is_file() else TEST
         needed = ["devkit/cars_meta.mat", "devkit/cars_train_annos.mat", test, "cars_train", "cars_test"]
         if not (root / "devkit").is_dir():
             needed = ["cars_annos.mat", "car_ims"]
-        parsing.holder(NAME, root, [], needed, "the dataset (car_ims.tgz with cars_annos.mat, or devkit/)")
+        parsing.find_root(NAME, root, [], needed, "the dataset (car_ims.tgz with cars_annos.mat, or devkit/)")
         classes = _classes(_load(root / needed[0], ("class_names",)))
         records = []
         for path, split in ((root / needed[1], "train"), (root / needed[2], "test")):
             annotations = _load(path, ("annotations",))["annotations"]
             records += _records(path, annotations, classes, "fname", f"cars_{split}/", split)
-    parsing.files_present(NAME, "the .mat files", root, {record.id: record.file for record in records})
-    note = parsing.census(NAME, classes, records, PUBLISHED)
+    parsing.check_files_exist(NAME, "the .mat files", root, {record.id: record.file for record in records})
+    note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)
 
 
 def _load(path: Path, variables: tuple[str, ...]) -> dict[str, Any]:
-    """The named variables of a .mat file of version 4 to 7, arrays squeezed."""
+    """The variables of a .mat file of version 4 to 7, arrays squeezed. InputError if one of `variables` is missing."""
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise InputError(f"{NAME}: reading {path} needs SciPy: pip install 'fgdata[cars]'") from None
+        raise InputError(f"{NAME}: reading {path} needs SciPy: pip install scipy") from None
     try:
-        found = loadmat(str(path), squeeze_me=True)
-    except Exception as fault:  # what SciPy raises on a damaged file is of no fixed kind
-        raise InputError(f"{NAME}: {path} is no MATLAB file that SciPy reads: {fault}".rstrip(" .") + ".") from None
-    if lacks := [word for word in variables if word not in found]:
-        there = ", ".join(word for word in found if not word.startswith("__")) or "nothing"
+        content = loadmat(str(path), squeeze_me=True)
+    except Exception as fault:  # SciPy raises many kinds of exceptions on damaged files
+        raise InputError(
+            f"{NAME}: {path} is not a MATLAB file that SciPy can read: {fault}".rstrip(" .") + "."
+        ) from None
+    if missing := [word for word in variables if word not in content]:
+        present = ", ".join(word for word in content if not word.startswith("__")) or "nothing"
         hint = f" The devkit's own test list has no labels; {TEST} has them." if "test" in path.name else ""
-        raise InputError(f"{NAME}: {path} is a .mat file of another kind: no {', '.join(lacks)}; it has {there}.{hint}")
-    return found
+        raise InputError(
+            f"{NAME}: {path} is not one of the devkit's .mat files: no {', '.join(missing)}; it has {present}.{hint}"
+        )
+    return content
 
 
-def _classes(found: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(name) for name in np.atleast_1d(found["class_names"]))
+def _classes(variables: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(name) for name in np.atleast_1d(variables["class_names"]))
 
 
 def _records(
     path: Path, annotations: Any, classes: tuple[str, ...], file: str, folder: str, split: str
 ) -> list[Record]:
-    """One record per annotation; split "" is told by the field `test`."""
+    """One record per annotation. If split is "", the field `test` gives it."""
     annotations = np.atleast_1d(annotations)
     fields = (file, *CORNERS, "class", *(() if split else ("test",)))
-    if lacks := [field for field in fields if field not in (annotations.dtype.names or ())]:
-        there = ", ".join(annotations.dtype.names or ()) or "no fields"
-        hint = f" The devkit's cars_test_annos.mat has no labels; {TEST} has them." if lacks == ["class"] else ""
-        raise InputError(f"{NAME}: {path}: its annotations lack {', '.join(lacks)}; they have {there}.{hint}")
+    if missing := [field for field in fields if field not in (annotations.dtype.names or ())]:
+        present = ", ".join(annotations.dtype.names or ()) or "no fields"
+        hint = f" The devkit's cars_test_annos.mat has no labels; {TEST} has them." if missing == ["class"] else ""
+        raise InputError(f"{NAME}: {path}: its annotations lack {', '.join(missing)}; they have {present}.{hint}")
     records = []
     for number, entry in enumerate(annotations, 1):
         try:
-            place = parsing.inside(folder + str(entry[file]))
+            place = parsing.check_relative_path(folder + str(entry[file]))
             x1, y1, x2, y2 = (float(entry[corner]) for corner in CORNERS)
             label = int(entry["class"]) - 1
             if not 0 <= label < len(classes):
-                raise ValueError(f"class {label + 1}; classes are 1 to {len(classes)}")
+                raise ValueError(f"class {label + 1}: classes are 1 to {len(classes)}")
             half = split or ("test" if int(entry["test"]) else "train")
-            box = parsing.corners(x1, y1, x2, y2, first=1)
+            box = parsing.box_from_corners(x1, y1, x2, y2, first=1)
         except (ValueError, TypeError) as fault:
             raise InputError(f"{NAME}: {path}, annotation {number}: {fault}") from None
         records.append(Record(place.rsplit(".", 1)[0], place, label, classes[label], half, (box,)))

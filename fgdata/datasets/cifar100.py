@@ -1,8 +1,8 @@
-"""CIFAR-100 in its python version: cifar-100-python/{meta, train, test}, pickles of lists and of one byte array.
+"""CIFAR-100 in its Python version: cifar-100-python/{meta, train, test}, pickles of lists and of one byte array.
 
-Nothing arbitrary is unpickled: every class or function a file names is refused but the three that NumPy arrays were
-written with, and those are replaced by stand-ins that hold the array's bytes. Workers never unpickle: they read the
-3,072 bytes of an image at its place in the file and hand it on as PNG, so nothing is lost before the shard's own JPEG.
+The unpickler runs no code from a file. It refuses every class or function except the three that NumPy arrays need, and
+replaces those with stand-ins that hold the array's bytes. Workers never unpickle: they read the 3,072 bytes of an image
+at its offset in the file and return it as PNG, which is lossless.
 """
 
 import io
@@ -23,7 +23,7 @@ BYTES = 3 * 32 * 32  # an image: 32 x 32 red, then green, then blue
 
 
 class _Array:
-    """Stands in for a pickled numpy.ndarray: keeps (shape, type code, bytes), and only of bytes in row order."""
+    """Stands in for a pickled numpy.ndarray: keeps its shape and bytes. Accepts only uint8 in row-major order."""
 
     shape: tuple = ()
     raw: bytes = b""
@@ -31,7 +31,7 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, self.shape, kind, fortran, self.raw = state
         if not isinstance(kind, _Kind) or kind.code not in (b"u1", "u1") or fortran or not isinstance(self.raw, bytes):
-            raise pickle.UnpicklingError("its array is not of unsigned bytes in row order")
+            raise pickle.UnpicklingError("its array is not uint8 in row-major order")
 
 
 class _Kind:
@@ -59,17 +59,17 @@ ADMITTED = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-100 does not; it was not run")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-100 does not use; nothing was run")
         return ADMITTED[module, name]
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Record -> its image as PNG, read at its place in the split's file."""
+    """Loads a Record: `pixels(record)` -> (its image as PNG, no boxes), read at its offset in the split's file."""
 
     folder: Path
     offsets: dict[str, int]
-    """Where a split's pixels start in its file."""
+    """{split: offset in bytes of the first image in its file}."""
 
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
         path = self.folder / record.split
@@ -84,55 +84,56 @@ class Pixels:
 
 
 def read(root: Path) -> Dataset:
-    """The dataset in `root`, or in cifar-100-python/ inside it. InputError when a file is not what it should be."""
-    folder = parsing.holder(NAME, root, ["cifar-100-python"], ("meta", "train", "test"), "cifar-100-python.tar.gz")
+    """Reads the dataset from `root`, or from cifar-100-python/ inside it. InputError if a file has other content."""
+    folder = parsing.find_root(NAME, root, ["cifar-100-python"], ("meta", "train", "test"), "cifar-100-python.tar.gz")
     meta, _ = _unpickle(folder / "meta", (b"fine_label_names",))
     classes = _words(folder / "meta", meta[b"fine_label_names"])
     records, offsets = [], {}
     for split in ("train", "test"):
         path = folder / split
-        found, content = _unpickle(path, (b"data", b"fine_labels", b"filenames"))
-        data, labels, names = found[b"data"], found[b"fine_labels"], _words(path, found[b"filenames"])
+        values, content = _unpickle(path, (b"data", b"fine_labels", b"filenames"))
+        data, labels, names = values[b"data"], values[b"fine_labels"], _words(path, values[b"filenames"])
         count = len(names)
         if not isinstance(data, _Array) or data.shape != (count, BYTES) or len(data.raw) != count * BYTES:
-            raise InputError(f"{NAME}: {path}: data is not {count:,} x {BYTES:,} bytes, one row for each file name.")
+            raise InputError(f"{NAME}: {path}: data is not {count:,} x {BYTES:,} bytes, one row per file name.")
         fits = isinstance(labels, list) and len(labels) == count
         if not fits or not all(isinstance(k, int) and 0 <= k < len(classes) for k in labels):
-            raise InputError(f"{NAME}: {path}: not every file name has a label from 0 to {len(classes) - 1}.")
-        offsets[split] = _find(content, data.raw, path)
+            raise InputError(f"{NAME}: {path}: every file name needs a label from 0 to {len(classes) - 1}.")
+        offsets[split] = _find_offset(content, data.raw, path)
         for number, (label, name) in enumerate(zip(labels, names)):
             records.append(Record(f"{split}/{number}", f"{split}/{name}", label, classes[label], split))
-    note = parsing.census(NAME, classes, records, PUBLISHED)
+    note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), Pixels(folder, offsets), note=note)
 
 
-def _words(path: Path, found: Any) -> tuple[str, ...]:
-    if not isinstance(found, list) or not all(isinstance(word, bytes) for word in found):
-        raise InputError(f"{NAME}: {path} is a pickle of another kind: its names are no list of byte strings.")
-    return tuple(word.decode("latin-1") for word in found)
+def _words(path: Path, names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(word, bytes) for word in names):
+        raise InputError(f"{NAME}: {path} is not one of CIFAR-100's files: its names are not a list of byte strings.")
+    return tuple(word.decode("latin-1") for word in names)
 
 
 def _unpickle(path: Path, keys: tuple[bytes, ...]) -> tuple[dict[bytes, Any], bytes]:
     """-> (the file's dict, the file's bytes)."""
     content = path.read_bytes()
     try:
-        found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as fault:  # a damaged pickle fails in as many ways as there are opcodes
+        values = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as fault:  # a damaged pickle can raise any kind of exception
         raise InputError(
-            f"{NAME}: {path} is not CIFAR-100's file: {fault}. Unpack cifar-100-python.tar.gz again."
+            f"{NAME}: {path} is not one of CIFAR-100's files: {fault}. Unpack cifar-100-python.tar.gz again."
         ) from None
-    if not isinstance(found, dict) or any(key not in found for key in keys):
+    if not isinstance(values, dict) or any(key not in values for key in keys):
         wanted = ", ".join(key.decode() for key in keys)
         raise InputError(
-            f"{NAME}: {path} is a pickle of another kind: no {wanted}. Unpack cifar-100-python.tar.gz again."
+            f"{NAME}: {path} is not one of CIFAR-100's files: it lacks {wanted}. Unpack cifar-100-python.tar.gz again."
         )
-    return found, content
+    return values, content
 
 
-def _find(content: bytes, raw: bytes, path: Path) -> int:
+def _find_offset(content: bytes, raw: bytes, path: Path) -> int:
+    """The offset in a file's content where its pixels start."""
     start = content.find(raw[:64])
     while start >= 0 and not content.startswith(raw, start):
         start = content.find(raw[:64], start + 1)
     if start < 0:
-        raise InputError(f"{NAME}: {path}: its pixels do not lie in one piece. Unpack cifar-100-python.tar.gz again.")
+        raise InputError(f"{NAME}: {path}: its pixels are not contiguous. Unpack cifar-100-python.tar.gz again.")
     return start

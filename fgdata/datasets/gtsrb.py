@@ -1,11 +1,12 @@
-"""GTSRB in its official and its Kaggle layout; both give a sign's box by two corners, counted from 0.
+"""GTSRB in its official and its Kaggle layout. Both give a sign's box by two corners, counted from 0.
 
-The upper left corner is inside the box, the lower right one is not: only so does every sign have the border that the
-readme promises, a tenth of the sign and at least 5 pixels.
+The upper left corner is inside the box, the lower right one is not: with any other reading some signs would lack the
+border that the readme promises, a tenth of the sign and at least 5 pixels.
 
 Official: GTSRB/Final_Training/Images/00000/GT-00000.csv ... (`;`, files beside each), GTSRB/Final_Test/Images/ and
-GT-final_test.csv, the one WITH classes, there or at the top. Kaggle: Train.csv and Test.csv (`,`, a column Path).
-The numbers of the signs are their classes' names, five digits as in the official folders; only those that occur.
+GT-final_test.csv, the one WITH classes, in that folder or in the root. Kaggle: Train.csv and Test.csv (`,`, a column
+Path). A class's name is the number of its sign, in five digits as in the official folders. Only signs that occur are
+classes.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,10 @@ Sign = tuple[str, int, parsing.Box]
 
 
 def read(root: Path) -> Dataset:
-    """The dataset in `root`. InputError at the first fault of its CSV files."""
+    """Reads the dataset from `root`. InputError at the first fault of its CSV files."""
     halves = _kaggle(root) if (root / "Train.csv").is_file() else _official(root)
     for half in halves.values():
-        parsing.files_present(NAME, "its csv", root, {str(n): sign[0] for n, sign in enumerate(half)})
+        parsing.check_files_exist(NAME, "its csv", root, {str(n): sign[0] for n, sign in enumerate(half)})
     rank = {
         number: label for label, number in enumerate(sorted({sign[1] for half in halves.values() for sign in half}))
     }
@@ -34,15 +35,15 @@ def read(root: Path) -> Dataset:
         for split, half in halves.items()
         for path, number, box in half
     )
-    note = parsing.census(NAME, classes, records, PUBLISHED)
+    note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, records, parsing.Files(NAME, root), note=note)
 
 
 def _kaggle(root: Path) -> dict[str, list[Sign]]:
-    parsing.holder(NAME, root, [], ("Train.csv", "Test.csv"), "the Kaggle archive")
+    parsing.find_root(NAME, root, [], ("Train.csv", "Test.csv"), "the Kaggle archive")
     columns = (*ROI, "ClassId", "Path")
     return {
-        split: parsing.rows(NAME, root / file, columns, _sign("Path", ""))
+        split: parsing.read_csv(NAME, root / file, columns, _sign("Path", ""))
         for split, file in (("train", "Train.csv"), ("test", "Test.csv"))
     }
 
@@ -52,17 +53,19 @@ def _official(root: Path) -> dict[str, list[Sign]]:
     tests = [f"{top}Final_Test/Images/GT-final_test.csv", "GT-final_test.csv", f"{top}GT-final_test.csv"]
     test = next((path for path in tests if (root / path).is_file()), "GT-final_test.csv")
     train = f"{top}Final_Training/Images"
-    parsing.holder(NAME, root, [], (train, f"{top}Final_Test/Images", test), "the official archives, or Train.csv's")
+    parsing.find_root(
+        NAME, root, [], (train, f"{top}Final_Test/Images", test), "the official archives, or the one with Train.csv,"
+    )
     columns = (*ROI, "ClassId", "Filename")
     signs = []
     for folder in sorted(path for path in (root / train).iterdir() if path.is_dir()):
         csv = folder / f"GT-{folder.name}.csv"
-        signs += parsing.rows(NAME, csv, columns, _sign("Filename", f"{train}/{folder.name}/"), ";")
+        signs += parsing.read_csv(NAME, csv, columns, _sign("Filename", f"{train}/{folder.name}/"), ";")
     if not signs:
         raise InputError(f"{NAME}: {root / train} has no class folders; expected 00000/ to 00042/.")
     return {
         "train": signs,
-        "test": parsing.rows(NAME, root / test, columns, _sign("Filename", f"{top}Final_Test/Images/"), ";"),
+        "test": parsing.read_csv(NAME, root / test, columns, _sign("Filename", f"{top}Final_Test/Images/"), ";"),
     }
 
 
@@ -70,8 +73,8 @@ def _sign(column: str, folder: str) -> Callable[[dict[str, str]], Sign]:
     def parse(row: dict[str, str]) -> Sign:
         number = int(row["ClassId"])
         if not 0 <= number < PUBLISHED["classes"]:
-            raise ValueError(f"ClassId {number}; signs are 0 to {PUBLISHED['classes'] - 1}")
+            raise ValueError(f"ClassId {number}: signs are 0 to {PUBLISHED['classes'] - 1}")
         x1, y1, x2, y2 = (float(row[edge]) for edge in ROI)
-        return parsing.inside(folder + row[column]), number, parsing.box(x1, y1, x2 - x1, y2 - y1)
+        return parsing.check_relative_path(folder + row[column]), number, parsing.check_box(x1, y1, x2 - x1, y2 - y1)
 
     return parse

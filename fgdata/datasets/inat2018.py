@@ -1,7 +1,7 @@
 """iNaturalist 2018: train2018.json and val2018.json in COCO's style, images under train_val2018/; no boxes.
 
-The published validation images are the test split here; the competition's own test images have no labels. The class
-names of these files are numbers; with categories.json, released after the competition, beside them they are species.
+The published validation images are the test split here; the competition's own test images have no labels. Class
+names in these files are numbers. With categories.json beside them, released after the competition, they are species.
 """
 
 import json
@@ -16,40 +16,42 @@ HALVES = {"train": "train2018.json", "test": "val2018.json"}
 
 
 def read(root: Path) -> Dataset:
-    """The dataset in `root`. InputError at the first fault of its JSON files."""
-    parsing.holder(NAME, root, [], tuple(HALVES.values()), "the dataset")
+    """Reads the dataset from `root`. InputError at the first fault of its JSON files."""
+    parsing.find_root(NAME, root, [], tuple(HALVES.values()), "the dataset")
     halves = {
-        split: parsing.json_lists(NAME, root / file, ("images", "annotations", "categories"))
+        split: parsing.read_json_lists(NAME, root / file, ("images", "annotations", "categories"))
         for split, file in HALVES.items()
     }
-    names = parsing.categories(NAME, root / HALVES["train"], halves["train"]["categories"])
-    if parsing.categories(NAME, root / HALVES["test"], halves["test"]["categories"]) != names:
+    names = parsing.read_categories(NAME, root / HALVES["train"], halves["train"]["categories"])
+    if parsing.read_categories(NAME, root / HALVES["test"], halves["test"]["categories"]) != names:
         raise InputError(f"{NAME}: {HALVES['train']} and {HALVES['test']} in {root} have different categories.")
     species = root / "categories.json"
     if species.is_file():
-        known = _released(species)
-        if lacks := [str(number) for number in names if number not in known]:
-            raise InputError(f"{NAME}: {species} lacks the categories {parsing.some(lacks)} of {HALVES['train']}.")
-        names = {number: known[number] for number in names}
+        species_names = _read_species(species)
+        if missing := [str(number) for number in names if number not in species_names]:
+            raise InputError(
+                f"{NAME}: {species} lacks the categories {parsing.abbreviate(missing)} of {HALVES['train']}."
+            )
+        names = {number: species_names[number] for number in names}
     rank = {number: label for label, number in enumerate(sorted(names))}
     records = []
     for split, half in halves.items():
         records += _records(root / HALVES[split], half, names, rank, split)
-    parsing.files_present(NAME, " and ".join(HALVES.values()), root, {record.id: record.file for record in records})
+    parsing.check_files_exist(NAME, " and ".join(HALVES.values()), root, {record.id: record.file for record in records})
     classes = tuple(names[number] for number in rank)
-    note = parsing.census(NAME, classes, records, PUBLISHED)
+    note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)
 
 
-def _released(path: Path) -> dict[int, str]:
-    """categories.json, a bare list of {id, name, ...}, as {id: name}."""
+def _read_species(path: Path) -> dict[int, str]:
+    """categories.json, a list of {id, name, ...} -> {id: name}."""
     try:
-        found = json.loads(parsing.text(NAME, path))
+        entries = json.loads(parsing.read_text(NAME, path))
     except json.JSONDecodeError as fault:
         raise InputError(f"{NAME}: {path}, line {fault.lineno}, column {fault.colno}: {fault.msg}") from None
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise InputError(f"{NAME}: {path} is no JSON list of categories.")
-    return parsing.categories(NAME, path, found)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{NAME}: {path} is not a JSON list of categories.")
+    return parsing.read_categories(NAME, path, entries)
 
 
 def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int], split: str) -> list[Record]:
@@ -58,27 +60,28 @@ def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int]
         image, category = entry.get("image_id"), entry.get("category_id")
         if not isinstance(category, int) or category not in names or not isinstance(image, int) or image in labels:
             raise InputError(
-                f"{NAME}: {path}, annotation {number}: image_id {image}, category_id {category}: an image has one "
-                f"annotation with one of the {len(names):,} categories."
+                f"{NAME}: {path}, annotation {number}: image_id {image}, category_id {category}: each image needs "
+                f"exactly one annotation, with one of the {len(names):,} categories."
             )
         labels[image] = category
-    records, seen = [], set()
+    records, ids = [], set()
     for number, entry in enumerate(half["images"], 1):
         image, file = entry.get("id"), entry.get("file_name")
-        if not isinstance(image, int) or image in seen or image not in labels or not isinstance(file, str):
+        if not isinstance(image, int) or image in ids or image not in labels or not isinstance(file, str):
             raise InputError(
-                f"{NAME}: {path}, image {number}, id {image}, file_name {file}: an id of its own with one annotation "
-                "and a file are needed."
+                f"{NAME}: {path}, image {number}, id {image}, file_name {file}: needs a unique id with one "
+                "annotation, and a file name."
             )
-        seen.add(image)
+        ids.add(image)
         try:
-            parsing.inside(file)
+            parsing.check_relative_path(file)
         except ValueError as fault:
             raise InputError(f"{NAME}: {path}, image {number}: {fault}") from None
         category = labels[image]
         records.append(Record(str(image), file, rank[category], names[category], split))
-    if extra := [str(image) for image in labels if image not in seen]:
+    if extra := [str(image) for image in labels if image not in ids]:
         raise InputError(
-            f"{NAME}: {path} has annotations of {len(extra):,} images it does not list: {parsing.some(extra)}."
+            f"{NAME}: {path} has annotations of {len(extra):,} images that it does not list: "
+            f"{parsing.abbreviate(extra)}."
         )
     return records

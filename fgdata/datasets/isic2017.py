@@ -2,7 +2,7 @@
 
 ISIC-2017_Training_Data/ID.jpg, ISIC-2017_Training_Part1_GroundTruth/ID_segmentation.png and
 ISIC-2017_Training_Part3_GroundTruth.csv (image_id, melanoma, seborrheic_keratosis: 1.0 or 0.0; neither is a nevus); the
-same three with Test_v2. The 150 validation images are not read. A mask is looked at when its image is loaded.
+same three with Test_v2. The 150 validation images are not read. A mask is read when its image is loaded.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ PUBLISHED = {"classes": 3, "train": 2000, "test": 600}
 
 @dataclass(frozen=True)
 class Masked:
-    """Record -> its file's bytes and the bounding box of its mask."""
+    """Loads a Record: `masked(record)` -> (the bytes of its file, the bounding box of its mask in pixels)."""
 
     root: Path
 
@@ -44,24 +44,24 @@ class Masked:
             )
         left, top, width, height = cv2.boundingRect((mask > 127).astype(np.uint8))
         if not width:
-            raise InputError(f"{NAME}: the mask {path} is empty: it marks no pixel as lesion.")
+            raise InputError(f"{NAME}: the mask {path} is empty: no pixel is marked as lesion.")
         return data, ((float(left), float(top), float(width), float(height)),)
 
 
 def read(root: Path) -> Dataset:
-    """The dataset in `root`. InputError at the first fault of the CSV files, or when a file is missing."""
+    """Reads the dataset from `root`. InputError at the first fault of the CSV files, or if a file is missing."""
     needed = [f"{half}_{part}" for half in HALVES.values() for part in ("Data", "Part1_GroundTruth")]
     needed += [f"{half}_Part3_GroundTruth.csv" for half in HALVES.values()]
-    parsing.holder(NAME, root, [], needed, "ISIC 2017's six archives, unpacked side by side,")
+    parsing.find_root(NAME, root, [], needed, "ISIC 2017's six archives, unpacked side by side,")
     records = []
     for split, half in HALVES.items():
         path = root / f"{half}_Part3_GroundTruth.csv"
-        found = parsing.rows(NAME, path, ("image_id", *CLASSES[:2]), _label)
-        images_ = {str(n): f"{half}_Data/{id_}.jpg" for n, (id_, _) in enumerate(found)}
-        parsing.files_present(NAME, path, root, images_)
-        parsing.files_present(NAME, path, root, {str(n): _mask(split, id_) for n, (id_, _) in enumerate(found)})
-        records += [Record(id_, f"{half}_Data/{id_}.jpg", n, CLASSES[n], split, None) for id_, n in found]
-    note = parsing.census(NAME, CLASSES, records, PUBLISHED)
+        labels = parsing.read_csv(NAME, path, ("image_id", *CLASSES[:2]), _label)
+        files = {str(n): f"{half}_Data/{id_}.jpg" for n, (id_, _) in enumerate(labels)}
+        parsing.check_files_exist(NAME, path, root, files)
+        parsing.check_files_exist(NAME, path, root, {str(n): _mask(split, id_) for n, (id_, _) in enumerate(labels)})
+        records += [Record(id_, f"{half}_Data/{id_}.jpg", n, CLASSES[n], split, None) for id_, n in labels]
+    note = parsing.check_counts(NAME, CLASSES, records, PUBLISHED)
     return Dataset(NAME, CLASSES, tuple(records), Masked(root), note=note)
 
 
@@ -72,5 +72,5 @@ def _mask(split: str, id_: str) -> str:
 def _label(row: dict[str, str]) -> tuple[str, int]:
     flags = [float(row[name]) for name in CLASSES[:2]]
     if flags not in ([0, 0], [1, 0], [0, 1]):
-        raise ValueError(f"{CLASSES[0]} {flags[0]:g} and {CLASSES[1]} {flags[1]:g}: at most one of them is 1, else 0")
-    return parsing.inside(row["image_id"]), flags.index(1) if 1 in flags else 2
+        raise ValueError(f"{CLASSES[0]} {flags[0]:g} and {CLASSES[1]} {flags[1]:g}: at most one may be 1, the other 0")
+    return parsing.check_relative_path(row["image_id"]), flags.index(1) if 1 in flags else 2

@@ -1,6 +1,6 @@
-"""NABirds: CUB's five lists with uuids for ids, and a hierarchy of 1,011 classes of which 555 have images.
+"""NABirds: CUB's five lists with UUIDs as ids, and a hierarchy of 1,011 classes of which 555 have images.
 
-classes.txt names the groups too; only classes that an image has are classes here, in the order of their numbers.
+classes.txt also lists the groups of the hierarchy. Only classes with images are kept, in the order of their numbers.
 """
 
 from pathlib import Path
@@ -12,6 +12,6 @@ PUBLISHED = {"classes": 555, "train": 23929, "test": 24633}
 
 
 def read(root: Path) -> Dataset:
-    """The dataset in `root`, or in nabirds/ inside it. InputError at the first fault of the parsing."""
-    folder = parsing.holder("nabirds", root, ["nabirds"], LISTS, "nabirds.tar.gz")
+    """Reads the dataset from `root`, or from nabirds/ inside it. InputError at the first fault of a list."""
+    folder = parsing.find_root("nabirds", root, ["nabirds"], LISTS, "nabirds.tar.gz")
     return read_lists("nabirds", folder, PUBLISHED, whole_ids=False, only_used=True)

@@ -1,6 +1,7 @@
-"""What the readers share: list, CSV and JSON files whose every fault is named with its line, and checks of the whole.
+"""Parsing shared by the dataset readers: list, CSV and JSON files, the fields in them, and checks of the whole dataset.
 
-A parser given to these functions raises ValueError with a reason; the file, the line and the text are added here.
+A `parse` function given to these readers raises ValueError with a reason; the reader adds the file, the line number and
+the line's text, and raises InputError.
 """
 
 import csv
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from ..errors import InputError
 from . import PixelBoxes, Record
 
-SHOWN = 5  # how many of a long list of faults a message names
+SHOWN = 5  # how many items of a long list a message names
 SUFFIXES = frozenset(".jpg .jpeg .png .ppm .pgm .bmp .gif .tif .tiff .webp".split())
 Value = TypeVar("Value")
 Box = tuple[float, float, float, float]
@@ -24,10 +25,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Files:
-    """Record -> its file's bytes and its boxes."""
+    """Loads a Record: `files(record)` -> (the bytes of its file, its boxes in pixels)."""
 
     name: str
+    """The dataset's name, for messages."""
     folder: Path
+    """The folder that `Record.file` is relative to."""
 
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
         try:
@@ -36,94 +39,114 @@ class Files:
             raise InputError(f"{self.name}: image {record.id}, {self.folder / record.file}: {fault.strerror}") from None
 
 
-# -- files of lines ---------------------------------------------------------------------------------------------------
+# -- files ------------------------------------------------------------------------------------------------------------
 
 
-def text(name: str, path: Path) -> str:
-    """A file as UTF-8, or an InputError that says what it is instead."""
+def read_text(name: str, path: Path) -> str:
+    """The content of a UTF-8 file, without its byte order mark. InputError if it cannot be read or is not UTF-8."""
     try:
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as fault:
         raise InputError(f"{name}: {path} cannot be read as text: {fault}") from None
 
 
-def table(name: str, path: Path, form: str, parse: Callable[[str], Value], whole_keys: bool = True) -> dict[str, Value]:
-    """`KEY REST` per line -> {KEY: parse(REST)}, in the file's order. Each key once; whole numbers unless said."""
-    found: dict[str, Value] = {}
-    for number, line in enumerate(text(name, path).splitlines(), 1):
+def read_table(
+    name: str, path: Path, form: str, parse: Callable[[str], Value], whole_keys: bool = True
+) -> dict[str, Value]:
+    """Lines of `KEY REST` -> {KEY: parse(REST)}, in the file's order. Blank lines are ignored.
+
+    Args:
+        name: The dataset's name, for messages.
+        path: The file.
+        form: What a line looks like, for messages: "ID PATH".
+        parse: Text after the key -> value; raises ValueError with a reason.
+        whole_keys: Keys must be whole numbers. Default: True.
+
+    Raises InputError for a line of another form, a duplicate key, or a file without lines.
+    """
+    values: dict[str, Value] = {}
+    for number, line in enumerate(read_text(name, path).splitlines(), 1):
         if not line.strip():
             continue
         key, rest = (*line.split(maxsplit=1), "")[:2]
         try:
             if not rest or (whole_keys and not key.isdecimal()):
                 raise ValueError(f"expected `{form}`{', the first a whole number' if whole_keys else ''}")
-            if key in found:
-                raise ValueError(f"{form.split()[0].lower()} {key} is there for the second time")
-            found[key] = parse(rest.strip())
+            if key in values:
+                raise ValueError(f"{form.split()[0].lower()} {key} appears twice")
+            values[key] = parse(rest.strip())
         except ValueError as fault:
             raise InputError(f"{name}: {path}, line {number}: {line[:120]!r}: {fault}") from None
-    if not found:
-        raise InputError(f"{name}: {path} lists nothing; expected lines of `{form}`.")
-    return found
+    if not values:
+        raise InputError(f"{name}: {path} is empty; expected lines of `{form}`.")
+    return values
 
 
-def rows(
+def read_csv(
     name: str, path: Path, columns: Iterable[str], parse: Callable[[dict[str, str]], Value], delimiter: str = ","
 ) -> list[Value]:
-    """A CSV file with a header that has these columns -> parse({column: text}) of every line behind it."""
-    reader = csv.reader(text(name, path).splitlines(), delimiter=delimiter)
+    """A CSV file with a header -> parse({column: text}) of each row. Empty rows are ignored.
+
+    Raises InputError if the header lacks one of `columns`, a row has another number of fields, `parse` raises
+    ValueError, or there are no rows.
+    """
+    reader = csv.reader(read_text(name, path).splitlines(), delimiter=delimiter)
     header = [word.strip() for word in next(reader, [])]
-    if lacks := [column for column in columns if column not in header]:
+    if missing := [column for column in columns if column not in header]:
         raise InputError(
-            f"{name}: {path}, line 1: no column {', '.join(lacks)}; found {', '.join(header) or 'nothing'} "
+            f"{name}: {path}, line 1: no column {', '.join(missing)}; found {', '.join(header) or 'nothing'} "
             f"(separator {delimiter!r})."
         )
-    found = []
+    values = []
     try:
         for row in reader:
             if not row:
                 continue
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} fields; the header has {len(header)}")
-            found.append(parse({key: value.strip() for key, value in zip(header, row)}))
+            values.append(parse({key: value.strip() for key, value in zip(header, row)}))
     except (ValueError, csv.Error) as fault:
         line = delimiter.join(row)[:120] if not isinstance(fault, csv.Error) else ""
         raise InputError(f"{name}: {path}, line {reader.line_num}: {line!r}: {fault}") from None
-    if not found:
-        raise InputError(f"{name}: {path} lists nothing behind its header.")
-    return found
+    if not values:
+        raise InputError(f"{name}: {path} has no rows after the header.")
+    return values
 
 
-def json_lists(
+def read_json_lists(
     name: str, path: Path, keys: Collection[str], drop: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """A COCO-style JSON object -> its lists of objects under these keys; `drop` is forgotten wherever it occurs."""
+    """A COCO-style JSON file -> {key: list of objects} for each of `keys`.
 
-    def without(entry: dict) -> dict:
+    `drop` names a key that is removed from every object while parsing, to save memory. InputError if the file is not
+    valid JSON or has no such lists.
+    """
+
+    def remove_key(entry: dict) -> dict:
         entry.pop(drop, None)
         return entry
 
     try:
-        found = json.loads(text(name, path), object_hook=without if drop else None)
+        content = json.loads(read_text(name, path), object_hook=remove_key if drop else None)
     except json.JSONDecodeError as fault:
         raise InputError(f"{name}: {path}, line {fault.lineno}, column {fault.colno}: {fault.msg}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise InputError(
-            f"{name}: {path} holds a JSON {type(found).__name__}; an object with {', '.join(keys)} is meant"
+            f"{name}: {path} holds a JSON {type(content).__name__}; expected an object with {', '.join(keys)}."
         )
     for key in keys:
-        if not isinstance(found.get(key), list) or not all(isinstance(entry, dict) for entry in found[key]):
-            there = ", ".join(list(found)[:SHOWN]) or "nothing"
-            raise InputError(f"{name}: {path} has no list of objects {key!r}; it has {there}.")
-    return {key: found[key] for key in keys}
+        if not isinstance(content.get(key), list) or not all(isinstance(entry, dict) for entry in content[key]):
+            present = ", ".join(list(content)[:SHOWN]) or "nothing"
+            raise InputError(f"{name}: {path} has no list of objects {key!r}; it has {present}.")
+    return {key: content[key] for key in keys}
 
 
-def categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dict[int, str]:
-    """The categories of a COCO-style file -> {id: name}."""
+def read_categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dict[int, str]:
+    """The `categories` of a COCO-style file -> {id: name}. InputError if an id is missing or appears twice."""
     names: dict[int, str] = {}
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry.get("id"), int) or "name" not in entry or entry["id"] in names:
-            raise InputError(f"{name}: {path}, category {number}: {entry}: an id of its own and a name are needed.")
+            raise InputError(f"{name}: {path}, category {number}: {entry}: needs a unique whole-number id and a name.")
         names[entry["id"]] = str(entry["name"])
     return names
 
@@ -131,94 +154,103 @@ def categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dict[int
 # -- fields -----------------------------------------------------------------------------------------------------------
 
 
-def inside(path: str, folder: str = "its folder") -> str:
-    """A path that stays in its folder, unchanged."""
+def check_relative_path(path: str, folder: str = "its folder") -> str:
+    """Returns `path` unchanged. ValueError unless it is relative, uses forward slashes and has no `..`."""
     if not path or path.startswith("/") or "\\" in path or ".." in path.split("/"):
         raise ValueError(f"{path!r}: the path must lie inside {folder}, with forward slashes and no ..")
     return path
 
 
-def box(left: float, top: float, width: float, height: float) -> Box:
-    """The same four numbers, when they are a box."""
+def check_box(left: float, top: float, width: float, height: float) -> Box:
+    """Returns the four numbers as a box. ValueError unless all are finite and width and height are above 0."""
     if not (isfinite(left) and isfinite(top) and isfinite(width) and isfinite(height)):
-        raise ValueError("a box has finite numbers")
+        raise ValueError("box coordinates must be finite numbers")
     if width <= 0 or height <= 0:
         raise ValueError(f"the box is {width:g} wide and {height:g} high; both must be above 0 pixels")
     return left, top, width, height
 
 
-def corners(x1: float, y1: float, x2: float, y2: float, first: int) -> Box:
+def box_from_corners(x1: float, y1: float, x2: float, y2: float, first: int) -> Box:
     """Corner pixels, both inside the box, of a grid that counts from `first` -> (l, t, w, h)."""
-    return box(x1 - first, y1 - first, x2 - x1 + 1, y2 - y1 + 1)
+    return check_box(x1 - first, y1 - first, x2 - x1 + 1, y2 - y1 + 1)
 
 
-# -- the whole --------------------------------------------------------------------------------------------------------
+# -- the whole dataset ------------------------------------------------------------------------------------------------
 
 
-def some(items: Collection[str]) -> str:
+def abbreviate(items: Collection[str]) -> str:
+    """The first five items, and the number of the others: "a, b, c, d, e and 12 more"."""
     first = [str(item) for item in list(items)[:SHOWN]]
     return ", ".join(first) + (f" and {len(items) - len(first):,} more" if len(items) > len(first) else "")
 
 
-def holder(name: str, root: Path, inner: Iterable[str], needed: Collection[str], archive: str) -> Path:
-    """The folder that holds all `needed` entries: root, or the first of `inner` in it that has any of them."""
-    folders = [root, *(root / word for word in inner)]
+def find_root(name: str, root: Path, subfolders: Iterable[str], needed: Collection[str], archive: str) -> Path:
+    """The folder with all `needed` entries: `root`, or the first of its `subfolders` that has any of them.
+
+    InputError if that folder lacks an entry; it names `archive` as the source of the files.
+    """
+    folders = [root, *(root / word for word in subfolders)]
     folder = next((path for path in folders if any((path / entry).exists() for entry in needed)), root)
     if missing := [entry for entry in needed if not (folder / entry).exists()]:
-        there = sorted(entry.name for entry in folder.iterdir())[:8]
+        present = sorted(entry.name for entry in folder.iterdir())[:8]
         raise InputError(
-            f"{name}: {folder} lacks {', '.join(missing)} (it holds {', '.join(there) or 'nothing'}). Expected there: "
-            f"{', '.join(needed)}. Give the folder of {archive} that holds them: --root FOLDER"
+            f"{name}: {folder} lacks {', '.join(missing)} (it contains {', '.join(present) or 'nothing'}). Expected: "
+            f"{', '.join(needed)}. Name the folder of {archive} that contains them: --root FOLDER"
         )
     return folder
 
 
-def same_ids(name: str, folder: Path, one: str, ids: Collection[str], other: str, others: Collection[str]) -> None:
-    """Two lists, given with their ids, are about the same images."""
-    for have, lack, odd in (
+def check_same_ids(
+    name: str, folder: Path, one: str, ids: Collection[str], other: str, others: Collection[str]
+) -> None:
+    """InputError unless two lists have the same image ids. `one` and `other` are the lists' file names."""
+    for present, absent, odd in (
         (one, other, [key for key in ids if key not in others]),
         (other, one, [key for key in others if key not in ids]),
     ):
         if odd:
             raise InputError(
-                f"{name}: {len(odd):,} image ids are in {have} and not in {lack}: {some(odd)} (in {folder}). "
-                f"A subset must leave an image out of all lists."
+                f"{name}: {len(odd):,} image ids are in {present} but not in {absent}: {abbreviate(odd)} "
+                f"(in {folder}). To make a subset, remove an image from all lists."
             )
 
 
-def files_present(name: str, said: Path | str, folder: Path, paths: Mapping[str, str]) -> None:
-    """Every file {id: path} that `said` lists is there, once. One listing per folder, not one look per image."""
-    listed: dict[str, str] = {}
-    here: dict[str, set[str]] = {}
+def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mapping[str, str]) -> None:
+    """InputError unless every file of {id: path} exists in `folder` and is listed once. `listing` names the list.
+
+    Each folder is listed once, which is much faster than one stat per image on a network drive.
+    """
+    ids: dict[str, str] = {}
+    names: dict[str, set[str]] = {}
     absent = []
     for id_, path in paths.items():
-        if listed.setdefault(path, id_) != id_:
-            raise InputError(f"{name}: {said} gives {path} to image {listed[path]} and to image {id_}.")
+        if ids.setdefault(path, id_) != id_:
+            raise InputError(f"{name}: {listing} assigns {path} to image {ids[path]} and to image {id_}.")
         parent, _, last = path.rpartition("/")
-        if parent not in here:
-            below = folder / parent
-            here[parent] = {entry.name for entry in os.scandir(below)} if below.is_dir() else set()
-        if last not in here[parent]:
+        if parent not in names:
+            subfolder = folder / parent
+            names[parent] = {entry.name for entry in os.scandir(subfolder)} if subfolder.is_dir() else set()
+        if last not in names[parent]:
             absent.append(path)
     if absent:
-        listing = said.name if isinstance(said, Path) else said
         raise InputError(
-            f"{name}: {len(absent):,} of {len(paths):,} files listed in {listing} are not in {folder}: "
-            f"{some(absent)}. Unpack them again, or leave them out of every list."
+            f"{name}: {len(absent):,} of {len(paths):,} files listed in "
+            f"{listing.name if isinstance(listing, Path) else listing} are not in {folder}: "
+            f"{abbreviate(absent)}. Unpack the archive again, or remove them from every list."
         )
 
 
-def census(name: str, classes: Collection[str], records: Iterable[Record], published: Mapping[str, int]) -> str:
-    """Counts against the published ones {classes, train, test}: "" when equal, else what the subset has.
+def check_counts(name: str, classes: Collection[str], records: Iterable[Record], published: Mapping[str, int]) -> str:
+    """Compares the numbers of classes and images with the published ones {classes, train, test}.
 
-    InputError when there is more of anything than was published.
+    Returns "" if they are equal, else a note on the size of the subset. InputError if there are more than published.
     """
-    counts = Counter(record.split for record in records)
-    found = {"classes": len(classes), "train": counts["train"], "test": counts["test"]}
-    said = [f"{found[key]:,} of {total:,} {key}" for key, total in published.items()]
-    if more := [f"{found[key]:,} {key}" for key, total in published.items() if found[key] > total]:
+    splits = Counter(record.split for record in records)
+    counts = {"classes": len(classes), "train": splits["train"], "test": splits["test"]}
+    ratios = [f"{counts[key]:,} of {total:,} {key}" for key, total in published.items()]
+    if excess := [f"{counts[key]:,} {key}" for key, total in published.items() if counts[key] > total]:
         raise InputError(
-            f"{name}: found {', '.join(more)}, more than the published dataset has ({', '.join(said)}). Something else "
-            "is mixed in; restore the folder, or read it with --dataset folder."
+            f"{name}: found {', '.join(excess)}, more than the published dataset has ({', '.join(ratios)}). The folder "
+            "contains other files; restore it, or read it with --dataset folder."
         )
-    return "" if all(found[key] == total for key, total in published.items()) else f"a subset: {', '.join(said)}"
+    return "" if all(counts[key] == total for key, total in published.items()) else f"a subset: {', '.join(ratios)}"

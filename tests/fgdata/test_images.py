@@ -1,4 +1,4 @@
-"""Decoding by content: oracles are Pillow's own decoder and files cut or made wrong by hand."""
+"""Decoding by content. Oracles are Pillow's decoder and truncated or altered files."""
 
 import io
 
@@ -26,7 +26,7 @@ def saved(rgb: np.ndarray, form: str, mode: str = "RGB", **options) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_every_format_is_told_by_its_content(picture, form):
+def test_the_content_decides_the_format(picture, form):
     data = saved(picture, form)
     header = images.header(data, "called.jpg")
     assert (header.format, header.width, header.height) == (form.lower(), 90, 60)
@@ -57,9 +57,9 @@ def test_grey_jpegs(picture):
 def test_cmyk(picture, form):
     data = saved(picture, form, "CMYK")
     assert images.header(data, "x").channels == 4
-    found = images.decode(data, "x").astype(int)
-    assert np.abs(found - pillows(data)).max() <= 2  # the product of an ink and black is rounded up or down
-    assert np.abs(found - picture).mean() < (6 if form == "JPEG" else 1e-9)
+    rgb = images.decode(data, "x").astype(int)
+    assert np.abs(rgb - pillows(data)).max() <= 2  # the product of an ink and black is rounded up or down
+    assert np.abs(rgb - picture).mean() < (6 if form == "JPEG" else 1e-9)
 
 
 def test_sixteen_bits_become_eight(picture):
@@ -103,7 +103,7 @@ def broken(picture: np.ndarray) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("what", list(broken(np.zeros((8, 8, 3), np.uint8))))
-def test_what_is_no_whole_image_is_refused_by_name(picture, what):
+def test_an_incomplete_image_is_refused_by_name(picture, what):
     with pytest.raises(InputError, match="some/where.jpg cannot be read as an image"):
         images.decode(broken(picture)[what], "some/where.jpg")
 
@@ -114,12 +114,15 @@ def forged(jpeg: bytes, width: int, height: int) -> bytes:
     return jpeg[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[at + 4 :]
 
 
-def test_more_pixels_than_opencv_takes_are_a_bad_image(picture, tmp_path):
+def test_more_pixels_than_opencv_accepts_are_a_bad_image(picture, tmp_path):
     jpeg = saved(picture, "JPEG")
     assert images.header(forged(jpeg, 1 << 15, 1 << 15), "x").width == 1 << 15
     huge, long = forged(jpeg, 65_000, 20_000), saved(np.zeros((1, (1 << 20) + 1, 3), np.uint8), "PNG", "1")
-    for data, says in ((huge, "65,000 x 20,000 pixels where 1,073,741,824 pixels"), (long, "1,048,577 x 1 pixels")):
-        with pytest.raises(InputError, match=f"a.jpg cannot be read as an image: .* bytes, {says}"):
+    for data, expected in (
+        (huge, "65,000 x 20,000 pixels; at most 1,073,741,824 pixels"),
+        (long, "1,048,577 x 1 pixels"),
+    ):
+        with pytest.raises(InputError, match=f"a.jpg cannot be read as an image: .* bytes, {expected}"):
             images.header(data, "a.jpg")
     with pytest.raises(InputError, match="65,000 x 20,000"):
         images.decode(huge, "a.jpg")
@@ -162,7 +165,7 @@ def test_encode_and_shrink(picture):
         ((160, 96), None, (160, 96)),
     ],
 )
-def test_a_jpeg_comes_as_small_as_asked_but_no_smaller(picture, size, least, comes):
+def test_a_jpeg_is_decoded_at_the_smallest_allowed_size(picture, size, least, comes):
     large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
     small = images.decode(saved(large, "JPEG", quality=95), "x", least)
     assert small.shape == (comes[1], comes[0], 3)
@@ -170,5 +173,5 @@ def test_a_jpeg_comes_as_small_as_asked_but_no_smaller(picture, size, least, com
     assert np.abs(small - averaged).mean() < 6  # chroma at half resolution, and blocks averaged by frequency
 
 
-def test_other_formats_come_at_their_size(picture):
+def test_other_formats_are_decoded_at_full_size(picture):
     assert images.decode(saved(picture, "PNG"), "x", 8).shape == (60, 90, 3)

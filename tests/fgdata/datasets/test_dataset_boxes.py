@@ -1,4 +1,4 @@
-"""Readers of cars, aircraft and birds: each layout written here as published, read back, and spoilt in every way."""
+"""Readers of cars, aircraft and nabirds: each layout is written as published, read back, and damaged."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,10 +15,10 @@ from fgdata.errors import InputError
 
 
 def annotations(rows: list[dict]) -> np.ndarray:
-    made = np.empty((1, len(rows)), [(name, object) for name in rows[0]])
+    array = np.empty((1, len(rows)), [(name, object) for name in rows[0]])
     for number, row in enumerate(rows):
-        made[0, number] = tuple(np.array([[v]]) if isinstance(v, int) else v for v in row.values())
-    return made
+        array[0, number] = tuple(np.array([[v]]) if isinstance(v, int) else v for v in row.values())
+    return array
 
 
 def car(x1=39, y1=116, x2=569, y2=375, class_=2, **more) -> dict:
@@ -55,23 +55,23 @@ def halves(tmp_path) -> Path:
 
 
 def test_cars_in_one_folder(cars):
-    known = datasets.read("cars", cars)
-    assert known.classes == ("AM General Hummer SUV 2000", "Acura RL Sedan 2012")
-    assert labels(known) == {"car_ims/000001.jpg": (1, "train"), "car_ims/000002.jpg": (0, "test")}
+    dataset = datasets.read("cars", cars)
+    assert dataset.classes == ("AM General Hummer SUV 2000", "Acura RL Sedan 2012")
+    assert labels(dataset) == {"car_ims/000001.jpg": (1, "train"), "car_ims/000002.jpg": (0, "test")}
     # Corners count from 1 and are inside: 39 to 569 is 531 pixels from the 39th on, whose left edge is at 38.
-    assert boxes(known) == {"car_ims/000001.jpg": ((38, 115, 531, 260),), "car_ims/000002.jpg": ((0, 0, 2, 2),)}
-    assert known.note == "a subset: 2 of 196 classes, 1 of 8,144 train, 1 of 8,041 test"
+    assert boxes(dataset) == {"car_ims/000001.jpg": ((38, 115, 531, 260),), "car_ims/000002.jpg": ((0, 0, 2, 2),)}
+    assert dataset.note == "a subset: 2 of 196 classes, 1 of 8,144 train, 1 of 8,041 test"
 
 
 @pytest.mark.parametrize("place", ["", "devkit"])
 def test_cars_in_two_halves(halves, place):
     name = "cars_test_annos_withlabels.mat"
     (halves / name).rename(halves / place / name)
-    known = datasets.read("cars", halves)
-    assert labels(known)["cars_test/00001.jpg"] == (1, "test")
-    assert Counter(record.split for record in known.records) == {"train": 2, "test": 2}
-    assert boxes(known)["cars_train/00001.jpg"] == ((38, 115, 531, 260),)
-    assert len({record.id for record in known.records}) == 4
+    dataset = datasets.read("cars", halves)
+    assert labels(dataset)["cars_test/00001.jpg"] == (1, "test")
+    assert Counter(record.split for record in dataset.records) == {"train": 2, "test": 2}
+    assert boxes(dataset)["cars_train/00001.jpg"] == ((38, 115, 531, 260),)
+    assert len({record.id for record in dataset.records}) == 4
 
 
 def test_cars_with_one_car_only(cars):
@@ -83,19 +83,19 @@ def test_cars_with_one_car_only(cars):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected"),
     [
-        ({"class_": 3}, r"annotation 1: class 3; classes are 1 to 2"),
+        ({"class_": 3}, r"annotation 1: class 3.*1 to 2"),
         ({"x2": 3}, r"annotation 1: the box is -35 wide"),
         ({"relative_im_path": "../x.jpg"}, r"annotation 1: .* must lie inside"),
         ({"relative_im_path": "car_ims/9.jpg"}, r"1 of 1 files listed .*car_ims/9.jpg"),
         ({"test": "x"}, r"annotation 1: invalid literal"),
     ],
 )
-def test_cars_names_the_annotation(cars, change, says):
+def test_cars_names_the_annotation(cars, change, expected):
     row = car(**{"relative_im_path": "car_ims/000001.jpg", "test": 0, **change})
     savemat(str(cars / "cars_annos.mat"), {"annotations": annotations([row]), **NAMES})
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=expected):
         datasets.read("cars", cars)
 
 
@@ -103,24 +103,22 @@ def test_cars_refuses_mat_files_of_another_kind(cars, halves):
     path = halves / "devkit/cars_train_annos.mat"
     (halves / "cars_annos.mat").unlink()
     savemat(str(path), {"x": 1})
-    with pytest.raises(
-        InputError, match=r"cars_train_annos.mat is a .mat file of another kind: no annotations; it has x"
-    ):
+    with pytest.raises(InputError, match=r"cars_train_annos.mat .*no annotations; it has x"):
         datasets.read("cars", halves)
     savemat(str(path), {"annotations": np.zeros(3)})
     with pytest.raises(InputError, match=r"its annotations lack fname, bbox_x1.*no fields"):
         datasets.read("cars", halves)
     for junk in (b"", b"no mat file at all" * 20, b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"x" * 500):
         path.write_bytes(junk)
-        with pytest.raises(InputError, match="is no MATLAB file that SciPy reads"):
+        with pytest.raises(InputError, match="cars_train_annos.mat is not a MATLAB file"):
             datasets.read("cars", halves)
 
 
-def test_cars_says_that_the_devkit_test_list_has_no_labels(halves):
+def test_cars_explains_that_the_devkit_test_list_has_no_labels(halves):
     row = car(fname="00001.jpg")
     row.pop("class")
     savemat(str(halves / "cars_test_annos_withlabels.mat"), {"annotations": annotations([row])})
-    with pytest.raises(InputError, match=r"lack class; .*has no labels; cars_test_annos_withlabels.mat has them"):
+    with pytest.raises(InputError, match=r"lack class; .*cars_test_annos_withlabels.mat"):
         datasets.read("cars", halves)
     (halves / "cars_test_annos_withlabels.mat").unlink()
     with pytest.raises(InputError, match=r"lacks cars_test_annos_withlabels.mat"):
@@ -151,37 +149,37 @@ def aircraft(tmp_path) -> Path:
 
 
 def test_aircraft_at_each_level(aircraft):
-    known = datasets.read("aircraft", aircraft)
-    assert known.classes == ("707-320", "F/A-18")
-    assert labels(known) == {"1025794.jpg": (1, "train"), "0034309.jpg": (0, "test")}
-    assert boxes(known) == {"1025794.jpg": ((2, 143, 996, 288),), "0034309.jpg": ((0, 0, 60, 40),)}
-    assert known.settings == {"level": "variant"}
-    assert known.note == "a subset: 2 of 100 classes, 1 of 6,667 train, 1 of 3,333 test"
+    dataset = datasets.read("aircraft", aircraft)
+    assert dataset.classes == ("707-320", "F/A-18")
+    assert labels(dataset) == {"1025794.jpg": (1, "train"), "0034309.jpg": (0, "test")}
+    assert boxes(dataset) == {"1025794.jpg": ((2, 143, 996, 288),), "0034309.jpg": ((0, 0, 60, 40),)}
+    assert dataset.settings == {"level": "variant"}
+    assert dataset.note == "a subset: 2 of 100 classes, 1 of 6,667 train, 1 of 3,333 test"
     assert datasets.read("aircraft", aircraft / "fgvc-aircraft-2013b/data", level="family").classes == (
         "Boeing 707",
         "F/A-18",
     )
     assert datasets.read("aircraft", aircraft, level="manufacturer").classes == ("Boeing", "McDonnell Douglas")
-    with pytest.raises(InputError, match=r"--level wing; it is one of variant, family, manufacturer"):
+    with pytest.raises(InputError, match=r"--level wing.*variant, family, manufacturer"):
         datasets.read("aircraft", aircraft, level="wing")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "expected"),
     [
         ("images_box.txt", "1025794 3 144 998\n0034309 1 1 2 2\n", "line 1: '1025794 3 144 998': found 3 numbers"),
         ("images_box.txt", "1025794 3 144 998 431\n0034309 9 1 2 2\n", "line 2: .* -6 wide"),
         ("images_box.txt", "1025794 3 144 998 431\n", "not in images_box.txt: 0034309"),
-        ("images_box.txt", AIRCRAFT["images_box.txt"] + "7 1 1 2 2\n", "are in images_box.txt and not in .*: 7 "),
+        ("images_box.txt", AIRCRAFT["images_box.txt"] + "7 1 1 2 2\n", "are in images_box.txt but not in .*: 7 "),
         ("images_variant_test.txt", "0034309 Concorde\n", "line 1: .*'Concorde' is not in variants.txt, which has 2"),
         ("images_variant_test.txt", "1025794 707-320\n", "1025794 in both"),
         ("images_variant_test.txt", "x 707-320\n", "line 1: .*the first a whole number"),
-        ("images_variant_test.txt", "\n", "images_variant_test.txt lists nothing"),
+        ("images_variant_test.txt", "\n", "images_variant_test.txt.*`ID VARIANT`"),
     ],
 )
-def test_aircraft_names_the_file_and_the_line(aircraft, name, content, says):
+def test_aircraft_names_the_file_and_the_line(aircraft, name, content, expected):
     (aircraft / "fgvc-aircraft-2013b/data" / name).write_text(content)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=expected):
         datasets.read("aircraft", aircraft)
 
 
@@ -197,7 +195,7 @@ def test_aircraft_names_what_is_missing(aircraft):
 # -- nabirds ----------------------------------------------------------------------------------------------------------
 
 
-def test_nabirds_has_uuids_and_only_the_classes_that_occur(tmp_path):
+def test_nabirds_has_uuids_and_only_classes_with_images(tmp_path):
     a, b = "0000139e-21dc-4d0c-bfe1-4cae3c85c829", "0000d9fc-4e02-4c06-a0af-a55cfb16b12b"
     files = {
         "images.txt": f"{a} 0817/0000139e21dc4d0cbfe14cae3c85c829.jpg\n{b} 0860/0000d9fc4e024c06a0afa55cfb16b12b.jpg\n",
@@ -210,10 +208,10 @@ def test_nabirds_has_uuids_and_only_the_classes_that_occur(tmp_path):
         "images/0860/0000d9fc4e024c06a0afa55cfb16b12b.jpg": image(),
     }
     write(tmp_path / "nabirds", files)
-    known = datasets.read("nabirds", tmp_path)
-    assert known.classes == ("Hoary Redpoll", "Oak Titmouse")
-    assert [(r.id, r.label, r.split) for r in known.records] == [(a, 1, "test"), (b, 0, "train")]
-    assert set(boxes(known).values()) == {((83, 59, 128, 228),), ((328, 88, 163, 298),)}
+    dataset = datasets.read("nabirds", tmp_path)
+    assert dataset.classes == ("Hoary Redpoll", "Oak Titmouse")
+    assert [(r.id, r.label, r.split) for r in dataset.records] == [(a, 1, "test"), (b, 0, "train")]
+    assert set(boxes(dataset).values()) == {((83, 59, 128, 228),), ((328, 88, 163, 298),)}
     (tmp_path / "nabirds/bounding_boxes.txt").write_text(f"{a} 83 59 128 228\n{b} 328 88 163\n")
     with pytest.raises(InputError, match=r"nabirds: .*bounding_boxes.txt, line 2: .*found 3 numbers"):
         datasets.read("nabirds", tmp_path)

@@ -1,4 +1,4 @@
-"""Datasets: the drawn birds keep their class out of all but the field marks; the cub reader names every fault."""
+"""Datasets: only the field marks of drawn birds depend on the class; the cub reader names every fault."""
 
 import pickle
 import re
@@ -24,19 +24,19 @@ SMALL = {"classes": 4, "images_per_class": 6, "size": 64}
 # -- read ---------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_dataset_names_those_there_are():
+def test_unknown_dataset_lists_the_available_ones():
     with pytest.raises(InputError, match=r"'cup'.*drawn, cub"):
         datasets.read("cup")
 
 
-def test_unknown_option_names_those_there_are():
+def test_unknown_option_lists_the_available_ones():
     with pytest.raises(InputError, match=r"no option colour.*classes, images_per_class, size, seed"):
         datasets.read("drawn", colour=1)
     with pytest.raises(InputError, match=r"cub has no option size; it takes no options"):
         datasets.read("cub", size=1)
 
 
-def test_a_missing_root_says_where_it_looked_what_is_expected_and_what_to_type(monkeypatch, tmp_path):
+def test_a_missing_root_names_the_path_the_layout_and_the_command(monkeypatch, tmp_path):
     monkeypatch.delenv("FGDATA_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
     assert datasets.default_root("cub") == Path("data/cub")
@@ -54,11 +54,11 @@ def test_a_missing_root_says_where_it_looked_what_is_expected_and_what_to_type(m
     with pytest.raises(InputError, match=f"FGDATA_ROOT is {re.escape(str(tmp_path / 'elsewhere'))}"):
         datasets.read("cub")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"given as the root.*is a file"):
+    with pytest.raises(InputError, match=r"given by --root.*is a file"):
         datasets.read("cub", tmp_path / "file")
 
 
-def test_listing_the_datasets_imports_nothing_heavy():
+def test_importing_datasets_imports_no_heavy_package():
     code = "import sys, fgdata.datasets; sys.exit(bool({'cv2', 'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -86,7 +86,7 @@ def same(a: Drawing, b: Drawing) -> bool:
     return np.array_equal(a.rgb, b.rgb) and np.array_equal(a.mask, b.mask) and a.box == b.box
 
 
-def test_a_picture_depends_on_seed_class_and_number_alone():
+def test_a_picture_depends_only_on_seed_class_and_number():
     first = draw(3, 17, size=96, seed=5)
     for number in (4, 99):
         draw(1, number, size=64, seed=0)
@@ -107,14 +107,14 @@ def test_the_box_bounds_the_mask_and_the_mask_is_a_bird():
         pieces = cv2.connectedComponentsWithStats(picture.mask.astype(np.uint8), connectivity=8)[2][
             1:, cv2.CC_STAT_AREA
         ]
-        assert pieces.max() > 0.6 * pieces.sum()  # a leaf in front may cut off a part, never most of it
+        assert pieces.max() > 0.6 * pieces.sum()  # a leaf in front may cut off a part, but never most of it
 
 
 def test_outside_the_birds_two_classes_have_the_same_pixels():
     for number in range(40):
         a, b = draw(number % 20, number, size=96, seed=2), draw((number + 7) % 20, number, size=96, seed=2)
         assert a.rgb.shape == b.rgb.shape
-        # A pixel that the bird covers by less than half is outside the mask and yet tinted by it: two pixels' grace.
+        # A pixel that the bird covers by less than half is outside the mask and yet tinted by it: allow two pixels.
         near = cv2.dilate((a.mask | b.mask).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         assert np.array_equal(a.rgb[~near], b.rgb[~near])
         assert not np.array_equal(a.rgb[near], b.rgb[near])
@@ -134,7 +134,7 @@ def nearest_neighbour_hits(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-def test_the_class_shows_in_the_bird_and_not_behind_it():
+def test_the_class_is_visible_in_the_bird_but_not_in_the_background():
     classes, each = 10, 30
     inside, outside, labels = [], [], []
     for i in range(classes * each):
@@ -154,24 +154,24 @@ def test_the_class_shows_in_the_bird_and_not_behind_it():
 
 
 def test_drawn_records_and_bytes():
-    made = datasets.read("drawn", **SMALL, seed=4)
-    assert made.settings == {**SMALL, "seed": 4, "painter": 1}
-    assert [len(made.classes), len(made.records)] == [4, 24]
-    assert Counter((r.label, r.split) for r in made.records) == {
+    dataset = datasets.read("drawn", **SMALL, seed=4)
+    assert dataset.settings == {**SMALL, "seed": 4, "painter": 1}
+    assert [len(dataset.classes), len(dataset.records)] == [4, 24]
+    assert Counter((r.label, r.split) for r in dataset.records) == {
         (k, s): n for k in range(4) for s, n in (("train", 4), ("test", 2))
     }
-    assert len({r.id for r in made.records}) == len({r.file for r in made.records}) == 24
-    record = made.records[9]
-    assert record.class_name == made.classes[record.label]
+    assert len({r.id for r in dataset.records}) == len({r.file for r in dataset.records}) == 24
+    record = dataset.records[9]
+    assert record.class_name == dataset.classes[record.label]
     assert record.boxes is None
-    data, boxes = made.load(record)
-    assert (data, boxes) == pickle.loads(pickle.dumps(made)).load(record)
+    data, boxes = dataset.load(record)
+    assert (data, boxes) == pickle.loads(pickle.dumps(dataset)).load(record)
     rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert max(rgb.shape) == 64
     assert len(boxes) == 1
 
 
-def test_more_images_and_more_classes_leave_the_others_as_they_were():
+def test_more_images_and_classes_do_not_change_the_others():
     small, large = datasets.read("drawn", **SMALL), datasets.read("drawn", classes=9, images_per_class=7, size=64)
     by_id = {r.id: r for r in large.records}
     for record in small.records[::5]:
@@ -216,50 +216,50 @@ def cub(tmp_path) -> Path:
 
 
 def test_cub_reads_the_layout_and_a_subset_of_its_classes(cub):
-    known = datasets.read("cub", cub)
-    assert known.classes == ("001.Auk", "007.Owl")
-    assert known.settings == {}
-    assert known.records == (
+    dataset = datasets.read("cub", cub)
+    assert dataset.classes == ("001.Auk", "007.Owl")
+    assert dataset.settings == {}
+    assert dataset.records == (
         datasets.Record("1", "001.Auk/Auk_1.jpg", 0, "001.Auk", "test", ((60.0, 27.0, 325.0, 304.0),)),
         datasets.Record("2", "001.Auk/Auk 2.jpg", 0, "001.Auk", "train", ((1.5, 2.0, 3.0, 4.0),)),
         datasets.Record("5", "007.Owl/Owl_1.jpg", 1, "007.Owl", "train", ((-2.0, 0.0, 10.0, 20.0),)),
     )
-    again = pickle.loads(pickle.dumps(known))
-    assert again.load(known.records[1]) == (b"bytes of Auk 2.jpg", known.records[1].boxes)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.load(dataset.records[1]) == (b"bytes of Auk 2.jpg", dataset.records[1].boxes)
 
 
 def test_cub_is_found_inside_its_parent_folder(cub, tmp_path_factory):
     parent = tmp_path_factory.mktemp("unpacked")
     cub.rename(parent / "CUB_200_2011")
-    known = datasets.read("cub", parent)
-    assert known.load(known.records[0])[0] == b"bytes of Auk_1.jpg"
+    dataset = datasets.read("cub", parent)
+    assert dataset.load(dataset.records[0])[0] == b"bytes of Auk_1.jpg"
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "found", "says"),
+    ("name", "line", "text", "expected"),
     [
         ("images.txt", 2, "2", "expected `ID PATH`"),
         ("images.txt", 1, "one 001.Auk/Auk_1.jpg", "expected `ID PATH`, the first a whole number"),
-        ("images.txt", 3, "1 007.Owl/Owl_1.jpg", "id 1 is there for the second time"),
+        ("images.txt", 3, "1 007.Owl/Owl_1.jpg", "id 1 appears twice"),
         ("images.txt", 1, "1 ../secret.jpg", "must lie inside images/"),
         ("images.txt", 1, "1 /etc/secret.jpg", "must lie inside images/"),
         ("image_class_labels.txt", 3, "5 8", "class '8' is not in classes.txt, which has 2: 1, 7"),
         ("image_class_labels.txt", 3, "5 owl", "class 'owl' is not in classes.txt"),
         ("train_test_split.txt", 2, "2 yes", "found 'yes'; 1 is train and 0 is test"),
-        ("bounding_boxes.txt", 2, "2 1 2 3", "found 3 numbers after the id; four"),
+        ("bounding_boxes.txt", 2, "2 1 2 3", "found 3 numbers after the id"),
         ("bounding_boxes.txt", 2, "2 1 2 x 4", "could not convert string to float: 'x'"),
         ("bounding_boxes.txt", 2, "2 1 nan 3 4", "finite"),
         ("bounding_boxes.txt", 2, "2 1 2 0.0 4", "0 wide and 4 high; both must be above 0"),
         ("bounding_boxes.txt", 2, "2 1 2 3 -4", "3 wide and -4 high"),
-        ("classes.txt", 2, "1 007.Owl", "class 1 is there for the second time"),
+        ("classes.txt", 2, "1 007.Owl", "class 1 appears twice"),
     ],
 )
-def test_cub_names_the_file_the_line_and_the_fault(cub, name, line, found, says):
+def test_cub_names_the_file_the_line_and_the_fault(cub, name, line, text, expected):
     lines = CUB[name].splitlines()
-    lines[line - 1] = found
+    lines[line - 1] = text
     (cub / name).write_text("\n".join(lines))
     with pytest.raises(
-        InputError, match=f"{re.escape(str(cub / name))}, line {line}: {re.escape(repr(found))}: .*{re.escape(says)}"
+        InputError, match=f"{re.escape(str(cub / name))}, line {line}: {re.escape(repr(text))}: .*{re.escape(expected)}"
     ):
         datasets.read("cub", cub)
 
@@ -267,7 +267,7 @@ def test_cub_names_the_file_the_line_and_the_fault(cub, name, line, found, says)
 @pytest.mark.parametrize("name", list(CUB))
 def test_cub_names_a_list_that_is_missing_or_empty(cub, name):
     (cub / name).write_text("\n")
-    with pytest.raises(InputError, match=f"{re.escape(name)} lists nothing"):
+    with pytest.raises(InputError, match=f"{re.escape(name)} is empty; expected"):
         datasets.read("cub", cub)
     (cub / name).unlink()
     with pytest.raises(InputError, match=f"lacks {re.escape(name)} .*--root"):
@@ -278,12 +278,12 @@ def test_cub_names_a_list_that_is_missing_or_empty(cub, name):
 def test_cub_names_ids_of_one_list_that_another_lacks(cub, name):
     text = (cub / name).read_text()
     (cub / name).write_text(text.split("\n", 1)[1])
-    with pytest.raises(InputError, match=rf"1 image ids are in images.txt and not in {re.escape(name)}: 1 "):
+    with pytest.raises(InputError, match=rf"1 image ids are in images.txt but not in {re.escape(name)}: 1 "):
         datasets.read("cub", cub)
     extra = {"image_class_labels.txt": "1", "train_test_split.txt": "0", "bounding_boxes.txt": "1 1 1 1"}[name]
     (cub / name).write_text(text + "".join(f"{i} {extra}\n" for i in range(11, 18)))
     with pytest.raises(
-        InputError, match=rf"7 image ids are in {re.escape(name)} and not in images.txt: 11, 12, 13, 14, 15 and 2 more"
+        InputError, match=rf"7 image ids are in {re.escape(name)} but not in images.txt: 11, 12, 13, 14, 15 and 2 more"
     ):
         datasets.read("cub", cub)
 
@@ -299,7 +299,7 @@ def test_cub_names_files_that_are_absent_or_listed_twice(cub):
         datasets.read("cub", cub)
 
 
-def test_cub_without_images_or_with_a_list_that_is_no_text(cub):
+def test_cub_without_images_or_with_a_list_that_is_not_text(cub):
     (cub / "images").rename(cub / "pictures")
     with pytest.raises(InputError, match="no folder images/"):
         datasets.read("cub", cub)
@@ -309,20 +309,20 @@ def test_cub_without_images_or_with_a_list_that_is_no_text(cub):
         datasets.read("cub", cub)
 
 
-def test_cub_says_which_file_went_away_after_the_lists_were_read(cub):
-    known = datasets.read("cub", cub)
+def test_cub_names_a_file_removed_after_reading_the_lists(cub):
+    dataset = datasets.read("cub", cub)
     (cub / "images/001.Auk/Auk_1.jpg").unlink()
     with pytest.raises(InputError, match=r"image 1, .*Auk_1.jpg: No such file"):
-        known.load(known.records[0])
+        dataset.load(dataset.records[0])
 
 
 @pytest.mark.skipif(not (REAL_DATA / "cub50").is_dir(), reason=f"no real images at {REAL_DATA}; set FGDATA_REAL_DATA")
 def test_cub_reads_fifty_real_classes():
-    known = datasets.read("cub", REAL_DATA / "cub50")
-    assert Counter(r.split for r in known.records) == {"train": 1500, "test": 1389}
-    assert len(known.classes) == 50
-    first = known.records[0]
+    dataset = datasets.read("cub", REAL_DATA / "cub50")
+    assert Counter(r.split for r in dataset.records) == {"train": 1500, "test": 1389}
+    assert len(dataset.classes) == 50
+    first = dataset.records[0]
     assert (first.id, first.label, first.class_name) == ("1", 0, "001.Black_footed_Albatross")
-    data, boxes = known.load(first)
+    data, boxes = dataset.load(first)
     assert data.startswith(b"\xff\xd8")
     assert boxes == first.boxes

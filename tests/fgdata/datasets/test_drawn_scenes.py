@@ -51,10 +51,10 @@ def test_gtsrb_as_its_archives_unpack(signs):
         ("00000_00000.ppm;29;30;5;6;24;25", "line 2: '00000_00000.ppm;29;30;5;6;24;25': 7 fields; the header has 8"),
         ("00000_00000.ppm;29;30;5;6;24;x;0", "line 2: .*could not convert string to float: 'x'"),
         ("00000_00000.ppm;29;30;5;6;2;25;0", "line 2: .*-3 wide"),
-        ("00000_00000.ppm;29;30;5;6;24;25;43", "line 2: .*ClassId 43; signs are 0 to 42"),
+        ("00000_00000.ppm;29;30;5;6;24;25;43", "line 2: .*ClassId 43.*0 to 42"),
         ("../00000.ppm;29;30;5;6;24;25;0", "line 2: .*must lie inside"),
         ("9.ppm;29;30;5;6;24;25;0", "1 of 2 files listed .*00000/9.ppm"),
-        ("", "GT-00000.csv lists nothing behind its header"),
+        ("", "GT-00000.csv has no rows"),
     ],
 )
 def test_gtsrb_names_the_file_and_the_line(signs, row, says):
@@ -128,7 +128,7 @@ def test_isic2017_refuses_an_empty_mask_before_any_work(lesions, tmp_path_factor
     path = lesions / "ISIC-2017_Test_v2_Part1_GroundTruth/ISIC_7_segmentation.png"
     known = datasets.read("isic2017", lesions)
     for content, says in (
-        (mask(0, 0, 0, 0), "is empty: it marks no pixel"),
+        (mask(0, 0, 0, 0), "is empty"),
         (mask(0, 0, 5, 5, (41, 60)), "is 60 x 41 pixels; its image is 60 x 40"),
         (b"", "cannot be read as an image"),
     ):
@@ -145,7 +145,7 @@ def test_isic2017_refuses_an_empty_mask_before_any_work(lesions, tmp_path_factor
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("ISIC_0,1.0,1.0", "line 2: 'ISIC_0,1.0,1.0': .*at most one of them is 1"),
+        ("ISIC_0,1.0,1.0", "line 2: 'ISIC_0,1.0,1.0': .*at most one"),
         ("ISIC_0,1.0", "line 2: 'ISIC_0,1.0': 2 fields; the header has 3"),
         ("ISIC_0,0.5,0", "line 2: .*at most one"),
         ("ISIC_0,yes,0", "line 2: .*could not convert"),
@@ -210,14 +210,14 @@ def test_coco_keeps_all_boxes_and_takes_the_class_of_the_largest(coco):
 @pytest.mark.parametrize(
     ("where", "change", "says"),
     [
-        (("annotations", 1), {"image_id": 7}, "annotation 2, .*image_id 7 is not listed"),
-        (("annotations", 1), {"category_id": 2}, "annotation 2, .*category_id 2 is none of the 2"),
+        (("annotations", 1), {"image_id": 7}, "annotation 2, .*image_id 7"),
+        (("annotations", 1), {"category_id": 2}, "annotation 2, .*category_id 2"),
         (("annotations", 1), {"bbox": [1, 2, 3]}, r"annotation 2, bbox \[1, 2, 3\]"),
         (("annotations", 1), {"bbox": [1, 2, -3, 4]}, "annotation 2, bbox .*-3 wide"),
         (("annotations", 1), {"bbox": [1, 2, None, 4]}, "annotation 2, bbox"),
         (("annotations", 1), {"image_id": [7]}, r"annotation 2, .*image_id \[7\]"),
-        (("categories", 1), {"id": 1}, "category 2: .*an id of its own"),
-        (("images", 1), {"id": 9}, "image 2: id 9: a whole number, once"),
+        (("categories", 1), {"id": 1}, "category 2: .*unique"),
+        (("images", 1), {"id": 9}, "image 2: id 9"),
         (("images", 1), {"file_name": "../a.jpg"}, "image 2: .*must lie inside"),
         (("images", 1), {"file_name": None}, "image 2: .*must lie inside"),
         (("images", 1), {"file_name": "a.jpg"}, r"1 of 4 files .*train2017/a.jpg"),
@@ -236,7 +236,7 @@ def test_coco_names_json_that_is_none_or_another(coco):
     path = coco / "annotations/instances_train2017.json"
     for content, says in (
         ('{"images": [\n1, }', "line 2, column 4"),
-        ("[]", "holds a JSON list; an object with images"),
+        ("[]", "JSON list; .*object with images"),
         ('{"info": 1, "images": 3}', "has no list of objects 'images'; it has info, images"),
     ):
         path.write_text(content)

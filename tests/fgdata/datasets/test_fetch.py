@@ -1,4 +1,4 @@
-"""--download against a server of our own on 127.0.0.1: whole, interrupted, resumed, wrong, absent, malicious."""
+"""--download from a server on 127.0.0.1: complete, interrupted, resumed, wrong, missing and malicious files."""
 
 import hashlib
 import io
@@ -21,15 +21,15 @@ NOISE = np.random.default_rng(0).bytes(300_000)  # does not compress, so that ar
 
 
 class Server:
-    """Files by name, what was asked of them, and how the server misbehaves."""
+    """An HTTP server that records requests and fails on demand."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
         self.ranges: list[str | None] = []
         self.cut_after: list[int] = []
-        """For each answer to come, the bytes after which the connection is dropped."""
+        """For each of the next answers, the number of bytes after which the connection is dropped."""
         self.refuse: list[int] = []
-        """Status codes for the answers to come."""
+        """Status codes of the next answers."""
         self.knows_ranges = True
         outer = self
 
@@ -71,11 +71,11 @@ class Server:
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setattr(fetch.time, "sleep", lambda seconds: None)
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
-    made.thread.join()
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+    server.thread.join()
 
 
 def tar(members: dict[str, bytes], kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
@@ -96,7 +96,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def test_a_tar_and_a_zip_are_fetched_once_and_unpacked_together(server, tmp_path, capsys):
+def test_a_tar_and_a_zip_are_downloaded_once_and_unpacked_together(server, tmp_path, capsys):
     root = tmp_path / "data/cub"
     archives = (server.offer("a.tgz", tar({"in/x": NOISE})), server.offer("b.zip", zipped({"in/y": b"2"})))
     fetch.download("cub", root, archives)
@@ -105,11 +105,11 @@ def test_a_tar_and_a_zip_are_fetched_once_and_unpacked_together(server, tmp_path
     assert sorted(path.name for path in (root / ".download").iterdir()) == ["a.tgz.done", "b.zip.done"]
     fetch.download("cub", root, archives)
     assert server.ranges == [None, None]
-    assert "a.tgz was fetched before" in capsys.readouterr().err
+    assert "a.tgz was already downloaded" in capsys.readouterr().err
 
 
-def test_a_power_cut_finds_all_bytes_on_the_disk(server, tmp_path, monkeypatch):
-    """The archive before it has its name, what was unpacked before it is marked as done and the archive goes."""
+def test_bytes_are_synced_before_files_are_renamed_or_removed(server, tmp_path, monkeypatch):
+    """An archive before its rename; the unpacked files before the archive is marked as done and removed."""
     archive, work, written = server.offer("a.tgz", tar({"x": NOISE})), tmp_path / "r/.download", []
 
     def look(handle: int | None = None) -> None:
@@ -121,7 +121,7 @@ def test_a_power_cut_finds_all_bytes_on_the_disk(server, tmp_path, monkeypatch):
     assert written == [(["a.tgz.part"], False), (["a.tgz"], True)]
 
 
-def test_a_dropped_connection_goes_on_where_it_was(server, tmp_path):
+def test_a_dropped_connection_is_resumed(server, tmp_path):
     data = tar({"x": NOISE})
     archive = server.offer("a.tgz", data)
     server.cut_after = [100_000, 50_000]
@@ -130,18 +130,18 @@ def test_a_dropped_connection_goes_on_where_it_was(server, tmp_path):
     assert server.ranges == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_a_server_that_fails_for_a_while_is_asked_again(server, tmp_path):
+def test_temporary_server_errors_are_retried(server, tmp_path):
     archive = server.offer("a.tgz", tar({"x": NOISE}))
     server.refuse = [503, 429]
     fetch.download("cub", tmp_path / "r", (archive,))
     assert (tmp_path / "r/x").is_file()
 
 
-def test_interrupted_for_good_and_resumed_by_the_same_command(server, tmp_path):
+def test_a_failed_download_is_resumed_by_the_same_command(server, tmp_path):
     archive = server.offer("a.tgz", tar({"x": NOISE}))
     server.cut_after = [100_000, *[0] * fetch.TRIES]
     with pytest.raises(
-        InputError, match=r"100,000 bytes are here. The same command goes on from there \(.*a.tgz.part\)"
+        InputError, match=r"100,000 bytes were downloaded.*same command again to resume \(.*a.tgz.part\)"
     ):
         fetch.download("cub", tmp_path / "r", (archive,))
     assert (tmp_path / "r/.download/a.tgz.part").stat().st_size == 100_000
@@ -151,14 +151,14 @@ def test_interrupted_for_good_and_resumed_by_the_same_command(server, tmp_path):
     assert (tmp_path / "r/x").read_bytes() == NOISE
 
 
-def test_a_server_without_ranges_sends_all_again(server, tmp_path):
+def test_a_server_without_ranges_starts_over(server, tmp_path):
     archive = server.offer("a.tgz", tar({"x": NOISE}))
     server.knows_ranges, server.cut_after = False, [1000]
     fetch.download("cub", tmp_path / "r", (archive,))
     assert (tmp_path / "r/x").read_bytes() == NOISE
 
 
-def test_a_part_that_is_already_whole_is_checked_and_unpacked(server, tmp_path):
+def test_a_complete_part_is_checked_and_unpacked(server, tmp_path):
     data = tar({"x": NOISE})
     archive = server.offer("a.tgz", data)
     (tmp_path / "r/.download").mkdir(parents=True)
@@ -167,58 +167,58 @@ def test_a_part_that_is_already_whole_is_checked_and_unpacked(server, tmp_path):
     assert (tmp_path / "r/x").is_file()
 
 
-def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
+def test_a_wrong_checksum_leaves_nothing_behind(server, tmp_path):
     archive = server.offer("a.tgz", tar({"x": NOISE}))
     server.files["a.tgz"] = server.files["a.tgz"][:-1] + b"?"
-    with pytest.raises(InputError, match=rf"not the file that was published: MD5 .*expected {archive.md5}"):
+    with pytest.raises(InputError, match=rf"not the published file: MD5 .*expected {archive.md5}"):
         fetch.download("cub", tmp_path / "r", (archive,))
     assert not (tmp_path / "r").exists()
 
 
-def test_an_address_that_is_gone(server, tmp_path):
+def test_a_missing_file_is_not_retried(server, tmp_path):
     archive = server.offer("a.tgz", b"")
     del server.files["a.tgz"]
-    with pytest.raises(InputError, match=r"a.tgz: the server says 404 Not Found.*--root FOLDER"):
+    with pytest.raises(InputError, match=r"a.tgz: the server answered 404 Not Found.*--root FOLDER"):
         fetch.download("cub", tmp_path / "r", (archive,))
-    assert len(server.ranges) == 1, "a 404 is not asked again"
+    assert len(server.ranges) == 1, "a 404 is not retried"
     assert not (tmp_path / "r").exists()
 
 
 def test_no_server_at_all(server, tmp_path):
     archive = server.offer("a.tgz", b"")
     server.http.server_close()
-    with pytest.raises(InputError, match=r"refused; 0 bytes are here"):
+    with pytest.raises(InputError, match=r"refused; 0 bytes"):
         fetch.download("cub", tmp_path / "r", (archive,))
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "says"),
+    ("name", "data", "expected"),
     [
         ("a.tgz", tar({"../out": b"x"}), "outside the destination"),
         ("a.tgz", tar({"l": b""}, tarfile.SYMTYPE, "/etc/passwd"), "absolute path"),
         ("a.tgz", tar({"l": b""}, tarfile.CHRTYPE), "special file"),
-        ("a.zip", zipped({"../out": b"x"}), "would land outside"),
-        ("a.zip", zipped({"/out": b"x"}), "would land outside"),
+        ("a.zip", zipped({"../out": b"x"}), "outside"),
+        ("a.zip", zipped({"/out": b"x"}), "outside"),
         ("a.tgz", b"neither a tar nor a zip", "cannot be unpacked"),
     ],
     ids=["above", "link", "device", "zip above", "zip from the root", "no archive"],  # gzip's bytes hold the time
 )
-def test_members_that_would_land_elsewhere_are_refused(server, tmp_path, name, data, says):
-    with pytest.raises(InputError, match=says):
+def test_members_outside_the_root_are_refused(server, tmp_path, name, data, expected):
+    with pytest.raises(InputError, match=expected):
         fetch.download("cub", tmp_path / "r", (server.offer(name, data),))
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
     assert [path.name for path in (tmp_path / "r").iterdir()] == [".download"]
 
 
-def test_files_that_came_otherwise_are_left_alone(server, tmp_path, capsys):
+def test_existing_files_are_unchanged(server, tmp_path, capsys):
     (tmp_path / "images.txt").write_text("mine")
     fetch.download("cub", tmp_path, (server.offer("a.tgz", tar({"images.txt": b"theirs"})),))
     assert (tmp_path / "images.txt").read_text() == "mine"
-    assert "holds files already: nothing is downloaded" in capsys.readouterr().err
+    assert "already contains files" in capsys.readouterr().err
     assert server.ranges == []
 
 
-def test_the_command_fetches_and_builds(server, tmp_path, monkeypatch, capsys):
+def test_the_command_downloads_and_builds(server, tmp_path, monkeypatch, capsys):
     files = {
         "CUB_200_2011/images.txt": b"1 a/1.jpg\n",
         "CUB_200_2011/image_class_labels.txt": b"1 1\n",
@@ -242,37 +242,37 @@ def test_the_command_fetches_and_builds(server, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "expected"),
     [
         ("imagenet", "get it yourself: https://image-net.org/download.php, with an account"),
         ("nabirds", "get it yourself: https://dl.allaboutbirds.org/nabirds, after accepting its terms"),
         ("isic2017", "get it yourself: https://challenge.isic-archive.com"),
         ("cars", "get it yourself"),
         ("folder", "get it yourself: your own images"),
-        ("drawn", "it is painted by code"),
-        ("cup", "No dataset is called 'cup'"),
+        ("drawn", "generated by code"),
+        ("cup", "Unknown dataset 'cup'"),
     ],
 )
-def test_what_cannot_be_fetched_says_where_to_get_it(name, says, tmp_path, monkeypatch, capsys):
+def test_a_dataset_without_download_names_its_source(name, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["build-shards", "--dataset", name, "--download"]) == 2
-    assert re.search(re.escape(says), capsys.readouterr().err)
+    assert re.search(re.escape(expected), capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
-def test_every_dataset_is_listed_with_its_layout_and_its_source(capsys, monkeypatch, tmp_path):
+def test_list_shows_layout_and_source_of_every_dataset(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(["list"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name, row in DATASETS.items():
-        assert f"\n  {name:18} {row.size}\n" in said
+        assert f"\n  {name:18} {row.size}\n" in output
         if row.files:
-            assert row.layout in said
-            assert row.where in said
+            assert row.layout in output
+            assert row.where in output
         for archive in row.archives:
             assert re.fullmatch(r"https?://\S+\.(tgz|tar\.gz|zip)", archive.url)
             assert re.fullmatch(r"[0-9a-f]{32}", archive.md5)
-    assert "takes --class-list" in said
+    assert "takes --class-list" in output
 
 
 def test_an_option_of_another_dataset_is_refused(tmp_path, capsys):
