@@ -21,7 +21,7 @@ from ..errors import InputError, printable
 from ..files.atomic import write_atomic
 from ..files.lock import create_and_lock
 from ..progress import Progress
-from ..saliency import component, require
+from ..saliency import check_available, component
 from ..shards.manifest import BUILDING, MANIFEST, SPLITS, add_counts, count_fallbacks, dump, read_manifest, signed
 from ..shards.maps import MAPS, maps_part, merge, pack
 from ..shards.reader import set_faults
@@ -179,7 +179,7 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
         raise InputError(
             "--keep-maps: gt has no saliency map to keep. Ask for a detector too, for example --saliency rbd"
         )
-    require(recipe.saliency, (record.file for record in dataset.records))
+    check_available(recipe.saliency, (record.file for record in dataset.records))
     if "gt" in recipe.saliency:
         bare = [record for record in dataset.records if record.boxes == ()]
         if bare:

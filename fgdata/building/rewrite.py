@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files.atomic import write_atomic
 from ..files.swap import recover, replacing
 from ..progress import Progress
-from ..saliency import component, detector, require
+from ..saliency import check_available, component, detector
 from ..shards.manifest import (
     BUILDING,
     FORMAT_MAJOR,
@@ -96,7 +96,7 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
     if stored in shards.detectors:
         raise InputError(f"{path} has boxes by {stored} already; it has {', '.join(shards.detectors)}.")
     settings = {} if name == "gt" else detector(name).SETTINGS
-    require((name,), _files(shards) if name.startswith("maps:") else ())
+    check_available((name,), _files(shards) if name.startswith("maps:") else ())
     if "maps" in shards.manifest and (found := fault(path, shards.manifest["maps"])):
         raise InputError(f"{found}. Restore it, or build the set again with --keep-maps.")
     objective = Objective(**shards.manifest["objective"])

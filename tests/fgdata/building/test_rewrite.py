@@ -458,7 +458,7 @@ def test_rebox_keeps_what_the_set_was_built_with_but_for_what_is_asked(birds, tm
     assert reboxed() == own
     np.testing.assert_array_equal(boxes(folder, "spectral-residual"), before)
     assert main(["rebox", str(folder), "--tau", "0.5"]) == 2
-    assert "--tau 0.5 decides nothing: the objective is max-mean. Leave --tau away" in capsys.readouterr().err
+    assert "--tau 0.5 has no effect: the objective is max-mean. Omit --tau" in capsys.readouterr().err
     assert reboxed("--min-area", "0.3") == replace(own, min_area=0.3)
     assert reboxed("--k", "3") == Objective("max-mean", k=3.0, grid=32)
     assert reboxed("--grid", "16") == Objective("max-mean", k=3.0, grid=16)

@@ -55,7 +55,7 @@ def test_gs_is_its_definition_on_a_grid_of_superpixels(seed, cut_off):
 
 @pytest.mark.parametrize(("prefix", "correlation"), [("msra_", 0.98), ("pascals_", 0.82)])
 def test_gs_is_as_good_as_the_authors_own_maps(real_data, prefix, correlation):
-    """The pascals_ maps were made with other superpixels, so less likeness is due there, but no larger error."""
+    """The pascals_ maps were made with other superpixels: a lower correlation is expected, but no larger error."""
     folder, scores = real_data / "saliency-reference", []
     for file in sorted((folder / "images").glob(f"{prefix}*.jpg")):
         found = gs.saliency_map(decode(file.read_bytes(), file.name)).astype(np.float64)

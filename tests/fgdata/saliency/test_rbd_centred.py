@@ -1,4 +1,4 @@
-"""`rbd-centred` against loops over superpixels, and its promise: better boxes of birds than RBD's."""
+"""`rbd-centred` against loops over superpixels, and its claim: better boxes of birds than RBD's."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from fgdata.saliency import rbd, rbd_centred, superpixels
 
 
 def naive_centred(graph):
-    """The docstring's steps; RBD's own cues, which test_saliency.py holds against loops, are taken as they are."""
+    """The docstring's steps. RBD's own cues are reused, because test_saliency.py compares them with loops."""
     n = len(graph)
     distance = np.array([[np.linalg.norm(a - b) for b in graph.colour] for a in graph.colour])
     background, contrast, smooth = rbd.cues(graph, distance)
