@@ -109,8 +109,8 @@ def test_a_set_may_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
         (["build-shards", "--saliency", "magic"], "'magic' is not a detector"),
         (["build-shards", "--classes", "1"], "--classes is 1"),
         (["build-shards", "--tau", "-1"], "--tau"),
-        (["build-shards", "--min-area", "0.3"], "--min-area 0.3 decides nothing: the objective is max-excess"),
-        (["build-shards", "--objective", "max-mean", "--tau", "0.75"], "--tau 0.75 decides nothing"),
+        (["build-shards", "--min-area", "0.3"], "--min-area 0.3 has no effect: the objective is max-excess"),
+        (["build-shards", "--objective", "max-mean", "--tau", "0.75"], "--tau 0.75 has no effect"),
         (["build-shards", "--objective", "max-mean", "--k", "1", "--min-area", "0.3"], "--min-area takes its place"),
     ],
 )
