@@ -1,4 +1,10 @@
-"""The description of a view, which every backend executes."""
+"""The description of a view, which every backend executes.
+
+    fgdata.ViewSpec(size=96, crop="saliency-swap", masks=True)
+    fgdata.ViewSpec.evaluation(96)
+
+A value out of its range raises InputError. Docstrings of the class and its fields are the help of the flags.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +16,7 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """The views of one image. The defaults are MoCo v2's (Chen et al. 2020); `ViewSpec.evaluation` is for test time.
-
-        fgdata.ViewSpec(size=96, crop="saliency-swap", masks=True)
-
-    InputError if a value is out of its range.
-    """
+    """The views of one image. The defaults are MoCo v2's (Chen et al. 2020)."""
 
     size: int = 224
     """Side of a view in pixels, 8 to 4096."""
