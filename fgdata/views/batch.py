@@ -23,7 +23,7 @@ class Work:
     index: np.ndarray  # (n,) int64, numbers within the split
     geometries: list[Geometry]  # one per view
     keep: int
-    behind: list[list[tuple[str, bytes]]]  # per view, n names and JPEGs of other sets' images; [] if not used
+    backgrounds: list[list[tuple[str, bytes]]]  # per view, n names and JPEGs of other sets' images; [] if not used
 
 
 def gather(
@@ -71,7 +71,9 @@ def gather(
         index=np.asarray(index, np.int64),
         geometries=geometries,
         keep=keep,
-        behind=[[backgrounds.read(int(i)) for i in p.partner] for p in geometries] if backgrounds is not None else [],
+        backgrounds=[[backgrounds.read(int(i)) for i in p.partner] for p in geometries]
+        if backgrounds is not None
+        else [],
     )
 
 

@@ -91,23 +91,23 @@ def decode(name: str, gpu: bool):
 
 
 @pipeline_def(enable_conditionals=True)
-def graph(spec: ViewSpec, gpu: bool, lent: bool):
+def graph(spec: ViewSpec, gpu: bool, other_sets: bool):
     """Inputs `jpeg` and, for view v, `start{v}` ... `sigma{v}` (see `Dali._feed`) -> each view, then plain.
 
-    lent: the background of view v is decoded from `behind{v}`, JPEGs of other sets, instead of taken from the batch.
+    other_sets: the background of view v is decoded from `background{v}`, JPEGs of other sets; else it is in the batch.
     """
     int32, float32 = types.DALIDataType.INT32, types.DALIDataType.FLOAT
     image = decode("jpeg", gpu)
     outputs = []
     whole: Any = None
-    if spec.plain or (spec.crop == "saliency-swap" and not lent):
+    if spec.plain or (spec.crop == "saliency-swap" and not other_sets):
         whole = resize(image, [spec.size, spec.size])
     for v in range(spec.views):
         view: Any = cut(image, external(f"start{v}", int32, 1), external(f"shape{v}", int32, 1))
         view = resize(view, external(f"size{v}", float32, 1))
         if spec.crop == "saliency-swap":
-            if lent:
-                background = resize(decode(f"behind{v}", gpu), [spec.size, spec.size])
+            if other_sets:
+                background = resize(decode(f"background{v}", gpu), [spec.size, spec.size])
             else:
                 background = fn.permute_batch(whole, indices=external(f"partner{v}", int32, 0))
             view = paste(view, external(f"anchors{v}", int32, 2), background, spec.size)
@@ -130,12 +130,18 @@ def graph(spec: ViewSpec, gpu: bool, lent: bool):
 class Dali:
     """Computes batches in a DALI pipeline; one thread feeds it and fetches its outputs."""
 
-    def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device, *, lent: bool):
+    def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device, *, other_sets: bool):
         gpu = device.type == "cuda"
-        self._spec, self._device, self._lent = spec, device, lent
+        self._spec, self._device, self._other_sets = spec, device, other_sets
         number = (device.index if device.index is not None else torch.cuda.current_device()) if gpu else None
         self._pipeline = graph(
-            spec, gpu, lent, batch_size=batch_size, num_threads=threads, device_id=number, prefetch_queue_depth=_DEPTH
+            spec,
+            gpu,
+            other_sets,
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=number,
+            prefetch_queue_depth=_DEPTH,
         )
         self._pipeline.build()
         self._stream = torch.cuda.Stream(device) if gpu else None  # its own, so fetching does not wait for training
@@ -162,12 +168,12 @@ class Dali:
         side, samples = 16, np.arange(2)
         boxes, sizes = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)), np.full((2, 2), side)
         jpeg = encode_jpeg(np.full((side, side, 3), 128, np.uint8))
-        behind = [[("", jpeg)] * 2] * self._spec.views if self._lent else []
+        backgrounds = [[("", jpeg)] * 2] * self._spec.views if self._other_sets else []
         geometries = [
-            compute(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v, lenders=len(behind))
+            compute(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v, lenders=len(backgrounds))
             for v in range(self._spec.views)
         ]
-        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, geometries, keep=2, behind=behind)
+        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, geometries, keep=2, backgrounds=backgrounds)
         for _ in range(_DEPTH):
             self._feed(work)
         self._pipeline.schedule_run()
@@ -217,8 +223,8 @@ class Dali:
             feed(f"start{v}", p.source[:, :2].copy())
             feed(f"shape{v}", p.source[:, 2:].copy())
             feed(f"size{v}", p.place[:, :1:-1].astype(np.float32))  # height, width
-            if self._lent:
-                feed(f"behind{v}", [np.frombuffer(jpeg, np.uint8) for _, jpeg in work.behind[v]])
+            if self._other_sets:
+                feed(f"background{v}", [np.frombuffer(jpeg, np.uint8) for _, jpeg in work.backgrounds[v]])
             elif self._spec.crop == "saliency-swap":
                 feed(f"partner{v}", p.partner)
             if self._spec.crop == "saliency-swap":

@@ -130,7 +130,7 @@ class Loader:
         self._submitted = 0
         self._orders: dict[int, np.ndarray] = {}
         self._device, self._backend = _start(
-            views, batch_size, backend, threads, device, lent=self._backgrounds is not None
+            views, batch_size, backend, threads, device, other_sets=self._backgrounds is not None
         )
         self._stop = weakref.finalize(self, self._backend.close)
 
@@ -316,7 +316,13 @@ def _choose_detector(shards: ShardSet, detector: str | None) -> str:
 
 
 def _start(
-    views: ViewSpec, batch_size: int, backend: str, threads: int | None, device: "str | torch.device", *, lent: bool
+    views: ViewSpec,
+    batch_size: int,
+    backend: str,
+    threads: int | None,
+    device: "str | torch.device",
+    *,
+    other_sets: bool,
 ) -> tuple:
     """Starts the backend -> (torch device, backend)."""
     try:
@@ -334,7 +340,7 @@ def _start(
     if backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali()):
         from .dali import Dali
 
-        return place, Dali(views, max(2, batch_size), threads, place, lent=lent)
+        return place, Dali(views, max(2, batch_size), threads, place, other_sets=other_sets)
     from .threads import Threads
 
     return place, Threads(views, threads, pinned=place.type == "cuda")

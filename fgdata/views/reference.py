@@ -10,12 +10,14 @@ from .geometry import Geometry
 from .spec import ViewSpec
 
 
-def view(image: np.ndarray, geometry: Geometry, i: int, spec: ViewSpec, behind: np.ndarray | None = None) -> np.ndarray:
-    """(H, W, 3) image of sample i of a geometry, its partner's image `behind` -> its view, (3, S, S) normalised."""
+def view(
+    image: np.ndarray, geometry: Geometry, i: int, spec: ViewSpec, background: np.ndarray | None = None
+) -> np.ndarray:
+    """(H, W, 3) image of sample i of a geometry, its partner's image `background` -> its view, (3, S, S) normalised."""
     x, y, w, h = geometry.source[i]
     left, top, width, height = geometry.place[i]
     patch = resize(image[y : y + h, x : x + w], width, height)
-    background = resize(behind, spec.size, spec.size) if behind is not None else None
+    background = resize(background, spec.size, spec.size) if background is not None else None
     image = paste(patch, left, top, background, spec.size)
     mean = image.mean((0, 1))
     image = recolour(image, geometry.colour[i], geometry.centre[i], mean)

@@ -116,7 +116,7 @@ class Threads:
         work, size = batch.work, self._spec.size
         image = decode(work.jpegs[i], work.names[i])
         check_size(work.names[i], (image.shape[1], image.shape[0]), work.sizes[i])
-        swaps = self._spec.crop == "saliency-swap" and not work.behind  # backgrounds are the batch's own images
+        swaps = self._spec.crop == "saliency-swap" and not work.backgrounds  # backgrounds are the batch's own images
         if self._spec.plain or swaps:
             batch.whole[i] = resize(image, size, size)
         if i < work.keep:
@@ -149,9 +149,9 @@ class Threads:
             batch.complete()
 
     def _background(self, batch: "_Batch", v: int, i: int) -> np.ndarray | None:
-        if not batch.work.behind:
+        if not batch.work.backgrounds:
             return batch.whole[batch.work.geometries[v].partner[i]]
-        name, jpeg = batch.work.behind[v][i]
+        name, jpeg = batch.work.backgrounds[v][i]
         return resize(decode(jpeg, name), self._spec.size, self._spec.size)
 
     def _compile(self) -> None:

@@ -59,15 +59,15 @@ def blob(height=60, width=80):
 def test_a_network_sees_the_normalised_image_and_its_map_comes_back_at_full_size(tmp_path):
     pytest.importorskip("onnxruntime")
     file = write_network(tmp_path / "net.onnx", metadata={"size": "80x60", "mean": "0:0:0", "std": "1:1:1"})
-    found = detector(f"onnx:{file}")
-    assert found.SETTINGS["size"] == [80, 60]
-    map_ = found.saliency_map(blob())
+    network = detector(f"onnx:{file}")
+    assert network.SETTINGS["size"] == [80, 60]
+    map_ = network.saliency_map(blob())
     assert map_.dtype == np.float32
     np.testing.assert_array_equal(map_, blob()[..., 0] / np.float32(250))
     other = detector(f"onnx:{file},size=40,mean=.5:.5:.5")
     assert other.SETTINGS["size"] == [40, 40]
     assert other.SETTINGS["mean"] == [0.5, 0.5, 0.5]
-    assert other.SETTINGS["sha256"] == found.SETTINGS["sha256"]
+    assert other.SETTINGS["sha256"] == network.SETTINGS["sha256"]
     assert np.corrcoef(other.saliency_map(blob()).ravel(), map_.ravel())[0, 1] > 0.95
     # The network run without the detector: its input is exactly (rgb / 255 - mean) / std.
     import onnxruntime
@@ -83,10 +83,10 @@ def test_a_network_sees_the_normalised_image_and_its_map_comes_back_at_full_size
 def test_size_and_first_output_are_the_models_own(tmp_path):
     pytest.importorskip("onnxruntime")
     fixed = write_network(tmp_path / "fixed.onnx", size=(32, 48), outputs=7)
-    found = detector(f"onnx:{fixed}")
-    assert found.SETTINGS["size"] == [48, 32]
-    assert found.SETTINGS["output"] == "d0"
-    map_ = found.saliency_map(blob())
+    network = detector(f"onnx:{fixed}")
+    assert network.SETTINGS["size"] == [48, 32]
+    assert network.SETTINGS["output"] == "d0"
+    map_ = network.saliency_map(blob())
     assert map_[15:30, 20:40].mean() > 0.9 > 0.1 > map_[35:].mean()
     free = detector(f"onnx:{write_network(tmp_path / 'free.onnx')}")
     assert free.SETTINGS["size"] == [320, 320]
@@ -100,12 +100,12 @@ def test_a_network_accepts_any_image(tmp_path, shape):
     rng = np.random.default_rng(0)
     noise = cv2.resize(rng.integers(0, 256, (min(shape[0], 50), min(shape[1], 50), 3), np.uint8), shape[::-1])
     for image in (noise, np.full((*shape, 3), 77, np.uint8)):
-        found = detector(name).saliency_map(image)
-        assert found.shape == shape
-        assert found.dtype == np.float32
-        assert 0 <= found.min() <= found.max() <= 1
-        np.testing.assert_array_equal(found, detector(name).saliency_map(image))
-    assert not found.any()
+        actual = detector(name).saliency_map(image)
+        assert actual.shape == shape
+        assert actual.dtype == np.float32
+        assert 0 <= actual.min() <= actual.max() <= 1
+        np.testing.assert_array_equal(actual, detector(name).saliency_map(image))
+    assert not actual.any()
 
 
 def test_a_constant_output_gives_zeros(tmp_path):
@@ -152,12 +152,12 @@ def test_a_map_is_found_by_path_or_by_stem(tmp_path):
     for name in ("a/one.png", "two.png", "one.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), 255 - grey if name == "one.png" else grey)
-    found = detector(f"maps:{tmp_path}")
+    maps = detector(f"maps:{tmp_path}")
     rgb = np.zeros((6, 8, 3), np.uint8)
     for file in ("images/a/one.jpg", "a/one.jpg", "images/b/two.jpeg", "two.jpg"):
-        np.testing.assert_array_equal(found.saliency_map(rgb, file), grey / np.float32(255))
-    np.testing.assert_array_equal(found.saliency_map(rgb, "b/one.jpg"), (255 - grey) / np.float32(255))
-    large = found.saliency_map(np.zeros((60, 80, 3), np.uint8), "two.jpg")
+        np.testing.assert_array_equal(maps.saliency_map(rgb, file), grey / np.float32(255))
+    np.testing.assert_array_equal(maps.saliency_map(rgb, "b/one.jpg"), (255 - grey) / np.float32(255))
+    large = maps.saliency_map(np.zeros((60, 80, 3), np.uint8), "two.jpg")
     assert large.shape == (60, 80)
     assert 0 <= large.min() <= large.max() <= 1
     assert saliency.saliency_map(f"maps:{tmp_path}", rgb, "two.jpg").shape == (6, 8)
@@ -169,19 +169,19 @@ def test_unusable_maps_are_named(tmp_path):
         cv2.imwrite(str(tmp_path / name), grey)
     cv2.imwrite(str(tmp_path / "jet.png"), np.dstack([grey, grey, grey + 200]))
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
-    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    maps, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
     with pytest.raises(InputError, match=r"one.jpg .*maps.*/one.jpg .*/one.png"):
-        found.saliency_map(rgb, "one.jpg")
+        maps.saliency_map(rgb, "one.jpg")
     with pytest.raises(InputError, match=r"jet.png .*colour.*differ by 200.*grey"):
-        found.saliency_map(rgb, "jet.jpg")
+        maps.saliency_map(rgb, "jet.jpg")
     with pytest.raises(InputError, match=r"torn.png"):
-        found.saliency_map(rgb, "torn.jpg")
+        maps.saliency_map(rgb, "torn.jpg")
     with pytest.raises(InputError, match=r"a/four.jpg has no map.*a/four.png"):
-        found.saliency_map(rgb, "a/four.jpg")
+        maps.saliency_map(rgb, "a/four.jpg")
     with pytest.raises(InputError, match=r"a/four.jpg has no map.*\n.* 2 images"):
-        found.check_complete(["three.jpg", "a/four.jpg", "five.jpg"])
+        maps.check_complete(["three.jpg", "a/four.jpg", "five.jpg"])
     with pytest.raises(InputError, match=r"a/three.jpg and b/three.jpg .*map .*three.png"):
-        found.check_complete(["a/three.jpg", "b/three.jpg"])
+        maps.check_complete(["a/three.jpg", "b/three.jpg"])
     with pytest.raises(InputError, match="none.*--saliency maps:DIR"):
         detector(f"maps:{tmp_path / 'none'}")
 
@@ -195,12 +195,12 @@ def test_a_map_keeps_all_its_levels(tmp_path, dtype):
     cv2.imwrite(str(tmp_path / "three.tif"), np.dstack([stored] * 3))
     if full > 1:
         cv2.imwrite(str(tmp_path / "grey16.png"), stored)
-    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    maps, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
     for file in tmp_path.iterdir():
-        map_ = found.saliency_map(rgb, file.name)
+        map_ = maps.saliency_map(rgb, file.name)
         assert map_.dtype == np.float32
         np.testing.assert_array_equal(map_, stored.astype(np.float32) / np.float32(full))
-    assert found.SETTINGS["files"] == len(list(tmp_path.iterdir()))
+    assert maps.SETTINGS["files"] == len(list(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize(
@@ -225,13 +225,13 @@ def test_a_maps_suffix_may_be_in_any_case(tmp_path):
     for name in ("one.PNG", "two.Tif", "two.b.png", "three.png", "threefold.png", "three"):
         (tmp_path / name).write_bytes(cv2.imencode(".png", np.full((6, 8), len(name), np.uint8))[1].tobytes())
     (tmp_path / "four.png").mkdir()
-    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    maps, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
     for stem, name in (("one", "one.PNG"), ("two", "two.Tif"), ("two.b", "two.b.png"), ("three", "three.png")):
-        assert found.find(f"a/{stem}.jpg") == tmp_path / name
-        np.testing.assert_array_equal(found.saliency_map(rgb, f"{stem}.jpg"), np.float32(len(name)) / np.float32(255))
-    assert found.SETTINGS["files"] == 5
+        assert maps.find(f"a/{stem}.jpg") == tmp_path / name
+        np.testing.assert_array_equal(maps.saliency_map(rgb, f"{stem}.jpg"), np.float32(len(name)) / np.float32(255))
+    assert maps.SETTINGS["files"] == 5
     with pytest.raises(InputError, match=r"four.jpg has no map"):
-        found.find("four.jpg")
+        maps.find("four.jpg")
 
 
 # --- names

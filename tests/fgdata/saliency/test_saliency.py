@@ -47,25 +47,25 @@ def test_any_image_gives_a_map(name, shape, kind):
     elif kind == "stripes":  # most of its spectrum is zero
         image[:] = (np.arange(shape[1]) % 4 // 2 * 255)[:, None]
     before = image.copy()
-    found = detector(name).saliency_map(image)
-    assert found.dtype == np.float32
-    assert found.shape == shape
-    assert np.isfinite(found).all()
-    assert found.min() >= 0
-    assert found.max() <= 1
+    actual = detector(name).saliency_map(image)
+    assert actual.dtype == np.float32
+    assert actual.shape == shape
+    assert np.isfinite(actual).all()
+    assert actual.min() >= 0
+    assert actual.max() <= 1
     np.testing.assert_array_equal(image, before)
     if kind == "flat":
-        assert not found.any()
-        assert solve(found, Objective())[1] == "flat"
+        assert not actual.any()
+        assert solve(actual, Objective())[1] == "flat"
 
 
 @pytest.mark.parametrize("name", MAPS)
 def test_forty_megapixels(name):
     image, mask = object_on_ground()
     image, mask = cv2.resize(image, (8000, 5000)), cv2.resize(mask.astype(np.float32), (8000, 5000))
-    found = detector(name).saliency_map(image)
-    assert found.shape == (5000, 8000)
-    assert found[mask > 0.5].mean() > found[mask < 0.5].mean()
+    actual = detector(name).saliency_map(image)
+    assert actual.shape == (5000, 8000)
+    assert actual[mask > 0.5].mean() > actual[mask < 0.5].mean()
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -73,14 +73,14 @@ def test_same_map_every_time_and_for_any_number_of_threads(name):
     image, _ = object_on_ground(300, 520)
     threads = cv2.getNumThreads()
     try:
-        found = []
+        actual = []
         for number in (1, 2, 2):
             cv2.setNumThreads(number)
-            found.append(detector(name).saliency_map(image))
+            actual.append(detector(name).saliency_map(image))
     finally:
         cv2.setNumThreads(threads)
-    np.testing.assert_array_equal(found[0], found[1])
-    np.testing.assert_array_equal(found[1], found[2])
+    np.testing.assert_array_equal(actual[0], actual[1])
+    np.testing.assert_array_equal(actual[1], actual[2])
 
 
 def test_unknown_detectors_are_refused():
@@ -213,8 +213,8 @@ def naive_rbd(colour, position, touches, boundary):
             if i != j:
                 system[i, i] += weight
                 system[i, j] -= weight
-    found = np.linalg.solve(system, contrast)
-    return (found - found.min()) / (found.max() - found.min())
+    actual = np.linalg.solve(system, contrast)
+    return (actual - actual.min()) / (actual.max() - actual.min())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -233,10 +233,10 @@ def test_rbd_is_its_definition_on_a_grid_of_superpixels(seed):
 
 def test_rbd_finds_the_object():
     image, mask = object_on_ground()
-    found = rbd.saliency_map(image)
-    assert found[mask].mean() > 0.9
-    assert found[~mask].mean() < 0.05
-    box, fallback = solve(found, Objective())
+    actual = rbd.saliency_map(image)
+    assert actual[mask].mean() > 0.9
+    assert actual[~mask].mean() < 0.05
+    box, fallback = solve(actual, Objective())
     rows, columns = np.nonzero(mask)
     truth, _ = clip_boxes([(columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)], 120, 90)
     assert fallback is None
@@ -273,9 +273,9 @@ def reference(folder, prefix):
     for file in sorted((folder / "images").glob(f"{prefix}*.jpg")):
         (mask,) = (folder / "masks").glob(f"{file.stem}.*")
         authors = folder / "rbd" / f"{file.stem}.png"
-        found = rbd.saliency_map(decode(file.read_bytes(), file.name)).astype(np.float64)
+        actual = rbd.saliency_map(decode(file.read_bytes(), file.name)).astype(np.float64)
         authors, mask = (decode(other.read_bytes(), other.name)[..., 0] for other in (authors, mask))
-        yield found, authors / 255, mask > 127
+        yield actual, authors / 255, mask > 127
 
 
 @pytest.mark.parametrize(("prefix", "correlation"), [("msra_", 0.98), ("pascals_", 0.92)])
@@ -283,8 +283,12 @@ def test_rbd_is_as_good_as_the_authors_own_maps(prefix, correlation):
     """The pascals_ maps were made with other superpixels: a lower correlation is expected, but no larger error."""
     folder = need("saliency-reference")
     scores = [
-        (np.corrcoef(found.ravel(), authors.ravel())[0, 1], np.abs(found - mask).mean(), np.abs(authors - mask).mean())
-        for found, authors, mask in reference(folder, prefix)
+        (
+            np.corrcoef(actual.ravel(), authors.ravel())[0, 1],
+            np.abs(actual - mask).mean(),
+            np.abs(authors - mask).mean(),
+        )
+        for actual, authors, mask in reference(folder, prefix)
     ]
     likeness, error, theirs = np.mean(scores, axis=0)
     print(f"{prefix}: n {len(scores)}, correlation {likeness:.4f}, error {error:.4f}, the authors' {theirs:.4f}")

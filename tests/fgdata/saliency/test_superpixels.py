@@ -54,10 +54,10 @@ def naive_slic(lab, step, compactness, iterations):
 @pytest.mark.parametrize(("height", "width", "step"), [(30, 40, 8), (25, 9, 12), (7, 50, 10)])
 def test_slic_is_its_definition(height, width, step):
     lab = superpixels.to_lab(patches(height, width) / np.float32(255)).transpose(2, 0, 1)
-    found = superpixels._slic(np.ascontiguousarray(lab), step, 20.0, 10)
+    actual = superpixels._slic(np.ascontiguousarray(lab), step, 20.0, 10)
     expected = naive_slic(lab.astype(np.float64), step, 20.0, 10)
     # float32 may resolve a tie between two centres differently from float64.
-    assert (found == expected).mean() > 0.995
+    assert (actual == expected).mean() > 0.995
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -119,10 +119,10 @@ def test_detectors_of_one_image_share_its_superpixels(monkeypatch):
     decoded = Decoded(encode_png(image), "image.png", Log())
     for name in names:
         expected = shrink_map(detector(name).saliency_map(image))
-        found = find_box(name, decoded, Objective(), keep_map=True, log=Log())
-        assert found.stored_map is not None
-        np.testing.assert_array_equal(found.stored_map[0], expected[0])
-        np.testing.assert_array_equal(found.box, solve(detector(name).saliency_map(image), Objective())[0])
+        actual = find_box(name, decoded, Objective(), keep_map=True, log=Log())
+        assert actual.stored_map is not None
+        np.testing.assert_array_equal(actual.stored_map[0], expected[0])
+        np.testing.assert_array_equal(actual.box, solve(detector(name).saliency_map(image), Objective())[0])
     shared = Decoded(encode_png(image), "image.png", Log())
     segmented.clear()
     for name in names:
@@ -141,10 +141,10 @@ def test_geodesic_distances_against_scipy(limit):
     rng = np.random.default_rng(0)
     weights = np.where(rng.random((60, 60)) < 0.1, rng.random((60, 60)), np.inf)
     weights = np.minimum(weights, weights.T)
-    found = superpixels.geodesic(weights, limit)
+    actual = superpixels.geodesic(weights, limit)
     expected = dijkstra(np.where(np.isinf(weights), 0, weights), directed=False)
-    np.testing.assert_allclose(found[expected <= limit], expected[expected <= limit], atol=1e-12)
-    assert (found[expected > limit] >= expected[expected > limit] - 1e-12).all()
+    np.testing.assert_allclose(actual[expected <= limit], expected[expected <= limit], atol=1e-12)
+    assert (actual[expected > limit] >= expected[expected > limit] - 1e-12).all()
 
 
 def test_an_edge_of_weight_zero_connects():

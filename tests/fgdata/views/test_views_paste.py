@@ -168,7 +168,7 @@ def test_paste_against_the_reference(backend: str, drawn_set: Path, tmp_path: Pa
         image = decode(work.jpegs[i], "")
         assert np.abs(batch["plain"][i].numpy() - reference.plain(image, spec)).max() * 58 < 6
         for v, plan in enumerate(work.geometries):
-            under = decode(work.behind[v][i][1], "")
+            under = decode(work.backgrounds[v][i][1], "")
             error = unit * np.abs(batch["views"][v, i].numpy() - reference.view(image, plan, i, spec, under))
             assert error.mean() < 0.8  # as in test_loader.test_whole_views_against_the_reference
             assert np.quantile(error, 0.98) < 3
