@@ -1,4 +1,4 @@
-"""Boxes as such: the two baselines, overlap, and boxes in pixels brought into an image.
+"""Operations on boxes: the two baselines, overlap, and clipping boxes in pixels to an image.
 
 A box is (l, t, w, h), float32, in [0, 1] of the image's width and height.
 """
@@ -9,14 +9,12 @@ from ..errors import InputError
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0], np.float32)
 """Baseline: the whole image."""
-
-
 CENTRED = np.array([0.15, 0.15, 0.7, 0.7], np.float32)
-"""Baseline: the centred box of 70 % of each side."""
+"""Baseline: the centred box with 70 % of each side."""
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(..., 4), (..., 4) boxes -> (...) float64 intersection over union; 0 for two boxes without area."""
+    """(..., 4), (..., 4) boxes, broadcast -> (...) float64 intersection over union; 0 for two boxes without area."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     low = np.maximum(a[..., :2], b[..., :2])
     high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
@@ -26,10 +24,19 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
-    """Boxes (n, 4) in pixels -> (n, 4) float32 in [0, 1] of the image, and whether any had to be clipped to it.
+    """Converts boxes from pixels to shares of the image, clipped to it.
 
-    An overrun below one pixel is the rounding of a box or of a scaled image and is not counted as clipped. A box that
-    is not finite or has no area inside the image is refused.
+    Args:
+        boxes: (n, 4) boxes (l, t, w, h) in pixels, any real type; n may be 0.
+        width: The image's width in pixels.
+        height: Its height.
+
+    Returns:
+        (n, 4) float32 in [0, 1], and whether a box was clipped. An overrun of less than a pixel is the rounding of a
+        box or of a resized image and does not count.
+
+    Raises:
+        InputError: a box is not finite or has no area inside the image.
     """
     pixels = np.asarray(boxes, np.float64).reshape(-1, 4)
     size = np.array([width, height], np.float64)
@@ -39,7 +46,7 @@ def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
     if bad.any():
         raise InputError(
             f"box (l, t, w, h) = {tuple(pixels[bad][0].tolist())} has no area inside its {width} x {height} image; "
-            "correct it in the dataset's box list or remove the image from all lists."
+            "correct it in the dataset's list of boxes, or remove the image from all lists."
         )
     outside = np.maximum(-pixels[:, :2], pixels[:, :2] + pixels[:, 2:] - size)
     return np.hstack([low / size, (high - low) / size]).astype(np.float32), bool((outside >= 1).any())

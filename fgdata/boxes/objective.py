@@ -1,15 +1,15 @@
-"""From a saliency map to one box, exactly: CVSA Eq. 2 (Wu et al., BMVC 2022) with the scale that the paper leaves open.
+"""From a saliency map to one box, exactly: CVSA eq. 2 (Wu et al., BMVC 2022) with the scale that the paper leaves open.
 
 A box is (l, t, w, h), float32, in [0, 1] of the image's width and height. On the n x n grid of a solver a box is
 (top, bottom, left, right) in whole cells, bottom and right exclusive.
 
-Eq. 2 asks for the box B of the highest mean saliency, which taken literally is the brightest pixel. Its root form is
-the largest lambda with max_B sum_B (S - lambda) = 0 (Dinkelbach 1967), and both objectives here are that form:
+Eq. 2 is the box B with the highest mean saliency, which taken literally is the brightest pixel. In its root form it is
+the largest lambda with max_B sum_B (S - lambda) = 0 (Dinkelbach 1967). Both objectives here have that form:
 
-    max-excess   max_B sum_B (S - c mean(S)): lambda held below the root, so that the size follows the object (ours)
+    max-excess   max_B sum_B (S - c mean(S)): lambda kept below the root, so the size follows the object (ours)
     max-mean     max_B mean_B(S) over boxes of at least a given area: lambda raised to the root
 
-Either needs one operation, the maximum-sum rectangle of at least so many cells, found over ALL boxes of the grid
+Both need one operation: the rectangle with the largest sum among ALL rectangles of at least a given number of cells
 (rectangles.py).
 """
 
@@ -22,28 +22,29 @@ from ..errors import InputError
 from .geometry import WHOLE
 
 FLAT = 1e-6
-"""A map whose spread is below this share of its maximum holds nothing but float32 rounding."""
-
-
+"""A map that varies by less than this share of its maximum contains only float32 rounding noise."""
 CONSTANTS = ("tau", "k", "min_area")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Which box a saliency map stands for. Of the constants it uses one, `constant`; the others are at their defaults
-    whatever was given, so that two objectives that choose the same boxes are equal."""
+    """Which box is chosen from a saliency map.
+
+    An objective uses one of the three constants, named by `constant`. The others are set to their defaults, so two
+    objectives that choose the same boxes are equal. InputError if a value is out of range.
+    """
 
     name: Literal["max-excess", "max-mean"] = "max-excess"
-    """max-excess: the box whose saliency most exceeds tau times the map's mean, summed over its area.
-    max-mean: the box of the highest mean saliency among those of at least min_area."""
+    """max-excess: the box with the largest sum of saliency minus tau times the map's mean.
+    max-mean: the box with the highest mean saliency among those of at least min_area."""
     tau: float = 0.75
-    """max-excess only: the constant c in sum(S - c mean(S)). Smaller gives larger boxes; 0 to 100."""
+    """max-excess only: the constant c in sum(S - c mean(S)), 0 to 100. Smaller values give larger boxes."""
     k: float = 2.0
-    """max-mean only, without min_area: least area as a multiple of the map's effective area (sum S)^2 / sum S^2."""
+    """max-mean without min_area: least area as a multiple, above 0, of the map's effective area (sum S)^2 / sum S^2."""
     min_area: float | None = None
     """max-mean only: least area as a share of the image, in (0, 1]. Default: k times the effective area."""
     grid: int = 64
-    """Cells per side of the grid on which all boxes are compared, 2 to 256."""
+    """Cells per side of the grid on which boxes are compared, 2 to 256."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, allowed: str) -> None:
@@ -62,32 +63,42 @@ class Objective:
 
     @property
     def constant(self) -> Literal["tau", "k", "min_area"]:
-        """The one constant that it uses."""
+        """The name of the constant that this objective uses."""
         if self.name == "max-excess":
             return "tau"
         return "k" if self.min_area is None else "min_area"
 
-    def override(self, **asked: Any) -> "Objective":
-        """This objective with the settings that were asked for; one that is None was not.
+    def override(self, **settings: Any) -> "Objective":
+        """This objective with other settings; those that are None are ignored. k also replaces min_area.
 
-        k takes the place of a min_area that was not asked for. InputError for a constant that would not be used.
+        Raises:
+            InputError: a value is out of range, or the resulting objective does not use a given constant.
         """
-        given = {name: value for name, value in asked.items() if value is not None}
+        given = {name: value for name, value in settings.items() if value is not None}
         new = replace(self, **({"min_area": None} if "k" in given else {}) | given)
         for name in CONSTANTS:
             if name in given and name != new.constant:
                 flag, other = f"--{name.replace('_', '-')}", "max-excess" if name == "tau" else "max-mean"
                 why, instead = f"the objective is {new.name}", f"set --objective {other}"
                 if name == "k" and new.constant == "min_area":
-                    why, instead = "--min-area takes its place", "leave --min-area away"
-                raise InputError(f"{flag} {given[name]:g} decides nothing: {why}. Leave {flag} away, or {instead}.")
+                    why, instead = "--min-area replaces it", "omit --min-area"
+                raise InputError(f"{flag} {given[name]:g} has no effect: {why}. Omit {flag}, or {instead}.")
         return new
 
 
 def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str | None]:
-    """(H, W) map >= 0 -> box (4,), and "flat" when the map says nothing (constant, zero or not finite): whole image.
+    """Finds the box that the objective chooses from a saliency map.
 
-    Ties go to the smallest top, then bottom, then right, then left.
+        box, fallback = solve(saliency, Objective("max-excess", tau=0.5))
+        left, top, width, height = box * np.tile(rgb.shape[1::-1], 2)  # in pixels
+
+    Args:
+        saliency: (H, W) float map, at least 0; any scale.
+        objective: The objective.
+
+    Returns:
+        The box, (4,) float32, and None; or the whole image and "flat" if the map is constant or not finite. Among
+        equally good boxes of max-excess, the one with the smallest top, then bottom, then right, then left.
     """
     from .rectangles import best_box, densest_box  # loads numba
 
@@ -96,21 +107,21 @@ def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str |
     if not np.isfinite(low + high) or high - low <= FLAT * max(abs(low), abs(high)):
         return WHOLE.copy(), "flat"
     if objective.name == "max-excess":
-        found = best_box(cells - objective.tau * cells.mean(), 1)
+        rectangle = best_box(cells - objective.tau * cells.mean(), 1)
     else:
         area = objective.min_area
         if area is None:
             area = objective.k * cells.sum() ** 2 / (cells**2).sum() / cells.size
-        # The small term keeps a share such as .07 * 100 = 7.000000000000001 from asking for one cell more.
-        found = densest_box(cells, min(cells.size, max(1, int(np.ceil(area * cells.size - 1e-9)))))
-    top, bottom, left, right = found
+        # The small term keeps a share such as .07 * 100 = 7.000000000000001 from requiring one more cell.
+        rectangle = densest_box(cells, min(cells.size, max(1, int(np.ceil(area * cells.size - 1e-9)))))
+    top, bottom, left, right = rectangle
     return np.array([left, top, right - left, bottom - top], np.float32) / np.float32(objective.grid), None
 
 
 def area_average(saliency: np.ndarray, n: int) -> np.ndarray:
-    """(H, W) -> (n, n) float64: the exact mean of each cell, a pixel being a unit square; any size, also below n.
+    """(H, W) -> (n, n) float64: the exact mean of each cell, pixels being unit squares; H and W may be below n.
 
-    OpenCV's INTER_AREA is the same thing only while it shrinks; below the grid's size it interpolates instead.
+    OpenCV's INTER_AREA computes the same when it shrinks, but interpolates when it enlarges.
     """
     from .rectangles import average_cells  # loads numba
 

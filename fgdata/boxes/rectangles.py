@@ -1,4 +1,4 @@
-"""A map's cells and the best rectangle of them among all, compiled: apart from boxes.py, which stays light to import.
+"""The cells of a map and the best rectangle among all rectangles of cells; compiled, so slow to import.
 
 A rectangle is (top, bottom, left, right) in cells, bottom and right exclusive.
 """
@@ -9,7 +9,7 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def average_cells(values, n):  # pragma: no cover (compiled)
-    """(H, W) -> (n, n) float64: the exact mean of each cell, a pixel being a unit square; any size, also below n."""
+    """(H, W) -> (n, n) float64: the exact mean of each cell, pixels being unit squares; H and W may be below n."""
     height, width = values.shape
     bands = np.zeros((n, width))
     for i in range(n):
@@ -28,21 +28,21 @@ def average_cells(values, n):  # pragma: no cover (compiled)
 
 @njit(cache=True, nogil=True)
 def _common(pixel, cell, pixels, cells):  # pragma: no cover (compiled)
-    """What a pixel and a cell of one side have in common, in units of 1 / (pixels cells): whole numbers are exact."""
+    """The overlap of a pixel and a cell along one side, in units of 1 / (pixels cells), in which it is an integer."""
     return min((pixel + 1) * cells, (cell + 1) * pixels) - max(pixel * cells, cell * pixels)
 
 
 @njit(cache=True, nogil=True)
 def best_box(values, least):  # pragma: no cover (compiled)
-    """(n, n) float64 -> the rectangle of the largest sum among those of at least `least` cells.
+    """(n, n) float64 -> the rectangle with the largest sum among those of at least `least` cells.
 
-    For a pair of rows, with P the sums of the strip between them left of each column, the best rectangle that ends at
-    `right` is P[right] - min P[left] over left <= right - width, width being the least that the height allows: O(n^3)
-    for the O(n^4) rectangles. Strips of one height share their width, so the innermost loop runs over them side by
-    side, which the compiler turns into vector instructions. Ties go to the smallest top, then bottom, right, left.
+    For a pair of rows, let P[column] be the sum of the strip between them left of a column. The best rectangle that
+    ends at `right` has the sum P[right] - min P[left] over left <= right - width, where width is the least that the
+    height allows: O(n^3) for the O(n^4) rectangles. Strips of equal height have equal widths, so the innermost loop
+    runs over them side by side, and the compiler vectorises it. Ties go to the smallest top, then bottom, right, left.
     """
     n = len(values)
-    above = np.zeros((n + 1, n + 1))  # [column, row]: the sum of all cells left of the one and above the other
+    above = np.zeros((n + 1, n + 1))  # [column, row]: the sum of the cells left of the column and above the row
     for i in range(n):
         along = 0.0
         for j in range(n):
@@ -69,25 +69,25 @@ def best_box(values, least):  # pragma: no cover (compiled)
                 best, best_top, best_bottom = gain[top], top, top + height
     width = -(-least // (best_bottom - best_top))
     strip = above[:, best_bottom] - above[:, best_top]
-    best, lowest_yet, left, found_left, found_right = -np.inf, np.inf, 0, 0, n
+    best, minimum, left, best_left, best_right = -np.inf, np.inf, 0, 0, n
     for right in range(width, n + 1):
-        if strip[right - width] < lowest_yet:
-            lowest_yet, left = strip[right - width], right - width
-        if strip[right] - lowest_yet > best:
-            best, found_left, found_right = strip[right] - lowest_yet, left, right
-    return best_top, best_bottom, found_left, found_right
+        if strip[right - width] < minimum:
+            minimum, left = strip[right - width], right - width
+        if strip[right] - minimum > best:
+            best, best_left, best_right = strip[right] - minimum, left, right
+    return best_top, best_bottom, best_left, best_right
 
 
 def densest_box(values: np.ndarray, least: int) -> tuple[int, int, int, int]:
-    """(n, n) float64 -> the rectangle of the highest mean among those of at least `least` cells.
+    """(n, n) float64 -> the rectangle with the highest mean among those of at least `least` cells.
 
-    Dinkelbach: raise lambda to the mean of the rectangle that gains most over it until none gains. Exact, in about five
-    rounds. Among equal means it keeps the one it met first, which is the larger.
+    Dinkelbach: raise lambda to the mean of the rectangle that exceeds it most, until none exceeds it. Exact, in about
+    five rounds. Among equal means it keeps the first found, which is the larger.
     """
-    found, mean = (0, len(values), 0, len(values)), values.mean()
+    best, mean = (0, len(values), 0, len(values)), values.mean()
     while True:
         top, bottom, left, right = candidate = best_box(values - mean, least)
-        reached = values[top:bottom, left:right].mean()
-        if not reached > mean:
-            return found
-        found, mean = candidate, reached
+        candidate_mean = values[top:bottom, left:right].mean()
+        if not candidate_mean > mean:
+            return best
+        best, mean = candidate, candidate_mean

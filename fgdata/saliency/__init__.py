@@ -1,12 +1,17 @@
 """Saliency detectors: an image (H, W, 3) uint8 RGB -> a map (H, W) float32 in [0, 1], higher where the object is.
 
-A detector is a module with `saliency_map(rgb)` and `SETTINGS`, its constants as a shard set's manifest records them.
-One that works on a small image anyway may say so: with LEAST_SIDE it gets JPEGs decoded as small as that allows. One
-with USES_SUPERPIXELS = True takes the image's superpixels as a second argument; they are made once for all of these.
-One that needs a file or a folder is named with it behind a colon; its module has `detector(argument)`, which returns an
-object with those two names.
-Every detector is deterministic, uses one thread, and answers any image down to one pixel; on an image without
-contrast the map is all zeros. To add one, write the module and its row here.
+A detector is a module with `saliency_map(rgb)` and `SETTINGS`, the constants that a shard set's manifest records.
+Two more names are optional:
+
+    LEAST_SIDE               the detector works on a small image; a build decodes JPEGs at the smallest scale at which
+                             both sides are at least this many pixels
+    USES_SUPERPIXELS = True  `saliency_map` takes the image's superpixels as its second argument; a build computes
+                             them once and passes them to all such detectors
+
+A detector that reads a file or a folder is written FAMILY:PATH. Its module has `detector(argument)`, which returns an
+object with `saliency_map` and `SETTINGS`.
+Every detector is deterministic, uses one thread, and accepts any image down to one pixel; the map of an image without
+contrast is all zeros. To add a detector, write its module and add its row to DETECTORS.
 """
 
 import re
@@ -27,10 +32,10 @@ if TYPE_CHECKING:
 
 
 class Detector(Protocol):
-    """What a detector offers."""
+    """The interface of a detector."""
 
     SETTINGS: dict[str, Any]
-    """The constants that decide the map, JSON-able."""
+    """The constants that determine the map; JSON-serialisable."""
 
     def saliency_map(self, rgb: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]."""
@@ -39,48 +44,59 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class DetectorRow:
-    """A detector as `fgdata list` shows it."""
+    """One row of `fgdata list`."""
 
     module: str | None
-    """Imported when first asked for; None where the box needs no map."""
+    """Imported on first use; None if the box needs no map."""
     about: str
+    """One line for `fgdata list`."""
 
 
 DETECTORS = {
     "rbd": DetectorRow("fgdata.saliency.rbd", "robust background detection, Zhu et al., CVPR 2014"),
     "rbd-centred": DetectorRow(
-        "fgdata.saliency.rbd_centred", "rbd with a centre prior and a second pass (ours): better boxes of single things"
+        "fgdata.saliency.rbd_centred",
+        "rbd with a centre prior and a second pass (ours): better boxes for images of one object",
     ),
     "gs": DetectorRow("fgdata.saliency.gs", "geodesic saliency, Wei et al., ECCV 2012"),
     "spectral-residual": DetectorRow("fgdata.saliency.spectral_residual", "spectral residual, Hou & Zhang, CVPR 2007"),
     "vsf": DetectorRow("fgdata.saliency.vsf", "fine-grained visual saliency, Montabone & Soto, 2010"),
     "onnx:FILE": DetectorRow(
-        "fgdata.saliency.onnx_model", "a salient-object network (U2-Net, BASNet) exported to ONNX; needs fgdata[onnx]"
+        "fgdata.saliency.onnx_model", "a salient-object network (U2-Net, BASNet) exported to ONNX; needs onnxruntime"
     ),
-    "maps:DIR": DetectorRow("fgdata.saliency.maps_folder", "maps made elsewhere: a grey image by each image's name"),
+    "maps:DIR": DetectorRow(
+        "fgdata.saliency.maps_folder", "maps computed elsewhere: a greyscale image named like each image"
+    ),
     "gt": DetectorRow(None, "the dataset's own box, the largest where there are several; no map"),
 }
 
 
 def detector(name: str) -> "Detector | MapsFolder":
-    """The named detector; `gt` has none, its boxes are the annotations."""
+    """Opens a detector.
+
+    Args:
+        name: A name of DETECTORS, with the path after the colon: `rbd`, `onnx:u2net.onnx`, `maps:out/basnet`.
+
+    Raises:
+        InputError: the name is unknown, it is `gt` (which has boxes but no maps), or its file cannot be used.
+    """
     family, _, argument = name.partition(":")
     key = next((key for key in DETECTORS if key.partition(":")[0] == family), "")
     row = DETECTORS.get(key)
     if row is None or row.module is None:
-        maps = ", ".join(key for key, known in DETECTORS.items() if known.module)
-        found = "is not a detector" if row is None else "has no saliency map"
+        with_maps = ", ".join(key for key, other in DETECTORS.items() if other.module)
+        problem = "is not a detector" if row is None else "has no saliency map"
         raise InputError(
-            f"{name!r} {found}; maps come from: {maps}. `fgdata list` describes all of {', '.join(DETECTORS)}."
+            f"{name!r} {problem}; detectors with maps: {with_maps}. Run `fgdata list` for a description of each."
         )
     if (":" in key) != bool(argument):
-        raise InputError(f"{name!r} is not how {family} is asked for. Write --saliency {key}")
+        raise InputError(f"{name!r} is not a valid form of {family}. Use --saliency {key}")
     module = import_module(row.module)
     return module.detector(argument) if argument else cast(Detector, module)
 
 
 def component(name: str) -> str:
-    """A detector's name -> its name in a shard set: no colon, slash or dot.
+    """Converts a detector's name to its name in a shard set, which has no colon, slash or dot.
 
     rbd -> rbd; onnx:models/U2-Net.onnx -> onnx-u2-net; maps:out/basnet_maps -> maps-basnet-maps
     """
@@ -93,40 +109,61 @@ def component(name: str) -> str:
 
 
 def saliency_map(name: str, rgb: np.ndarray, file: str, graph: "Superpixels | None" = None) -> np.ndarray:
-    """The named detector's map of an image.
+    """Computes an image's saliency map with the named detector.
 
-    file: the image's path in the dataset, by which maps:DIR finds the map.
-    graph: the image's superpixels, so that several detectors that use them share one segmentation.
+        rgb = fgdata.images.decode(Path("bird.jpg").read_bytes(), "bird.jpg")
+        saliency = saliency_map("rbd", rgb, "bird.jpg")
+        box, _ = fgdata.boxes.objective.solve(saliency, Objective())
+
+    Args:
+        name: The detector, as in `detector`.
+        rgb: (H, W, 3) uint8 RGB.
+        file: The image's path in the dataset; maps:DIR finds the map by it.
+        graph: The image's superpixels; computed if None and needed. Pass them to share one segmentation.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: the detector cannot be opened, or its map of this image cannot be used.
     """
-    found = _opened(name)
+    opened = _open(name)
     if name.startswith("maps:"):
-        return found.saliency_map(rgb, file)
-    return found.saliency_map(rgb, graph) if uses_superpixels(name) else found.saliency_map(rgb)
+        return opened.saliency_map(rgb, file)
+    return opened.saliency_map(rgb, graph) if uses_superpixels(name) else opened.saliency_map(rgb)
 
 
 def uses_superpixels(name: str) -> bool:
-    """Whether the named detector works on superpixels, and takes them as a second argument."""
-    return getattr(_opened(name), "USES_SUPERPIXELS", False)
+    """Whether the named detector takes the image's superpixels as its second argument."""
+    return getattr(_open(name), "USES_SUPERPIXELS", False)
 
 
 def least_side(name: str) -> int | None:
-    """Both sides in pixels that the named detector needs at least (`images.decode`); None: it wants every pixel."""
-    return getattr(_opened(name), "LEAST_SIDE", None)
+    """The least side in pixels that the named detector needs (see `images.decode`); None if it needs full size."""
+    return getattr(_open(name), "LEAST_SIDE", None)
 
 
 @lru_cache(maxsize=8)
-def _opened(name: str) -> Any:
+def _open(name: str) -> Any:
     return detector(name)
 
 
-def require(names: Sequence[str], files: Iterable[str]) -> None:
-    """InputError unless all of these detectors can be had, together, for all of these files of a dataset."""
-    asked: dict[str, str] = {}
+def check_available(names: Sequence[str], files: Iterable[str]) -> None:
+    """Checks that detectors can be used together on a dataset.
+
+    Args:
+        names: Detectors, as in `detector`.
+        files: Paths of the dataset's images, relative to its folder.
+
+    Raises:
+        InputError: two detectors get the same name in a shard set, or maps:DIR lacks a map.
+    """
+    name_of_component: dict[str, str] = {}
     for name in names:
-        other = asked.setdefault(component(name), name)
+        other = name_of_component.setdefault(component(name), name)
         if other != name:
-            raise InputError(f"{other} and {name} would both be called {component(name)} in the set. Rename a file.")
+            raise InputError(f"{other} and {name} would both be called {component(name)} in the set. Rename one file.")
     files = list(files)
     for name in names:
         if name.startswith("maps:"):
-            cast("MapsFolder", detector(name)).require(files)
+            cast("MapsFolder", detector(name)).check_complete(files)

@@ -1,12 +1,12 @@
-"""An image as a graph of superpixels: the ground that `rbd` and geodesic detectors stand on.
+"""An image as a graph of superpixels, shared by `rbd`, `rbd-centred` and `gs`.
 
-    image --shrink--> working image --cut its frame--> SLIC labels --> Superpixels: colours, positions, neighbours
+    image --shrink--> working image --crop its frame--> SLIC labels --> Superpixels: colours, positions, neighbours
 
 The steps and constants are those that Zhu et al., "Saliency Optimization from Robust Background Detection", CVPR 2014,
-use on images of 400 x 300: 200 superpixels of 600 pixels. Larger images are shrunk to a long side of 400; for smaller
-ones the lengths scale with the image, so that they too get some 200 superpixels (ours: with 600 pixels each, CorLoc on
-2,889 CUB images 256 long falls from .672 to .637). SLIC is Achanta et al., TPAMI 2012. Loops are compiled (numba), and
-nothing here calls BLAS, so that neither result nor time depends on thread settings.
+use on images of 400 x 300: 200 superpixels of 600 pixels. Larger images are shrunk to a long side of 400. For smaller
+images the lengths scale with the image, so they also get about 200 superpixels (ours: with 600 pixels each, CorLoc on
+2,889 CUB images of long side 256 falls from .672 to .637). SLIC is Achanta et al., TPAMI 2012. Loops are compiled
+(numba) and nothing here calls BLAS, so neither the result nor the time depends on thread settings.
 """
 
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from numba import njit
 from ..images import shrink
 
 LONG_SIDE = 400
-"""Images are shrunk to this working size in pixels, never enlarged. Lengths below are of an image of this size.
+"""Images with a longer side are shrunk to it, in pixels; none is enlarged. Lengths below refer to this size.
 
-256 gives the same boxes (CUB, n 200: mean IoU .570 both) and saves a fifth of the time, but its maps are less like the
-authors' (correlation .984, against .993 at 400)."""
+256 gives equally good boxes (CUB, n 200: mean IoU .570 for both) and saves a fifth of the time, but its maps correlate
+less with the authors' (.984, against .993 at 400)."""
 PIXELS_EACH = 600
-"""Pixels for one superpixel."""
+"""Pixels per superpixel."""
 LEAST_EACH = 16
-"""And never fewer, however small the image (ours)."""
+"""Lower limit of pixels per superpixel for small images (ours)."""
 COMPACTNESS = 20.0
-"""SLIC: weight of distance in the image against distance in CIELAB."""
+"""SLIC: weight of distance in the image relative to distance in CIELAB."""
 ITERATIONS = 10
-"""SLIC: at most so many rounds; it stops when no pixel changes its superpixel."""
+"""SLIC: most iterations; it stops earlier if no pixel changes its superpixel."""
 BORDER = 8
-"""A superpixel that reaches into this many outer pixels belongs to the boundary."""
+"""A superpixel with a pixel less than this many pixels from the image's border is a boundary superpixel."""
 FRAME_DEPTH, FRAME_DENSITY = 30, 0.6
-"""An artificial frame ends at a row or column among the outer 30 that is edge on more than 60 % of its length."""
+"""An artificial frame ends at a row or column among the outer 30 that is an edge along more than 60 % of its length."""
 
 SETTINGS = {
     "long_side": LONG_SIDE,
@@ -49,20 +49,20 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Superpixels:
-    """n superpixels of a working image without its frame."""
+    """n superpixels of a working image without its artificial frame."""
 
     labels: np.ndarray
     """(h, w) int32 in 0..n - 1."""
     frame: tuple[int, int, int, int]
-    """Pixels cut from the working image: top, bottom, left, right."""
+    """Pixels cropped from the working image: top, bottom, left, right."""
     colour: np.ndarray
     """(n, 3) CIELAB of the mean RGB colour."""
     position: np.ndarray
     """(n, 2) mean row and column, as shares of height and width."""
     touches: np.ndarray
-    """(n, n) bool, symmetric: a common pixel edge; true on the diagonal."""
+    """(n, n) bool, symmetric: the two share a pixel edge; True on the diagonal."""
     boundary: np.ndarray
-    """(n,) bool: reaches the border of the image."""
+    """(n,) bool: boundary superpixels (BORDER)."""
 
     def __post_init__(self) -> None:
         for array in (self.labels, self.colour, self.position, self.touches, self.boundary):
@@ -72,14 +72,14 @@ class Superpixels:
         return len(self.colour)
 
     def paint(self, values: np.ndarray, height: int, width: int) -> np.ndarray:
-        """(n,) -> (height, width) float32 map of the image they came from; 0 on the frame."""
+        """(n,) values -> (height, width) float32 map of the original image; 0 on the frame."""
         top, bottom, left, right = self.frame
         working = np.pad(values.astype(np.float32)[self.labels], ((top, bottom), (left, right)))
         return working if working.shape == (height, width) else cv2.resize(working, (width, height))
 
 
 def segment(rgb: np.ndarray) -> Superpixels:
-    """(H, W, 3) uint8 -> its superpixels; at least one, whatever the size. The arrays are read-only."""
+    """(H, W, 3) uint8 -> its superpixels, at least one for any image size. The arrays are read-only."""
     working = shrink(rgb, LONG_SIDE)
     top, bottom, left, right = frame = frame_widths(working)
     inner = np.ascontiguousarray(working[top : len(working) - bottom, left : working.shape[1] - right])
@@ -111,9 +111,9 @@ def to_lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def frame_widths(rgb: np.ndarray) -> tuple[int, int, int, int]:
-    """(h, w, 3) uint8 -> width of an artificial frame: top, bottom, left, right; all 0 when there is none.
+    """(h, w, 3) uint8 -> widths of an artificial frame in pixels: top, bottom, left, right; all 0 without a frame.
 
-    The depth searched is at most a quarter of the side (ours): the published 30 pixels would empty a small image.
+    The search covers at most a quarter of each side (ours): the published 30 pixels could remove a whole small image.
     """
     edges = sobel_edges(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
     widths, depths = [], []
@@ -122,7 +122,7 @@ def frame_widths(rgb: np.ndarray) -> tuple[int, int, int, int]:
         lines = np.flatnonzero(density[:depth] > FRAME_DENSITY)
         widths.append(int(lines[-1]) + 1 if len(lines) else 0)
         depths.append(depth)
-    if any(widths):  # a side without such a line gets the widest of the others
+    if any(widths):  # a side without such a line gets the largest width of the others
         widths = [min(width or max(widths), depth) for width, depth in zip(widths, depths)]
     return widths[0], widths[1], widths[2], widths[3]
 
@@ -139,7 +139,7 @@ def sobel_edges(grey: np.ndarray) -> np.ndarray:
 
 
 def touching(labels: np.ndarray, n: int) -> np.ndarray:
-    """(h, w) -> (n, n) bool: labels that share a pixel edge, and each with itself."""
+    """(h, w) labels -> (n, n) bool: the two labels share a pixel edge; True on the diagonal."""
     touches = np.eye(n, dtype=bool)
     touches[labels[:, :-1], labels[:, 1:]] = True
     touches[labels[:-1], labels[1:]] = True
@@ -147,15 +147,15 @@ def touching(labels: np.ndarray, n: int) -> np.ndarray:
 
 
 def on_boundary(labels: np.ndarray, n: int, border: int) -> np.ndarray:
-    """(h, w) -> (n,) bool: labels found in the outer `border` pixels."""
-    found = np.zeros(n, bool)
+    """(h, w) labels -> (n,) bool: labels that occur in the outer `border` pixels."""
+    boundary = np.zeros(n, bool)
     for band in (labels[:border], labels[-border:], labels[:, :border], labels[:, -border:]):
-        found[band] = True
-    return found
+        boundary[band] = True
+    return boundary
 
 
 def two_ring(touches: np.ndarray) -> np.ndarray:
-    """(n, n) bool -> (n, n) bool: within two steps; true on the diagonal as its input is."""
+    """(n, n) bool adjacency, True on the diagonal -> (n, n) bool: at most two steps apart."""
     row, column = np.nonzero(touches)
     first = np.searchsorted(row, np.arange(len(touches)))
     return np.logical_or.reduceat(touches[column], first)
@@ -174,8 +174,8 @@ def pairwise(points: np.ndarray) -> np.ndarray:
 def geodesic(weights, limit):  # pragma: no cover (compiled)
     """(n, n) symmetric edge weights >= 0, inf for none -> (n, n) shortest path lengths, exact up to limit.
 
-    Floyd-Warshall: the inner loop is a minimum of two rows, which the compiler vectorises. A path longer than limit is
-    not followed, since every path that continues it is longer still; such entries may stay too large.
+    Floyd-Warshall: the inner loop is a minimum of two rows, which the compiler vectorises. Paths longer than limit are
+    not extended, because every extension is longer still; entries above limit may be too large.
     """
     n = len(weights)
     shortest = weights.copy()
@@ -184,20 +184,20 @@ def geodesic(weights, limit):  # pragma: no cover (compiled)
     for via in range(n):
         onward = shortest[via]
         for i in range(n):
-            there = shortest[i, via]
-            if there > limit or i == via:
+            to_via = shortest[i, via]
+            if to_via > limit or i == via:
                 continue
             row = shortest[i]
             for j in range(n):
-                row[j] = min(row[j], there + onward[j])
+                row[j] = min(row[j], to_via + onward[j])
     return shortest
 
 
 @njit(cache=True, nogil=True)
 def _slic(lab, step, compactness, iterations):  # pragma: no cover (compiled)
-    """(3, h, w) float32 planes -> (h, w) int32 labels, not yet connected; -1 where no window reached.
+    """(3, h, w) float32 planes -> (h, w) int32 labels, not necessarily connected; -1 outside every window.
 
-    A centre claims pixels within +-step of it by dLab^2 + dxy^2 (compactness / step)^2.
+    A pixel takes the label of the centre within +-step of it with the least dLab^2 + dxy^2 (compactness / step)^2.
     """
     _, height, width = lab.shape
     down, across = max(1, height // step), max(1, width // step)
@@ -219,11 +219,11 @@ def _slic(lab, step, compactness, iterations):  # pragma: no cover (compiled)
             for y in range(max(0, int(cy - step)), min(height, int(cy + step))):
                 rise = (np.float32(y) - cy) ** 2 * weight
                 light, a, b = lab[0, y, left:right], lab[1, y, left:right], lab[2, y, left:right]
-                xs, held, owner = columns[left:right], nearest[y, left:right], labels[y, left:right]
+                xs, best, owner = columns[left:right], nearest[y, left:right], labels[y, left:right]
                 for i in range(right - left):
                     d = (light[i] - cl) ** 2 + (a[i] - ca) ** 2 + (b[i] - cb) ** 2 + (rise + (xs[i] - cx) ** 2 * weight)
-                    closer = d < held[i]
-                    held[i] = d if closer else held[i]
+                    closer = d < best[i]
+                    best[i] = d if closer else best[i]
                     owner[i] = k if closer else owner[i]
         sums = np.zeros((len(centres), 6))
         moved = False
@@ -250,9 +250,9 @@ def _slic(lab, step, compactness, iterations):  # pragma: no cover (compiled)
 
 @njit(cache=True, nogil=True)
 def _join(labels, small):  # pragma: no cover (compiled)
-    """(h, w) labels -> (h, w) int32 labels 0..n - 1 of 4-connected regions, in the order of the scan.
+    """(h, w) labels -> (h, w) int32 labels 0..n - 1 of 4-connected regions, in scan order.
 
-    A region of at most `small` pixels joins a region met before it: the left or upper neighbour of where it starts.
+    A region of at most `small` pixels is merged into an earlier one: the upper or left neighbour of its first pixel.
     """
     height, width = labels.shape
     joined = np.full((height, width), -1, np.int32)

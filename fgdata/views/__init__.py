@@ -1,4 +1,4 @@
-"""Views of a shard set's images: what they are (`ViewSpec`) and batches of them (`load`)."""
+"""Views of a shard set's images: their description (`ViewSpec`) and batches of them (`load`)."""
 
 from .loader import Loader, load
 from .spec import ViewSpec

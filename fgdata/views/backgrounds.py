@@ -1,4 +1,4 @@
-"""Whole images of other shard sets, for SaliencySwap's `paste` (CVSA, Table 6): read by number, without boxes."""
+"""Whole images of other shard sets as backgrounds of SaliencySwap's `paste` (CVSA, Table 6); no boxes needed."""
 
 import bisect
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ..shards.reader import ShardSet, meta
 
 
 class Backgrounds:
-    """All samples of all splits of some shard sets, numbered through in the order given. Thread-safe."""
+    """All samples of all splits of some shard sets, numbered consecutively in the order given. Thread-safe."""
 
     def __init__(self, sets: Sequence[ShardSet]):
         self.digests = [shards.manifest["digest"] for shards in sets]
@@ -21,41 +21,48 @@ class Backgrounds:
         return self._ends[-1] if self._ends else 0
 
     def read(self, number: int) -> tuple[str, bytes]:
-        """Background `number` -> its name for messages, its JPEG. InputError when its bytes are not those written."""
+        """Background `number` -> its name for messages, and its JPEG. InputError if the sample is damaged."""
         which = bisect.bisect_right(self._ends, number)
         reader, inner = self._readers[which], number - (self._ends[which] - len(self._readers[which]))
         sample = reader.read(inner)
-        return f"background {meta(sample)['id']} of {reader.folder} (split {reader.split}, sample {inner})", sample[
-            "jpg"
-        ]
+        name = f"background {meta(sample)['id']} of {reader.folder} (split {reader.split}, sample {inner})"
+        return name, sample["jpg"]
 
 
-def open_backgrounds(asked: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet) -> Backgrounds:
-    """One or several sets, by path or open. InputError when one is no shard set, has no samples, or has the
-    images of `own`."""
-    sets = []
-    for one in [asked] if isinstance(asked, str | Path | ShardSet) else asked:
+def open_backgrounds(sets: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet) -> Backgrounds:
+    """Opens one or several shard sets of backgrounds.
+
+    Args:
+        sets: Folders of shard sets, or open ones.
+        own: The shard set whose patches are pasted over them.
+
+    Raises:
+        InputError: one is not a shard set, has no samples, or has the same images as `own`.
+    """
+    opened = []
+    for one in [sets] if isinstance(sets, str | Path | ShardSet) else sets:
         try:
             shards = ShardSet.open(one) if isinstance(one, str | Path) else one
         except InputError as fault:
-            raise InputError(f"As a set of backgrounds (--data.backgrounds): {fault}") from None
+            raise InputError(f"Cannot open a set of backgrounds (--data.backgrounds): {fault}") from None
         if not sum(shards.splits.values()):
             raise InputError(
-                f"{shards.path} cannot lend backgrounds: it has no samples. Name another set: --data.backgrounds FOLDER"
+                f"{shards.path} cannot be used for backgrounds: it has no samples. Use another set: "
+                "--data.backgrounds FOLDER"
             )
-        if _images(shards) == _images(own):
+        if _identify_images(shards) == _identify_images(own):
             raise InputError(
-                f"{shards.path} cannot lend backgrounds: it holds the images of {own.path}, and one would be pasted "
-                "onto itself. For backgrounds from the same dataset leave --data.backgrounds away; for others name a "
-                "set of another dataset."
+                f"{shards.path} cannot be used for backgrounds: it has the same images as {own.path}, so an object "
+                "could be pasted onto itself. For backgrounds from the same dataset omit --data.backgrounds; "
+                "otherwise use a set of another dataset."
             )
-        sets.append(shards)
-    return Backgrounds(sets)
+        opened.append(shards)
+    return Backgrounds(opened)
 
 
-def _images(shards: ShardSet) -> tuple:
-    """Which images a set was built from, whatever was made of them; the set itself where its manifest does not say."""
+def _identify_images(shards: ShardSet) -> tuple:
+    """A key for the images that a set was built from; for the set itself if its manifest does not record them."""
     dataset = shards.manifest.get("dataset", {})
     if "records_sha256" not in dataset:
         return (shards.manifest["digest"],)
-    return dataset["records_sha256"], dataset.get("settings")  # a seed of drawn is not in its records
+    return dataset["records_sha256"], dataset.get("settings")  # the seed of `drawn` is in its settings only

@@ -1,4 +1,4 @@
-"""What a backend is given: the encoded images of a batch and the geometries of its views."""
+"""The input of a backend: the encoded images of a batch and the geometries of its views."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from .spec import ViewSpec
 
 @dataclass(frozen=True)
 class Work:
-    """One batch to make: n samples, of which the first `keep` are yielded and the rest only lend backgrounds."""
+    """One batch to compute: n samples. The first `keep` are yielded; the rest are used only as backgrounds."""
 
     names: list[str]
     jpegs: list[bytes]
@@ -23,7 +23,7 @@ class Work:
     index: np.ndarray  # (n,) int64, numbers within the split
     geometries: list[Geometry]  # one per view
     keep: int
-    behind: list[list[tuple[str, bytes]]]  # per view, n names and JPEGs of other sets' images; [] when none are used
+    backgrounds: list[list[tuple[str, bytes]]]  # per view, n names and JPEGs of other sets' images; [] if not used
 
 
 def gather(
@@ -38,7 +38,22 @@ def gather(
     epoch: int,
     batch: int,
 ) -> Work:
-    """Reads (n,) samples and geometries their views; `batch` is the number that keys the partners of the batch."""
+    """Reads the samples of a batch and computes the geometries of its views.
+
+    Args:
+        reader: The split.
+        spec: The views.
+        detector: Whose boxes; None for the whole image.
+        index: (n,) integer sample numbers within the split.
+        keep: How many of them are yielded.
+        backgrounds: Images of other sets to paste over; None to paste over the batch's own images.
+        seed: Key of the draws.
+        epoch: Key of the draws.
+        batch: The batch's number over all ranks, the key of its partners.
+
+    Raises:
+        InputError: a sample is damaged.
+    """
     samples = [reader.read(int(i)) for i in index]
     metas = [meta(sample) for sample in samples]
     sizes = np.array([(m["width"], m["height"]) for m in metas], np.int64)
@@ -56,14 +71,16 @@ def gather(
         index=np.asarray(index, np.int64),
         geometries=geometries,
         keep=keep,
-        behind=[[backgrounds.read(int(i)) for i in p.partner] for p in geometries] if backgrounds is not None else [],
+        backgrounds=[[backgrounds.read(int(i)) for i in p.partner] for p in geometries]
+        if backgrounds is not None
+        else [],
     )
 
 
-def check_size(name: str, found: tuple[int, int], stated: np.ndarray) -> None:
-    """InputError when an image's (width, height) are not those that its boxes and plan were computed for."""
-    if found != tuple(stated):
+def check_size(name: str, size: tuple[int, int], stated: np.ndarray) -> None:
+    """InputError if an image's (width, height) differ from those in its json, which its geometry was computed for."""
+    if size != tuple(stated):
         raise InputError(
-            f"{name}: the JPEG is {found[0]} x {found[1]} pixels, its json says {stated[0]} x {stated[1]}. "
-            "The set was not written by fgdata as it is; rebuild it."
+            f"{name}: the JPEG is {size[0]} x {size[1]} pixels, but its json says {stated[0]} x {stated[1]}. "
+            "The set was changed after fgdata wrote it. Rebuild it: fgdata build-shards"
         )

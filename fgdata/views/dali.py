@@ -1,12 +1,12 @@
 """The views of a ViewSpec as one DALI graph: on a GPU, or on the CPU (device_id=None), as the tests do.
 
-The graph draws nothing. It is fed encoded images and the numbers of a Geometry: it makes the views of `threads`,
-in the same order, and the loader's state says nothing of DALI's. Views are rounded to 8 bits at the same two points,
-after the resize and after the blur; the colour map stays in float32 to its end.
+The graph has no random operators. Its inputs are encoded images and the numbers of a Geometry, so its views are
+those of `threads`, in the same order, and the loader's state needs nothing from DALI. Views are rounded to 8 bits at
+the same two points, after the resize and after the blur; the colour map stays in float32 throughout.
 
-Traps: slice wants INT32, resize(size=) FLOAT, multi_paste's anchors INT32, or the pipeline dies of a type error at the
-first run; multi_paste refuses what overhangs its canvas; batch_permutation repeats no fixed-point rule for one sample,
-which is why partners come from the plan; arguments stay on the CPU, because one on the GPU costs a transfer each step.
+Traps: slice requires INT32, resize(size=) FLOAT and multi_paste's anchors INT32, or the first run fails with a type
+error. multi_paste refuses a patch that exceeds its canvas. batch_permutation ignores no_fixed_points for a
+single sample, so partners come from the Geometry. Arguments stay on the CPU: one on the GPU costs a transfer per step.
 """
 
 import contextlib
@@ -32,11 +32,12 @@ try:
     from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray
 except ImportError:
     raise InputError(
-        "The dali backend needs NVIDIA DALI, which is not installed: pip install fgdata[dali], or use backend threads."
+        "The dali backend needs NVIDIA DALI, which is not installed: pip install nvidia-dali-cuda130, or use backend "
+        "threads."
     ) from None
 
 _RESIZE = {"interp_type": types.DALIInterpType.INTERP_TRIANGULAR, "antialias": True, "dtype": types.DALIDataType.UINT8}
-_DEPTH = 2  # batches inside DALI at once: one decodes while the other's views are made
+_DEPTH = 2  # batches in DALI at once: one is decoded while the views of the other are computed
 
 
 def resize(image, size):
@@ -45,8 +46,8 @@ def resize(image, size):
 
 
 def cut(image, start, shape):
-    """Images, INT32 (x, y) and (w, h) in pixels -> that part of each. By name, because a positional list would become a
-    constant on the GPU beside a start on the CPU."""
+    """Images, INT32 (x, y) and (w, h) in pixels -> that part of each. The arguments are named: a positional list would
+    become a constant on the GPU next to a start on the CPU."""
     return fn.slice(image, start=start, shape=shape, axis_names="WH")
 
 
@@ -79,41 +80,41 @@ def external(name: str, dtype, ndim: int, layout: str | None = None):
 
 
 def decode(name: str, gpu: bool):
-    """The JPEGs fed as `name` -> RGB images."""
+    """Decodes the JPEGs of input `name` to RGB images."""
     return fn.decoders.image(
         external(name, types.DALIDataType.UINT8, 1),
         device="mixed" if gpu else "cpu",
         output_type=types.DALIImageType.RGB,
         adjust_orientation=False,
-        jpeg_fancy_upsampling=gpu,  # chroma as libjpeg interpolates it, and with it every other backend
+        jpeg_fancy_upsampling=gpu,  # interpolates chroma as libjpeg and every other backend do
     )
 
 
 @pipeline_def(enable_conditionals=True)
-def graph(spec: ViewSpec, gpu: bool, lent: bool):
+def graph(spec: ViewSpec, gpu: bool, other_sets: bool):
     """Inputs `jpeg` and, for view v, `start{v}` ... `sigma{v}` (see `Dali._feed`) -> each view, then plain.
 
-    lent: what lies behind view v comes from `behind{v}`, JPEGs of other sets, instead of from the batch.
+    other_sets: the background of view v is decoded from `background{v}`, JPEGs of other sets; else it is in the batch.
     """
     int32, float32 = types.DALIDataType.INT32, types.DALIDataType.FLOAT
     image = decode("jpeg", gpu)
     outputs = []
     whole: Any = None
-    if spec.plain or (spec.crop == "saliency-swap" and not lent):
+    if spec.plain or (spec.crop == "saliency-swap" and not other_sets):
         whole = resize(image, [spec.size, spec.size])
     for v in range(spec.views):
         view: Any = cut(image, external(f"start{v}", int32, 1), external(f"shape{v}", int32, 1))
         view = resize(view, external(f"size{v}", float32, 1))
         if spec.crop == "saliency-swap":
-            if lent:
-                background = resize(decode(f"behind{v}", gpu), [spec.size, spec.size])
+            if other_sets:
+                background = resize(decode(f"background{v}", gpu), [spec.size, spec.size])
             else:
                 background = fn.permute_batch(whole, indices=external(f"partner{v}", int32, 0))
             view = paste(view, external(f"anchors{v}", int32, 2), background, spec.size)
         if spec.crop == "centre":
             view = cut(view, external(f"inset{v}", int32, 1), [spec.size, spec.size])
         mean = fn.reductions.mean(view, axes=[0, 1])
-        sigma: Any = external(f"sigma{v}", float32, 0)  # DALI rewrites an `if` on data into a split of the batch
+        sigma: Any = external(f"sigma{v}", float32, 0)  # DALI rewrites an `if` on data as a split of the batch
         if sigma > 0:
             view = blur(view, sigma)
         centre = external(f"centre{v}", float32, 2)
@@ -127,19 +128,23 @@ def graph(spec: ViewSpec, gpu: bool, lent: bool):
 
 
 class Dali:
-    """Makes batches in a DALI pipeline that one thread feeds and empties."""
+    """Computes batches in a DALI pipeline; one thread feeds it and fetches its outputs."""
 
-    def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device, *, lent: bool):
+    def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device, *, other_sets: bool):
         gpu = device.type == "cuda"
-        self._spec, self._device, self._lent = spec, device, lent
+        self._spec, self._device, self._other_sets = spec, device, other_sets
         number = (device.index if device.index is not None else torch.cuda.current_device()) if gpu else None
         self._pipeline = graph(
-            spec, gpu, lent, batch_size=batch_size, num_threads=threads, device_id=number, prefetch_queue_depth=_DEPTH
+            spec,
+            gpu,
+            other_sets,
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=number,
+            prefetch_queue_depth=_DEPTH,
         )
         self._pipeline.build()
-        self._stream = (
-            torch.cuda.Stream(device) if gpu else None
-        )  # so that fetching does not wait for training's kernels
+        self._stream = torch.cuda.Stream(device) if gpu else None  # its own, so fetching does not wait for training
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
         self._closed = False
         self._prime()
@@ -147,7 +152,7 @@ class Dali:
         self._thread.start()
 
     def submit(self, rank: int, gather: Callable[[], Work]) -> Future:
-        """Queues a batch; they are made in the order of submission. The future gives the batch's dict of tensors."""
+        """Queues a batch; batches are computed in order of submission. The future's result is a dict of tensors."""
         future: Future = Future()
         self._tasks.put((gather, future))
         return future
@@ -159,16 +164,16 @@ class Dali:
             self._thread.join()
 
     def _prime(self) -> None:
-        """Runs two small images. DALI's first schedule_run asks for _DEPTH batches at once, every later one for one."""
+        """Runs two small images: DALI's first schedule_run takes _DEPTH batches at once, each later one takes one."""
         side, samples = 16, np.arange(2)
         boxes, sizes = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)), np.full((2, 2), side)
         jpeg = encode_jpeg(np.full((side, side, 3), 128, np.uint8))
-        behind = [[("", jpeg)] * 2] * self._spec.views if self._lent else []
+        backgrounds = [[("", jpeg)] * 2] * self._spec.views if self._other_sets else []
         geometries = [
-            compute(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v, lenders=len(behind))
+            compute(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v, lenders=len(backgrounds))
             for v in range(self._spec.views)
         ]
-        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, geometries, keep=2, behind=behind)
+        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, geometries, keep=2, backgrounds=backgrounds)
         for _ in range(_DEPTH):
             self._feed(work)
         self._pipeline.schedule_run()
@@ -176,7 +181,7 @@ class Dali:
             self._fetch(work)
 
     def _work(self) -> None:
-        """Feeds a batch ahead where one is waiting, so that it decodes while the one before it is made and fetched."""
+        """The thread's loop. It feeds the next batch before it fetches one, so the next is decoded meanwhile."""
         inside: deque[tuple[Work, Future]] = deque()
         while True:
             task = self._next(wait=not inside) if len(inside) < _DEPTH else None
@@ -218,8 +223,8 @@ class Dali:
             feed(f"start{v}", p.source[:, :2].copy())
             feed(f"shape{v}", p.source[:, 2:].copy())
             feed(f"size{v}", p.place[:, :1:-1].astype(np.float32))  # height, width
-            if self._lent:
-                feed(f"behind{v}", [np.frombuffer(jpeg, np.uint8) for _, jpeg in work.behind[v]])
+            if self._other_sets:
+                feed(f"background{v}", [np.frombuffer(jpeg, np.uint8) for _, jpeg in work.backgrounds[v]])
             elif self._spec.crop == "saliency-swap":
                 feed(f"partner{v}", p.partner)
             if self._spec.crop == "saliency-swap":
@@ -234,10 +239,10 @@ class Dali:
     def _fetch(self, work: Work) -> dict[str, torch.Tensor]:
         outputs = self._pipeline.outputs()
         with torch.cuda.stream(self._stream):
-            made = [self._copy(output.as_tensor())[: work.keep] for output in outputs]
-            tensors = {"views": torch.stack(made[: self._spec.views])}
+            copies = [self._copy(output.as_tensor())[: work.keep] for output in outputs]
+            tensors = {"views": torch.stack(copies[: self._spec.views])}
             if self._spec.plain:
-                tensors["plain"] = made[-1]
+                tensors["plain"] = copies[-1]
             if self._spec.masks:
                 shape = (self._spec.views, work.keep, 1, self._spec.size, self._spec.size)
                 tensors["masks"] = torch.empty(shape, device=self._device)
@@ -249,7 +254,7 @@ class Dali:
         return tensors
 
     def _copy(self, output) -> torch.Tensor:
-        """DALI's memory is its own again at the next call of `outputs`."""
+        """Copies an output, because DALI reuses its memory at the next call of `outputs`."""
         tensor = torch.empty(output.shape(), device=self._device)
         feed_ndarray(output, tensor, cuda_stream=self._stream)
         return tensor

@@ -1,8 +1,7 @@
 """Random numbers as a pure function of (seed, epoch, sample): Philox4x32-10 (Salmon et al., SC 2011), vectorised.
 
-A counter-based generator has no state to keep, to share or to save: any thread, process, backend or resumed run that
-asks for the draws of a sample gets the same ones. The stream is fixed by the published algorithm, so no NumPy release
-moves it.
+A counter-based generator has no state to keep, share or save: every thread, process, backend and resumed run gets the
+same draws for a sample. The published algorithm fixes the stream, so no NumPy release changes it.
 """
 
 import numpy as np
@@ -36,7 +35,7 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def partners(seed: int, epoch: int, batch: int, view: int, n: int) -> np.ndarray:
-    """For each of n samples another one of them: (n,) int32, a random cycle, so a permutation without fixed points."""
+    """For each of n samples another one: (n,) int32, a random cycle, so a permutation without fixed points."""
     order = np.argsort(_words(seed, epoch, np.array([batch]), _PARTNERS + view, n)[0], kind="stable")
     partner = np.empty(n, np.int32)
     partner[order] = np.roll(order, 1)

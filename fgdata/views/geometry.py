@@ -1,17 +1,17 @@
-"""From boxes, image sizes and uniform draws to what a backend executes: one arithmetic for all of them.
+"""From boxes, image sizes and uniform draws to the numbers that a backend executes; shared by all backends.
 
-A rectangle is (x, y, w, h) in whole pixels, int32. `plan` computes, for a whole batch and one view, where the patch
-is cut (`source`, pixels of the image), where it lands (`place`, pixels of the view), whose image lies behind it
-(`partner`), and the flip, colour and blur. A backend resizes `source` to `place`, pastes it, and then, in this order:
-colour, blur, one clamp to [0, 255], flip, normalise. Colour and blur are linear, so a backend may swap them and the
-flip.
+A rectangle is (x, y, w, h) in whole pixels, int32. `compute` determines, for a batch and one view, where the patch is
+cut (`source`, pixels of the image), where it is placed (`place`, pixels of the view), whose image is its background
+(`partner`), and the flip, colour and blur. A backend resizes `source` to `place`, pastes it, and then applies, in this
+order: colour, blur, one clamp to [0, 255], flip, normalise. Colour and blur are linear, so a backend may reorder them
+and the flip.
 
 Brightness, contrast, saturation, hue (in any order) and grey are one affine map of RGB,
 
     out = A x + C m,    m = the mean RGB of the view before it,
 
-because contrast's centre is the mean luma of the image as it is at that moment (as in torchvision), which is linear
-in m. Nothing is clamped between the operations; torchvision clamps after each.
+because contrast's centre is the mean luma of the image at that point (as in torchvision), which is linear in m. There
+is no clamp between the operations; torchvision clamps after each.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ import numpy as np
 from .draws import partners, uniforms
 from .spec import ViewSpec
 
-# Columns of a sample's draws. Append only: a column that moves changes every view of every seed.
+# Columns of a sample's draws. Append only: moving a column changes every view of every seed.
 AREA, RATIO = slice(0, 10), slice(10, 20)
 X, Y, PLACE_AREA, PLACE_X, PLACE_Y, FLIP, JITTER = range(20, 27)  # PLACE_* and LENDER: only with lenders
 FACTORS, ORDER = slice(27, 31), slice(31, 35)
@@ -29,7 +29,7 @@ GRAY, BLUR, SIGMA, LENDER = range(35, 39)
 COUNT = 39
 
 LONGEST = 8
-"""Crop centre: of an image's long side at most so many times the short one is read. A view shows 0.875."""
+"""Crop centre: at most this multiple of the short side is read of the long side. A view shows 0.875 of it."""
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -43,13 +43,13 @@ class Geometry:
 
     source: np.ndarray  # (B, 4) int32, pixels of the sample's image
     place: np.ndarray  # (B, 4) int32, pixels of the view before the flip; may overhang the view (crop centre)
-    partner: np.ndarray  # (B,) int32, whose whole image lies behind: of the batch (the sample itself when nothing
-    # shows), or with lenders a number among them
+    partner: np.ndarray  # (B,) int32, whose whole image is the background: a position in the batch (the sample's own
+    # if no background shows), or with lenders a number among them
     flip: np.ndarray  # (B,) bool
     colour: np.ndarray  # (B, 3, 3) float32, A
     centre: np.ndarray  # (B, 3, 3) float32, C
-    sigma: np.ndarray  # (B,) float32 pixels, 0 where there is no blur
-    mask: np.ndarray  # (B, 4) int32, pixels of the view after the flip; w or h is 0 where the object was cropped away
+    sigma: np.ndarray  # (B,) float32 pixels, 0 without blur
+    mask: np.ndarray  # (B, 4) int32, pixels of the view after the flip; w or h is 0 if the object was cropped away
 
 
 def compute(
@@ -64,10 +64,19 @@ def compute(
     view: int,
     lenders: int = 0,
 ) -> Geometry:
-    """(B, 2) image (w, h) in pixels, (B, 4) boxes, (B,) sample numbers, the batch's number -> the plan of one view.
+    """Computes one view of each of B samples.
 
-    saliency-swap is `swap` among the samples of the batch, or with lenders > 0 `paste` over one of so many
-    images of other sets.
+    Args:
+        spec: The views.
+        sizes: (B, 2) integer image (w, h) in pixels.
+        boxes: (B, 4) float boxes (l, t, w, h) in [0, 1].
+        samples: (B,) integer sample numbers within the split.
+        seed: Key of the draws, 0 to 2^64 - 1.
+        epoch: Key of the draws.
+        batch: The batch's number over all ranks, the key of its partners.
+        view: The view's number, 0 to spec.views - 1.
+        lenders: Number of background images of other sets. With 0, saliency-swap is the paper's `swap` among the
+            samples of the batch; otherwise it is `paste` over one of these.
     """
     u = uniforms(seed, epoch, samples, view, COUNT)
     own = np.arange(len(u), dtype=np.int32)
@@ -113,21 +122,20 @@ def random_resized_crop(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.
     fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
     first = np.argmax(fits, 1)[:, None]
     w, h = np.take_along_axis(w, first, 1)[:, 0], np.take_along_axis(h, first, 1)[:, 0]
-    width, height, found = width[:, 0], height[:, 0], fits.any(1)
-    centre_w = np.minimum(
-        width, np.rint(height * spec.aspect[1])
-    )  # the whole image, trimmed to the nearest allowed aspect
+    width, height, any_fits = width[:, 0], height[:, 0], fits.any(1)
+    # Without a fit: the whole image, trimmed to the nearest allowed aspect.
+    centre_w = np.minimum(width, np.rint(height * spec.aspect[1]))
     centre_h = np.minimum(height, np.rint(width / spec.aspect[0]))
-    x = np.where(found, np.floor(u[:, X] * (width - w + 1)), (width - centre_w) // 2)
-    y = np.where(found, np.floor(u[:, Y] * (height - h + 1)), (height - centre_h) // 2)
-    return np.stack([x, y, np.where(found, w, centre_w), np.where(found, h, centre_h)], 1).astype(np.int32)
+    x = np.where(any_fits, np.floor(u[:, X] * (width - w + 1)), (width - centre_w) // 2)
+    y = np.where(any_fits, np.floor(u[:, Y] * (height - h + 1)), (height - centre_h) // 2)
+    return np.stack([x, y, np.where(any_fits, w, centre_w), np.where(any_fits, h, centre_h)], 1).astype(np.int32)
 
 
 def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:
     """(B, 4), (B, 2), (B, COUNT) -> (B, 4). A random rectangle inside each box (CVSA 2.1).
 
-    Its share a of the box's area is uniform in [patch_area, 1]; its aspect relative to the box's own is log-uniform,
-    held within [a, 1 / a] so that a rectangle of exactly that share still fits in the box.
+    Its share a of the box's area is uniform in [patch_area, 1]. Its aspect relative to the box's is log-uniform,
+    clipped to [a, 1 / a] so that a rectangle of exactly that share fits in the box.
     """
     x, y, w, h = pixels(boxes, sizes).T
     share = spec.patch_area + (1 - spec.patch_area) * u[:, AREA.start]
@@ -140,10 +148,10 @@ def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -
 
 
 def paste_place(source: np.ndarray, u: np.ndarray, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
-    """(B, 4) patches, (B, COUNT) -> patches (B, 4), places (B, 4): anywhere in the view. Area and place are ours.
+    """(B, 4) patches, (B, COUNT) -> patches (B, 4), places (B, 4) anywhere in the view. Area and place are ours.
 
-    The place has the patch's aspect and a share of the view's area uniform in [paste_area, 1]. Where that is wider or
-    taller than the view, what overhangs is cut off the patch, half on either side: its aspect stays, the share shrinks.
+    The place has the patch's aspect and a share of the view's area uniform in [paste_area, 1]. If it is wider or taller
+    than the view, the excess is cut off both sides of the patch equally, which keeps its scale and reduces its share.
     """
     x, y, w, h = source.T.astype(float)
     share = spec.paste_area + (1 - spec.paste_area) * u[:, PLACE_AREA]
@@ -158,25 +166,25 @@ def paste_place(source: np.ndarray, u: np.ndarray, spec: ViewSpec) -> tuple[np.n
 
 
 def central(sizes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(B, 2) -> sources (B, 4), places (B, 4): the whole image, and where it lands so that the view shows its centre.
-    torchvision's Resize, CenterCrop.
+    """(B, 2) -> sources (B, 4), places (B, 4): the whole image, placed so that the view shows its centre. torchvision's
+    Resize and CenterCrop.
 
-    Of an image longer than LONGEST times its short side the ends are left away, equally many pixels at either, so that
-    it does not become a strip of hundreds of megabytes. Its scale is then rounded: 1/16 pixel at the view's edge.
+    If the long side exceeds LONGEST times the short one, its two ends are cut off equally, so that the resized image
+    does not take hundreds of megabytes. Its scale is then rounded, by 1/16 pixel at the view's edge.
     """
     short = round(size * 256 / 224)
     least = sizes.min(1, keepdims=True)
     scaled = short * sizes // least
     start = -np.rint((scaled - size) / 2)
     cut = np.maximum(0, sizes - LONGEST * least) // 2  # pixels of the image
-    gone = np.rint(cut * scaled / sizes)  # and of the view
+    cut_scaled = np.rint(cut * scaled / sizes)  # pixels of the view
     source = np.concatenate([cut, sizes - 2 * cut], 1)
-    return source.astype(np.int32), np.concatenate([start + gone, scaled - 2 * gone], 1).astype(np.int32)
+    return source.astype(np.int32), np.concatenate([start + cut_scaled, scaled - 2 * cut_scaled], 1).astype(np.int32)
 
 
 def pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(B, 4) boxes in [0, 1], (B, 2) -> (B, 4). Edges to the nearest pixel edge; at least one pixel, inside the
-    image."""
+    """(B, 4) boxes in [0, 1], (B, 2) sizes -> (B, 4) rectangles. Edges are rounded to pixel edges; at least one pixel,
+    inside the image."""
     low, high = boxes[:, :2].astype(float), boxes[:, :2].astype(float) + boxes[:, 2:]
     start = np.clip(np.floor(low * sizes + 0.5), 0, sizes - 1)
     end = np.clip(np.floor(high * sizes + 0.5), start + 1, sizes)
@@ -184,7 +192,7 @@ def pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def carry(boxes: np.ndarray, sizes: np.ndarray, source: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
-    """Boxes as they lie in the view when `source` is resized to `place`: (B, 4), cut to the view, may be empty."""
+    """Boxes -> their rectangles in the view when `source` is resized to `place`: (B, 4), clipped, may be empty."""
     scale = place[:, 2:] / source[:, 2:]
     low = place[:, :2] + (boxes[:, :2] * sizes - source[:, :2]) * scale
     high = low + boxes[:, 2:] * sizes * scale
@@ -193,7 +201,7 @@ def carry(boxes: np.ndarray, sizes: np.ndarray, source: np.ndarray, place: np.nd
 
 
 def mirror(rectangles: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
-    """(B, 4), (B,) bool -> (B, 4), mirrored left to right within the view where flip is set."""
+    """(B, 4), (B,) bool -> (B, 4), mirrored left to right within the view where flip is True."""
     mirrored = rectangles.copy()
     mirrored[flip, 0] = size - rectangles[flip, 0] - rectangles[flip, 2]
     return mirrored
@@ -228,7 +236,7 @@ def colour_map(u: np.ndarray, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hue_rotation(angle: np.ndarray) -> np.ndarray:
-    """(B,) radians -> (B, 3, 3): RGB to YIQ, the (I, Q) plane turned, back to RGB."""
+    """(B,) radians -> (B, 3, 3): RGB to YIQ, rotation of the (I, Q) plane, back to RGB."""
     turn = np.tile(np.eye(3), (len(angle), 1, 1))
     turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
     turn[:, 1, 2], turn[:, 2, 1] = np.sin(angle), -np.sin(angle)  # red towards green, as torchvision's positive hue

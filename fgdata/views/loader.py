@@ -1,20 +1,20 @@
-"""Batches of views from a shard set: exact epochs, equal on every rank, restored to the same next batch.
+"""Batches of views from a shard set: exact epochs, of equal length on every rank, that resume at the same next batch.
 
-An epoch visits the split in the permutation keyed by (seed, epoch), cut into global batches of world_size *
-batch_size; rank r takes the r-th part of each. A sample's draws are keyed by (seed, epoch, sample, view). So what a
-loader will give next is a function of (seed, epoch, batches done), which is all its state, on every backend and for
-every number of threads.
+An epoch visits the split in a permutation keyed by (seed, epoch), cut into global batches of world_size * batch_size;
+rank r takes the r-th part of each. A sample's draws are keyed by (seed, epoch, sample, view). The next batch is thus a
+function of (seed, epoch, batches done), which is the loader's whole state, on every backend and for any number of
+threads.
 
-    last_batch   when world_size * batch_size does not divide the split
-    drop         the samples left over sit this epoch out
-    wrap         the last global batch is filled up with the first samples of the same order
-    keep         the last global batch is short, its parts differ by at most one sample, and a rank with none has one
-                 batch less: every sample exactly once over all ranks
+    last_batch   if world_size * batch_size does not divide the split
+    drop         the remaining samples are left out of this epoch
+    wrap         the last global batch is filled with the first samples of the same order
+    keep         the last global batch is short: its parts differ by at most one sample, and a rank without any has one
+                 batch less, so every sample occurs exactly once over all ranks
 
-SaliencySwap takes its backgrounds from the batch. A batch of a single sample borrows the next sample of the epoch's
-order as its background, and yields one sample all the same; a split of a single sample is refused. With `backgrounds`
-they come from other shard sets instead: each view of each sample draws one, keyed as its other draws are, uniform over
-all samples of all splits of those sets.
+SaliencySwap takes its backgrounds from the batch. A batch of a single sample takes the next sample of the epoch's order
+as its background, and still yields one sample; a split of a single sample is refused. With `backgrounds` they come from
+other shard sets instead: each view of each sample draws one, keyed like its other draws, uniformly over all samples of
+all splits of those sets.
 """
 
 import importlib.util
@@ -40,21 +40,21 @@ if TYPE_CHECKING:
     import torch
 
 AHEAD = 3
-"""Batches in preparation or ready at any time; each costs its own memory."""
+"""Batches in preparation or ready at any time; each takes its own memory."""
 
 
 class Loader:
-    """A shard set -> batches of its views. Each iteration runs one epoch, the next one, and yields dicts of tensors on
+    """Iterates over batches of views of a shard set. Each iteration runs the next epoch and yields dicts of tensors on
     the loader's device:
 
         views   (V, B, 3, S, S) float32, normalised
-        masks   (V, B, 1, S, S) float32, when the spec asks for them
-        plain   (B, 3, S, S) float32, when the spec asks for it
+        masks   (V, B, 1, S, S) float32 in {0, 1}, if the spec has masks
+        plain   (B, 3, S, S) float32, normalised, if the spec has plain
         label   (B,) int64
         index   (B,) int64, sample numbers within the split
 
-    Leaving an epoch half-way abandons it: the next iteration starts the following epoch, unless `load_state_dict` says
-    otherwise. Close the loader, or use it in a `with`:
+    Leaving an epoch before its end abandons it: the next iteration starts the following epoch, unless
+    `load_state_dict` is called. Close the loader, or use it in a `with`:
 
         with fgdata.load("shards/cub", views=fgdata.ViewSpec(size=224), batch_size=64) as loader:
             for batch in loader:
@@ -62,22 +62,22 @@ class Loader:
 
     Args:
         path: The folder of a shard set, or an open ShardSet.
-        views: Which views to make.
-        batch_size: Samples in a batch, per rank.
-        split: Name of the split.
-        detector: Whose boxes. Default: the set's first detector that is not gt, else gt.
-        backgrounds: Other shard sets over whose images saliency-swap pastes; they need no boxes.
-        backend: threads, dali, or auto: dali on a CUDA device where DALI is installed, else threads.
-        seed: Decides the order and every draw; 0 to 2^64 - 1.
-        rank, world_size: Which part of each global batch this loader yields.
-        shuffle: False: the samples come in the set's order.
-        last_batch: drop, wrap or keep (see the top of this file).
-        threads: Threads that make views. Default: all available cores.
-        device: Where the tensors are wanted.
+        views: The views of each image.
+        batch_size: Samples in a batch, per rank; 1 or more.
+        split: Name of the split. Default: train.
+        detector: Whose boxes. Default: the set's first detector other than gt, else gt.
+        backgrounds: Other shard sets over whose images saliency-swap pastes; they need no boxes. Default: none.
+        backend: threads, dali, or auto (default): dali on a CUDA device if DALI is installed, else threads.
+        seed: Determines the order and every draw; 0 to 2^64 - 1. Default: 0.
+        rank, world_size: Which part of each global batch this loader yields. Default: 0 of 1, all of it.
+        shuffle: Whether to shuffle; False yields the samples in the set's order. Default: True.
+        last_batch: drop (default), wrap or keep; see the top of this file.
+        threads: Threads that compute views. Default: all available cores.
+        device: Device of the tensors. Default: cpu.
 
     Raises:
-        InputError: the set lacks the split or the boxes, the split cannot fill a batch, or the backgrounds cannot be
-            used.
+        InputError: the set lacks the split or the boxes, the split cannot fill a batch, an argument is out of range,
+            the backgrounds cannot be used, or the device or backend is not available.
     """
 
     def __init__(
@@ -102,15 +102,15 @@ class Loader:
         self._reader = shards.split(split)
         self._spec, self._batch_size, self._seed = views, batch_size, seed
         self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
-        self._detector = _detector(shards, detector) if views.needs_boxes or detector else None
+        self._detector = _choose_detector(shards, detector) if views.needs_boxes or detector else None
         if backgrounds and views.crop != "saliency-swap":
             raise InputError(
-                f"Backgrounds (--data.backgrounds) lie behind the patches of saliency-swap, and crop is {views.crop}. "
-                "Leave them away, or set --views.crop saliency-swap."
+                f"Backgrounds (--data.backgrounds) are used by the crop saliency-swap only; crop is {views.crop}. "
+                "Omit them, or set --views.crop saliency-swap."
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._check(shards, split)
-        self._identity: dict = _plain(
+        self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
                 "set": shards.manifest["digest"],
                 "split": split,
@@ -130,7 +130,7 @@ class Loader:
         self._submitted = 0
         self._orders: dict[int, np.ndarray] = {}
         self._device, self._backend = _start(
-            views, batch_size, backend, threads, device, lent=self._backgrounds is not None
+            views, batch_size, backend, threads, device, other_sets=self._backgrounds is not None
         )
         self._stop = weakref.finalize(self, self._backend.close)
 
@@ -165,21 +165,28 @@ class Loader:
             yield {name: self._hand_over(tensor) for name, tensor in tensors.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, as plain JSON values; counts batches yielded, not prepared.
+        """The loader's position as plain JSON values. Counts the batches yielded, not those prepared.
 
-        The same on every rank, but with `keep` at an epoch's end, where some ranks have a batch less than others.
+        It is the same on every rank, except at the end of an epoch with last_batch keep, where some ranks have one
+        batch less.
         """
         return {"epoch": self._epoch, "batch": self._batch, "loader": self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration gives exactly the batches that followed `state_dict`. InputError when the loaders
-        differ."""
-        theirs = state["loader"]
-        for name, ours in self._identity.items():
-            if theirs.get(name) != ours:
+        """Restores a position: the next iteration yields exactly the batches that followed `state_dict`.
+
+        Args:
+            state: A result of `state_dict`, also after a round trip through JSON.
+
+        Raises:
+            InputError: the state is of a loader with another set or other settings.
+        """
+        saved = state["loader"]
+        for name, current in self._identity.items():
+            if saved.get(name) != current:
                 raise InputError(
-                    f"This loader's state is of another run: {name} was {theirs.get(name)!r} and is {ours!r} now. "
-                    "Resume with the settings of that run, or start a new one."
+                    f"The loader's state is from a run with other settings: {name} was {saved.get(name)!r} and is "
+                    f"{current!r} now. Resume with the settings of that run, or start a new run."
                 )
         self._epoch, self._batch, self._restored = state["epoch"], state["batch"], True
 
@@ -195,17 +202,17 @@ class Loader:
         self.close()
 
     def _part(self, number: int) -> tuple[int, int]:
-        """This rank's part of a global batch, as positions in the order; past its end the order starts again."""
+        """This rank's part of a global batch, as positions in the order; beyond its end the order repeats."""
         whole, n = self._batch_size * self._world_size, len(self._reader)
         size = whole if self._last_batch == "wrap" else min(whole, n - number * whole)
         start = number * whole
         return start + size * self._rank // self._world_size, start + size * (self._rank + 1) // self._world_size
 
     def _prepare(self, position: tuple[int, int], epoch: int) -> None:
-        """Sees to it that AHEAD batches are on their way, the one at `position`, (epoch, batch), first.
+        """Submits batches until AHEAD are in preparation or ready, starting with `position`, (epoch, batch).
 
-        A shuffled loader goes on past the current epoch, so that training does not wait at its end; an ordered one is
-        taken to be an evaluation, which may be its last.
+        A shuffled loader continues into the next epoch, so that training does not wait at the end of one. An ordered
+        loader stops, because it is assumed to run an evaluation of one epoch.
         """
         if self._pending and self._pending[0][0] != position:
             self._cancel()
@@ -250,7 +257,7 @@ class Loader:
         return self._orders[epoch]
 
     def _hand_over(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        if tensor.is_cuda:  # made on the backend's stream: its memory must outlive the work queued on the caller's
+        if tensor.is_cuda:  # from the backend's stream: its memory must outlive the work queued on the caller's
             import torch
 
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
@@ -262,9 +269,9 @@ class Loader:
         self._pending.clear()
 
     def _check(self, shards: ShardSet, split: str) -> None:
-        def need(ok: bool, found: str, allowed: str) -> None:
+        def need(ok: bool, problem: str, allowed: str) -> None:
             if not ok:
-                raise InputError(f"{found}; allowed: {allowed}.")
+                raise InputError(f"{problem}; allowed: {allowed}.")
 
         n = len(self._reader)
         need(0 <= self._seed < 1 << 64, f"seed is {self._seed}", "0 to 2^64 - 1")
@@ -275,58 +282,65 @@ class Loader:
         if self._last_batch == "drop":
             need(
                 n >= self._batch_size * self._world_size,
-                f"{where} and a batch takes {self._batch_size} x {self._world_size} ranks",
-                "a batch that the split can fill (--data.batch-size), or last_batch keep",
+                f"{where}, but a batch takes {self._batch_size} x {self._world_size} ranks",
+                "a batch no larger than the split (--data.batch-size), or last_batch keep",
             )
         if self._last_batch == "wrap":
             need(
                 n >= self._batch_size,
-                f"{where} and a batch takes {self._batch_size}",
+                f"{where}, but a batch takes {self._batch_size}",
                 "a batch no larger than the split",
             )
         if self._spec.crop == "saliency-swap" and self._backgrounds is None:
             need(
                 n >= 2,
                 where,
-                "two or more for saliency-swap, whose backgrounds are other samples; or backgrounds of another set "
-                "(--data.backgrounds), or crop rrc",
+                "two or more for saliency-swap, which uses other samples as backgrounds; or backgrounds from another "
+                "set (--data.backgrounds), or crop rrc",
             )
 
 
-def _detector(shards: ShardSet, asked: str | None) -> str:
-    found = ", ".join(shards.detectors) or "none"
-    if asked is not None and asked not in shards.detectors:
+def _choose_detector(shards: ShardSet, detector: str | None) -> str:
+    """The given detector, or the default one. InputError if the set has no such boxes."""
+    available = ", ".join(shards.detectors) or "none"
+    if detector is not None and detector not in shards.detectors:
         raise InputError(
-            f"{shards.path} has no boxes by {asked!r}; it has: {found}. Choose one of them, or build the set again "
-            f"with --saliency {asked}."
+            f"{shards.path} has no boxes by {detector!r}; it has: {available}. Choose one of them, or rebuild the set "
+            f"with --saliency {detector}."
         )
     if not shards.detectors:
         raise InputError(
             f"{shards.path} has no boxes, which saliency-swap and masks need. Build it with --saliency rbd."
         )
-    return asked or next((name for name in shards.detectors if name != "gt"), "gt")
+    return detector or next((name for name in shards.detectors if name != "gt"), "gt")
 
 
 def _start(
-    views: ViewSpec, batch_size: int, backend: str, threads: int | None, device: "str | torch.device", *, lent: bool
+    views: ViewSpec,
+    batch_size: int,
+    backend: str,
+    threads: int | None,
+    device: "str | torch.device",
+    *,
+    other_sets: bool,
 ) -> tuple:
-    """The torch device and the running backend."""
+    """Starts the backend -> (torch device, backend)."""
     try:
         import torch
     except ImportError:
-        raise InputError("Loading views needs torch, which is not installed: pip install fgdata[train]") from None
+        raise InputError("Loading views needs torch, which is not installed: pip install torch") from None
     place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {device}, and torch finds no CUDA device here; allowed: cpu.")
+        raise InputError(f"device is {device}, but torch finds no CUDA device; allowed: cpu.")
     if backend not in ("auto", "threads", "dali"):
         raise InputError(f"backend is {backend!r}; allowed: auto, threads, dali.")
     if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; allowed: 1 or more, or nothing for all available cores.")
+        raise InputError(f"threads is {threads}; allowed: 1 or more; omit it for all available cores.")
     threads = threads or available_cores()
     if backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali()):
         from .dali import Dali
 
-        return place, Dali(views, max(2, batch_size), threads, place, lent=lent)
+        return place, Dali(views, max(2, batch_size), threads, place, other_sets=other_sets)
     from .threads import Threads
 
     return place, Threads(views, threads, pinned=place.type == "cuda")
@@ -339,10 +353,10 @@ def _has_dali() -> bool:
         return False
 
 
-def _plain(value: dict) -> dict:
-    """As JSON would give it back: tuples become lists."""
+def _as_json(value: dict) -> dict:
+    """The value after a round trip through JSON: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 load = Loader
-"""The name under which users call it: `fgdata.load(...)`."""
+"""The name that users call: `fgdata.load(...)`."""

@@ -1,6 +1,7 @@
-"""The views in plain NumPy, float64, one image at a time, as the equations say: what every backend is held against.
+"""The views in plain NumPy, float64, one image at a time: the reference that every backend is tested against.
 
-Nothing here is fast and nothing is rounded: the backends keep 8 bits between steps, and the tests say what that costs.
+It follows the equations, without rounding and without regard for speed. The backends round to 8 bits between steps; the
+tests state the tolerance.
 """
 
 import numpy as np
@@ -9,19 +10,21 @@ from .geometry import Geometry
 from .spec import ViewSpec
 
 
-def view(image: np.ndarray, geometry: Geometry, i: int, spec: ViewSpec, behind: np.ndarray | None = None) -> np.ndarray:
-    """The image (H, W, 3) of sample i of a plan -> its view, (3, S, S) normalised; `behind` is its partner's image."""
+def view(
+    image: np.ndarray, geometry: Geometry, i: int, spec: ViewSpec, background: np.ndarray | None = None
+) -> np.ndarray:
+    """(H, W, 3) image of sample i of a geometry, its partner's image `background` -> its view, (3, S, S) normalised."""
     x, y, w, h = geometry.source[i]
     left, top, width, height = geometry.place[i]
     patch = resize(image[y : y + h, x : x + w], width, height)
-    background = resize(behind, spec.size, spec.size) if behind is not None else None
-    seen = paste(patch, left, top, background, spec.size)
-    mean = seen.mean((0, 1))
-    seen = recolour(seen, geometry.colour[i], geometry.centre[i], mean)
+    background = resize(background, spec.size, spec.size) if background is not None else None
+    image = paste(patch, left, top, background, spec.size)
+    mean = image.mean((0, 1))
+    image = recolour(image, geometry.colour[i], geometry.centre[i], mean)
     if geometry.sigma[i] > 0:
-        seen = blur(seen, float(geometry.sigma[i]))
-    seen = np.clip(seen, 0, 255)
-    return normalise(seen[:, ::-1] if geometry.flip[i] else seen, spec)
+        image = blur(image, float(geometry.sigma[i]))
+    image = np.clip(image, 0, 255)
+    return normalise(image[:, ::-1] if geometry.flip[i] else image, spec)
 
 
 def mask(geometry: Geometry, i: int, size: int) -> np.ndarray:
@@ -46,8 +49,8 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def triangle(n: int, m: int) -> np.ndarray:
     """Weights (m, n) that resample n pixels to m.
 
-    A triangle over each output pixel's centre, its half width one pixel of the coarser of the two grids, cut off at the
-    edge and made to sum to 1.
+    A triangle around each output pixel's centre. Its half width is one pixel of the coarser of the two grids; it is
+    truncated at the edge and normalised to sum 1.
     """
     centres = (np.arange(m) + 0.5) * n / m - 0.5
     weights = np.maximum(0, 1 - np.abs(np.arange(n) - centres[:, None]) / max(1, n / m))
@@ -55,12 +58,12 @@ def triangle(n: int, m: int) -> np.ndarray:
 
 
 def paste(patch: np.ndarray, left: int, top: int, background: np.ndarray | None, size: int) -> np.ndarray:
-    """A patch whose corner lies at (left, top) of the view, over the background; what overhangs is not seen."""
-    seen = np.zeros((size, size, 3)) if background is None else background.copy()
+    """A patch with its corner at (left, top) of the view, over the background; clipped to the view."""
+    view = np.zeros((size, size, 3)) if background is None else background.copy()
     for y in range(max(0, top), min(size, top + len(patch))):
         for x in range(max(0, left), min(size, left + patch.shape[1])):
-            seen[y, x] = patch[y - top, x - left]
-    return seen
+            view[y, x] = patch[y - top, x - left]
+    return view
 
 
 def recolour(image: np.ndarray, colour: np.ndarray, centre: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -69,7 +72,8 @@ def recolour(image: np.ndarray, colour: np.ndarray, centre: np.ndarray, mean: np
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian over 2 ceil(3 sigma) + 1 pixels each way, weights summing to 1; edges reflected about their pixel."""
+    """Gaussian over 2 ceil(3 sigma) + 1 pixels along each axis, weights summing to 1; edges reflected about their
+    pixel."""
     radius = int(np.ceil(3 * sigma))
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     weights /= weights.sum()

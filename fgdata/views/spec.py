@@ -1,4 +1,10 @@
-"""What a view is: one frozen description that every backend executes."""
+"""The description of a view, which every backend executes.
+
+    fgdata.ViewSpec(size=96, crop="saliency-swap", masks=True)
+    fgdata.ViewSpec.evaluation(96)
+
+A value out of its range raises InputError. Docstrings of the class and its fields are the help of the flags.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,24 +16,25 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """The views of one image. Defaults: MoCo v2 (Chen et al. 2020). Test time: `ViewSpec.evaluation`."""
+    """The views of one image. The defaults are MoCo v2's (Chen et al. 2020)."""
 
     size: int = 224
-    """Side of a view in pixels."""
-    views: Suppress[int] = 2  # suppressed as flags: a method, not its user, decides on these
-    """Views per image, each on its own draws."""
+    """Side of a view in pixels, 8 to 4096."""
+    views: Suppress[int] = 2  # not a flag, like masks and plain: the method sets it, not its user
+    """Views per image, each with its own draws; 1 to 64."""
     crop: Literal["rrc", "saliency-swap", "centre"] = "rrc"
     """rrc: a random resized crop. saliency-swap: a patch of the sample's box over another sample's box (CVSA 2.1),
-    or anywhere on an image of another shard set when backgrounds are given.
+    or anywhere over an image of another shard set if backgrounds are given.
     centre: short side resized to size * 256 / 224, central square (test time)."""
     area: tuple[float, float] = (0.2, 1.0)
     """rrc: range of the crop's share of the image's area."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
     patch_area: float = 0.5
-    """saliency-swap: least share of its box that a patch covers, lambda of CVSA."""
+    """saliency-swap: least share of its box that a patch covers, in (0, 1]; lambda of CVSA."""
     paste_area: float = 0.2
-    """saliency-swap with backgrounds: least share of the view that a patch covers, beta of CVSA (its value is ours)."""
+    """saliency-swap with backgrounds: least share of the view that a patch covers, in (0, 1]; beta of CVSA (the value
+    is ours)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     jitter: float = 0.8
@@ -39,10 +46,10 @@ class ViewSpec:
     saturation: float = 0.4
     """Jitter: the factor is uniform in 1 -/+ this."""
     hue: float = 0.1
-    """Jitter: rotation uniform in -/+ this share of a full turn, at most 0.5. Linear, in YIQ, where torchvision turns
+    """Jitter: rotation uniform in -/+ this share of a full turn, 0 to 0.5. Linear in YIQ, whereas torchvision rotates
     HSV: at 0.1 the two differ by 4.5 of 255 levels on average (24 CUB photographs, docs/colour.json)."""
     grayscale: float = 0.2
-    """Probability of grey."""
+    """Probability of conversion to grey."""
     blur: float = 0.5
     """Probability of a Gaussian blur."""
     sigma: tuple[float, float] = (0.1, 2.0)
@@ -52,9 +59,9 @@ class ViewSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """RGB in [0, 1] is divided by it; ImageNet's."""
     masks: Suppress[bool] = False
-    """Also give object masks: the pasted rectangle, or the sample's own box carried through the crop (ours)."""
+    """Also yield object masks: the pasted rectangle, or the sample's own box transformed by the crop (ours)."""
     plain: Suppress[bool] = False
-    """Also give the whole image, resized to size x size and normalised, nothing else done to it."""
+    """Also yield the whole image, only resized to size x size and normalised."""
 
     @staticmethod
     def evaluation(size: int = 224) -> "ViewSpec":
@@ -63,6 +70,7 @@ class ViewSpec:
 
     @property
     def needs_boxes(self) -> bool:
+        """Whether the views use the samples' boxes."""
         return self.crop == "saliency-swap" or self.masks
 
     def __post_init__(self) -> None:

@@ -1,14 +1,13 @@
-"""The views of a ViewSpec on the CPU: kernels of OpenCV, torch and numba, all without the GIL, in a pool of threads.
+"""The views of a ViewSpec on the CPU: kernels of OpenCV, torch and numba, which release the GIL, in a pool of threads.
 
-Each image is decoded once; its views, and its part as another sample's background, come from the same pixels. An image
-of another set that lies behind a view is decoded for that view alone. A view is
-kept in 8 bits after the resize and after the blur; colour, clamp, flip and normalisation are one pass (`finish`), which
-writes float32 planes into the memory of the batch. Blur comes before colour here: both are linear, and the clamp stays
-last.
+Each image is decoded once, for its own views and for the views of other samples whose background it is.
+A background from another set is decoded for each view that uses it. Views are rounded to 8 bits after the resize and
+after the blur. Colour, clamp, flip and normalisation are one pass (`finish`), which writes float32 planes into the
+batch's memory. Blur precedes colour here: both are linear, and the clamp still comes last.
 
-The resize is torch's antialiased bilinear (the triangle filter of Pillow and torchvision, equal to Pillow's to one
-level): on 8-bit images 0.16 ms for a 224-pixel view where OpenCV's INTER_AREA, a box filter, takes 0.43 (one core).
-Where neither side shrinks the triangle is plain bilinear, for which OpenCV takes 0.05 ms.
+The resize is torch's antialiased bilinear (Pillow's and torchvision's triangle filter, within one level of Pillow's):
+0.16 ms for an 8-bit 224-pixel view on one core, against 0.43 ms for OpenCV's INTER_AREA, a box filter. If neither side
+shrinks, the triangle is plain bilinear, for which OpenCV takes 0.05 ms.
 """
 
 import threading
@@ -39,13 +38,13 @@ def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def cut(rgb: np.ndarray, source: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The `source` rectangle of an image, resized to the size of `place`."""
+    """Cuts the rectangle `source` from an image and resizes it to the size of `place`."""
     x, y, w, h = source
     return resize(rgb[y : y + h, x : x + w], int(place[2]), int(place[3]))
 
 
 def paste(patch: np.ndarray, place: np.ndarray, background: np.ndarray | None, size: int) -> np.ndarray:
-    """A patch at its place over a copy of the background -> (size, size, 3). What overhangs is cut off."""
+    """Pastes a patch at its place over a copy of the background -> (size, size, 3). The excess is cut off."""
     x, y, w, h = (int(value) for value in place)
     inside = patch[max(0, -y) : size - y, max(0, -x) : size - x]
     if inside.shape[:2] == (size, size) or background is None:
@@ -56,7 +55,7 @@ def paste(patch: np.ndarray, place: np.ndarray, background: np.ndarray | None, s
 
 
 def blur(view: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian, cut off at the first whole pixel past 3 sigma; edges reflected without repeating the edge pixel."""
+    """Gaussian, truncated at the first whole pixel beyond 3 sigma; edges reflected without repeating the edge pixel."""
     radius = int(np.ceil(3 * sigma))
     kernel = np.exp(-(np.arange(-radius, radius + 1, dtype=np.float32) ** 2) / (2 * sigma**2))
     kernel /= kernel.sum()
@@ -64,17 +63,17 @@ def blur(view: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def paint(mask: np.ndarray, out: np.ndarray) -> None:
-    """A mask's rectangle into (S, S) float32: 1 inside, 0 outside."""
+    """Writes a mask into (S, S) float32: 1 inside the rectangle, 0 outside."""
     x, y, w, h = mask
     out[:] = 0
     out[y : y + h, x : x + w] = 1
 
 
 class Threads:
-    """Makes batches in `threads` threads of its own.
+    """Computes batches in its own `threads` threads.
 
-    OpenCV's internal threads are switched off for the whole process (cv2.setNumThreads has no narrower reach): the pool
-    is the parallelism, and OpenCV's would only contend with it.
+    It disables OpenCV's internal threads for the whole process (cv2.setNumThreads has no narrower scope), because they
+    would only compete with the pool.
     """
 
     def __init__(self, spec: ViewSpec, threads: int, *, pinned: bool):
@@ -84,7 +83,7 @@ class Threads:
         self._pool, self._buffers = Pool(threads), Buffers()
 
     def submit(self, rank: int, gather: Callable[[], Work]) -> Future:
-        """Starts a batch; lower ranks are worked on first. The future gives the batch's dict of CPU tensors."""
+        """Starts a batch; lower ranks are computed first. The future's result is a dict of CPU tensors."""
         future: Future = Future()
         self._pool.put(rank, self._begin, rank, gather, future)
         return future
@@ -105,7 +104,7 @@ class Threads:
             self._pool.put(rank, self._do, self._open, batch, i)
 
     def _do(self, step: Callable, batch: "_Batch", i: int) -> None:
-        if batch.future.done():  # cancelled, or another sample of it has failed
+        if batch.future.done():  # cancelled, or another of its samples failed
             return
         try:
             step(batch, i)
@@ -113,11 +112,11 @@ class Threads:
             batch.fail(i, fault)
 
     def _open(self, batch: "_Batch", i: int) -> None:
-        """Decodes sample i and keeps what is needed of it; the last one to finish releases the compositions."""
+        """Decodes sample i and stores its patches; the last sample to finish starts the compositions."""
         work, size = batch.work, self._spec.size
         image = decode(work.jpegs[i], work.names[i])
         check_size(work.names[i], (image.shape[1], image.shape[0]), work.sizes[i])
-        swaps = self._spec.crop == "saliency-swap" and not work.behind  # backgrounds are the batch's own images
+        swaps = self._spec.crop == "saliency-swap" and not work.backgrounds  # backgrounds are the batch's own images
         if self._spec.plain or swaps:
             batch.whole[i] = resize(image, size, size)
         if i < work.keep:
@@ -135,9 +134,8 @@ class Threads:
             zip(batch.patches[i], work.geometries, batch.tensors["views"].numpy())
         ):
             view = paste(patch, geometry.place[i], self._background(batch, v, i), spec.size)
-            shift = (
-                geometry.centre[i] @ cv2.mean(view)[:3] if geometry.centre[i].any() else _NONE
-            )  # C m, before the blur
+            has_shift = geometry.centre[i].any()
+            shift = geometry.centre[i] @ cv2.mean(view)[:3] if has_shift else _NONE  # C m, from before the blur
             if geometry.sigma[i] > 0:
                 view = blur(view, geometry.sigma[i])
             finish(view, geometry.colour[i], shift, geometry.flip[i], spec, views[i])
@@ -151,23 +149,23 @@ class Threads:
             batch.complete()
 
     def _background(self, batch: "_Batch", v: int, i: int) -> np.ndarray | None:
-        if not batch.work.behind:
+        if not batch.work.backgrounds:
             return batch.whole[batch.work.geometries[v].partner[i]]
-        name, jpeg = batch.work.behind[v][i]
+        name, jpeg = batch.work.backgrounds[v][i]
         return resize(decode(jpeg, name), self._spec.size, self._spec.size)
 
     def _compile(self) -> None:
-        """Compiles or loads `finish` now: the first tasks would all wait for it."""
+        """Compiles or loads `finish` now, because all first tasks would wait for it."""
         finish(np.zeros((1, 1, 3), np.uint8), _IDENTITY, _NONE, False, self._spec, np.empty((3, 1, 1), np.float32))
 
     def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
-        if self._pinned:  # torch recycles pinned memory itself, after the copies from it have ended
+        if self._pinned:  # torch reuses pinned memory itself, once copies from it have finished
             return torch.empty(shape, pin_memory=True)
         return torch.from_numpy(self._buffers.take(shape))
 
 
 class _Batch:
-    """A batch on its way: what its samples left for one another, and how many parts are still to do."""
+    """A batch in preparation: its samples' patches and backgrounds, its tensors, and how many parts are left."""
 
     def __init__(self, work: Work, future: Future, rank: int, empty: Callable, spec: ViewSpec):
         self.work, self.future, self.rank = work, future, rank
@@ -184,18 +182,20 @@ class _Batch:
             self.tensors["plain"] = empty((work.keep, 3, *shape[1]))
 
     def count_down(self) -> bool:
-        """Counts one part as done; True for the last of them."""
+        """Counts one part as done; True for the last part."""
         with self._lock:
             self.left -= 1
             return self.left == 0
 
     def complete(self) -> None:
+        """Sets the future's result."""
         for name in ("label", "index"):
             self.tensors[name] = torch.from_numpy(getattr(self.work, name)[: self.work.keep].copy())
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(self.tensors)
 
     def fail(self, i: int, fault: BaseException) -> None:
+        """Sets the future's exception, naming sample i; only the first failure counts."""
         with self._lock:
             first, self._failed = not self._failed, True
         if not first or not self.future.set_running_or_notify_cancel():

@@ -1,1 +1,1 @@
-"""The built-in dataset: birds painted by code."""
+"""The built-in dataset: images of birds painted by code."""

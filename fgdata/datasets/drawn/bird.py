@@ -1,7 +1,7 @@
 """Paints one bird: species x pose x individual -> colours and coverage.
 
-Everything is painted flat at a multiple of the image's resolution, averaged down, then shaded as a relief. Curves are
-in bird units (see pose.py).
+Everything is painted flat at a multiple of the image's resolution, averaged to its size, then shaded like a relief.
+Curves are in bird units (see pose.py).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .pose import HEAD, Pose
 
 DARK = (26, 22, 22)
 CREAM = (240, 230, 204)
-MUTED = {  # back and head, belly: the body colours of an individual, far from every colour of a field mark
+MUTED = {  # back and head, belly: body colours of an individual, distinct from all colours of field marks
     "brown": ((126, 96, 68), (206, 188, 158)),
     "olive": ((114, 116, 76), (198, 194, 150)),
     "grey": ((128, 130, 134), (202, 202, 200)),
@@ -30,7 +30,7 @@ BARS = {"plain": (), "one-barred": ((0.36, 0.5),), "two-barred": ((0.25, 0.36), 
 
 @dataclass(frozen=True)
 class Individual:
-    """Body colours of one bird, drawn without its class."""
+    """Body colours of one bird, independent of its class."""
 
     back: Colour
     belly: Colour
@@ -51,9 +51,9 @@ def random_individual(rng: np.random.Generator) -> Individual:
 def paint(
     kind: Species, pose: Pose, one: Individual, rng: np.random.Generator, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> (H, W, 3) float32 0-255, not premultiplied, and coverage (H, W) float32 in [0, 1].
+    """Paints a bird -> (H, W, 3) float32 0-255, not premultiplied, and coverage (H, W) float32 in [0, 1].
 
-    `rng` is the class-bound stream: it places spots and streaks and wobbles the colours of the marks.
+    `rng` is the stream that may depend on the class: it places spots and streaks and varies the marks' colours.
     """
     marks = {part: jitter(rng, COLOURS[colour], 7) for part, (_, colour) in vars(kind).items() if colour}
     raised = pose.action != "perched"
@@ -105,7 +105,7 @@ def _breast(canvas: Canvas, pose: Pose, shape: str, colour: Colour, rng: np.rand
 
 
 def _scattered(rng: np.random.Generator, step: float) -> np.ndarray:
-    """(N, 2) jittered staggered rows over the breast."""
+    """(N, 2) points in jittered, staggered rows over the breast."""
     rows, columns = np.mgrid[-2:6, -2:7]
     at = np.stack([columns + 0.5 * (rows % 2), rows], -1).reshape(-1, 2) * step
     return at - np.array([0.0, 0.1]) + rng.uniform(-0.014, 0.014, at.shape)
@@ -114,8 +114,8 @@ def _scattered(rng: np.random.Generator, step: float) -> np.ndarray:
 def _wing(
     canvas: Canvas, pose: Pose, one: Individual, shape: str, bar: Colour | None, far: bool, raised: bool
 ) -> np.ndarray:
-    """Paints a wing and returns its outline. A wing is ribs between two edges: `at(t, s)` runs from shoulder (t 0) to
-    tip (t 1) and from the leading edge (s 0) to the trailing one (s 1)."""
+    """Paints a wing and returns its outline. The point `at(t, s)` of a wing lies between shoulder (t 0) and tip (t 1)
+    and between the leading (s 0) and the trailing edge (s 1)."""
     t = np.linspace(0, 1, 25)
     if raised:
         top = bezier((0.3, -0.14), (0.42, -0.78), (-0.42, -1.02), t)
@@ -255,8 +255,8 @@ def _eye(canvas: Canvas, pose: Pose) -> None:
 
 
 def _shade(cover: np.ndarray, wing: np.ndarray, pose: Pose, one: Individual) -> np.ndarray:
-    """(H, W) float32 gain: the blurred silhouettes of bird, wing and head are a relief, lit from above; its slope is
-    the shade. The relief is smooth, so a quarter of the resolution will do."""
+    """(H, W) float32 gain. The blurred silhouettes of bird, wing and head form a relief that is lit from above; its
+    slope gives the shade. The relief is smooth, so a quarter of the resolution is enough."""
     height, width = cover.shape
     size, unit = (max(1, width // 4), max(1, height // 4)), pose.unit / 4
     relief = blur(cv2.resize(cover, size, interpolation=cv2.INTER_AREA), 0.16 * unit)

@@ -1,4 +1,4 @@
-"""Brushes for the drawn dataset: curves, colours, fills. Colours are RGB, 0-255; points (N, 2) are x, y in pixels."""
+"""Curves, colours and fills of the drawn dataset. Colours are RGB, 0-255; points (N, 2) are x, y in pixels."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ import numpy as np
 from .plumage import Colour
 
 SCALE = 2  # supersampling of a Canvas
-FRACTION = 4  # bits behind the point in the corners that OpenCV takes
+FRACTION = 4  # fractional bits of the coordinates passed to OpenCV
 
 
 @dataclass
 class Canvas:
-    """Flat colours and their coverage at SCALE times the image; `fill` and `line` take image pixels."""
+    """Flat colours and their coverage at SCALE times the image's size. `fill` and `line` take image pixels."""
 
     rgb: np.ndarray
     """(H, W, 3) uint8."""
@@ -22,17 +22,17 @@ class Canvas:
 
     @classmethod
     def blank(cls, width: int, height: int, ground: Colour) -> "Canvas":
-        """An empty one. Antialiased silhouettes blend into `ground`, so it must be a colour of the thing painted."""
+        """An empty canvas: silhouettes blend into `ground`, so it must be a colour of the painted object."""
         rgb = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
         cv2.rectangle(rgb, (0, 0), (width * SCALE, height * SCALE), ground, cv2.FILLED)
         return cls(rgb, np.zeros(rgb.shape[:2], np.uint8))
 
     def overlay(self) -> "Canvas":
-        """The same colours with nothing covered yet."""
+        """A canvas with the same colours and no coverage."""
         return Canvas(self.rgb.copy(), np.zeros_like(self.cover))
 
     def lay(self, over: "Canvas") -> None:
-        """Take the colours of `over` where both cover."""
+        """Takes the colours of `over` where both have coverage."""
         cv2.copyTo(over.rgb, cv2.min(over.cover, self.cover), self.rgb)
 
     def fill(self, points: np.ndarray, colour: Colour, cover: bool = True) -> None:
@@ -42,14 +42,14 @@ class Canvas:
             cv2.fillPoly(self.cover, [corners], (255,), cv2.LINE_AA, FRACTION)
 
     def line(self, points: np.ndarray, colour: Colour, width: float, cover: bool = False) -> None:
-        """`width` in image pixels."""
+        """Strokes an open line; `width` in image pixels."""
         corners, thick = _fixed(points * SCALE), max(1, round(width * SCALE))
         cv2.polylines(self.rgb, [corners], False, colour, thick, cv2.LINE_AA, FRACTION)
         if cover:
             cv2.polylines(self.cover, [corners], False, (255,), thick, cv2.LINE_AA, FRACTION)
 
     def averaged(self) -> tuple[np.ndarray, np.ndarray]:
-        """-> (H, W, 3) float32 0-255 and coverage (H, W) float32 0-1 at the image's resolution."""
+        """The canvas at the image's resolution -> (H, W, 3) float32 0-255, coverage (H, W) float32 0-1."""
         size = (self.cover.shape[1] // SCALE, self.cover.shape[0] // SCALE)
         rgb, cover = (cv2.resize(layer, size, interpolation=cv2.INTER_AREA) for layer in (self.rgb, self.cover))
         return rgb.astype(np.float32), cover.astype(np.float32) / 255
@@ -68,12 +68,12 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    """Pixels -> OpenCV's fixed point, in which pixel centres are whole numbers."""
+    """Pixels -> OpenCV's fixed-point coordinates, in which pixel centres are integers."""
     return np.round((points - 0.5) * 2**FRACTION).astype(np.int32)
 
 
 def curve(points: list, closed: bool = True, steps: int = 8) -> np.ndarray:
-    """Catmull-Rom curve through the points: N -> (N * steps, 2), or ((N - 1) * steps + 1, 2) when open."""
+    """Catmull-Rom curve through N points: (N * steps, 2), or ((N - 1) * steps + 1, 2) if open."""
     p = np.asarray(points, np.float64)
     if closed:
         before, after, beyond = np.roll(p, 1, 0), np.roll(p, -1, 0), np.roll(p, -2, 0)
@@ -106,7 +106,7 @@ def tone(colour: Colour, factor: float) -> Colour:
 
 
 def between(rng: np.random.Generator, palette: tuple[Colour, ...]) -> Colour:
-    """A colour somewhere along the palette."""
+    """A random colour along the palette."""
     at = rng.uniform(0, len(palette) - 1)
     i = min(int(at), len(palette) - 2)
     low, high = np.array(palette[i]), np.array(palette[i + 1])

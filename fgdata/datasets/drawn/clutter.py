@@ -1,6 +1,6 @@
-"""What scenes are made of: noise, leaves, twigs, grass, berries. Nothing here sees the class.
+"""Elements of scenes: noise, leaves, twigs, grass, berries. All are independent of the class.
 
-Colours are RGB, 0-255; `px` is the number of image pixels to one pixel of a picture of 256.
+Colours are RGB, 0-255; `px` is the number of image pixels per pixel of an image of 256.
 """
 
 import cv2
@@ -37,7 +37,7 @@ EARTH: tuple[Palette, ...] = (
 def fractal(
     rng: np.random.Generator, width: int, height: int, cells: float, octaves: int = 4, stretch=(1.0, 1.0)
 ) -> np.ndarray:
-    """(H, W) float32, about [0, 1]: value noise, `cells` to the long side at first, times `stretch` in x, y."""
+    """(H, W) float32, about [0, 1]: value noise; first octave `cells` per long side, times `stretch` in x, y."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         across = cells * 2.0**octave / max(width, height)
@@ -50,7 +50,7 @@ def fractal(
 
 
 def tinted(field: np.ndarray, palette: Palette) -> np.ndarray:
-    """(H, W) in [0, 1] -> (H, W, 3) uint8 along the palette from dark to light."""
+    """(H, W) in [0, 1] -> (H, W, 3) uint8, colours along the palette from dark to light."""
     steps = np.linspace(0, 255, len(palette))
     table = np.stack([np.interp(np.arange(256), steps, channel) for channel in zip(*palette)], -1)
     level = np.clip(field * 255, 0, 255).astype(np.uint8)
@@ -110,7 +110,7 @@ def blades(rng, image, palette, count, tall, px):
 
 
 def berries(rng, image, chance, px):
-    """Spots in the colours of field marks, so that a colour somewhere in the picture tells nothing."""
+    """Spots in the colours of field marks, so that a colour alone does not indicate the class."""
     if rng.random() > chance:
         return
     height, width = image.shape[:2]

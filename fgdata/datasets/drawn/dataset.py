@@ -1,8 +1,8 @@
-"""The embedded dataset: birds painted by code. The classes differ in small parts of the bird and in nothing else.
+"""The built-in dataset: birds painted by code. The classes differ only in small parts of the bird.
 
-An image is a function of (seed, number, class, size). Its number keys everything the class must not touch: background,
-pose, place, body colours, light. Only the field marks see the class. Numbers are never shared between classes of one
-dataset, so no two images have the same scene.
+An image is a function of (seed, number, class, size). Its number determines everything that must not depend on the
+class: background, pose, place, body colours, light. Only the field marks depend on the class. Classes of one dataset
+never share a number, so no two images have the same scene.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from .pose import random_pose
 from .scenery import background
 from .stage import in_front, light, perch
 
-ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 1.0, 3 / 4)  # width / height, as photographs come
+ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 1.0, 3 / 4)  # width / height, as common in photographs
 JPEG_QUALITY = 92
 SIZES = (32, 2048)
 PAINTER = 1
-"""Counts the changes of what is painted: a set that was begun by another painter is not gone on with."""
+"""Version of the painted images: a set started by another version is not resumed."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture and its truth."""
+    """One image and its ground truth."""
 
     rgb: np.ndarray
     """(H, W, 3) uint8."""
@@ -38,7 +38,7 @@ class Drawing:
 
 
 def draw(class_index: int, number: int, *, size: int, seed: int) -> Drawing:
-    """The picture `number` with a bird of class `class_index`, `size` pixels on its long side."""
+    """Draws image `number` with a bird of class `class_index`, `size` pixels on its long side."""
     kind = species(MOST_CLASSES)[class_index]
     streams = ("frame", "pose", "scene", "individual", "front", "light", "noise")
     frame, stance, scene, individual, front, lamp, noise = (_stream(seed, number, i) for i in range(len(streams)))
@@ -71,11 +71,21 @@ def _stream(*key: int) -> np.random.Generator:
 
 
 def read(*, classes: int = 20, images_per_class: int = 60, size: int = 256, seed: int = 0) -> Dataset:
-    """The dataset: every third image of a class is a test image. `size` is the long side in pixels."""
-    _whole_number("classes", classes, 2, MOST_CLASSES)
-    _whole_number("images-per-class", images_per_class, 3, 100_000)
-    _whole_number("size", size, *SIZES)
-    _whole_number("seed", seed, 0, 2**63 - 1)
+    """Describes the dataset; images are painted when they are loaded. Every third image of a class is a test image.
+
+    Args:
+        classes: Number of classes, 2 to 500.
+        images_per_class: Images of each class, 3 to 100,000.
+        size: Long side in pixels, 32 to 2048.
+        seed: Seed of all images, 0 to 2^63 - 1.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    _check_whole_number("classes", classes, 2, MOST_CLASSES)
+    _check_whole_number("images-per-class", images_per_class, 3, 100_000)
+    _check_whole_number("size", size, *SIZES)
+    _check_whole_number("seed", seed, 0, 2**63 - 1)
     names = tuple(f"{i + 1:03d}.{kind.name}" for i, kind in enumerate(species(classes)))
     records = tuple(
         Record(
@@ -101,7 +111,7 @@ def read(*, classes: int = 20, images_per_class: int = 60, size: int = 256, seed
 
 @dataclass(frozen=True)
 class Painter:
-    """Record -> JPEG bytes and box, the same for the same record always."""
+    """Paints a record's image -> JPEG bytes and box; deterministic."""
 
     size: int
     seed: int
@@ -113,6 +123,6 @@ class Painter:
         return data.tobytes(), (drawing.box,)
 
 
-def _whole_number(option: str, value: int, low: int, high: int) -> None:
+def _check_whole_number(option: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise InputError(f"drawn: --{option} is {value!r}; a whole number from {low:,} to {high:,} is needed.")
+        raise InputError(f"drawn: --{option} is {value!r}; allowed: a whole number from {low:,} to {high:,}.")

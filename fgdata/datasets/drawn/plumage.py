@@ -1,8 +1,8 @@
-"""The species of the drawn dataset: a table of field marks, every class a row.
+"""The species of the drawn dataset: a table of field marks with one row per class.
 
-A mark is (shape, colour). A class is five of them: crown, wing, beak, breast, tail. Everything else about a bird (its
-body colours, pose, size, place, light) is drawn without looking at the class. The table depends on nothing, so class 7
-is the same species in every dataset, whatever its seed or its number of classes.
+A mark is (shape, colour). A class has five marks: crown, wing, beak, breast, tail. Everything else about a bird (its
+body colours, pose, size, place, light) is independent of the class. The table is fixed, so class 7 is the same species
+in every dataset, whatever its seed or its number of classes.
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Species:
 
     @property
     def name(self) -> str:
-        """`Scarlet-peaked_Gold-spotted_Two-barred_Fork-tailed_Finch`: unique, although it leaves some colours out."""
+        """`Scarlet-peaked_Gold-spotted_Two-barred_Fork-tailed_Finch`: unique, although it omits some colours."""
         wing = "" if self.wing[0] == "plain" else f"{self.wing[0]}_"
         breast = "breasted" if self.breast[0] == "plain" else self.breast[0]
         tail = {"short": "short", "long": "long", "forked": "fork", "fanned": "fan"}[self.tail[0]]
@@ -74,21 +74,21 @@ def species(count: int) -> tuple[Species, ...]:
 
 @cache
 def _table() -> tuple[Species, ...]:
-    """A fixed random stream of rows, each kept when it is far enough from all before it: a longer table would begin
-    with this one."""
-    rng = np.random.Generator(np.random.Philox(key=1758))  # any key will do; the year of Linnaeus's bird names
+    """A fixed random stream of rows. Rows that differ enough from all previous ones are kept, so a longer table would
+    start with this one."""
+    rng = np.random.Generator(np.random.Philox(key=1758))  # an arbitrary key: the year of Linnaeus's bird names
     table: list[Species] = []
     names: set[str] = set()
-    kept = np.full((MOST_CLASSES, len(MARKS), 2), -1)  # shape, colour
+    rows = np.full((MOST_CLASSES, len(MARKS), 2), -1)  # shape, colour
     while len(table) < MOST_CLASSES:
         row = np.array([(rng.integers(len(shapes)), rng.integers(len(colours))) for shapes, colours in MARKS.values()])
         marks = {part: (shapes[s], colours[c]) for (part, (shapes, colours)), (s, c) in zip(MARKS.items(), row)}
         if marks["wing"][0] == "plain":
             marks["wing"], row[list(MARKS).index("wing")] = ("plain", ""), 0
         kind = Species(**marks)
-        differing = (kept[: len(table)] != row).any(2).sum(1)  # parts, per species so far
+        differing = (rows[: len(table)] != row).any(2).sum(1)  # parts, per species so far
         if kind.name not in names and (differing >= LEAST_DIFFERENCE).all():
-            kept[len(table)] = row
+            rows[len(table)] = row
             table.append(kind)
             names.add(kind.name)
     return tuple(table)

@@ -1,7 +1,7 @@
-"""How a drawn bird holds itself and where it stands in the picture. Nothing here sees the class.
+"""The pose of a drawn bird and its place in the image. Both are independent of the class.
 
-Bird units: 1 is about the length of a body without head and tail; x forward (towards the beak), y down. The body frame
-turns with the body's tilt; the head frame keeps its own pitch; feet and perch stand in the untilted world frame.
+Bird units: 1 is about the length of a body without head and tail; x points forward (towards the beak), y down. The body
+frame rotates with the body's tilt, the head frame has its own pitch, feet and perch are in the untilted world frame.
 """
 
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ class Pose:
     facing: int
     """1 right, -1 left."""
     tilt: float
-    """Front end up by this much: 0 level, about 1 upright."""
+    """Rotation that lifts the front: 0 is level, about 1 upright."""
     head_pitch: float
-    """Beak up by this much."""
+    """Rotation that lifts the beak."""
     head_width: float
-    """Foreshortening of a head turned towards or away from the viewer; below 0 the bird looks back."""
+    """Foreshortening of a head turned towards or away from the viewer; below 0 the bird looks backwards."""
     tail_lift: float
-    """Tail up against the body by this much."""
+    """Rotation that lifts the tail relative to the body."""
     wing_droop: float
     unit: float
-    """Pixels to a bird unit."""
+    """Pixels per bird unit."""
     x: float
     y: float
     """Body centre."""
@@ -55,19 +55,19 @@ class Pose:
         return self.body(rotated(points, -self.tail_lift) + TAIL)
 
     def feet(self) -> np.ndarray:
-        """(2, 2) where the two feet stand, in the world frame."""
+        """(2, 2) positions of the two feet in the world frame, in bird units."""
         hip = rotated(HIP[None], self.tilt)[0]
         return hip + np.array([[0.00, 0.22], [0.13, 0.20]])
 
 
 def rotated(points: np.ndarray, angle: float) -> np.ndarray:
-    """(N, 2) turned so that a positive angle lifts +x (y points down)."""
+    """(N, 2) rotated; a positive angle lifts +x (y points down)."""
     c, s = np.cos(angle), np.sin(angle)
     return points @ np.array([[c, -s], [s, c]])
 
 
 def random_pose(rng: np.random.Generator, width: int, height: int) -> Pose:
-    """A pose that fits the image with the largest crest, beak and tail any class has."""
+    """A pose that fits the image with the largest crest, beak and tail of any class."""
     action = rng.choice(["perched", "flapping", "flying"], p=[0.78, 0.1, 0.12])
     facing = 1 if rng.random() < 0.5 else -1
     tilt = rng.uniform(0.0, 0.5) if action == "flying" else rng.triangular(-0.15, 0.35, 1.15)
@@ -87,7 +87,7 @@ def random_pose(rng: np.random.Generator, width: int, height: int) -> Pose:
     )
     low, high = _extent(pose)
     room = min(width / (high[0] - low[0]), height / (high[1] - low[1]))
-    unit = room * rng.uniform(0.58, 1.02)  # above 1 the tip of a part may leave the frame, as in photographs
+    unit = room * rng.uniform(0.58, 1.02)  # above 1 a part may extend beyond the image, as in photographs
     slack = np.array([width, height]) - unit * (high - low)
     at = np.sort([0 * slack, slack], axis=0)
     x, y = rng.uniform(at[0], at[1]) - unit * low
@@ -95,7 +95,7 @@ def random_pose(rng: np.random.Generator, width: int, height: int) -> Pose:
 
 
 def _extent(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-    """Corners, in bird units, of the box round every part any class may have."""
+    """Corners, in bird units, of the bounding box of all parts of any class."""
     parts = [
         pose.body(np.array([[0.5, 0.1], [0.0, 0.36], [0.0, -0.3], [-0.4, -0.2], [-0.7, 0.0]])),
         pose.head(np.array([[0.66, 0.05], [0.0, -0.49], [-0.3, -0.5], [-0.24, 0.0]])),

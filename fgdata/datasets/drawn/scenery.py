@@ -1,6 +1,6 @@
-"""Backgrounds for drawn birds, seven kinds of place. Nothing here sees the class.
+"""Seven kinds of backgrounds for drawn birds. All are independent of the class.
 
-Each scene is painted far to near, blurred in between, as a lens would. `px` as in clutter.py.
+Each scene is painted from far to near and blurred in between, like a lens does. `px` as in clutter.py.
 """
 
 import cv2
@@ -23,7 +23,7 @@ SKY: tuple[Palette, ...] = (
 
 
 def background(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, bool]:
-    """-> (H, W, 3) uint8 scene, and whether it is a place to stand in rather than to perch in."""
+    """Paints a random scene -> (H, W, 3) uint8, and whether birds stand on its ground rather than perch."""
     scene = (_foliage, _branches, _water, _sky, _bark, _ground, _meadow)[rng.integers(7)]
     image = scene(rng, width, height, max(width, height) / 256)
     return image, scene in (_water, _ground, _meadow)

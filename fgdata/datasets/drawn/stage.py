@@ -1,5 +1,4 @@
-"""What is round a drawn bird: the thing it sits on, leaves in front of it, the light on it all. Nothing here sees the
-class."""
+"""The surroundings of a drawn bird: its perch, leaves in front of it, the light. All are independent of the class."""
 
 from math import cos, sin
 
@@ -13,7 +12,7 @@ from .pose import Pose
 
 
 def perch(rng: np.random.Generator, image: np.ndarray, pose: Pose, grounded: bool) -> None:
-    """Paints what is under the feet into (H, W, 3) uint8: mostly the ground or a rock where one can stand."""
+    """Paints a perch under the feet into (H, W, 3) uint8; on standing ground mostly a rock or a shadow."""
     if pose.action == "flying":
         return
     foot = pose.world(pose.feet().mean(0)[None])[0] + np.array([0, 0.05 * pose.unit])
@@ -32,7 +31,7 @@ def _branch(rng: np.random.Generator, image: np.ndarray, foot: np.ndarray, unit:
     height, width = image.shape[:2]
     thick, slope, bend = unit * rng.uniform(0.10, 0.2), rng.normal(0, 0.16), rng.normal(0, 0.1, 2)
     left, right = -0.1 * width, 1.1 * width
-    if rng.random() < 0.35:  # it ends in the picture, a little beyond the bird
+    if rng.random() < 0.35:  # it ends inside the image, a little beyond the bird
         if rng.random() < 0.5:
             left = foot[0] - unit * rng.uniform(0.4, 1.0)
         else:
@@ -75,7 +74,7 @@ def _rock(rng: np.random.Generator, image: np.ndarray, foot: np.ndarray, unit: f
 
 
 def in_front(rng: np.random.Generator, width: int, height: int, pose: Pose) -> Canvas | None:
-    """Sometimes a few leaves or blades of grass between the viewer and the lower part of the bird."""
+    """A few leaves or blades of grass in front of the lower part of the bird, or None in most images."""
     if rng.random() > 0.3:
         return None
     foliage = pick(rng, FOLIAGE[:3])
@@ -96,7 +95,7 @@ def in_front(rng: np.random.Generator, width: int, height: int, pose: Pose) -> C
 
 
 def light(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """(H, W, 3) float32 gain over the whole picture: exposure, warmth, a falling-off to one side, dappled shade."""
+    """(H, W, 3) float32 gain over the whole image: exposure, warmth, a gradient to one side, dappled shade."""
     warmth = rng.normal(0, 0.07)
     colour = np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * rng.uniform(0.72, 1.16)
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.22)

@@ -1,4 +1,4 @@
-"""Detectors that are named with a file: networks in ONNX, and maps made elsewhere. Both in a build, too."""
+"""Detectors that read files: ONNX networks and maps computed elsewhere, alone and in a build."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from fgdata.shards.reader import ShardSet, box, meta
 
 
 def write_network(file, size=(None, None), channels=3, kind="red", outputs=1, metadata=None, dtype=1, flat=False):
-    """A model that answers the red channel of its input, or something wrong on purpose. size is (height, width)."""
-    onnx = pytest.importorskip("onnx", reason="onnx (extra dev) makes the networks of this test")
+    """Writes a model that returns the red channel of its input, or one that is wrong. size is (height, width)."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
     from onnx import TensorProto, helper
 
     height, width = (side or name for side, name in zip(size, ("h", "w")))
@@ -46,7 +46,7 @@ def write_network(file, size=(None, None), channels=3, kind="red", outputs=1, me
 
 
 def blob(height=60, width=80):
-    """A red rectangle on blue: the network's map is exactly it."""
+    """A red rectangle on blue, which is also the network's map."""
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 2] = 200
     image[height // 4 : height // 2, width // 4 : width // 2] = (250, 0, 0)
@@ -59,17 +59,17 @@ def blob(height=60, width=80):
 def test_a_network_sees_the_normalised_image_and_its_map_comes_back_at_full_size(tmp_path):
     pytest.importorskip("onnxruntime")
     file = write_network(tmp_path / "net.onnx", metadata={"size": "80x60", "mean": "0:0:0", "std": "1:1:1"})
-    found = detector(f"onnx:{file}")
-    assert found.SETTINGS["size"] == [80, 60]
-    map_ = found.saliency_map(blob())
+    network = detector(f"onnx:{file}")
+    assert network.SETTINGS["size"] == [80, 60]
+    map_ = network.saliency_map(blob())
     assert map_.dtype == np.float32
     np.testing.assert_array_equal(map_, blob()[..., 0] / np.float32(250))
     other = detector(f"onnx:{file},size=40,mean=.5:.5:.5")
     assert other.SETTINGS["size"] == [40, 40]
     assert other.SETTINGS["mean"] == [0.5, 0.5, 0.5]
-    assert other.SETTINGS["sha256"] == found.SETTINGS["sha256"]
+    assert other.SETTINGS["sha256"] == network.SETTINGS["sha256"]
     assert np.corrcoef(other.saliency_map(blob()).ravel(), map_.ravel())[0, 1] > 0.95
-    # The raw network, asked without us: the preparation is exactly (rgb / 255 - mean) / std.
+    # The network run without the detector: its input is exactly (rgb / 255 - mean) / std.
     import onnxruntime
 
     plain = detector(f"onnx:{write_network(tmp_path / 'plain.onnx')},size=80x60")
@@ -83,10 +83,10 @@ def test_a_network_sees_the_normalised_image_and_its_map_comes_back_at_full_size
 def test_size_and_first_output_are_the_models_own(tmp_path):
     pytest.importorskip("onnxruntime")
     fixed = write_network(tmp_path / "fixed.onnx", size=(32, 48), outputs=7)
-    found = detector(f"onnx:{fixed}")
-    assert found.SETTINGS["size"] == [48, 32]
-    assert found.SETTINGS["output"] == "d0"
-    map_ = found.saliency_map(blob())
+    network = detector(f"onnx:{fixed}")
+    assert network.SETTINGS["size"] == [48, 32]
+    assert network.SETTINGS["output"] == "d0"
+    map_ = network.saliency_map(blob())
     assert map_[15:30, 20:40].mean() > 0.9 > 0.1 > map_[35:].mean()
     free = detector(f"onnx:{write_network(tmp_path / 'free.onnx')}")
     assert free.SETTINGS["size"] == [320, 320]
@@ -94,21 +94,21 @@ def test_size_and_first_output_are_the_models_own(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 5), (8, 8), (1, 700), (40, 3000), (5000, 8000)])
-def test_a_network_answers_any_image(tmp_path, shape):
+def test_a_network_accepts_any_image(tmp_path, shape):
     pytest.importorskip("onnxruntime")
     name = f"onnx:{write_network(tmp_path / 'net.onnx', size=(64, 64))}"
     rng = np.random.default_rng(0)
     noise = cv2.resize(rng.integers(0, 256, (min(shape[0], 50), min(shape[1], 50), 3), np.uint8), shape[::-1])
     for image in (noise, np.full((*shape, 3), 77, np.uint8)):
-        found = detector(name).saliency_map(image)
-        assert found.shape == shape
-        assert found.dtype == np.float32
-        assert 0 <= found.min() <= found.max() <= 1
-        np.testing.assert_array_equal(found, detector(name).saliency_map(image))
-    assert not found.any()
+        actual = detector(name).saliency_map(image)
+        assert actual.shape == shape
+        assert actual.dtype == np.float32
+        assert 0 <= actual.min() <= actual.max() <= 1
+        np.testing.assert_array_equal(actual, detector(name).saliency_map(image))
+    assert not actual.any()
 
 
-def test_an_answer_that_says_nothing_is_zeros(tmp_path):
+def test_a_constant_output_gives_zeros(tmp_path):
     pytest.importorskip("onnxruntime")
     assert not detector(f"onnx:{write_network(tmp_path / 'net.onnx', flat=True)}").saliency_map(blob()).any()
 
@@ -116,16 +116,16 @@ def test_an_answer_that_says_nothing_is_zeros(tmp_path):
 @pytest.mark.parametrize(
     ("network", "after", "message"),
     [
-        ({"channels": 4}, "", "takes image tensor.float. .1, 4, .*allowed is one input"),
-        ({"dtype": 10}, "", "takes image tensor.float16.*allowed is one input"),
-        ({"kind": "two planes"}, "", r"output 'd0' has shape \(1, 2, 320, 320\).*allowed is one plane"),
-        ({"kind": "vector"}, "", r"output 'd0' has shape \(1, 1, 1, 1\)"),
-        ({"size": (32, 48)}, ",size=64", "fixes its input at 48x32; leave out size=64"),
-        ({}, ",size=big", "size is 'big'; allowed: a number of pixels"),
+        ({"channels": 4}, "", r"tensor.float. .1, 4, .*allowed .*\(1, 3, h, w\)"),
+        ({"dtype": 10}, "", r"tensor.float16.*allowed .*tensor.float..*\(1, 3, h, w\)"),
+        ({"kind": "two planes"}, "", r"'d0' has shape \(1, 2, 320, 320\).*\(1, 1, h, w\)"),
+        ({"kind": "vector"}, "", r"'d0' has shape \(1, 1, 1, 1\).*\(1, 1, h, w\)"),
+        ({"size": (32, 48)}, ",size=64", "48x32.*size=64"),
+        ({}, ",size=big", "size is 'big'; allowed: .*pixels"),
         ({}, ",size=5", "size is '5'; allowed: 8 to 4096"),
         ({}, ",mean=.5", "mean is '.5'; allowed: three numbers"),
-        ({}, ",std=1:0:1", "std is '1:0:1'; all three must be above 0"),
-        ({}, ",colour=bgr", "'colour' is not a setting; allowed: size=, mean=, std="),
+        ({}, ",std=1:0:1", "std is '1:0:1'.* above 0"),
+        ({}, ",colour=bgr", "'colour'.*allowed: size=, mean=, std="),
         ({"metadata": {"std": "a:b:c"}}, "", "std is 'a:b:c'"),
     ],
 )
@@ -135,12 +135,12 @@ def test_networks_of_the_wrong_shape_are_refused(tmp_path, network, after, messa
         detector(f"onnx:{write_network(tmp_path / 'net.onnx', **network)}{after}")
 
 
-def test_a_file_that_is_no_network_is_refused(tmp_path):
+def test_a_file_that_is_not_a_network_is_refused(tmp_path):
     pytest.importorskip("onnxruntime")
     (tmp_path / "net.onnx").write_bytes(b"not a model")
-    with pytest.raises(InputError, match=r"net.onnx is not an ONNX model that onnxruntime"):
+    with pytest.raises(InputError, match=r"net.onnx is not an ONNX model.*Export"):
         detector(f"onnx:{tmp_path / 'net.onnx'}")
-    with pytest.raises(InputError, match="There is no ONNX file .*other.onnx"):
+    with pytest.raises(InputError, match="other.onnx.*--saliency onnx:FILE"):
         detector(f"onnx:{tmp_path / 'other.onnx'}")
 
 
@@ -152,37 +152,37 @@ def test_a_map_is_found_by_path_or_by_stem(tmp_path):
     for name in ("a/one.png", "two.png", "one.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), 255 - grey if name == "one.png" else grey)
-    found = detector(f"maps:{tmp_path}")
+    maps = detector(f"maps:{tmp_path}")
     rgb = np.zeros((6, 8, 3), np.uint8)
     for file in ("images/a/one.jpg", "a/one.jpg", "images/b/two.jpeg", "two.jpg"):
-        np.testing.assert_array_equal(found.saliency_map(rgb, file), grey / np.float32(255))
-    np.testing.assert_array_equal(found.saliency_map(rgb, "b/one.jpg"), (255 - grey) / np.float32(255))
-    large = found.saliency_map(np.zeros((60, 80, 3), np.uint8), "two.jpg")
+        np.testing.assert_array_equal(maps.saliency_map(rgb, file), grey / np.float32(255))
+    np.testing.assert_array_equal(maps.saliency_map(rgb, "b/one.jpg"), (255 - grey) / np.float32(255))
+    large = maps.saliency_map(np.zeros((60, 80, 3), np.uint8), "two.jpg")
     assert large.shape == (60, 80)
     assert 0 <= large.min() <= large.max() <= 1
     assert saliency.saliency_map(f"maps:{tmp_path}", rgb, "two.jpg").shape == (6, 8)
 
 
-def test_maps_that_cannot_be_used_are_named(tmp_path):
+def test_unusable_maps_are_named(tmp_path):
     grey = np.zeros((6, 8), np.uint8)
     for name in ("one.png", "one.jpg", "three.png"):
         cv2.imwrite(str(tmp_path / name), grey)
     cv2.imwrite(str(tmp_path / "jet.png"), np.dstack([grey, grey, grey + 200]))
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
-    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
-    with pytest.raises(InputError, match=r"one.jpg has two maps, .*one.jpg and .*one.png"):
-        found.saliency_map(rgb, "one.jpg")
-    with pytest.raises(InputError, match=r"jet.png is a coloured image \(channels differ by 200\)"):
-        found.saliency_map(rgb, "jet.jpg")
+    maps, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    with pytest.raises(InputError, match=r"one.jpg .*maps.*/one.jpg .*/one.png"):
+        maps.saliency_map(rgb, "one.jpg")
+    with pytest.raises(InputError, match=r"jet.png .*colour.*differ by 200.*grey"):
+        maps.saliency_map(rgb, "jet.jpg")
     with pytest.raises(InputError, match=r"torn.png"):
-        found.saliency_map(rgb, "torn.jpg")
-    with pytest.raises(InputError, match=r"a/four.jpg has no map in .*a/four.png"):
-        found.saliency_map(rgb, "a/four.jpg")
-    with pytest.raises(InputError, match=r"a/four.jpg has no map.*\n.*first of 2 images without a map"):
-        found.require(["three.jpg", "a/four.jpg", "five.jpg"])
-    with pytest.raises(InputError, match=r"a/three.jpg and b/three.jpg would share the map .*three.png"):
-        found.require(["a/three.jpg", "b/three.jpg"])
-    with pytest.raises(InputError, match="There is no folder"):
+        maps.saliency_map(rgb, "torn.jpg")
+    with pytest.raises(InputError, match=r"a/four.jpg has no map.*a/four.png"):
+        maps.saliency_map(rgb, "a/four.jpg")
+    with pytest.raises(InputError, match=r"a/four.jpg has no map.*\n.* 2 images"):
+        maps.check_complete(["three.jpg", "a/four.jpg", "five.jpg"])
+    with pytest.raises(InputError, match=r"a/three.jpg and b/three.jpg .*map .*three.png"):
+        maps.check_complete(["a/three.jpg", "b/three.jpg"])
+    with pytest.raises(InputError, match="none.*--saliency maps:DIR"):
         detector(f"maps:{tmp_path / 'none'}")
 
 
@@ -195,27 +195,27 @@ def test_a_map_keeps_all_its_levels(tmp_path, dtype):
     cv2.imwrite(str(tmp_path / "three.tif"), np.dstack([stored] * 3))
     if full > 1:
         cv2.imwrite(str(tmp_path / "grey16.png"), stored)
-    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    maps, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
     for file in tmp_path.iterdir():
-        map_ = found.saliency_map(rgb, file.name)
+        map_ = maps.saliency_map(rgb, file.name)
         assert map_.dtype == np.float32
         np.testing.assert_array_equal(map_, stored.astype(np.float32) / np.float32(full))
-    assert found.SETTINGS["files"] == len(list(tmp_path.iterdir()))
+    assert maps.SETTINGS["files"] == len(list(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.full((6, 8), 255, np.float32), "holds floats from 255.0 to 255.0; allowed are 0 to 1"),
-        (np.full((6, 8), -0.5, np.float32), "holds floats from -0.5 to -0.5"),
-        (np.full((6, 8), np.nan, np.float32), "holds floats from nan to nan"),
-        (np.full((6, 8), np.inf, np.float64), "holds floats from inf to inf"),
-        (np.full((6, 8), 7, np.int16), "holds int16 numbers; allowed are 8 or 16 bits without sign, or floats"),
-        (np.full((6, 8, 3), (0, 0, 50_000), np.uint16), r"is a coloured image \(channels differ by 195\)"),
-        (np.full((6, 8, 3), (0, 0, 0.5), np.float32), r"is a coloured image \(channels differ by 128\)"),
+        (np.full((6, 8), 255, np.float32), ".*255.0 to 255.0; allowed are 0 to 1"),
+        (np.full((6, 8), -0.5, np.float32), ".*-0.5 to -0.5; allowed are 0 to 1"),
+        (np.full((6, 8), np.nan, np.float32), ".*nan to nan; allowed are 0 to 1"),
+        (np.full((6, 8), np.inf, np.float64), ".*inf to inf; allowed are 0 to 1"),
+        (np.full((6, 8), 7, np.int16), ".*int16.*; allowed are .*8 or 16 bits, or floats"),
+        (np.full((6, 8, 3), (0, 0, 50_000), np.uint16), r".*colour.*differ by 195.*grey"),
+        (np.full((6, 8, 3), (0, 0, 0.5), np.float32), r".*colour.*differ by 128.*grey"),
     ],
 )
-def test_numbers_that_are_no_saliency_are_refused(tmp_path, pixels, message):
+def test_values_that_are_not_saliency_are_refused(tmp_path, pixels, message):
     cv2.imwrite(str(tmp_path / "a.tif"), pixels)
     with pytest.raises(InputError, match=f"a.tif {message}"):
         detector(f"maps:{tmp_path}").saliency_map(np.zeros((6, 8, 3), np.uint8), "a.jpg")
@@ -225,19 +225,19 @@ def test_a_maps_suffix_may_be_in_any_case(tmp_path):
     for name in ("one.PNG", "two.Tif", "two.b.png", "three.png", "threefold.png", "three"):
         (tmp_path / name).write_bytes(cv2.imencode(".png", np.full((6, 8), len(name), np.uint8))[1].tobytes())
     (tmp_path / "four.png").mkdir()
-    found, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
+    maps, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
     for stem, name in (("one", "one.PNG"), ("two", "two.Tif"), ("two.b", "two.b.png"), ("three", "three.png")):
-        assert found.find(f"a/{stem}.jpg") == tmp_path / name
-        np.testing.assert_array_equal(found.saliency_map(rgb, f"{stem}.jpg"), np.float32(len(name)) / np.float32(255))
-    assert found.SETTINGS["files"] == 5
+        assert maps.find(f"a/{stem}.jpg") == tmp_path / name
+        np.testing.assert_array_equal(maps.saliency_map(rgb, f"{stem}.jpg"), np.float32(len(name)) / np.float32(255))
+    assert maps.SETTINGS["files"] == 5
     with pytest.raises(InputError, match=r"four.jpg has no map"):
-        found.find("four.jpg")
+        maps.find("four.jpg")
 
 
 # --- names
 
 
-def test_names_in_a_shard_set_hold_no_colon_slash_or_dot(tmp_path, monkeypatch):
+def test_names_in_a_shard_set_have_no_colon_slash_or_dot(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {
         "rbd": "rbd",
@@ -252,8 +252,8 @@ def test_names_in_a_shard_set_hold_no_colon_slash_or_dot(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnx:", "maps", "rbd:file"])
-def test_a_colon_where_it_belongs(name):
-    with pytest.raises(InputError, match="is not how .* is asked for. Write --saliency"):
+def test_a_path_after_a_colon_is_required_or_refused(name):
+    with pytest.raises(InputError, match=f"'{name}'.*--saliency"):
         detector(name)
 
 
@@ -288,5 +288,5 @@ def test_a_set_by_a_network_and_by_maps(tmp_path):
         build.build(birds, tmp_path / "other", saliency=names, workers=1)
     assert not (tmp_path / "other").exists()
     twice = (f"maps:{maps}", f"maps:{tmp_path}/./maps")
-    with pytest.raises(InputError, match="would both be called maps-maps"):
+    with pytest.raises(InputError, match="maps.* and .*maps-maps"):
         build.build(birds, tmp_path / "other", saliency=twice, workers=1)

@@ -55,16 +55,16 @@ def test_gs_is_its_definition_on_a_grid_of_superpixels(seed, cut_off):
 
 @pytest.mark.parametrize(("prefix", "correlation"), [("msra_", 0.98), ("pascals_", 0.82)])
 def test_gs_is_as_good_as_the_authors_own_maps(real_data, prefix, correlation):
-    """The pascals_ maps were made with other superpixels, so less likeness is due there, but no larger error."""
+    """The pascals_ maps were made with other superpixels: a lower correlation is expected, but no larger error."""
     folder, scores = real_data / "saliency-reference", []
     for file in sorted((folder / "images").glob(f"{prefix}*.jpg")):
-        found = gs.saliency_map(decode(file.read_bytes(), file.name)).astype(np.float64)
+        actual = gs.saliency_map(decode(file.read_bytes(), file.name)).astype(np.float64)
         (mask,) = (folder / "masks").glob(f"{file.stem}.*")
         others = (folder / "gs" / f"{file.stem}.png", mask)
         authors, mask = (decode(other.read_bytes(), other.name)[..., 0] for other in others)
         authors, mask = authors / 255, mask > 127
-        likeness = np.corrcoef(found.ravel(), authors.ravel())[0, 1]
-        scores.append((likeness, np.abs(found - mask).mean(), np.abs(authors - mask).mean()))
+        likeness = np.corrcoef(actual.ravel(), authors.ravel())[0, 1]
+        scores.append((likeness, np.abs(actual - mask).mean(), np.abs(authors - mask).mean()))
     likeness, error, theirs = np.mean(scores, axis=0)
     print(f"{prefix}: n {len(scores)}, correlation {likeness:.4f}, error {error:.4f}, the authors' {theirs:.4f}")
     assert likeness >= correlation

@@ -1,4 +1,4 @@
-"""`rbd-centred` against loops over superpixels, and its promise: better boxes of birds than RBD's."""
+"""`rbd-centred` against loops over superpixels, and its claim: better boxes of birds than RBD's."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from fgdata.saliency import rbd, rbd_centred, superpixels
 
 
 def naive_centred(graph):
-    """The docstring's steps; RBD's own cues, which test_saliency.py holds against loops, are taken as they are."""
+    """The docstring's steps. RBD's own cues are reused, because test_saliency.py compares them with loops."""
     n = len(graph)
     distance = np.array([[np.linalg.norm(a - b) for b in graph.colour] for a in graph.colour])
     background, contrast, smooth = rbd.cues(graph, distance)
@@ -23,8 +23,8 @@ def naive_centred(graph):
         cue = (cue - cue.min()) / (cue.max() - cue.min())
         cue = np.where(cue < rbd.otsu(cue), 0, cue)
         system = np.diag([smooth[i].sum() + 5 * background[i] + cue[i] for i in range(n)]) - smooth
-        found = np.linalg.solve(system, cue)
-        return (found - found.min()) / (found.max() - found.min())
+        actual = np.linalg.solve(system, cue)
+        return (actual - actual.min()) / (actual.max() - actual.min())
 
     scaled = (contrast - contrast.min()) / (contrast.max() - contrast.min())
     first = optimise([scaled[i] * centre[i] for i in range(n)])
@@ -46,9 +46,9 @@ def test_centred_is_its_definition(seed):
     inside = ((rows - 28) / 16) ** 2 + ((columns - 44) / 18) ** 2 < 1
     image = np.where(inside[..., None], (180, 70, 50), (60, 120, 70)) + rng.normal(0, 12, (60, 80, 3))
     graph = superpixels.segment(np.clip(image, 0, 255).astype(np.uint8))
-    found = rbd_centred.saliency(graph)
-    np.testing.assert_allclose(found, naive_centred(graph), atol=1e-8)  # two systems with a condition of some 1e5
-    painted = found[graph.labels]
+    actual = rbd_centred.saliency(graph)
+    np.testing.assert_allclose(actual, naive_centred(graph), atol=1e-8)  # two systems with a condition of some 1e5
+    painted = actual[graph.labels]
     assert painted[inside].mean() > 0.9
     assert painted[~inside].mean() < 0.1
 
@@ -63,7 +63,7 @@ def test_centred_boxes_of_birds_are_better_than_those_of_rbd(real_data):
         image = decode((folder / "images" / file).read_bytes(), file)
         boxes, _ = clip_boxes([[float(value) for value in truth[number].split()]], image.shape[1], image.shape[0])
         maps = (rbd.saliency_map(image), rbd_centred.saliency_map(image))
-        overlaps.append([iou(solve(found, Objective())[0], boxes[0]) for found in maps])
+        overlaps.append([iou(solve(actual, Objective())[0], boxes[0]) for actual in maps])
     overlaps = np.array(overlaps)
     mean, corloc = overlaps.mean(0), (overlaps >= 0.5).mean(0)
     print(f"n {len(overlaps)}: mean IoU {mean.round(3)}, CorLoc {corloc.round(3)} of rbd and rbd-centred")

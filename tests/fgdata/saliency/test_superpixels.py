@@ -54,10 +54,10 @@ def naive_slic(lab, step, compactness, iterations):
 @pytest.mark.parametrize(("height", "width", "step"), [(30, 40, 8), (25, 9, 12), (7, 50, 10)])
 def test_slic_is_its_definition(height, width, step):
     lab = superpixels.to_lab(patches(height, width) / np.float32(255)).transpose(2, 0, 1)
-    found = superpixels._slic(np.ascontiguousarray(lab), step, 20.0, 10)
+    actual = superpixels._slic(np.ascontiguousarray(lab), step, 20.0, 10)
     expected = naive_slic(lab.astype(np.float64), step, 20.0, 10)
-    # float32 against float64 may turn a tie of two centres, nothing more.
-    assert (found == expected).mean() > 0.995
+    # float32 may resolve a tie between two centres differently from float64.
+    assert (actual == expected).mean() > 0.995
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -69,7 +69,7 @@ def test_joined_regions_are_connected_and_not_small(seed):
     assert (np.unique(joined) == np.arange(n)).all()
     for k in range(n):
         assert cv2.connectedComponents((joined == k).astype(np.uint8), connectivity=4)[0] == 2  # background and one
-        assert k == 0 or (joined == k).sum() > 9  # only the first region met has nothing to join
+        assert k == 0 or (joined == k).sum() > 9  # only the first region has none to merge into
     whole = superpixels._join(np.zeros((5, 6), np.int32), 100)
     assert (whole == 0).all()
 
@@ -87,7 +87,9 @@ def test_graph_of_an_image():
         mean = image[ys, xs].mean(0)
         expected = superpixels.to_lab((mean / 255).astype(np.float32)[None, None])[0, 0]
         np.testing.assert_allclose(graph.colour[k], expected, atol=1e-4)
-        assert np.abs(graph.colour[k] - lab[ys, xs].mean(0)).max() < 15  # of the colour's mean, not the mean of Lab
+        assert (
+            np.abs(graph.colour[k] - lab[ys, xs].mean(0)).max() < 15
+        )  # the Lab of the mean colour, not the mean of Lab
     touches = np.eye(n, dtype=bool)
     for y in range(120):
         for x in range(160):
@@ -110,17 +112,17 @@ def encode_png(rgb: np.ndarray) -> bytes:
 
 
 def test_detectors_of_one_image_share_its_superpixels(monkeypatch):
-    """Their boxes are those of a segmentation made for each."""
+    """Their maps and boxes equal those of separate segmentations."""
     image, names, segmented = patches(60, 80), ("rbd", "rbd-centred", "gs"), []
     segment = superpixels.segment
     monkeypatch.setattr(superpixels, "segment", lambda rgb: segmented.append(1) or segment(rgb))
     decoded = Decoded(encode_png(image), "image.png", Log())
     for name in names:
         expected = shrink_map(detector(name).saliency_map(image))
-        found = find_box(name, decoded, Objective(), keep_map=True, log=Log())
-        assert found.stored_map is not None
-        np.testing.assert_array_equal(found.stored_map[0], expected[0])
-        np.testing.assert_array_equal(found.box, solve(detector(name).saliency_map(image), Objective())[0])
+        actual = find_box(name, decoded, Objective(), keep_map=True, log=Log())
+        assert actual.stored_map is not None
+        np.testing.assert_array_equal(actual.stored_map[0], expected[0])
+        np.testing.assert_array_equal(actual.box, solve(detector(name).saliency_map(image), Objective())[0])
     shared = Decoded(encode_png(image), "image.png", Log())
     segmented.clear()
     for name in names:
@@ -139,26 +141,26 @@ def test_geodesic_distances_against_scipy(limit):
     rng = np.random.default_rng(0)
     weights = np.where(rng.random((60, 60)) < 0.1, rng.random((60, 60)), np.inf)
     weights = np.minimum(weights, weights.T)
-    found = superpixels.geodesic(weights, limit)
+    actual = superpixels.geodesic(weights, limit)
     expected = dijkstra(np.where(np.isinf(weights), 0, weights), directed=False)
-    np.testing.assert_allclose(found[expected <= limit], expected[expected <= limit], atol=1e-12)
-    assert (found[expected > limit] >= expected[expected > limit] - 1e-12).all()
+    np.testing.assert_allclose(actual[expected <= limit], expected[expected <= limit], atol=1e-12)
+    assert (actual[expected > limit] >= expected[expected > limit] - 1e-12).all()
 
 
-def test_an_edge_without_weight_joins():
+def test_an_edge_of_weight_zero_connects():
     weights = np.full((3, 3), np.inf)
     weights[0, 1] = weights[1, 0] = 0.0
     weights[1, 2] = weights[2, 1] = 2.0
     np.testing.assert_array_equal(superpixels.geodesic(weights, 10.0), [[0, 0, 2], [0, 0, 2], [2, 2, 0]])
 
 
-def test_an_artificial_frame_is_cut_and_painted_zero():
+def test_an_artificial_frame_is_cropped_and_painted_zero():
     image = cv2.resize(patches(60, 80, noise=0), (320, 240))
     assert superpixels.frame_widths(image) == (0, 0, 0, 0)
     framed = np.full((260, 348, 3), 255, np.uint8)
     framed[12:252, 16:336] = image
     top, bottom, left, right = superpixels.frame_widths(framed)
-    # An edge lies between two pixels; its ridge may be found on either.
+    # An edge lies between two pixels; its ridge may be on either.
     np.testing.assert_allclose([top, bottom, left, right], [12, 8, 16, 12], atol=1)
     graph = superpixels.segment(framed)
     painted = graph.paint(np.ones(len(graph)), 260, 348)
@@ -167,7 +169,7 @@ def test_an_artificial_frame_is_cut_and_painted_zero():
     assert painted.sum() == (260 - top - bottom) * (348 - left - right)
 
 
-def test_a_side_without_a_frame_gets_the_widest_of_the_others():
+def test_a_side_without_a_frame_gets_the_largest_width_of_the_others():
     framed = np.full((240, 320, 3), 90, np.uint8)
     framed[:10] = 255
     top, bottom, left, right = superpixels.frame_widths(framed)

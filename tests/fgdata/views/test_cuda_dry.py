@@ -1,9 +1,9 @@
-"""Training steps and evaluations on a GPU that is only pretended: tensors of shapes, devices and types without values.
+"""Training steps and evaluations on a simulated GPU: tensors that have shapes, devices and types, but no values.
 
-Proves that tensors that meet lie on one device, that a generator lies where it draws, and that no step waits for the
-GPU, by a value it reads or a copy from memory that is not pinned. Proves nothing of values, of kernels, of the backward
-pass (which is left out: gradients are zeros), of NCCL or torch.compile, and of DALI only that its graph for a GPU has
-no constant there: with one beside a number on the CPU, an operator dies.
+Tests that tensors of one operation are on one device, that a generator is on the device it draws for, and that no step
+waits for the GPU by reading a value or copying from memory that is not pinned. Does not test values, kernels, the
+backward pass (gradients are zeros), NCCL or torch.compile. Of DALI it only tests that its graph for a GPU has no
+constant there, because an operator fails if it mixes one with a number on the CPU.
 """
 
 from collections.abc import Iterator
@@ -38,8 +38,8 @@ METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair
 
 
 class Watch(TorchDispatchMode):
-    """Refuses what shapes alone do not: tensors of two devices in one operation, and a generator of another device.
-    Notes the operations that wait for the GPU."""
+    """Refuses what fake tensors allow: tensors of two devices in one operation, and a generator of another device.
+    Records the operations that wait for the GPU."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ class Watch(TorchDispatchMode):
 
 
 @contextmanager
-def pretended() -> Iterator[Watch]:
+def simulated_gpu() -> Iterator[Watch]:
     """Inside it tensors have no values, and those on `cuda` need no GPU."""
 
     def backward(self: Tensor) -> None:
@@ -91,14 +91,14 @@ def pretended() -> Iterator[Watch]:
 
 def leaves(loss: Tensor) -> list[Tensor]:
     """The parameters that a loss was computed from."""
-    found, seen, left = [], set(), [loss.grad_fn]
+    parameters, visited, left = [], set(), [loss.grad_fn]
     while left:
         node = left.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            found += [x] if (x := getattr(node, "variable", None)) is not None else []
+        if node is not None and node not in visited:
+            visited.add(node)
+            parameters += [x] if (x := getattr(node, "variable", None)) is not None else []
             left += [before for before, _ in node.next_functions]
-    return found
+    return parameters
 
 
 def fake(x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def fake(x: Tensor) -> Tensor:
 
 
 def to_gpu(module: nn.Module) -> Any:
-    """What `.to` does, which a module of fake tensors does not bear: parameters and buffers move, all else stays."""
+    """Moves parameters and buffers, like `.to`, which does not support modules of fake tensors."""
     for part in module.modules():
         for name, x in part._parameters.items():
             part._parameters[name] = None if x is None else nn.Parameter(fake(x), x.requires_grad)
@@ -116,7 +116,7 @@ def to_gpu(module: nn.Module) -> Any:
 
 
 class Batches(list[dict[str, Tensor]]):
-    """In the place of a loader."""
+    """A replacement for a loader."""
 
     def __enter__(self) -> "Batches":
         return self
@@ -126,7 +126,7 @@ class Batches(list[dict[str, Tensor]]):
 
 
 def batches(_: Any = None, *, views: ViewSpec, **__: Any) -> Batches:
-    """Two of 8 samples, as a loader gives them."""
+    """Two batches of 8 samples, as from a loader."""
     b, sides = 8, (views.size, views.size)
     batch = {
         "views": torch.empty(views.views, b, 3, *sides, device=CUDA),
@@ -140,17 +140,17 @@ def batches(_: Any = None, *, views: ViewSpec, **__: Any) -> Batches:
 
 @contextmanager
 def on_gpu(shards: Path, out: Path, name: str) -> Iterator[tuple[Trainer, Watch]]:
-    """A trainer whose objective, optimiser and arithmetic are on the pretended GPU."""
+    """A trainer whose objective, optimiser and arithmetic are on the simulated GPU."""
     trainer = Trainer(small(shards, out, name), RunDir(out), ShardSet.open(shards), torch.device("cpu"))
-    with trainer.loader, pretended() as watch:
+    with trainer.loader, simulated_gpu() as watch:
         trainer.device, objective = CUDA, to_gpu(trainer.objective)
         trainer.optimizer = optim.build(objective.named_parameters(), trainer.config.optim, objective.constant_rate)
         trainer.autocast = torch.autocast("cuda", torch.bfloat16)
         yield trainer, watch
 
 
-def test_faults_are_noticed():
-    with pretended() as watch:
+def test_faults_are_detected():
+    with simulated_gpu() as watch:
         here, there = torch.empty(3, device=CUDA), torch.empty(3)
         faults = [
             lambda: here + there,
@@ -195,7 +195,7 @@ def test_evaluations_stay_on_one_device(drawn_set: Path, monkeypatch: pytest.Mon
     shards, size, model = ShardSet.open(drawn_set), 32, Model(width=8)
     classes, stated = len(shards.classes), [np.ones((1, 4))] * 2
     fit, tuning = finetune.Fit(rate=0.1, decay=0.0, seed=0, search=True), Finetune(Path(), epochs=1)
-    with pretended():
+    with simulated_gpu():
         features, labels, _ = probe.embed(Encoder(model), shards, "test", ViewSpec.evaluation(size), CUDA)
         probe.knn_predict(features, labels, features, 3, 0.07, classes)
         network = finetune.fine_tune(Encoder(model), shards, size, CUDA, fit, tuning)
@@ -208,7 +208,7 @@ def test_evaluations_stay_on_one_device(drawn_set: Path, monkeypatch: pytest.Mon
         assert found.device == CUDA
 
 
-def test_gpu_is_idle_between_its_last_step_and_a_batch_not_while_it_works(monkeypatch: pytest.MonkeyPatch):
+def test_data_wait_is_the_time_from_the_last_step_to_the_next_batch(monkeypatch: pytest.MonkeyPatch):
     class Mark:
         def elapsed_time(self, _: "Mark") -> float:
             return 500.0  # milliseconds
@@ -221,7 +221,7 @@ def test_gpu_is_idle_between_its_last_step_and_a_batch_not_while_it_works(monkey
 
 
 @pytest.mark.parametrize("spec", [ViewSpec(plain=True), ViewSpec(crop="saliency-swap"), ViewSpec.evaluation()])
-def test_dali_graph_for_a_gpu_takes_its_numbers_from_the_cpu(spec: ViewSpec):
+def test_dali_graph_for_a_gpu_has_no_constants_on_it(spec: ViewSpec):
     pytest.importorskip("nvidia.dali")
     from fgdata.views.dali import graph
 

@@ -1,4 +1,4 @@
-"""The README's example of another project's loss on our shards, run as it stands there."""
+"""Runs the README's example of another project's loss on our shards."""
 
 import re
 import warnings
@@ -20,8 +20,8 @@ def example() -> str:
 
 @pytest.mark.slow
 def test_lightlys_loss_trains_on_our_shards(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LIGHTLY_DID_VERSION_CHECK", "True")  # it would ask its server
-    with warnings.catch_warnings(action="ignore"):  # of its own dependencies
+    monkeypatch.setenv("LIGHTLY_DID_VERSION_CHECK", "True")  # otherwise it contacts its server
+    with warnings.catch_warnings(action="ignore"):  # from its own dependencies
         pytest.importorskip("lightly.loss", reason="lightly is not installed: pip install lightly")
     code = example()
     assert len([line for line in code.splitlines() if line.strip()]) <= 14

@@ -1,4 +1,4 @@
-"""The loader over whole epochs: restored at every step on one to three ranks and either backend, and no memory kept."""
+"""The loader over whole epochs: resumption at every step on one to three ranks and both backends, no memory leaks."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ BATCH, EPOCHS = 5, 2
 @pytest.fixture(params=["threads", "dali"])
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "dali":
-        pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install fgdata[dali]")
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install nvidia-dali-cuda130")
     return request.param
 
 
@@ -35,8 +35,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_restored_at_every_step_on_every_rank_it_goes_on_bit_for_bit(drawn_set: Path, backend: str, world: int):
-    """The test split has 16 birds: 4 batches on one rank, of which the last is one bird; 2 on two and three ranks."""
+def test_resumption_at_every_step_on_every_rank_is_bit_exact(drawn_set: Path, backend: str, world: int):
+    """The test split has 16 birds: 4 batches on one rank, the last of one bird; 2 batches on two and three ranks."""
     states, options = [], {"split": "test", "last_batch": "keep" if world == 1 else "wrap"}
     for rank in range(world):
         with opened(drawn_set, rank, world, backend, **options) as loader:
@@ -53,12 +53,12 @@ def test_restored_at_every_step_on_every_rank_it_goes_on_bit_for_bit(drawn_set: 
                 rest = [batch for _ in range(epochs) for batch in loader]
             assert len(rest) == len(batches) - done
             assert all(same(a, b) for a, b in zip(rest, batches[done:]))
-    for one, two in zip(states[0], states[-1]):  # what one rank saves, every rank may load
+    for one, two in zip(states[0], states[-1]):  # every rank can load what one rank saves
         assert one == two
 
 
-def test_restored_where_ranks_have_different_numbers_of_batches(drawn_set: Path, backend: str):
-    """32 birds for three ranks in batches of five: two whole global batches and two birds, for the last two ranks."""
+def test_resumption_with_different_numbers_of_batches_per_rank(drawn_set: Path, backend: str):
+    """32 birds on three ranks in batches of five: two full global batches, and two birds for the last two ranks."""
     runs = []
     for rank in range(3):
         with opened(drawn_set, rank, 3, backend) as loader:
@@ -70,7 +70,7 @@ def test_restored_where_ranks_have_different_numbers_of_batches(drawn_set: Path,
         runs.append((states, batches))
     assert [len(batches) for _, batches in runs] == [2 * EPOCHS, 3 * EPOCHS, 3 * EPOCHS]
     middle = runs[0][0][1]
-    assert all(states[1] == middle for states, _ in runs)  # within an epoch, what one rank saves every rank may load
+    assert all(states[1] == middle for states, _ in runs)  # within an epoch every rank can load what one rank saves
     for rank, (states, batches) in enumerate(runs):
         for done in (1, len(batches) // EPOCHS - 1, len(batches) // EPOCHS, len(batches) // EPOCHS + 1):
             with opened(drawn_set, rank, 3, backend) as loader:
@@ -80,7 +80,7 @@ def test_restored_where_ranks_have_different_numbers_of_batches(drawn_set: Path,
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_have_epochs_of_one_length_and_share_no_sample(drawn_set: Path, backend: str, world: int):
+def test_ranks_have_epochs_of_equal_length_and_disjoint_samples(drawn_set: Path, backend: str, world: int):
     loaders = [opened(drawn_set, rank, world, backend, last_batch="drop") for rank in range(world)]
     assert len({len(loader) for loader in loaders}) == 1
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_ranks_have_epochs_of_one_length_and_share_no_sample(drawn_set: Path, ba
         loader.close()
 
 
-def test_a_set_of_more_tars_than_may_be_open(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_set_with_more_tars_than_the_limit_of_open_files(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
     with opened(drawn_set, 0, 1, "threads") as loader:
         whole = list(loader)
     monkeypatch.setattr(reader, "_KEPT", 1)  # of three
@@ -102,9 +102,9 @@ def test_a_set_of_more_tars_than_may_be_open(drawn_set: Path, monkeypatch: pytes
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
 def test_memory_stays_flat_over_50_epochs(drawn_set: Path, backend: str):
-    """A batch of these views is 1.6 MB, and an epoch has two. One batch kept in every epoch would be 48 MB over the 30
-    epochs between the two stretches compared. What is allowed, 12 MB, is one kept in every fourth: DALI's buffers grow
-    for as long as larger combinations of images still turn up, by 5 MB once, and then stay."""
+    """A batch of these views is 1.6 MB, and an epoch has two. A leak of one batch per epoch is 48 MB over the 30 epochs
+    between the two compared ranges. The tolerance, 12 MB, is one batch in every fourth epoch: DALI's buffers grow while
+    larger combinations of images still occur, by 5 MB once, and then stay."""
     spec = ViewSpec(size=64, crop="saliency-swap", masks=True)
     resident = []
     with opened(drawn_set, 0, 1, backend, views=spec, batch_size=16) as loader:

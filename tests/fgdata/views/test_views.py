@@ -1,4 +1,4 @@
-"""Views: draws, geometry, and each backend's operations against the NumPy reference."""
+"""Views: draws, geometry, and each backend's operations compared with the NumPy reference."""
 
 import itertools
 
@@ -19,7 +19,7 @@ SWAP = ViewSpec(size=64, crop="saliency-swap", masks=True)
 
 
 def noise(height: int, width: int) -> np.ndarray:
-    """The hardest picture for a resampler: nothing averages out."""
+    """The hardest image for a resampler: nothing averages out."""
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -45,7 +45,7 @@ def plan(spec: ViewSpec, sizes: np.ndarray, boxes: np.ndarray, **keys: int) -> g
         ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
     ],
 )
-def test_philox_gives_the_published_answers(counter: str, key: str, words: str):
+def test_philox_gives_the_published_known_answers(counter: str, key: str, words: str):
     low, high = (int(word, 16) for word in key.split())
     got = draws.philox(np.array([int(word, 16) for word in counter.split()]), high << 32 | low)
     assert " ".join(f"{word:08x}" for word in got) == words
@@ -100,9 +100,9 @@ def test_crops_of_extreme_images_stay_inside():
     assert np.array_equal(np.stack([w, h], 1)[1], [4, 3])  # no attempt fits: the centre, at the widest allowed aspect
 
 
-def test_patches_lie_in_their_box_with_the_area_asked_for():
+def test_patches_lie_in_their_box_with_the_specified_area():
     sizes, boxes = np.tile([1000, 800], (4000, 1)), random_boxes(4000)
-    big = boxes[:, 2:].min(1) > 0.2  # where whole pixels hardly matter
+    big = boxes[:, 2:].min(1) > 0.2  # where rounding to pixels is negligible
     box = geometry.pixels(boxes, sizes)
     patch = plan(SWAP, sizes, boxes).source
     assert (patch[:, :2] >= box[:, :2]).all()
@@ -128,13 +128,13 @@ def test_a_patch_is_placed_over_its_partners_box():
     assert 10 < p.flip.sum() < 54
 
 
-def test_with_rrc_the_mask_is_the_box_carried_through_the_crop():
+def test_the_mask_of_rrc_is_the_box_transformed_by_the_crop():
     sizes, boxes = RNG.integers(50, 500, (64, 2)), random_boxes(64)
     p = plan(SPEC, sizes, boxes)
     for i in range(64):
         left, top, w, h = boxes[i].astype(float) * np.tile(sizes[i], 2)
         x, y, cw, ch = p.source[i]
-        centres = np.arange(64) + 0.5  # of the view's pixels; a pixel is inside when its centre is
+        centres = np.arange(64) + 0.5  # of the view's pixels; a pixel is inside if its centre is
         columns, rows = x + centres * cw / 64, y + centres * ch / 64
         painted = ((rows >= top) & (rows < top + h))[:, None] & ((columns >= left) & (columns < left + w))
         painted = painted[:, ::-1] if p.flip[i] else painted
@@ -153,8 +153,8 @@ def test_the_test_time_view_is_torchvisions_resize_and_centre_crop():
         assert np.abs(ours - reference.normalise(theirs.permute(1, 2, 0).numpy(), spec)).max() < 1e-5
 
 
-def test_of_a_very_long_image_only_the_middle_is_resized(monkeypatch):
-    """Against the whole strip, on noise: the same picture to 1/16 pixel; the same plan where nothing is left away."""
+def test_only_the_middle_of_a_very_long_image_is_resized(monkeypatch):
+    """Compared with the whole strip, on noise: the same view to 1/16 pixel; the same geometry if nothing is cut."""
     spec = ViewSpec.evaluation(64)
     sizes = np.array([[20, 1003], [401, 16], [333, 40], [300, 3600], [9, 160], [90, 131]])
     cut, boxes = plan(spec, sizes, random_boxes(6)), np.tile(np.float32([0.3, 0.48, 0.4, 0.03]), (6, 1))
@@ -177,7 +177,7 @@ def test_of_a_very_long_image_only_the_middle_is_resized(monkeypatch):
 
 
 def factors(**chosen: float) -> np.ndarray:
-    """Draws that give these jitter factors (hue in turns) with the default strengths, in the order named."""
+    """Draws that give these jitter factors (hue in turns) at the default strengths, in the given order."""
     names = ["brightness", "contrast", "saturation", "hue"]
     u = np.full((1, geometry.COUNT), 0.5)
     u[:, [geometry.JITTER, geometry.GRAY]] = 0, 1
@@ -189,7 +189,7 @@ def factors(**chosen: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("order", [("brightness", "contrast", "saturation"), ("saturation", "contrast", "brightness")])
-def test_jitter_in_any_order_is_torchvisions_as_long_as_nothing_clips(order: tuple[str, ...]):
+def test_jitter_in_any_order_is_torchvisions_without_clipping(order: tuple[str, ...]):
     image = RNG.uniform(0.3, 0.6, (20, 30, 3))
     chosen = dict(zip(order, (1.15, 0.8, 1.3)))
     a, c = geometry.colour_map(factors(**chosen), ViewSpec())
@@ -202,7 +202,7 @@ def test_jitter_in_any_order_is_torchvisions_as_long_as_nothing_clips(order: tup
     )
 
 
-def test_hue_keeps_luma_and_grey_and_undoes_itself():
+def test_hue_preserves_luma_and_grey_and_is_invertible():
     a, _ = geometry.colour_map(factors(hue=0.1), ViewSpec())
     b, _ = geometry.colour_map(factors(hue=-0.1), ViewSpec())
     assert np.abs(geometry.LUMA @ a[0] - geometry.LUMA).max() < 1e-9
@@ -210,7 +210,7 @@ def test_hue_keeps_luma_and_grey_and_undoes_itself():
     assert np.abs(a[0] @ b[0] - np.eye(3)).max() < 1e-9
 
 
-def test_colour_happens_as_often_as_asked():
+def test_colour_operations_have_the_specified_probabilities():
     n = 4000
     u = draws.uniforms(3, 0, np.arange(n), 0, geometry.COUNT)
     a, _ = geometry.colour_map(u, ViewSpec())
@@ -221,7 +221,7 @@ def test_colour_happens_as_often_as_asked():
     assert stats.kstest(p.sigma[p.sigma > 0], "uniform", (0.05, 0.95)).pvalue > 0.001  # (0.1, 2.0) at half of 224
 
 
-# The reference against outside programs
+# The reference against other programs
 
 
 def test_reference_resize_is_torchs_antialiased_bilinear():
@@ -245,18 +245,18 @@ SHAPES = [((375, 500), (64, 64)), ((90, 131), (64, 64)), ((30, 40), (64, 77)), (
 
 @pytest.mark.parametrize(("source", "target"), SHAPES)
 def test_threads_resize(source: tuple[int, int], target: tuple[int, int]):
-    image = noise(source[0] + 2, source[1] + 2)[1:-1, 1:-1]  # as a crop is: no block of memory of its own
+    image = noise(source[0] + 2, source[1] + 2)[1:-1, 1:-1]  # not contiguous, like a crop
     error = np.abs(threads.resize(image, target[1], target[0]) - reference.resize(image, target[1], target[0]))
     assert error.max() < 1.6  # rounded to 8 bits after each of the two passes, with 16-bit weights
     assert error.mean() < 0.4
 
 
 @pytest.mark.parametrize("place", [(3, 50, 20, 14), (0, 0, 64, 64), (-10, -7, 90, 80)])
-def test_threads_paste_is_exact_and_leaves_the_background_alone(place: tuple[int, int, int, int]):
+def test_threads_paste_is_exact_and_does_not_change_the_background(place: tuple[int, int, int, int]):
     patch, background = noise(place[3], place[2]), noise(64, 64)
     before = background.copy()
-    seen = threads.paste(patch, np.array(place), background, 64)
-    assert np.array_equal(seen, reference.paste(patch, place[0], place[1], background, 64))
+    view = threads.paste(patch, np.array(place), background, 64)
+    assert np.array_equal(view, reference.paste(patch, place[0], place[1], background, 64))
     assert np.array_equal(background, before)
 
 
@@ -285,7 +285,7 @@ def test_threads_finish(flip: bool):
 
 @pytest.fixture(scope="module")
 def dali():
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install fgdata[dali]")
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install nvidia-dali-cuda130")
     from fgdata.views import dali
 
     return dali
@@ -310,7 +310,7 @@ def test_dali_resize(dali):
     for image, size, got in zip(images, sizes, run(dali, dali.resize, images, sizes)):
         error = np.abs(got - reference.resize(image, int(size[1]), int(size[0])))
         assert error[1:-1, 1:-1].max() < 0.6  # one rounding
-        # At its edge DALI repeats the last pixel where the others cut the triangle off: one ring of pixels, on noise.
+        # At the edge DALI repeats the last pixel and the others truncate the triangle: one ring of pixels, on noise.
         assert error.max() < 40
 
 
@@ -352,6 +352,6 @@ def test_dali_recolour_and_normalise(dali):
     [("size", 7), ("views", 0), ("crop", "center"), ("area", (0.5, 0.2)), ("aspect", (0, 1)), ("patch_area", 0),
      ("flip", 1.5), ("hue", 0.6), ("contrast", -1), ("sigma", (0, 1)), ("std", (0, 1, 1))],
 )  # fmt: skip
-def test_a_spec_refuses_what_it_cannot_mean(field: str, value: object):
+def test_a_spec_refuses_values_out_of_range(field: str, value: object):
     with pytest.raises(InputError, match=f"views {field} is .*allowed"):
         ViewSpec(**{field: value})

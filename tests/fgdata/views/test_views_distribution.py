@@ -1,6 +1,6 @@
-"""Our plans against torchvision's own draws, operation by operation, on thousands of draws of each.
+"""Our draws compared with torchvision's, operation by operation, on thousands of each.
 
-Seeds are fixed, so a test that passes always passes; 0.001 is what chance would fail once in 1,000 tests.
+Seeds are fixed, so a test that passes once always passes. By chance, one test in 1,000 has a p-value below 0.001.
 """
 
 import itertools
@@ -31,13 +31,13 @@ def alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 
 def as_often(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether two samples of yes and no may have one probability."""
+    """Whether two samples of booleans are compatible with one probability."""
     counts = [[np.sum(ours), np.sum(~ours)], [np.sum(theirs), np.sum(~theirs)]]
     return stats.chi2_contingency(counts).pvalue > 0.001
 
 
-def happened(transform: torch.nn.Module, picture: torch.Tensor = PIXEL) -> np.ndarray:
-    """Which of N calls of a random transform changed the picture."""
+def changes(transform: torch.nn.Module, picture: torch.Tensor = PIXEL) -> np.ndarray:
+    """Which of N calls of a random transform change the picture."""
     torch.manual_seed(1)
     return np.array([not torch.equal(transform(picture), picture) for _ in range(N)])
 
@@ -75,17 +75,17 @@ def test_jitter_order(jitters: list):
     assert stats.chisquare(counts[0]).pvalue > 0.001
 
 
-def test_how_often_jitter_grey_blur_and_flip_happen():
+def test_probabilities_of_jitter_grey_blur_and_flip():
     p = plan(ViewSpec())
     grey = np.ptp(p.colour, axis=1).max(1) < 1e-6
     touched = (np.abs(p.colour - np.eye(3)) > 1e-6).any((1, 2))
     jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
-    assert as_often(touched[~grey], happened(v2.RandomApply([jitter], 0.8)))
-    assert as_often(grey, happened(v2.RandomGrayscale(0.2)))
-    assert as_often(p.flip, happened(v2.RandomHorizontalFlip(), torch.arange(3).view(3, 1, 1) + torch.arange(2)))
+    assert as_often(touched[~grey], changes(v2.RandomApply([jitter], 0.8)))
+    assert as_often(grey, changes(v2.RandomGrayscale(0.2)))
+    assert as_often(p.flip, changes(v2.RandomHorizontalFlip(), torch.arange(3).view(3, 1, 1) + torch.arange(2)))
     spot = torch.zeros(3, 5, 5)
     spot[:, 2, 2] = 1
-    assert as_often(p.sigma > 0, happened(v2.RandomApply([v2.GaussianBlur(5, (1.0, 2.0))], 0.5), spot))
+    assert as_often(p.sigma > 0, changes(v2.RandomApply([v2.GaussianBlur(5, (1.0, 2.0))], 0.5), spot))
 
 
 def test_blur_sigma():
@@ -123,15 +123,17 @@ def test_operations_are_independent_of_one_another():
 # Colour, ours against torchvision's, on photographs
 
 
-def test_colour_differs_from_torchvisions_by_what_the_documentation_says(real_data):
-    """docs/views.md has the figures, tools/bench.py colour makes them; these are the bounds that the page claims."""
+def test_colour_differs_from_torchvisions_as_documented(real_data):
+    """docs/views.md has the figures, which tools/bench.py colour writes; these are the bounds it states."""
     sys.path.insert(0, str(TOOLS))
     try:
         from bench_colour import differences, photographs
     finally:
         sys.path.remove(str(TOOLS))
     found = {row["operation"]: row["mean"] for row in differences(photographs(real_data / "cub50-fullsize", 6), 10)}
-    assert max(found["brightness"], found["contrast"], found["saturation"]) < 1  # they round to 8 bits after each
+    assert (
+        max(found["brightness"], found["contrast"], found["saturation"]) < 1
+    )  # torchvision rounds to 8 bits after each
     assert found["all but hue"] < 2  # and clamp after each
     assert 1 < found["hue"] < 5  # linear in YIQ against HSV
     assert found["all four"] < 6

@@ -1,4 +1,4 @@
-"""SaliencySwap over other shard sets (`paste`): where patches land, what lies behind them, and what is refused."""
+"""SaliencySwap over other shard sets (`paste`): places of patches, their backgrounds, and refusals."""
 
 import json
 import shlex
@@ -24,7 +24,7 @@ GREYS = 20  # levels between neighbouring samples of Greys
 
 
 class Greys(ShardSet):
-    """As much of a shard set as the loader asks for: sample i is one flat grey, first + GREYS i, over all splits."""
+    """The part of a shard set that the loader uses: sample i is one flat grey, first + GREYS i, over all splits."""
 
     detectors = ("gt",)
 
@@ -63,7 +63,7 @@ def levels(batch: dict[str, torch.Tensor], spec: ViewSpec = STILL) -> torch.Tens
 @pytest.fixture(params=["threads", "dali"])
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "dali":
-        pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install fgdata[dali]")
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install nvidia-dali-cuda130")
     return request.param
 
 
@@ -71,7 +71,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def places(n: int, box: tuple[float, float], spec: ViewSpec = SWAP) -> geometry.Geometry:
-    """Plans of n samples 400 x 400 whose box is so many of its shares wide and tall."""
+    """Geometries of n samples of 400 x 400 pixels with a box of this width and height, as shares."""
     sizes, boxes = np.full((n, 2), 400), np.tile(np.array([0.0, 0.0, *box], np.float32), (n, 1))
     return geometry.compute(spec, sizes, boxes, np.arange(n), seed=5, epoch=0, batch=0, view=0, lenders=10)
 
@@ -82,12 +82,12 @@ def test_a_square_patch_covers_a_uniform_share_of_the_view():
     assert stats.kstest(share, "uniform", (0.3, 0.7)).pvalue > 0.001
 
 
-def test_a_place_is_uniform_over_all_that_fit():
+def test_a_place_is_uniform_over_all_possible_ones():
     x, y, w, h = places(6000, (0.6, 0.6)).place.T
     assert min(x.min(), y.min()) >= 0
     assert max((x + w).max(), (y + h).max()) <= 64
     for start, length in ((x, w), (y, h)):
-        free = 64 - length  # a start is one of 0 ... free, each as likely: (start + U) / (free + 1) is uniform
+        free = 64 - length  # a start is uniform on 0 ... free, so (start + U) / (free + 1) is uniform on [0, 1]
         jittered = (start + np.random.default_rng(0).random(len(start))) / (free + 1)
         assert stats.kstest(jittered, "uniform").pvalue > 0.001
 
@@ -99,19 +99,19 @@ def test_a_patch_keeps_its_aspect_and_lies_in_its_box(box: tuple[float, float]):
     assert (p.source[:, :2] >= low).all()
     assert (p.source[:, :2] + p.source[:, 2:] <= high).all()
     zoom = p.place[:, 2:] / p.source[:, 2:]
-    # Each of the four lengths is rounded to a pixel, so each zoom is right to (half a pixel) / length of either.
+    # Each of the four lengths is rounded to a pixel, so each zoom is exact up to (half a pixel) / length of either.
     slack = (0.5 / p.source[:, 2:] + 0.5 / p.place[:, 2:]).sum(1) * 1.1
     assert (np.abs(np.log(zoom[:, 0] / zoom[:, 1])) < slack + slack**2).all()
 
 
-def test_a_patch_too_wide_for_the_view_loses_its_sides_not_its_shape():
+def test_a_patch_too_wide_for_the_view_is_cropped_not_squeezed():
     spec = ViewSpec(size=100, crop="saliency-swap", aspect=(1, 1), patch_area=1, paste_area=1)
     p = places(3, (1.0, 0.25), spec)  # 400 x 100 pixels: at the view's area 200 x 50, of which 100 x 50 fit
     assert p.place[:, 2:].tolist() == [[100, 50]] * 3
     assert p.source.tolist() == [[100, 0, 200, 100]] * 3
 
 
-def test_lenders_and_places_differ_between_views_and_the_rest_is_as_without_them():
+def test_lenders_and_places_differ_between_views_and_other_draws_do_not_change():
     sizes, boxes = np.full((500, 2), 400), np.tile(np.array([0.1, 0.1, 0.5, 0.5], np.float32), (500, 1))
     keys = {"seed": 1, "epoch": 2, "batch": 0}
     one, two = (geometry.compute(SWAP, sizes, boxes, np.arange(500), **keys, view=v, lenders=7) for v in (0, 1))
@@ -128,7 +128,7 @@ def test_lenders_and_places_differ_between_views_and_the_rest_is_as_without_them
 
 def test_backgrounds_are_all_samples_of_all_splits_and_masks_are_exact(backend: str):
     own, behind = Greys(10, "own", train=3), [Greys(80, "a", train=2, val=1), Greys(140, "b", all=4)]
-    seen = []
+    backgrounds = []
     with open_loader(own, behind, backend=backend, batch_size=3) as loader:
         for _ in range(12):
             for batch in loader:
@@ -139,8 +139,8 @@ def test_backgrounds_are_all_samples_of_all_splits_and_masks_are_exact(backend: 
                     if not mask.all():
                         value = view[~mask]
                         assert (value - value[0].round()).abs().max() < 0.1
-                        seen.append(int(value[0].round()))
-    assert set(seen) == set(range(7))
+                        backgrounds.append(int(value[0].round()))
+    assert set(backgrounds) == set(range(7))
 
 
 def test_one_image_and_batches_of_one_are_enough(backend: str):
@@ -168,7 +168,7 @@ def test_paste_against_the_reference(backend: str, drawn_set: Path, tmp_path: Pa
         image = decode(work.jpegs[i], "")
         assert np.abs(batch["plain"][i].numpy() - reference.plain(image, spec)).max() * 58 < 6
         for v, plan in enumerate(work.geometries):
-            under = decode(work.behind[v][i][1], "")
+            under = decode(work.backgrounds[v][i][1], "")
             error = unit * np.abs(batch["views"][v, i].numpy() - reference.view(image, plan, i, spec, under))
             assert error.mean() < 0.8  # as in test_loader.test_whole_views_against_the_reference
             assert np.quantile(error, 0.98) < 3
@@ -188,7 +188,7 @@ def test_the_draw_of_a_background_depends_on_seed_epoch_sample_and_view_alone():
     assert all(torch.equal(a[i], b[i]) for i in range(9))
 
 
-def test_restored_in_the_middle_it_goes_on_alike(backend: str):
+def test_resumption_in_mid_epoch_gives_the_same_batches(backend: str):
     own, behind = Greys(10, "own", train=9), Greys(80, "a", train=8)
     with open_loader(own, behind, backend=backend) as loader:
         running = iter(loader)
@@ -202,37 +202,37 @@ def test_restored_in_the_middle_it_goes_on_alike(backend: str):
         loader.load_state_dict(state)
 
 
-# What cannot be
+# Refusals
 
 
 def test_backgrounds_without_saliency_swap_are_refused():
-    with pytest.raises(InputError, match="crop is rrc. Leave them away, or set --views.crop saliency-swap"):
+    with pytest.raises(InputError, match="--data.backgrounds.*crop is rrc.*--views.crop saliency-swap"):
         open_loader(Greys(10, "own", train=9), Greys(80, "a", train=8), ViewSpec(size=16))
 
 
-def test_a_set_cannot_lend_to_itself_and_an_empty_one_cannot_lend():
+def test_backgrounds_from_the_same_or_an_empty_set_are_refused():
     own = Greys(10, "own", train=9)
-    with pytest.raises(InputError, match="own cannot lend backgrounds: it holds the images of own"):
+    with pytest.raises(InputError, match="own .*backgrounds.*same images as own"):
         open_loader(own, [Greys(80, "a", train=8), own])
-    with pytest.raises(InputError, match="empty cannot lend backgrounds: it has no samples"):
+    with pytest.raises(InputError, match="empty .*backgrounds.*no samples.*--data.backgrounds"):
         open_loader(own, Greys(80, "empty", train=0))
 
 
-def test_a_set_built_from_the_same_images_cannot_lend(drawn_set: Path, tmp_path: Path):
-    """Other digests, the same birds: at another --max-side, with other boxes. Another seed paints other birds."""
+def test_backgrounds_from_a_set_of_the_same_images_are_refused(drawn_set: Path, tmp_path: Path):
+    """The same birds at another --max-side and with other boxes, so another digest. Another seed paints other birds."""
     own = ShardSet.open(drawn_set)
     for seed, max_side in ((0, 64), (1, None)):
         birds = read("drawn", classes=4, images_per_class=12, size=96, seed=seed)
         build(birds, tmp_path / f"{seed}", saliency=("gt",), workers=1, max_side=max_side)
     assert ShardSet.open(tmp_path / "0").manifest["digest"] != own.manifest["digest"]
-    with pytest.raises(InputError, match="0 cannot lend backgrounds: it holds the images of .*drawn"):
+    with pytest.raises(InputError, match="0 .*backgrounds.*same images as .*drawn"):
         open_backgrounds(tmp_path / "0", own)
     assert len(open_backgrounds(tmp_path / "1", own)) == 48
 
 
-def test_a_folder_that_is_no_set_is_named(tmp_path: Path, drawn_set: Path):
+def test_a_folder_that_is_not_a_set_is_named(tmp_path: Path, drawn_set: Path):
     for folder in (tmp_path / "nowhere at all", tmp_path):
-        with pytest.raises(InputError, match="As a set of backgrounds") as fault:
+        with pytest.raises(InputError, match="--data.backgrounds") as fault:
             open_backgrounds(folder, ShardSet.open(drawn_set))
         assert str(folder) in str(fault.value) or shlex.quote(str(folder)) in str(fault.value)
 
@@ -253,12 +253,12 @@ def test_a_damaged_background_is_named_in_the_consumer():
         next(iter(loader))
 
 
-def test_the_first_38_draws_are_what_they_were_before_paste():
+def test_paste_leaves_the_first_38_draws_unchanged():
     assert geometry.COUNT == 39
     assert np.array_equal(draws.uniforms(7, 3, np.arange(9), 1, 39)[:, :38], draws.uniforms(7, 3, np.arange(9), 1, 38))
 
 
-def test_flags_are_what_a_user_decides(capsys: pytest.CaptureFixture[str]):
+def test_only_settings_of_the_user_are_flags(capsys: pytest.CaptureFixture[str]):
     from fgtrain import cli
 
     with pytest.raises(SystemExit):
@@ -266,7 +266,7 @@ def test_flags_are_what_a_user_decides(capsys: pytest.CaptureFixture[str]):
     shown = capsys.readouterr().out
     assert all(flag in shown for flag in ("--data.backgrounds", "--views.crop", "--views.paste-area"))
     assert not any(flag in shown for flag in ("--views.masks", "--views.plain", "--views.views"))
-    assert ViewSpec(views=3, masks=True, plain=True).plain  # the library's users decide on these
+    assert ViewSpec(views=3, masks=True, plain=True).plain  # users of the library may set these
 
 
 def test_the_sheet_shows_patches_over_other_backgrounds(drawn_set: Path, tmp_path: Path):
