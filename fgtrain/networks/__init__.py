@@ -1,1 +1,1 @@
-"""Encoders, heads, moving averages, initial weights, optimisers."""
+"""Encoders, heads, moving averages, initial weights and optimisers."""

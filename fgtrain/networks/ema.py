@@ -9,20 +9,21 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
-    """A copy that no gradient reaches, to be moved by `move_towards`."""
+    """Deep copy with `requires_grad` off for every parameter. `move_towards` updates it."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()
 def move_towards(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """target <- momentum * target + (1 - momentum) * online, over the parameters.
+    """Updates in place: target <- momentum * target + (1 - momentum) * online, over the parameters.
 
-    Batch-norm statistics are not averaged: the target runs in training mode and keeps its own.
+    `momentum` is in [0, 1]. Batch-norm statistics are not averaged: the target runs in training mode and computes its
+    own.
     """
     average = get_ema_multi_avg_fn(momentum)
     average(list(target.parameters()), list(online.parameters()), 0)
 
 
 def target_momentum(progress: float, start: float) -> float:
-    """Progress in [0, 1] -> EMA momentum, from `start` to 1 along half a cosine (BYOL, section 3.3)."""
+    """Progress in [0, 1] -> EMA momentum, rising from `start` to 1 along half a cosine (BYOL, section 3.3)."""
     return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,4 +1,4 @@
-"""Encoder, heads and the exponential moving average. The residual networks are torchvision's."""
+"""The encoder: torchvision's ResNets, with an adjustable width and stem."""
 
 from typing import NamedTuple
 
@@ -12,18 +12,25 @@ BLOCKS = {"resnet18": (resnet.BasicBlock, [2, 2, 2, 2]), "resnet50": (resnet.Bot
 
 
 class Features(NamedTuple):
-    """What one image gives: maps (B, C, H, W) of stage 3 (input / 16) and 4 (input / 32), pooled (B, n)."""
+    """Output of the encoder for a batch of B images, in the dtype of the computation."""
 
     stage3: Tensor
+    """(B, C, S / 16, S / 16): map of the third stage; S / 4 with the small stem."""
     stage4: Tensor
+    """(B, n, S / 32, S / 32): map of the last stage; S / 8 with the small stem."""
     pooled: Tensor
+    """(B, n): mean of `stage4` over its positions."""
 
 
 class Encoder(resnet.ResNet):
-    """(B, 3, S, S) normalised -> Features. Its state dict has torchvision's names without `fc`.
+    """(B, 3, S, S) normalised float -> Features. The state dict has torchvision's names without `fc`.
 
-    torchvision's `width_per_group` narrows only the inside of a Bottleneck, so `width` scales the planes of each stage
-    as the stage is made, and the stem with them; at 64 and the imagenet stem nothing differs from torchvision.
+    torchvision's `width_per_group` narrows only the inside of a Bottleneck, so `width` scales the stem and the planes
+    of each stage. At width 64 with the imagenet stem, the network equals torchvision's.
+
+        encoder = Encoder(Model("resnet18"))
+        features = encoder(torch.rand(2, 3, 224, 224))
+        features.pooled  # (2, 512)
     """
 
     def __init__(self, model: Model):
@@ -40,7 +47,7 @@ class Encoder(resnet.ResNet):
         self.channels = {3: 4 * model.width * block.expansion, 4: 8 * model.width * block.expansion}
         self.dim = self.channels[4]
         self.frozen: tuple[str, ...] = ()
-        self.origin = "random weights"  # said at the start of a run
+        self.origin = "random weights"  # printed when a run starts
         del self.fc
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[override]
@@ -49,21 +56,21 @@ class Encoder(resnet.ResNet):
         return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
 
     def freeze(self, stages: int) -> None:
-        """Holds the stem and layer1 to layer`stages` as they are; 0 holds nothing. A copy made later holds them too."""
+        """Freezes the stem and layer1 to layer`stages`, 0 to 3; 0 freezes nothing. Later copies are frozen too."""
         self.frozen = ("conv1", "bn1", *(f"layer{i + 1}" for i in range(stages))) if stages else ()
         for name in self.frozen:
             self.get_submodule(name).requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Frozen stages stay in evaluation mode: training mode would move their batch-norm statistics."""
+        """Keeps frozen stages in evaluation mode: training mode would update their batch-norm statistics."""
         super().train(mode)
         for name in self.frozen:
             self.get_submodule(name).eval()
         return self
 
     def forward(self, x: Tensor) -> Features:  # type: ignore[override]
-        x = x.contiguous(memory_format=torch.channels_last)  # the layout of the weights; the fast one on CPU and GPU
+        x = x.contiguous(memory_format=torch.channels_last)  # as the weights; the faster layout on CPU and GPU
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         stage3 = self.layer3(self.layer2(self.layer1(x)))
         stage4 = self.layer4(stage3)

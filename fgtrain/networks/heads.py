@@ -4,9 +4,9 @@ from torch import nn
 
 
 def mlp(inputs: int, hidden: int, outputs: int, norm: bool = True) -> nn.Sequential:
-    """(B, inputs) -> (B, outputs): linear - batch norm - ReLU - linear; MoCo v2's head has no norm."""
-    middle = [nn.BatchNorm1d(hidden)] if norm else []
-    return nn.Sequential(nn.Linear(inputs, hidden), *middle, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+    """(B, inputs) -> (B, outputs): linear - batch norm - ReLU - linear. `norm` False omits the norm, as in MoCo v2."""
+    normalization = [nn.BatchNorm1d(hidden)] if norm else []
+    return nn.Sequential(nn.Linear(inputs, hidden), *normalization, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
 
 
 def conv_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -8,9 +8,9 @@ from torch import nn
 
 @contextmanager
 def hold_statistics(*modules: nn.Module) -> Iterator[None]:
-    """Batch norm in training mode still normalises by the batch, but its running statistics stay as they are."""
-    parts = [part for module in modules for part in module.modules()]
-    norms = [part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats]
+    """Within the block, batch norm in training mode normalises by the batch but does not update running statistics."""
+    layers = [layer for module in modules for layer in module.modules()]
+    norms = [x for x in layers if isinstance(x, nn.modules.batchnorm._BatchNorm) and x.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:

@@ -1,4 +1,4 @@
-"""Schedules as functions of progress, and the optimisers. LARS is timm's."""
+"""Learning-rate schedule and optimisers. LARS is timm's."""
 
 import math
 from collections.abc import Iterable
@@ -11,14 +11,18 @@ from ..settings.common import Optim
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
-    """Steps done of `total` -> rate of the next: linear over `warmup` steps from 0, then half a cosine to 0."""
+    """Completed steps of `total` -> learning rate of the next step: linear from 0 to `peak` over `warmup` steps, then
+    half a cosine to 0."""
     if step < warmup:
         return peak * step / warmup
     return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, warmup: int, peak: float) -> float:
-    """Sets the rate of every group for the next step -> the scheduled one; groups marked `constant` keep the peak."""
+    """Sets the learning rate of every parameter group and returns the scheduled rate.
+
+    Arguments as for `learning_rate`. Groups marked `constant` use `peak`.
+    """
     rate = learning_rate(step, total, warmup, peak)
     for group in optimizer.param_groups:
         group["lr"] = peak if group.get("constant") else rate
@@ -28,16 +32,19 @@ def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, warmup: i
 def build(
     named: Iterable[tuple[str, nn.Parameter]], settings: Optim, constant: tuple[str, ...] = ()
 ) -> torch.optim.Optimizer:
-    """Named parameters -> optimiser. `set_rates` sets the learning rate before every step, but leaves that of names
-    that start with one of `constant` at its peak."""
+    """Named parameters -> optimiser, with learning rate 0 until `set_rates` sets it.
+
+    Parameters without gradients are skipped. Those whose names start with a prefix in `constant` form groups marked
+    `constant`, which `set_rates` keeps at the peak rate.
+    """
     parts: dict[tuple[bool, bool], list[nn.Parameter]] = {}  # (constant, excluded) -> parameters
     for name, parameter in named:
         if parameter.requires_grad:
             excluded = settings.exclude_norm_and_bias and parameter.ndim <= 1
             parts.setdefault((name.startswith(constant), excluded), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": 0.0 if excluded else settings.weight_decay, "constant": stays}
-        for (stays, excluded), parameters in sorted(parts.items())
+        {"params": parameters, "weight_decay": 0.0 if excluded else settings.weight_decay, "constant": is_constant}
+        for (is_constant, excluded), parameters in sorted(parts.items())
     ]
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0)
@@ -45,7 +52,7 @@ def build(
         return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
     from timm.optim.lars import Lars
 
-    # timm adapts a group only if it has weight decay, unless told otherwise; here the exclusion alone decides.
+    # By default timm adapts only groups with weight decay; here only the exclusion decides.
     for group, (_, excluded) in zip(groups, sorted(parts)):
         group["always_adapt"] = not excluded
     return Lars(groups, lr=0.0, momentum=settings.momentum)  # pyright: ignore[reportArgumentType]

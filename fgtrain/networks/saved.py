@@ -1,4 +1,4 @@
-"""Encoders on disk: loaded from a checkpoint, exported for other libraries."""
+"""Encoders on disk: load one from a checkpoint, export one for other libraries."""
 
 import shutil
 
@@ -15,37 +15,45 @@ from .encoder import Encoder
 
 
 def load_encoder(checkpoint: Checkpoint) -> Encoder:
-    """The encoder of a checkpoint. InputError when its file is damaged or holds another network than it states."""
+    """Loads the encoder of a checkpoint, on the CPU and in training mode.
+
+    InputError when the file is damaged, or its tensors do not match the network in its metadata.
+
+        encoder = load_encoder(Checkpoint.find(Path("runs/cvsa"))).eval()
+    """
     encoder, weights = Encoder(checkpoint.model), load_file(checkpoint.file)
     if checkpoint.crc32 not in (None, checksum(weights)):
         raise InputError(
-            f"{checkpoint.file} is damaged: its weights have another checksum than it states. Name an earlier "
-            "checkpoint of the run, a folder under its checkpoints/."
+            f"{checkpoint.file} is damaged: its weights do not match the checksum in its metadata. Name an earlier "
+            "checkpoint of the run: a folder under its checkpoints/."
         )
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{checkpoint.file} does not hold the network that its metadata names: {error}") from error
+        raise InputError(f"{checkpoint.file} does not hold the network in its metadata: {error}") from error
     return encoder
 
 
 def run_export(flags: Export) -> None:
-    """Copies an encoder to a file, and prints how other libraries load it."""
-    found, file = Checkpoint.find(flags.run), flags.file
+    """Copies the encoder of a run to a file and prints how to load it in other libraries.
+
+    InputError when the checkpoint is damaged or the file cannot be written.
+    """
+    checkpoint, file = Checkpoint.find(flags.run), flags.file
     if file.suffix != ".safetensors":
-        raise InputError(f"{file}: the file is written as safetensors; let its name end in .safetensors.")
+        raise InputError(f"{file} does not end in .safetensors, the format that export writes. Name FILE accordingly.")
     if any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents):
-        raise InputError(f"{file} would lie among the checkpoints of a run; name another place.")
-    load_encoder(found)  # a damaged one goes no further
+        raise InputError(f"{file} is inside the checkpoints of a run. Choose another folder for FILE.")
+    load_encoder(checkpoint)  # raises if the checkpoint is damaged
     with whole(file) as part:
-        shutil.copyfile(found.file, part)
-    name = found.model.backbone
+        shutil.copyfile(checkpoint.file, part)
+    name = checkpoint.model.backbone
     Console(highlight=False, soft_wrap=True).print(
-        f"{file}: {name}, width {found.model.width}, {found.model.stem} stem, step {found.step:,}.\n"
+        f"{file}: {name}, width {checkpoint.model.width}, {checkpoint.model.stem} stem, step {checkpoint.step:,}.\n"
         f"weights = safetensors.torch.load_file({str(file)!r})\n"
         f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)\n"
         f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random"
-        if (found.model.width, found.model.stem) == (64, "imagenet")
-        else f"{file}: {name} of width {found.model.width} with the {found.model.stem} stem; torchvision's names, "
-        "but not its standard shapes."
+        if (checkpoint.model.width, checkpoint.model.stem) == (64, "imagenet")
+        else f"{file}: {name} of width {checkpoint.model.width} with the {checkpoint.model.stem} stem. "
+        "The names are torchvision's; the shapes are not those of its standard network."
     )

@@ -1,6 +1,6 @@
-"""One nn.Module per method, made from its config and the number of training images: see `Objective`.
+"""One nn.Module per method, built from its config and the number of training images: see `Objective`.
 
-Banks, queues and moving averages are buffers or parameters of the module, so a checkpoint holds them.
+Banks, queues and moving averages are buffers or parameters of the module, so checkpoints include them.
 """
 
 from collections.abc import Callable
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """What the trainer asks of an nn.Module that is a training objective."""
+    """The interface of a training objective, an nn.Module, that the trainer uses."""
 
     views: "ViewSpec"
-    """What the loader must deliver."""
+    """The views that the loader must deliver."""
     accumulates: bool
-    """Whether the parts of a batch make the same objective as the batch."""
+    """Whether gradients accumulated over parts of a batch equal those of the whole batch."""
     constant_rate: tuple[str, ...]
-    """Prefixes of the parameters whose learning rate stays at its peak."""
+    """Name prefixes of the parameters whose learning rate stays at its peak."""
 
     @property
     def encoder(self) -> "Encoder":
-        """What the run keeps."""
+        """The network that the run saves."""
         ...
 
     def forward(
         self, batch: "dict[str, torch.Tensor]", progress: float
     ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
-        """A batch of the loader, progress from 0 to 1 -> loss (), logs of () tensors. The only call under autograd."""
+        """A batch of the loader, progress in [0, 1] -> loss (), logs of () tensors. The only call under autograd."""
         ...
 
     def after_step(self, progress: float) -> None:
-        """Moves the averages, after every optimiser step."""
+        """Updates moving averages and queues. Called after every optimiser step."""
         ...
 
 
 @runtime_checkable
 class Prepared(Protocol):
-    """An objective with work to do before the first step of a new run."""
+    """An objective that needs preparation before the first step of a new run."""
 
     def prepare(
         self,
@@ -57,16 +57,22 @@ class Prepared(Protocol):
         say: Callable[[str], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Runs on the first process alone; returns early, its state saved, when `stop()` is true."""
+        """Called on the first process only. Saves its state and returns early when `stop()` is true.
+
+        `say` prints one line of progress.
+        """
         ...
 
 
 def build(config: Config, samples: int) -> Any:
-    """The objective of a config, its initial weights decided by the seed alone. `samples`: images of the split."""
+    """Builds the objective of a config, on the CPU. Initial weights depend only on the seed and --init.
+
+    `samples` is the number of training images. InputError when --init or --decoder cannot be used.
+    """
     import torch
 
     module, name = config.objective.split(":")
-    with torch.random.fork_rng(devices=[]):  # all is made on the CPU; saving the states of GPUs would wake every one
+    with torch.random.fork_rng(devices=[]):  # saving the GPU states too would initialise every GPU
         torch.default_generator.manual_seed(config.seed)
         objective = getattr(import_module(module), name)(config, samples)
     return objective.to(memory_format=torch.channels_last)

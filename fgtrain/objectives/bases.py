@@ -1,11 +1,11 @@
-"""The contrastive bases, side by side. Each compares two views of a batch and hands out the features it compared, so
-that CVSA and the synthesized pairs can stand on them:
+"""The contrastive bases. Each compares two views of a batch and returns the features it compared, so CVSA and the
+synthesized pairs can build on it:
 
     compare(views (2, B, 3, S, S), progress) -> loss (), logs, online Features per view, target Features per view
 
-with no target Features where there is no target network: SimSiam and SimCLR.
+`progress` is in [0, 1]. SimSiam and SimCLR have no target network, so their list of target Features is empty.
 
-Views pass one at a time, so that batch norm sees one view of the batch, except in SimCLR: as in the published code.
+As in the published code, each view is a separate forward pass, so batch norm sees one view at a time, except in SimCLR.
 """
 
 import warnings
@@ -29,9 +29,9 @@ Compared = tuple[Tensor, Logs, list[Features], list[Features]]
 class Moco(nn.Module):
     """MoCo v2 (He et al. 2020; Chen et al. 2020): a query against its key and a queue of keys of earlier batches.
 
-    `symmetric` uses each view once as query and once as key. `maps` says that the target's features are wanted too:
-    over several processes without synchronised batch norm the keys are computed on shuffled samples, and bringing whole
-    feature maps home costs what plain MoCo need not pay.
+    `symmetric` uses each view once as query and once as key. `maps` requests the target's feature maps: across several
+    processes without synchronised batch norm the keys are computed on shuffled samples, and plain MoCo avoids the cost
+    of returning whole feature maps to their own process.
     """
 
     accumulates = True
@@ -58,12 +58,12 @@ class Moco(nn.Module):
         if size > samples:
             warnings.warn(
                 f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so every image is its "
-                "own negative; --moco.queue auto avoids that",
+                "own negative; use --moco.queue auto to avoid this",
                 stacklevel=2,
             )
         self.register_buffer("queue", F.normalize(torch.randn(size, moco.dim), dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
-        self.arrived: list[Tensor] = []  # keys of all processes since the last step
+        self.new_keys: list[Tensor] = []  # keys of all processes since the last step
 
     def compare(self, views: Tensor, progress: float) -> Compared:
         queries, keys = (views, views) if self.symmetric else (views[:1], views[1:])
@@ -73,15 +73,15 @@ class Moco(nn.Module):
         pairs = zip(q, reversed(k))  # view 0 against view 1, and view 1 against view 0 when symmetric
         loss = torch.stack([info_nce(a, b, self.queue, self.tau) for a, b in pairs]).mean()
         if self.training:
-            self.arrived += [parallel.gather(key) for key in k]
+            self.new_keys += [parallel.gather(key) for key in k]
         return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, list(target)
 
     @torch.no_grad()
     def key(self, view: Tensor, progress: float) -> tuple[Features, Tensor]:
-        """(B, 3, S, S) -> its target Features and unit key (B, d).
+        """(B, 3, S, S) -> target Features and unit keys (B, d).
 
-        Keys must not share their batch statistics with their queries (He et al. 2020, section 3.3), so over several
-        processes their samples are shuffled, unless batch norm is synchronised: then all samples share them.
+        Keys must not share batch statistics with their queries (He et al. 2020, section 3.3), so samples are shuffled
+        across processes. Synchronised batch norm computes statistics over all samples, so no shuffle is needed.
         """
         if parallel.world_size() == 1 or isinstance(self.target_encoder.bn1, nn.SyncBatchNorm):
             features = self.target_encoder(view)
@@ -90,28 +90,29 @@ class Moco(nn.Module):
         shuffled, order = parallel.shuffle(view, generator)
         features = self.target_encoder(shuffled)
         key = unit(self.target_projector(features.pooled))
-        home = [parallel.unshuffle(x, order) if self.maps else x[:0] for x in features]
-        return Features(*home), parallel.unshuffle(key, order)
+        own = [parallel.unshuffle(x, order) if self.maps else x[:0] for x in features]
+        return Features(*own), parallel.unshuffle(key, order)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """(N, d): the newest keys take the place of the oldest."""
+        """Replaces the oldest keys of the queue by `keys` (N, d)."""
         keys = keys[-len(self.queue) :]
-        place = (self.cursor + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[place] = keys
+        rows = (self.cursor + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[rows] = keys
         self.cursor.copy_((self.cursor + len(keys)) % len(self.queue))
 
     def momentum(self, progress: float) -> float:
         return self.ema
 
     def after_step(self, progress: float) -> None:
-        """The keys of the whole batch enter only now, so its parts see the same negatives when gradients accumulate."""
-        if self.arrived:
-            self.enqueue(torch.cat(self.arrived).to(self.queue.dtype))
-            self.arrived = []
+        """Updates the queue and the target. Adding the keys only now gives all parts of an accumulated batch the same
+        negatives."""
+        if self.new_keys:
+            self.enqueue(torch.cat(self.new_keys).to(self.queue.dtype))
+            self.new_keys = []
         move_towards(self.target_encoder, self.encoder, self.momentum(progress))
         move_towards(self.target_projector, self.projector, self.momentum(progress))
 
@@ -119,8 +120,8 @@ class Moco(nn.Module):
 class Simsiam(nn.Module):
     """SimSiam (Chen & He 2021): each view predicts the other's projection, through which no gradient flows.
 
-    Projector: three layers, the last one normalised too, without weights of its own. Predictor: a bottleneck, trained
-    at a constant rate. The target is the network itself.
+    Projector: three layers; the last batch norm has no affine weights. Predictor: a bottleneck, trained at a constant
+    rate. The target is the online network itself.
     """
 
     accumulates = True
@@ -149,7 +150,7 @@ class Simsiam(nn.Module):
         return self.compare(batch["views"], progress)[:2]
 
     def after_step(self, progress: float) -> None:
-        """Nothing moves beside the weights."""
+        """No extra state to update."""
 
 
 class Byol(nn.Module):
@@ -190,10 +191,10 @@ class Byol(nn.Module):
 
 
 class Simclr(nn.Module):
-    """SimCLR (Chen et al. 2020): each view against all others of the batch, over all processes. Both views pass as one
-    batch. Parts of a batch would have fewer negatives than the batch, so gradients cannot accumulate.
+    """SimCLR (Chen et al. 2020): each view against all others of the batch, across all processes. Both views form one
+    forward pass. Parts of a batch have fewer negatives than the batch, so gradients cannot accumulate.
 
-    The head is that of the paper's text; the authors' code has one more batch norm, behind its last layer.
+    The head follows the paper's text; the authors' code adds a batch norm after the last layer.
     """
 
     accumulates = False
@@ -210,8 +211,7 @@ class Simclr(nn.Module):
         b = views.shape[1]
         features = self.encoder(views.flatten(0, 1))
         z = unit(self.projector(features.pooled))  # (2 B, d)
-        # This process's rows are its anchors; averaging the gradients over the processes makes the loss of the whole
-        # batch of them.
+        # The anchors are this process's rows. Averaging gradients over processes gives the gradient of the whole batch.
         z_1, z_2 = (parallel.gather_with_grad(half) for half in z.split(b))  # (N, d)
         loss = nt_xent(z_1, z_2, self.tau, slice(parallel.rank() * b, (parallel.rank() + 1) * b))
         online = [Features(*halves) for halves in zip(*(x.split(b) for x in features))]
@@ -221,4 +221,4 @@ class Simclr(nn.Module):
         return self.compare(batch["views"], progress)[:2]
 
     def after_step(self, progress: float) -> None:
-        """Nothing moves beside the weights."""
+        """No extra state to update."""

@@ -1,4 +1,4 @@
-"""Cross-view saliency alignment (Wu et al., BMVC 2022): a contrastive base and an alignment on the same features."""
+"""Cross-view saliency alignment (Wu et al., BMVC 2022): a contrastive base plus an alignment loss on its features."""
 
 from dataclasses import replace
 

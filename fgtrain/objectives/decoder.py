@@ -1,6 +1,6 @@
-"""The decoder of the synthesized pairs, and its warm-up before the training (Wang et al. 2024, sections 3.2 and B.2).
+"""The decoder of synthesized pairs and its warm-up before training (Wang et al. 2024, sections 3.2 and B.2).
 
-Ours, where the paper is silent: the layout, and group norm, so that an image depends on its own vector alone.
+The paper does not specify the layers. Ours mirror a ResNet, with group norm so an image depends only on its own vector.
 """
 
 import io
@@ -32,15 +32,16 @@ from .losses import wide
 
 FILE, UNFINISHED = "decoder.safetensors", "decoder-warmup.pt"
 SAVE_SECONDS = 60.0
-"""A warm-up that is killed loses at most the epoch under way and this much before it; a stopped one nothing."""
+"""Least time between saves. A killed warm-up loses at most this and the current epoch; a stopped one nothing."""
 
 
 class Decoder(nn.Module):
-    """(B, n) -> (B, 3, S, S) normalised: a ResNet run backwards.
+    """(B, dim) features -> (B, 3, size, size) float32 normalised image: a mirrored ResNet.
 
-    A linear layer makes maps of S / 32; four stages of `depth` residual blocks, nearest x2 and a convolution halve the
-    channels from 8 * width to width / 2; a last x2 and a convolution make RGB, without an activation. Width 64 and
-    depth 2 mirror a ResNet-18: 27.0 M parameters from 2048 features to 224 px.
+    A linear layer creates maps of side size / 32. Each of four stages has `depth` residual blocks, nearest x2
+    upsampling and a convolution that halves the channels, from 8 * width to width / 2. A last x2 upsampling and a
+    convolution produce RGB, without an activation. `size` is a multiple of 32 and `width` is even. Width 64 and depth 2
+    mirror a ResNet-18: 27.0 M parameters for 2048 features and 224 px.
     """
 
     def __init__(self, dim: int, size: int, width: int, depth: int):
@@ -62,40 +63,44 @@ class Decoder(nn.Module):
         return wide(self.rgb(self.stages(self.widen(maps))))
 
     def save(self, file: Path) -> None:
+        """Writes the weights as safetensors, with the shape as metadata. InputError when the file cannot be written."""
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         write_bytes(file, save(weights, metadata={"fgtrain_decoder": json.dumps(self.shape, sort_keys=True)}))
 
     def check(self, file: Path) -> None:
-        """InputError unless the file is a decoder of this shape."""
+        """Raises InputError unless the file is a decoder of this shape. Reads only its header."""
         if not file.is_file():
             raise InputError(f"--decoder {file} does not exist; name the {FILE} of a run of synth-pair.")
         try:
             with safe_open(file, "pt") as weights:
-                found = json.loads((weights.metadata() or {})["fgtrain_decoder"])
+                shape = json.loads((weights.metadata() or {})["fgtrain_decoder"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
-                f"--decoder {file} is no decoder of fgtrain ({type(error).__name__}: {error}); name the {FILE} of a "
+                f"--decoder {file} is not a decoder of fgtrain ({type(error).__name__}: {error}); name the {FILE} of a "
                 "run of synth-pair."
             ) from error
-        if found != self.shape:
+        if shape != self.shape:
             flags = {"dim": "the encoder's features", "size": "--views.size"}
-            differ = [
-                f"{flags.get(k, '--reconstruct.' + k)}: {found.get(k)} in the file, {v} here"
+            differences = [
+                f"{flags.get(k, '--reconstruct.' + k)}: {shape.get(k)} in the file, {v} here"
                 for k, v in self.shape.items()
-                if found.get(k) != v
+                if shape.get(k) != v
             ]
             raise InputError(
-                f"--decoder {file} has another shape.\n  " + "\n  ".join(differ) + "\nSet them alike, or leave out "
-                f"--decoder {shlex.quote(str(file))} and let the run warm up its own."
+                f"--decoder {file} has another shape.\n  "
+                + "\n  ".join(differences)
+                + "\nChange these flags to match, or "
+                f"omit --decoder {shlex.quote(str(file))} to warm up a new decoder."
             )
 
     def load(self, file: Path) -> None:
+        """Loads the weights of `file`. InputError unless it is a decoder of this shape."""
         self.check(file)
         self.load_state_dict(load_file(file))
 
 
 class Block(nn.Module):
-    """(B, C, H, W) -> the same: torchvision's BasicBlock with group norm."""
+    """(B, C, H, W) -> (B, C, H, W): torchvision's BasicBlock with group norm."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -106,7 +111,7 @@ class Block(nn.Module):
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Convolution - group norm of at most 8 groups - ReLU."""
+    """Convolution - group norm of at most 8 groups - ReLU, without a change of height and width."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
         nn.GroupNorm(math.gcd(8, outputs), outputs),
@@ -124,12 +129,13 @@ def warm_up(
     say: Callable[[str], None],
     stop: Callable[[], bool],
 ) -> bool:
-    """Trains the decoder alone on plain images: MSE on normalised pixels, Adam at a constant rate. False when `stop()`
-    ended it; the next call goes on behind its last step.
+    """Trains only the decoder, on plain images: MSE on normalised pixels, Adam at a constant rate.
 
-    The encoder is frozen; its batch norm takes the statistics of the batch, as in the training that follows. What runs
-    is a copy: its own running statistics must not move, and synchronised ones would wait for processes that do not take
-    part.
+    Returns True when complete. Returns False when `stop()` ended it; the next call resumes after its last step.
+
+    The encoder is frozen; its batch norm uses the statistics of the batch, as in the training that follows. The warm-up
+    runs a copy of it: the running statistics of the original must not change, and synchronised batch norm would wait
+    for processes that take no part in the warm-up.
     """
     settings, unfinished = config.reconstruct, run.path / UNFINISHED
     with torch.random.fork_rng(devices=[]):
@@ -156,12 +162,11 @@ def warm_up(
         decoder.load_state_dict(state["decoder"])
         optimizer.load_state_dict(state["optimizer"])
         loader.load_state_dict(state["loader"])
-    say(
-        f"Decoder warm-up: {counted(settings.epochs, 'epoch')}" + (f", continued behind epoch {epoch}" if epoch else "")
-    )
-    saved = time.perf_counter()
+    resumed = f", resumed after epoch {epoch}" if epoch else ""
+    say(f"Decoder warm-up: {counted(settings.epochs, 'epoch')}{resumed}")
+    last_save = time.perf_counter()
 
-    def keep() -> None:
+    def save_state() -> None:
         state = {"epoch": epoch, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
         content = io.BytesIO()
         torch.save({**state, "loader": loader.state_dict()}, content)
@@ -180,17 +185,22 @@ def warm_up(
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
-                if stop() and loader.state_dict()["batch"] > 0:  # at an epoch's end it stands at the next one's start
-                    keep()
+                if (
+                    stop() and loader.state_dict()["batch"] > 0
+                ):  # at the end of an epoch the loader is at the start of the next
+                    save_state()
                     return False
             epoch += 1
             error = torch.stack(losses).mean().item()
             if not math.isfinite(error):
-                raise InputError(f"The decoder's loss became {error} in warm-up epoch {epoch}; lower --reconstruct.lr.")
+                raise InputError(
+                    f"The decoder's loss became {error} in warm-up epoch {epoch}. Lower --reconstruct.lr, now "
+                    f"{settings.lr:g}."
+                )
             say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}")
-            if epoch < settings.epochs and (stop() or time.perf_counter() - saved >= SAVE_SECONDS):
-                keep()
-                saved = time.perf_counter()
+            if epoch < settings.epochs and (stop() or time.perf_counter() - last_save >= SAVE_SECONDS):
+                save_state()
+                last_save = time.perf_counter()
             if stop():
                 break
     return epoch == settings.epochs

@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors. All arithmetic is float32 or wider, also under autocast."""
+"""Losses as pure functions of tensors. All arithmetic is in float32 or wider, even under autocast."""
 
 from typing import Literal
 
@@ -30,8 +30,8 @@ def nt_xent(
 ) -> Tensor:
     """(N, d), (N, d) unit rows -> (). SimCLR Eq. 1 (Chen et al. 2020), mean over both views of the samples in `rows`.
 
-    The denominator of an anchor holds all 2N rows but itself; paper leaves the positive out of it too, as Eq. 1 and 7
-    of Wang et al. 2024 are written.
+    The denominator of an anchor covers all 2N rows except the anchor; `paper` also excludes the positive, as written in
+    Eq. 1 and 7 of Wang et al. 2024.
     """
     both = torch.cat([wide(a), wide(b)])
     first = torch.arange(len(a), device=a.device)[rows]
@@ -43,7 +43,7 @@ def nt_xent(
 
 
 def attention(p_q: Tensor, h_k: Tensor, normalize: str, scale: float) -> Tensor:
-    """(B, d, H, W), (B, d, H, W) -> (B, HW of q, HW of k). CVSA Eq. 3; `normalize` none | cosine."""
+    """(B, d, H, W), (B, d, H, W) -> (B, HW of q, HW of k). CVSA Eq. 3. `normalize` is none, or cosine times `scale`."""
     p, h = wide(p_q).flatten(2), wide(h_k).flatten(2)  # (B, d, HW)
     if normalize == "cosine":
         p, h = F.normalize(p, dim=1) * scale, F.normalize(h, dim=1)
@@ -54,8 +54,8 @@ def attention(p_q: Tensor, h_k: Tensor, normalize: str, scale: float) -> Tensor:
 def alignment(attention_qk: Tensor, mask_q: Tensor, shape: tuple[int, int], reduction: str) -> Tensor:
     """(B, HW, HW), (B, 1, S, S) in [0, 1] -> (). One half of CVSA Eq. 5: || delta(M_q) - C_qk ||^2.
 
-    C_qk is Eq. 4; the sigmoid is monotone, so it is taken after the maximum. `reduction` over the positions is mean or
-    sum; over the batch it is always the mean.
+    C_qk is Eq. 4; the sigmoid is monotone, so it is applied after the maximum. `shape` is (H, W) of q. `reduction` over
+    positions is mean or sum; the result is the mean over the batch.
     """
     correspondence = attention_qk.amax(2).sigmoid()  # (B, HW)
     target = F.interpolate(wide(mask_q), shape, mode="bilinear", antialias=True).flatten(1)
@@ -64,10 +64,10 @@ def alignment(attention_qk: Tensor, mask_q: Tensor, shape: tuple[int, int], redu
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """(B, n) -> (). Spread of the unit rows, as a share of what independent directions would have: 1 spread, 0
-    collapsed (the measure of SimSiam, Chen & He 2021, section 4.1)."""
-    unit = F.normalize(wide(features.detach()), dim=1)
-    return unit.std(0, correction=0).mean() * features.shape[1] ** 0.5
+    """(B, n) -> (). Standard deviation of the unit rows times sqrt(n): 1 for independent directions, 0 when collapsed
+    (Chen & He 2021, section 4.1)."""
+    rows = F.normalize(wide(features.detach()), dim=1)
+    return rows.std(0, correction=0).mean() * features.shape[1] ** 0.5
 
 
 def unit(x: Tensor) -> Tensor:
@@ -76,5 +76,5 @@ def unit(x: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """Half precision to float32; the rest as it is."""
+    """Converts float16 and bfloat16 to float32; other dtypes are unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,5 +1,5 @@
-"""Synthesized pairs (Wang et al., ECCV 2024) on MoCo v2 or SimSiam: a decoder paints an image from its features, once
-as they are and once with noise where they matter little, and the encoder learns to see the two as one."""
+"""Synthesized pairs (Wang et al., ECCV 2024) on MoCo v2 or SimSiam. A decoder reconstructs an image from its features,
+once unchanged and once with noise in the features that matter least; the two reconstructions are a positive pair."""
 
 import warnings
 from collections.abc import Callable
@@ -24,8 +24,8 @@ from .losses import nt_xent, unit, wide
 class SynthPair(nn.Module):
     """L = L_C + alpha * L_R + nu * L_Cp (Eq. 8). Negatives come from the batch, so gradients cannot accumulate.
 
-    Ours, where the paper is silent: the temperature; that decoded images leave the running statistics of batch norm
-    alone (pair.statistics); the division of the bank (pair.bank_normalize).
+    The paper does not specify the temperature, the batch-norm statistics of decoded images (pair.statistics) or the
+    normalisation of the bank (pair.bank_normalize); these are our choices.
     """
 
     accumulates = False
@@ -40,14 +40,14 @@ class SynthPair(nn.Module):
         self.constant_rate = tuple(f"base.{prefix}" for prefix in self.base.constant_rate)
         n = self.base.encoder.dim
         self.decoder = decoder.Decoder(n, config.views.size, config.reconstruct.width, config.reconstruct.depth)
-        if config.decoder is not None and not config.machine.resume:  # a run that goes on has its own copy
+        if config.decoder is not None and not config.machine.resume:  # a resumed run has its own copy
             self.decoder.check(config.decoder)
         self.register_buffer("bank", torch.zeros(config.pair.bank, n))
         self.register_buffer("stored", torch.zeros((), dtype=torch.long))
         if config.pair.bank_normalize == "l2" and config.pair.kappa > 1 / config.pair.bank:
             warnings.warn(
                 f"--pair.bank-normalize l2 makes every variance at most 1 / {config.pair.bank}, below --pair.kappa "
-                f"{config.pair.kappa:g}: every dimension will take low-variance noise",
+                f"{config.pair.kappa:g}: every dimension will receive low-variance noise",
                 stacklevel=2,
             )
 
@@ -63,18 +63,17 @@ class SynthPair(nn.Module):
         say: Callable[[str], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Gives the decoder its weights before the first step: this run's own, those of --decoder, or a warm-up's.
+        """Sets the decoder's weights before the first step: from this run, from --decoder, or by a warm-up.
 
-        Whichever it was, they are then in the run as decoder.safetensors; a warm-up that `stop()` ended goes on next
-        time.
+        Afterwards the run contains them as decoder.safetensors. A warm-up that `stop()` ended resumes on the next call.
         """
-        file, config, given = run.path / decoder.FILE, self.config, (run, shards, device, say, stop)
+        file, config, arguments = run.path / decoder.FILE, self.config, (run, shards, device, say, stop)
         if file.is_file():
             self.decoder.load(file)
         elif config.decoder is not None:
             self.decoder.load(config.decoder)
             self.decoder.save(file)
-        elif config.reconstruct.epochs and decoder.warm_up(self.decoder, self.encoder, config, *given):
+        elif config.reconstruct.epochs and decoder.warm_up(self.decoder, self.encoder, config, *arguments):
             self.decoder.save(file)
             (run.path / decoder.UNFINISHED).unlink(missing_ok=True)
 
@@ -89,45 +88,47 @@ class SynthPair(nn.Module):
         if self.training:
             self.remember(v.detach())
         if pair.nu > 0:
-            v_p, seen = self.perturb(v.detach(), views[1], online[1].pooled if len(online) > 1 else None)
+            v_p, measured = self.perturb(v.detach(), views[1], online[1].pooled if len(online) > 1 else None)
             with torch.no_grad():
                 x_p = self.decoder(v_p)
-            likeness = self.compare(x_hat.detach(), x_p)  # L_Cp
-            loss = loss + pair.nu * likeness
-            logs |= {"pair": likeness.detach(), **seen}
+            similarity_loss = self.compare(x_hat.detach(), x_p)  # L_Cp
+            loss = loss + pair.nu * similarity_loss
+            logs |= {"pair": similarity_loss.detach(), **measured}
         return loss, logs
 
     @torch.no_grad()
     def remember(self, v: Tensor) -> None:
-        """(B, n): the newest batch, of all processes, takes the place of the oldest."""
+        """Replaces the oldest rows of the bank by the features `v` (B, n) of all processes."""
         size, rows = len(self.bank), parallel.gather(v)
-        place = (self.stored + torch.arange(len(rows), device=v.device)[-size:]) % size
-        self.bank[place] = rows[-size:]
+        slots = (self.stored + torch.arange(len(rows), device=v.device)[-size:]) % size
+        self.bank[slots] = rows[-size:]
         self.stored += len(rows)
 
     @torch.no_grad()
     def perturb(self, v: Tensor, view: Tensor, v_2: Tensor | None = None) -> tuple[Tensor, Logs]:
-        """v (B, n), x'' (B, 3, S, S), f(x'') (B, n) where it is known -> v_p (B, n), logs. Draws from torch's generator
-        of the device, which checkpoints hold."""
-        pair, seen, v_p = self.pair, {}, v
+        """v (B, n), x'' (B, 3, S, S), f(x'') (B, n) if already computed -> v_p (B, n), logs.
+
+        Draws from the device's torch generator, which checkpoints include.
+        """
+        pair, logs, v_p = self.pair, {}, v
         if pair.perturb == "random":
             v_p = v_p + pair.eps_gradcam * torch.randn_like(v)
         if pair.perturb in ("both", "gradcam"):
             eta = self.score(v, view, v_2)
             v_p = v_p + pair.eps_gradcam * (1 - min_max(eta)) * torch.randn_like(v)  # Eq. 5
-            seen["eta_zero"] = (eta == 0).float().mean()
+            logs["eta_zero"] = (eta == 0).float().mean()
         if pair.perturb in ("both", "low-variance"):
             s = variance(self.bank, self.stored, pair.bank_normalize)  # (n,)
             v_p = v_p + pair.eps_variance * (1 - min_max(s)) * (s < pair.kappa) * torch.randn_like(v)  # Eq. 6
-            seen["selected"] = (s < pair.kappa).float().mean()
-        seen["noise"] = (v_p - v).norm() / v.norm().clamp(min=1e-12)
-        return v_p, seen
+            logs["selected"] = (s < pair.kappa).float().mean()
+        logs["noise"] = (v_p - v).norm() / v.norm().clamp(min=1e-12)
+        return v_p, logs
 
     def score(self, v: Tensor, view: Tensor, v_2: Tensor | None = None) -> Tensor:
-        """v (B, n), x'' (B, 3, S, S), f(x'') (B, n) where it is known -> eta = ReLU(d l_c / d v * v) (B, n), Eq. 3.
+        """v (B, n), x'' (B, 3, S, S), f(x'') (B, n) if already computed -> eta = ReLU(d l_c / d v * v) (B, n), Eq. 3.
 
-        l_c compares g(v) and g(f(x'')). Leaves no gradient and no trace in batch norm. The head runs in float32, or
-        half precision would round small gradients to the zeros that Eq. 3 counts.
+        l_c compares g(v) and g(f(x'')). Accumulates no gradient and does not update batch norm. The head runs in
+        float32, because half precision would round small gradients to zero, which Eq. 3 treats as least important.
         """
         encoder, head = self.encoder, self.base.projector
         with hold_statistics(encoder, head), torch.no_grad():
@@ -136,17 +137,18 @@ class SynthPair(nn.Module):
                 z_2 = parallel.gather(unit(head(other.to(v.dtype))))
                 with torch.enable_grad():
                     leaf = v.detach().requires_grad_()
-                    l_c = nt_xent(among_all(unit(head(leaf))), z_2, self.pair.tau, denominator=self.pair.denominator)
+                    z = concatenate_ranks(unit(head(leaf)))
+                    l_c = nt_xent(z, z_2, self.pair.tau, denominator=self.pair.denominator)
                     (slope,) = torch.autograd.grad(l_c, leaf)
         return F.relu(slope * v)
 
     def compare(self, x_hat: Tensor, x_p: Tensor) -> Tensor:
-        """(B, 3, S, S), (B, 3, S, S) -> (). L_Cp, Eq. 7: each image against all decoded ones of all processes."""
+        """(B, 3, S, S), (B, 3, S, S) -> (). L_Cp, Eq. 7: each image against all decoded images of all processes."""
         b, networks = len(x_hat), (self.encoder, self.base.projector)
         with hold_statistics(*networks) if self.pair.statistics == "real" else nullcontext():
             z_hat, z_p = (unit(self.base.projector(self.encoder(x).pooled)) for x in (x_hat, x_p))
         z_hat, z_p = parallel.gather_with_grad(z_hat), parallel.gather_with_grad(z_p)
-        own = slice(parallel.rank() * b, (parallel.rank() + 1) * b)  # gradients are averaged over the processes
+        own = slice(parallel.rank() * b, (parallel.rank() + 1) * b)  # gradients are averaged over processes
         return nt_xent(z_hat, z_p, self.pair.tau, own, self.pair.denominator)
 
     def after_step(self, progress: float) -> None:
@@ -154,14 +156,14 @@ class SynthPair(nn.Module):
 
 
 def variance(bank: Tensor, stored: Tensor, normalize: str) -> Tensor:
-    """(D, n) of which the first `stored` () rows are filled -> (n,). Variance of each dimension, divided as
-    `normalize` says: by its mean square (rms), its sum of squares (l2), or by one (none).
+    """(D, n) bank whose first `stored` () rows are filled -> (n,). Variance of each dimension, divided by its mean
+    square (`normalize` rms), by its sum of squares (l2), or by one (none).
 
-    With rms it is 1 - mean^2 / mean square. A dimension that is always zero is constant: 0.
+    With rms the result is 1 - mean^2 / mean square. For a dimension that is always zero it is 0.
     """
     count = stored.clamp(1, len(bank))
     filled = torch.arange(len(bank), device=bank.device)[:, None] < count
-    mean = bank.sum(0) / count  # rows that are not filled are zero
+    mean = bank.sum(0) / count  # unfilled rows are zero
     s = ((bank - mean).square() * filled).sum(0) / count
     if normalize == "none":
         return s
@@ -170,12 +172,12 @@ def variance(bank: Tensor, stored: Tensor, normalize: str) -> Tensor:
 
 
 def min_max(x: Tensor) -> Tensor:
-    """(..., n) -> (..., n) in [0, 1]: Eq. 4, over the last axis; 0 where all are equal."""
+    """(..., n) -> (..., n) in [0, 1]: Eq. 4, over the last axis; 0 where all values are equal."""
     low, high = x.aminmax(dim=-1, keepdim=True)
     return (x - low) / (high - low).where(high > low, 1)
 
 
-def among_all(z: Tensor) -> Tensor:
-    """(b, d) -> (world * b, d) by rank; a gradient flows only to this process's own rows, and needs no other."""
+def concatenate_ranks(z: Tensor) -> Tensor:
+    """(b, d) -> (world * b, d), ordered by rank. Gradients reach only this process's rows, without communication."""
     start, rows = parallel.rank() * len(z), parallel.gather(z.detach())
     return torch.cat([rows[:start], z, rows[start + len(z) :]])

@@ -1,4 +1,4 @@
-"""Encoder, heads and moving averages."""
+"""The encoder against torchvision's networks, and the moving average against steps by hand."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_narrow_encoder_and_small_stem(name, dim: int):
 
 
 def test_moving_average_matches_steps_by_hand():
-    online, expected = nn.Linear(3, 2), []
+    online = nn.Linear(3, 2)
     target = frozen_copy(online)
     by_hand = [p.detach().clone() for p in online.parameters()]
     for momentum in (0.9, 0.99, 0.5):

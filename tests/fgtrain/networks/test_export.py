@@ -1,4 +1,4 @@
-"""An exported encoder in the libraries that would use it: every weight of theirs is found in the file."""
+"""Other libraries load an exported encoder with no key missing, and compute the same features."""
 
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from fgtrain.settings.common import Model
 
 @pytest.fixture(scope="module", params=["resnet18", "resnet50"])
 def exported(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Encoder, dict[str, torch.Tensor]]:
-    """Backbone, the encoder of a run, and the file that `fgtrain export` made of it."""
+    """Backbone, encoder of a run, weights in the file that `fgtrain export` wrote."""
     folder, network = tmp_path_factory.mktemp("export"), Encoder(Model(request.param))
-    network(torch.rand(2, 3, 64, 64))  # statistics other than a fresh network's
+    network(torch.rand(2, 3, 64, 64))  # changes the running statistics from their initial values
     about = {"backbone": request.param, "width": "64", "stem": "imagenet", "size": "224", "step": "1", "method": "byol"}
     checkpoint = RunDir(folder / "run").save_checkpoint(1, network, about, {}, keep=1)
     assert cli.main(["export", str(checkpoint), str(folder / "new" / "encoder.safetensors")]) == 0
@@ -34,7 +34,7 @@ def assert_same(theirs: nn.Module, ours: Encoder) -> None:
         torch.testing.assert_close(theirs.eval()(x).flatten(1), ours(x).pooled, rtol=1e-4, atol=1e-5)  # layouts differ
 
 
-def test_torchvision_loads_it_with_nothing_missing(exported):
+def test_torchvision_loads_it_with_only_fc_missing(exported):
     backbone, ours, weights = exported
     network = torchvision.models.get_model(backbone)
     assert network.load_state_dict(weights, strict=False).missing_keys == ["fc.weight", "fc.bias"]
@@ -52,32 +52,34 @@ def test_timm_loads_it_strictly(exported):
     assert_same(network, ours)
 
 
-def test_backbone_of_lightlys_examples_takes_it(exported):
-    """They cut torchvision's network into an nn.Sequential of its children, whose names are numbers."""
+def test_backbone_of_lightlys_examples_loads_it(exported):
+    """Their backbone is an nn.Sequential of the children of torchvision's network, named by numbers."""
     modules = pytest.importorskip("lightly.models.modules")
-    backbone, ours, weights = exported
-    network = torchvision.models.get_model(backbone)
+    name, ours, weights = exported
+    network = torchvision.models.get_model(name)
     network.fc = nn.Identity()
     network.load_state_dict(weights)
-    cut = nn.Sequential(*list(network.children())[:-1])
-    assert_same(cut, ours)
+    backbone = nn.Sequential(*list(network.children())[:-1])
+    assert_same(backbone, ours)
     head = modules.SimCLRProjectionHead(ours.dim, 64, 32)
-    assert head(cut(torch.rand(2, 3, 64, 64)).flatten(1)).shape == (2, 32)
+    assert head(backbone(torch.rand(2, 3, 64, 64)).flatten(1)).shape == (2, 32)
 
 
-def test_a_changed_bit_and_a_place_among_checkpoints_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_export_refuses_damaged_weights_and_a_target_among_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     network = Encoder(Model(width=8))
     about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "1", "method": "byol"}
     folder = RunDir(tmp_path).save_checkpoint(1, network, about, {}, keep=1)
     (tmp_path / "config.json").write_text("{}")
     file = folder / "encoder.safetensors"
     assert cli.main(["export", str(file), str(file)]) == 2
-    assert "would lie among the checkpoints of a run" in capsys.readouterr().err
+    assert "inside the checkpoints of a run" in capsys.readouterr().err
     assert cli.main(["export", str(file), str(tmp_path / "checkpoints" / "x.safetensors")]) == 2
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(InputError, match=r"encoder\.safetensors is damaged: its weights have another checksum"):
+    with pytest.raises(InputError, match=r"encoder\.safetensors is damaged.*checksum.*earlier checkpoint"):
         load_encoder(Checkpoint.find(file))
     assert cli.main(["export", str(file), str(tmp_path / "out.safetensors")]) == 2
     assert not (tmp_path / "out.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Initial weights: checkpoints as each project writes them, made here on the fly, and stages that stay as they were."""
+"""Initial weights from synthetic checkpoints in the layout of each project, and frozen stages."""
 
 import hashlib
 import threading
@@ -25,13 +25,13 @@ from fgtrain.settings.common import Config, Model
 NARROW = Model(width=8)
 
 
-def asked(init: str | Path, model: Model = NARROW, **more) -> Config:
+def config_with(init: str | Path, model: Model = NARROW, **more) -> Config:
     return methods.ByolConfig(model=model, init=str(init), **more)
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, torch.Tensor]:
-    """A narrow ResNet-18 as some other project trained it: every value differs from a fresh one."""
+    """Weights of a narrow ResNet-18; every value differs from a new network's."""
     torch.manual_seed(5)
     network = Encoder(NARROW)
     for name, value in network.state_dict().items():
@@ -44,7 +44,7 @@ def under(prefix: str, weights: dict[str, torch.Tensor], shift: float = 0.0) -> 
 
 
 def numbered(prefix: str, weights: dict[str, torch.Tensor], numbers: list[int]) -> dict[str, torch.Tensor]:
-    """As nn.Sequential stores a ResNet's children; `numbers` of conv1, bn1 and layer1 to layer4."""
+    """The names in an nn.Sequential of a ResNet's children; `numbers` are those of conv1, bn1 and layer1 to layer4."""
     rename = dict(zip(("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), numbers))
     split = {k: k.partition(".") for k in weights}
     return {f"{prefix}{rename[a]}.{b}": weights[k] for k, (a, _, b) in split.items()}
@@ -105,7 +105,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_checkpoint_of_another_project_loads(layout: str, weights: dict, tmp_path: Path):
     torch.save(LAYOUTS[layout](weights), tmp_path / "other.pth")
-    encoder = initial.encoder(asked(tmp_path / "other.pth"))
+    encoder = initial.encoder(config_with(tmp_path / "other.pth"))
     ours = encoder.state_dict()
     assert [k for k, v in weights.items() if "num_batches" not in k and not torch.equal(ours[k], v)] == []
     assert f"{tmp_path / 'other.pth'}" in encoder.origin
@@ -119,125 +119,126 @@ def test_networks_of_torchvision_and_timm_load(backbone: str, tmp_path: Path):
     for maker in (torchvision.models.get_model, timm.create_model):
         network = maker(backbone)
         save_file(network.state_dict(), tmp_path / "model.safetensors")
-        encoder = initial.encoder(asked(tmp_path / "model.safetensors", Model(backbone)))  # pyright: ignore[reportArgumentType]
+        encoder = initial.encoder(config_with(tmp_path / "model.safetensors", Model(backbone)))  # pyright: ignore[reportArgumentType]
         assert all(torch.equal(v, network.state_dict()[k]) for k, v in encoder.state_dict().items())
-        assert "left out: fc.bias, fc.weight" in encoder.origin
+        assert "ignored: fc.bias, fc.weight" in encoder.origin
 
 
-def test_the_online_network_wins_where_the_file_sorts_its_names(weights: dict, tmp_path: Path):
+def test_online_network_is_preferred_when_the_average_comes_first(weights: dict, tmp_path: Path):
     both = {**under("encoder_k.", weights, 1.0), **under("encoder_q.", weights)}
     save_file({k: v.clone() for k, v in both.items()}, tmp_path / "a.safetensors")
-    assert "under 'encoder_q.'" in initial.encoder(asked(tmp_path / "a.safetensors")).origin
+    assert "under 'encoder_q.'" in initial.encoder(config_with(tmp_path / "a.safetensors")).origin
 
 
-def test_our_own_run_folder_and_file_load(weights: dict, tmp_path: Path):
+def test_run_folder_checkpoint_folder_and_encoder_file_load(weights: dict, tmp_path: Path):
     run, network = RunDir(tmp_path / "run"), Encoder(NARROW)
     network.load_state_dict(weights)
     about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "7", "method": "byol"}
     folder = run.save_checkpoint(7, network, about, {}, keep=1)
     write_json(run.config_path, {"method": "byol"})
     for source in (run.path, folder, folder / "encoder.safetensors"):
-        assert torch.equal(initial.encoder(asked(source)).conv1.weight, weights["conv1.weight"])
+        assert torch.equal(initial.encoder(config_with(source)).conv1.weight, weights["conv1.weight"])
 
 
-def test_what_does_not_match_is_said(weights: dict, tmp_path: Path):
-    holed = {k: v for k, v in weights.items() if k != "layer4.1.bn2.bias"}
-    holed["layer3.1.bn2.bias"] = torch.zeros(5)
-    torch.save({**under("net.", holed), "net.extra": torch.zeros(1), "head": torch.zeros(1)}, tmp_path / "a.pth")
-    origin = initial.encoder(asked(tmp_path / "a.pth")).origin
+def test_mismatches_are_reported(weights: dict, tmp_path: Path):
+    incomplete = {k: v for k, v in weights.items() if k != "layer4.1.bn2.bias"}
+    incomplete["layer3.1.bn2.bias"] = torch.zeros(5)
+    torch.save({**under("net.", incomplete), "net.extra": torch.zeros(1), "head": torch.zeros(1)}, tmp_path / "a.pth")
+    origin = initial.encoder(config_with(tmp_path / "a.pth")).origin
     assert "under 'net.'" in origin
-    assert "not in it, random here: layer4.1.bn2.bias" in origin
-    assert "another shape, random here: layer3.1.bn2.bias (5,) here (32,)" in origin
-    assert "not of the encoder, left out: extra" in origin
-    assert "outside that prefix, left out: 1 tensors" in origin
+    assert "missing, random here: layer4.1.bn2.bias" in origin
+    assert "different shape, random here: layer3.1.bn2.bias (5,), here (32,)" in origin
+    assert "ignored: extra" in origin
+    assert "outside that prefix, ignored: 1 tensors" in origin
 
 
 def test_another_architecture_is_named_with_the_flags_that_fit(weights: dict, tmp_path: Path):
-    def refused(content, name: str = "a.pth", **model) -> str:
+    def refusal(content, name: str = "a.pth", **model) -> str:
         torch.save(content, tmp_path / name)
-        with pytest.raises(InputError) as told:
-            initial.encoder(asked(tmp_path / name, Model(**{"width": 8, **model})))
-        return str(told.value)
+        with pytest.raises(InputError) as raised:
+            initial.encoder(config_with(tmp_path / name, Model(**{"width": 8, **model})))
+        return str(raised.value)
 
     deep = Encoder(Model("resnet50", width=8)).state_dict()
-    message = refused(under("module.encoder_q.", deep))
+    message = refusal(under("module.encoder_q.", deep))
     assert "resnet50 of width 8 with the imagenet stem" in message
     assert "--model.backbone resnet50 --model.width 8 --model.stem imagenet" in message
-    assert "--model.backbone resnet18 --model.width 8" in refused(weights, width=16)
-    # a stem is 0.1 % of a ResNet's weights, and without it nothing fits
-    message = refused(weights, stem="small")
+    assert "--model.backbone resnet18 --model.width 8" in refusal(weights, width=16)
+    # the stem is only 0.1 % of the weights, but it must match
+    message = refusal(weights, stem="small")
     assert "stem 7%" in message
     assert "--model.stem imagenet" in message
-    assert "conv1.weight (8, 3, 7, 7) here (8, 3, 3, 3)" in message
-    assert "resnet50" in refused({"state_dict": numbered("backbone.", deep, [0, 1, 4, 5, 6, 7])})
+    assert "conv1.weight (8, 3, 7, 7), here (8, 3, 3, 3)" in message
+    assert "resnet50" in refusal({"state_dict": numbered("backbone.", deep, [0, 1, 4, 5, 6, 7])})
     half = {k: v for k, v in weights.items() if not k.startswith("layer4")}
-    assert "layer4 0%; needed 95%" in refused(half)
-    assert "resnet101" in refused(torchvision.models.resnet101().state_dict())
-    assert "no ResNet" in refused({"patch_embed.weight": torch.zeros(3), "blocks.0.bias": torch.zeros(3)})
-    assert "no table of named tensors" in refused({"epoch": 3})
+    assert "layer4 0%; required: 95%" in refusal(half)
+    assert "resnet101" in refusal(torchvision.models.resnet101().state_dict())
+    assert "No ResNet" in refusal({"patch_embed.weight": torch.zeros(3), "blocks.0.bias": torch.zeros(3)})
+    assert "no table of named tensors" in refusal({"epoch": 3})
 
 
-def test_a_larger_network_is_refused_though_all_of_ours_is_in_it(weights: dict, tmp_path: Path):
-    def refused(content, **model) -> str:
+def test_larger_network_is_refused_although_it_contains_the_encoder(weights: dict, tmp_path: Path):
+    def refusal(content, **model) -> str:
         torch.save(content, tmp_path / "large.pth")
-        with pytest.raises(InputError) as told:
-            initial.encoder(asked(tmp_path / "large.pth", Model(**{"width": 8, **model})))
-        return str(told.value)
+        with pytest.raises(InputError) as raised:
+            initial.encoder(config_with(tmp_path / "large.pth", Model(**{"width": 8, **model})))
+        return str(raised.value)
 
     narrow = {
         k: torch.zeros([n if n == 3 else n // 8 for n in v.shape[:2]] + list(v.shape[2:])) if v.ndim else v
         for k, v in torchvision.models.resnet34().state_dict().items()
     }
-    message = refused(under("backbone.", narrow))
+    message = refusal(under("backbone.", narrow))
     assert "under 'backbone.' a resnet34 of width 8 with the imagenet stem" in message
     assert "layer1.2." in message
-    assert "Name the weights of a resnet18; --model.backbone has resnet18, resnet50" in message
+    assert "weights of a resnet18" in message
+    assert "--model.backbone: resnet18, resnet50" in message
     deep = Encoder(Model("resnet50", width=8)).state_dict()
     more = {
         k.replace("layer3.5.", f"layer3.{i}."): v for i in range(6, 23) for k, v in deep.items() if "layer3.5." in k
     }
-    assert "a resnet101 of width 8" in refused({"state_dict": {**deep, **more}}, backbone="resnet50")
-    assert "more in its blocks" in refused({**weights, "layer1.0.se.fc.weight": torch.zeros(2, 2)})
-    # of two networks in one file, that which fits
+    assert "a resnet101 of width 8" in refusal({"state_dict": {**deep, **more}}, backbone="resnet50")
+    assert "additional tensors in its blocks" in refusal({**weights, "layer1.0.se.fc.weight": torch.zeros(2, 2)})
+    # with two networks in a file, the one that fits is used
     torch.save({**under("teacher.", narrow), **under("student.", weights)}, tmp_path / "both.pth")
-    assert "under 'student.'" in initial.encoder(asked(tmp_path / "both.pth")).origin
+    assert "under 'student.'" in initial.encoder(config_with(tmp_path / "both.pth")).origin
 
 
 class Hyper:
-    """What a Lightning checkpoint may carry beside its weights."""
+    """A Python object that a Lightning checkpoint may contain besides its weights."""
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path, weights: dict):
-    def refused(path: Path) -> str:
-        with pytest.raises(InputError) as told:
-            initial.encoder(asked(path))
-        return str(told.value)
+def test_unreadable_files_are_named(tmp_path: Path, weights: dict):
+    def refusal(path: Path) -> str:
+        with pytest.raises(InputError) as raised:
+            initial.encoder(config_with(path))
+        return str(raised.value)
 
-    assert "does not exist" in refused(tmp_path / "nothing.pth")
+    assert "does not exist" in refusal(tmp_path / "nothing.pth")
     torch.save({"state_dict": weights, "hyper_parameters": Hyper()}, tmp_path / "objects.ckpt")
-    assert "Hyper); nothing is unpickled" in (message := refused(tmp_path / "objects.ckpt"))
+    assert "Hyper); these are never unpickled" in (message := refusal(tmp_path / "objects.ckpt"))
     assert "state_dict" in message
-    whole = tmp_path / "whole.pth"
-    torch.save(weights, whole)
+    complete = tmp_path / "complete.pth"
+    torch.save(weights, complete)
     for name in ("cut.pth", "cut.safetensors"):
-        (tmp_path / name).write_bytes(whole.read_bytes()[:2000])
-        assert f"{tmp_path / name}" in refused(tmp_path / name)
-    assert "cut.pth cannot be read: it is cut short or damaged. Allowed" in refused(tmp_path / "cut.pth")
+        (tmp_path / name).write_bytes(complete.read_bytes()[:2000])
+        assert f"{tmp_path / name}" in refusal(tmp_path / name)
+    assert "cut.pth cannot be read: it is cut short or damaged. Allowed" in refusal(tmp_path / "cut.pth")
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "old.pth").write_bytes((tmp_path / "old.pth").read_bytes()[:1000])
-    assert "old.pth cannot be read: it is cut short or damaged" in refused(tmp_path / "old.pth")
+    assert "old.pth cannot be read: it is cut short or damaged" in refusal(tmp_path / "old.pth")
     for garbage in (b"epoch 3 of 5", b"the weights are elsewhere\n", b"\n", b"{}", b"config\nx\n", bytes(64)):
         (tmp_path / "text.pth").write_bytes(garbage)
-        assert "text.pth cannot be read: it is no file that torch wrote" in refused(tmp_path / "text.pth")
+        assert "text.pth cannot be read: it is no file that torch wrote" in refusal(tmp_path / "text.pth")
     (tmp_path / "empty.pth").touch()
-    assert "empty.pth" in refused(tmp_path / "empty.pth")
+    assert "empty.pth" in refusal(tmp_path / "empty.pth")
     (tmp_path / "folder").mkdir()
-    assert "folder" in refused(tmp_path / "folder")
+    assert "folder" in refusal(tmp_path / "folder")
 
 
 @pytest.fixture
 def loopback(tmp_path: Path):
-    """A folder served over HTTP on this machine -> (folder, address)."""
+    """A folder served over HTTP on the loopback interface -> (folder, address)."""
     folder = tmp_path / "served"
     folder.mkdir()
 
@@ -254,7 +255,7 @@ def loopback(tmp_path: Path):
     server.server_close()
 
 
-def test_imagenet_weights_come_by_torchvisions_downloader(loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_imagenet_weights_are_downloaded_once_and_verified(loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder, address = loopback
     network = torchvision.models.resnet18()
     torch.save(network.state_dict(), folder / "weights")
@@ -265,28 +266,28 @@ def test_imagenet_weights_come_by_torchvisions_downloader(loopback, tmp_path: Pa
     assert str(real) == "ResNet18_Weights.IMAGENET1K_V1"
     assert real.url.startswith("https://download.pytorch.org/")
 
-    def served(url: str) -> Config:
+    def config_for(url: str) -> Config:
         stand_in = torchvision.models.Weights(url=url, transforms=real.transforms, meta={})
         monkeypatch.setattr(initial, "imagenet_weights", lambda _: stand_in)
-        return asked("imagenet", Model())
+        return config_with("imagenet", Model())
 
-    stand_in = served(f"{address}/{name}")
+    stand_in = config_for(f"{address}/{name}")
     encoder = initial.encoder(stand_in)
     assert torch.equal(encoder.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
     assert (tmp_path / "hub" / "checkpoints" / name).is_file()
     (folder / name).unlink()
-    initial.encoder(stand_in)  # from the cache
+    initial.encoder(stand_in)  # now from the cache
 
     with pytest.raises(InputError, match=r"could not be loaded[\s\S]*--init FILE"):
-        initial.encoder(served(f"{address}/gone-00000000.pth"))
+        initial.encoder(config_for(f"{address}/gone-00000000.pth"))
     (folder / "resnet18-00000000.pth").write_bytes(b"not what was published")
     with pytest.raises(InputError, match="invalid hash value"):
-        initial.encoder(served(f"{address}/resnet18-00000000.pth"))
+        initial.encoder(config_for(f"{address}/resnet18-00000000.pth"))
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
-def test_frozen_stages_keep_weights_and_statistics_in_online_and_target(stages: int):
-    config = replace(asked("x"), init=None, freeze_stages=stages)
+def test_frozen_stages_keep_weights_and_statistics_online_and_target(stages: int):
+    config = replace(config_with("x"), init=None, freeze_stages=stages)
     encoder = initial.encoder(config).train()
     target = frozen_copy(encoder).train()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
@@ -296,11 +297,11 @@ def test_frozen_stages_keep_weights_and_statistics_in_online_and_target(stages: 
         (encoder(x).pooled.square().mean() + 0 * target(x).pooled.mean()).backward()
         optimizer.step()
         move_towards(target, encoder, 0.9)
-    held = ("conv1", "bn1", *(f"layer{i}" for i in range(1, stages + 1)))
+    frozen = ("conv1", "bn1", *(f"layer{i}" for i in range(1, stages + 1)))
     for network in (encoder, target):
         for name, value in network.state_dict().items():
-            assert torch.equal(value, before[name]) == name.startswith(held), name
-    assert all(p.grad is None for n, p in encoder.named_parameters() if n.startswith(held))
+            assert torch.equal(value, before[name]) == name.startswith(frozen), name
+    assert all(p.grad is None for n, p in encoder.named_parameters() if n.startswith(frozen))
     encoder.eval().train()
     assert not encoder.bn1.training
     assert encoder.layer4[0].bn1.training

@@ -1,4 +1,4 @@
-"""Schedules, parameter groups, and LARS against its equation."""
+"""Schedules and parameter groups, and LARS against its equation."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from fgtrain.networks.ema import target_momentum
 from fgtrain.settings.common import Optim
 
 
-def test_schedules_on_paper():
+def test_schedules_have_the_values_of_their_formulas():
     assert optim.learning_rate(0, 100, 10, 1.0) == 0
     assert optim.learning_rate(5, 100, 10, 1.0) == pytest.approx(0.5)
     assert optim.learning_rate(10, 100, 10, 1.0) == pytest.approx(1)
@@ -46,16 +46,16 @@ def test_lars_matches_its_equation(exclude: bool, weight_decay: float):
         torch.testing.assert_close(ours.detach().double(), expected, rtol=1e-5, atol=1e-6)  # float32 against float64
 
 
-def test_constant_groups_keep_the_peak_while_the_others_fall():
+def test_constant_groups_keep_the_peak_rate_while_others_decay():
     module = nn.ModuleDict({"projector": nn.Linear(2, 2), "predictor": nn.Linear(2, 2)})
     settings = Optim("sgd", exclude_norm_and_bias=True)
     optimizer = optim.build(module.named_parameters(), settings, ("predictor.",))
-    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for step in (0, 50, 99):
         rate = optim.set_rates(optimizer, step, 100, 0, 0.3)
         assert rate == optim.learning_rate(step, 100, 0, 0.3)
         for name, parameter in module.named_parameters():
-            group = found[id(parameter)]
+            group = group_of[id(parameter)]
             assert group["lr"] == (0.3 if name.startswith("predictor") else rate)
             assert group["weight_decay"] == (0 if name.endswith("bias") else settings.weight_decay)
 

@@ -1,4 +1,4 @@
-"""The decoder, its warm-up, and whole runs of synthesized pairs: exact continuation and the picture."""
+"""The decoder, its warm-up, runs of synthesized pairs that resume exactly, and the picture of pairs."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from fgtrain.show.pairs import draw_pairs
 
 
 def small(shards: Path | None = None, out: Path | None = None, base="moco", **machine) -> methods.SynthPairConfig:
-    """A network of width 8 at 32 px; on the drawn set two epochs of four batches, and two more of warm-up."""
+    """A network of width 8 at 32 px. On the drawn set: two epochs of four batches after two of warm-up."""
     return methods.SynthPairConfig(
         base=base,
         model=common.Model(width=8),
@@ -55,7 +55,7 @@ def test_published_decoder_has_the_size_of_its_encoder():
     assert 24e6 < sum(p.numel() for p in full.parameters()) < 28e6
 
 
-def test_decoder_file_of_another_shape_is_refused(tmp_path: Path):
+def test_decoder_file_of_another_kind_or_shape_is_refused(tmp_path: Path):
     file, ours = tmp_path / "it's.safetensors", decoder.Decoder(64, 32, 4, 1)
     ours.save(file)
     again = decoder.Decoder(64, 32, 4, 1)
@@ -68,23 +68,25 @@ def test_decoder_file_of_another_shape_is_refused(tmp_path: Path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no")
     for name in ("other", "text"):
-        with pytest.raises(InputError, match="no decoder of fgtrain"):
+        with pytest.raises(InputError, match="not a decoder of fgtrain"):
             ours.check(tmp_path / f"{name}.safetensors")
     missing = replace(small(), decoder=tmp_path / "missing.safetensors")
     with pytest.raises(InputError, match="does not exist"):
         objectives.build(missing, samples=40)
-    objectives.build(replace(missing, machine=common.Machine(resume=True)), samples=40)  # such a run has its own copy
+    objectives.build(
+        replace(missing, machine=common.Machine(resume=True)), samples=40
+    )  # a resumed run has its own copy
 
 
-def final(run: Path) -> dict:
+def final_state(run: Path) -> dict:
     last = RunDir(run).last_checkpoint
     assert last is not None
     return load_state(last)
 
 
-def lines(run: Path) -> list[dict]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in found]
+def logged_metrics(run: Path) -> list[dict]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in records]
 
 
 @pytest.fixture(scope="module")
@@ -92,41 +94,41 @@ def whole(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lifecycle.train(small(drawn_set, tmp_path_factory.mktemp("pairs") / "whole"), "synth-pair")
 
 
-def same(a: dict, b: dict) -> list[str]:
+def differing_keys(a: dict, b: dict) -> list[str]:
     assert a.keys() == b.keys()
     return [k for k in a if not torch.equal(a[k], b[k])]
 
 
 @pytest.mark.parametrize("base", ["moco", "simsiam"])
-def test_resumed_run_is_bitwise_the_undisturbed_one(
+def test_resumed_run_equals_an_uninterrupted_run_bitwise(
     base: str, drawn_set: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     if base == "simsiam":
         whole = lifecycle.train(small(drawn_set, tmp_path / "whole", base), "synth-pair")
     step = Trainer.train_step
 
-    def stopped(self, given):
+    def step_and_stop(self, given):
         step(self, given)
         if self.step == 5:
             os.kill(os.getpid(), signal.SIGUSR1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stopped)
+        patch.setattr(Trainer, "train_step", step_and_stop)
         run = lifecycle.train(small(drawn_set, tmp_path / "parts", base), "synth-pair")
-    assert final(run)["step"] == 5
-    torch.manual_seed(99)  # the noise after a resume follows from the checkpoint
+    assert final_state(run)["step"] == 5
+    torch.manual_seed(99)  # the checkpoint determines the noise after a resume
     lifecycle.train(small(drawn_set, run, base, resume=True), "synth-pair")
-    assert lines(run) == lines(whole)
-    assert same(final(run)["objective"], final(whole)["objective"]) == []
-    logged = {"contrast", "reconstruct", "pair", "selected", "eta_zero", "noise"}
-    assert all(logged <= line.keys() for line in lines(run))
+    assert logged_metrics(run) == logged_metrics(whole)
+    assert differing_keys(final_state(run)["objective"], final_state(whole)["objective"]) == []
+    keys = {"contrast", "reconstruct", "pair", "selected", "eta_zero", "noise"}
+    assert all(keys <= line.keys() for line in logged_metrics(run))
 
 
 class Stopped(Exception):
     pass
 
 
-def test_stopped_warm_up_goes_on_and_ends_the_same(
+def test_interrupted_warm_up_resumes_and_gives_the_same_decoder(
     drawn_set: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     assert not (whole / decoder.UNFINISHED).exists()
@@ -134,76 +136,79 @@ def test_stopped_warm_up_goes_on_and_ends_the_same(
     settings = replace(settings, reconstruct=replace(settings.reconstruct, epochs=3))
     shards, run, device = ShardSet.open(drawn_set), RunDir(tmp_path), torch.device("cpu")
 
-    def prepared(stop: str = "never") -> tuple[SynthPair, list[str]]:
-        objective, said = objectives.build(settings, samples=32).train(), []
+    def prepare(stop: str = "never") -> tuple[SynthPair, list[str]]:
+        objective, output = objectives.build(settings, samples=32).train(), []
 
         def say(line: str) -> None:
-            said.append(line)
+            output.append(line)
             if stop in line:
                 raise Stopped
 
         objective.prepare(run, shards, device, say, lambda: False)
-        return objective, said
+        return objective, output
 
     before = objectives.build(settings, samples=32).state_dict()
-    undisturbed, said = prepared()
-    errors = [float(line.rpartition(" ")[2]) for line in said[1:]]
+    uninterrupted, output = prepare()
+    errors = [float(line.rpartition(" ")[2]) for line in output[1:]]
     assert errors[2] < errors[0]
-    changed = same(undisturbed.state_dict(), before)
-    assert changed == [k for k in before if k.startswith("decoder.")]  # the encoder and its statistics stand still
+    changed = differing_keys(uninterrupted.state_dict(), before)
+    assert changed == [k for k in before if k.startswith("decoder.")]  # the encoder and its statistics are unchanged
     expected = load_file(tmp_path / decoder.FILE)
     assert (
-        same({f"decoder.{k}": v for k, v in expected.items()}, {k: undisturbed.state_dict()[k] for k in changed}) == []
+        differing_keys(
+            {f"decoder.{k}": v for k, v in expected.items()}, {k: uninterrupted.state_dict()[k] for k in changed}
+        )
+        == []
     )
 
     (tmp_path / decoder.FILE).unlink()
     monkeypatch.setattr(decoder, "SAVE_SECONDS", 0.0)
     with pytest.raises(Stopped):
-        prepared("epoch 3/3")
+        prepare("epoch 3/3")
     assert sorted(p.name for p in tmp_path.iterdir()) == [decoder.UNFINISHED]
-    _, said = prepared()
-    assert "continued behind epoch 2" in said[0]
-    assert len(said) == 2
-    assert same(load_file(tmp_path / decoder.FILE), expected) == []
+    _, output = prepare()
+    assert "resumed after epoch 2" in output[0]
+    assert len(output) == 2
+    assert differing_keys(load_file(tmp_path / decoder.FILE), expected) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == [decoder.FILE]
-    reused, said = prepared()  # stopped between the warm-up and the first checkpoint
-    assert said == []
-    assert same(reused.state_dict(), undisturbed.state_dict()) == []
+    reused, output = prepare()  # stopped between the warm-up and the first checkpoint
+    assert output == []
+    assert differing_keys(reused.state_dict(), uninterrupted.state_dict()) == []
 
     settings, run = replace(settings, decoder=tmp_path / decoder.FILE), RunDir(tmp_path / "other")
     run.path.mkdir()
-    reused, said = prepared()
-    assert said == []
-    assert same(reused.state_dict(), undisturbed.state_dict()) == []
-    assert same(load_file(run.path / decoder.FILE), expected) == []
+    reused, output = prepare()
+    assert output == []
+    assert differing_keys(reused.state_dict(), uninterrupted.state_dict()) == []
+    assert differing_keys(load_file(run.path / decoder.FILE), expected) == []
 
 
 @pytest.mark.parametrize("batch", [2, 4, 7, 8])
-def test_signal_during_the_warm_up_stops_it_and_it_goes_on_behind_that_step(
+def test_signal_stops_the_warm_up_and_it_resumes_after_that_step(
     drawn_set: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ):
-    """Four batches are an epoch, eight the warm-up: in an epoch, between two, and with its last step."""
-    seen = []
-    plain = decoder.F.mse_loss
+    """An epoch has four batches, the warm-up eight: stop within an epoch, between epochs and at the last step."""
+    losses = []
+    original = decoder.F.mse_loss
 
-    def signalled(*images):
-        seen.append(len(seen) + 1)
-        if len(seen) == batch:
+    def mse_loss(*images):
+        losses.append(None)
+        if len(losses) == batch:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return plain(*images)
+        return original(*images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoder.F, "mse_loss", signalled)
+        patch.setattr(decoder.F, "mse_loss", mse_loss)
         run = lifecycle.train(small(drawn_set, tmp_path / "run"), "synth-pair")
-    assert len(seen) == batch
+    assert len(losses) == batch
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
     assert (run / decoder.UNFINISHED).exists() == (batch < 8)
     assert (run / decoder.FILE).exists() == (batch == 8)
     assert not (run / "checkpoints").exists()
     lifecycle.train(small(drawn_set, run, resume=True), "synth-pair")
     assert not (run / decoder.UNFINISHED).exists()
-    assert same(load_file(run / decoder.FILE), load_file(whole / decoder.FILE)) == []
-    assert lines(run) == lines(whole)
+    assert differing_keys(load_file(run / decoder.FILE), load_file(whole / decoder.FILE)) == []
+    assert logged_metrics(run) == logged_metrics(whole)
 
 
 def test_picture_of_pairs(whole: Path, drawn_set: Path, tmp_path: Path):
@@ -216,5 +221,5 @@ def test_picture_of_pairs(whole: Path, drawn_set: Path, tmp_path: Path):
     assert again.read_bytes() == out.read_bytes()
     assert other.read_bytes() != out.read_bytes()
     assert not list(tmp_path.glob("*.part"))
-    with pytest.raises(InputError, match="--rows is 99; allowed: 1 to 32"):
+    with pytest.raises(InputError, match="--rows is 99.*1 to 32"):
         draw_pairs(Pairs(whole, drawn_set, "train", 99))

@@ -1,4 +1,4 @@
-"""Each loss against loops in float64 written from its equation, and against values known on paper."""
+"""Each loss against float64 loops written from its equation, and against closed-form values."""
 
 import math
 
@@ -52,8 +52,8 @@ def test_nt_xent_matches_loop(denominator):
     loop = 0.0
     for i, anchor in enumerate(rows):
         positive = (i + 5) % 10
-        left_out = {i} if denominator == "nt-xent" else {i, positive}
-        below = sum(math.exp(float(anchor @ other) / tau) for j, other in enumerate(rows) if j not in left_out)
+        excluded = {i} if denominator == "nt-xent" else {i, positive}
+        below = sum(math.exp(float(anchor @ other) / tau) for j, other in enumerate(rows) if j not in excluded)
         loop -= math.log(math.exp(float(anchor @ rows[positive]) / tau) / below) / 10
     assert float(nt_xent(a, b, tau, denominator=denominator)) == pytest.approx(loop, abs=1e-12)
 
@@ -64,7 +64,7 @@ def test_nt_xent_of_identical_rows_is_log_of_the_count(denominator, count: int):
     assert float(nt_xent(rows, rows, 0.1, denominator=denominator)) == pytest.approx(math.log(count), abs=1e-12)
 
 
-def test_nt_xent_of_the_whole_is_the_mean_over_its_parts():
+def test_nt_xent_of_a_batch_is_the_mean_over_its_parts():
     a, b = two_views(6)
     parts = [float(nt_xent(a, b, 0.1, slice(i, i + 2))) for i in (0, 2, 4)]
     assert sum(parts) / 3 == pytest.approx(float(nt_xent(a, b, 0.1)), abs=1e-12)
@@ -125,7 +125,7 @@ def test_alignment_of_the_opposite_map_is_one_at_every_position():
     assert float(alignment(nothing, mask, (4, 4), "sum")) == pytest.approx(16)
 
 
-def test_mask_is_downsampled_by_a_triangle_as_wide_as_the_step():
+def test_mask_is_downsampled_with_a_triangle_filter_as_wide_as_the_step():
     size, cells = 96, 3
     mask = torch.zeros(1, 1, size, size)
     mask[..., 30:67, 11:50] = 1
@@ -147,6 +147,6 @@ def test_losses_stay_float32_under_autocast():
     assert a.dtype == torch.float32
 
 
-def test_feature_std_tells_collapse():
+def test_feature_std_detects_collapse():
     assert float(feature_std(torch.ones(50, 8))) == pytest.approx(0, abs=1e-6)
     assert float(feature_std(torch.randn(4000, 64, generator=rng()))) == pytest.approx(1, abs=0.02)

@@ -1,4 +1,4 @@
-"""Every method: its loss from its parts, what learns and what follows, what is refused, two processes against one."""
+"""Every method: its loss against its equation, online and target weights, refused settings, two processes."""
 
 import math
 from collections.abc import Callable
@@ -69,8 +69,8 @@ def batch(n: int = 6, seed: int = 0) -> dict[str, Tensor]:
     return {"views": torch.randn(2, n, 3, 64, 64, generator=generator), "masks": masks}
 
 
-def calm(config: Config) -> Any:
-    """In float64 with batch norm in evaluation mode: what a sample gives does not depend on its batch."""
+def without_batch_statistics(config: Config) -> Any:
+    """The objective in float64 with batch norm in evaluation mode: a sample's output is independent of its batch."""
     objective = objectives.build(config, samples=40).double().train()
     for module in objective.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -90,7 +90,7 @@ def gradients(objective: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_objective_learns_only_its_online_half(name: str):
+def test_only_online_weights_receive_gradients_and_targets_follow(name: str):
     objective = objectives.build(CASES[name](), samples=40).train()
     before = {k: v.clone() for k, v in objective.state_dict().items()}
     loss, logs = objective(batch(), 0.0)
@@ -111,7 +111,7 @@ def test_objective_learns_only_its_online_half(name: str):
         torch.testing.assert_close(after[key], momentum * before[key] + (1 - momentum) * online)
 
 
-def test_objective_weights_come_from_the_seed_alone():
+def test_initial_weights_depend_only_on_the_seed():
     first, again = (objectives.build(CASES["cvsa"](), samples=40).state_dict() for _ in range(2))
     other = objectives.build(replace(CASES["cvsa"](), seed=1), samples=40).state_dict()
     assert all(torch.equal(first[k], again[k]) for k in first)
@@ -123,8 +123,8 @@ def cosine(p: Tensor, h: Tensor) -> float:
 
 
 @torch.no_grad()
-def test_byol_is_its_equation():
-    objective, views = calm(CASES["byol"]()), double(batch())["views"]
+def test_byol_loss_matches_its_equation():
+    objective, views = without_batch_statistics(CASES["byol"]()), double(batch())["views"]
     p = [objective.predictor(objective.projector(objective.encoder(view).pooled)) for view in views]
     h = [objective.target_projector(objective.target_encoder(view).pooled) for view in views]
     loss, _ = objective({"views": views}, 0.0)
@@ -132,8 +132,8 @@ def test_byol_is_its_equation():
 
 
 @torch.no_grad()
-def test_simsiam_is_its_equation():
-    objective, views = calm(CASES["simsiam"]()), double(batch())["views"]
+def test_simsiam_loss_matches_its_equation():
+    objective, views = without_batch_statistics(CASES["simsiam"]()), double(batch())["views"]
     z = [objective.projector(objective.encoder(view).pooled) for view in views]
     p = [objective.predictor(row) for row in z]
     loss, _ = objective({"views": views}, 0.0)
@@ -153,8 +153,8 @@ def test_simsiam_heads_are_the_published_ones():
 
 
 @torch.no_grad()
-def test_simclr_is_its_equation():
-    objective, views = calm(CASES["simclr"]()), double(batch())["views"]
+def test_simclr_loss_matches_its_equation():
+    objective, views = without_batch_statistics(CASES["simclr"]()), double(batch())["views"]
     z = torch.cat([objective.projector(objective.encoder(view).pooled) for view in views])
     z = z / z.norm(dim=1, keepdim=True)
     expected = 0.0
@@ -166,8 +166,8 @@ def test_simclr_is_its_equation():
 
 @torch.no_grad()
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_moco_is_its_equation(symmetric: bool):
-    objective = calm(small(MocoConfig, moco=MocoSettings(dim=8, symmetric=symmetric)))
+def test_moco_loss_matches_its_equation(symmetric: bool):
+    objective = without_batch_statistics(small(MocoConfig, moco=MocoSettings(dim=8, symmetric=symmetric)))
     views = double(batch())["views"]
     expected = 0.0
     for query, key in ((0, 1), (1, 0))[: 1 + symmetric]:
@@ -183,8 +183,8 @@ def test_moco_is_its_equation(symmetric: bool):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["cvsa", "cvsa-moco", "cvsa-stage-3"])
-def test_cvsa_is_the_base_and_both_halves_of_every_stage(name: str):
-    objective, data = calm(CASES[name]()), double(batch())
+def test_cvsa_loss_is_the_base_plus_both_halves_of_every_stage(name: str):
+    objective, data = without_batch_statistics(CASES[name]()), double(batch())
     settings, expected = objective.align, 0.0
     _, logs = objective(data, 0.0)
     for stage, aligner in objective.aligners.items():
@@ -213,13 +213,13 @@ def test_queue_turns_over_oldest_first():
     assert int(objective.cursor) == 2
 
 
-def test_three_moco_steps_against_steps_by_hand():
-    objective = calm(CASES["moco"]())
+def test_three_moco_steps_match_steps_by_hand():
+    objective = without_batch_statistics(CASES["moco"]())
     queue, target = objective.queue.clone(), [p.clone() for p in objective.target_encoder.parameters()]
     for step in range(3):
         data, before = double(batch(seed=step)), objective.queue.clone()
         objective(data, step / 3)[0].backward()
-        assert torch.equal(objective.queue, before)  # keys enter after the step
+        assert torch.equal(objective.queue, before)  # keys are added after the step
         keys = objective.target_projector(objective.target_encoder(data["views"][1]).pooled)
         queue[6 * step : 6 * step + 6] = keys / keys.norm(dim=1, keepdim=True)
         with torch.no_grad():
@@ -234,15 +234,15 @@ def test_three_moco_steps_against_steps_by_hand():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_parts_of_a_batch_give_its_gradient_where_an_objective_says_so(name: str):
-    whole, parts = calm(CASES[name]()), calm(CASES[name]())
+def test_accumulated_gradients_equal_the_batch_when_the_objective_accumulates(name: str):
+    whole, parts = without_batch_statistics(CASES[name]()), without_batch_statistics(CASES[name]())
     whole(double(batch()), 0.0)[0].backward()
     for part in (slice(0, 3), slice(3, 6)):
         (parts(double(batch(), part), 0.0)[0] / 2).backward()
     for objective in (whole, parts):
         objective.after_step(0.0)
-    expected, found = gradients(whole), gradients(parts)
-    same = all(torch.allclose(found[k], expected[k], rtol=1e-9, atol=1e-12) for k in expected)
+    expected, accumulated = gradients(whole), gradients(parts)
+    same = all(torch.allclose(accumulated[k], expected[k], rtol=1e-9, atol=1e-12) for k in expected)
     assert same == whole.accumulates
     if name == "moco":
         torch.testing.assert_close(parts.queue, whole.queue)
@@ -286,68 +286,68 @@ def test_settings_that_cannot_work_are_refused(make: Callable, message: str):
         make()
 
 
-def test_a_queue_that_no_loss_reads_is_not_refused():
+def test_unused_queue_setting_is_accepted():
     assert CvsaConfig(base="byol", moco=MocoSettings(queue=2)).base == "byol"
 
 
 # ---- two processes
 
 
-def one_of_two(rank: int, folder: str) -> None:
-    """Half of the batch under DDP, which averages the gradients; then the same steps as alone."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found = {}
+def run_rank(rank: int, folder: str) -> None:
+    """Runs every case on this rank's half of the batch under DDP, and saves loss, gradients and queue."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results = {}
     for name, config in CASES.items():
-        objective = calm(config())
-        base, seen = getattr(objective, "base", objective), []
+        objective = without_batch_statistics(config())
+        base, inputs_seen = getattr(objective, "base", objective), []
         if hasattr(base, "target_encoder"):
-            base.target_encoder.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+            base.target_encoder.register_forward_pre_hook(lambda _, inputs, log=inputs_seen: log.append(inputs[0]))
         data = double(batch(), slice(3 * rank, 3 * rank + 3))
-        wrapped = DistributedDataParallel(objective)  # kept: what averages the gradients lives as long as this
+        wrapped = DistributedDataParallel(objective)  # gradients are averaged only while this object exists
         loss, _ = wrapped(data, 0.3)
         loss.backward()
         objective.after_step(0.3)
         losses = [torch.zeros_like(loss) for _ in range(2)]
         dist.all_gather(losses, loss.detach())
         queue = getattr(base, "queue", None)
-        found[name] = {
+        results[name] = {
             "loss": torch.stack(losses).mean(),
             "gradients": gradients(objective),
             "queue": None if queue is None else queue.clone(),
-            "own": any(torch.equal(x, view) for x in seen for view in data["views"]),
+            "own": any(torch.equal(x, view) for x in inputs_seen for view in data["views"]),
         }
-    torch.save(found, f"{folder}/{rank}.pt")
+    torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
+    torch.multiprocessing.spawn(run_rank, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_are_one_with_the_joined_batch(name: str, two_processes: list[dict]):
-    """Batch norm is in evaluation mode: torch's synchronised batch norm runs on GPUs only."""
-    objective = calm(CASES[name]())
+def test_two_processes_equal_one_with_the_joined_batch(name: str, two_processes: list[dict]):
+    """Batch norm is in evaluation mode, because torch's synchronised batch norm runs only on GPUs."""
+    objective = without_batch_statistics(CASES[name]())
     loss, _ = objective(double(batch()), 0.3)
     loss.backward()
     objective.after_step(0.3)
-    for found in (rank[name] for rank in two_processes):
-        torch.testing.assert_close(found["loss"], loss.detach())
+    for result in (rank[name] for rank in two_processes):
+        torch.testing.assert_close(result["loss"], loss.detach())
         expected = gradients(objective)
-        assert found["gradients"].keys() == expected.keys()
+        assert result["gradients"].keys() == expected.keys()
         for key in expected:
-            torch.testing.assert_close(found["gradients"][key], expected[key], msg=lambda m, key=key: f"{key}: {m}")
-        if found["queue"] is not None:
-            torch.testing.assert_close(found["queue"], getattr(objective, "base", objective).queue)
+            torch.testing.assert_close(result["gradients"][key], expected[key], msg=lambda m, key=key: f"{key}: {m}")
+        if result["queue"] is not None:
+            torch.testing.assert_close(result["queue"], getattr(objective, "base", objective).queue)
 
 
 @pytest.mark.slow
 def test_keys_are_computed_on_shuffled_samples(two_processes: list[dict]):
-    """What the two tests above see come home was computed among others: the target never saw a rank's own batch."""
+    """The target network of a rank never receives the rank's own batch."""
     for rank in two_processes:
         assert not any(rank[name]["own"] for name in ("moco", "moco-symmetric", "cvsa-moco"))
         assert rank["byol"]["own"]

@@ -1,4 +1,4 @@
-"""Synthesized pairs: every equation against loops in float64."""
+"""Synthesized pairs: every equation against float64 loops."""
 
 import math
 from dataclasses import replace
@@ -31,7 +31,7 @@ def small(base="moco", **pair) -> methods.SynthPairConfig:
     )
 
 
-def made(base="moco", double: bool = True, **pair) -> SynthPair:
+def build(base="moco", double: bool = True, **pair) -> SynthPair:
     objective = objectives.build(small(base, **pair), samples=40).train()
     return objective.double() if double else objective
 
@@ -47,7 +47,7 @@ def features(n: int, dim: int = 64, seed: int = 1) -> Tensor:
 
 
 def simclr_loop(a: np.ndarray, b: np.ndarray, tau: float, with_positive: bool) -> float:
-    """Eq. 7 as printed, over both halves; `with_positive` puts the pair back into the denominator."""
+    """Eq. 7 as printed, over both halves. `with_positive` includes the positive in the denominator."""
     rows, n, total = [*a, *b], len(a), 0.0
     rows = [[x / math.sqrt(sum(y * y for y in row)) for x in row] for row in rows]
     for i, anchor in enumerate(rows):
@@ -61,13 +61,13 @@ def simclr_loop(a: np.ndarray, b: np.ndarray, tau: float, with_positive: bool) -
 @pytest.mark.parametrize("denominator", ["paper", "nt-xent"])
 @pytest.mark.parametrize("base", ["moco", "simsiam"])
 def test_loss_is_the_sum_of_its_parts(base: str, denominator: str):
-    objective, data = made(base, denominator=denominator, alpha=0.7, nu=0.3), batch()
+    objective, data = build(base, denominator=denominator, alpha=0.7, nu=0.3), batch()
     torch.manual_seed(3)
     with torch.no_grad():
-        contrast, _, _, _ = made(base).base.compare(data["views"], 0.0)
+        contrast, _, _, _ = build(base).base.compare(data["views"], 0.0)
         loss, logs = objective(data, 0.0)
 
-        again, x = made(base, denominator=denominator), data["plain"]
+        again, x = build(base, denominator=denominator), data["plain"]
         v = again.encoder(x).pooled
         again.remember(v)
         torch.manual_seed(3)
@@ -85,7 +85,7 @@ def test_loss_is_the_sum_of_its_parts(base: str, denominator: str):
 
 def test_gradient_is_the_sum_of_its_parts_and_pairs_do_not_reach_the_decoder():
     def gradients(alpha: float, nu: float) -> dict[str, Tensor]:
-        objective = made(alpha=alpha, nu=nu)
+        objective = build(alpha=alpha, nu=nu)
         torch.manual_seed(0)
         objective(batch(), 0.0)[0].backward()
         named = {k: p for k, p in objective.named_parameters() if "target_" not in k}
@@ -104,7 +104,7 @@ def test_gradient_is_the_sum_of_its_parts_and_pairs_do_not_reach_the_decoder():
 
 @pytest.mark.parametrize(("denominator", "count"), [("paper", 8), ("nt-xent", 9)])
 def test_pair_loss_of_identical_rows_is_log_of_the_count(denominator: str, count: int):
-    objective, data = made(denominator=denominator), batch()
+    objective, data = build(denominator=denominator), batch()
     last = objective.base.projector[-1]
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.ones_(last.bias)
@@ -115,7 +115,7 @@ def test_pair_loss_of_identical_rows_is_log_of_the_count(denominator: str, count
 
 @pytest.mark.parametrize("denominator", ["paper", "nt-xent"])
 def test_eta_is_gradient_times_feature_by_finite_differences(denominator: str):
-    objective, v, v_2 = made(denominator=denominator), features(3), features(3, seed=2)
+    objective, v, v_2 = build(denominator=denominator), features(3), features(3, seed=2)
     view = batch(3)["views"][1]
     first, last = objective.base.projector[0], objective.base.projector[-1]
     w, b, w_2, b_2 = (p.detach().numpy() for p in (first.weight, first.bias, last.weight, last.bias))
@@ -148,8 +148,8 @@ def test_eta_is_gradient_times_feature_by_finite_differences(denominator: str):
     torch.testing.assert_close(eta, torch.relu(leaf.grad * v), rtol=1e-9, atol=1e-12)
 
 
-def test_eta_is_zero_where_the_gradient_or_the_feature_is():
-    objective, v = made(), features(4)
+def test_eta_is_zero_where_gradient_or_feature_is_zero():
+    objective, v = build(), features(4)
     with torch.no_grad():
         objective.base.projector[0].weight[:, 5] = 0  # nothing depends on feature 5
     v[:, 9] = 0
@@ -159,9 +159,9 @@ def test_eta_is_zero_where_the_gradient_or_the_feature_is():
     assert (min_max(eta)[:, [5, 9]] == 0).all()  # so their noise is the largest
 
 
-def test_scores_leave_no_trace():
+def test_scoring_changes_no_state():
     for base in ("moco", "simsiam"):
-        objective, data = made(base), batch()
+        objective, data = build(base), batch()
         before = {k: v.clone() for k, v in objective.state_dict().items()}
         eta = objective.score(features(5), data["views"][1])
         assert all(torch.equal(before[k], v) for k, v in objective.state_dict().items())
@@ -172,9 +172,9 @@ def test_scores_leave_no_trace():
 
 
 @pytest.mark.parametrize("statistics", ["real", "all"])
-def test_decoded_images_move_running_statistics_only_when_asked(statistics: str):
+def test_decoded_images_update_running_statistics_only_with_statistics_all(statistics: str):
     def after(**pair) -> dict[str, Tensor]:
-        objective = made("simsiam", **pair)
+        objective = build("simsiam", **pair)
         objective(batch(), 0.0)
         state = objective.state_dict()
         return {k: v for k, v in state.items() if "running_" in k and "predictor" not in k}
@@ -204,24 +204,24 @@ def test_variance_matches_loop_and_closed_forms(stored: int):
         mean, square = sum(column) / filled, sum(x * x for x in column) / filled
         s = sum((x - mean) ** 2 for x in column) / filled
         for normalize, divisor in (("none", 1), ("rms", square), ("l2", square * filled)):
-            found = float(variance(bank, count, normalize)[i])
-            assert found == pytest.approx(s / divisor if divisor else 0, abs=1e-12)
+            value = float(variance(bank, count, normalize)[i])
+            assert value == pytest.approx(s / divisor if divisor else 0, abs=1e-12)
         if square:
             assert float(variance(bank, count, "rms")[i]) == pytest.approx(1 - mean**2 / square, abs=1e-12)
-    literal = torch.nn.functional.normalize(bank[:filled], dim=0).var(0, correction=0)  # as the paper's code prints it
+    literal = torch.nn.functional.normalize(bank[:filled], dim=0).var(0, correction=0)  # as in the paper's pseudo-code
     torch.testing.assert_close(variance(bank, count, "l2"), literal)
     assert float(literal.max()) <= 1 / filled
     assert (variance(bank, count, "rms")[[2, 4]].abs() < 1e-12).all()  # constant dimensions
 
 
 def test_bank_turns_over_oldest_first():
-    objective = made(bank=5)
+    objective = build(bank=5)
     rows = torch.arange(14.0, dtype=torch.float64)[:, None].expand(-1, 64)
     objective.remember(rows[:3])
     assert objective.bank[:, 0].tolist() == [0, 1, 2, 0, 0]
     objective.remember(rows[3:7])
     assert objective.bank[:, 0].tolist() == [5, 6, 2, 3, 4]
-    objective.remember(rows[7:])  # more than it holds: the newest five stay
+    objective.remember(rows[7:])  # more than its size: the newest five remain
     assert sorted(objective.bank[:, 0].tolist()) == [9, 10, 11, 12, 13]
     objective.remember(rows[:1])
     assert sorted(objective.bank[:, 0].tolist()) == [0, 10, 11, 12, 13]
@@ -229,20 +229,20 @@ def test_bank_turns_over_oldest_first():
 
 
 def perturbed(perturb: str, kappa: float = 0.02) -> tuple[SynthPair, Tensor, Tensor, dict[str, Tensor], Tensor]:
-    """An objective with a bank in which feature 3 is nearly constant -> it, v, v_p, logs, both normal draws."""
-    objective, v, view = made(perturb=perturb, kappa=kappa), features(4), batch(4)["views"][1]
+    """Perturbs with a bank whose feature 3 is nearly constant -> objective, v, v_p, logs, both normal draws."""
+    objective, v, view = build(perturb=perturb, kappa=kappa), features(4), batch(4)["views"][1]
     bank = features(20, seed=5)
     bank[:, 3] = 1 + 0.01 * bank[:, 3]
     objective.remember(bank)
     torch.manual_seed(11)
     draws = torch.stack([torch.randn_like(v), torch.randn_like(v)])
     torch.manual_seed(11)
-    v_p, seen = objective.perturb(v, view)
-    return objective, v, v_p, seen, draws
+    v_p, logs = objective.perturb(v, view)
+    return objective, v, v_p, logs, draws
 
 
-def test_noise_is_equations_5_and_6():
-    objective, v, v_p, seen, draws = perturbed("both", kappa=0.2)
+def test_noise_matches_equations_5_and_6():
+    objective, v, v_p, logs, draws = perturbed("both", kappa=0.2)
     eta = objective.score(v, batch(4)["views"][1])
     s = [float(x) for x in variance(objective.bank, objective.stored, "rms")]
     assert 0 < sum(x < 0.2 for x in s) < 64
@@ -255,56 +255,56 @@ def test_noise_is_equations_5_and_6():
             if s[i] < 0.2:
                 noise += 0.05 * (1 - s_bar) * float(draws[1, b, i])
             assert float(v_p[b, i]) == pytest.approx(float(v[b, i]) + noise, abs=1e-12)
-    assert float(seen["eta_zero"]) == pytest.approx(float((eta == 0).double().mean()))
-    assert float(seen["selected"]) == pytest.approx(sum(x < 0.2 for x in s) / 64)
+    assert float(logs["eta_zero"]) == pytest.approx(float((eta == 0).double().mean()))
+    assert float(logs["selected"]) == pytest.approx(sum(x < 0.2 for x in s) / 64)
 
 
-def test_each_perturbation_does_what_its_name_says():
-    objective, v, v_p, seen, draws = perturbed("gradcam")
+def test_each_perturbation_adds_only_its_own_noise():
+    objective, v, v_p, logs, draws = perturbed("gradcam")
     eta = objective.score(v, batch(4)["views"][1])
     torch.testing.assert_close(v_p, v + 0.1 * (1 - min_max(eta)) * draws[0])
-    assert seen.keys() == {"eta_zero", "noise"}
-    _, v, v_p, seen, draws = perturbed("low-variance")
+    assert logs.keys() == {"eta_zero", "noise"}
+    _, v, v_p, logs, draws = perturbed("low-variance")
     others = [i for i in range(64) if i != 3]
     assert torch.equal(v_p[:, others], v[:, others])  # no noise where s >= kappa
-    torch.testing.assert_close(v_p[:, 3], v[:, 3] + 0.05 * draws[0, :, 3])  # the lowest variance: all of eps
-    assert float(seen["selected"]) == pytest.approx(1 / 64)
-    _, v, v_p, seen, draws = perturbed("random")
+    torch.testing.assert_close(v_p[:, 3], v[:, 3] + 0.05 * draws[0, :, 3])  # the lowest variance receives all of eps
+    assert float(logs["selected"]) == pytest.approx(1 / 64)
+    _, v, v_p, logs, draws = perturbed("random")
     torch.testing.assert_close(v_p, v + 0.1 * draws[0])
-    assert seen.keys() == {"noise"}
-    _, v, v_p, seen, _ = perturbed("none")
+    assert logs.keys() == {"noise"}
+    _, v, v_p, logs, _ = perturbed("none")
     assert torch.equal(v_p, v)
-    assert float(seen["noise"]) == 0
+    assert float(logs["noise"]) == 0
 
 
 @pytest.mark.parametrize(
     ("base", "pair", "passes"),
     [
         ("moco", {}, 5),  # x', x, x'', decoded, perturbed
-        ("moco", {"perturb": "low-variance"}, 4),  # x'' is there for the scores alone
+        ("moco", {"perturb": "low-variance"}, 4),  # x'' is needed only for the scores
         ("moco", {"nu": 0}, 2),
-        ("simsiam", {}, 5),  # x'' is the base's own
+        ("simsiam", {}, 5),  # the base already computes x''
         ("simsiam", {"nu": 0}, 3),
     ],
 )
-def test_encoder_passes_are_those_the_method_needs(base: str, pair: dict, passes: int):
-    objective, seen = made(base, double=False, **pair), []
-    objective.encoder.register_forward_hook(lambda *_: seen.append(1))
+def test_number_of_encoder_passes(base: str, pair: dict, passes: int):
+    objective, forward_passes = build(base, double=False, **pair), []
+    objective.encoder.register_forward_hook(lambda *_: forward_passes.append(1))
     data = {k: v.float() for k, v in batch().items()}
     loss, logs = objective(data, 0.0)
-    assert len(seen) == passes
+    assert len(forward_passes) == passes
     assert math.isfinite(loss.item())
     assert all(v.ndim == 0 and not v.requires_grad for v in logs.values())
 
 
-def test_evaluation_leaves_the_bank_alone():
-    objective, data = made(double=False).eval(), {k: v.float() for k, v in batch().items()}
+def test_evaluation_does_not_change_the_bank():
+    objective, data = build(double=False).eval(), {k: v.float() for k, v in batch().items()}
     objective(data, 0.0)
     assert int(objective.stored) == 0
 
 
 def test_bfloat16_networks_give_finite_losses_and_float32_features():
-    objective, data = made(double=False), {k: v.float() for k, v in batch().items()}
+    objective, data = build(double=False), {k: v.float() for k, v in batch().items()}
     with torch.autocast("cpu", torch.bfloat16):
         loss, logs = objective(data, 0.0)
     assert loss.dtype == torch.float32
@@ -314,7 +314,7 @@ def test_bfloat16_networks_give_finite_losses_and_float32_features():
     assert all(torch.isfinite(p.grad).all() for p in objective.decoder.parameters())
 
 
-def test_literal_normalisation_warns_that_it_selects_all():
+def test_l2_normalisation_warns_that_it_selects_every_dimension():
     with pytest.warns(UserWarning, match="every dimension"):
         objective = objectives.build(small(bank_normalize="l2", bank=100), samples=40)
     objective.train()(batch_of(objective), 0.0)
@@ -341,29 +341,29 @@ def test_settings_that_cannot_work_are_refused(change: dict, message: str):
         methods.ReconstructSettings(width=3)
 
 
-def test_predictor_of_simsiam_keeps_its_rate_beneath_the_pairs():
-    objective = made("simsiam")
+def test_predictor_of_simsiam_keeps_its_constant_rate_within_synth_pair():
+    objective = build("simsiam")
     names = [name for name, _ in objective.named_parameters() if name.startswith(objective.constant_rate)]
     assert len(names) == len(list(objective.base.predictor.parameters()))
-    assert made("moco").constant_rate == ()
+    assert build("moco").constant_rate == ()
 
 
 def on_rank(rank: int, folder: Path) -> None:
-    """Scores, pair loss, bank and a training step of this process's half of six samples, left in `folder`."""
+    """Saves scores, pair loss, bank and gradients of this rank's half of six samples in `folder`."""
     store = torch.distributed.FileStore(str(folder / "store"), 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     own = slice(3 * rank, 3 * rank + 3)
-    seen, model = halves(own), DistributedDataParallel(made())
-    torch.manual_seed(rank)  # each draws its own noise
+    results, model = results_of(own), DistributedDataParallel(build())
+    torch.manual_seed(rank)  # each rank draws its own noise
     data = batch(6)
     model({"views": data["views"][:, own], "plain": data["plain"][own]}, 0.0)[0].backward()
-    seen["step"] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    torch.save({**seen, "remembered": model.module.bank}, folder / f"{rank}.pt")
+    results["step"] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.save({**results, "remembered": model.module.bank}, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def halves(own: slice) -> dict[str, Tensor]:
-    objective, data = made().eval(), batch(6)  # evaluation: batch norm of the whole batch and of its halves agree
+def results_of(own: slice) -> dict[str, Tensor]:
+    objective, data = build().eval(), batch(6)  # evaluation mode: batch norm is the same for the batch and its halves
     eta = objective.score(features(6)[own], data["views"][1, own])
     loss = objective.compare(data["views"][0, own], data["views"][1, own])
     objective.remember(features(6)[own])
@@ -374,10 +374,10 @@ def halves(own: slice) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path):
+def test_two_processes_equal_one_with_the_joined_batch(tmp_path: Path):
     torch.multiprocessing.spawn(on_rank, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    whole = halves(slice(None))
+    whole = results_of(slice(None))
     torch.testing.assert_close(torch.cat([first["eta"], second["eta"]]), whole["eta"])
     for name in ("loss", "gradient"):  # the trainer averages them
         torch.testing.assert_close((first[name] + second[name]) / 2, whole[name])
