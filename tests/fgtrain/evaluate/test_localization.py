@@ -116,7 +116,7 @@ class Coarse(nn.Module):
 
 
 def test_activation_maps_are_of_each_samples_class_in_any_order(drawn_set: Path, monkeypatch):
-    """Each box encodes its sample's number and is returned with that sample's map; samples without a box are skipped."""
+    """Each box encodes its sample's number and comes with that sample's map; samples without a box are skipped."""
     shards, cpu = ShardSet.open(drawn_set), torch.device("cpu")
     true_boxes = [np.array([[0, 0, 1, number / 16]])[: number % 3] for number in range(16)]  # every third has none
     layer = nn.Linear(3, 4)
