@@ -1,7 +1,7 @@
-"""One table of several runs: runs that differ only in their seed are one row, its mean and 95 % interval over them.
+"""One table of several runs: runs that differ only in their seed form a group, shown as its mean and 95 % interval.
 
-Only evaluations with the same settings on the same shard set (by digest) stand in one column. Of an evaluation that a
-run has made twice with the same settings the later one counts.
+Only evaluations with the same settings on the same shard set (by digest) share a row. When a run has two results of one
+evaluation with the same settings, the later one counts.
 """
 
 import json
@@ -36,12 +36,12 @@ SETTINGS = {
     "retrieval": (),
     "localization": (),
 }
-"""Those that make two results of an evaluation comparable; all have the view size and the shard set's digest too."""
+"""Evaluation -> settings that must be equal for two results to be comparable, besides view size and shard set."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One evaluation with one choice of settings, and one figure of it."""
+    """One figure of one evaluation with one choice of settings on one shard set: a row of the table."""
 
     evaluation: str
     settings: tuple[tuple[str, Any], ...]
@@ -50,15 +50,18 @@ class Column:
 
     @property
     def title(self) -> str:
-        said = {name: value for name, value in self.settings if value is not None}
-        words = {"cache": "cached" if said.get("cache") else "", "fraction": f"{said.get('fraction', 1):.0%} of labels"}
-        shown = [words[name] if name in words else _setting(name, value) for name, value in said.items()]
-        return f"{self.evaluation}, {self.figure}: " + ", ".join(text for text in shown if text)
+        given = {name: value for name, value in self.settings if value is not None}
+        special = {
+            "cache": "cached" if given.get("cache") else "",
+            "fraction": f"{given.get('fraction', 1):.0%} of labels",
+        }
+        parts = [special[name] if name in special else _setting(name, value) for name, value in given.items()]
+        return f"{self.evaluation}, {self.figure}: " + ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs whose settings are the same but for the seed."""
+    """Runs whose settings are equal except for the seed, and their figures."""
 
     settings: dict[str, Any]
     runs: list[Path]
@@ -68,9 +71,9 @@ class Group:
 
 
 def compare(paths: Sequence[Path]) -> list[Group]:
-    """Run directories -> groups, in the order in which their first run is named.
+    """Run directories -> groups, in the order of their first runs; a run named twice counts once.
 
-    InputError for a folder that is no run, or a run that nothing has measured yet.
+    InputError when no run is named, when a folder is not a run directory, or when a run has no results yet.
     """
     if not paths:
         raise InputError("Name the runs to compare: fgtrain compare runs/byol runs/cvsa")
@@ -78,7 +81,7 @@ def compare(paths: Sequence[Path]) -> list[Group]:
     for path in {path.resolve(): path for path in paths}.values():
         run = RunDir(path)
         if not run.config_path.is_file():
-            raise InputError(f"{path} is no run directory: it has no config.json. Name folders like runs/cvsa.")
+            raise InputError(f"{path} is not a run directory: it has no config.json. Name folders such as runs/cvsa.")
         results = read_lines(path / "results.jsonl")
         if not results:
             raise InputError(f"{path} has no results yet. Measure it: fgtrain eval knn {shlex.quote(str(path))}")
@@ -95,21 +98,24 @@ def compare(paths: Sequence[Path]) -> list[Group]:
 
 
 def latest(results: Sequence[dict[str, Any]]) -> dict[Column, dict[str, Any]]:
-    """The lines of a results.jsonl -> per column the last line that holds it."""
-    found: dict[Column, dict[str, Any]] = {}
+    """Lines of a results.jsonl -> column -> the last line that has it."""
+    columns: dict[Column, dict[str, Any]] = {}
     for line in results:
         kind = line["evaluation"]
         values = {name: line.get(name) for name in (*SETTINGS.get(kind, ()), "size")}
         settings = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in values.items())
-        found |= {Column(kind, settings, line["digest"], figure): line for figure in FIGURES.get(kind, ())}
-    return found
+        columns |= {Column(kind, settings, line["digest"], figure): line for figure in FIGURES.get(kind, ())}
+    return columns
 
 
 def run_compare(flags: Compare) -> None:
+    """Prints the table of `compare`, or with `flags.json` its JSON document."""
     groups = compare(flags.runs)
     names = [_name(group, groups) for group in groups]
     columns = list(dict.fromkeys(column for group in groups for column in group.values))
-    columns.sort(key=lambda column: (column.digest, list(FIGURES).index(column.evaluation)))  # else as measured
+    columns.sort(
+        key=lambda column: (column.digest, list(FIGURES).index(column.evaluation))
+    )  # otherwise in the order measured
     digests = sorted({column.digest for column in columns})
     if flags.json:
         print(json.dumps([_document(group, groups) for group in groups], indent=2))
@@ -124,12 +130,14 @@ def run_compare(flags: Compare) -> None:
         table.add_section()
     lines = [_legend(name, group, groups) for name, group in zip(names, groups)]
     if len(digests) == 1:
-        lines.append(f"All of it was measured on one shard set (digest {digests[0][:12]}).")
+        lines.append(f"All results were measured on one shard set (digest {digests[0][:12]}).")
     else:
         parts = ", then ".join(digest[:12] for digest in digests)
-        lines.append(f"Measured on {len(digests)} different shard sets, one part of the table each: digest {parts}.")
-    if twice := [name for name, group in zip(names, groups) if len(set(group.seeds)) < len(group.seeds)]:
-        lines.append(f"A seed stands there twice ({', '.join(twice)}): such runs are no independent trials.")
+        lines.append(
+            f"Measured on {len(digests)} different shard sets, one section of the table each: digests {parts}."
+        )
+    if duplicated := [name for name, group in zip(names, groups) if len(set(group.seeds)) < len(group.seeds)]:
+        lines.append(f"Duplicate seed ({', '.join(duplicated)}): runs of one seed are not independent trials.")
     if any(len(values) > 1 for group in groups for values in group.values.values()):
         lines.append("± half the 95 % interval of the mean over seeds (Student's t).")
     console = Console(highlight=False)
@@ -139,7 +147,7 @@ def run_compare(flags: Compare) -> None:
 
 
 def different(groups: Sequence[Group]) -> list[str]:
-    """Settings that all groups have and not all have alike; those that only some methods have go with the method."""
+    """Settings that every group has and that differ between groups; a setting of some methods only is not listed."""
     first = groups[0].settings
     shared = [key for key in first if all(key in group.settings for group in groups)]
     return [key for key in shared if any(group.settings[key] != first[key] for group in groups)]
@@ -147,15 +155,15 @@ def different(groups: Sequence[Group]) -> list[str]:
 
 def _name(group: Group, groups: Sequence[Group]) -> str:
     first = group.runs[0]
-    alike = [other for other in groups if other.runs[0].resolve().name == first.resolve().name]
-    return str(first) if len(alike) > 1 else first.resolve().name
+    namesakes = [other for other in groups if other.runs[0].resolve().name == first.resolve().name]
+    return str(first) if len(namesakes) > 1 else first.resolve().name
 
 
 def _legend(name: str, group: Group, groups: Sequence[Group]) -> str:
-    what = ", ".join(_setting(key, group.settings[key]) for key in different(groups)) or group.settings["method"]
+    settings = ", ".join(_setting(key, group.settings[key]) for key in different(groups)) or group.settings["method"]
     seeds = f"{len(group.runs)} runs of seeds" if len(group.runs) > 1 else "seed"
     steps = "steps" if len(group.steps) > 1 else "step"
-    return f"{name}: {what} ({seeds} {_listed(group.seeds)}, {steps} {_listed(sorted(group.steps))})"
+    return f"{name}: {settings} ({seeds} {_join(group.seeds)}, {steps} {_join(sorted(group.steps))})"
 
 
 def _cell(group: Group, column: Column) -> str:
@@ -169,8 +177,8 @@ def _document(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
     results = []
     for column, values in group.values.items():
         mean, half = mean_interval(values)
-        said = {"evaluation": column.evaluation, "figure": column.figure, **dict(column.settings)}
-        results.append(said | {"digest": column.digest, "mean": mean, "interval_half": half, "values": values})
+        result = {"evaluation": column.evaluation, "figure": column.figure, **dict(column.settings)}
+        results.append(result | {"digest": column.digest, "mean": mean, "interval_half": half, "values": values})
     return {
         "runs": [str(path) for path in group.runs],
         "seeds": group.seeds,
@@ -195,5 +203,5 @@ def _setting(key: str, value: Any) -> str:
     )
 
 
-def _listed(values: Sequence[int]) -> str:
+def _join(values: Sequence[int]) -> str:
     return ", ".join(f"{value:,}" for value in values)

@@ -1,9 +1,9 @@
-"""Fine-tuning, CVSA's protocol: the whole network, its learning rate and weight decay chosen on a part of TRAIN.
+"""Fine-tuning by CVSA's protocol: learning rate and weight decay are chosen on a held-out part of the train split.
 
-First each pair of the grid is trained once without a tenth of the train split (of every class) and scored on that
-tenth. Then the best pair is trained on the whole train split, several times from different seeds, and those trials
-alone see the test split, at their last epoch. A fit is complete before it counts: `finish` is asked for every one, so
-that a caller who keeps a journal can give back those that an earlier, stopped call has finished.
+First each pair of the grid trains once without a tenth of every class of the train split and is scored on that tenth.
+Then the best pair trains on the whole train split, several times from different seeds, and only those trials are scored
+on the test split, after their last epoch. `tune` calls `finish` for every fit, so a caller that keeps a journal can
+return the accuracies of fits that an earlier, stopped call has completed.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,8 @@ from .probe import forward, held_out
 
 @dataclass(frozen=True)
 class Fit:
-    """One training of the network. `search`: without the held-out part of TRAIN and scored on it; else on TEST."""
+    """One training of the network. A search trains without the held-out part of the train split and is scored on it;
+    any other fit trains on all of it and is scored on the test split."""
 
     rate: float
     decay: float
@@ -41,7 +42,7 @@ class Fit:
 
 
 class Part(ShardSet):
-    """A shard set of whose split `cut` only the samples `rows` (n,) are seen, renumbered from 0."""
+    """A view of the shard set `whole` whose split `cut` has only the samples `rows` (n,), renumbered from 0."""
 
     def __init__(self, whole: ShardSet, cut: str, rows: Tensor):
         super().__init__(whole.path, whole.manifest)
@@ -49,7 +50,7 @@ class Part(ShardSet):
 
 
 class Rows:
-    """Some samples of a split, by their numbers there; what the loader asks of a SplitReader."""
+    """A reader of the samples `rows` of a split; it has the methods of SplitReader that the loader calls."""
 
     def __init__(self, reader: SplitReader, rows: list[int]):
         self.reader, self.rows, self.split = reader, rows, reader.split
@@ -76,7 +77,7 @@ class Network(nn.Module):
 
 
 Finish = Callable[[Fit, Callable[[], float]], float]
-"""A fit and the call that trains it -> its accuracy, from that call or from an earlier one's journal."""
+"""(fit, function that trains it and returns its accuracy) -> accuracy, from that function or from a journal."""
 
 
 def tune(
@@ -87,30 +88,32 @@ def tune(
     tuning: Finetune,
     finish: Finish,
 ) -> tuple[Fit, list[float]]:
-    """`make` gives the pre-trained encoder anew -> the pair of the grid that was chosen, accuracies of the trials.
+    """Searches the grid of `tuning`, then trains the trials -> the fit with the chosen pair, accuracies of the trials.
 
-    A grid of one pair is not searched. A tie goes to the pair that the grid names first.
+    `make` returns a new copy of the pre-trained encoder for each fit; `size` is the view size in pixels; `finish` is
+    called once per fit. A grid of one pair is not searched; a tie goes to the pair that comes first in the grid.
+    InputError when no image can be held out, when a batch is larger than the training part, or when a trial diverges.
     """
     reader = shards.split("train")
     held = held_out(torch.tensor([label_of(reader.read(i)) for i in range(len(reader))]), tuning.seed)
     grid = [Fit(rate, decay, tuning.seed, search=True) for rate, decay in product(tuning.rates, tuning.decays)]
     if len(grid) > 1 and not held.any():
         raise InputError(
-            "No class of the train split has two images, so none can be held out to choose among the grid; name one "
+            "No class of the train split has two images, so none can be held out to search the grid. Name one "
             "learning rate and one weight decay: --rates 0.01 --decays 0.0001"
         )
-    left = len(reader) - int(held.sum()) * (len(grid) > 1)
-    need(tuning.batch_size <= left, "batch-size", tuning.batch_size, f"2 to {left:,}, the images to train on")
+    smallest = len(reader) - int(held.sum()) * (len(grid) > 1)
+    need(tuning.batch_size <= smallest, "batch-size", tuning.batch_size, f"2 to {smallest:,}, the images to train on")
 
     def train_and_score(fit: Fit) -> float:
-        learns = Part(shards, "train", (~held).nonzero()[:, 0]) if fit.search else shards
-        network = fine_tune(make(), learns, size, device, fit, tuning)
+        training_set = Part(shards, "train", (~held).nonzero()[:, 0]) if fit.search else shards
+        network = fine_tune(make(), training_set, size, device, fit, tuning)
         if fit.search:
             return accuracy(network, Part(shards, "train", held.nonzero()[:, 0]), "train", size, device)
         if not all(parameter.isfinite().all() for parameter in network.parameters()):
             raise InputError(
                 f"Fine-tuning diverged: at learning rate {fit.rate:g} and weight decay {fit.decay:g}, seed {fit.seed}, "
-                "the weights are not finite after the last epoch. Name lower --rates."
+                "the weights are not finite after the last epoch. Use lower --rates."
             )
         return accuracy(network, shards, "test", size, device)
 
@@ -125,7 +128,7 @@ def tune(
 def fine_tune(
     encoder: Encoder, shards: ShardSet, size: int, device: torch.device, fit: Fit, tuning: Finetune
 ) -> Network:
-    """Trains on the train split of `shards` -> the network as it stands after the last epoch."""
+    """Trains the encoder and a new linear layer on the train split of `shards` -> the network after the last epoch."""
     views = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
     network = Network(encoder, len(shards.classes), fit.seed).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, weight_decay=fit.decay)
@@ -147,7 +150,7 @@ def fine_tune(
 
 
 def accuracy(network: Network, shards: ShardSet, split: str, size: int, device: torch.device) -> float:
-    """Share of a split that is classified right, on the central square: nothing by a network that has diverged."""
+    """Fraction of a split that is classified right, on central squares; logits that are not finite count as wrong."""
     right = []
     for features, batch in forward(network.encoder, shards, split, ViewSpec.evaluation(size), device):
         with torch.inference_mode():

@@ -7,7 +7,7 @@ from scipy.special import stdtrit
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """n values -> mean and half width t s / sqrt(n) of its 95 % interval; None for one value, which has none."""
+    """n >= 1 values -> their mean, and t s / sqrt(n), half the width of its 95 % interval; None when n is 1."""
     n = len(values)
     mean = sum(values) / n
     if n == 1:
@@ -17,6 +17,6 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def percent(values: Sequence[float]) -> str:
-    """Shares of one -> "64.3 ± 1.2", or "64.3" for a single value."""
+    """Fractions of one -> "64.3 ± 1.2", or "64.3" for a single value."""
     mean, half = mean_interval(values)
     return f"{100 * mean:.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")

@@ -1,17 +1,18 @@
 """MaxBoxAcc (Choe et al., CVPR 2020, section 3.3): how well class-activation maps find the annotated object.
 
-The map of an image is its true class's (localisation with the class known), from a linear layer on the frozen encoder
-that is trained on the pooled features of the train split: M(x, y) = w_class . z(x, y), resized to the image, scaled to
-[0, 1] by its own minimum and maximum, and cut to 8 bits. At a threshold tau the box is that of the largest 8-connected
-component of M > tau, and BoxAcc(tau) is the share of images where it meets a true box with IoU >= 0.5. MaxBoxAcc is the
-best BoxAcc over tau. That the threshold is the best one for the scored images is part of the definition.
+The map of an image is that of its true class, from a linear layer that is trained on the frozen encoder's pooled
+features of the train split: M(x, y) = w_class . z(x, y), resized to the image, scaled to [0, 1] by its own minimum and
+maximum, and truncated to 8 bits. At a threshold tau the predicted box is that of the largest 8-connected component of
+M > tau, and BoxAcc(tau) is the fraction of images where it overlaps a true box with IoU >= 0.5. MaxBoxAcc is the
+maximum of BoxAcc over tau. Choosing the threshold on the scored images is part of the definition.
 
-MaxBoxAccV2 (Choe et al., TPAMI 2022) counts the best box of all outlines, and is the mean of the maxima for IoU >= .3,
-.5 and .7. In both, images are resized to a square without a crop, so nothing of an object is cut off.
+MaxBoxAccV2 (Choe et al., TPAMI 2022) takes the best box of all components, and is the mean of the maxima for IoU >= .3,
+.5 and .7. In both, images are resized to a square without a crop, so no part of an object is lost.
 
-Boxes and thresholds are those of the authors' code (github.com/clovaai/wsolevaluation), IoU is not: there a found box
-is one pixel wider and higher unless it ends at the image's edge, a true one is rounded down to whole pixels and is one
-larger too, and a map with nothing above tau has the upper left pixel. Here boxes are continuous, and nothing has none.
+Boxes and thresholds follow the authors' code (github.com/clovaai/wsolevaluation), IoU does not: there a predicted box
+is one pixel wider and higher unless it ends at the image's edge, a true box is rounded down to whole pixels and is also
+one pixel larger, and a map with nothing above tau predicts the upper left pixel. Here boxes are continuous, and a map
+with nothing above tau predicts no box.
 """
 
 from collections.abc import Sequence
@@ -35,37 +36,37 @@ from .linear import PROTOCOLS, Trial, fit
 from .probe import embed, forward
 
 THRESHOLDS = np.arange(255) / 255
-"""Of an 8-bit map every level but the highest, above which nothing lies."""
+"""The levels of an 8-bit map except the highest, above which there is nothing."""
 OVERLAPS = (0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """IoU with the best true box, at every threshold, of the N images that have one."""
+    """IoU with the best true box at each of T thresholds, for the N images that have a true box."""
 
-    largest: np.ndarray  # (N, T), of the largest component's box
-    any: np.ndarray  # (N, T), of the best box of all components
+    largest: np.ndarray  # (N, T) IoU of the largest component's box
+    any: np.ndarray  # (N, T) IoU of the best box of all components
 
     @property
     def best(self) -> int:
-        """The threshold, as a number in THRESHOLDS, at which MaxBoxAcc is reached; the lowest of several."""
+        """Index in THRESHOLDS of the threshold that gives MaxBoxAcc; the lowest of several."""
         return int((self.largest >= 0.5).mean(0).argmax())
 
     @property
-    def found(self) -> np.ndarray:
-        """(N,) bool: right or wrong at that threshold; MaxBoxAcc is its mean."""
+    def hits(self) -> np.ndarray:
+        """(N,) bool: whether the object is found at that threshold; MaxBoxAcc is the mean."""
         return self.largest[:, self.best] >= 0.5
 
     @property
     def v2(self) -> float:
+        """MaxBoxAccV2."""
         return float(np.mean([(self.any >= overlap).mean(0).max() for overlap in OVERLAPS]))
 
 
 def component_boxes(mask: np.ndarray) -> np.ndarray:
-    """(S, S) bool -> (K, 4) boxes (l, t, w, h) in [0, 1] of its 8-connected components, and of the pixels around each
-    hole in them, the largest first.
+    """(S, S) bool -> (K, 4) boxes (l, t, w, h) in [0, 1] of its 8-connected components and of the outline of each hole.
 
-    Large by the area inside the outline: that of the polygon through the pixels' centres.
+    They are sorted by falling area inside the outline, the polygon through the centres of its pixels.
     """
     outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     outlines = sorted(outlines, key=cv2.contourArea, reverse=True)
@@ -73,10 +74,10 @@ def component_boxes(mask: np.ndarray) -> np.ndarray:
 
 
 def overlap(low: np.ndarray, truth: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A map (h, w) and true boxes (K, 4) -> two (T,): IoU of the largest component's box, and of the best box."""
+    """A map (h, w) and true boxes (K, 4) -> IoU of the largest component's box (T,), and of the best box (T,)."""
     full = cv2.resize(low.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     full -= full.min()
-    full /= max(float(full.max()), 1e-12) if np.ptp(low) else np.inf  # a flat map is no longer flat when resized
+    full /= max(float(full.max()), 1e-12) if np.ptp(low) else np.inf  # resizing adds rounding noise to a flat map
     levels = (full * 255).astype(np.uint8)
     boxes = [component_boxes(levels > level) for level in range(len(THRESHOLDS))]
     meets = iou(np.concatenate(boxes)[:, None], truth).max(1)
@@ -85,15 +86,15 @@ def overlap(low: np.ndarray, truth: np.ndarray, size: int) -> tuple[np.ndarray, 
 
 
 def overlaps(maps: np.ndarray, truth: Sequence[np.ndarray], size: int) -> Overlap:
-    """(N, h, w) maps and the true boxes of each -> Overlap at `size` x `size` pixels."""
-    with ThreadPoolExecutor(available_cores()) as pool:  # OpenCV lets go of the interpreter
+    """(N, h, w) maps and the true boxes (K, 4) of each -> Overlap at `size` x `size` pixels."""
+    with ThreadPoolExecutor(available_cores()) as pool:  # OpenCV releases the GIL
         rows = list(pool.map(overlap, maps, truth, repeat(size)))
     largest, best = (np.stack(column) for column in zip(*rows))
     return Overlap(largest, best)
 
 
 def true_boxes(shards: ShardSet, split: str) -> list[np.ndarray]:
-    """Per sample of the split its ground-truth boxes (K, 4), K may be 0. InputError when there is no box at all."""
+    """Ground-truth boxes (K, 4) of each sample of the split; K may be 0. InputError when no sample has a box."""
     reader = shards.split(split)
     boxes = [np.array(meta(reader.read(i))["boxes"], np.float64).reshape(-1, 4) for i in range(len(reader))]
     if not any(map(len, boxes)):
@@ -105,9 +106,12 @@ def true_boxes(shards: ShardSet, split: str) -> list[np.ndarray]:
 
 
 def activation_maps(
-    encoder: Encoder, shards: ShardSet, size: int, device: torch.device, seed: int, stated: Sequence[np.ndarray]
+    encoder: Encoder, shards: ShardSet, size: int, device: torch.device, seed: int, true_boxes: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Maps (N, h, w) of the true class and the true boxes, of the test images that have boxes."""
+    """Maps (N, h, w) of the true class and the true boxes (K, 4), of the N test images that have boxes.
+
+    `true_boxes` holds the boxes of every test sample, by sample number; `seed` decides the layer's initial weights.
+    """
     views = whole_image(size)
     layer = probe_layer(encoder, shards, size, device, seed)
     weight = layer.weight.detach().to(device)  # (classes, n)
@@ -116,19 +120,19 @@ def activation_maps(
         wanted = weight[batch["label"].to(device)]  # (B, n)
         activation = torch.einsum("bn,bnhw->bhw", wanted, features.stage4.float()).cpu().numpy()
         for number, one in zip(batch["index"].tolist(), activation):
-            if len(stated[number]):
+            if len(true_boxes[number]):
                 maps.append(one)
-                truth.append(stated[number])
+                truth.append(true_boxes[number])
     return np.stack(maps), truth
 
 
 def whole_image(size: int) -> ViewSpec:
-    """The whole image, resized to a square: `forward` and `embed` take it where they find `plain`."""
+    """Views of the whole image, resized to a square: `plain` makes `forward` and `embed` use it."""
     return replace(ViewSpec.evaluation(size), plain=True)
 
 
 def probe_layer(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, seed: int) -> torch.nn.Linear:
-    """The linear layer whose class scores the maps explain: synth-pair's protocol on features computed once."""
+    """Trains the linear layer whose class scores the maps explain: synth-pair's protocol on features computed once."""
     rows = embed(encoder, shards, "train", whole_image(size), device)
     labels: Tensor = torch.empty_like(rows[1]).scatter_(0, rows[2], rows[1])
     trial = Trial(labels, 1.0, rows[0].shape[1], len(shards.classes), PROTOCOLS["synth-pair"], seed)

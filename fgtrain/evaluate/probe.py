@@ -1,6 +1,6 @@
-"""Features of a frozen encoder, and k nearest neighbours on them: train split in, test split scored.
+"""Features of a frozen encoder, and k nearest neighbours on them: the train split votes, the test split is scored.
 
-The test split decides nothing: no epoch, no learning rate and no k is chosen on it.
+Nothing is chosen on the test split: no epoch, no learning rate and no k.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ from ..networks.encoder import Encoder, Features
 
 BATCH = 128
 
-
 Rows = tuple[Tensor, Tensor, Tensor]
 """Features (N, n), labels (N,) and sample numbers (N,), on the CPU, in the order of the split."""
 
@@ -27,28 +26,31 @@ def forward(
 ) -> Iterator[tuple[Features, dict[str, Tensor]]]:
     """One pass over a split -> per batch the features of its first view, without gradients, and the batch itself.
 
-    The view is the whole image, resized and not cropped, where `views` has `plain`.
+    When `views.plain` is set, the features are those of the whole image, resized and not cropped.
     """
     with _open(shards, split, views, device) as loader:
         yield from _forward(encoder, loader, views.plain, device)
 
 
 def embed(encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device) -> Rows:
-    """One pass over a split. InputError when a feature is not finite."""
+    """One pass over a split -> its rows. InputError when a feature is not finite."""
     return _rows(forward(encoder, shards, split, views, device))
 
 
 def passes(
     encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device, seed: int
 ) -> Iterator[Rows]:
-    """Pass after pass over a split, without end: one per epoch of a loader, each with its own draws of the views."""
+    """Endless passes over a split, one per epoch of a loader, each with its own random views.
+
+    InputError when a feature is not finite.
+    """
     with _open(shards, split, views, device, seed) as loader:
         while True:
             yield _rows(_forward(encoder, loader, views.plain, device))
 
 
 def _open(shards: ShardSet, split: str, views: ViewSpec, device: torch.device, seed: int = 0) -> Loader:
-    """Every sample once an epoch, in the order of the split."""
+    """A loader that yields every sample once per epoch, in the order of the split."""
     order = {"shuffle": False, "last_batch": "keep", "seed": seed}
     return load(shards, views=views, batch_size=BATCH, split=split, device=str(device), **order)
 
@@ -68,19 +70,23 @@ def _rows(batches: Iterator[tuple[Features, dict[str, Tensor]]]) -> Rows:
     rows = [(features.pooled.float().cpu(), batch["label"].cpu(), batch["index"].cpu()) for features, batch in batches]
     pooled, labels, index = (torch.cat(column) for column in zip(*rows))
     if not pooled.isfinite().all():
-        raise InputError("The encoder's features are not finite on this set: its training has diverged.")
+        raise InputError(
+            "The encoder's features are not finite on this set: its training has diverged. Name an earlier checkpoint."
+        )
     return pooled, labels, index
 
 
 def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
     """(N, n), (N,), (Q, n) -> (Q,) classes voted by the k most similar rows (cosine). Ties go to the lowest class.
 
-    A vote weighs exp(cosine / temperature) (Wu et al., CVPR 2018, section 3.4), or one where temperature is 0.
+    A vote has the weight exp(cosine / temperature) (Wu et al., CVPR 2018, section 3.4), or 1 when temperature is 0.
     """
     bank, predictions = F.normalize(bank, dim=1), []
     for rows in F.normalize(queries, dim=1).split(1024):
         similarity, nearest = (rows @ bank.T).topk(min(k, len(bank)))  # (Q, k)
-        below = similarity - similarity[:, :1]  # from the most similar: exp(1 / temperature) may be beyond float32
+        below = (
+            similarity - similarity[:, :1]
+        )  # relative to the largest, since exp(1 / temperature) may overflow float32
         weight = (below / temperature).exp() if temperature > 0 else torch.ones_like(similarity)
         votes = weight.new_zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
         predictions.append(votes.argmax(1))
@@ -88,7 +94,10 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperatu
 
 
 def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: int, temperature: float) -> Tensor:
-    """Test samples -> (n,) bool, right or wrong: neighbours in the train split, whole central square."""
+    """-> (n,) bool: whether each test sample is classified right by its neighbours in the train split.
+
+    Features are those of the central square at `size` pixels.
+    """
     views = ViewSpec.evaluation(size)
     bank, labels, _ = embed(encoder, shards, "train", views, device)
     queries, truth, _ = embed(encoder, shards, "test", views, device)
@@ -96,20 +105,20 @@ def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: 
 
 
 def held_out(labels: Tensor, seed: int) -> Tensor:
-    """(N,) -> (N,) bool: a tenth of every class with at least two samples, at least one of each."""
+    """(N,) labels -> (N,) bool: a tenth of every class that has two samples or more, and at least one of each."""
     return _of_each_class(labels, lambda n: max(1, n // 10) if n > 1 else 0, seed)
 
 
 def labelled(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """(N,) -> (N,) bool: this share of every class, rounded; for one seed a smaller share lies inside a larger one.
+    """(N,) labels -> (N,) bool: this fraction of every class, rounded.
 
-    InputError when a class would keep no sample.
+    For one seed a smaller fraction is a subset of a larger one. InputError when a class would keep no sample.
     """
     fewest = int(labels.unique(return_counts=True)[1].min())
     if round(fewest * fraction) < 1:
         least = next(f / 1000 for f in range(1, 1001) if round(fewest * f / 1000))
         raise InputError(
-            f"--fractions {fraction:g} leaves a class of {fewest} training images without any; "
+            f"--fractions {fraction:g} leaves a class of {fewest} training images without a labelled one; "
             f"this set allows {least:g} to 1."
         )
     return _of_each_class(labels, lambda n: round(n * fraction), seed)
@@ -125,12 +134,12 @@ def _of_each_class(labels: Tensor, count, seed: int) -> Tensor:
 
 
 def score(right: Tensor) -> dict[str, float]:
-    """(n,) bool -> accuracy and its standard error sqrt(p (1 - p) / n), as shares of one."""
+    """(n,) bool -> accuracy and its standard error sqrt(p (1 - p) / n), as fractions of one, and n."""
     p, n = right.float().mean().item(), len(right)
     return {"accuracy": p, "standard_error": (p * (1 - p) / n) ** 0.5, "n": n}
 
 
 def paired(right: Tensor, other: Tensor) -> tuple[float, float]:
-    """Difference of two means on the same samples, and its standard error from the paired differences."""
+    """(n,), (n,) figures of the same samples -> difference of their means, and its standard error (paired)."""
     d = right.float() - other.float()
     return d.mean().item(), (d.var(correction=0) / len(d)).sqrt().item()

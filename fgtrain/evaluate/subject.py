@@ -1,4 +1,4 @@
-"""What an evaluation is given, checked before any work, and the line it leaves in the run's results.jsonl."""
+"""The inputs of an evaluation, checked before any work, and the line it appends to the run's results.jsonl."""
 
 import json
 import time
@@ -22,30 +22,34 @@ from ..runs.checkpoint import Checkpoint
 from ..settings.common import need
 from ..settings.evaluations import Evaluation
 
-SMALLEST, LARGEST = 8, 4096  # pixels, as of any view
+SMALLEST, LARGEST = 8, 4096  # side of a view, in pixels
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An encoder, the shard set and view size to evaluate it at, and the device."""
+    """The encoder to evaluate, the shard set, the view size in pixels, and the device."""
 
-    found: Checkpoint
+    checkpoint: Checkpoint
     shards: ShardSet
     size: int
     device: torch.device
 
     @classmethod
     def open(cls, flags: Evaluation, splits: Sequence[str]) -> "Subject":
-        """By default the run's own shard set and view size. InputError unless it has these splits, and classes."""
-        found, shards = Checkpoint.find(flags.run), flags.shards
-        if shards is None and found.run is not None:
-            noted = found.run.facts.get("shards", {}).get("path")
-            shards = Path(noted) if noted else None
+        """Opens everything that `flags` names; shard set and view size default to the run's own.
+
+        `splits` are the splits that the evaluation reads. InputError when the run or the shard set cannot be opened,
+        when a split is empty, when the set has fewer than two classes, or when the size is out of range.
+        """
+        checkpoint, shards = Checkpoint.find(flags.run), flags.shards
+        if shards is None and checkpoint.run is not None:
+            recorded = checkpoint.run.facts.get("shards", {}).get("path")
+            shards = Path(recorded) if recorded else None
         data = open_shards(shards)
         if missing := [split for split in splits if not data.splits.get(split)]:
             has = ", ".join(f"{split} ({n:,})" for split, n in data.splits.items() if n)
             raise InputError(
-                f"{data.path} has no {' and no '.join(missing)} split, and this evaluation works on "
+                f"{data.path} has no {' and no '.join(missing)} split, and this evaluation reads "
                 f"{' and '.join(splits)}; it has {has}. Name another set with --shards."
             )
         if len(data.classes) < 2:
@@ -53,60 +57,67 @@ class Subject:
                 f"{data.path} has {len(data.classes) or 'no'} class{'es' * (not data.classes)}, and this evaluation "
                 "needs images labelled with two or more. Name another set with --shards."
             )
-        size = found.size if flags.size is None else flags.size
+        size = checkpoint.size if flags.size is None else flags.size
         need(SMALLEST <= size <= LARGEST, "size", size, f"{SMALLEST} to {LARGEST} pixels")
-        return cls(found, data, size, pick_device(flags.device))
+        return cls(checkpoint, data, size, pick_device(flags.device))
 
     @property
     def name(self) -> str:
-        return f"{self.found.run.path if self.found.run else self.found.file}, step {self.found.step:,}"
+        """The run directory (or the encoder's file) and the step, as tables show them."""
+        path = self.checkpoint.run.path if self.checkpoint.run else self.checkpoint.file
+        return f"{path}, step {self.checkpoint.step:,}"
 
     @property
     def chance(self) -> float:
+        """Accuracy of a guess among equally frequent classes."""
         return 1 / len(self.shards.classes)
 
     def encoders(self, untrained: bool) -> dict[str, Encoder]:
-        """Under the name it has in tables: the encoder, and beside it the one that the run started from."""
-        made = {self.name: load_encoder(self.found)}
-        return made | {"untrained": untrained_encoder(self.found)} if untrained else made
+        """Name in tables -> encoder: the trained one, and with `untrained` also the one that the run started from."""
+        trained = {self.name: load_encoder(self.checkpoint)}
+        return trained | {"untrained": untrained_encoder(self.checkpoint)} if untrained else trained
 
     def record(self, evaluation: str, **values: Any) -> dict[str, Any]:
-        """-> the line: evaluation, step, figures as shares of one, settings, and where, when and by what it was made.
+        """Appends a line to the run's results.jsonl, if the encoder is in a run directory, and returns the line.
 
-        It is appended to the run's results.jsonl; an encoder that lies in no run directory has none.
+        `values` are the figures (as fractions of one) and the settings of the evaluation. The line adds the step, the
+        shard set and its digest, commit, versions, device and time.
         """
-        line = {"evaluation": evaluation, "step": self.found.step, **values, "size": self.size}
+        line = {"evaluation": evaluation, "step": self.checkpoint.step, **values, "size": self.size}
         line |= {"shards": str(self.shards.path), "digest": self.shards.manifest["digest"]}
         line |= {"commit": provenance.commit(), "versions": provenance.versions()}
         line |= {"device": provenance.name_of(self.device), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        if self.found.run is not None:
-            append(self.found.run.path / "results.jsonl", line)
+        if self.checkpoint.run is not None:
+            append(self.checkpoint.run.path / "results.jsonl", line)
         return line
 
 
 def untrained_encoder(checkpoint: Checkpoint) -> Encoder:
-    """The encoder that a run started from: the same network, made from the same seed."""
+    """Builds the encoder that a run started from: the same network from the same seed.
+
+    InputError when the checkpoint belongs to no run directory, so that its settings and seed are unknown.
+    """
     config = checkpoint.config()
     if config is None:
         raise InputError(
-            f"{checkpoint.file} lies in no run directory, so its initial weights are unknown; leave out --untrained."
+            f"{checkpoint.file} is not in a run directory, so its initial weights are unknown. Omit --untrained."
         )
     small = replace(config, **({"moco": replace(config.moco, queue="auto")} if hasattr(config, "moco") else {}))  # pyright: ignore
-    if hasattr(small, "decoder"):  # it may be gone since, and says nothing of the encoder
+    if hasattr(small, "decoder"):  # its file may be gone; the encoder does not need it
         small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
     return objectives.build(small, samples=2).encoder
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Adds one line, whole or not at all, that a power cut does not take back."""
+    """Appends one JSON line, whole or not at all, and returns once it is on the disk."""
     append_line(path, json.dumps(record), sync=True)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file, [] when there is none. InputError naming the line that is none.
+    """Reads the records of a .jsonl file; [] when the file does not exist.
 
-    A last line without its end is still being written, or of a process killed over it, and is left out; so is half a
-    line behind which others stand.
+    An incomplete line is ignored: at the end it is still being written, elsewhere it is from a process that was killed.
+    InputError names any other line that is not JSON.
     """
     if not path.is_file():
         return []
@@ -117,5 +128,5 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             if line.startswith("{") and not line.endswith("}"):
                 continue
-            raise InputError(f"{path}, line {number} is no JSON: {line[:60]!r}. Delete that line.") from None
+            raise InputError(f"{path}, line {number} is not valid JSON: {line[:60]!r}. Delete that line.") from None
     return records

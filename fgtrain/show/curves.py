@@ -1,4 +1,4 @@
-"""Training curves: every figure of metrics.jsonl over the epochs, one panel each, one line per run."""
+"""Training curves: each metric of metrics.jsonl over the epochs, one panel per metric, one line per run."""
 
 import math
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from ..settings.pictures import Curves
 AXIS = ("step", "epoch")
 THROUGHPUT = ("images_per_second", "data_wait")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Told apart by the colour-blind too (Okabe and Ito)."""
-COLUMNS, WIDTH, HEIGHT = 3, 4.2, 2.7  # panels a row; inches of a panel
+"""Distinguishable with colour blindness (Okabe and Ito)."""
+COLUMNS, WIDTH, HEIGHT = 3, 4.2, 2.7  # panels per row; size of a panel in inches
 
 
 def draw_curves(flags: Curves) -> Path:
-    """Writes the picture. InputError for a folder without metrics.jsonl, or a figure that no run has."""
+    """Writes the picture and returns its path. InputError for a run without metrics, or a metric that no run has."""
     paths, figures = flags.runs, flags.figures
     need(1 <= len(paths) <= len(COLOURS), "RUN", f"given {len(paths)} times", f"1 to {len(COLOURS)} runs")
     runs = {name: curves(path) for name, path in zip(names(paths), paths)}
-    found = list(dict.fromkeys(figure for lines in runs.values() for figure in lines))
+    recorded = list(dict.fromkeys(figure for lines in runs.values() for figure in lines))
     for figure in figures:
-        need(figure in found, "figures", figure, ", ".join(found))
-    wanted = list(figures) or [figure for figure in found if figure not in THROUGHPUT]
+        need(figure in recorded, "figures", figure, ", ".join(recorded))
+    wanted = list(figures) or [figure for figure in recorded if figure not in THROUGHPUT]
     out = flags.out or paths[0] / "curves.png"
     with whole(out) as part:
         draw(runs, wanted).savefig(part, format="png", dpi=150)
@@ -38,28 +38,34 @@ def draw_curves(flags: Curves) -> Path:
 
 
 def curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """A run directory -> figure -> epochs and values; lines that lack the figure give it no point."""
+    """Run directory -> metric -> epochs and values; a line without the metric, or with NaN, adds no point.
+
+    InputError when the run has no metrics yet.
+    """
     lines = read_lines(path / "metrics.jsonl")
     if not lines:
-        raise InputError(f"{path} has no metrics.jsonl with a line in it; name run directories, such as runs/cvsa.")
-    found: dict[str, tuple[list[float], list[float]]] = {}
+        raise InputError(f"{path} has no metrics.jsonl, or an empty one. Name run directories, such as runs/cvsa.")
+    series: dict[str, tuple[list[float], list[float]]] = {}
     for line in lines:
         for name, value in line.items():
             if name not in AXIS and isinstance(value, (int, float)) and math.isfinite(value):
-                epochs, values = found.setdefault(name, ([], []))
+                epochs, values = series.setdefault(name, ([], []))
                 epochs.append(line["epoch"])
                 values.append(value)
-    return found
+    return series
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """The folders' own names, or the whole paths where two are alike."""
+    """The names of the folders, or the whole paths when two folders have the same name."""
     own = [path.resolve().name for path in paths]
     return own if len(set(own)) == len(own) else [str(path) for path in paths]
 
 
 def draw(runs: dict[str, dict[str, tuple[list[float], list[float]]]], figures: Sequence[str]) -> Any:
-    """Run -> figure -> epochs and values: a matplotlib Figure of one panel per figure."""
+    """Run -> metric -> epochs and values: draws a matplotlib Figure with one panel per metric.
+
+    InputError when matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -67,8 +73,8 @@ def draw(runs: dict[str, dict[str, tuple[list[float], list[float]]]], figures: S
         raise InputError("show curves needs matplotlib, which is not installed: pip install 'fgdata[plot]'") from None
     columns = min(COLUMNS, len(figures))
     rows = -(-len(figures) // columns)
-    across = min(2 * columns, len(runs))  # names in a line of the legend
-    top = 0.25 + 0.25 * -(-len(runs) // across)  # inches, of the legend
+    across = min(2 * columns, len(runs))  # names per line of the legend
+    top = 0.25 + 0.25 * -(-len(runs) // across)  # height of the legend in inches
     height = HEIGHT * rows + top
     places = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - top / height), w_pad=0.12, h_pad=0.1)
     picture = Figure(figsize=(WIDTH * columns, height), layout=places)

@@ -1,4 +1,4 @@
-"""What `fgtrain list` prints."""
+"""fgtrain list: tables of recipes, shard sets and runs."""
 
 import inspect
 from pathlib import Path
@@ -15,8 +15,9 @@ from ..settings.recipes import RECIPES
 
 
 def run_list(_flags: object = None) -> None:
+    """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too."""
     console = Console(highlight=False)
-    table = Table("recipe", "what it is", title="fgtrain run NAME", title_justify="left")
+    table = Table("recipe", "description", title="fgtrain run NAME", title_justify="left")
     for name, recipe in RECIPES.items():
         table.add_row(name, (inspect.getdoc(recipe) or "").splitlines()[0])
     console.print(table)

@@ -1,8 +1,8 @@
-"""The picture of synthesized pairs: what the decoder paints from an image's features, as they are and with noise.
+"""The picture of synthesized pairs: images decoded from an image's features, without and with added noise.
 
-Everything comes from the run's last checkpoint, state.pt: the decoder as trained so far, the bank of features that
-decides which dimensions take low-variance noise, and the networks that score the others. The pairs are made as in
-training, with the statistics of the batch; the noise is drawn from `seed`.
+Everything comes from state.pt of the run's last checkpoint: the decoder, the bank of features that selects the
+dimensions that get low-variance noise, and the networks that score the others. Pairs are synthesized as in training,
+with the statistics of the batch; `seed` decides the noise.
 """
 
 import math
@@ -32,16 +32,19 @@ from ..settings.pictures import Pairs
 from .sheet import layout, pixels
 
 BATCH = 64
-"""Images that pass together, from which the first are drawn: scores need other images to tell them from."""
-CELL = 160  # least side of an image in the picture, in pixels
+"""Images per batch, of which the first are drawn. The scores compare an image with the others of its batch."""
+CELL = 160  # minimum side of an image in the picture, in pixels
 
 
 def draw_pairs(flags: Pairs) -> Path:
-    """Writes the sheet: per row an image, its reconstruction, the perturbed one, and the difference of the two."""
-    found, split, rows, seed = Checkpoint.find(flags.run), flags.split, flags.rows, flags.seed
-    objective = trained(found)
-    noted = found.run.facts.get("shards", {}).get("path") if found.run else None
-    data = open_shards(flags.shards or (Path(noted) if noted else None))
+    """Writes the sheet and returns its path: per row an image, two decoded images and their difference.
+
+    The first is decoded from the features of the image, the second from the features with added noise.
+    """
+    checkpoint, split, rows, seed = Checkpoint.find(flags.run), flags.split, flags.rows, flags.seed
+    objective = load_objective(checkpoint)
+    recorded = checkpoint.run.facts.get("shards", {}).get("path") if checkpoint.run else None
+    data = open_shards(flags.shards or (Path(recorded) if recorded else None))
     reader = data.split(split)
     if not 1 <= rows <= min(BATCH, len(reader)):
         raise InputError(f"--rows is {rows}; allowed: 1 to {min(BATCH, len(reader))}.")
@@ -59,22 +62,26 @@ def draw_pairs(flags: Pairs) -> Path:
     captions = [name.split(".", 1)[-1].replace("_", " ") for name in names]
     heads = [("image", 1), ("decoded", 1), ("with noise", 1), (f"difference x {gain}", 1)]
     sheet = layout(cells, captions, heads, cells[0][0].width)
-    out = flags.out or (found.run.path if found.run else Path()) / "pairs.png"
+    out = flags.out or (checkpoint.run.path if checkpoint.run else Path()) / "pairs.png"
     with whole(out) as part:
         sheet.save(part, "PNG", optimize=True)
     Console(highlight=False, soft_wrap=True).print(
-        f"{out}: {rows} images of {data.path} ({split}), step {found.step:,}; the noise is {noise:.1%} of the features"
+        f"{out}: {rows} images of {data.path} ({split}), step {checkpoint.step:,}; "
+        f"the noise is {noise:.1%} of the features"
     )
     return out
 
 
-def trained(found: Checkpoint) -> SynthPair:
-    """The whole objective of a checkpoint of synth-pair, in training mode."""
-    config = found.config()
+def load_objective(checkpoint: Checkpoint) -> SynthPair:
+    """The whole objective of a synth-pair checkpoint, in training mode. InputError when another method trained it."""
+    config = checkpoint.config()
     if not isinstance(config, SynthPairConfig):
-        what = f"a run of {config.method}" if config else "an encoder on its own"
-        raise InputError(f"{found.file.parent} is {what}; pairs need the decoder that a run of synth-pair trains.")
-    weights = load_state(found.file.parent)["objective"]
+        what = f"a run of {config.method}" if config else "an encoder outside a run directory"
+        raise InputError(
+            f"{checkpoint.file.parent} is {what}; show pairs needs a decoder, which only a run of synth-pair has. "
+            "Train one: fgtrain run synth-pair"
+        )
+    weights = load_state(checkpoint.file.parent)["objective"]
     config = replace(config, init=None, decoder=None)  # every weight comes from the checkpoint
     queue = len(weights.get("base.queue", ()))
     if queue:
@@ -86,23 +93,23 @@ def trained(found: Checkpoint) -> SynthPair:
 
 @torch.no_grad()
 def pairs(objective: SynthPair, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
-    """x, decoder(v), decoder(v + noise), each (B, 3, S, S) normalised, and |noise| / |v|."""
+    """-> x, decoder(v), decoder(v + noise), each (B, 3, S, S) normalised, and |noise| / |v|; v are features of x."""
     x = batch["plain"]
     with torch.random.fork_rng(devices=[]), hold_statistics(objective):
         torch.manual_seed(seed)
         v = wide(objective.encoder(x).pooled)
-        v_p, seen = objective.perturb(v, batch["views"][1])
-        return x, objective.decoder(v), objective.decoder(v_p), seen["noise"].item()
+        v_p, logs = objective.perturb(v, batch["views"][1])
+        return x, objective.decoder(v), objective.decoder(v_p), logs["noise"].item()
 
 
 def visible(change: Tensor, spec: ViewSpec) -> int:
-    """Normalised differences -> the power of two that spreads all but the largest hundredth over the grey levels."""
+    """Normalised differences -> the power of two that scales their 99th percentile to the range of grey levels."""
     size = (change * torch.tensor(spec.std)[:, None, None]).abs().flatten()[::7].quantile(0.99).item()
     return 2 ** max(0, math.floor(math.log2(0.5 / max(size, 1e-3))))
 
 
 def enlarged(rgb: np.ndarray) -> Image.Image:
-    """A whole multiple of its size, at least CELL wide; single pixels stay sharp."""
+    """The image enlarged by a whole factor to a width of CELL pixels or more, without interpolation."""
     image = Image.fromarray(rgb)
     times = max(1, math.ceil(CELL / image.width))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

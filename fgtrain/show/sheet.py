@@ -1,4 +1,4 @@
-"""What contact sheets are made of: pixels, outlines, rows and columns."""
+"""Parts of a contact sheet: pixels, outlines, captions, rows and columns."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ MARGIN, GAP, GROUP_GAP, HEADER, LINE = 28, 10, 34, 58, 18  # pixels
 
 
 def pixels(view: np.ndarray, spec: ViewSpec) -> np.ndarray:
-    """(3, S, S) normalised -> (S, S, 3) uint8."""
+    """(3, S, S) normalised by the mean and std of `spec` -> (S, S, 3) uint8."""
     rgb = view.transpose(1, 2, 0) * np.array(spec.std) + np.array(spec.mean)
     return (rgb * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def extent(mask: np.ndarray) -> tuple[float, float, float, float] | None:
-    """(S, S) -> left, top, right, bottom of its ones in pixels, or None when there are none."""
+    """(S, S) mask -> left, top, right, bottom of its nonzero pixels, or None when it is empty."""
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else None
 
 
 def fitted(rgb: np.ndarray, size: int) -> Image.Image:
-    """The whole image, its longer side `size` pixels, the other at least one."""
+    """(H, W, 3) uint8 -> the whole image, its longer side `size` pixels and the other at least 1 pixel."""
     image = Image.fromarray(rgb)
     scale = size / max(image.size)
     sides = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -32,8 +32,10 @@ def fitted(rgb: np.ndarray, size: int) -> Image.Image:
 
 
 def framed(image: Image.Image, corners: tuple[float, float, float, float] | None, scale: float) -> Image.Image:
-    """Outlines left, top, right, bottom (in pixels before `scale`) just inside the picture; what is narrower than the
-    outline is filled by it."""
+    """Draws an outline at `corners` (left, top, right, bottom, multiplied by `scale`), clipped to the image.
+
+    The image is changed in place and returned; None draws nothing.
+    """
     if corners is None:
         return image
     left, top, right, bottom = (round(value * scale) for value in corners)
@@ -46,7 +48,7 @@ def framed(image: Image.Image, corners: tuple[float, float, float, float] | None
 
 
 def wrapped(text: str, font: Any, width: int) -> str:
-    """Broken between words into lines no wider than `width` pixels, at most three."""
+    """Breaks text between words into at most three lines of `width` pixels; a longer word is not broken."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -58,7 +60,10 @@ def wrapped(text: str, font: Any, width: int) -> str:
 
 
 def layout(cells: list[list[Image.Image]], captions: list[str], heads: list[tuple[str, int]], size: int) -> Image.Image:
-    """Rows of cells in groups of columns, a heading over each group and a caption under each row's first cell."""
+    """Rows of cells -> the sheet: a heading above each group of columns, a caption below the first cell of each row.
+
+    `heads` are (heading, columns of the group) from left to right; `size` is the side of a cell in pixels.
+    """
     large, small = ImageFont.load_default(20), ImageFont.load_default(15)
     captions = [wrapped(caption, small, size) for caption in captions]
     overhangs = [LINE * (c.count("\n") + 1) - (size - row[0].height) // 2 for c, row in zip(captions, cells)]

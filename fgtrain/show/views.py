@@ -1,4 +1,4 @@
-"""A contact sheet of views. The box of a detector and the mask it becomes in a view are outlined in one colour."""
+"""A contact sheet of views. A detector's box in the image and its mask in each view are outlined in one colour."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,20 +20,22 @@ from .sheet import extent, fitted, framed, layout, pixels
 
 
 def draw_views(flags: Views) -> Path:
-    """Writes the sheet: per row an image with its box, two views swapped within the batch, and two more.
+    """Writes the sheet and returns its path: per row an image with its box, two views swapped in the batch, two more.
 
-    Those are pasted over images of the background sets, where there are any, else random resized crops.
+    The last two are pasted over images of the background sets, or are random resized crops when no set is named.
     """
     path, shards, detector, backgrounds = flags.run, flags.shards, flags.detector, flags.backgrounds
     split, size, rows = flags.split, flags.size, flags.rows
     spec = ViewSpec()
     if path is not None:
         if not (path / "config.json").is_file():
-            raise InputError(f"{path} is no run directory: it has no config.json. Leave it out and name --shards.")
+            raise InputError(
+                f"{path} is not a run directory: it has no config.json. Omit it and name a set with --shards."
+            )
         run = RunDir(path)
-        config, noted = run.config(), run.facts.get("shards", {}).get("path")
+        config, recorded = run.config(), run.facts.get("shards", {}).get("path")
         spec, detector = config.views, detector or config.data.detector
-        shards = shards or (Path(noted) if noted else None)
+        shards = shards or (Path(recorded) if recorded else None)
         backgrounds = backgrounds or config.data.backgrounds
     data = open_shards(shards)
     reader = data.split(split)

@@ -1,4 +1,4 @@
-"""fgtrain compare: what is grouped, what stands in one row, the intervals, and what is said of differing sets."""
+"""fgtrain compare: groups, rows, intervals, and results on different shard sets."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from fgtrain.settings.file import to_dict
 KNN = {"evaluation": "knn", "step": 10, "k": 20, "temperature": 0.07, "size": 64, "digest": "a" * 64}
 
 
-def made(path: Path, settings: common.Config, *lines: dict, digest: str = "a" * 64) -> Path:
+def write_run(path: Path, settings: common.Config, *lines: dict, digest: str = "a" * 64) -> Path:
     """A run directory that holds these results."""
     path.mkdir()
     write_json(path / "config.json", to_dict(settings))
@@ -31,9 +31,9 @@ def runs(tmp_path: Path) -> list[Path]:
     byol, cvsa = methods.ByolConfig(), methods.CvsaConfig(epochs=300)
     both = replace(byol, seed=1, machine=common.Machine(device="cpu"))
     return [
-        made(tmp_path / "byol", byol, {**KNN, "accuracy": 0.1}, {**KNN, "accuracy": 0.4}),
-        made(tmp_path / "byol-1", both, {**KNN, "accuracy": 0.5}, {**KNN, "k": 5, "accuracy": 0.7}),
-        made(tmp_path / "cvsa", cvsa, {**KNN, "accuracy": 0.6}),
+        write_run(tmp_path / "byol", byol, {**KNN, "accuracy": 0.1}, {**KNN, "accuracy": 0.4}),
+        write_run(tmp_path / "byol-1", both, {**KNN, "accuracy": 0.5}, {**KNN, "k": 5, "accuracy": 0.7}),
+        write_run(tmp_path / "cvsa", cvsa, {**KNN, "accuracy": 0.6}),
     ]
 
 
@@ -51,28 +51,27 @@ def test_a_run_named_twice_counts_once(runs: list[Path]):
 
 
 def test_other_training_data_is_another_group(runs: list[Path], tmp_path: Path):
-    other = made(tmp_path / "other", methods.ByolConfig(seed=2), {**KNN, "accuracy": 0.2}, digest="b" * 64)
+    other = write_run(tmp_path / "other", methods.ByolConfig(seed=2), {**KNN, "accuracy": 0.2}, digest="b" * 64)
     assert [group.seeds for group in compare.compare([runs[0], other])] == [[0], [2]]
 
 
-def test_table_says_what_was_compared(runs: list[Path], capsys: pytest.CaptureFixture[str]):
+def test_table_states_settings_seeds_and_shard_set(runs: list[Path], capsys: pytest.CaptureFixture[str]):
     assert cli.main(["compare", *map(str, runs)]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "45.0 ± 63.5" in said  # t of 1 degree of freedom, 12.706, times half the difference
-    assert "70.0 (1 of 2)" in said
-    assert "byol: byol, epochs 400 (2 runs of seeds 0, 1, step 10)" in said
-    assert "measured on one shard set (digest aaaaaaaaaaaa)" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "45.0 ± 63.5" in printed  # t of 1 degree of freedom, 12.706, times half the difference
+    assert "70.0 (1 of 2)" in printed
+    assert "byol: byol, epochs 400 (2 runs of seeds 0, 1, step 10)" in printed
+    assert "one shard set (digest aaaaaaaaaaaa)" in printed
 
 
-def test_results_on_different_shard_sets_are_kept_apart_and_said_to_be(tmp_path: Path, capsys):
-    one = made(tmp_path / "one", methods.ByolConfig(), {**KNN, "accuracy": 0.2})
-    two = made(tmp_path / "two", methods.ByolConfig(seed=1), {**KNN, "accuracy": 0.3, "digest": "b" * 64})
+def test_results_on_different_shard_sets_are_in_separate_sections(tmp_path: Path, capsys):
+    one = write_run(tmp_path / "one", methods.ByolConfig(), {**KNN, "accuracy": 0.2})
+    two = write_run(tmp_path / "two", methods.ByolConfig(seed=1), {**KNN, "accuracy": 0.3, "digest": "b" * 64})
     assert cli.main(["compare", str(one), str(two)]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert (
-        "Measured on 2 different shard sets, one part of the table each: digest aaaaaaaaaaaa, then bbbbbbbbbbbb" in said
-    )
-    assert "20.0 (1 of 2)" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 different shard sets" in printed
+    assert "aaaaaaaaaaaa, then bbbbbbbbbbbb" in printed
+    assert "20.0 (1 of 2)" in printed
 
 
 def test_json_holds_means_intervals_and_values(runs: list[Path], capsys: pytest.CaptureFixture[str]):
@@ -85,10 +84,10 @@ def test_json_holds_means_intervals_and_values(runs: list[Path], capsys: pytest.
     assert cvsa["results"][0]["interval_half"] is None
 
 
-def test_what_cannot_be_compared_is_named(runs: list[Path], tmp_path: Path):
-    with pytest.raises(InputError, match="no run directory"):
+def test_folders_that_cannot_be_compared_are_named(runs: list[Path], tmp_path: Path):
+    with pytest.raises(InputError, match=r"config\.json"):
         compare.compare([runs[0], tmp_path])
-    with pytest.raises(InputError, match="has no results yet. Measure it: fgtrain eval knn"):
-        compare.compare([made(tmp_path / "bare", methods.ByolConfig())])
-    with pytest.raises(InputError, match="Name the runs"):
+    with pytest.raises(InputError, match="no results.*fgtrain eval knn"):
+        compare.compare([write_run(tmp_path / "bare", methods.ByolConfig())])
+    with pytest.raises(InputError, match="fgtrain compare runs/"):
         compare.compare([])

@@ -1,4 +1,4 @@
-"""kNN against scikit-learn, every eval command on a small run, what is refused, export into torchvision, the sheet."""
+"""kNN against scikit-learn, every eval command on a small run, refused settings, export, list, and the sheet."""
 
 import json
 import resource
@@ -60,8 +60,8 @@ def test_knn_agrees_with_scikit_learn(k: int, temperature: float):
     assert ours.tolist() == theirs.predict(queries.double().numpy()).tolist()
 
 
-def test_knn_of_a_low_temperature_is_that_of_float64():
-    """exp(1 / 0.005) is beyond float32: every weight would be infinite, and the lowest class win."""
+def test_knn_at_a_low_temperature_equals_float64():
+    """exp(1 / 0.005) overflows float32: every weight would be infinite, and the lowest class would win."""
     bank, labels = clusters(0, 400, spread=2.0)
     queries, _ = clusters(1, 150, spread=2.0)
     unit = torch.nn.functional.normalize
@@ -87,14 +87,14 @@ def test_score_and_paired_difference_on_paper():
 
 
 def test_every_evaluation_prints_a_table_and_appends_a_line(run: Path, capsys: pytest.CaptureFixture[str]):
-    asked = [
+    commands = [
         f"knn {run} --k 5 --untrained",
         f"linear {run}/checkpoints/last --protocol cvsa --cache --fractions 1 0.5 --trials 2 --epochs 3",
         f"retrieval {run} --untrained",
         f"localization {run} --untrained",
         f"finetune {run} --epochs 1 --batch-size 8 --rates 0.1 0.01 --decays 0 --trials 2",
     ]
-    for line in asked:
+    for line in commands:
         assert cli.main(["eval", *line.split()]) == 0
         printed = capsys.readouterr().out
         assert ("gain over untrained" in printed) == ("--untrained" in line)
@@ -103,9 +103,9 @@ def test_every_evaluation_prints_a_table_and_appends_a_line(run: Path, capsys: p
     assert [r["evaluation"] for r in records] == ["knn", "linear", "linear", "retrieval", "localization", "finetune"]
     facts = {"step", "n", "size", "shards", "digest", "at"}
     assert all(r["n"] == 16 and facts <= r.keys() for r in records)
-    made = {"commit": provenance.commit(), "versions": provenance.versions(), "device": "cpu"}
-    assert all(made.items() <= r.items() for r in records)
-    assert "torch" in made["versions"]
+    source = {"commit": provenance.commit(), "versions": provenance.versions(), "device": "cpu"}
+    assert all(source.items() <= r.items() for r in records)
+    assert "torch" in source["versions"]
     errors = [[name for name in r if name.endswith("standard_error")] for r in records]
     figures = ["", "", "", "map_", "maxboxacc_", ""]
     assert [f"{figure}standard_error" in names for figure, names in zip(figures, errors)] == [True] * 6
@@ -118,8 +118,8 @@ def test_every_evaluation_prints_a_table_and_appends_a_line(run: Path, capsys: p
     assert (records[5]["trials"], records[5]["lr"] in (0.1, 0.01)) == (2, True)
 
 
-def test_a_stopped_fine_tuning_goes_on_behind_its_last_finished_fit(run: Path, monkeypatch, capsys):
-    """Killed in its third fit: the first two are not trained again, and the result is that of a call in one go."""
+def test_a_stopped_fine_tuning_resumes_after_its_last_finished_fit(run: Path, monkeypatch, capsys):
+    """Stopped in its third fit: the first two are not trained again, and the result equals an uninterrupted one."""
     line = f"eval finetune {run} --epochs 1 --batch-size 8 --rates 0.1 0.05 --decays 0 --trials 1 --seed 5".split()
     trained, fine_tune = [], finetune.fine_tune
 
@@ -143,7 +143,7 @@ def test_a_stopped_fine_tuning_goes_on_behind_its_last_finished_fit(run: Path, m
 
 
 def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every epoch sees all samples in crops of its own; --epochs leaves the rest of the protocol as it is."""
+    """Every epoch has new crops of all samples; --epochs changes only the epochs of the protocol."""
     epochs, protocols, fit = [], [], linear.fit
 
     def watched(passes, trials, protocol):
@@ -163,7 +163,7 @@ def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("knn --k 0", "--k is 0; allowed: 1 to 32, the images of the train split"),
         ("knn --k 33", "--k is 33"),
@@ -172,17 +172,17 @@ def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
         ("linear --fractions 0", "--fractions is 0; allowed"),
         (
             "linear --fractions 0.01 --cache",
-            "--fractions 0.01 leaves a class of 8 training images without any; this set allows 0.063 to 1",
+            "this set allows 0.063 to 1",
         ),
         ("linear --trials 0", "--trials is 0"),
         ("finetune --batch-size 1", "--batch-size is 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(line: str, said: str, run: Path, capsys: pytest.CaptureFixture[str]):
+def test_invalid_settings_are_refused(line: str, message: str, run: Path, capsys: pytest.CaptureFixture[str]):
     what, *flags = line.split()
     before = (run / "results.jsonl").stat().st_size if (run / "results.jsonl").is_file() else 0
     assert cli.main(["eval", what, str(run), *flags]) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     after = (run / "results.jsonl").stat().st_size if (run / "results.jsonl").is_file() else 0
     assert after == before
 
@@ -194,9 +194,9 @@ def test_a_set_without_a_test_split_is_refused(run: Path, tmp_path: Path, capsys
     build(read("flat", tmp_path / "images"), tmp_path / "flat", saliency=("spectral-residual",), workers=1)
     for what in ("knn", "linear", "finetune", "localization", "retrieval"):
         assert cli.main(["eval", what, str(run), "--shards", str(tmp_path / "flat")]) == 2
-        said = " ".join(capsys.readouterr().err.split())
-        assert "has no test split, and this evaluation works on" in said
-        assert "it has train (4)" in said
+        message = " ".join(capsys.readouterr().err.split())
+        assert "no test split" in message
+        assert "train (4)" in message
 
 
 def test_a_set_of_one_class_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -208,11 +208,11 @@ def test_a_set_of_one_class_is_refused(run: Path, tmp_path: Path, capsys: pytest
     build(read("folder", images), tmp_path / "set", saliency=("spectral-residual",), workers=1)
     for what in ("knn", "linear", "finetune", "localization", "retrieval"):
         assert cli.main(["eval", what, str(run), "--shards", str(tmp_path / "set")]) == 2
-        said = " ".join(capsys.readouterr().err.split())
-        assert "has 1 class, and this evaluation needs images labelled with two or more" in said
+        message = " ".join(capsys.readouterr().err.split())
+        assert "has 1 class," in message
 
 
-def test_a_line_that_the_disk_has_no_room_for_is_taken_back(tmp_path: Path):
+def test_a_line_that_does_not_fit_on_the_disk_is_removed(tmp_path: Path):
     file = tmp_path / "results.jsonl"
     subject.append(file, {"n": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -225,13 +225,13 @@ def test_a_line_that_the_disk_has_no_room_for_is_taken_back(tmp_path: Path):
     subject.append(file, {"n": 2})
     assert subject.read_lines(file) == [{"n": 1}, {"n": 2}]
     file.write_text('{"n": 1}\n{"n"')
-    assert subject.read_lines(file) == [{"n": 1}]  # still being written
+    assert subject.read_lines(file) == [{"n": 1}]  # the last line is still being written
 
 
 def test_untrained_network_is_the_one_the_run_started_from(run: Path):
-    found = Checkpoint.find(run)
-    started = objectives.build(found.run.config(), samples=32).encoder  # pyright: ignore[reportOptionalMemberAccess]
-    ours, trained = untrained_encoder(found).state_dict(), load_encoder(found).state_dict()
+    checkpoint = Checkpoint.find(run)
+    started = objectives.build(checkpoint.run.config(), samples=32).encoder  # pyright: ignore[reportOptionalMemberAccess]
+    ours, trained = untrained_encoder(checkpoint).state_dict(), load_encoder(checkpoint).state_dict()
     assert all(torch.equal(v, started.state_dict()[k]) for k, v in ours.items())
     assert not torch.equal(ours["conv1.weight"], trained["conv1.weight"])
 
@@ -254,11 +254,11 @@ def test_encoder_alone_is_evaluated_with_shards_named(run: Path, drawn_set: Path
         report.run_knn(Knn(file, drawn_set, device="cpu", k=5, untrained=True))
 
 
-def test_what_is_no_encoder_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"neither a run \(config.json\) nor an encoder.safetensors\. Runs"):
+def test_files_that_are_not_encoders_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"config\.json.*encoder\.safetensors.*runs/"):
         Checkpoint.find(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"not one")
-    with pytest.raises(InputError, match="no encoder of fgtrain"):
+    with pytest.raises(InputError, match=r"weights\.safetensors.*encoder"):
         Checkpoint.find(tmp_path / "weights.safetensors")
 
 
@@ -274,8 +274,8 @@ def test_list_names_recipes_and_runs(run: Path, drawn_set: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"method": "byol", "no_such_setting": 1}', None], ids=range(4))
-def test_list_shows_a_run_that_it_cannot_read(text: str | None, run: Path, tmp_path: Path, monkeypatch, capsys):
-    """None: config.json is whole, and run.json is not."""
+def test_list_shows_unreadable_runs(text: str | None, run: Path, tmp_path: Path, monkeypatch, capsys):
+    """None: config.json is valid, and run.json is not."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     torn = tmp_path / "runs" / "torn"
@@ -333,12 +333,12 @@ def test_flags_that_commands_share_are_refused_before_any_work(line: str, messag
     assert message in capsys.readouterr().err
 
 
-def test_half_a_line_of_results_is_passed_over_and_garbage_is_named(tmp_path: Path):
+def test_incomplete_lines_of_results_are_ignored_and_others_named(tmp_path: Path):
     file = tmp_path / "results.jsonl"
     file.write_text('{"evaluation": "knn", "step": 1}\n{"evaluation": "kn\n{"evaluation": "knn", "step": 2}\n{"half')
     assert [line["step"] for line in subject.read_lines(file)] == [1, 2]
     file.write_text('{"step": 1}\ngarbage\n')
-    with pytest.raises(InputError, match="line 2 is no JSON: 'garbage'"):
+    with pytest.raises(InputError, match=r"results\.jsonl, line 2 .*garbage"):
         subject.read_lines(file)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is held out, what is trained on, what is chosen, and that a stopped sweep goes on."""
+"""Fine-tuning: the held-out part, the training part, and the choice of learning rate and weight decay."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -49,22 +49,22 @@ def test_part_of_a_split_renumbers_its_samples(drawn_set: Path):
     assert len(part.split("test")) == len(whole.split("test"))
 
 
-def test_the_pair_is_chosen_on_train_and_every_fit_is_asked_for_once(drawn_set: Path):
-    asked = []
+def test_the_pair_is_chosen_on_train_and_every_fit_finishes_once(drawn_set: Path):
+    fits = []
 
     def finish(fit: Fit, _train) -> float:
-        asked.append(fit)
+        fits.append(fit)
         return {(0.1, 1e-4): 0.9, (0.01, 0.0): 0.9}.get((fit.rate, fit.decay), 0.1)
 
     best, scores = finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, replace(TUNING, seed=7), finish)
-    assert [(f.rate, f.decay, f.seed, f.search) for f in asked] == [
+    assert [(f.rate, f.decay, f.seed, f.search) for f in fits] == [
         (0.1, 0.0, 7, True), (0.1, 1e-4, 7, True), (0.01, 0.0, 7, True), (0.01, 1e-4, 7, True),
         (0.1, 1e-4, 7, False), (0.1, 1e-4, 8, False),
     ]  # fmt: skip
     assert (best.rate, best.decay, scores) == (0.1, 1e-4, [0.9, 0.9])
 
 
-def test_search_and_trials_see_the_samples_they_should(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
+def test_search_and_trials_use_the_right_samples(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
     shards = ShardSet.open(drawn_set)
     learned, scored = [], []
 
@@ -93,7 +93,7 @@ def test_search_and_trials_see_the_samples_they_should(drawn_set: Path, monkeypa
     assert scored[2][1] == files(shards.split("test"))
 
 
-def test_fine_tuning_learns_and_is_decided_by_its_seed(drawn_set: Path):
+def test_fine_tuning_learns_and_depends_only_on_its_seed(drawn_set: Path):
     shards = ShardSet.open(drawn_set)
     fit = Fit(0.1, 0.0, 3, search=False)
     one, two = (finetune.fine_tune(small(), shards, 32, CPU, fit, tuning(epochs=6, batch_size=8)) for _ in range(2))
@@ -103,7 +103,7 @@ def test_fine_tuning_learns_and_is_decided_by_its_seed(drawn_set: Path):
     assert finetune.accuracy(one, shards, "train", 32, CPU) > max(truth.count(c) for c in range(4)) / 32
 
 
-def test_settings_that_cannot_be_trained_with_are_refused(drawn_set: Path):
+def test_invalid_settings_are_refused(drawn_set: Path):
     wrong: dict[str, dict[str, Any]] = {
         "--epochs is 0": {"epochs": 0},
         "--batch-size is 1; allowed: 2 or more": {"batch_size": 1},

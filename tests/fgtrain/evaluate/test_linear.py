@@ -1,4 +1,4 @@
-"""The linear layer on features known to be separable, its rates, fractions of the labels, intervals against scipy."""
+"""The linear layer on separable features, its learning rates, fractions of the labels, intervals against scipy."""
 
 from dataclasses import replace
 from itertools import repeat
@@ -33,7 +33,7 @@ def test_learns_separable_features(protocol: linear.Protocol):
     assert best.right(clusters(1, 100, spread=0.3)).float().mean() > 0.95
 
 
-def test_protocols_are_the_published_ones():
+def test_protocols_equal_the_published_ones():
     """MoCo's linear protocol (He et al. 2020, 4.1) with batches of 128, as in ECCV 2024; CVSA, appendix A."""
     assert {
         "synth-pair": linear.Protocol(epochs=100, batch_size=128, rates=(30.0,), drops=(0.6, 0.8)),
@@ -59,7 +59,7 @@ def test_layers_learn_at_the_rates_of_their_protocol(monkeypatch: pytest.MonkeyP
     assert seen == pytest.approx([10.0] * 6 + [1.0] * 2 + [0.1] * 2)
 
 
-def test_trials_side_by_side_are_the_trials_alone():
+def test_trials_trained_together_equal_trials_trained_alone():
     protocol = linear.Protocol(3, 16, (0.1, 0.01))
     rows = clusters(0, 90, spread=1.0)
 
@@ -75,23 +75,23 @@ def test_trials_side_by_side_are_the_trials_alone():
 
 
 def test_a_trial_learns_only_from_its_labelled_samples():
-    """Rows that it may not see are not a number: one of them would leave none in the weights."""
+    """The other rows are NaN: learning from one of them would make the weights NaN."""
     protocol = linear.Protocol(2, 16, (0.1, 0.01))
     features, labels, numbers = clusters(0, 90, spread=1.0)
     trial = linear.Trial(labels, 0.5, 16, 5, protocol, seed=0)
-    seen = trial.students[0].seen
-    assert seen.sum() == sum(round(0.5 * int((labels == c).sum())) for c in range(5))
-    features[~seen] = torch.nan
+    allowed = trial.students[0].allowed
+    assert allowed.sum() == sum(round(0.5 * int((labels == c).sum())) for c in range(5))
+    features[~allowed] = torch.nan
     order = torch.randperm(90, generator=torch.Generator().manual_seed(1))  # rows arrive in another order
     linear.fit(repeat((features[order], labels[order], numbers[order])), [trial], protocol)
     assert all(s.layer.weight.isfinite().all() for s in (*trial.students, *trial.searching))
-    searched = trial.searching[0].seen
+    searched = trial.searching[0].allowed
     assert not (searched & trial.held).any()
-    assert ((searched | trial.held) == seen).all()
+    assert ((searched | trial.held) == allowed).all()
 
 
-def test_every_epoch_has_crops_of_its_own_of_every_sample(drawn_set: Path):
-    """A network of random weights tells them apart: epochs of a seed, and any epoch of the next seed."""
+def test_every_epoch_has_new_crops_of_every_sample(drawn_set: Path):
+    """Features of a random network differ between epochs of a seed, and between seeds."""
     torch.manual_seed(0)
     encoder, shards, cpu = Encoder(Model("resnet18", width=4)), ShardSet.open(drawn_set), torch.device("cpu")
     crops = ViewSpec(size=32, views=1, crop="rrc", area=linear.RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
@@ -117,13 +117,13 @@ def test_fractions_are_stratified_nested_and_refused_when_a_class_is_left_empty(
     assert not (fifth & ~half).any()
     assert not torch.equal(half, probe.labelled(labels, 0.5, seed=4))
     assert probe.labelled(labels, 1.0, seed=0).all()
-    with pytest.raises(InputError, match=r"leaves a class of 3 training images without any; this set allows 0\.167"):
+    with pytest.raises(InputError, match=r"--fractions 0\.1 .*3 training images.*allows 0\.167 to 1"):
         probe.labelled(labels, 0.1, seed=0)
     assert probe.labelled(labels, 0.167, seed=0)[50:].sum() == 1
 
 
-def test_one_label_of_every_class_leaves_none_to_choose_a_rate_by():
-    with pytest.raises(InputError, match="none can be held out"):
+def test_one_label_per_class_leaves_no_sample_to_choose_a_rate():
+    with pytest.raises(InputError, match="--fractions 1 .*held out"):
         linear.Trial(torch.arange(4), 1.0, 2, 4, linear.PROTOCOLS["cvsa"], seed=0)
 
 
@@ -133,7 +133,7 @@ def test_held_out_part_is_a_tenth_of_each_class():
     assert [int(held[labels == c].sum()) for c in range(3)] == [4, 1, 0]
 
 
-def test_intervals_are_those_of_scipy():
+def test_intervals_equal_scipys():
     for values in ([0.61, 0.64, 0.6], [0.1, 0.4], [0.5, 0.55, 0.61, 0.5, 0.47, 0.52]):
         mean, half = intervals.mean_interval(values)
         low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))

@@ -18,7 +18,7 @@ def random_features(n: int = 90, classes: int = 7, seed: int = 0) -> tuple[torch
 
 
 def by_loops(x: np.ndarray, y: np.ndarray) -> tuple[list[int], list[float]]:
-    """Place of the first right one, and scikit-learn's average precision, of every query that has a right one."""
+    """Rank of the first positive, and scikit-learn's average precision, of every query that has a positive."""
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     first, precision = [], []
     for i in range(len(x)):
@@ -36,10 +36,10 @@ def test_agrees_with_scikit_learn(cells: int, monkeypatch: pytest.MonkeyPatch):
     features, labels = random_features()
     first, precision = by_loops(features.numpy(), labels.numpy())
     order = labels.argsort(stable=True)  # the result is in the order of labels
-    found = retrieval.retrieve(features, labels)
-    assert found.first.tolist() == [first[i] for i in order]
-    np.testing.assert_allclose(found.precision, [precision[i] for i in order], rtol=1e-12)
-    assert found.rank(5).mean() == np.mean([f <= 5 for f in first])
+    result = retrieval.retrieve(features, labels)
+    assert result.first.tolist() == [first[i] for i in order]
+    np.testing.assert_allclose(result.precision, [precision[i] for i in order], rtol=1e-12)
+    assert result.rank(5).mean() == np.mean([f <= 5 for f in first])
 
 
 def test_ties_agree_with_scikit_learn_and_count_against_the_encoder():
@@ -48,19 +48,19 @@ def test_ties_agree_with_scikit_learn_and_count_against_the_encoder():
     labels = torch.randint(3, (60,), generator=generator)
     first, precision = by_loops(features.numpy(), labels.numpy())
     order = labels.argsort(stable=True)
-    found = retrieval.retrieve(features, labels)
-    assert found.first.tolist() == [first[i] for i in order]
-    np.testing.assert_allclose(found.precision, [precision[i] for i in order], rtol=1e-12)
+    result = retrieval.retrieve(features, labels)
+    assert result.first.tolist() == [first[i] for i in order]
+    np.testing.assert_allclose(result.precision, [precision[i] for i in order], rtol=1e-12)
 
 
-def test_an_encoder_that_answers_the_same_everywhere_finds_nothing():
-    found = retrieval.retrieve(torch.ones(10, 4), torch.arange(10) % 2)
-    assert not found.rank(1).any()
-    assert found.precision == pytest.approx(4 / 9)
+def test_a_constant_encoder_finds_nothing():
+    result = retrieval.retrieve(torch.ones(10, 4), torch.arange(10) % 2)
+    assert not result.rank(1).any()
+    assert result.precision == pytest.approx(4 / 9)
 
 
 def over_all_rankings(positives: int, n: int) -> float:
-    """Mean average precision over every choice of places for the positives."""
+    """Mean average precision over every choice of ranks for the positives."""
     places = list(combinations(range(1, n + 1), positives))
     return sum(sum(i / k for i, k in enumerate(taken, 1)) / positives for taken in places) / len(places)
 
@@ -70,21 +70,21 @@ def test_chance_is_the_mean_over_all_rankings(n: int):
     ours = retrieval.random_precision(np.arange(1, n + 1), n)
     np.testing.assert_allclose(ours, [over_all_rankings(r, n) for r in range(1, n + 1)], rtol=1e-12)
     if n == 8:
-        found = retrieval.retrieve(torch.randn(9, 4), torch.tensor([2, 0, 0, 1, 1, 0, 1, 1, 3]))
-        np.testing.assert_allclose(found.chance, [over_all_rankings(r, 8) for r in [2] * 3 + [3] * 4], rtol=1e-12)
+        result = retrieval.retrieve(torch.randn(9, 4), torch.tensor([2, 0, 0, 1, 1, 0, 1, 1, 3]))
+        np.testing.assert_allclose(result.chance, [over_all_rankings(r, 8) for r in [2] * 3 + [3] * 4], rtol=1e-12)
 
 
-def test_the_order_of_the_gallery_decides_nothing():
+def test_the_order_of_the_gallery_has_no_effect():
     features, labels = random_features()
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(5))
     ours, theirs = retrieval.retrieve(features, labels), retrieval.retrieve(features[shuffled], labels[shuffled])
     assert sorted(ours.precision) == pytest.approx(sorted(theirs.precision))
 
 
-def test_images_alone_in_their_class_are_in_the_gallery_but_no_queries():
+def test_an_image_alone_in_its_class_is_in_the_gallery_but_is_not_a_query():
     features = torch.tensor([[1.0, 0], [0.9, 0.1], [1, 0.01], [0, 1]])
-    found = retrieval.retrieve(features, torch.tensor([0, 0, 1, 2]))
-    assert found.first.tolist() == [2, 2]  # the lone image of class 1 stands before each other's match
-    assert found.precision.tolist() == [0.5, 0.5]
-    with pytest.raises(InputError, match="two test images of a class"):
+    result = retrieval.retrieve(features, torch.tensor([0, 0, 1, 2]))
+    assert result.first.tolist() == [2, 2]  # the only image of class 1 ranks before the positive
+    assert result.precision.tolist() == [0.5, 0.5]
+    with pytest.raises(InputError, match="class with two test images"):
         retrieval.retrieve(features, torch.arange(4))

@@ -1,4 +1,4 @@
-"""Grad-CAM against derivatives taken one by one and in closed form; training curves; both commands' pictures."""
+"""Grad-CAM against numerical derivatives and a closed form; training curves; the pictures of both commands."""
 
 import json
 import sys
@@ -42,16 +42,16 @@ def runs(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     ]
 
 
-def test_grad_cam_is_its_equations_with_derivatives_taken_by_differences():
-    """A toy whose score is curved in the maps; central differences of a cubic are exact to step^2."""
+def test_grad_cam_equals_its_equations_with_numerical_derivatives():
+    """The score is cubic in the maps, so central differences are exact to step^2."""
     torch.manual_seed(0)
-    maps = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    activation = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     mixing = torch.randn(3, 4, 4, dtype=torch.float64)
 
     def score(a: torch.Tensor) -> torch.Tensor:
         return (mixing * (a**3 + a)).sum((1, 2, 3)) + a.mean((2, 3)).prod(1)
 
-    leaf = maps.clone().requires_grad_(True)
+    leaf = activation.clone().requires_grad_(True)
     ours = gradcam.grad_cam(leaf, score(leaf))
     step = 1e-4
     for b in range(2):
@@ -60,27 +60,27 @@ def test_grad_cam_is_its_equations_with_derivatives_taken_by_differences():
             slopes = []
             for y in range(4):
                 for x in range(4):
-                    up, down = maps.clone(), maps.clone()
+                    up, down = activation.clone(), activation.clone()
                     up[b, k, y, x] += step
                     down[b, k, y, x] -= step
                     slopes.append((score(up)[b] - score(down)[b]) / (2 * step))
-            weighted += torch.stack(slopes).mean() * maps[b, k]
+            weighted += torch.stack(slopes).mean() * activation[b, k]
         assert torch.allclose(ours[b], weighted.clamp(min=0), atol=1e-6)
     assert (ours >= 0).all()
     assert (ours > 0).any()
 
 
-def test_of_a_linear_layer_on_pooled_maps_it_is_the_class_activation_map():
+def test_grad_cam_of_a_linear_layer_on_pooled_maps_is_the_class_activation_map():
     """score = w . mean of A, so d score / d A_k = w_k / (H W) everywhere: Grad-CAM = relu(w . A) / (H W)."""
     torch.manual_seed(0)
     encoder = Encoder(Model("resnet18", width=8))
     layer = nn.Linear(encoder.dim, 5)
     x, classes = torch.randn(3, 3, 96, 96), torch.tensor([4, 0, 2])
-    found, predicted = gradcam.maps_of(encoder, layer, x, classes)
+    maps, predicted = gradcam.maps_of(encoder, layer, x, classes)
     with torch.no_grad():
         features = encoder(x)
         cam = torch.einsum("bn,bnhw->bhw", layer.weight[classes], features.stage4).relu() / 9
-        assert torch.allclose(found, cam, atol=1e-6)
+        assert torch.allclose(maps, cam, atol=1e-6)
         assert torch.equal(predicted, layer(features.pooled).argmax(1))
     assert encoder.conv1.weight.grad is None
 
@@ -89,19 +89,19 @@ def test_the_picture_is_warm_where_the_map_is_high():
     grey = np.full((60, 90, 3), 128, np.uint8)
     cam = np.zeros((6, 9), np.float32)
     cam[2, 7] = 3.0
-    shown = np.asarray(gradcam.overlaid(grey, cam)).astype(int)
-    assert shown.shape == (149, 224, 3)  # the longer side is CELL pixels
+    picture = np.asarray(gradcam.overlaid(grey, cam)).astype(int)
+    assert picture.shape == (149, 224, 3)  # the longer side is CELL pixels
     y, x = int(149 * 2.5 / 6), int(224 * 7.5 / 9)
-    assert shown[y, x, 0] > shown[y, x, 2] + 50
-    assert shown[75, 20, 2] > shown[75, 20, 0] + 50
+    assert picture[y, x, 0] > picture[y, x, 2] + 50
+    assert picture[75, 20, 2] > picture[75, 20, 0] + 50
 
 
-def test_two_runs_stand_side_by_side(runs: list[Path], capsys: pytest.CaptureFixture[str]):
+def test_two_runs_are_drawn_side_by_side(runs: list[Path], capsys: pytest.CaptureFixture[str]):
     assert cli.main(["show", "gradcam", *map(str, runs), "--rows", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "maps of 2 x 2" in said
-    assert "try a larger --size" in said
-    assert all(f"byol-{seed}, step 4: " in said for seed in (0, 1))
+    printed = capsys.readouterr().out
+    assert "maps of 2 x 2" in printed
+    assert "try a larger --size" in printed
+    assert all(f"byol-{seed}, step 4: " in printed for seed in (0, 1))
     sheet = np.asarray(Image.open(runs[0] / "gradcam.png"))
     assert sheet.shape[1] > 3 * gradcam.CELL
     assert cli.main(["show", "gradcam", str(runs[0]), "--rows", "17"]) == 2
@@ -120,7 +120,7 @@ def test_a_picture_that_cannot_be_written_is_named(what: str, runs: list[Path], 
     assert [path.name for path in taken.iterdir()] == ["p.png"]
 
 
-def test_curves_take_every_figure_and_skip_what_a_line_lacks(tmp_path: Path):
+def test_curves_have_every_metric_and_skip_missing_values(tmp_path: Path):
     lines = [
         {"step": 1, "epoch": 0.5, "loss": 2.0, "lr": 0.1},
         {"step": 2, "epoch": 1.0, "loss": 1.0, "lr": 0.05},
@@ -133,23 +133,23 @@ def test_curves_take_every_figure_and_skip_what_a_line_lacks(tmp_path: Path):
         "lr": ([0.5, 1.0, 1.5], [0.1, 0.05, 0.0]),
         "knn": ([1.0], [0.3]),
     }
-    with pytest.raises(InputError, match=r"no metrics\.jsonl with a line in it"):
+    with pytest.raises(InputError, match=r"nowhere has no metrics\.jsonl"):
         curves.curves(tmp_path / "nowhere")
 
 
 def test_curves_of_two_runs_have_a_panel_per_figure_and_a_line_per_run(runs: list[Path], capsys):
-    drawn = curves.draw({path.name: curves.curves(path) for path in runs}, ["loss", "lr"])
-    assert [panel.get_title(loc="left") for panel in drawn.axes] == ["loss", "lr"]
-    assert [len(panel.lines) for panel in drawn.axes] == [2, 2]
+    figure = curves.draw({path.name: curves.curves(path) for path in runs}, ["loss", "lr"])
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["loss", "lr"]
+    assert [len(panel.lines) for panel in figure.axes] == [2, 2]
     values = [json.loads(line)["loss"] for line in (runs[1] / "metrics.jsonl").read_text().splitlines()]
-    assert drawn.axes[0].lines[1].get_ydata().tolist() == values
+    assert figure.axes[0].lines[1].get_ydata().tolist() == values
     assert cli.main(["show", "curves", *map(str, runs)]) == 0
     assert np.asarray(Image.open(runs[0] / "curves.png")).shape[1] > 1000
     assert cli.main(["show", "curves", str(runs[0]), "--figures", "los"]) == 2
     assert "--figures is los; allowed: loss" in capsys.readouterr().err
 
 
-def test_curves_without_matplotlib_say_what_to_install(runs: list[Path], monkeypatch: pytest.MonkeyPatch):
+def test_curves_without_matplotlib_name_the_install_command(runs: list[Path], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r"pip install 'fgdata\[plot\]'"):
         curves.draw_curves(Curves(tuple(runs)))
