@@ -1,4 +1,4 @@
-# make demo, make test: each sets everything up by itself on a fresh machine, once.
+# make demo and make test set everything up on a fresh machine, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,8 +8,8 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-# uv installs in seconds what pip does in minutes, and shares files between environments. Compiling now spares every
-# worker process the seconds of doing it again where Python may not write its cache.
+# uv takes seconds where pip takes minutes, and shares files between environments. Compiling now saves every worker
+# process from compiling again where Python cannot write its cache.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fgdata needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

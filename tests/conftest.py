@@ -1,4 +1,4 @@
-"""What tests of several rooms share: the real images, when they are here, and one small drawn shard set."""
+"""Fixtures shared by the tests of several rooms: real images, if present, and a small drawn shard set."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from fgdata.datasets import read
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real images, or a skip that says where it was looked for."""
+    """The folder of real images. Skips the test, naming the folder, if it does not exist."""
     if not REAL_DATA.is_dir():
         pytest.skip(f"no folder {REAL_DATA} with real images (set FGDATA_REAL_DATA)")
     return REAL_DATA

@@ -1,4 +1,4 @@
-"""The public surface: names that README and docs show can be imported and are listed in `__all__`."""
+"""The public surface: names shown in README and docs are importable and in `__all__`; links on pages resolve."""
 
 import ast
 import importlib
@@ -9,11 +9,12 @@ import pytest
 from paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "shards" / "FORMAT.md"]
 PACKAGES = ("fgdata", "fgtrain")
 
 
 def shown_names(page: Path) -> set[tuple[str, str]]:
-    """(module, name) of what the page's Python blocks take from our packages."""
+    """(module, name) of every name of our packages used in the page's Python blocks."""
     names = set()
     for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
         for node in ast.walk(ast.parse(block)):
@@ -38,3 +39,18 @@ def test_public_names_exist_and_are_shown():
     shown = set().union(*map(shown_names, PAGES))
     assert {("fgdata", name) for name in fgdata.__all__} <= shown
     assert ("fgdata", "load") in shown  # the pages were read
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_links_resolve(page: Path):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing, f"{page.name} links to files that do not exist: {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_paths_on_a_page_exist(page: Path):
+    """Paths such as `fgdata/views/spec.py`, written from the root of the repository."""
+    paths = re.findall(r"\b((?:fgdata|fgtrain|tests|tools|docs)/[\w/-]+\.(?:py|md))\b", page.read_text("utf-8"))
+    missing = [path for path in paths if "NAME" not in path and not (ROOT / path).exists()]
+    assert not missing, f"{page.name} names files that do not exist: {', '.join(missing)}"

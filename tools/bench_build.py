@@ -1,4 +1,4 @@
-"""tools/bench.py build: how fast shards are written, beside a loop that only decodes and rewrites the same files."""
+"""tools/bench.py build: build speed, compared with a loop that only decodes and rewrites the same files."""
 
 import resource
 import time
@@ -32,25 +32,25 @@ def build(
     scaling_rounds: int = 4,
     json: Path | None = None,
 ) -> None:
-    """Images/s of one worker as a build runs it; two workers against one, beside a control; memory of a worker.
+    """Images/s of one worker, speed-up with two workers, and peak memory of a worker.
 
-    Everything that grows with the number of images is counted: the look at each header before the build, reading,
-    decoding, map, box, and writing with its checksums and fsync. What is done once is not: the process's start is left
-    out of the rows of one worker; the rows of whole builds hold it and need enough rounds to make little of it. A ratio
-    is of two figures of the same repeat, `to` says which: the loop reads, decodes and writes each file and does nothing
-    else. The control is a loop of sums in one process and in two: what the machine's cores give at that moment.
+    The figures include all work that grows with the number of images: the check of each header, reading, decoding,
+    the map, the box, and writing with checksums and fsync. Rows of one worker exclude the start of the process; rows
+    of complete builds include it and need enough rounds to make it small. A ratio compares two figures of the same
+    repeat; column `to` names the reference. `loop` only reads, decodes and writes each file. The control is a loop of
+    additions in one process and in two: the best speed-up that the machine allows at that moment.
 
     Args:
         data: folder that holds cub50-fullsize.
-        detectors: a build by each of these alone.
-        rounds: each image is built so many times over, under other ids, in one repeat.
-        repeats: measurements of each; their least, median and greatest are shown.
-        scaling: the detector of the builds with one and two workers; they are whole commands.
-        scaling_rounds: rounds of those, and of the measurement of memory with a quarter of them beside it.
+        detectors: detectors to measure, one build each.
+        rounds: copies of each image in one repeat, each with an id of its own.
+        repeats: number of measurements; the table shows their minimum, median and maximum.
+        scaling: detector of the complete builds with one and two workers.
+        scaling_rounds: copies of each image in those builds; memory is also measured with a quarter of them.
         json: file to write the figures to.
     """
     if rounds < 1 or repeats < 1 or scaling_rounds < 4:
-        raise InputError("--rounds and --repeats are at least 1, --scaling-rounds at least 4.")
+        raise InputError("--rounds and --repeats must be at least 1, --scaling-rounds at least 4.")
     root = data / "cub50-fullsize"
     with single_threaded(1) as pool:
         steady = [pool.submit(one_worker, root, detectors, rounds).result() for _ in range(repeats + 1)][1:]
@@ -60,8 +60,8 @@ def build(
     figures += [_row(name, images, 1, [row[name] for row in steady], "loop", loop) for name in detectors]
     whole: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(repeats):
-        for workers, found in whole.items():
-            found.append(_fresh(root, scaling, scaling_rounds, workers)[0])
+        for workers, rates in whole.items():
+            rates.append(_fresh(root, scaling, scaling_rounds, workers)[0])
     images = 200 * scaling_rounds
     figures.append(_row(f"{scaling}, whole build", images, 1, whole[1]))
     figures.append(_row(f"{scaling}, whole build", images, 2, whole[2], "1 worker", whole[1]))
@@ -82,7 +82,7 @@ def build(
 def one_worker(root: Path, detectors: tuple[str, ...], rounds: int) -> dict[str, float]:
     """Images/s of the loop and of a build by each detector, one after the other in this process."""
     birds = repeated(root, rounds)
-    found = {}
+    rates = {}
     with TemporaryDirectory() as folder:
         start = time.perf_counter()
         with (Path(folder) / "copy").open("wb") as file:
@@ -90,7 +90,7 @@ def one_worker(root: Path, detectors: tuple[str, ...], rounds: int) -> dict[str,
                 content, _ = birds.load(record)
                 decode(content, record.file)
                 file.write(content)
-        found["loop"] = len(birds.records) / (time.perf_counter() - start)
+        rates["loop"] = len(birds.records) / (time.perf_counter() - start)
     for name in detectors:
         with TemporaryDirectory() as folder:
             recipe = sample.Recipe(birds.load, (name,), Objective(), None, 90, "stop")
@@ -100,12 +100,12 @@ def one_worker(root: Path, detectors: tuple[str, ...], rounds: int) -> dict[str,
                 sample.find_fault(record, birds.load)
             for job in make_jobs(birds, Path(folder), recipe, SHARD_SAMPLES):
                 build_shard(job)
-            found[name] = len(birds.records) / (time.perf_counter() - start)
-    return found
+            rates[name] = len(birds.records) / (time.perf_counter() - start)
+    return rates
 
 
 def whole_build(root: Path, detector: str, rounds: int, workers: int) -> tuple[float, float]:
-    """Images/s of a build from its start to its end, and the peak resident MB of its largest worker process."""
+    """Images/s of a complete build, and the peak resident MB of its largest worker process."""
     birds = repeated(root, rounds)
     with TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -115,7 +115,7 @@ def whole_build(root: Path, detector: str, rounds: int, workers: int) -> tuple[f
 
 
 def arithmetic(steps: int) -> float:
-    """Steps/s of a loop that touches no memory: what more cores could bring at best, here and now."""
+    """Steps/s of a loop without memory accesses: the best speed-up that more cores allow at this moment."""
     start, total = time.perf_counter(), 0
     for i in range(steps):
         total += i * i
@@ -123,14 +123,14 @@ def arithmetic(steps: int) -> float:
 
 
 def repeated(root: Path, rounds: int) -> Dataset:
-    """The dataset with every record so many times, each time under another id."""
+    """The dataset with `rounds` copies of every record, each with an id of its own."""
     birds = read("cub", root)
     many = [replace(record, id=f"{record.id}-{turn}") for turn in range(rounds) for record in birds.records]
     return replace(birds, records=tuple(many))
 
 
 def _fresh(root: Path, detector: str, rounds: int, workers: int) -> tuple[float, float]:
-    """whole_build in a process of its own, whose children are then that build's workers only."""
+    """whole_build in a new process, so that its child processes are the workers of that build only."""
     with single_threaded(1) as pool:
         return pool.submit(whole_build, root, detector, rounds, workers).result()
 

@@ -1,4 +1,4 @@
-"""tools/bench.py colour: how far our colour is from torchvision's, for the same factors in the same order."""
+"""tools/bench.py colour: difference between our colour and torchvision's, with the same factors in the same order."""
 
 from pathlib import Path
 from typing import Any
@@ -16,32 +16,32 @@ ROWS = {**{name: (name,) for name in OPERATIONS}, "all but hue": OPERATIONS[:3],
 
 
 def colour(data: Path = Path("../shared/data"), images: int = 24, draws: int = 20, json: Path | None = None) -> None:
-    """Levels of 255 between the two, over all pixels and channels of photographs 224 pixels wide.
+    """Mean difference in levels of 255, over all pixels and channels of photographs 224 pixels wide.
 
-    torchvision rounds to 8 bits and clamps after every operation and turns hue in HSV; ours is one affine map with one
-    clamp at its end, and turns hue in YIQ. The factors are MoCo v2's, drawn as a training run draws them.
+    torchvision rounds to 8 bits and clamps after every operation, and rotates hue in HSV. Ours is one affine map with
+    one clamp at the end, and rotates hue in YIQ. The factors are MoCo v2's, drawn as in a training run.
 
     Args:
         data: folder that holds cub50-fullsize.
-        images: photographs, the first of the dataset.
-        draws: draws of the factors for each.
+        images: number of photographs, from the start of the dataset.
+        draws: number of draws of the factors for each photograph.
         json: file to write the figures to.
     """
     if images < 1 or draws < 1:
-        raise InputError("--images and --draws are at least 1.")
+        raise InputError("--images and --draws must be at least 1.")
     report("colour", differences(photographs(data / "cub50-fullsize", images), draws), json, ("torchvision",))
 
 
 def photographs(root: Path, images: int) -> list[np.ndarray]:
     birds = read("cub", root)
-    found = [decode(birds.load(record)[0], record.file) for record in birds.records[:images]]
+    decoded = [decode(birds.load(record)[0], record.file) for record in birds.records[:images]]
     return [
-        reference.resize(rgb, 224, round(224 * rgb.shape[0] / rgb.shape[1])).round().astype(np.uint8) for rgb in found
+        reference.resize(rgb, 224, round(224 * rgb.shape[0] / rgb.shape[1])).round().astype(np.uint8) for rgb in decoded
     ]
 
 
 def differences(pictures: list[np.ndarray], turns: int) -> list[dict[str, Any]]:
-    """A row for each operation alone, and for them together."""
+    """One row per operation, and rows for several operations together."""
     import torch
     from torchvision.transforms.v2 import functional as tv
 

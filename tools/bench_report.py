@@ -1,4 +1,4 @@
-"""What every measurement shares: workers of one thread each, the table, and the JSON file with what made it."""
+"""Shared by all benches: single-threaded workers, the table, and the JSON file with command, machine and versions."""
 
 import json
 import multiprocessing
@@ -23,7 +23,7 @@ PACKAGES = ("fgdata", "numpy", "opencv-contrib-python-headless", "numba", "scipy
 
 
 def single_threaded(workers: int) -> ProcessPoolExecutor:
-    """Processes as a build has them, OpenCV on one thread too; spawned, so that libraries read it when they load."""
+    """Worker processes as in a build, OpenCV on one thread; spawned, so that libraries read ENVIRONMENT on load."""
     os.environ.update(ENVIRONMENT)
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,))
@@ -36,7 +36,7 @@ def run(pool: ProcessPoolExecutor, job: Callable, items: Sequence, what: str) ->
 
 
 def report(title: str, figures: list[dict[str, Any]], file: Path | None, packages: tuple[str, ...] = ()) -> None:
-    """Rows of one table, all with the same keys, on stdout and in `file`."""
+    """Print `figures`, rows with the same keys, as a table on stdout, and write them to `file`."""
     table = Table(*figures[0], title=title)
     for row in figures:
         table.add_row(*(_text(value) for value in row.values()))
@@ -44,7 +44,7 @@ def report(title: str, figures: list[dict[str, Any]], file: Path | None, package
     if file is None:
         return
     versions = {name: version(name) for name in (*PACKAGES, *packages)} | {"python": platform.python_version()}
-    # An absolute path says where this machine keeps its files, which is nobody's business: its last part will do.
+    # Absolute paths would reveal the layout of this machine; the last part is enough.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = shlex.join(["tools/bench.py", *words])
     content = {"command": command, "machine": machine(), "versions": versions, "figures": figures}
@@ -54,7 +54,7 @@ def report(title: str, figures: list[dict[str, Any]], file: Path | None, package
 
 
 def machine() -> dict[str, Any]:
-    """Processor and cores; nothing that names the host."""
+    """Processor, cores and system, but not the host name."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

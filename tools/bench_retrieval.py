@@ -1,4 +1,4 @@
-"""tools/bench.py retrieval: exact retrieval over the full ranking, beside others query by query."""
+"""tools/bench.py retrieval: exact retrieval over the full ranking, compared with other libraries query by query."""
 
 import time
 from collections.abc import Callable
@@ -23,25 +23,25 @@ def retrieval(
     threads: int = 2,
     json: Path | None = None,
 ) -> None:
-    """Seconds for every image to ask for its class among all others, from features to average precisions.
+    """Seconds to rank all other images for every query image, from features to average precision.
 
-    Ours gives rank-1 and rank-5 too. The others multiply the whole matrix of similarities and call their library for
-    every query: scikit-learn's average precision is ours, ties included; torchmetrics ranks ties as they come. They are
-    compared at the number of images of theirs; a ratio is of two times of the same round.
+    Ours also computes rank-1 and rank-5. The peers compute the whole similarity matrix and call their library once per
+    query. scikit-learn defines average precision as we do, ties included; torchmetrics keeps ties in input order. All
+    are compared at `peer_images`; a ratio compares two times of the same round.
 
     Args:
-        images: of ours alone.
-        peer_images: of ours and the others.
-        dimensions: of a feature.
-        classes: all of them as large, but for a remainder.
-        rounds: measured rounds, after one that warms up; least, median and greatest are shown.
-        threads: of torch.
+        images: number of images for ours alone.
+        peer_images: number of images for the comparison with the peers.
+        dimensions: dimensions of a feature.
+        classes: number of classes, of equal size except for a remainder.
+        rounds: measured rounds, after a warm-up round; the table shows minimum, median and maximum.
+        threads: threads of torch.
         json: file to write the figures to.
     """
     import torch
 
     if not 2 * classes <= peer_images <= images:
-        raise InputError(f"--peer-images is {peer_images}; allowed: {2 * classes} (two of a class) to {images}.")
+        raise InputError(f"--peer-images is {peer_images}; allowed: {2 * classes} (two per class) to {images}.")
     torch.set_num_threads(threads)
     large, small = (clusters(n, dimensions, classes) for n in (images, peer_images))
     cases = {
@@ -50,7 +50,7 @@ def retrieval(
         "scikit-learn": (scikit_learn, small),
         "torchmetrics": (torch_metrics, small),
     }
-    found = {name: run(*rows) for name, (run, rows) in cases.items()}  # also the round that warms up
+    precision = {name: run(*rows) for name, (run, rows) in cases.items()}  # also the warm-up round
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, (run, rows) in cases.items():
@@ -62,13 +62,13 @@ def retrieval(
     for name, (run, (features, _)) in cases.items():
         ratios = [] if run is ours else [theirs / own for theirs, own in zip(seconds[name], base)]
         figures.append({"retrieval": name, "images": len(features)} | spread("s", seconds[name]))
-        figures[-1] |= spread("ratio", ratios) | {"map": found[name], "n": rounds}
+        figures[-1] |= spread("ratio", ratios) | {"map": precision[name], "n": rounds}
         figures[-1] |= {"dimensions": dimensions, "classes": classes, "threads": threads}
     report("retrieval", figures, json, ("torch", "scikit-learn", "torchmetrics"))
 
 
 def clusters(images: int, dimensions: int, classes: int) -> tuple["Tensor", "Tensor"]:
-    """Features (N, n) about a centre for each class, and labels (N,)."""
+    """Features (N, n), normally distributed around one centre per class, and labels (N,)."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -78,7 +78,7 @@ def clusters(images: int, dimensions: int, classes: int) -> tuple["Tensor", "Ten
 
 
 def ours(features: "Tensor", labels: "Tensor") -> float:
-    """-> mAP, as all here do."""
+    """(N, n), (N,) -> mAP, as the functions below."""
     from fgtrain.evaluate.retrieval import retrieve
 
     return float(retrieve(features, labels).precision.mean())
@@ -93,12 +93,12 @@ def scikit_learn(features: "Tensor", labels: "Tensor") -> float:
 def torch_metrics(features: "Tensor", labels: "Tensor") -> float:
     from torchmetrics.functional.retrieval import retrieval_average_precision
 
-    # It leaves out positives whose similarity is not above 0.
+    # torchmetrics ignores positives whose similarity is not above 0.
     return each(features, labels, lambda s, right: retrieval_average_precision(2 + s, right).item())
 
 
 def each(features: "Tensor", labels: "Tensor", precision: Callable[["Tensor", "Tensor"], Any]) -> float:
-    """`precision` of every image's similarities (N - 1,) to the others and whether they are right, averaged."""
+    """Mean over all images of `precision`(similarities (N - 1,) to the other images, whether each is of its class)."""
     import torch
 
     x = torch.nn.functional.normalize(features)

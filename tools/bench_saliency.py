@@ -1,4 +1,4 @@
-"""tools/bench.py saliency: how right the maps and the boxes are, and how long they take."""
+"""tools/bench.py saliency: accuracy of maps and boxes, and the time per map."""
 
 import time
 from collections.abc import Callable
@@ -19,21 +19,21 @@ from fgdata.images import decode
 from fgdata.saliency import least_side, saliency_map
 
 BETA_SQUARED = 0.3
-"""Of the F-measure, as everywhere since Achanta et al., CVPR 2009: precision counts more than recall."""
+"""Of the F-measure, as usual since Achanta et al., CVPR 2009: precision counts more than recall."""
 AUTHORS = ("rbd", "gs")
-"""Detectors whose authors' maps lie in saliency-reference, in folders of these names."""
+"""Detectors whose authors' maps are in saliency-reference, in folders of these names."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image with what is known of it: a mask file, or boxes in pixels; and the authors' map where there is one."""
+    """One image with its ground truth (a mask file, or boxes in pixels) and, if available, the authors' map."""
 
     name: str
     load: Callable[[], bytes]
     mask: Path | None = None
     boxes: tuple = ()
     authors: Path | None = None
-    """With {} where the detector's name stands."""
+    """Contains {} in place of the detector's name."""
 
 
 def saliency(
@@ -47,22 +47,23 @@ def saliency(
     workers: int = 2,
     json: Path | None = None,
 ) -> None:
-    """Maps against masks and the authors' maps, boxes against ground truth, and the time of a map.
+    """Compare maps with masks and the authors' maps, compare boxes with ground truth, and time the maps.
 
-    On saliency-reference (45 images, masks, the authors' RBD and GS maps), duts300 (masks) and cub50 (boxes). A mask is
-    what exceeds half of its range; its box is its bounds. MAE is the mean over images; max F the largest F-measure
-    (beta^2 = .3) of 256 thresholds, from precision and recall averaged over the images; r and MAE of the authors' maps
-    stand beside ours. ms is the median processor time of a map, decoding left out.
+    Datasets: saliency-reference (45 images, masks, the authors' RBD and GS maps), duts300 (masks) and cub50 (boxes).
+    Masks are thresholded at half of their range; the ground-truth box is the mask's bounding box. MAE is the mean over
+    images. Max F is the largest F-measure (beta^2 = .3) over 256 thresholds, from precision and recall averaged over
+    the images. Where the authors' maps exist, their MAE and their correlation r with ours are listed too. ms is the
+    median processor time of a map, without decoding.
 
     Args:
         data: folder that holds saliency-reference, duts300 and cub50.
         detectors: the detectors to measure.
-        tau: max-excess is measured with each of these constants.
-        k: max-mean is measured with each of these multiples of the effective area.
-        limit: at most so many images of each dataset, spread evenly over it.
-        every: of cub50, only every so many images; with first, one part of it.
-        first: of cub50, the number of the first image.
-        workers: processes, one thread each.
+        tau: values of tau for max-excess.
+        k: values of k for max-mean, multiples of the effective area.
+        limit: largest number of images per dataset, spread evenly over it.
+        every: step between the images used of cub50; use it with --first to select a part.
+        first: index of the first image used of cub50.
+        workers: number of processes, of one thread each.
         json: file to write the figures to.
     """
     objectives = [Objective(tau=value) for value in tau] + [Objective("max-mean", k=value) for value in k]
@@ -83,14 +84,14 @@ def saliency(
 
 
 def masked(folder: Path) -> list[Item]:
-    """The images of a folder of images/ and masks/."""
+    """The images of a folder that holds images/ and masks/."""
     items = []
     for image in sorted((folder / "images").glob("*.jpg")):
         (mask,) = (folder / "masks").glob(f"{image.stem}.*")
         authors = folder / "{}" / f"{image.stem}.png" if (folder / "rbd").is_dir() else None
         items.append(Item(image.name, image.read_bytes, mask=mask, authors=authors))
     if not items:
-        raise InputError(f"No images in {folder / 'images'}; give the folder above {folder.name} with --data.")
+        raise InputError(f"No images in {folder / 'images'}. Give the folder that contains {folder.name} with --data.")
     return items
 
 
@@ -101,35 +102,35 @@ def cub(data: Path, every: int, first: int) -> list[Item]:
 
 
 def score(name: str, objectives: list[Objective], item: Item) -> dict[str, Any]:
-    """One image -> ms, IoU of each objective's box, and, where there is a mask, errors, precision and recall."""
-    rgb, mask, truth = _known(item)
+    """One image -> ms, IoU of each objective's box and, with a mask, errors, precision and recall."""
+    rgb, mask, truth = _ground_truth(item)
     rgb = decode(item.load(), item.name, side) if (side := least_side(name)) else rgb
     start = time.process_time()
-    found = saliency_map(name, rgb, item.name)
+    predicted = saliency_map(name, rgb, item.name)
     result: dict[str, Any] = {"ms": (time.process_time() - start) * 1e3}
-    result["iou"] = [float(iou(solve(found, objective)[0], truth).max()) for objective in objectives]
+    result["iou"] = [float(iou(solve(predicted, objective)[0], truth).max()) for objective in objectives]
     if mask is not None:
-        found = found if found.shape == mask.shape else cv2.resize(found, mask.shape[::-1])
-        result["mae"] = float(np.abs(found - mask).mean())
-        result["precision"], result["recall"] = precision_recall(found, mask)
+        predicted = predicted if predicted.shape == mask.shape else cv2.resize(predicted, mask.shape[::-1])
+        result["mae"] = float(np.abs(predicted - mask).mean())
+        result["precision"], result["recall"] = precision_recall(predicted, mask)
         if item.authors is not None and name in AUTHORS:
             authors = _grey(Path(str(item.authors).format(name))) / 255
             result["mae_authors"] = float(np.abs(authors - mask).mean())
-            result["r_authors"] = float(np.corrcoef(found.ravel(), authors.ravel())[0, 1])
+            result["r_authors"] = float(np.corrcoef(predicted.ravel(), authors.ravel())[0, 1])
     return result
 
 
 def summary(name: str, dataset: str, objectives: list[Objective], scores: list[dict]) -> list[dict[str, Any]]:
-    """The scores of all images -> one row for each objective."""
+    """The scores of all images -> one row per objective."""
     maps: dict[str, Any] = {key: _mean(scores, key) for key in ("mae", "mae_authors", "r_authors")}
     precision, recall = _mean(scores, "precision"), _mean(scores, "recall")
     maps["max_f"] = None if precision is None else float(f_measure(precision, recall).max())
-    times = {"ms": float(np.median([found["ms"] for found in scores]))}
+    times = {"ms": float(np.median([one["ms"] for one in scores]))}
     rows = []
     for i, objective in enumerate(objectives):
         constant = f"tau {objective.tau:g}" if objective.name == "max-excess" else f"k {objective.k:g}"
-        asked = {"dataset": dataset, "detector": name, "objective": f"{objective.name} {constant}"}
-        rows.append(asked | box_figures(np.array([found["iou"][i] for found in scores])) | maps | times)
+        labels = {"dataset": dataset, "detector": name, "objective": f"{objective.name} {constant}"}
+        rows.append(labels | box_figures(np.array([one["iou"][i] for one in scores])) | maps | times)
     return rows
 
 
@@ -137,7 +138,7 @@ def precision_recall(saliency: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray
     """(H, W) in [0, 1], (H, W) bool -> precision (256,) and recall (256,) of `saliency in 8 bits >= 0, 1, ..., 255`."""
     levels = np.floor(saliency * 255 + 0.5).astype(np.uint8)
     all_, right = (np.bincount(levels[which], minlength=256)[::-1].cumsum()[::-1] for which in (mask | True, mask))
-    # Nothing found is nothing wrong: precision 1, as in the curves of the field.
+    # Without any pixel above the threshold, precision is 1, as in published curves.
     return np.divide(right, all_, out=np.ones(256), where=all_ > 0), right / max(1, right[0])
 
 
@@ -148,16 +149,16 @@ def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 
 def score_baselines(item: Item) -> list[float]:
     """An image -> IoU of the whole image and of the centred box with the truth."""
-    _, _, truth = _known(item)
+    _, _, truth = _ground_truth(item)
     return [float(iou(box, truth).max()) for box in (WHOLE, CENTRED)]
 
 
 def box_figures(overlap: np.ndarray) -> dict[str, float]:
-    """(n,) IoU -> mean IoU and CorLoc, the share of images at 0.5 and above (Deselaers et al. 2010)."""
+    """(n,) IoU -> mean IoU and CorLoc, the share of images with IoU >= 0.5 (Deselaers et al. 2010)."""
     return {"corloc": (overlap >= 0.5).mean(), "mean_iou": overlap.mean(), "n": len(overlap)}
 
 
-def _known(item: Item) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+def _ground_truth(item: Item) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     rgb = decode(item.load(), item.name)
     height, width = rgb.shape[:2]
     if item.mask is None:
@@ -169,7 +170,7 @@ def _known(item: Item) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
 
 
 def _mean(scores: list[dict], key: str) -> Any:
-    return np.mean([found[key] for found in scores], axis=0) if key in scores[0] else None
+    return np.mean([one[key] for one in scores], axis=0) if key in scores[0] else None
 
 
 def _grey(file: Path) -> np.ndarray:

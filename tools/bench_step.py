@@ -1,4 +1,4 @@
-"""tools/bench.py step: what a training step of each method costs beside a step of its base, on the same batches."""
+"""tools/bench.py step: cost of a training step of each method relative to its base, on the same batches."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from fgtrain.settings.common import Config, Data, Model
 from fgtrain.settings.methods import AlignSettings, MocoSettings, ReconstructSettings, SynthPairConfig
 from fgtrain.settings.recipes import RECIPES
 
-if TYPE_CHECKING:  # torch is imported where it is used: the workers of other measurements read this file too
+if TYPE_CHECKING:  # torch is imported where it is used, because the workers of other benches load this file
     import torch
     from torch import Tensor
 
@@ -24,7 +24,7 @@ NARROW = AlignSettings(hidden=512)
 
 
 def cases() -> dict[str, tuple[Config, str | None]]:
-    """Name -> its config and the case it is compared with. A base stands before what stands on it."""
+    """Name -> its config and the case it is compared with. A base comes before the cases that build on it."""
     symmetric, pair = MocoSettings(symmetric=True), RECIPES["synth-pair"]()
     assert isinstance(pair, SynthPairConfig)
     return {
@@ -37,7 +37,7 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "cvsa-moco": (RECIPES["cvsa-moco"](), "moco --moco.symmetric"),
         "simsiam": (RECIPES["simsiam"](), None),
         "simclr": (RECIPES["simclr"](), None),
-        # What each part of the synthesized pairs adds: the decoder, the pair of decoded images, the Grad-CAM scores.
+        # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
         "synth-pair": (pair, "moco"),
@@ -57,21 +57,21 @@ def step(
     precision: str = "auto",
     json: Path | None = None,
 ) -> None:
-    """Seconds per training step, and the ratio to the base's.
+    """Seconds per training step, and the ratio to the step of the base.
 
-    A step is forward, backward, optimiser and moving averages; the batch lies on the device. Every round takes all
-    cases in turn, and a ratio is of two times of the same round, so that what slows the machine for a while slows both.
-    Beside it stands the ratio of the arithmetic, counted: what the ratio of the times tends to where arithmetic is all.
-    The batches are noise: nothing here is faster or slower for it.
+    A step is forward, backward, optimiser and moving averages; the batch is already on the device. Every round runs all
+    cases in turn, and a ratio compares two times of the same round, so a temporary slowdown affects both. The table
+    also has the ratio of the counted operations, which the ratio of the times approaches where arithmetic dominates.
+    The batches are noise, which does not affect the times.
 
     Args:
-        only: measure these cases alone, with their bases; all by default.
+        only: measure only these cases and their bases; all by default.
         backbone: resnet18 or resnet50.
         size: side of the views in pixels.
-        batch_size: samples of a step.
-        rounds: measured rounds, after one that warms up; least, median and greatest are shown.
-        steps: steps of each case in a round.
-        threads: of torch on the processor.
+        batch_size: samples per step.
+        rounds: measured rounds, after a warm-up round; the table shows minimum, median and maximum.
+        steps: steps per case in a round.
+        threads: CPU threads of torch.
         device: cpu, cuda or cuda:N.
         precision: fp32 or bf16; auto is bf16 on a GPU and fp32 on a CPU.
         json: file to write the figures to.
@@ -82,9 +82,9 @@ def step(
     keep_freed()  # as fgtrain does
     place, chosen = pick_device(device), cases()
     if unknown := [name for name in only if name not in chosen]:
-        raise InputError(f"--only {unknown[0]!r} is no case; there are: {', '.join(map(repr, chosen))}.")
+        raise InputError(f"--only {unknown[0]!r} is not a case; allowed: {', '.join(map(repr, chosen))}.")
     wanted = {name for row in only for name in (row, chosen[row][1]) if name} or set(chosen)
-    chosen = {name: found for name, found in chosen.items() if name in wanted}
+    chosen = {name: case for name, case in chosen.items() if name in wanted}
     batch = preloaded(batch_size, size, place)
     half = precision == "bf16" or (precision == "auto" and has_bf16(place))
     runs = {}
@@ -92,7 +92,7 @@ def step(
         views, data = replace(config.views, size=size), Data(batch_size=batch_size)
         config = replace(config, model=Model(backbone), views=views, data=data)  # pyright: ignore[reportArgumentType]
         runs[name] = stepper(config, batch, place, half)
-    gflop = {name: counted(run) for name, run in runs.items()}  # also the round that warms up
+    gflop = {name: counted(run) for name, run in runs.items()}  # also the warm-up round
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -109,7 +109,7 @@ def step(
 
 
 def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "Tensor"]:
-    """A batch as the loader gives it: views and the plain image of noise, masks of rectangles."""
+    """A batch as the loader returns it: noise for views and plain images, rectangular masks."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -124,7 +124,7 @@ def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "
 
 
 def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", half: bool) -> Callable[[], None]:
-    """One training step of a config, to be called again and again."""
+    """A function that runs one training step of a config."""
     import torch
 
     from fgtrain import objectives
@@ -146,9 +146,9 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
 
 
 def counted(run: Callable[[], None]) -> float:
-    """Billions of floating-point operations of one call, in convolutions and matrix products."""
+    """Billions of floating-point operations in the convolutions and matrix products of one call."""
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import flop_registry  # its FlopCounterMode does not bear torch.autograd.grad
+    from torch.utils.flop_counter import flop_registry  # FlopCounterMode fails with torch.autograd.grad
 
     class Counter(TorchDispatchMode):
         total = 0
@@ -179,5 +179,5 @@ def timed(run: Callable[[], None], steps: int, device: "torch.device") -> float:
 
 
 def spread(name: str, values: list[float]) -> dict[str, Any]:
-    """Median, least and greatest under three keys; None without values."""
+    """Median, minimum and maximum under three keys; None without values."""
     return {f"{name}{end}": f(values) if values else None for end, f in (("", median), ("_min", min), ("_max", max))}

@@ -1,6 +1,6 @@
-"""tools/bench.py views: two views per image by every backend of ours and by others, from the same images in one run.
+"""tools/bench.py views: speed of two views per image, by our backends and by other libraries, on the same images.
 
-torch is imported by the functions that need it: the workers that tools/bench.py build measures load this file too.
+torch is imported by the functions that need it, because the workers of tools/bench.py build load this file.
 """
 
 import time
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 Stream = Generator[int, None, None]
-SKIPPED = 2  # batches before the clock starts: processes start, queues fill
+SKIPPED = 2  # batches before timing starts, while processes start and queues fill
 
 
 def views(
@@ -40,31 +40,32 @@ def views(
     only: tuple[str, ...] = (),
     json: Path | None = None,
 ) -> None:
-    """Samples/s, two views each, from the arrival of one batch to the arrival of another in mid-stream.
+    """Samples/s with two views per sample, timed between the arrival of two batches in mid-stream.
 
-    From 500 x 375 JPEGs (cub50-fullsize, original bytes) and from the same with a long side of 256: files for others,
-    shard sets for us. Every contender runs once in each round, alone, the order of rounds alternating; a ratio is of
-    two figures of one round. `paste` lays patches over images of a second set, of the same sizes, and so decodes three
-    images a sample. On a GPU: `--device cuda --batch 256 --workers 16`, with torchvision and kornia there as peers.
+    Inputs are 500 x 375 JPEGs (cub50-fullsize, original bytes) and the same images with a long side of 256: as files
+    for other libraries, as shard sets for ours. Every contender runs once per round, alone, and rounds alternate the
+    order; a ratio compares two figures of one round. `paste` pastes patches onto images of a second set of the same
+    sizes, so it decodes three images per sample. On a GPU use `--device cuda --batch 256 --workers 16`; the peers are
+    then torchvision and kornia.
 
     Args:
         data: folder that holds cub50-fullsize.
         size: side of a view in pixels.
-        batch: samples in a batch.
+        batch: samples per batch.
         workers: worker processes or threads of each contender.
-        rounds: measurements of each; their least, median and greatest are shown.
-        seconds: least length of a measurement.
-        device: cpu, or cuda for the GPU's contenders.
+        rounds: number of measurements; the table shows their minimum, median and maximum.
+        seconds: shortest duration of a measurement.
+        device: cpu, or cuda for the GPU contenders.
         only: names of the contenders to run; all by default.
         json: file to write the figures to.
     """
     if rounds < 1 or seconds <= 0 or workers < 1 or batch < 2:
-        raise InputError("--rounds and --workers are at least 1, --batch at least 2, --seconds above 0.")
+        raise InputError("--rounds and --workers must be at least 1, --batch at least 2, --seconds above 0.")
     import torch
 
     place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: torch finds no CUDA device here; allowed: cpu.")
+        raise InputError(f"--device {device}: torch finds no CUDA device; allowed: cpu.")
     figures = []
     with TemporaryDirectory() as folder:
         for label, side in (("500 x 375", None), ("long side 256", 256)):
@@ -82,7 +83,7 @@ def views(
 def contenders(
     own: ShardSet, lent: ShardSet, files: list[Path], size: int, batch: int, workers: int, device: "torch.device"
 ) -> dict[str, Callable[[], Stream]]:
-    """Name -> what opens its endless batches, each counted in samples."""
+    """Name -> function that opens an endless stream of batch sizes."""
     import bench_views_peers as peers
 
     rrc, swap = ViewSpec(size), ViewSpec(size, crop="saliency-swap", masks=True)
@@ -115,7 +116,7 @@ def contenders(
 def measure(
     found: dict[str, Callable[[], Stream]], rounds: int, seconds: float, label: str, device: "torch.device"
 ) -> list[dict[str, Any]]:
-    """A row for each contender that can run here."""
+    """One row per contender that runs on this machine."""
     rates: dict[str, list[float]] = {name: [] for name in found}
     for turn in range(rounds):
         for name in list(rates)[:: -1 if turn % 2 else 1]:
@@ -124,14 +125,14 @@ def measure(
                     rates[name].append(rate(stream, seconds, device))
             except (ModuleNotFoundError, InputError, RuntimeError) as fault:
                 if isinstance(fault, RuntimeError) and name.startswith(("threads", "dali")):
-                    raise  # a fault of ours; a peer's may be its build, as a torchvision without nvJPEG
-                print(f"{name} is left out: {fault}")
+                    raise  # a bug of ours; a peer may fail because of its build, as torchvision without nvJPEG
+                print(f"{name} is skipped: {fault}")
                 del rates[name]
     return [_row(name, label, rates) for name in rates]
 
 
 def rate(stream: Stream, seconds: float, device: "torch.device") -> float:
-    """Samples/s between two arrivals of batches, an even number of batches apart (two workers deliver in pairs)."""
+    """Samples/s between the arrival of two batches, an even number apart because two workers deliver in pairs."""
     for _ in range(SKIPPED):
         next(stream)
     _wait(device)
@@ -145,12 +146,12 @@ def rate(stream: Stream, seconds: float, device: "torch.device") -> float:
 def endless(own: ShardSet, spec: ViewSpec, batch: int, **options: Any) -> Stream:
     with load(own, views=spec, batch_size=batch, **options) as loader:
         while True:
-            for found in loader:
-                yield len(found["index"])
+            for batch_ in loader:
+                yield len(batch_["index"])
 
 
 def decoded(reader: SplitReader, threads: int) -> Stream:
-    """Reading and decoding alone: what no way of making views from these files can surpass."""
+    """Reading and decoding alone: an upper bound for views from these files."""
     from fgdata.images import decode
 
     ahead = 64
@@ -171,8 +172,7 @@ def decoded(reader: SplitReader, threads: int) -> Stream:
 
 
 def shard_sets(root: Path, folder: Path, side: int | None, least: int) -> tuple[ShardSet, ShardSet]:
-    """All birds as one training split, repeated until they are `least`; and again as a second set, which lends
-    backgrounds."""
+    """All birds as one train split, repeated to at least `least` samples; and a second such set for backgrounds."""
     birds = read("cub", root)
     turns = range(-(-least // len(birds.records)))
     sets = []
@@ -185,7 +185,7 @@ def shard_sets(root: Path, folder: Path, side: int | None, least: int) -> tuple[
 
 
 def as_files(own: ShardSet, folder: Path) -> list[Path]:
-    """The JPEGs of the training split, as files."""
+    """Write the JPEGs of the train split to files."""
     folder.mkdir()
     reader, files = own.split("train"), []
     for i in range(len(reader)):

@@ -1,8 +1,8 @@
-"""What others make two MoCo v2 views with, each as its documentation has it: endless batches from JPEG files.
+"""Two MoCo v2 views by other libraries, each used as its documentation shows: endless batches from JPEG files.
 
-Every function gives the number of samples in each batch as it arrives. lightly and torchvision run in worker processes
-of a DataLoader, as their users run them; on a GPU, images are decoded there and transformed one by one, because the
-crop of each has a size of its own.
+Every function yields the number of samples of each batch. lightly and torchvision run in worker processes of a
+DataLoader, as is usual. On a GPU, images are decoded on the device and transformed one by one, because every crop has
+a different size.
 """
 
 import os
@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
-os.environ.setdefault("LIGHTLY_DID_VERSION_CHECK", "True")  # lightly would ask its server
+os.environ.setdefault("LIGHTLY_DID_VERSION_CHECK", "True")  # otherwise lightly contacts its server
 
 Stream = Generator[int, None, None]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Files(Dataset):
-    """Two views of the JPEG file i, by `both`."""
+    """Item i is `both`(file i): two views of a JPEG file."""
 
     def __init__(self, files: list[Path], both: Callable):
         self.files, self.both = files, both
@@ -36,7 +36,7 @@ class Files(Dataset):
 
 
 def mocov2(size: int, *end: torch.nn.Module) -> v2.Compose:
-    """MoCo v2 by torchvision, in its order; `end` turns the picture into normalised floats."""
+    """MoCo v2 in torchvision, in its order; `end` are the steps between the flip and the conversion to floats."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, (0.2, 1.0), antialias=True),
@@ -79,7 +79,7 @@ def torchvision_tensor(files: list[Path], size: int, batch: int, workers: int) -
 
 
 def torchvision_cuda(files: list[Path], size: int, batch: int, device: torch.device) -> Stream:
-    """Decoded by nvJPEG, a batch at a time; the transforms one image at a time, on the device."""
+    """nvJPEG decodes a batch at a time; the transforms run on the device, one image at a time."""
     transform = mocov2(size)
     for encoded in _read(files, batch):
         images = decode_jpeg(encoded, ImageReadMode.RGB, device=device)
@@ -89,7 +89,7 @@ def torchvision_cuda(files: list[Path], size: int, batch: int, device: torch.dev
 
 
 def kornia_cuda(files: list[Path], size: int, batch: int, device: torch.device) -> Stream:
-    """Decoded by nvJPEG, resized to one size (kornia takes batches only), then kornia's transforms on whole batches."""
+    """nvJPEG decodes; images are resized to one size (kornia takes batches only), then transformed as batches."""
     import kornia.augmentation as k  # pyright: ignore[reportMissingImports]
 
     side = round(size * 256 / 224) * 2

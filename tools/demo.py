@@ -1,4 +1,4 @@
-"""make demo: draws birds, builds their shard set, trains an encoder on it without labels, and shows what came of it."""
+"""make demo: draws birds, builds a shard set, trains an encoder on it without labels, and prints the result."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ TRAIN = f"fgtrain run demo --data.shards {SHARDS} --out {RUN} --resume"
 
 
 def call(command: str) -> None:
-    """Shows a command as a user would type it, and runs it; ends the demo with its exit code when it fails."""
+    """Print and run a command; if it fails, exit with its exit code."""
     print(f"\n$ {command}", flush=True)
     program = Path(sys.executable).parent / command.split()[0]
     code = subprocess.run([str(program), *command.split()[1:]], check=False).returncode
@@ -29,10 +29,7 @@ def main() -> None:
     call(TRAIN)
     run = json.loads((RUN / "run.json").read_text())
     if run["status"] != "done":
-        sys.exit(
-            f"\nThe training was stopped at step {run['step']:,}; an encoder half trained shows nothing. Go on:\n"
-            "  make demo"
-        )
+        sys.exit(f"\nTraining stopped at step {run['step']:,}, before the end. Resume it with:\n  make demo")
     call(f"fgtrain eval knn {RUN} --untrained")
     call(f"fgtrain show views {RUN}")
     result = json.loads((RUN / "results.jsonl").read_text().splitlines()[-1])

@@ -1,8 +1,8 @@
-"""Rewrites the golden loss curves: python tools/golden.py [NAME...]. The only way tests/golden is ever changed.
+"""Rewrites the golden loss curves: python tools/golden.py [NAME...]. tests/golden is changed in no other way.
 
-A curve is the loss of 20 training steps of a small network of one recipe, each with its own optimiser, schedule and
-moving averages, on fixed batches. In float64, so that a curve is the same to many digits wherever it is drawn and a
-change of it is a change of the method.
+A curve is the loss over 20 training steps of one recipe with a small network, on fixed batches, with the recipe's
+optimiser, schedule and moving averages. It is computed in float64, so that it is the same to many digits on every
+machine, and a change in the curve is a change in the method.
 """
 
 import sys
@@ -20,8 +20,8 @@ from fgtrain.settings.common import Data, Model
 from fgtrain.settings.recipes import RECIPES
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-# Not synth-pair-simsiam: batch norm over decoded images that hardly differ makes a rounding error of 1e-9 in its fifth
-# step one of 1 in its twelfth (measured with ATEN_CPU_CAPABILITY=default), so its curve holds on one processor only.
+# Not synth-pair-simsiam: batch norm over nearly equal decoded images amplifies a rounding error of 1e-9 in step 5 to 1
+# in step 12 (measured with ATEN_CPU_CAPABILITY=default), so its curve is reproducible on one processor only.
 NAMES = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair")
 STEPS, WARMUP = 20, 3
 SMALL: dict[str, dict[str, Any]] = {
@@ -34,16 +34,16 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def curve(name: str) -> list[float]:
-    """The loss before each of the 20 steps of a recipe, narrowed."""
+    """The loss before each of the 20 steps of a recipe with a narrow network."""
     config = RECIPES[name]()
     parts = {key: replace(getattr(config, key), **sizes) for key, sizes in SMALL.items() if hasattr(config, key)}
     views = replace(config.views, size=64)
     config = replace(config, data=Data(batch_size=8), model=Model(width=8), views=views, **parts)
-    objective = drawn(objectives.build(config, samples=40).double().train())
+    objective = initialise(objectives.build(config, samples=40).double().train())
     optimizer = optim.build(objective.named_parameters(), config.optim, objective.constant_rate)
     losses = []
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # for what an objective draws in its steps
+        torch.manual_seed(0)  # for random draws of the objective
         for step in range(STEPS):
             optim.set_rates(optimizer, step, STEPS, WARMUP, config.optim.lr)
             loss, _ = objective(batch(step), step / STEPS)
@@ -56,9 +56,9 @@ def curve(name: str) -> list[float]:
 
 
 @torch.no_grad()
-def drawn(objective: Any) -> Any:
-    """The objective with weights drawn in float64. torch draws in float32, where another processor rounds otherwise;
-    batch norm over eight samples makes of 1e-7 at the first step up to 1e-1 at the twentieth."""
+def initialise(objective: Any) -> Any:
+    """Replace the objective's weights by float64 draws. torch draws in float32, which rounds differently on other
+    processors; batch norm over eight samples amplifies 1e-7 at step 1 to as much as 1e-1 at step 20."""
     generator = torch.Generator().manual_seed(0)
     values = dict(objective.named_parameters()) | dict(objective.named_buffers())
     for name, x in values.items():
@@ -74,7 +74,7 @@ def drawn(objective: Any) -> Any:
 
 
 def batch(step: int, n: int = 8, size: int = 64) -> dict[str, Tensor]:
-    """Smooth images, two noisy views of each, and rectangles for masks: the same for a step wherever it is drawn."""
+    """Smooth images, two noisy views of each, and rectangular masks; they depend on the step only."""
     generator = torch.Generator().manual_seed(step)
     coarse = torch.rand(n, 3, 4, 4, generator=generator, dtype=torch.float64)
     plain = F.interpolate(coarse, (size, size), mode="bilinear") * 4 - 2

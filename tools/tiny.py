@@ -1,4 +1,4 @@
-"""Rebuilds the golden shard set: python tools/tiny.py [FOLDER]. The only way shards/tiny is ever changed."""
+"""Rebuilds the golden shard set: python tools/tiny.py [FOLDER]. shards/tiny is changed in no other way."""
 
 import shutil
 import sys
@@ -13,5 +13,5 @@ if __name__ == "__main__":
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "shards" / "tiny"
     shutil.rmtree(out, ignore_errors=True)
     code = main(["build-shards", *SETTINGS, "--out", str(out)])
-    (out / LOG).unlink(missing_ok=True)  # no part of the set, and never the same twice
+    (out / LOG).unlink(missing_ok=True)  # not part of the set, and different in every build
     sys.exit(code)

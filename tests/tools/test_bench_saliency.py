@@ -1,4 +1,4 @@
-"""The figures of tools/bench.py saliency against loops, and the command on a few images."""
+"""tools/bench.py saliency: figures compared with naive loops, and the command on a few images."""
 
 import json
 import subprocess
@@ -25,9 +25,10 @@ def test_precision_and_recall_at_every_threshold(bench):
     precision, recall = bench.precision_recall(saliency, mask)
     levels = np.round(saliency * 255)
     for threshold in (0, 1, 77, 128, 200, 255):
-        found = levels >= threshold
-        assert recall[threshold] == pytest.approx((found & mask).sum() / mask.sum())
-        assert precision[threshold] == pytest.approx((found & mask).sum() / found.sum() if found.any() else 1)
+        selected = levels >= threshold
+        assert recall[threshold] == pytest.approx((selected & mask).sum() / mask.sum())
+        expected = (selected & mask).sum() / selected.sum() if selected.any() else 1
+        assert precision[threshold] == pytest.approx(expected)
     best = max(1.3 * p * r / (0.3 * p + r) for p, r in zip(precision, recall) if p + r > 0)
     assert bench.f_measure(precision, recall).max() == pytest.approx(best)
 
@@ -35,12 +36,12 @@ def test_precision_and_recall_at_every_threshold(bench):
 @pytest.mark.slow
 def test_the_command_writes_its_table(real_data, tmp_path):
     file = tmp_path / "figures.json"
-    asked = ["--detectors", "spectral-residual", "--tau", "0.5", "--limit", "3", "--workers", "1", "--json", str(file)]
-    command = [sys.executable, str(TOOLS / "bench.py"), "saliency", "--data", str(real_data), *asked]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "cub50" in done.stdout
+    flags = ["--detectors", "spectral-residual", "--tau", "0.5", "--limit", "3", "--workers", "1", "--json", str(file)]
+    command = [sys.executable, str(TOOLS / "bench.py"), "saliency", "--data", str(real_data), *flags]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "cub50" in result.stdout
     content = json.loads(file.read_text())
     rows = content["figures"]
-    assert [row["n"] for row in rows] == [3] * 12  # three datasets of two objectives and two baselines
+    assert [row["n"] for row in rows] == [3] * 12  # three datasets, each with two objectives and two baselines
     assert all((row["mae"] is None) == (row["dataset"] == "cub50" or not row["objective"]) for row in rows)
     assert str(tmp_path) not in content["command"]

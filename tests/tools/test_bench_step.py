@@ -1,4 +1,4 @@
-"""The arithmetic that tools/bench.py step counts, against a count by hand; and its cases."""
+"""tools/bench.py step: counted operations compared with a count by hand, and the list of cases."""
 
 import sys
 
@@ -12,8 +12,8 @@ import bench_step
 sys.path.remove(str(TOOLS))
 
 
-def test_counted_arithmetic_is_that_of_the_layers():
-    """Forward, and backward to the weights and to what lies before, of which the convolution has nothing."""
+def test_counted_operations_of_two_layers():
+    """Forward, gradient of the weights, and gradient of the input, which the first layer does not compute."""
     conv, linear = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Linear(4, 6, bias=False)
     x = torch.randn(2, 3, 5, 5)
 
@@ -24,7 +24,7 @@ def test_counted_arithmetic_is_that_of_the_layers():
     assert bench_step.counted(run) * 1e9 == 2 * convolution + 3 * product
 
 
-def test_every_base_is_a_case_and_stands_before_what_stands_on_it():
+def test_every_base_is_a_case_and_comes_first():
     names = list(bench_step.cases())
     for name, (_, base) in bench_step.cases().items():
         assert base is None or names.index(base) < names.index(name)
