@@ -21,7 +21,7 @@ from ..errors import InputError, printable
 from ..files.atomic import write_atomic
 from ..files.lock import create_and_lock
 from ..progress import Progress
-from ..saliency import check_available, component
+from ..saliency import component
 from ..shards.manifest import BUILDING, MANIFEST, SPLITS, add_counts, count_fallbacks, dump, read_manifest, signed
 from ..shards.maps import MAPS, maps_part, merge, pack
 from ..shards.reader import set_faults
@@ -187,7 +187,7 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
         raise InputError(f"--shard-samples {shard_samples}: must be at least 1.")
     if recipe.keep_maps and set(recipe.saliency) == {"gt"}:
         raise InputError("--keep-maps: gt has no saliency map to keep. Add a detector, for example --saliency gt rbd")
-    require(recipe.saliency, (record.file for record in dataset.records))
+    check_available(recipe.saliency, (record.file for record in dataset.records))
     if "gt" in recipe.saliency:
         without_box = [record for record in dataset.records if record.boxes == ()]
         if without_box:

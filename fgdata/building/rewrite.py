@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files.atomic import write_atomic
 from ..files.swap import recover, replacing
 from ..progress import Progress
-from ..saliency import check_available, component, detector
+from ..saliency import component, detector
 from ..shards.manifest import (
     BUILDING,
     FORMAT_MAJOR,
@@ -104,7 +104,7 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
     if stored in shards.detectors:
         raise InputError(f"{path} already has boxes by {stored}; it has {', '.join(shards.detectors)}.")
     settings = {} if name == "gt" else detector(name).SETTINGS
-    require((name,), _files(shards) if name.startswith("maps:") else ())
+    check_available((name,), _files(shards) if name.startswith("maps:") else ())
     if "maps" in shards.manifest and (damage := fault(path, shards.manifest["maps"])):
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     objective = Objective(**shards.manifest["objective"])
