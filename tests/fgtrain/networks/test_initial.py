@@ -222,13 +222,13 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, weights: dict):
     for name in ("cut.pth", "cut.safetensors"):
         (tmp_path / name).write_bytes(whole.read_bytes()[:2000])
         assert f"{tmp_path / name}" in refused(tmp_path / name)
-    assert "cut.pth cannot be read: it is cut short or damaged. Allowed" in refused(tmp_path / "cut.pth")
+    assert "cut.pth cannot be read: it is truncated or damaged. Allowed" in refused(tmp_path / "cut.pth")
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "old.pth").write_bytes((tmp_path / "old.pth").read_bytes()[:1000])
-    assert "old.pth cannot be read: it is cut short or damaged" in refused(tmp_path / "old.pth")
+    assert "old.pth cannot be read: it is truncated or damaged" in refused(tmp_path / "old.pth")
     for garbage in (b"epoch 3 of 5", b"the weights are elsewhere\n", b"\n", b"{}", b"config\nx\n", bytes(64)):
         (tmp_path / "text.pth").write_bytes(garbage)
-        assert "text.pth cannot be read: it is no file that torch wrote" in refused(tmp_path / "text.pth")
+        assert "text.pth cannot be read: it was not written by torch" in refused(tmp_path / "text.pth")
     (tmp_path / "empty.pth").touch()
     assert "empty.pth" in refused(tmp_path / "empty.pth")
     (tmp_path / "folder").mkdir()
