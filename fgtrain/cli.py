@@ -1,4 +1,5 @@
-"""The command line. Importing it, or any --help, imports neither torch nor OpenCV; a command imports its own needs."""
+"""The `fgtrain` command line. Importing it and printing any --help import neither torch nor OpenCV: each command
+imports what it needs when it runs."""
 
 import inspect
 import os
@@ -21,7 +22,7 @@ from .settings.recipes import RECIPES
 
 
 def commands(defaults: Config | None, name: str | None) -> Any:
-    """The type that tyro parses. `defaults`, from a config.json, replace those of the recipe `name`."""
+    """The type that tyro parses. `defaults`, read from a config.json, replace the settings of the recipe `name`."""
     rows = []
     for row, recipe in RECIPES.items():
         default = defaults if defaults is not None and row == name else recipe()
@@ -33,24 +34,24 @@ def commands(defaults: Config | None, name: str | None) -> Any:
     class Run:
         """Train an encoder.
 
-        SIGTERM, SIGUSR1 and Ctrl-C stop it with a checkpoint; it exits with 0 then, after Ctrl-C with 130.
+        SIGTERM, SIGUSR1 and Ctrl-C write a checkpoint and stop; the exit status is then 0, after Ctrl-C 130.
         """
 
         recipe: Annotated[recipes, arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
         """The method and the settings it starts from."""
 
-    # A recipe's switch may be on, and then its flag turns it off: both are shown. Elsewhere all are off.
+    # A recipe may turn a switch on, so `run` needs both flags of a pair. In the other commands all switches are off.
     others = [Annotated[kind, subcommand(group), FlagCreatePairsOff] for group, kind in COMMANDS.items()]
     return Union[tuple([Annotated[Run, subcommand("run")], *others])]  # noqa: UP007
 
 
 def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
-    """`fgtrain run NAME ...`: the settings in --config, or with --resume those of the run in --out, and NAME."""
+    """Arguments of `fgtrain run NAME ...` -> settings of --config, or with --resume of the run in --out, and NAME."""
     from .runs.files import read_json
 
     name = argv[1] if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-") else None
     if name is not None and name not in RECIPES:
-        raise InputError(f"There is no recipe {name!r}; there are {', '.join(RECIPES)}. See: fgtrain list")
+        raise InputError(f"{name!r} is not a recipe; allowed: {', '.join(RECIPES)}. Show them: fgtrain list")
     if name is None:
         return None, None
     given, out = _value(argv, "--config"), Path(_value(argv, "--out") or f"runs/{name}")
@@ -60,20 +61,20 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     if file is None or (not given and not file.is_file()):
         return None, name
     if not file.is_file():
-        raise InputError(f"--config {file} does not exist; name the config.json of a run (runs/NAME/config.json).")
+        raise InputError(f"--config {file} does not exist. Name the config.json of a run (runs/NAME/config.json).")
     config = from_dict(read_json(file), str(file))
     if given and config.method != RECIPES[name]().method:
-        named = quote(str(file))
+        quoted = quote(str(file))
         raise InputError(
-            f"{file} is for the method {config.method}; type: fgtrain run {config.method} --config {named}"
+            f"{file} is for the method {config.method}, not {name}. Run: fgtrain run {config.method} --config {quoted}"
         )
     if not given:
         recorded = read_json(out / "run.json").get("name") if (out / "run.json").is_file() else None
-        right = recorded if recorded in RECIPES else config.method
-        if name != right:
+        recipe = recorded if recorded in RECIPES else config.method
+        if name != recipe:
             raise InputError(
-                f"{out} is a run of {right}, not of {name}. Continue it: "
-                f"fgtrain run {right} --out {quote(str(out))} --resume"
+                f"{out} is a run of {recipe}, not of {name}. Resume it: "
+                f"fgtrain run {recipe} --out {quote(str(out))} --resume"
             )
     return replace(config, machine=replace(config.machine, out=None if given else out, resume=False, config=None)), name
 
@@ -88,11 +89,16 @@ def _value(argv: list[str], flag: str) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, or stopped with a checkpoint by SIGTERM or SIGUSR1, on which schedulers queue a job again;
-    130 for Ctrl-C, with a checkpoint too where a run is training; 2 for an input error."""
+    """Runs the command line -> exit status.
+
+    argv: the arguments. Default: those of the process.
+
+    0: done, or stopped by SIGTERM or SIGUSR1 after a checkpoint, so that a scheduler can queue the job again. 130:
+    stopped by Ctrl-C, also after a checkpoint if a run was training. 2: input that cannot be used.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    # torch's threads spin while they wait for one another. Beside another busy process that starves both: on two shared
-    # cores 0 to 30 images/s came out where waiting asleep gave 40 to 140. Read once, when torch is imported.
+    # By default torch's threads spin while they wait for one another. Next to another busy process that starves both:
+    # on two shared cores spinning gave 0 to 30 images/s, sleeping 40 to 140. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed()
 
@@ -100,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         chosen = tyro.cli(
             commands(*read_defaults(argv)),
             prog="fgtrain",
-            description="Self-supervised training on fgdata shard sets, and its evaluation.",
+            description="Train encoders on fgdata shard sets without labels, and evaluate them.",
             args=argv,
             config=(OmitSubcommandPrefixes,),
         )
@@ -119,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
             ) from None
 
     training = argv[:1] == ["run"]
-    hint = "A run goes on from its last checkpoint: the same command with --resume." if training else ""
+    hint = "To resume from the last checkpoint, add --resume to the same command." if training else ""
     return run_command("fgtrain", command, hint)
 
 

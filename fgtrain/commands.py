@@ -1,4 +1,4 @@
-"""Every command except `run`, and the function behind it, imported when it is called."""
+"""Every command except `run`, and the function that runs it, which is imported when it is called."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +11,7 @@ from .settings import evaluations, pictures
 
 @dataclass(frozen=True)
 class List:
-    """Recipes, shard sets and runs."""
+    """List recipes, shard sets and runs."""
 
 
 FUNCTIONS: dict[type, str] = {
@@ -28,7 +28,7 @@ FUNCTIONS: dict[type, str] = {
     pictures.Curves: "fgtrain.show.curves:draw_curves",
     List: "fgtrain.show.listing:run_list",
 }
-"""Flags -> module:function that is called with them."""
+"""Type of the flags -> module:function that takes them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Eval:
         | Annotated[evaluations.Localization, subcommand("localization")],
         arg(name=""),
     ]
-    """The evaluation."""
+    """Which evaluation."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ COMMANDS: dict[str, type] = {
 
 
 def call(chosen: Any) -> None:
-    """Calls the function of a parsed command."""
+    """Calls the function of a parsed command with its flags."""
     flags = chosen.what if isinstance(chosen, Eval | Show) else chosen
     module, function = FUNCTIONS[type(flags)].split(":")
     getattr(import_module(module), function)(flags)

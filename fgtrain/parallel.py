@@ -1,8 +1,8 @@
-"""What the processes of one training do together. Alone, every function is the identity and needs no process group.
+"""Communication between the processes of one training. With one process every function is the identity.
 
     torchrun --nproc-per-node 2 -m fgtrain run cvsa        one process per GPU (NCCL), or on the CPU (gloo)
 
-Tensors on the CPU and Python values travel by gloo, tensors on a GPU by NCCL.
+CPU tensors and Python values go through gloo, GPU tensors through NCCL.
 """
 
 import os
@@ -20,12 +20,15 @@ from fgdata.errors import InputError
 
 from .place import pick_device
 
-PATIENCE = timedelta(days=2)  # one process may do hours of work, such as a decoder's warm-up, while the others wait
+TIMEOUT = timedelta(days=2)  # one process may work for hours, as in a decoder's warm-up, while the others wait
 
 
 @contextmanager
 def group(name: str) -> Iterator[torch.device]:
-    """Joins the processes that torchrun started, if it did -> this process's device. `name` is --device."""
+    """Joins the process group if torchrun started several processes. Yields this process's device.
+
+    name: --device. InputError if the device is missing, or if another process ends while this one waits for it.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or dist.is_initialized():
         yield pick_device(name)
@@ -33,39 +36,41 @@ def group(name: str) -> Iterator[torch.device]:
     device = _own_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield device
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise InputError("Another process of this training ended; what it printed says why.") from error
+            raise InputError("Another process of this training ended; its own output says why.") from error
         raise
-    dist.destroy_process_group()  # not after a fault: the other processes may wait where this one will never come
+    dist.destroy_process_group()  # not after an error: it would wait for processes that are elsewhere
 
 
 def _own_device(name: str) -> torch.device:
-    """auto | cpu | cuda for a process of torchrun: every process takes the GPU of its local number."""
+    """auto | cpu | cuda for a process of torchrun: each process takes the GPU with its local rank."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return pick_device("cpu")
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if name not in ("auto", "cuda"):
-        raise InputError(f"--device {name} with several processes; allowed: auto, cuda (each takes its own GPU), cpu.")
+        raise InputError(
+            f"--device is {name} with several processes; allowed: auto, cuda (each takes its own GPU), cpu."
+        )
     if local >= gpus:
         raise InputError(
-            f"Process {local} of this machine has no GPU of its own: it has {gpus}. Allowed: torchrun "
+            f"Process {local} of this machine has no GPU of its own: the machine has {gpus}. Use torchrun "
             f"--nproc-per-node {max(1, gpus)}, or --device cpu."
         )
     return pick_device(f"cuda:{local}")
 
 
-def command() -> str:
-    """What starts fgtrain as this process was started, for commands that are printed."""
+def launch_command() -> str:
+    """How this process was started: fgtrain, or torchrun ... -m fgtrain. For commands that are printed."""
     local = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return "fgtrain" if world_size() == 1 else f"torchrun --nproc-per-node {local} -m fgtrain"
 
 
 def collect(value: Any) -> list[Any]:
-    """A Python value of every process -> those of all, by rank."""
+    """A Python value of each process -> the values of all, by rank."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -74,66 +79,66 @@ def collect(value: Any) -> list[Any]:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether it holds in any process; every process learns it in the same call, so all can act on it together."""
+    """Whether the flag is set in any process. All get the same answer in the same call, so all can act on it."""
     if world_size() == 1:
         return flag
-    seen = torch.tensor(int(flag))
-    dist.all_reduce(seen, dist.ReduceOp.MAX)
-    return bool(seen)
+    highest = torch.tensor(int(flag))
+    dist.all_reduce(highest, dist.ReduceOp.MAX)
+    return bool(highest)
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What refuses one process ends all of them, told once: by the lowest rank that was refused.
+    """An InputError on any rank stops all ranks; the lowest one raises it, the others exit with 2.
 
-    The block must call nothing that processes do together.
+    The block must not call anything that processes do together.
     """
-    fault = None
+    error = None
     try:
         yield
-    except InputError as error:
-        fault = error
-    refused = [number for number, one in enumerate(collect(fault is not None)) if one]
-    if fault is not None and refused[0] == rank():
-        raise fault
-    if refused:
+    except InputError as raised:
+        error = raised
+    failed = [number for number, has_error in enumerate(collect(error is not None)) if has_error]
+    if error is not None and failed[0] == rank():
+        raise error
+    if failed:
         sys.exit(2)
 
 
 def rank() -> int:
-    """Number of this process, 0 without torchrun."""
+    """The number of this process; 0 without torchrun."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together, 1 without torchrun."""
+    """The number of processes of this training; 1 without torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def local_world_size() -> int:
-    """How many of them share this machine's cores."""
+    """The number of processes on this machine, which share its cores."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
 
 
 @torch.no_grad()
 def gather(x: Tensor) -> Tensor:
-    """(b, ...) of every process -> (world * b, ...), by rank, without a gradient."""
+    """(b, ...) of each process -> (world * b, ...), by rank, without a gradient."""
     if world_size() == 1:
         return x
-    x = x.contiguous()  # NCCL moves bytes, and `empty_like` keeps strides: channels-last maps would come out scrambled
+    x = x.contiguous()  # NCCL copies bytes and `empty_like` keeps strides, which would scramble channels-last maps
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x)
     return torch.cat(parts)
 
 
 def gather_with_grad(x: Tensor) -> Tensor:
-    """(b, ...) of every process -> (world * b, ...), by rank; gradients flow back to the process a row came from."""
+    """(b, ...) of each process -> (world * b, ...), by rank; gradients flow back to the process a row came from."""
     return x if world_size() == 1 else _Gather.apply(x)  # pyright: ignore[reportReturnType]
 
 
 class _Gather(torch.autograd.Function):
-    """Every process has a gradient for every row; a row's own process needs their sum. torch's function for it has
-    moved from release to release."""
+    """Each process has a gradient for every row, and the row's own process needs their sum. torch has a function for
+    this, but has moved it between releases."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -148,10 +153,10 @@ class _Gather(torch.autograd.Function):
 
 @torch.no_grad()
 def shuffle(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(b, ...) -> (b, ...) of samples drawn from all processes, and the permutation (world * b,) that did it.
+    """(b, ...) -> (b, ...) of samples drawn from all processes, and the permutation (world * b,) that was used.
 
     MoCo's shuffled batch norm (He et al. 2020, section 3.3): the key's statistics must not come from the query's
-    batch. `generator` must stand at the same state in every process.
+    batch. `generator` must have the same state in every process.
     """
     b = len(x)
     order = torch.randperm(b * world_size(), generator=generator).to(x.device, non_blocking=True)
@@ -160,6 +165,6 @@ def shuffle(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def unshuffle(x: Tensor, order: Tensor) -> Tensor:
-    """The inverse of `shuffle` on what was computed from it: (b, ...) -> (b, ...) of this process's own samples."""
+    """The inverse of `shuffle`: (b, ...) results of shuffled samples -> (b, ...) results of this process's samples."""
     b = len(x)
     return gather(x)[torch.argsort(order)[rank() * b : (rank() + 1) * b]]

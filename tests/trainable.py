@@ -1,4 +1,4 @@
-"""Runs small enough for tests, and what they leave behind."""
+"""Settings of runs that are small enough for tests, and helpers to read and compare their results."""
 
 import dataclasses
 import json
@@ -41,17 +41,20 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Conf
 
 
 def metrics(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl without the rates, which differ from run to run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in RATES} for line in lines]
 
 
 def final(run: Path) -> dict:
+    """state.pt of the last checkpoint."""
     last = RunDir(run).last_checkpoint
     assert last is not None
     return load_state(last)
 
 
 def same(a, b) -> bool:
+    """Whether two states are equal, tensors bit by bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -62,7 +65,7 @@ def same(a, b) -> bool:
 
 
 def stop_at_step(patch: pytest.MonkeyPatch, stop_at: int, caught: signal.Signals = signal.SIGUSR1) -> None:
-    """Runs get a signal during that step."""
+    """Runs get the signal `caught` during step `stop_at`."""
     step = Trainer.train_step
 
     def signalled(self, batch):

@@ -1,1 +1,1 @@
-"""A run from its settings to its end."""
+"""Runs a training from its settings to its end."""

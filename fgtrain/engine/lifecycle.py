@@ -1,4 +1,4 @@
-"""A run from its settings to its end: what may refuse it, what is said of it, and how it stops."""
+"""Runs one training from its settings to its end: checks, start or resume, messages, stop signals."""
 
 import signal
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,7 +13,7 @@ from fgdata.shards.reader import ShardSet
 from .. import parallel
 from ..objectives import Prepared
 from ..place import open_shards
-from ..runs.provenance import earlier, facts
+from ..runs.provenance import describe_run, earlier_parts
 from ..runs.rundir import RunDir
 from ..settings.common import Config
 from .monitor import Monitor
@@ -23,46 +23,49 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT
 
 
 def train(config: Config, name: str) -> Path:
-    """Runs a config to its end, or to a stop signal and a checkpoint, and returns its run directory.
+    """Trains until the end, or until a stop signal and a checkpoint, and returns the run directory.
 
-    InputError for anything a setting can cure. KeyboardInterrupt after the checkpoint where the signal was Ctrl-C: who
-    typed it means whatever calls this too.
+    config: all settings. name: the recipe, which is also the run's folder under runs/ unless config.machine.out is set.
+    InputError for anything that other settings can fix. KeyboardInterrupt after the checkpoint if the signal was
+    Ctrl-C, so that the caller stops too.
+
+        run = train(RECIPES["cvsa"](), "cvsa")
     """
     path, interrupted = config.machine.out or Path("runs") / name, False
-    with parallel.group(config.machine.device) as device, ExitStack() as held:
+    with parallel.group(config.machine.device) as device, ExitStack() as stack:
         first = parallel.rank() == 0
         with parallel.together():
             shards = open_shards(config.data.shards)
-            run = held.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
+            run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_origin(run, shards)
             last = run.resume_point() if first else None
             opening = ""
             if run.facts:
-                opening = "the run ended before its first checkpoint: it starts again"
+                opening = "the run ended before its first checkpoint: starting again"
             elif config.machine.resume:
-                opening = f"nothing to continue in {path}: starting a new run"
+                opening = f"nothing to resume in {path}: starting a new run"
         last = parallel.collect(last)[0]
         with parallel.together():
-            # A run that goes on has its weights already; the file they once came from may be gone.
+            # A resumed run has its weights in the checkpoint; the file of --init may be gone.
             trainer = Trainer(config if last is None else replace(config, init=None), run, shards, device)
-            held.callback(trainer.loader.close)
+            stack.callback(trainer.loader.close)
             if last is not None:
                 trainer.restore(last)
-                opening = f"continued from step {trainer.step:,}"
+                opening = f"resumed from step {trainer.step:,}"
             if first:
                 run.start(config)
-                parts = {"earlier": earlier(run.facts)} if last is not None else {}
-                run.note(**facts(shards, device), **parts, name=name, status="running", reason=None)
+                parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}
+                run.note(**describe_run(shards, device), **parts, name=name, status="running", reason=None)
                 run.cut_metrics(trainer.step)
         try:
-            watched, board = (run, config.machine.tensorboard) if first else (None, False)
-            with Monitor(watched, trainer.step, trainer.total, trainer.steps_per_epoch, board) as monitor:
-                status = work(trainer, monitor, name, opening, fresh=last is None)
+            monitored, board = (run, config.machine.tensorboard) if first else (None, False)
+            with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, board) as monitor:
+                status = run_training(trainer, monitor, name, opening, fresh=last is None)
         except BaseException as error:
             if first:
-                with suppress(InputError):  # a full disk is told already
-                    run.note(status="failed", step=trainer.step, reason=why(error))
-                    for line in f"failed: {why(error)}".splitlines():
+                with suppress(InputError):  # a full disk, which is reported already
+                    run.note(status="failed", step=trainer.step, reason=describe_failure(error))
+                    for line in f"failed: {describe_failure(error)}".splitlines():
                         run.log(line)
             raise
         if first:
@@ -73,17 +76,17 @@ def train(config: Config, name: str) -> Path:
     return path
 
 
-def why(error: BaseException) -> str:
-    """What ended a run, for those who read of it later."""
+def describe_failure(error: BaseException) -> str:
+    """Why a run ended, for run.json and log.txt."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, SystemExit):
-        return "another process of this training was refused; what it printed says why"
+        return "another process of this training failed; its own output says why"
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-def work(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: bool) -> str:
-    """(all) What is said before, during and after the steps of a run -> its status."""
+def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: bool) -> str:
+    """(all) Trains and prints what a person should know -> the run's status, "done" or "stopped"."""
     config, run, shards = trainer.config, trainer.run, trainer.shards
     count = counted(len(shards.split(config.data.split)), "image")
     steps = f"{counted(config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}"
@@ -99,41 +102,44 @@ def work(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: boo
                 if trainer.first:
                     trainer.objective.prepare(run, shards, trainer.device, monitor.say, lambda: trainer.signalled)
         if parallel.any_of(trainer.signalled):
-            status = "stopped"  # without a checkpoint: what was prepared is kept elsewhere, and goes on where it stood
+            status = "stopped"  # without a checkpoint: `prepare` keeps its own files and resumes from them
         else:
             trainer.join()
             status = trainer.fit(monitor)
-    where = quote(str(run.path))
+    out = quote(str(run.path))
     if status == "stopped":
         monitor.say(
             f"Stopped at step {trainer.step:,} of {trainer.total:,}. "
-            f"Continue: {parallel.command()} run {name} --out {where} --resume"
+            f"Resume: {parallel.launch_command()} run {name} --out {out} --resume"
         )
     else:
-        monitor.say(f"Done. Look at it: fgtrain eval knn {where} --untrained")
+        monitor.say(f"Done. Evaluate it: fgtrain eval knn {out} --untrained")
     return status
 
 
 def check_origin(run: RunDir, shards: ShardSet) -> None:
-    """A run goes on with the set it began with, wherever that lies now, and with as many processes."""
+    """InputError unless a run resumes on the same shard set (at any path) with the same number of processes."""
     digest = shards.manifest["digest"]
     if (old := run.facts.get("shards", {}).get("digest", digest)) != digest:
         raise InputError(
-            f"{run.path} was trained on a shard set with digest {old[:12]}, and {shards.path} has {digest[:12]}. "
-            "Name the original set with --data.shards, or start a new run with another --out."
+            f"{run.path} was trained on a shard set with digest {old[:12]}, but {shards.path} has digest "
+            f"{digest[:12]}. Name the original set with --data.shards, or start a new run with another --out."
         )
     count, now = run.facts.get("processes"), parallel.world_size()
     if run.checkpoints and count not in (None, now):
         raise InputError(
-            f"{run.path} was trained by {count} process{'es' if count > 1 else ''}, and this is {now}: it continues "
-            f"with the same number only, torchrun --nproc-per-node {count}."
+            f"{run.path} was trained by {count} process{'es' if count > 1 else ''}, but this training has {now}. "
+            f"Resume it with the same number: torchrun --nproc-per-node {count}"
         )
 
 
 @contextmanager
 def stop_on_signal(trainer: Trainer):
-    """SIGTERM, SIGUSR1 or Ctrl-C: stop at the next step with a checkpoint. A second one acts as it always does, but not
-    under torchrun, where one is many: a terminal or scheduler sends it to every process, and torchrun passes it on."""
+    """SIGTERM, SIGUSR1 or Ctrl-C makes the trainer write a checkpoint at the next step and stop.
+
+    A second signal has its usual effect, but not under torchrun, where each process may get the same signal several
+    times: from the terminal or scheduler, and from torchrun.
+    """
 
     def handle(caught: int, _frame: Any) -> None:
         trainer.signalled = True

@@ -1,4 +1,4 @@
-"""Memory on the processor."""
+"""Settings of the CPU memory allocator."""
 
 import ctypes
 
@@ -6,10 +6,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def keep_freed() -> None:
-    """From here on this process keeps what it frees, and uses it again.
+    """From now on freed memory is kept for reuse by this process. Has no effect without glibc.
 
-    glibc hands a large freed block back to the system, so every tensor of every step has its pages zeroed and mapped
-    anew: a tenth to a fifth of a step on a CPU. The price is a twentieth more memory. Nothing where there is no glibc.
+    By default glibc returns large freed blocks to the system, so the pages of every tensor are mapped and zeroed again
+    in every step: a tenth to a fifth of a step on a CPU. Keeping them costs a twentieth more memory.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, and log.txt in either case."""
+"""Reports the progress of a run: a progress bar on a terminal, plain lines elsewhere, and log.txt always."""
 
 import time
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from ..runs.rundir import RunDir
 if TYPE_CHECKING:
     import torch
 
-PLAIN_SECONDS = 10.0  # between two plain lines
+SECONDS_BETWEEN_LINES = 10.0  # without a terminal
 
 
 class Monitor:
-    """Counts images and the time spent waiting for data since the last `rates()`.
+    """Prints and records progress. Counts images and the time spent waiting for data since the last `rates()`.
 
-    Without a run it shows and writes nothing, as in every process of a training but the first.
+    Without a run it prints and writes nothing, as in every process but the first.
     """
 
     def __init__(self, run: RunDir | None, step: int, total: int, steps_per_epoch: int, board: bool = False):
@@ -40,8 +40,8 @@ class Monitor:
         )
         self.task = self.bar.add_task("", total=total, completed=step, epoch=step // steps_per_epoch + 1, state="")
         self.images, self.waited = 0, 0.0
-        self.idle: list[tuple[Any, Any]] = []  # on a GPU: marks where it was out of work, and where it got a batch
-        self.since = self.spoke = time.perf_counter()
+        self.idle: list[tuple[Any, Any]] = []  # events of a GPU: when it ran out of work, when the next batch arrived
+        self.since = self.last_line = time.perf_counter()
 
     def __enter__(self) -> "Monitor":
         self.bar.start()
@@ -54,7 +54,7 @@ class Monitor:
 
     @contextmanager
     def waiting(self, device: "torch.device") -> Iterator[None]:
-        """The block waits for data. On a GPU, which works off the steps before meanwhile, only its idle time counts."""
+        """Measures a block that waits for data. A GPU is still running earlier steps, so only its idle time counts."""
         idle, start = _mark(device), time.perf_counter()
         yield
         if idle is None:
@@ -63,13 +63,14 @@ class Monitor:
             self.idle.append((idle, _mark(device)))
 
     def step(self, step: int, images: int) -> None:
+        """Counts a finished step and its images."""
         self.images += images
         self.bar.update(self.task, completed=step, epoch=(step - 1) // self.steps_per_epoch + 1)
 
     def rates(self) -> dict[str, float]:
         """Images per second and the share of time spent waiting for data, both since the last call.
 
-        A GPU must have done the last step before.
+        On a GPU, call it only after the last step has finished there.
         """
         now = time.perf_counter()
         self.waited += sum(idle.elapsed_time(ready) for idle, ready in self.idle) / 1000  # milliseconds
@@ -80,7 +81,7 @@ class Monitor:
         return rates
 
     def record(self, record: dict[str, Any]) -> None:
-        """A line of metrics.jsonl: of a loss with its rates, or of the kNN accuracy."""
+        """Writes a line of metrics.jsonl (a loss with its rates, or a kNN accuracy) and reports it."""
         if self.run is None:
             return
         self.run.append("metrics.jsonl", record)
@@ -93,6 +94,7 @@ class Monitor:
             self.show(record)
 
     def show(self, record: dict[str, Any]) -> None:
+        """Reports a loss: in the bar and log.txt, and without a terminal as a line every few seconds."""
         state = (
             f"loss {record['loss']:.4f}  {record['images_per_second']:.0f} images/s  "
             f"waiting for data {record['data_wait']:.0%}"
@@ -101,21 +103,25 @@ class Monitor:
         line = f"epoch {record['epoch']:.2f}  step {record['step']:,}/{self.total:,}  {state}"
         self.log(line)
         now = time.perf_counter()
-        if not self.console.is_terminal and (now - self.spoke > PLAIN_SECONDS or record["step"] == self.total):
-            self.spoke = now
+        if not self.console.is_terminal and (
+            now - self.last_line > SECONDS_BETWEEN_LINES or record["step"] == self.total
+        ):
+            self.last_line = now
             self.console.print(line)
 
     def say(self, line: str) -> None:
+        """Prints a line and writes it to log.txt."""
         self.log(line)
         self.console.print(line, markup=False)
 
     def log(self, line: str) -> None:
+        """Writes a line to log.txt."""
         if self.run is not None:
             self.run.log(line)
 
 
 def _mark(device: "torch.device") -> Any:
-    """What a GPU stamps with the time when it gets there; None for a CPU."""
+    """A timed event in the GPU's current stream; None for a CPU."""
     if device.type != "cuda":
         return None
     import torch
@@ -124,7 +130,7 @@ def _mark(device: "torch.device") -> Any:
 
 
 def _board(path: Path, step: int) -> Any:
-    """A writer of TensorBoard's files that hides what an earlier, interrupted part of the run wrote after `step`."""
+    """A TensorBoard writer that hides what an interrupted part of the run wrote after `step`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

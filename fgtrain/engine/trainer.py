@@ -1,6 +1,7 @@
-"""The loop: one pass of batches through an objective per epoch, metrics, checkpoints, and exact continuation.
+"""The training loop: batches through an objective, metrics, checkpoints, and exact resumption.
 
-Every process of a training runs this file; the first one alone writes. A line marked (all) is one that all must reach.
+Every process of a training runs this code; only the first one writes files. Functions marked (all) must be called by
+all processes at the same point.
 """
 
 import copy
@@ -34,7 +35,7 @@ MOST_NAMED = 16  # samples named in a message; log.txt names all
 
 
 class Trainer:
-    """State of one run: `state()` and `restore()` carry all of it."""
+    """One training. `state()` and `restore()` save and load all of its state."""
 
     def __init__(self, config: Config, run: RunDir, shards: ShardSet, device: torch.device):
         self.config, self.run, self.shards, self.device = config, run, shards, device
@@ -50,7 +51,7 @@ class Trainer:
         self.model: nn.Module = self.objective
         self.optimizer = optim.build(self.objective.named_parameters(), config.optim, self.objective.constant_rate)
         self.check_settings()
-        torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for what an objective draws on the way
+        torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
         self.loader = load(
             shards,
             views=self.objective.views,
@@ -70,8 +71,8 @@ class Trainer:
         self.step = 0
         self.pending: list[dict[str, Tensor]] = []  # this process's logs since the last line of metrics.jsonl
         self.indices: list[Tensor] = []  # samples of those steps
-        self.latest = torch.empty(0, dtype=torch.long)  # samples of the last step here
-        self.signalled = self.stopped = False  # by a signal here, and in any process
+        self.latest = torch.empty(0, dtype=torch.long)  # this process's samples of the last step
+        self.signalled = self.stopped = False  # a stop signal came: to this process, to any process
         self.interrupted = False  # that signal was Ctrl-C
         precision = pick_precision(config.precision, device)
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -79,67 +80,70 @@ class Trainer:
         self.scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
 
     def check_settings(self) -> None:
+        """InputError for settings that do not fit the shard set, the method or the number of processes."""
         config, parts = self.config, self.config.optim.accumulate
         if config.data.batch_size > (count := len(self.shards.split(config.data.split))):
             raise InputError(
-                f"--data.batch-size is {config.data.batch_size:,}, and split {config.data.split!r} of "
+                f"--data.batch-size is {config.data.batch_size:,}, but split {config.data.split!r} of "
                 f"{self.shards.path} has {counted(count, 'sample')}; allowed: at most {count:,}."
             )
         if parts > 1 and not self.objective.accumulates:
             raise InputError(
-                f"--optim.accumulate is {parts}, and the negatives of {config.method} are the batch itself: its parts "
-                "would be another objective. Leave the flag out; --data.batch-size decides the memory."
+                f"--optim.accumulate is {parts}, but the negatives of {config.method} are the other samples of the "
+                "batch, so computing it in parts would change the objective. Omit the flag; to save memory, lower "
+                "--data.batch-size."
             )
         if config.data.batch_size % (self.world * parts) or config.data.batch_size < 2 * self.world * parts:
             raise InputError(
-                f"--data.batch-size is {config.data.batch_size}, and it is divided over {self.world} processes and "
-                f"{parts} part{'s' if parts > 1 else ''}; allowed: a multiple of {self.world * parts} that leaves two "
-                "samples or more in each."
+                f"--data.batch-size is {config.data.batch_size}, and is divided over {self.world} processes and "
+                f"{parts} part{'s' if parts > 1 else ''}; allowed: a multiple of {self.world * parts} that leaves at "
+                "least two samples in each."
             )
         splits = self.shards.splits
         if config.machine.knn_every and not (splits.get("train") and splits.get("test")):
             raise InputError(
-                f"--knn-every needs a train and a test split; {self.shards.path} has {', '.join(splits)}. Leave it out."
+                f"--knn-every needs a train and a test split; {self.shards.path} has {', '.join(splits)}. Omit it."
             )
 
     def remarks(self) -> list[str]:
-        """What a person should know before the first step."""
+        """Lines that a person should read before the first step."""
         config, lines = self.config, []
         if config.init is not None:
             lines.append(self.objective.encoder.origin)
         if config.freeze_stages:
-            held = "the stem" + "".join(f", layer{i + 1}" for i in range(config.freeze_stages))
-            lines.append(f"frozen: {held}" + ("" if config.init else ", at random weights: --init names better ones"))
+            frozen = "the stem" + "".join(f", layer{i + 1}" for i in range(config.freeze_stages))
+            advice = "" if config.init else ", at random weights; use --init to load pretrained weights"
+            lines.append(f"frozen: {frozen}{advice}")
         if config.sync_norm and self.world > 1 and self.device.type != "cuda":
-            lines.append("batch norm: statistics of each process on its own; torch synchronises them on GPUs only")
+            lines.append("batch norm: separate statistics in each process; torch synchronises them on GPUs only")
         return lines
 
     def join(self) -> None:
-        """(all) From here on gradients are averaged over the processes; weights and buffers become the first one's.
+        """(all) Copies weights and buffers from the first process; from now on gradients are averaged over all.
 
-        That is once, not at every step: queue and bank stay alike everywhere, and running statistics, which no training
-        step reads, are the first process's in every checkpoint.
+        Buffers are copied only here, not in every step: queue and bank stay equal in all processes, and running
+        statistics, which no training step reads, are saved from the first process.
         """
         if self.world > 1:
             ids = [self.device] if self.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.objective, device_ids=ids)
-            self.model.broadcast_buffers = False  # as an argument torch 2.13 deprecates it, and 2.11 has no other
+            self.model.broadcast_buffers = False  # torch 2.13 deprecates the argument, and 2.11 has no replacement
 
     def fit(self, monitor: Monitor) -> str:
-        """Trains to the end or to a stop signal -> "done" or "stopped". A checkpoint is on disk either way."""
+        """(all) Trains to the end or to a stop signal -> "done" or "stopped". Both end with a checkpoint on disk."""
         between = self.steps_per_epoch * self.config.machine.checkpoint_every
         while self.step < self.total and not self.stopped:
-            self.look(monitor)
+            self.evaluate(monitor)
             if self.step and self.step % between == 0:
                 self.save()
             self.train_epoch(monitor)
         if not self.stopped:
-            self.look(monitor)
+            self.evaluate(monitor)
         self.save()
         return "done" if self.step == self.total else "stopped"
 
     def train_epoch(self, monitor: Monitor) -> None:
-        """What is left of the current epoch, or less when a stop signal comes."""
+        """(all) Trains the rest of the current epoch, or until a stop signal."""
         batches: Iterator[dict[str, Tensor]] = iter(self.loader)
         while True:
             with monitor.waiting(self.device):
@@ -155,7 +159,8 @@ class Trainer:
                 return
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
-        settings, seen = self.config.optim, []
+        """(all) One update: the optimiser step on a batch, in `accumulate` parts."""
+        settings, part_logs = self.config.optim, []
         warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.total // 10)
         peak = settings.lr * self.config.data.batch_size / 256
         rate = optim.set_rates(self.optimizer, self.step, self.total, warmup, peak)
@@ -168,47 +173,50 @@ class Trainer:
                     with self.autocast:
                         loss, logs = self.model(part(batch, number, settings.accumulate), self.step / self.total)
                     self.scaler.scale(loss / settings.accumulate).backward()
-                seen.append({"loss": loss.detach(), **logs})
+                part_logs.append({"loss": loss.detach(), **logs})
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         self.objective.after_step(self.step / self.total)
-        means = {k: torch.stack([logs[k] for logs in seen]).mean(0) for k in seen[0]}
+        means = {k: torch.stack([logs[k] for logs in part_logs]).mean(0) for k in part_logs[0]}
         self.pending.append({**means, "lr": torch.tensor(rate)})
         self.latest = batch["index"]
         self.indices.append(self.latest)
 
     def too_large(self) -> str:
+        """The message for a step that does not fit into memory."""
         parts, own = self.config.optim.accumulate, self.config.data.batch_size // self.world
-        less = f"--optim.accumulate {2 * parts} takes fewer at once; " if self.objective.accumulates else ""
+        less = (
+            f"Use --optim.accumulate {2 * parts} to compute fewer at once, or a" if self.objective.accumulates else "A"
+        )
         return (
-            f"The memory of {self.device} is full at {own // parts} samples of {self.config.views.size} px at once. "
-            f"{less}--data.batch-size makes the batch itself smaller."
+            f"{own // parts} samples of {self.config.views.size} px at once do not fit into the memory of "
+            f"{self.device}. {less} smaller --data.batch-size."
         )
 
     def check(self) -> dict[str, list[float]]:
-        """(all) The pending logs, their means over the processes; InputError at a step whose loss is not finite."""
+        """(all) The pending logs as means over the processes. InputError if the loss of a step is not finite."""
         names = self.pending[0] if self.pending else {}
         own = {k: torch.stack([logs[k].float() for logs in self.pending]) for k in names}
         values = {k: parallel.gather(v[None]).mean(0).tolist() for k, v in own.items()}
         for i, loss in enumerate(values.get("loss", [])):
             if not math.isfinite(loss):
-                self.step += i + 1 - len(self.pending)  # the run failed there; the steps after it are void
+                self.step += i + 1 - len(self.pending)  # the run failed at that step; later ones do not count
                 numbers = parallel.gather(self.indices[i]).tolist()
                 with parallel.together():
                     raise InputError(self.not_finite(f"The loss became {loss}", numbers))
         return values
 
     def check_weights(self) -> None:
-        """(all) InputError where the last update made a weight or a statistic that is not finite of a loss that was."""
-        numbers = [v for v in self.objective.state_dict().values() if v.is_floating_point()]
-        if parallel.any_of(not all(v.isfinite().all() for v in numbers)):
+        """(all) InputError if the last update made a weight or statistic infinite or NaN from a finite loss."""
+        tensors = [v for v in self.objective.state_dict().values() if v.is_floating_point()]
+        if parallel.any_of(not all(v.isfinite().all() for v in tensors)):
             samples = parallel.gather(self.latest).tolist()
             with parallel.together():
                 raise InputError(self.not_finite("The weights stopped being finite", samples))
 
     def not_finite(self, what: str, numbers: list[int]) -> str:
-        """What is said of a loss or of weights that are not finite at this step, on those samples of the split."""
+        """The message for a loss or weights that are not finite at this step. numbers: its samples in the split."""
         split, last = self.shards.split(self.config.data.split), self.run.last_checkpoint
         ids = [str(meta(split.read(n))["id"]) for n in numbers]
         named = ", ".join(ids[:MOST_NAMED])
@@ -218,35 +226,36 @@ class Trainer:
             self.run.log(f"samples of step {self.step}: {', '.join(ids)}")
         return (
             f"{what} at step {self.step:,} (epoch {(self.step - 1) // self.steps_per_epoch + 1}). "
-            f"Last whole checkpoint: {last.name if last else 'none'}. A lower --optim.lr is the usual cure.\n"
+            f"Last complete checkpoint: {last.name if last else 'none'}. A lower --optim.lr usually helps.\n"
             f"Samples of that step: {named}"
         )
 
     def flush(self, monitor: Monitor) -> None:
-        """(all) One line of metrics.jsonl."""
+        """(all) Writes a line of metrics.jsonl: the means since the last one."""
         means = {k: sum(v) / len(v) for k, v in self.check().items()}
         self.pending, self.indices = [], []
         with parallel.together():
             monitor.record({"step": self.step, "epoch": self.epoch(), **means, **monitor.rates()})
 
     def epoch(self) -> float:
+        """Epochs trained so far, with the fraction of the current one."""
         return round(self.step / self.steps_per_epoch, 4)
 
-    def look(self, monitor: Monitor) -> None:
-        """(all) kNN accuracy of the encoder as it stands, every --knn-every epochs, once: on a copy, and with draws
-        of its own, so that training goes on as if it had not been."""
+    def evaluate(self, monitor: Monitor) -> None:
+        """(all) Records the encoder's kNN accuracy every --knn-every epochs. It uses a copy of the encoder and its own
+        random numbers, so that training is not affected."""
         between = self.steps_per_epoch * self.config.machine.knn_every
         if not between or not self.step or self.step % between:
             return
         with parallel.together():
             if self.first and not self.run.has("knn", self.step):
                 encoder, size = copy.deepcopy(self.objective.encoder), self.config.views.size
-                right = probe.knn(encoder, self.shards, size, self.device, NEIGHBOURS, TEMPERATURE)
-                accuracy = right.float().mean().item()
+                correct = probe.knn(encoder, self.shards, size, self.device, NEIGHBOURS, TEMPERATURE)
+                accuracy = correct.float().mean().item()
                 monitor.record({"step": self.step, "epoch": self.epoch(), "knn": accuracy})
 
     def state(self) -> dict[str, Any]:
-        """(all) What `restore` needs; the own state of each process under `ranks`."""
+        """(all) All that `restore` needs; `ranks` lists the state of each process."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -261,7 +270,7 @@ class Trainer:
         }
 
     def restore(self, checkpoint: Path) -> None:
-        """InputError for a checkpoint that is damaged or of another fgtrain."""
+        """Loads a checkpoint. InputError if it is damaged or does not fit this fgtrain or these settings."""
         state = load_state(checkpoint)
         try:
             self.objective.load_state_dict(state["objective"])
@@ -279,12 +288,12 @@ class Trainer:
             self.step = state["step"]
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Continue with "
-                "the one that wrote it (its commit and versions are in run.json), or start a new run."
+                f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Resume with the "
+                "version that wrote it (run.json has its commit and versions), or start a new run with another --out."
             ) from error
 
     def save(self) -> None:
-        """(all) A checkpoint, which never holds what is not finite."""
+        """(all) Writes a checkpoint, after checking that everything in it is finite."""
         self.check()
         self.check_weights()
         model, state = self.config.model, self.state()
@@ -298,18 +307,18 @@ class Trainer:
 
 
 @contextmanager
-def enough_memory(otherwise: Callable[[], str]) -> Iterator[None]:
-    """InputError with what `otherwise()` says where a tensor finds no place, on a GPU or on a CPU."""
+def enough_memory(message: Callable[[], str]) -> Iterator[None]:
+    """InputError with the text of `message()` if a tensor cannot be allocated, on a GPU or on a CPU."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise InputError(otherwise()) from error
+            raise InputError(message()) from error
         raise
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """auto -> bf16 on a GPU, fp16 on one whose cores lack bf16, fp32 on a CPU; other names as they are."""
+    """auto -> bf16 on a GPU, fp16 on a GPU without bf16, fp32 on a CPU; other names are returned unchanged."""
     if name != "auto":
         return name
     if device.type != "cuda":
@@ -318,7 +327,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def part(batch: dict[str, Tensor], number: int, parts: int) -> dict[str, Tensor]:
-    """The samples of part `number` of a batch that is computed in `parts`."""
+    """The samples of part `number` (from 0) of a batch that is computed in `parts`."""
     if parts == 1:
         return batch
     return {k: v.chunk(parts, dim=1 if k in SAMPLES_SECOND else 0)[number] for k, v in batch.items()}

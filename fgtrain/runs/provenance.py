@@ -1,4 +1,4 @@
-"""What run.json says about where a run came from, and results.jsonl about a measurement."""
+"""Where a run or a measurement comes from: command, commit, versions, device and shard set."""
 
 import os
 import sys
@@ -17,7 +17,8 @@ from .. import parallel
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "nvidia-dali-cuda130")
 
 
-def facts(shards: ShardSet, device: torch.device) -> dict[str, Any]:
+def describe_run(shards: ShardSet, device: torch.device) -> dict[str, Any]:
+    """What run.json records when a run starts or resumes."""
     return {
         "argv": sys.argv,
         "pid": os.getpid(),
@@ -31,24 +32,24 @@ def facts(shards: ShardSet, device: torch.device) -> dict[str, Any]:
     }
 
 
-def earlier(told: dict[str, Any]) -> list[dict[str, Any]]:
-    """run.json of a run that goes on -> its parts until now: what wrote each, and the step where it ended."""
-    own = ("argv", "commit", "versions", "device", "started", "step")
-    return [*told.get("earlier", []), {name: told.get(name) for name in own}]
+def earlier_parts(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """run.json of a run that is resumed -> one entry per part so far: what wrote it, and the step where it ended."""
+    names = ("argv", "commit", "versions", "device", "started", "step")
+    return [*facts.get("earlier", []), {name: facts.get(name) for name in names}]
 
 
 def name_of(device: torch.device) -> str:
-    """Of a GPU its model."""
+    """The model of a GPU, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def versions() -> dict[str, str]:
-    """Of Python and those of the packages that are installed."""
-    found = {"python": sys.version.split()[0]}
+    """Versions of Python and of the installed packages in PACKAGES, by name."""
+    installed = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 def commit() -> str | None:

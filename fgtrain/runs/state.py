@@ -1,4 +1,4 @@
-"""What torch wrote, read back: checksums of weights, and state.pt of a checkpoint."""
+"""Reads state.pt of a checkpoint, and checksums weights."""
 
 import zipfile
 import zlib
@@ -10,12 +10,12 @@ from fgdata.errors import InputError
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first; one that is being written has a name ending in .part."""
+    """The checkpoint folders in `folder`, oldest first. Unfinished ones, whose names end in .part, are left out."""
     return sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir())
 
 
 def checksum(weights: dict[str, Any]) -> int:
-    """CRC-32 of tensors by name: safetensors has none, and a changed bit would be another encoder."""
+    """CRC-32 of tensors, in order of their names: safetensors has no checksum to detect a changed bit."""
     import torch
 
     crc = 0
@@ -25,39 +25,39 @@ def checksum(weights: dict[str, Any]) -> int:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """state.pt of a checkpoint folder. InputError names a damaged one and what is left to continue from."""
+    """Reads state.pt of a checkpoint folder. InputError, naming the other checkpoints, if it is missing or damaged."""
     import torch
 
     file = checkpoint / "state.pt"
     try:
-        with zipfile.ZipFile(file) as parts:  # torch wrote a checksum of each, and does not look at it
+        with zipfile.ZipFile(file) as parts:  # torch writes a checksum of each part but does not check it
             if changed := parts.testzip():
                 raise ValueError(f"{changed} has changed")
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes of a damaged file lead torch's reader into faults of every kind
+    except Exception as error:  # torch raises errors of every type on damaged bytes
         others = [p.name for p in complete_checkpoints(checkpoint.parent) if p.name != checkpoint.name]
-        after = (
-            f"Checkpoints left beside it: {', '.join(others)}. To continue from {others[-1]}, remove the damaged one "
-            f"and run the same command again:\n  rm -r {quote(str(checkpoint))}"
+        advice = (
+            f"Other checkpoints of this run: {', '.join(others)}. To resume from {others[-1]}, remove the damaged one "
+            f"and rerun the same command:\n  rm -r {quote(str(checkpoint))}"
             if others
-            else "There is no other checkpoint beside it; start anew in another folder with --out."
+            else "The run has no other checkpoint; start a new run in another folder with --out."
         )
-        raise InputError(f"{file} cannot be read: {damage(file, error)}. {after}") from error
+        raise InputError(f"{file} cannot be read: {damage(file, error)}. {advice}") from error
 
 
 def damage(file: Path, error: Exception) -> str:
-    """Why torch.load could not read a file, in words that are not torch's own."""
+    """Why torch.load could not read a file, in plain words instead of torch's."""
     if isinstance(error, FileNotFoundError):
         return "it is missing"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if not file.stat().st_size:
         return "it is empty"
-    return "it is cut short or damaged" if saved_by_torch(file) else "it is no file that torch wrote"
+    return "it is truncated or damaged" if saved_by_torch(file) else "it was not written by torch"
 
 
 def saved_by_torch(file: Path) -> bool:
-    """By its first bytes: a zip archive, or the pickle that torch wrote before 1.6."""
+    """Whether a file starts as a zip archive, or as the pickle that torch wrote before 1.6."""
     with file.open("rb") as opened:
         head = opened.read(2)
     return head == b"PK" or head[:1] == b"\x80"

@@ -1,4 +1,4 @@
-"""The flags of every `fgtrain eval`, of compare and of export. A docstring under a field is its `--help`."""
+"""The flags of `fgtrain eval`, `fgtrain compare` and `fgtrain export`. A docstring under a field is its `--help`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,13 @@ RunOrCheckpoint = Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
 
 
 def need_seed(seed: int) -> None:
+    """InputError unless NumPy takes the seed."""
     need(0 <= seed < 1 << 32, "seed", seed, "0 to 2^32 - 1")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What every evaluation is given."""
+    """Flags of every evaluation."""
 
     run: RunOrCheckpoint
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
@@ -26,7 +27,7 @@ class Evaluation:
     size: int | None = None
     """Side of the evaluated images in pixels. Default: the run's view size."""
     device: str = "auto"
-    """cpu, cuda or cuda:N. auto: cuda where there is one."""
+    """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,17 @@ class Knn(Evaluation):
     """k nearest neighbours on frozen features: train split as the bank, test split as the queries."""
 
     k: int = NEIGHBOURS
-    """Neighbours that vote."""
+    """Number of neighbours that vote."""
     temperature: float = TEMPERATURE
-    """A vote weighs exp(cosine / temperature); 0: every vote weighs one."""
+    """The weight of a vote is exp(cosine / temperature); 0: all votes have weight 1."""
     untrained: bool = False
-    """Score the network at its initial weights too."""
+    """Also score the network at its initial weights."""
 
 
 @dataclass(frozen=True)
 class Linear(Evaluation):
-    """A linear layer on frozen features, trained on the train split, scored on the test split at its last epoch."""
+    """A linear layer on frozen features, trained on the train split and scored on the test split after the last
+    epoch."""
 
     protocol: Literal["synth-pair", "cvsa"] = "synth-pair"
     """synth-pair: SGD with rate 30, divided by 10 after 60 and again after 80 % of 100 epochs, batch 128. cvsa: rate
@@ -52,9 +54,9 @@ class Linear(Evaluation):
     """Compute the features once, from the central square, instead of from a new random crop and flip every epoch:
     seconds instead of minutes, usually slightly lower accuracy."""
     fractions: tuple[float, ...] = (1.0,)
-    """Shares of the training labels, the same share of every class: 1 0.5 0.2 gives the three of the paper."""
+    """Fractions of the training labels, the same fraction of every class; the paper has 1 0.5 0.2."""
     trials: int = 1
-    """Layers trained, each from its own seed (labelled images, weights, order), on the same crops."""
+    """Number of layers trained, each with its own seed (labelled images, weights, order), on the same crops."""
     epochs: int | None = None
     """Passes over the train split. Default: the protocol's."""
     seed: int = 0
@@ -66,9 +68,9 @@ class Linear(Evaluation):
 
 @dataclass(frozen=True)
 class Finetune(Evaluation):
-    """The whole network trained further with labels: learning rate and weight decay are chosen on a tenth of the train
-    split, then several trials train on all of it and are scored on the test split. When stopped, it resumes after the
-    last finished fit when rerun."""
+    """Train the whole network further with labels. Learning rate and weight decay are chosen on a tenth of the train
+    split; then several trials train on all of it and are scored on the test split. After a stop, a rerun resumes after
+    the last finished fit."""
 
     epochs: int = 50
     """Passes over the train split."""
@@ -77,9 +79,9 @@ class Finetune(Evaluation):
     rates: tuple[float, ...] = (0.1, 0.05, 0.01, 0.005, 0.001)
     """Learning rates to choose from."""
     decays: tuple[float, ...] = (5e-4, 1e-4)
-    """Weight decays to choose from. With one rate and one decay there is no search."""
+    """Weight decays to choose from. One rate and one decay skip the search."""
     trials: int = 3
-    """Fits with the chosen pair, each from its own seed."""
+    """Fits with the chosen pair, each with its own seed."""
     seed: int = 0
     """Seed of the search and of the first trial: the new layer's weights, order and crops."""
 
@@ -96,20 +98,20 @@ class Finetune(Evaluation):
 
 @dataclass(frozen=True)
 class Retrieval(Evaluation):
-    """Each test image queries the other test images for its class: rank-1, rank-5, mAP over the full ranking."""
+    """Each test image queries the other test images for its class: rank-1, rank-5, and mAP over the full ranking."""
 
     untrained: bool = False
-    """Score the network at its initial weights too."""
+    """Also score the network at its initial weights."""
 
 
 @dataclass(frozen=True)
 class Localization(Evaluation):
-    """MaxBoxAcc: do the class-activation maps of a linear layer find the annotated object of the test images?"""
+    """MaxBoxAcc: how often the class-activation maps of a linear layer find the annotated object of a test image."""
 
     untrained: bool = False
-    """Score the network at its initial weights too."""
+    """Also score the network at its initial weights."""
     seed: int = 0
-    """Decides the layer's initial weights and the order of samples."""
+    """Seed of the layer's initial weights and of the order of samples."""
 
     def __post_init__(self) -> None:
         need_seed(self.seed)
@@ -117,8 +119,8 @@ class Localization(Evaluation):
 
 @dataclass(frozen=True)
 class Compare:
-    """One table of what several runs have in their results.jsonl: mean and 95 % interval over runs that differ only in
-    their seed."""
+    """Compare the results.jsonl of several runs in one table: mean and 95 % interval over runs that differ only in the
+    seed."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...", help_behavior_hint="(required)")]
     """Run directories."""
@@ -128,9 +130,9 @@ class Compare:
 
 @dataclass(frozen=True)
 class Export:
-    """Copy the encoder of a run to FILE (safetensors), with torchvision's names and all its keys but those of fc."""
+    """Copy the encoder of a run to FILE (safetensors) with torchvision's names: all keys of its ResNet except fc."""
 
     run: RunOrCheckpoint
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """File to write, ending .safetensors."""
+    """File to write; the name ends in .safetensors."""

@@ -1,4 +1,4 @@
-"""A config as config.json holds it, and back. Every wrong key or value is named with the file it stands in."""
+"""Converts settings to the contents of config.json and back. Errors name the file and the key."""
 
 import dataclasses
 import types
@@ -12,24 +12,27 @@ from .methods import METHODS
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain JSON values, the method's name first."""
+    """Settings -> plain JSON values, the method's name first."""
     return {"method": config.method, **_plain(dataclasses.asdict(config))}
 
 
 def from_dict(values: dict[str, Any], source: str) -> Config:
-    """The inverse of `to_dict`; keys left out take their defaults. `source` names the file in errors."""
+    """The inverse of `to_dict`. Missing keys take their defaults. InputError for an unknown key or a wrong value.
+
+    values: the contents of config.json. source: the file, for error messages.
+    """
     method = values.get("method")
     if method not in METHODS:
-        raise InputError(f"{source} is for the method {method!r}; this fgtrain has: {', '.join(METHODS)}.")
+        raise InputError(f"{source}: method is {method!r}; allowed: {', '.join(METHODS)}.")
     return _build(METHODS[method], {k: v for k, v in values.items() if k != "method"}, source)
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Settings that change the result and differ, one line each. The shard set's place is not one of them."""
+    """The settings that change the result and differ, one line each. The path of the shard set is not one of them."""
     flat_old, flat_new = flat(to_dict(old)), flat(to_dict(new))
-    named = sorted(flat_old.keys() | flat_new.keys())
-    kept = [k for k in named if not k.startswith("machine.") and k != "data.shards"]
-    return [f"{k}: {flat_old.get(k)} -> {flat_new.get(k)}" for k in kept if flat_old.get(k) != flat_new.get(k)]
+    keys = sorted(flat_old.keys() | flat_new.keys())
+    relevant = [k for k in keys if not k.startswith("machine.") and k != "data.shards"]
+    return [f"{k}: {flat_old.get(k)} -> {flat_new.get(k)}" for k in relevant if flat_old.get(k) != flat_new.get(k)]
 
 
 def _plain(value: Any) -> Any:
@@ -41,7 +44,7 @@ def _plain(value: Any) -> Any:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings -> one level, as the flags name them: {"optim.lr": 0.03}."""
+    """Nested settings -> one level with the names of the flags: {"optim.lr": 0.03}."""
     out = {}
     for key, value in values.items():
         out.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
@@ -56,8 +59,8 @@ def _build(kind: type[T], values: dict[str, Any], source: str, prefix: str = "")
     fields = {f.name for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     if unknown := sorted(values.keys() - fields):
         raise InputError(
-            f"{source} has the setting {prefix + unknown[0]!r}, which this fgtrain does not know. "
-            f"Known here: {', '.join(prefix + f for f in sorted(fields))}."
+            f"{source} has the unknown setting {prefix + unknown[0]!r}; allowed: "
+            f"{', '.join(prefix + f for f in sorted(fields))}."
         )
     built = {}
     for key, value in values.items():
@@ -70,7 +73,7 @@ def _build(kind: type[T], values: dict[str, Any], source: str, prefix: str = "")
 
 
 def _leaf(hint: Any, value: Any, name: str) -> Any:
-    """A JSON value as the type of its field, or an error that names both."""
+    """A JSON value -> a value of the field's type. InputError that names both if it does not fit."""
     origin = get_origin(hint)
     if origin is Literal:
         if value in get_args(hint):

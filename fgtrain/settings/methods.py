@@ -53,7 +53,7 @@ class ByolSettings:
     dim: int = 256
     """Width of the projection."""
     ema: float = 0.996
-    """Momentum of the target network at the start; it rises to 1 along half a cosine."""
+    """Initial momentum of the target network; it rises to 1 along half a cosine."""
 
     def __post_init__(self) -> None:
         _need_widths("byol", self, "hidden", "dim")
@@ -67,17 +67,17 @@ class MocoSettings:
     dim: int = 128
     """Width of the projection."""
     norm: bool = False
-    """Batch norm in the head's hidden layer, as MoCo v3 has it. Without it a small network can stay for long where
-    all projections are equal."""
+    """Batch norm in the head's hidden layer, as in MoCo v3. Without it all projections of a small network can stay
+    equal for many epochs."""
     tau: float = 0.2
     """Temperature of InfoNCE."""
     queue: Literal["auto"] | int = "auto"
-    """Negatives kept. auto: the largest power of two that is not above the number of training images, so that no
-    image is its own negative for long; the paper has 65536."""
+    """Number of negatives. auto: the largest power of two up to the number of training images, so that an image is
+    rarely its own negative; the paper has 65536."""
     ema: float = 0.999
     """Momentum of the key network."""
     symmetric: bool = False
-    """Use each view once as query and once as key. CVSA always does."""
+    """Use each view once as query and once as key, as CVSA always does."""
 
     def __post_init__(self) -> None:
         _need_widths("moco", self, "dim")
@@ -86,8 +86,8 @@ class MocoSettings:
         need(0 <= self.ema <= 1, "moco.ema", self.ema, "0 to 1")
 
     def need_queue(self, batch_size: int) -> None:
-        """InputError for a queue that a single batch would overrun."""
-        allowed = f"auto, or at least --data.batch-size {batch_size}, so that the queue outlives a batch"
+        """InputError if the queue is smaller than a batch."""
+        allowed = f"auto, or at least --data.batch-size {batch_size}, so that a batch fits into the queue"
         need(self.queue == "auto" or self.queue >= batch_size, "moco.queue", self.queue, allowed)
 
 
@@ -98,21 +98,22 @@ class AlignSettings:
     stages: tuple[int, ...] = (4,)
     """Stages of the network whose maps are aligned: 3, 4 or both."""
     hidden: int = 4096
-    """Hidden channels of the convolutional projector and predictor. 512 makes them an eighth as dear."""
+    """Hidden channels of the convolutional projector and predictor. 512 makes them an eighth of the cost."""
     dim: int = 256
     """Channels of the convolutional projection."""
     normalize: Literal["none", "cosine"] = "none"
     """none: the plain dot product of Eq. 3, whose sigmoid saturates. cosine: unit vectors times `scale`."""
     scale: float = 8.0
-    """Factor on the cosine; unused by none."""
+    """Factor on the cosine; has no effect with none."""
     reduction: Literal["mean", "sum"] = "mean"
-    """Over positions. mean keeps the loss on the scale of the contrastive one; sum is the squared norm of Eq. 5."""
+    """Reduction over positions. mean keeps the loss on the scale of the contrastive loss; sum is the squared norm of
+    Eq. 5."""
     weight: float = 1.0
-    """Weight of the alignment loss beside the contrastive loss."""
+    """Weight of the alignment loss relative to the contrastive loss."""
 
     def __post_init__(self) -> None:
-        found = " ".join(map(str, self.stages)) or "empty"
-        need(self.stages in ((3,), (4,), (3, 4), (4, 3)), "align.stages", found, "3, 4 or both: 3 4")
+        stages = " ".join(map(str, self.stages)) or "empty"
+        need(self.stages in ((3,), (4,), (3, 4), (4, 3)), "align.stages", stages, "3, 4 or both: 3 4")
         _need_widths("align", self, "hidden", "dim")
         need(self.scale > 0, "align.scale", self.scale, "above 0")
         need(self.weight >= 0, "align.weight", self.weight, "0 or more")
@@ -123,31 +124,31 @@ class PairSettings:
     """Synthesized pairs (Wang et al. 2024, Eq. 3-8)."""
 
     perturb: Literal["both", "gradcam", "low-variance", "random", "none"] = "both"
-    """Noise on the features. gradcam: where the contrastive loss asks little (Eq. 5). low-variance: where images hardly
-    differ (Eq. 6). random: eps-gradcam on every dimension. none: the pair is one image twice."""
+    """Noise on the features. gradcam: where the contrastive loss is insensitive (Eq. 5). low-variance: where images
+    hardly differ (Eq. 6). random: eps-gradcam on every dimension. none: the pair is the same image twice."""
     alpha: float = 1.0
     """Weight of the reconstruction loss."""
     nu: float = 0.5
-    """Weight of the pair loss; 0 makes no pairs."""
+    """Weight of the pair loss; 0: no pairs."""
     eps_gradcam: float = 0.1
-    """Standard deviation of the gradcam and random noise, where it is largest; in units of a feature."""
+    """Largest standard deviation of the gradcam and random noise, in units of a feature."""
     eps_variance: float = 0.05
-    """Standard deviation of the low-variance noise, where it is largest; in units of a feature."""
+    """Largest standard deviation of the low-variance noise, in units of a feature."""
     kappa: float = 0.02
-    """Dimensions whose variance over the bank is below this take low-variance noise."""
+    """Dimensions whose variance over the bank is below this get low-variance noise."""
     bank: int = 5632
-    """Features kept for the variance: those of the latest images."""
+    """Number of features kept for the variance: those of the latest images."""
     bank_normalize: Literal["rms", "l2", "none"] = "rms"
-    """What a dimension of the bank is divided by before its variance. rms: its root mean square, so that the variance
-    is in [0, 1] and kappa finds the nearly constant ones. l2: its norm, as the paper prints it; the variance is then
-    below 1 / bank, and kappa finds all. none: nothing."""
+    """Divisor of each dimension of the bank before its variance is taken. rms: its root mean square, so that the
+    variance is in [0, 1] and kappa selects the nearly constant ones. l2: its norm, as printed in the paper; the
+    variance is then below 1 / bank, and kappa selects all. none: 1."""
     tau: float = 0.2
-    """Temperature of the pair loss and of the loss that gradcam scores."""
+    """Temperature of the pair loss and of the loss used by gradcam."""
     denominator: Literal["paper", "nt-xent"] = "paper"
-    """Of those two losses. paper: without the positive, as its Eq. 1 and 7 are written. nt-xent: with it, as SimCLR."""
+    """Denominator of those two losses. paper: without the positive, as in its Eq. 1 and 7. nt-xent: with it, as in
+    SimCLR."""
     statistics: Literal["real", "all"] = "real"
-    """Images that move the running statistics of batch norm, by which the encoder is evaluated. all: decoded ones
-    too."""
+    """Images that update the running statistics of batch norm, which evaluations use. all: decoded images too."""
 
     def __post_init__(self) -> None:
         for name in ("alpha", "nu", "eps_gradcam", "eps_variance", "kappa"):
@@ -158,21 +159,21 @@ class PairSettings:
 
 @dataclass(frozen=True)
 class ReconstructSettings:
-    """The decoder of synthesized pairs, and its warm-up: the encoder frozen, plain images, Adam."""
+    """The decoder of synthesized pairs and its warm-up (frozen encoder, images without augmentation, Adam)."""
 
     width: int = 32
-    """Even; channels run from 8 times this down to half of it."""
+    """Width, an even number; the channels go from 8 times this down to half of it."""
     depth: int = 0
     """Residual blocks per stage. Width 64 and depth 2 mirror a ResNet-18."""
     epochs: int = 200
-    """Epochs of warm-up; 0: none."""
+    """Epochs of warm-up; 0: no warm-up."""
     lr: float = 1e-4
     """Learning rate of the warm-up."""
     batch_size: int = 128
     """Images per step of the warm-up."""
 
     def __post_init__(self) -> None:
-        need(self.width >= 2 and self.width % 2 == 0, "reconstruct.width", self.width, "an even number from 2")
+        need(self.width >= 2 and self.width % 2 == 0, "reconstruct.width", self.width, "an even number, 2 or more")
         need(self.depth >= 0, "reconstruct.depth", self.depth, "0 or more")
         need(self.epochs >= 0, "reconstruct.epochs", self.epochs, "0 for no warm-up, or more")
         need(self.lr > 0, "reconstruct.lr", self.lr, "above 0")
@@ -221,7 +222,7 @@ class CvsaConfig(Config):
     objective: ClassVar[str] = "fgtrain.objectives.cvsa:Cvsa"
 
     base: Literal["byol", "moco"] = "byol"
-    """Contrastive objective beneath the alignment."""
+    """Contrastive objective that the alignment loss is added to."""
     byol: ByolSettings = ByolSettings()
     moco: MocoSettings = MocoSettings()
     align: AlignSettings = AlignSettings()
@@ -242,7 +243,7 @@ class SynthPairConfig(Config):
     objective: ClassVar[str] = "fgtrain.objectives.synth_pair:SynthPair"
 
     base: Literal["moco", "simsiam"] = "moco"
-    """Contrastive objective beneath the pairs."""
+    """Contrastive objective that the pairs are added to."""
     moco: MocoSettings = MocoSettings()
     simsiam: SimsiamSettings = SimsiamSettings()
     pair: PairSettings = PairSettings()
@@ -254,7 +255,7 @@ class SynthPairConfig(Config):
         super().__post_init__()
         if self.base == "moco":
             self.moco.need_queue(self.data.batch_size)
-        need(self.views.size % 32 == 0, "views.size", self.views.size, "a multiple of 32, which the decoder halves to")
+        need(self.views.size % 32 == 0, "views.size", self.views.size, "a multiple of 32, the stride of the decoder")
 
 
 METHODS: dict[str, type[Config]] = {

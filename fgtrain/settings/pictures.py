@@ -1,4 +1,4 @@
-"""The flags of every `fgtrain show`. A docstring under a field is its `--help`."""
+"""The flags of `fgtrain show`. A docstring under a field is its `--help`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ Runs = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN...]", help_
 
 @dataclass(frozen=True)
 class Picture:
-    """What every picture checks."""
+    """Checks of the flags of every picture."""
 
     def __post_init__(self) -> None:
         out = getattr(self, "out", None)
@@ -24,32 +24,32 @@ class Picture:
 
 @dataclass(frozen=True)
 class Views(Picture):
-    """Images with their boxes, SaliencySwap views with their masks, and RandomResizedCrop views; with backgrounds,
-    views pasted over them take the place of the last."""
+    """Draw images with their boxes, SaliencySwap views with their masks, and RandomResizedCrop views. With backgrounds,
+    views pasted over them replace the RandomResizedCrop views."""
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """Run directory whose shard set and view settings are drawn."""
+    """Run directory whose shard set and view settings are used."""
     shards: Path | None = None
     """Shard set. Default: the run's, else the newest under shards/."""
     detector: str | None = None
-    """Whose boxes. Default: the run's, else the set's first that is not gt, else gt."""
+    """Detector whose boxes are used. Default: the run's, else the set's first that is not gt, else gt."""
     split: str = "train"
     """Split the images come from."""
     backgrounds: tuple[Path, ...] = ()
-    """Other shard sets to paste patches over. Default: the run's."""
+    """Other shard sets whose images are used as backgrounds. Default: the run's."""
     size: int = 224
     """Side of a view in the picture, in pixels."""
     rows: int = 6
-    """Images drawn."""
+    """Number of images."""
     seed: int = 0
-    """Decides which images are drawn, and every random draw."""
+    """Seed of the choice of images and of all random draws."""
     out: Path | None = None
     """PNG to write. Default: views.png in the run directory, else in the working directory."""
 
 
 @dataclass(frozen=True)
 class Pairs(Picture):
-    """Images, what the decoder of a synth-pair run makes of their features, and of the perturbed features."""
+    """Draw images of a synth-pair run, their reconstructions by its decoder, and those from perturbed features."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run directory of the method synth-pair."""
@@ -58,42 +58,43 @@ class Pairs(Picture):
     split: str = "test"
     """Split the images come from."""
     rows: int = 6
-    """Images drawn."""
+    """Number of images."""
     seed: int = 0
-    """Decides which images are drawn, and the noise."""
+    """Seed of the choice of images and of the noise."""
     out: Path | None = None
     """PNG to write. Default: pairs.png in the run directory."""
 
 
 @dataclass(frozen=True)
 class Gradcam(Picture):
-    """Where a linear classifier on the frozen encoder looks: Grad-CAM of the true class, several runs side by side."""
+    """Draw where a linear classifier on the frozen encoder looks: Grad-CAM of the true class, several runs side by
+    side."""
 
     runs: Runs
     """Run directories (their last checkpoints), checkpoint folders, or encoder.safetensors files."""
     shards: Path | None = None
     """Shard set. Default: that of the first run."""
     split: str = "test"
-    """Split the images come from; the classifier learns on train."""
+    """Split the images come from; the classifier is trained on train."""
     size: int | None = None
     """Side of the square that images are resized to, in pixels. Default: the view size of the first run."""
     rows: int = 6
-    """Images drawn."""
+    """Number of images."""
     seed: int = 0
-    """Decides which images are drawn, and the classifier's initial weights."""
+    """Seed of the choice of images and of the classifier's initial weights."""
     device: str = "auto"
-    """cpu, cuda or cuda:N. auto: cuda where there is one."""
+    """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
     out: Path | None = None
     """PNG to write. Default: gradcam.png in the first run's directory."""
 
 
 @dataclass(frozen=True)
 class Curves(Picture):
-    """Loss and every other metric of metrics.jsonl over the epochs, several runs in one picture."""
+    """Draw the loss and the other metrics of metrics.jsonl over the epochs, several runs in one picture."""
 
     runs: Runs
     """Run directories."""
     figures: tuple[str, ...] = ()
-    """Names of the metrics drawn. Default: all except throughput."""
+    """Names of the metrics to draw. Default: all except throughput."""
     out: Path | None = None
     """PNG to write. Default: curves.png in the first run's directory."""

@@ -1,9 +1,9 @@
-"""One function per published row: the settings it was published with, its command and its source.
+"""One function per recipe: its published settings, its command and its source.
 
-`fgtrain run NAME` starts from these; every flag changes one of them. A method's own name (`cvsa`, `moco`) has its
-published optimiser and schedule with a ResNet-18 and batches of 256 for one GPU; a name with a dataset in it is a row
+`fgtrain run NAME` starts from these settings, and flags change them. A method's own name (`cvsa`, `moco`) has the
+published optimiser and schedule with a ResNet-18 and batches of 256 for one GPU. A name with a dataset in it is a row
 of a paper's table with everything the paper states. The CVSA paper uses the annotated boxes, so those rows need a shard
-set with the detector gt, or --data.detector. Nothing ties a row to the dataset in its name.
+set with the detector gt, or --data.detector. Every recipe runs on any dataset.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def byol() -> ByolConfig:
 
 
 def simclr() -> SimclrConfig:
-    """SimCLR from scratch on RandomResizedCrop views: LARS 0.3 per 256 samples, cosine. Its batches were of 4096.
+    """SimCLR from scratch on RandomResizedCrop views: LARS 0.3 per 256 samples, cosine. The paper's batch size is 4096.
 
     fgtrain run simclr
 
@@ -87,13 +87,13 @@ def cvsa_moco() -> CvsaConfig:
 
     fgtrain run cvsa-moco
 
-    SaliencySwap helps MoCo v2 as it does BYOL: Wu et al., BMVC 2022, Figure 3.
+    SaliencySwap improves MoCo v2 as it does BYOL: Wu et al., BMVC 2022, Figure 3.
     """
     return replace(cvsa(), base="moco", optim=SGD)
 
 
 def moco_cub_r50() -> MocoConfig:
-    """MoCo v2 with ResNet-50, 800 epochs, the paper's queue: a baseline of the CVSA paper.
+    """MoCo v2 with ResNet-50, 800 epochs, and the queue of its paper: a baseline of the CVSA paper.
 
     fgtrain run moco-cub-r50 --data.shards shards/cub
 
@@ -123,7 +123,7 @@ def cvsa_cub_r50() -> CvsaConfig:
 
 
 def cvsa_cars_r50() -> CvsaConfig:
-    """cvsa-cub-r50 with the learning rate the paper found for Stanford Cars, 0.3 per 256 samples.
+    """cvsa-cub-r50 with the paper's learning rate for Stanford Cars, 0.3 per 256 samples.
 
     fgtrain run cvsa-cars-r50 --data.shards shards/cars
 
@@ -133,7 +133,7 @@ def cvsa_cars_r50() -> CvsaConfig:
 
 
 def cvsa_cub_r50_dual() -> CvsaConfig:
-    """cvsa-cub-r50 as the second of two stages: from given weights, with the stem and the first two stages frozen.
+    """cvsa-cub-r50 as the second of two stages: from pretrained weights, with the stem and two stages frozen.
 
     fgtrain run cvsa-cub-r50-dual --data.shards shards/cub --init BYOL-CHECKPOINT
 
@@ -144,11 +144,11 @@ def cvsa_cub_r50_dual() -> CvsaConfig:
 
 
 def byol_cub_r18() -> ByolConfig:
-    """BYOL with ResNet-18, 400 epochs, batches of 1024: where the ablations of the CVSA paper start.
+    """BYOL with ResNet-18, 400 epochs, batches of 1024: the baseline of the CVSA paper's ablations.
 
     fgtrain run byol-cub-r18 --data.shards shards/cub
 
-    Wu et al., BMVC 2022, Figure 3 left (no number is printed).
+    Wu et al., BMVC 2022, Figure 3 left (without a number).
     """
     return replace(byol(), data=Data(batch_size=1024))
 
@@ -178,13 +178,13 @@ def moco_swap_cub_r18() -> MocoConfig:
 
     fgtrain run moco-swap-cub-r18 --data.shards shards/cub
 
-    Wu et al., BMVC 2022, Figure 3 left (no number is printed).
+    Wu et al., BMVC 2022, Figure 3 left (without a number).
     """
     return replace(moco(), views=SWAP, data=Data(detector="gt"), moco=MocoSettings(queue=65536))
 
 
 def synth_pair() -> SynthPairConfig:
-    """Synthesized pairs on MoCo v2 from scratch, with a light decoder: about 3.6 times the step of MoCo v2.
+    """Synthesized pairs on MoCo v2 from scratch, with a small decoder: a step costs about 3.6 times that of MoCo v2.
 
     fgtrain run synth-pair
 
@@ -194,11 +194,11 @@ def synth_pair() -> SynthPairConfig:
 
 
 def synth_pair_simsiam() -> SynthPairConfig:
-    """Synthesized pairs on SimSiam from scratch, with a light decoder.
+    """Synthesized pairs on SimSiam from scratch, with a small decoder.
 
     fgtrain run synth-pair-simsiam
 
-    They help SimSiam as they do MoCo v2: Wang et al., ECCV 2024, Table 3.
+    They improve SimSiam as they do MoCo v2: Wang et al., ECCV 2024, Table 3.
     """
     return SynthPairConfig(base="simsiam", model=ZERO_INIT, optim=replace(SGD, lr=0.05), sync_norm=True)
 
@@ -208,9 +208,9 @@ def synth_pair_cub_r50() -> SynthPairConfig:
 
     fgtrain run synth-pair-cub-r50 --data.shards shards/cub
 
-    The paper's queue, and a decoder of 27.0 M parameters warmed up for 200 epochs; Cars, Aircraft, GTSRB and ISIC 2017:
-    the same. The paper's learning rate, 0.03, is for its batches of 128, here 0.06 per 256. Wang et al., ECCV 2024,
-    Table 1.
+    The queue is the paper's; the decoder has 27.0 M parameters and a warm-up of 200 epochs. Cars, Aircraft, GTSRB and
+    ISIC 2017 use the same settings. The paper's learning rate of 0.03 is for its batches of 128, so 0.06 per 256 here.
+    Wang et al., ECCV 2024, Table 1.
     """
     return SynthPairConfig(
         data=Data(batch_size=128),
@@ -234,11 +234,11 @@ def synth_pair_simsiam_cub_r50() -> SynthPairConfig:
 
 
 def demo() -> CvsaConfig:
-    """CVSA on MoCo made small enough for minutes on two cores: 64 px, a ResNet-18 of half width, narrow heads, AdamW.
+    """CVSA on MoCo, small enough to train in minutes on two cores: 64 px, a half-width ResNet-18, narrow heads, AdamW.
 
     fgtrain run demo --data.shards shards/demo
 
-    Colour jitter keeps the hue and never greys: the drawn birds differ in the colours of their field marks.
+    Colour jitter changes the hue little and never to grey: the drawn birds differ in the colours of their field marks.
     """
     return CvsaConfig(
         data=Data(batch_size=64),

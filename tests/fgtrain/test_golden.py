@@ -1,4 +1,5 @@
-"""The loss curve of every method is the one on file. After a change that is meant: python tools/golden.py"""
+"""The loss curve of every method matches the golden file. To rewrite the files after an intended change: python
+tools/golden.py"""
 
 import sys
 
@@ -12,8 +13,8 @@ import golden
 sys.path.remove(str(TOOLS))
 
 TOLERANCE = 1e-6
-"""Everything is float64, and the files hold nine decimals. With other vector instructions (ATEN_CPU_CAPABILITY=default,
-ONEDNN_MAX_CPU_ISA=AVX2) the curves differed by less than 5e-9, that of synth-pair by 6e-8."""
+"""Everything is float64, and the files have nine decimals. With other vector instructions
+(ATEN_CPU_CAPABILITY=default, ONEDNN_MAX_CPU_ISA=AVX2) the curves differed by less than 5e-9, synth-pair by 6e-8."""
 
 
 @pytest.mark.parametrize("name", golden.NAMES)
@@ -21,5 +22,5 @@ def test_loss_curve(name: str):
     torch.testing.assert_close(golden.curve(name), golden.read(name), rtol=0, atol=TOLERANCE)
 
 
-def test_every_file_has_its_curve():
+def test_every_golden_file_belongs_to_a_method():
     assert {file.stem for file in golden.GOLDEN.glob("*.txt")} == set(golden.NAMES)

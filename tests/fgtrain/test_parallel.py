@@ -1,4 +1,4 @@
-"""Two processes on the CPU, by gloo: what they exchange, and that they train as one does on the joined batch."""
+"""Two processes on the CPU with gloo: communication, and training that equals one process on the joined batch."""
 
 import json
 import os
@@ -29,13 +29,13 @@ METHODS = ("moco", "byol", "simsiam", "simclr", "cvsa", "synth-pair")
 
 
 def joined(shards: Path, out: Path, name: str, **machine) -> Config:
-    """Views that do not look at the rest of the batch, so that two halves of a batch are the batch."""
+    """Settings whose views do not depend on other samples, so that two half batches equal the whole batch."""
     config = small(shards, out, name, **machine)
     return replace(config, views=ViewSpec(size=32), sync_norm=False, optim=replace(config.optim, lr=1.0))
 
 
 def without_batch_statistics(patch: pytest.MonkeyPatch) -> None:
-    """Batch norm in evaluation mode: its statistics would be of half a batch in one of two processes."""
+    """Batch norm in evaluation mode: with two processes its statistics would be those of half a batch."""
     join = trainer.Trainer.join
 
     def joined(self):
@@ -58,8 +58,8 @@ def stopped_at(patch: pytest.MonkeyPatch, stop_at: int, rank: int) -> None:
     patch.setattr(trainer.Trainer, "train_step", signalled)
 
 
-def refused(config: Config) -> str:
-    """What a process is told: its own message, or nothing where another one tells it."""
+def error_of(config: Config) -> str:
+    """The error message of a process, or its exit status if another process reports the error."""
     try:
         lifecycle.train(config, "cvsa")
     except InputError as error:
@@ -69,7 +69,8 @@ def refused(config: Config) -> str:
     return "trained"
 
 
-def exchange() -> dict[str, Any]:
+def communicate() -> dict[str, Any]:
+    """The result of every function of fgtrain.parallel in this process."""
     own = torch.arange(6.0).reshape(3, 2) + 10 * parallel.rank()
     shuffled, order = parallel.shuffle(own, torch.Generator().manual_seed(3))
     rows = own.clone().requires_grad_()
@@ -80,25 +81,25 @@ def exchange() -> dict[str, Any]:
         "with_grad": parallel.gather_with_grad(own),
         "gradient": rows.grad,
         "shuffled": shuffled,
-        "home": parallel.unshuffle(shuffled, order),
+        "unshuffled": parallel.unshuffle(shuffled, order),
         "collect": parallel.collect(parallel.rank()),
         "any": [parallel.any_of(False), parallel.any_of(parallel.rank() == 1)],
     }
 
 
 def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
-    """The life of each process; everything it finds goes to `out`/found<rank>.pt."""
+    """What each of the two processes runs; its results are saved as `out`/results<rank>.pt."""
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     torch.set_num_threads(1)
 
     def run(config: Config, name: str) -> str:
         os.environ["MASTER_PORT"] = str(ports.pop())
-        return refused(config) if name == "refused" else str(lifecycle.train(config, name))
+        return error_of(config) if name == "error" else str(lifecycle.train(config, name))
 
     os.environ["MASTER_PORT"] = str(ports.pop())
     with parallel.group("cpu"):
-        found = exchange()
+        results = communicate()
     with pytest.MonkeyPatch.context() as patch:
         without_batch_statistics(patch)
         for name in METHODS:
@@ -111,8 +112,8 @@ def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
         run(small(shards, out / "parts"), "cvsa")
     run(small(shards, out / "parts", resume=True), "cvsa")
     odd = small(shards, out / "odd")
-    found["odd"] = run(replace(odd, data=replace(odd.data, batch_size=9)), "refused")
-    torch.save(found, out / f"found{rank}.pt")
+    results["odd"] = run(replace(odd, data=replace(odd.data, batch_size=9)), "error")
+    torch.save(results, out / f"results{rank}.pt")
 
 
 def free_ports(count: int) -> list[int]:
@@ -127,28 +128,28 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def two(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where two processes left their runs and findings."""
+    """The folder with the runs and results of two processes."""
     out = tmp_path_factory.mktemp("two")
     mp.spawn(one_of_two, (free_ports(16), drawn_set, out), nprocs=2)
     return out
 
 
 @pytest.mark.slow
-def test_exchange_is_by_rank_and_shuffling_is_undone(two: Path):
+def test_values_are_ordered_by_rank_and_shuffling_is_undone(two: Path):
     own = [torch.arange(6.0).reshape(3, 2), torch.arange(6.0).reshape(3, 2) + 10]
     both = torch.cat(own)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
     for rank in (0, 1):
-        found = torch.load(two / f"found{rank}.pt")
+        results = torch.load(two / f"results{rank}.pt")
         rows = slice(3 * rank, 3 * rank + 3)
-        assert torch.equal(found["gather"], both)
-        assert torch.equal(found["with_grad"], both)
-        # each process has the same loss, so a row's gradient comes twice: DDP's mean over the processes halves it
-        assert torch.equal(found["gradient"], 2 * torch.arange(6.0)[rows, None].expand(3, 2))
-        assert torch.equal(found["shuffled"], both[order][rows])
-        assert torch.equal(found["home"], own[rank])
-        assert found["collect"] == [0, 1]
-        assert found["any"] == [False, True]
+        assert torch.equal(results["gather"], both)
+        assert torch.equal(results["with_grad"], both)
+        # each process has the same loss, so a row gets its gradient twice; DDP's mean over the processes halves it
+        assert torch.equal(results["gradient"], 2 * torch.arange(6.0)[rows, None].expand(3, 2))
+        assert torch.equal(results["shuffled"], both[order][rows])
+        assert torch.equal(results["unshuffled"], own[rank])
+        assert results["collect"] == [0, 1]
+        assert results["any"] == [False, True]
 
 
 @pytest.mark.slow
@@ -171,7 +172,7 @@ def test_two_processes_train_as_one_on_the_joined_batch(
 
 @pytest.mark.slow
 def test_synthesized_pairs_train_over_two_processes(two: Path):
-    """Each process draws its own noise, so only that they train is the same as in one."""
+    """Each process draws its own noise, so the curve is not that of one process; this tests only that they train."""
     assert [line["step"] for line in metrics(two / "synth-pair")] == [3, 6, 8]
 
 
@@ -185,22 +186,23 @@ def test_a_signal_to_one_stops_both_and_the_resumed_run_is_bitwise_the_undisturb
 
 
 @pytest.mark.slow
-def test_what_refuses_both_is_told_once(two: Path):
-    told = [torch.load(two / f"found{rank}.pt")["odd"] for rank in (0, 1)]
-    assert "--data.batch-size is 9, and it is divided over 2 processes" in told[0]
-    assert told[1] == "exit 2"
+def test_an_error_of_both_processes_is_reported_once(two: Path):
+    errors = [torch.load(two / f"results{rank}.pt")["odd"] for rank in (0, 1)]
+    assert "--data.batch-size is 9" in errors[0]
+    assert "2 processes" in errors[0]
+    assert errors[1] == "exit 2"
     assert not (two / "odd").exists()
 
 
 @pytest.mark.slow
-def test_run_of_two_processes_is_not_continued_by_one(two: Path, drawn_set: Path):
-    with pytest.raises(InputError, match=r"by 2 processes, and this is 1[\s\S]*torchrun --nproc-per-node 2"):
+def test_a_run_of_two_processes_is_not_resumed_by_one(two: Path, drawn_set: Path):
+    with pytest.raises(InputError, match=r"by 2 processes[\s\S]*torchrun --nproc-per-node 2"):
         lifecycle.train(small(drawn_set, two / "whole", resume=True), "cvsa")
 
 
 @pytest.mark.slow
 def test_torchrun_trains_until_a_scheduler_signals_every_process(drawn_set: Path, tmp_path: Path):
-    """The workers then get the signal twice, once from torchrun."""
+    """The workers get the signal twice, once of them from torchrun."""
     run = tmp_path / "run"
     config = replace(small(drawn_set, run, "byol"), epochs=100_000, sync_norm=True)
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
@@ -218,7 +220,7 @@ def test_torchrun_trains_until_a_scheduler_signals_every_process(drawn_set: Path
     finally:
         process.kill()
     assert len(re.findall("cpu x 2 processes", printed)) == 1, printed
-    assert "statistics of each process on its own" in printed
-    assert f"Continue: torchrun --nproc-per-node 2 -m fgtrain run byol --out {run} --resume" in printed
+    assert "batch norm: separate statistics" in printed
+    assert f"torchrun --nproc-per-node 2 -m fgtrain run byol --out {run} --resume" in printed
     facts = json.loads((run / "run.json").read_text())
     assert (facts["status"], facts["processes"], facts["step"]) == ("stopped", 2, final(run)["step"])

@@ -1,4 +1,4 @@
-"""fgtrain.engine.memory: what is freed is used again without asking the system."""
+"""fgtrain.engine.memory: freed memory is kept for reuse."""
 
 import platform
 import subprocess
@@ -20,9 +20,9 @@ for size in 3 * (100 << 20, 60 << 20):  # bytes, freed at once
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="has no effect without glibc")
 @pytest.mark.parametrize("mode", ["keep", "leave"])
-def test_pages_of_freed_arrays_are_faulted_in_again_only_without_it(mode: str):
+def test_new_arrays_cause_page_faults_only_without_it(mode: str):
     command = [sys.executable, "-c", PROGRAM, mode]
     faults = list(map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()))
     first, later = faults[0], faults[1:]

@@ -1,7 +1,8 @@
-"""The folder of a run: who may use it, what a disk refuses, what is damaged; and settings read back from it."""
+"""Run directories: who may use one, full disks, damaged files, and settings read back from config.json."""
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -31,8 +32,8 @@ def undisturbed(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return lifecycle.train(small(drawn_set, tmp_path_factory.mktemp("runs") / "whole"), "cvsa")
 
 
-def test_folder_that_is_not_empty_is_refused(undisturbed: Path, drawn_set: Path, tmp_path: Path):
-    with pytest.raises(InputError, match=r"holds a run\. Continue it with --resume, or .* --out\.$"):
+def test_a_folder_that_is_not_empty_is_refused(undisturbed: Path, drawn_set: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"contains a run.*--resume.*--out"):
         lifecycle.train(small(drawn_set, undisturbed), "cvsa")
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(InputError, match=r"no config\.json"):
@@ -60,7 +61,7 @@ def test_resume_on_another_shard_set_is_refused(undisturbed: Path, drawn_set: Pa
 
 @contextmanager
 def full_disk(limit: int):
-    """No file of this process grows beyond `limit` bytes: the writes that would, fail as on a full disk."""
+    """No file of this process can grow beyond `limit` bytes: larger writes fail as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -70,17 +71,17 @@ def full_disk(limit: int):
 
 
 @pytest.mark.parametrize("limit", [100, 50_000])  # within encoder.safetensors, and within state.pt
-def test_disk_full_leaves_the_previous_checkpoint_whole(limit: int, tmp_path: Path):
+def test_a_full_disk_leaves_the_previous_checkpoint_complete(limit: int, tmp_path: Path):
     run, layer = RunDir(tmp_path), torch.nn.Linear(20, 20)
     run.save_checkpoint(1, layer, {}, {"step": 1}, keep=2)
     large = {"step": 2, "much": torch.rand(100, 1000)}
-    with full_disk(limit), pytest.raises(InputError, match=r"step 2 could not be[\s\S]*too large[\s\S]*one is 0000001"):
+    with full_disk(limit), pytest.raises(InputError, match=r"step 2 could not be[\s\S]*too large[\s\S]*0000001"):
         run.save_checkpoint(2, layer, {}, large, keep=2)
     assert final(tmp_path)["step"] == 1
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0000001", "last"]
 
 
-def test_a_kill_while_saving_leaves_nothing_in_the_way(tmp_path: Path):
+def test_files_left_by_a_kill_while_saving_are_removed(tmp_path: Path):
     run, layer = RunDir(tmp_path), torch.nn.Linear(2, 2)
     run.save_checkpoint(1, layer, {}, {"step": 1}, keep=2)
     (tmp_path / "checkpoints" / "last.part").symlink_to("0000001")  # killed between two renames
@@ -90,7 +91,7 @@ def test_a_kill_while_saving_leaves_nothing_in_the_way(tmp_path: Path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0000003", "0000004", "last"]
 
 
-def test_disk_full_cuts_no_line_and_leaves_no_part(tmp_path: Path):
+def test_a_full_disk_leaves_no_incomplete_line_and_no_part_file(tmp_path: Path):
     append(tmp_path / "metrics.jsonl", "a" * 50)
     write_json(tmp_path / "run.json", {"status": "running"})
     with full_disk(100):
@@ -103,7 +104,7 @@ def test_disk_full_cuts_no_line_and_leaves_no_part(tmp_path: Path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "run.json"]
 
 
-def test_a_line_behind_half_a_line_is_a_line_of_its_own(tmp_path: Path):
+def test_a_line_after_an_incomplete_line_starts_on_its_own(tmp_path: Path):
     file = tmp_path / "results.jsonl"
     append(file, "one")
     file.write_text(file.read_text() + '{"half')
@@ -112,7 +113,7 @@ def test_a_line_behind_half_a_line_is_a_line_of_its_own(tmp_path: Path):
     assert file.read_text() == 'one\n{"half\ntwo\nthree\n'
 
 
-def test_disk_full_while_training_and_exporting(undisturbed: Path, drawn_set: Path, tmp_path: Path, capsys):
+def test_a_full_disk_while_training_and_exporting(undisturbed: Path, drawn_set: Path, tmp_path: Path, capsys):
     with full_disk(20_000), pytest.raises(InputError, match="step 4 could not be written"):
         lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
     assert RunDir(tmp_path / "run").facts["status"] == "failed"
@@ -128,39 +129,39 @@ def test_disk_full_while_training_and_exporting(undisturbed: Path, drawn_set: Pa
 
 
 def test_two_runs_in_one_folder_are_refused(drawn_set: Path, tmp_path: Path):
-    """The second asks while the first is in its first step."""
-    told, step = [], Trainer.train_step
+    """The second starts while the first is in its first step."""
+    errors, step = [], Trainer.train_step
 
-    def asks(self, batch):
+    def start_another(self, batch):
         for resume in (False, True):
-            if not told[1:]:
-                with pytest.raises(InputError) as refusal:
+            if not errors[1:]:
+                with pytest.raises(InputError) as error:
                     lifecycle.train(small(drawn_set, tmp_path / "run", resume=resume), "cvsa")
-                told.append(str(refusal.value))
+                errors.append(str(error.value))
         step(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "train_step", asks)
+        patch.setattr(Trainer, "train_step", start_another)
         lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
-    assert all(f"(process {os.getpid()}) is training in {tmp_path / 'run'}" in message for message in told)
-    assert len(told) == 2
-    with pytest.raises(InputError, match="--resume"):  # the lock is gone with the run
+    assert all(f"(process {os.getpid()}) is training in {tmp_path / 'run'}" in message for message in errors)
+    assert len(errors) == 2
+    with pytest.raises(InputError, match="--resume"):  # the lock ends with the run
         lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
 
 
-def test_a_folder_that_was_filled_while_a_run_began_is_refused(drawn_set: Path, tmp_path: Path):
-    chosen = small(drawn_set, tmp_path / "run")
-    with RunDir.claim(tmp_path / "run", chosen) as run:
+def test_a_folder_that_was_filled_while_a_run_started_is_refused(drawn_set: Path, tmp_path: Path):
+    config = small(drawn_set, tmp_path / "run")
+    with RunDir.claim(tmp_path / "run", config) as run:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "config.json").write_text("{}")
         run.path = tmp_path / "run"
         run._lock()
-        with pytest.raises(InputError, match="holds a run"):
-            run._check(chosen)
+        with pytest.raises(InputError, match="contains a run"):
+            run._check(config)
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "missing", "text"])
-def test_damaged_checkpoint_is_named_with_what_is_left(damage: str, drawn_set: Path, undisturbed: Path, tmp_path: Path):
+def test_a_damaged_checkpoint_is_named_with_the_others(damage: str, drawn_set: Path, undisturbed: Path, tmp_path: Path):
     run = tmp_path / "a run"
     lifecycle.train(small(drawn_set, run), "cvsa")
     file = run / "checkpoints" / "0000008" / "state.pt"
@@ -169,24 +170,24 @@ def test_damaged_checkpoint_is_named_with_what_is_left(damage: str, drawn_set: P
     bit = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]  # torch reads it as another weight
     content = {"cut": whole[:3000], "bit": bit, "empty": b"", "text": b"no checkpoint"}
     file.unlink() if damage == "missing" else file.write_bytes(content[damage])
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         lifecycle.train(small(drawn_set, run, resume=True), "cvsa")
-    why = {
-        "cut": "it is cut short or damaged",
-        "bit": "it is cut short or damaged",
-        "empty": "it is empty",
-        "text": "it is no file that torch wrote",
-        "missing": "it is missing",
+    reason = {
+        "cut": "damaged",
+        "bit": "damaged",
+        "empty": "empty",
+        "text": "not written by torch",
+        "missing": "missing",
     }
-    assert f"{file} cannot be read: {why[damage]}. Checkpoints left" in str(told.value)
-    command = str(told.value).splitlines()[-1].strip()
+    assert re.search(f"{re.escape(str(file))} cannot be read.*{reason[damage]}.*0000004", str(error.value))
+    command = str(error.value).splitlines()[-1].strip()
     assert command == f"rm -r '{file.parent}'"
     subprocess.run(command, shell=True, check=True)
     lifecycle.train(small(drawn_set, run, resume=True), "cvsa")
     assert metrics(run) == metrics(undisturbed)
     for folder in (run / "checkpoints").glob("0*"):
         (folder / "state.pt").write_bytes(b"")
-    with pytest.raises(InputError, match="left beside it: 0000004"):
+    with pytest.raises(InputError, match="Other checkpoints.*0000004"):
         load_state(RunDir(run).last_checkpoint or run)
 
 
@@ -205,7 +206,7 @@ def test_resume_with_another_number_of_processes_is_refused(undisturbed: Path, d
     run = RunDir(undisturbed)
     run.note(processes=2)
     try:
-        with pytest.raises(InputError, match=r"by 2 processes, and this is 1: .*torchrun --nproc-per-node 2\."):
+        with pytest.raises(InputError, match=r"by 2 processes.*torchrun --nproc-per-node 2"):
             lifecycle.train(small(drawn_set, undisturbed, resume=True), "cvsa")
     finally:
         run.note(processes=1)
@@ -241,31 +242,35 @@ def test_resume_of_another_recipe_names_the_one_that_was_run(tmp_path: Path, cap
         for typed in ("moco", "cvsa-cub-r18", "cvsa"):
             if typed != right:
                 assert cli.main(["run", typed, "--out", str(run.path), "--resume"]) == 2
-                assert f"Continue it: fgtrain run {right} --out '{run.path}' --resume" in capsys.readouterr().err
+                assert f"fgtrain run {right} --out '{run.path}' --resume" in capsys.readouterr().err
 
 
-def test_resume_where_there_is_nothing_says_that_a_run_starts(drawn_set: Path, tmp_path: Path, capsys):
-    chosen = small(drawn_set, tmp_path / "run", resume=True)
-    lifecycle.train(replace(chosen, epochs=1), "cvsa")
-    assert f"nothing to continue in {tmp_path / 'run'}: starting a new run" in capsys.readouterr().out
+def test_resume_in_an_empty_folder_says_that_a_new_run_starts(drawn_set: Path, tmp_path: Path, capsys):
+    config = small(drawn_set, tmp_path / "run", resume=True)
+    lifecycle.train(replace(config, epochs=1), "cvsa")
+    assert f"{tmp_path / 'run'}: starting a new run" in capsys.readouterr().out
 
 
-def test_run_that_ended_before_its_first_checkpoint_says_that_it_starts_again(drawn_set: Path, tmp_path: Path, capsys):
-    chosen = small(drawn_set, tmp_path / "run")
+def test_a_run_that_ended_before_its_first_checkpoint_says_that_it_starts_again(
+    drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = small(drawn_set, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            lifecycle.train(chosen, "cvsa")
+            lifecycle.train(config, "cvsa")
     capsys.readouterr()
-    lifecycle.train(replace(chosen, machine=replace(chosen.machine, resume=True)), "cvsa")
-    assert "before its first checkpoint: it starts again" in capsys.readouterr().out
+    lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
+    assert "before its first checkpoint: starting again" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["/proc/run", "letter.txt/run", "letter.txt"])
-def test_places_where_no_folder_can_be_are_refused_before_anything_is_made(place: str, drawn_set: Path, tmp_path: Path):
+@pytest.mark.parametrize("out", ["/proc/run", "letter.txt/run", "letter.txt"])
+def test_an_out_that_cannot_be_a_folder_is_refused_before_anything_is_written(
+    out: str, drawn_set: Path, tmp_path: Path
+):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(InputError, match="--out"):
-        lifecycle.train(small(drawn_set, tmp_path / place), "cvsa")
+        lifecycle.train(small(drawn_set, tmp_path / out), "cvsa")
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
 
 
@@ -279,44 +284,44 @@ def test_printed_commands_are_quoted(drawn_set: Path, tmp_path: Path, capsys: py
     assert f"fgtrain eval knn '{run}' --untrained" in capsys.readouterr().out
 
 
-def test_encoder_file_without_what_it_says_of_itself_is_explained(undisturbed: Path, tmp_path: Path):
+def test_an_encoder_file_with_missing_or_wrong_metadata_is_explained(undisturbed: Path, tmp_path: Path):
     from safetensors.torch import load_file, save_file
 
     weights = load_file(Checkpoint.find(undisturbed).file)
     save_file(weights, tmp_path / "bare.safetensors")
-    with pytest.raises(InputError, match="does not say what network it holds"):
+    with pytest.raises(InputError, match=r"metadata has no key fgtrain[\s\S]*--init"):
         Checkpoint.find(tmp_path / "bare.safetensors")
     about = {"backbone": "resnet50", "width": "8", "stem": "imagenet", "size": "32", "step": "1"}
     save_file(weights, tmp_path / "other.safetensors", metadata={"fgtrain": json.dumps(about)})
     with pytest.raises(InputError, match="does not hold the network"):
         load_encoder(Checkpoint.find(tmp_path / "other.safetensors"))
     save_file(weights, tmp_path / "less.safetensors", metadata={"fgtrain": json.dumps({"width": "8"})})
-    with pytest.raises(InputError, match="'backbone' is missing in its metadata"):
+    with pytest.raises(InputError, match="'backbone' is missing"):
         Checkpoint.find(tmp_path / "less.safetensors")
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
-def test_a_recipe_is_told_in_one_whole_line(name: str):
-    """`fgtrain list` shows the first line of its docstring alone."""
+def test_the_first_line_of_a_recipes_docstring_is_a_sentence(name: str):
+    """`fgtrain list` prints only the first line."""
     first, blank, *_ = (recipes.RECIPES[name].__doc__ or "").splitlines()
     assert first.endswith(".")
     assert not blank
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
-def test_config_comes_back_from_its_json(name: str, tmp_path: Path):
-    ours = replace(recipes.RECIPES[name](), epochs=7, data=common.Data(tmp_path, detector="rbd"))
-    again = file.from_dict(json.loads(json.dumps(file.to_dict(ours))), "config.json")
-    assert again == ours
-    assert type(again) is type(ours)
-    assert file.differences(ours, again) == []
+def test_a_config_is_unchanged_by_writing_and_reading_it(name: str, tmp_path: Path):
+    config = replace(recipes.RECIPES[name](), epochs=7, data=common.Data(tmp_path, detector="rbd"))
+    reread = file.from_dict(json.loads(json.dumps(file.to_dict(config))), "config.json")
+    assert reread == config
+    assert type(reread) is type(config)
+    assert file.differences(config, reread) == []
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"method": "dino"}, "'dino'.*byol, moco, simsiam, simclr, cvsa"),
-        ({"epoch": 3}, "setting 'epoch'"),
+        ({"epoch": 3}, r"setting 'epoch'.*epochs"),
         ({"epochs": "3"}, "epochs is '3'; expected int"),
         ({"model": {"backbone": "vgg"}}, r"model\.backbone is 'vgg'.*resnet18"),
         ({"epochs": 0}, "--epochs is 0"),
@@ -334,24 +339,26 @@ def test_config_comes_back_from_its_json(name: str, tmp_path: Path):
         ({"moco": {"queue": "all"}}, r"moco\.queue is 'all'"),
     ],
 )
-def test_config_file_with_a_fault_names_it(change: dict, message: str):
+def test_an_error_in_a_config_file_is_named(change: dict, message: str):
     with pytest.raises(InputError, match=message):
         file.from_dict({**file.to_dict(recipes.cvsa()), **change}, "config.json")
 
 
-def test_flags_win_over_config_and_resume_takes_the_runs_settings(undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
-    seen = []
-    monkeypatch.setattr(lifecycle, "train", lambda chosen, name: seen.append((chosen, name)))
+def test_flags_override_config_and_resume_uses_the_settings_of_the_run(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls = []
+    monkeypatch.setattr(lifecycle, "train", lambda config, name: calls.append((config, name)))
     source = str(undisturbed / "config.json")
     assert cli.main(["run", "cvsa", "--config", source, "--epochs", "5", "--align.weight", "0.5"]) == 0
-    chosen, name = seen.pop()
-    assert (name, chosen.epochs, chosen.align.weight, chosen.views.size) == ("cvsa", 5, 0.5, 32)
-    assert chosen.machine.out is None
-    assert not chosen.machine.resume
+    config, name = calls.pop()
+    assert (name, config.epochs, config.align.weight, config.views.size) == ("cvsa", 5, 0.5, 32)
+    assert config.machine.out is None
+    assert not config.machine.resume
     assert cli.main(["run", "cvsa", "--out", str(undisturbed), "--resume"]) == 0
-    chosen, _ = seen.pop()
-    assert chosen.machine.resume
-    assert file.differences(RunDir(undisturbed).config(), chosen) == []
+    config, _ = calls.pop()
+    assert config.machine.resume
+    assert file.differences(RunDir(undisturbed).config(), config) == []
 
 
 def test_command_line_errors_are_one_message(
@@ -374,7 +381,7 @@ def test_command_line_errors_are_one_message(
     message = fails(f"run cvsa --out other {narrow}")
     assert "--data.batch-size is 256" in message
     assert "has 32 samples; allowed: at most 32." in message
-    assert not (tmp_path / "other").exists()  # nothing is in the way of the corrected command
+    assert not (tmp_path / "other").exists()  # so that the corrected command can use it
     (tmp_path / "config.json").write_text(json.dumps(file.to_dict(recipes.byol())))
     assert "fgtrain run byol --config" in fails("run cvsa --config config.json")
 

@@ -1,4 +1,4 @@
-"""Recipes against what the papers print. A learning rate stands here as it acts: on the recipe's own batch."""
+"""Compares recipes with the papers. Learning rates here are the actual ones, for the recipe's own batch size."""
 
 import pytest
 
@@ -44,11 +44,11 @@ def test_a_recipe_has_the_published_values(name: str):
     assert c.optim.warmup_epochs == (10 if c.optim.name == "lars" else 0)
 
 
-def test_every_recipe_but_the_demo_is_held_against_a_paper():
+def test_every_recipe_except_the_demo_is_compared_with_a_paper():
     assert set(recipes.RECIPES) - set(PUBLISHED) == {"demo"}
 
 
-def test_the_settings_of_each_method_are_the_published_ones():
+def test_the_settings_of_each_method_are_published_ones():
     byol, cvsa, moco, simsiam, simclr, pair = (
         recipes.RECIPES[name]() for name in ("byol", "cvsa", "moco", "simsiam", "simclr", "synth-pair-cub-r50")
     )
