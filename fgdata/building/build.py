@@ -21,7 +21,7 @@ from ..errors import InputError, printable
 from ..files.atomic import write_atomic
 from ..files.lock import create_and_lock
 from ..progress import Progress
-from ..saliency import component
+from ..saliency import check_available, component
 from ..shards.manifest import BUILDING, MANIFEST, SPLITS, add_counts, count_fallbacks, dump, read_manifest, signed
 from ..shards.maps import MAPS, maps_part, merge, pack
 from ..shards.reader import set_faults

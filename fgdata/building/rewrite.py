@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files.atomic import write_atomic
 from ..files.swap import recover, replacing
 from ..progress import Progress
-from ..saliency import component, detector
+from ..saliency import check_available, component, detector
 from ..shards.manifest import (
     BUILDING,
     FORMAT_MAJOR,
