@@ -26,6 +26,7 @@ def build_shards(
     grid: int = 64,
     max_side: int | None = None,
     quality: int = 90,
+    chroma: Literal["420", "444"] = "420",
     on_bad_image: Literal["stop", "skip"] = "stop",
     shard_samples: int = 256,
     jobs: int | None = None,
@@ -57,7 +58,8 @@ def build_shards(
         grid: Cells per side of the grid on which boxes are compared, 2 to 256.
         max_side: Shrink and re-encode images whose longer side exceeds this many pixels, at least 16. Default: keep the
             original JPEG bytes.
-        quality: JPEG quality of re-encoded images, 1 to 100; colour is stored at half the resolution (4:2:0).
+        quality: JPEG quality of re-encoded images, 1 to 100.
+        chroma: Colour resolution of re-encoded images: 420 is half, 444 full, for small coloured details.
         on_bad_image: stop: name the first image that cannot be read or whose box lies outside it, and stop. skip:
             omit such images and list them in the manifest. A JPEG damaged only inside its scan may decode to a partly
             wrong image: no decoder can detect this reliably.
@@ -96,6 +98,7 @@ def build_shards(
         objective=Objective(objective, grid=grid).override(tau=tau, k=k, min_area=min_area),
         max_side=max_side,
         quality=quality,
+        chroma=chroma,
         on_bad_image=on_bad_image,
         shard_samples=shard_samples,
         workers=workers,

@@ -35,7 +35,7 @@ from ..shards.reader import ShardSet, SplitReader, meta
 from ..shards.writer import ShardWriter, box_bytes
 from .engine import run_jobs, validate
 from .log import Log
-from .plan import versions
+from .plan import differs_in_version, versions
 from .sample import Decoded, find_box, largest_box
 
 
@@ -109,7 +109,7 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     objective = Objective(**shards.manifest["objective"])
     changes: dict = {"detectors": shards.manifest["detectors"] | {stored: settings}}
-    if versions() != shards.manifest["versions"]:
+    if differs_in_version(shards.manifest["versions"]):
         changes["format_version"] = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
         changes["added"] = shards.manifest.get("added", {}) | {stored: versions()}
     return _rewrite(shards, objective, (), name, changes, out, workers)

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from fgdata.building.engine import ENVIRONMENT, run_jobs
+from fgdata.building.engine import run_jobs
+from fgdata.building.worker import ENVIRONMENT
 from fgdata.errors import InputError
 
 
