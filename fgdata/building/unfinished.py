@@ -17,6 +17,7 @@ from ..files.atomic import remove_parts, write_atomic
 from ..shards.manifest import BUILDING, digest, dump, signed
 from ..shards.maps import maps_part
 
+_PLAN = dict.fromkeys(("dataset", "detectors", "objective", "images", "versions"), dict)
 _FACT = {"name": str, "skipped": list, "boxes_clipped": int, "reencoded": int, "fallbacks": dict, "entry": dict}
 _ENTRY = {"samples": int, "bytes": int, "sha256": str, "index_bytes": int, "index_sha256": str}
 
@@ -24,7 +25,7 @@ _ENTRY = {"samples": int, "bytes": int, "sha256": str, "index_bytes": int, "inde
 def read_plan(out: Path) -> dict | None:
     """-> the plan of an unfinished set; None if the folder has none. Raises InputError if it is damaged."""
     path = out / BUILDING / "plan.json"
-    return _read(path, {}, f"Delete the unfinished set and rerun this command: rm -r {shlex.quote(str(out))}")
+    return _read(path, _PLAN, f"Delete the unfinished set and rerun this command: rm -r {shlex.quote(str(out))}")
 
 
 def write_plan(out: Path, plan: dict) -> None:
@@ -99,8 +100,7 @@ def _read(path: Path, shape: dict[str, type], advice: str) -> Any:
         value = json.loads(path.read_bytes())
         intact = value.get("digest", digest(value)) == digest(value)
         intact &= all(isinstance(value[key], kind) for key, kind in shape.items())
-        if shape:
-            intact &= all(isinstance(value["entry"][key], kind) for key, kind in _ENTRY.items())
+        intact &= all(isinstance(value["entry"][key], kind) for key, kind in _ENTRY.items() if shape is _FACT)
     except (ValueError, RecursionError, AttributeError, KeyError):
         intact = False
     if not intact:

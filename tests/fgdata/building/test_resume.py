@@ -1,5 +1,6 @@
 """A stopped build resumes to the same bytes; a damaged unfinished set is repaired or refused."""
 
+import json
 import random
 import shutil
 import signal
@@ -18,6 +19,7 @@ from fgdata.cli import main
 from fgdata.datasets import Record
 from fgdata.errors import InputError
 from fgdata.shards.check import check
+from fgdata.shards.manifest import dump
 
 
 @pytest.mark.slow
@@ -89,3 +91,133 @@ def test_a_build_that_lacks_only_its_manifest_reports_that_it_wrote_it(tmp_path,
 
 def stop(*_):
     raise KeyboardInterrupt
+
+
+DAMAGES = ("train-000000.tar", "train-000000.idx", "test-000000.idx", ".building/train-000000.maps.h5")
+
+
+@pytest.fixture
+def unfinished(birds, tmp_path, monkeypatch, in_process):
+    """A build stopped before its manifest, and the call that resumes it."""
+    few = replace(birds, records=birds.records[:12])
+    resume = partial(build, few, tmp_path / "set", saliency=("spectral-residual",), keep_maps=True)
+    with monkeypatch.context() as stopped:
+        stopped.setattr("fgdata.building.build._find_damaged", stop)
+        with pytest.raises(KeyboardInterrupt):
+            resume()
+    build(few, tmp_path / "direct", saliency=("spectral-residual",), keep_maps=True)
+    return tmp_path / "set", resume
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position % len(data)] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_of_a_finished_shard_is_built_again(unfinished, tmp_path, capsys, name):
+    out, resume = unfinished
+    flip(out / name, 700)
+    done = resume()
+    assert f"{out / name} is damaged" in capsys.readouterr().err
+    assert 0 < done.written < 12, "only its own shard"
+    assert hashes(out) == hashes(tmp_path / "direct")
+
+
+def test_damage_that_returns_is_an_error(unfinished, monkeypatch):
+    out, resume = unfinished
+    monkeypatch.setattr("fgdata.building.unfinished.find_damage", lambda out, fact: out / f"{fact['name']}.tar")
+    with pytest.raises(InputError, match="set is damaged again .*disk"):
+        resume()
+    assert not (out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["plan.json", "train-000000.json"])
+def test_a_damaged_plan_or_mark_is_refused_wherever_it_is_damaged(unfinished, tmp_path, name):
+    out, resume = unfinished
+    path = out / ".building" / name
+    intact = path.read_bytes()
+    key = intact.index(b'"digest"')  # without its digest it is a file of an older version
+    for position in (*range(0, key, 7), *range(key + 10, len(intact), 7)):
+        flip(path, position)
+        with pytest.raises(InputError, match=rf"{name} is damaged.*rm "):
+            resume()
+        path.write_bytes(intact)
+    resume()
+    assert hashes(out) == hashes(tmp_path / "direct")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\xfe", b"9" * 5000, b"[" * 100_000, b'{"entry": 3}'])
+def test_a_mark_of_any_other_content_is_refused(unfinished, content):
+    out, resume = unfinished
+    (out / ".building" / "train-000000.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"train-000000.json is damaged.* rm \S+train-000000.json"):
+        resume()
+    (out / ".building" / "train-000000.json").unlink()
+    (out / ".building" / "plan.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"plan.json is damaged.* rm -r \S+set"):
+        resume()
+
+
+def test_a_set_begun_by_an_older_version_is_resumed(unfinished, tmp_path):
+    """Its plan and marks have no digests, its marks no sha256 of maps, and its versions no Pillow and h5py."""
+    out, resume = unfinished
+    for path in (out / ".building").glob("*.json"):
+        old = json.loads(path.read_bytes())
+        for key in ("digest", "maps_sha256"):
+            old.pop(key, None)
+        for name in ("pillow", "h5py"):
+            old.get("versions", {}).pop(name, None)
+        path.write_bytes(dump(old))
+    assert resume().written == 0
+    assert hashes(out) == hashes(tmp_path / "direct")
+
+
+def test_files_of_killed_processes_are_removed_and_a_users_files_are_not(unfinished):
+    out, resume = unfinished
+    (out / "mine.part").touch()
+
+    def leave_parts() -> list[Path]:
+        parts = [out / "train-000000.tar.0a1b2c3d.part", out / "train-000000.idx.4711.part"]
+        parts += [out / ".building" / "x.json.00000000.part"] if (out / ".building").exists() else []
+        for part in parts:
+            part.touch()
+        return parts
+
+    parts = leave_parts()
+    assert resume().written == 0
+    assert not any(part.exists() for part in parts)
+    parts = leave_parts()
+    assert resume().was_complete
+    assert not any(part.exists() for part in parts)
+    assert (out / "mine.part").exists()
+    (out / "mine.part").unlink()
+    assert check(out)[1] == []
+
+
+def test_a_part_that_a_lost_worker_leaves_during_the_build_is_removed(unfinished, monkeypatch):
+    out, resume = unfinished
+    part = out / "train-000000.tar.0a1b2c3d.part"
+    monkeypatch.setattr("fgdata.building.build._find_damaged", lambda *_: part.touch() or [])
+    resume()
+    assert check(out)[1] == []
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_temporary_file(birds, tmp_path, in_process):
+    resource = pytest.importorskip("resource", reason="this system has no limits on files")
+    few = replace(birds, records=birds.records[:12])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 300, 4096, 20_000):
+        out = tmp_path / str(limit)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large") as caught:
+                build(few, out, saliency=("spectral-residual",), keep_maps=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert caught.value.filename.startswith(str(out))
+        assert not list(out.rglob("*.part"))
+        assert not (out / "manifest.json").exists()
+        assert build(few, out, saliency=("spectral-residual",), keep_maps=True).manifest["splits"]["train"]
+        assert check(out)[1] == []
