@@ -151,10 +151,13 @@ def rebox(
     from .building.rewrite import read_objective
     from .building.rewrite import rebox as rebox_set
     from .cores import available_cores
+    from .files.swap import is_working_folder
 
+    inside = shards.resolve() if out is None and is_working_folder(shards) else None
     wanted = read_objective(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: solved the boxes of {_total(done.manifest)} again in {done.seconds:,.1f} s")
+    _explain_replacement(inside)
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
@@ -172,9 +175,12 @@ def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int |
     """
     from .building.rewrite import add as add_to_set
     from .cores import available_cores
+    from .files.swap import is_working_folder
 
+    inside = shards.resolve() if out is None and is_working_folder(shards) else None
     done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: added boxes by {saliency} to {_total(done.manifest)} in {done.seconds:,.1f} s")
+    _explain_replacement(inside)
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
@@ -292,6 +298,14 @@ def main(args: Sequence[str] | None = None) -> int:
         "add": "The shard set is unchanged.",
     }
     return run_command("fgdata", command, when_stopped.get(words[0] if words else "", ""))
+
+
+def _explain_replacement(folder: Path | None) -> None:
+    """Tells a user whose shell is inside the set that its folder is a new one. folder: the set; None if it is not."""
+    if folder is not None:
+        print(
+            f"The folder was replaced and your shell is in the old one. Enter it again: cd {shlex.quote(str(folder))}"
+        )
 
 
 def _total(manifest: dict) -> str:

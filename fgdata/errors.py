@@ -57,8 +57,7 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
             stream.reconfigure(errors="backslashreplace")
     try:
         code = command() or 0
-        with name_file("standard output"):
-            sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
+        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
         return code
     except InputError as fault:
         return _report(f"{program}: {fault}", 2)
@@ -71,12 +70,30 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
     except BrokenPipeError:  # the reader of the pipe has exited, like `head`
         return _report("", 141)
     except OSError as fault:
+        if fault.errno == errno.ENOENT and not _has_working_folder():
+            return _report(f'{program}: the working folder was removed or replaced. Enter it again: cd "$PWD"', 2)
         if fault.errno not in _USER_ERRORS:
             raise
-        path = fault.filename2 or fault.filename
+        path = fault.filename2 or fault.filename or _name_failing_output()
         where = f": {path if isinstance(path, str) else os.fsdecode(path)}" if path else ""
         why = " (limited by `ulimit -f` or by the file system)" if fault.errno == errno.EFBIG else ""
         return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), 2)
+
+
+def _name_failing_output() -> str | None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return "standard output"
+    return None
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _report(message: str, code: int) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shlex
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +74,8 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
     number of images in the dataset when the set was started (None if unknown), and now. ignored: prefixes of settings
     that may differ.
     """
-    if "objective" in old:  # it may record a constant that had no effect, or one that only a newer version has
-        known = {field.name for field in fields(Objective)}
-        constants = {name: value for name, value in old["objective"].items() if name in known}
-        old = old | {"objective": old["objective"] | asdict(Objective(**constants))}
+    if "objective" in old:  # it may record a constant that had no effect
+        old = old | {"objective": asdict(Objective(**old["objective"]))}
     old, new = _flat(old), _flat(json.loads(json.dumps(new)))
     unrecorded = {key for key in new if key.startswith("versions.")} - {*old}  # sets of older versions record fewer
     differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored) and key not in unrecorded]

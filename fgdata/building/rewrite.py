@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..boxes.objective import Objective, solve
-from ..errors import InputError
-from ..files.atomic import write_atomic
+from ..errors import InputError, name_file
+from ..files.atomic import is_part, write_atomic
 from ..files.swap import recover, replacing
 from ..progress import Progress
 from ..saliency import check_available, component, detector
@@ -222,7 +222,7 @@ def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
         f"{s['name']}.{end}" for split in manifest["splits"].values() for s in split["shards"] for end in ("tar", "idx")
     }
     for entry in source.iterdir():
-        if entry.name in own or entry.suffix == ".part":
+        if entry.name in own or is_part(entry):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link)
@@ -243,7 +243,7 @@ def _link(source: str | Path, target: str | Path) -> None:
 def _copy(source: str | Path, target: str | Path) -> None:
     """Copies a file and syncs it to disk, so that the original can be deleted."""
     shutil.copyfile(source, target)
-    with open(target, "rb+") as file:
+    with name_file(str(target)), open(target, "rb+") as file:
         os.fsync(file.fileno())
     with suppress(OSError):  # some file systems do not store modes
         shutil.copystat(source, target)

@@ -42,7 +42,7 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
             for folder, *_ in os.walk(new):
                 sync_folder(Path(folder))
             if out is None:
-                inside = _is_working_folder(target)
+                inside = is_working_folder(target)
                 exchange(new, target)
                 if inside:
                     os.chdir(target)  # the working folder is the old one, which is removed now
@@ -76,9 +76,10 @@ def _list_mount_points() -> set[str]:
     return {os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), path)) for path in paths}
 
 
-def _is_working_folder(target: Path) -> bool:
+def is_working_folder(folder: Path) -> bool:
+    """Whether the working folder of this process is `folder` or below it."""
     try:
-        return target in (Path.cwd(), *Path.cwd().parents)
+        return folder.resolve() in (Path.cwd(), *Path.cwd().parents)
     except FileNotFoundError:  # it was removed
         return False
 
