@@ -74,17 +74,18 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
             return _report(f'{program}: the working folder was removed or replaced. Enter it again: cd "$PWD"', 2)
         if fault.errno not in _USER_ERRORS:
             raise
-        path = fault.filename2 or fault.filename or _name_failing_output()
+        path = fault.filename2 or fault.filename or _name_failing_output(fault.errno)
         where = f": {path if isinstance(path, str) else os.fsdecode(path)}" if path else ""
         why = " (limited by `ulimit -f` or by the file system)" if fault.errno == errno.EFBIG else ""
         return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), 2)
 
 
-def _name_failing_output() -> str | None:
+def _name_failing_output(code: int) -> str | None:
+    """For an error without a file's name: whether standard output raises it. It costs a line break there if not."""
     try:
-        sys.stdout.flush()
-    except OSError:
-        return "standard output"
+        print(flush=True)
+    except OSError as fault:
+        return "standard output" if fault.errno == code else None
     return None
 
 
