@@ -15,6 +15,9 @@ _USER_ERRORS = {
 }
 
 
+_REPLACED = ' The working folder was removed or replaced. Enter it again: cd "$PWD"'
+
+
 class InputError(Exception):
     """Input or settings that cannot be used.
 
@@ -60,7 +63,7 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
         return code
     except InputError as fault:
-        return _report(f"{program}: {fault}", 2)
+        return _report(f"{program}: {fault}{'' if _has_working_folder() else _REPLACED}", 2)
     except KeyboardInterrupt:
         return _report(f"\n{program}: stopped. {when_stopped}".rstrip(), 130)
     except SystemExit as done:  # of tyro, or of rich, which exits with 1 when it writes to a closed pipe
@@ -71,7 +74,7 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         return _report("", 141)
     except OSError as fault:
         if fault.errno == errno.ENOENT and not _has_working_folder():
-            return _report(f'{program}: the working folder was removed or replaced. Enter it again: cd "$PWD"', 2)
+            return _report(f"{program}:{_REPLACED}", 2)
         if fault.errno not in _USER_ERRORS:
             raise
         path = fault.filename2 or fault.filename or _name_failing_output(fault.errno)

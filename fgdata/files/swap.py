@@ -63,7 +63,7 @@ def _refuse_full(out: Path | None) -> None:
 def _refuse_mount_point(target: Path) -> None:
     """A mount point cannot be renamed: refused before the work, not after it."""
     if os.path.ismount(target) or str(target) in _list_mount_points():
-        raise InputError(f"{target} is a mount point and cannot be replaced. Name a folder inside it: --out FOLDER")
+        raise InputError(f"{target} is a mount point and cannot be replaced. Name another folder: --out FOLDER")
 
 
 def _list_mount_points() -> set[str]:

@@ -1,6 +1,7 @@
 """rebox and add replace a set in one step, with the other files in its folder."""
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,12 @@ from shard_files import MEAN, TIGHT, files
 
 from fgdata.boxes.objective import Objective
 from fgdata.building.log import LOG
-from fgdata.building.rewrite import rebox
+from fgdata.building.rewrite import add, rebox
 from fgdata.cli import main
 from fgdata.errors import InputError
 from fgdata.files import swap
 from fgdata.shards.check import check
+from fgdata.shards.manifest import dump, signed
 from fgdata.shards.reader import ShardSet
 
 
@@ -59,6 +62,74 @@ def test_copies_are_synced_before_the_original_is_removed(copy, tmp_path, monkey
 
 def no_links(*_, **__):
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_rewrite_from_inside_the_set_says_how_to_enter_the_new_folder(copy, monkeypatch, capsys):
+    (copy / "deep").mkdir()
+    for folder, name in ((copy, "."), (copy / "deep", "..")):
+        monkeypatch.chdir(folder)
+        assert main(["rebox", name, "--tau", "1.5", "--jobs", "1"]) == 0
+        assert f"cd {copy}" in capsys.readouterr().out
+        assert Path.cwd() == copy, "the working folder of the process is the new one"
+        assert main(["check", "."]) == 0
+    monkeypatch.chdir(copy.parent)
+    assert main(["rebox", "set", "--tau", "0.5", "--jobs", "1"]) == 0
+    assert "cd " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", [None, "mounted"])
+def test_a_mount_point_is_refused_before_the_work(copy, tmp_path, monkeypatch, out):
+    target = copy if out is None else tmp_path / out
+    target.mkdir(exist_ok=True)
+    before = files(copy)
+    monkeypatch.setattr("fgdata.building.rewrite.run_jobs", no_links)
+    for mounts in ({"ismount": lambda path: Path(path) == target}, {}):
+        with monkeypatch.context() as mounted:
+            for name, function in mounts.items():
+                mounted.setattr(os.path, name, function)
+            if not mounts:
+                mounted.setattr(swap, "_list_mount_points", lambda: {str(target)})
+            with pytest.raises(InputError, match=rf"{target} is a mount point.*--out FOLDER"):
+                rebox(copy, TIGHT, out=target if out else None)
+    assert files(copy) == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted({"set", target.name})
+
+
+def test_the_mount_points_of_the_system_are_listed():
+    if not Path("/proc/self/mountinfo").exists():
+        pytest.skip("this system has no /proc/self/mountinfo")
+    assert {"/", "/proc"} <= swap._list_mount_points()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("rewrite", [partial(rebox, objective=TIGHT), partial(add, name="rbd")])
+@pytest.mark.parametrize("name", ["../other/train-000000", "/absolute/train-000000", "sub/train-000000", ".."])
+def test_a_manifest_that_names_files_outside_the_set_writes_nothing(copy, tmp_path, rewrite, name):
+    """A stranger's set: its manifest names a shard elsewhere, with a valid digest."""
+    name = name.replace("/absolute", str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    (copy / "sub").mkdir()
+    for end in ("tar", "idx"):
+        for place in (copy / "sub", tmp_path / "other"):
+            shutil.copy(copy / f"train-000000.{end}", place / f"train-000000.{end}")
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    manifest["splits"]["train"]["shards"][0]["name"] = name
+    (copy / "manifest.json").write_bytes(dump(signed(manifest)))
+    before = files(tmp_path)
+    for out in (tmp_path / "new", None):
+        with pytest.raises(InputError, match="manifest.json"):
+            rewrite(copy, out=out)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_users_own_files_ending_in_part_are_kept(copy):
+    (copy / "mine.part").write_text("mine")
+    (copy / "train-000000.tar.0a1b2c3d.part").write_text("left by a killed process")
+    rebox(copy, TIGHT)
+    assert (copy / "mine.part").read_text() == "mine"
+    assert not (copy / "train-000000.tar.0a1b2c3d.part").exists()
 
 
 @pytest.mark.usefixtures("in_process")

@@ -1,10 +1,12 @@
 """Every kind of unusual image, name and box in a build."""
 
+import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 from shard_files import BOX, NOISE, dataset, encode, jpeg, samples
@@ -151,3 +153,33 @@ def test_a_box_outside_its_image_stops_the_build_before_anything_is_written(tmp_
     with pytest.raises(InputError, match=r"2.jpg: box .* has no area inside its 64 x 48 image"):
         build(data, tmp_path / "set", saliency=("gt",), shard_samples=1)
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_chroma_444_keeps_the_colours_of_reencoded_images_and_is_a_setting(tmp_path):
+    stripes = np.zeros((48, 64, 3), np.uint8)
+    stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255  # red and blue columns of one pixel
+    buffer = io.BytesIO()
+    Image.fromarray(stripes).save(buffer, "PNG")
+    data = dataset(tmp_path, {"sign.png": buffer.getvalue(), "a.jpg": jpeg()})
+    make = partial(build, data, saliency=("gt",))
+    half, full = make(tmp_path / "420").manifest, make(tmp_path / "444", chroma="444").manifest
+    assert half["images"] == {"max_side": None, "quality": 90}, "the default is not recorded: older sets stay the same"
+    assert full["images"] == {"max_side": None, "quality": 90, "chroma": "444"}
+    pictures = {name: samples(tmp_path / name) for name in ("420", "444")}
+    errors = {
+        name: np.abs(images.decode(found["sign.png"]["jpg"], name).astype(int) - stripes).mean()
+        for name, found in pictures.items()
+    }
+    assert errors["444"] < 10 < 50 < errors["420"]
+    assert pictures["444"]["a.jpg"]["jpg"] == jpeg()
+    assert images.encode_jpeg(NOISE, 90) == images.encode_jpeg(NOISE, 90, "420")
+    ok, plain = cv2.imencode(".jpg", NOISE[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    assert ok
+    assert images.encode_jpeg(NOISE, 90) == plain.tobytes(), "the bytes of existing sets"
+    for chroma, folder in (("444", "420"), ("420", "444")):
+        with pytest.raises(InputError, match="images.chroma: .*444"):
+            make(tmp_path / folder, chroma=chroma)
+    with pytest.raises(InputError, match="--chroma 411: .*420, 444"):
+        make(tmp_path / "411", chroma="411")
+    assert make(tmp_path / "444", chroma="444").was_complete
