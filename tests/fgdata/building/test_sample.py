@@ -9,6 +9,7 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from shard_files import BOX, NOISE, dataset, encode, jpeg, samples
 
 from fgdata import images
