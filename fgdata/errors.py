@@ -46,6 +46,13 @@ def name_file(path: Path | str) -> Iterator[None]:
         raise
 
 
+def warn(message: str) -> None:
+    """Prints a message to stderr. Work that it interrupts goes on if nobody reads stderr, or if it is closed."""
+    if sys.stderr:
+        with suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
+
+
 def run_command(program: str, command: Callable[[], int | None], when_stopped: str = "") -> int:
     """Runs the function of a command line -> its exit code.
 

@@ -6,6 +6,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Literal
 
+from .errors import warn
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -31,10 +33,9 @@ class Progress:
         if self._bar:
             rate = f"{self.rate:,.0f} images/s" if self.unit == "images" else ""
             self._bar.update(self._bar.task_ids[0], completed=self.count, rate=rate)
-        elif sys.stderr and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            with suppress(OSError):  # work continues without a reader of stderr
-                print(self._line(), file=sys.stderr, flush=True)
+            warn(self._line())
 
     @property
     def seconds(self) -> float:

@@ -7,7 +7,6 @@ A build is deterministic: every file of the set has the same bytes each time. Ti
 """
 
 import shlex
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from .. import images
 from ..boxes.objective import Objective
 from ..datasets import DATASETS, Dataset, Record
-from ..errors import InputError, printable
+from ..errors import InputError, printable, warn
 from ..files.atomic import write_atomic
 from ..files.lock import create_and_lock
 from ..progress import Progress
@@ -148,7 +147,7 @@ def _find_damaged(out: Path, jobs: list[Job], facts: dict[str, dict], threads: i
         for job, path in zip(jobs, pool.map(lambda job: unfinished.find_damage(out, facts[job.name]), jobs)):
             if path is not None:
                 damaged.append(job)
-                print(f"{path} is damaged: its sha256 is not the one written. Its shard is rebuilt.", file=sys.stderr)
+                warn(f"{path} is damaged: its sha256 is not the one written. Its shard is rebuilt.")
             progress.advance(len(job.records))
     return damaged
 

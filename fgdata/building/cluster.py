@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, warn
 from .worker import ENVIRONMENT
 
 
@@ -43,6 +43,9 @@ def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -
                     ) from None
                 advance(len(job.records))
                 yield result
+    except KeyboardInterrupt:
+        warn("\nStopping the tasks on Ray. Press Ctrl-C again to stop at once.")
+        raise
     finally:
         for reference in waiting:
             ray.cancel(reference)

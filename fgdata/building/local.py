@@ -3,15 +3,14 @@
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, warn
 from .worker import ENVIRONMENT, Stopped, call, start_worker
 
 _POLL_SECONDS = 0.2
@@ -34,7 +33,7 @@ def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[
                 advance(reported - before)
                 if interrupts.count and not announced:
                     announced = True
-                    _announce()
+                    warn("\nStopping after the images in hand. Press Ctrl-C again to stop at once.")
                     waiting = {future for future in waiting if not future.cancel()}
                 for future in done:
                     try:
@@ -89,14 +88,6 @@ class _Interrupts:
             for process in set(multiprocessing.active_children()) - self._others:
                 process.kill()
             raise KeyboardInterrupt
-
-
-def _announce() -> None:
-    if sys.stderr:
-        with suppress(OSError):
-            print(
-                "\nStopping after the images in hand. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True
-            )
 
 
 @contextmanager

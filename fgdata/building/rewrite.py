@@ -224,26 +224,39 @@ def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
     for entry in source.iterdir():
         if entry.name in own or is_part(entry):
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link)
-        elif entry.is_symlink():
-            (new / entry.name).symlink_to(entry.readlink())
-        else:
-            _link(entry, new / entry.name)
+        _link_tree(entry, new / entry.name)
 
 
-def _link(source: str | Path, target: str | Path) -> None:
+def _link_tree(source: Path, target: Path) -> None:
+    if source.is_symlink():
+        target.symlink_to(source.readlink())
+    elif source.is_dir():
+        target.mkdir()
+        for entry in source.iterdir():
+            _link_tree(entry, target / entry.name)
+        _copy_mode(source, target)
+    else:
+        _link(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
     """Creates a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
+        if not source.is_file():
+            raise InputError(f"{source} is not a regular file. Move it out of the set's folder.") from None
         _copy(source, target)
 
 
-def _copy(source: str | Path, target: str | Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     """Copies a file and syncs it to disk, so that the original can be deleted."""
     shutil.copyfile(source, target)
-    with name_file(str(target)), open(target, "rb+") as file:
+    with name_file(target), target.open("rb+") as file:
         os.fsync(file.fileno())
+    _copy_mode(source, target)
+
+
+def _copy_mode(source: Path, target: Path) -> None:
     with suppress(OSError):  # some file systems do not store modes
         shutil.copystat(source, target)

@@ -17,7 +17,7 @@ from ..files.atomic import remove_parts, write_atomic
 from ..shards.manifest import BUILDING, digest, dump, signed
 from ..shards.maps import maps_part
 
-_PLAN = dict.fromkeys(("dataset", "detectors", "objective", "images", "versions"), dict)
+_PLAN: dict[str, type] = dict.fromkeys(("dataset", "detectors", "objective", "images", "versions"), dict)
 _FACT = {"name": str, "skipped": list, "boxes_clipped": int, "reencoded": int, "fallbacks": dict, "entry": dict}
 _ENTRY = {"samples": int, "bytes": int, "sha256": str, "index_bytes": int, "index_sha256": str}
 

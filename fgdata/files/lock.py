@@ -3,12 +3,11 @@
 import errno
 import functools
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, warn
 
 try:
     import fcntl
@@ -127,11 +126,7 @@ def _open_and_lock(folder: Path, create: bool) -> int | None:
 
 @functools.cache
 def _warn_without_locks() -> None:
-    if sys.stderr:
-        print(
-            "The file system of the output folder has no locks. Make sure that no other process writes to the folder.",
-            file=sys.stderr,
-        )
+    warn("The file system of the output folder has no locks. Make sure that no other process writes to the folder.")
 
 
 def _unlock(handle: int | None) -> None:

@@ -41,13 +41,15 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
             yield new
             for folder, *_ in os.walk(new):
                 sync_folder(Path(folder))
-            if out is None:
-                inside = is_working_folder(target)
-                exchange(new, target)
-                if inside:
-                    os.chdir(target)  # the working folder is the old one, which is removed now
-            else:
-                new.replace(target)
+            inside = is_working_folder(target)
+            try:
+                exchange(new, target) if out is None else new.replace(target)
+            except OSError as fault:  # for example of an overlay file system, which cannot rename folders of an image
+                raise InputError(
+                    f"{target} cannot be replaced: {fault.strerror}. It is unchanged. Name another folder: --out FOLDER"
+                ) from None
+            if inside:
+                os.chdir(target)  # the working folder is the old one, which is removed now
             sync_folder(target.parent)
         finally:
             shutil.rmtree(new, ignore_errors=True)  # the unfinished folder, or after an exchange the old one
@@ -98,7 +100,11 @@ def exchange(new: Path, old: Path) -> None:
             raise OSError(code, os.strerror(code), str(old))
     aside = new.with_name(f"{new.name}.old")
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
     aside.rename(new)
 
 

@@ -207,6 +207,54 @@ def test_folders_are_exchanged_with_and_without_the_system_call(tmp_path, monkey
     assert (tmp_path / "set").is_dir()
 
 
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("out", [None, "new"])
+def test_a_rename_that_fails_leaves_the_set_unchanged(copy, tmp_path, monkeypatch, out):
+    """EBUSY of a mount that is not listed; EXDEV of an overlay file system, also for each rename on its own."""
+    before = files(copy)
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name == "set" and self.parent.name == ".new":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return rename(self, target)
+
+    def refuse_all(*_):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(Path, "replace", refuse_all if out else Path.replace)
+    for code in (errno.EBUSY, errno.EXDEV):
+        monkeypatch.setattr(swap, "_system_swap", lambda: lambda new, old: -1)
+        monkeypatch.setattr(swap.ctypes, "get_errno", lambda code=code: code)
+        monkeypatch.setattr(Path, "rename", refuse)
+        with pytest.raises(InputError, match="cannot be replaced: .*unchanged.* --out FOLDER"):
+            swap_in(copy, tmp_path / out if out else None)
+        assert files(copy) == before
+        assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
+
+
+def swap_in(source: Path, out: Path | None) -> None:
+    with swap.replacing(source, out) as new:
+        (new / "file").touch()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_full_disk_deep_in_the_other_files_is_reported_with_its_name(copy, monkeypatch, capsys):
+    add_other_files(copy)
+    before = files(copy)
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    monkeypatch.setattr("os.link", no_links)
+    copyfile = shutil.copyfile
+    monkeypatch.setattr("shutil.copyfile", lambda s, t: full(s, t) if "more.txt" in str(s) else copyfile(s, t))
+    assert main(["rebox", str(copy), "--tau", "1.5", "--jobs", "1"]) == 2
+    assert "No space left on device: " in (message := capsys.readouterr().err)
+    assert ".new/set/deep/er/more.txt" in message
+    assert files(copy) == before
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_the_set_is_either_the_old_or_the_new(kept, tmp_path):
     folder = Path(shutil.copytree(kept, tmp_path / "set"))
