@@ -114,10 +114,13 @@ def build(
         unfinished.write_plan(out, plan | {"begun_with": len(dataset.records)})
         start = time.monotonic()
         _build_shards(out, todo, facts, len(dataset.records), workers, engine)
-        if damaged := _find_damaged(out, jobs, facts, workers):
-            _build_shards(out, damaged, facts, len(dataset.records), workers, engine)
-            if _find_damaged(out, damaged, facts, workers):
-                raise InputError(f"{out} is damaged again after its shards were rebuilt. Check the disk.")
+        damaged = _find_damaged(out, jobs, facts, workers)
+        for path in damaged.values():
+            warn(f"{path} is damaged: its sha256 is not the one written. Its shard is rebuilt.")
+        rebuilt = [job for job in jobs if job.name in damaged]
+        _build_shards(out, rebuilt, facts, len(dataset.records), workers, engine)
+        for path in _find_damaged(out, rebuilt, facts, workers).values():
+            raise InputError(f"{path} is damaged again after its shard was rebuilt. Check the disk.")
         maps = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
         manifest = _make_manifest(plan | maps, jobs, facts)
         for job in jobs:
@@ -127,7 +130,7 @@ def build(
         unfinished.remove_leftovers(out)
         write_atomic(out / MANIFEST, dump(manifest))
         unfinished.remove_building(out)
-        written = {job.name for job in (*todo, *damaged)}
+        written = {job.name for job in todo} | damaged.keys()
         return Built(manifest, sum(facts[name]["entry"]["samples"] for name in written), time.monotonic() - start)
 
 
@@ -139,15 +142,14 @@ def _build_shards(out: Path, jobs: list[Job], facts: dict[str, dict], total: int
             facts[fact["name"]] = fact
 
 
-def _find_damaged(out: Path, jobs: list[Job], facts: dict[str, dict], threads: int) -> list[Job]:
-    """-> the jobs whose files on disk are not those that were written; each is reported."""
-    damaged = []
+def _find_damaged(out: Path, jobs: list[Job], facts: dict[str, dict], threads: int) -> dict[str, Path]:
+    """-> by shard, a file on disk that is not the one written."""
+    damaged = {}
     total = sum(len(job.records) for job in jobs)
     with Progress("Checking shards", total) as progress, ThreadPoolExecutor(threads) as pool:
         for job, path in zip(jobs, pool.map(lambda job: unfinished.find_damage(out, facts[job.name]), jobs)):
             if path is not None:
-                damaged.append(job)
-                warn(f"{path} is damaged: its sha256 is not the one written. Its shard is rebuilt.")
+                damaged[job.name] = path
             progress.advance(len(job.records))
     return damaged
 
@@ -179,7 +181,7 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
                 count_fallbacks(fact["fallbacks"], meta)
             advance(1)
     fact["entry"] = writer.entry
-    unfinished.write_mark(job.folder, fact, pack(keys, maps) if job.recipe.keep_maps and keys else None)
+    fact = unfinished.write_mark(job.folder, fact, pack(keys, maps) if job.recipe.keep_maps and keys else None)
     return {**fact, "log": log.summary()}
 
 

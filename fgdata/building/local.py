@@ -41,8 +41,6 @@ def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[
                     except Stopped:
                         continue
                     yield result
-            if interrupts.count:
-                raise KeyboardInterrupt
         except BrokenProcessPool:
             unguarded = (
                 " No job had finished: if this is a script of your own, put the call under "
@@ -56,18 +54,20 @@ def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[
             stop.value = 1
             raise
         finally:
+            interrupts.closing = True
             pool.shutdown(cancel_futures=True)
 
 
 class _Interrupts:
-    """Counts Ctrl-C during the block. The first sets `stop`, the second kills the block's processes and raises.
+    """Counts Ctrl-C during the block. The first sets `stop` and is raised at the end, the second kills the block's
+    processes and is raised at once.
 
-    The default handler would raise within `pool.shutdown`, after which CPython below 3.13 hangs at exit. A handler
-    that another program installed stays in place.
+    Nothing is raised within `pool.shutdown` (`closing`): CPython below 3.13 would hang at exit. A handler that another
+    program installed stays in place.
     """
 
     def __init__(self, stop: Any):
-        self.stop, self.count = stop, 0
+        self.stop, self.count, self.closing = stop, 0, False
 
     def __enter__(self) -> "_Interrupts":
         self._others = set(multiprocessing.active_children())
@@ -77,17 +77,20 @@ class _Interrupts:
             signal.signal(signal.SIGINT, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         if self._replaces:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.count and kind is None:
+            raise KeyboardInterrupt
 
     def _handle(self, *_: object) -> None:
         self.count += 1
         self.stop.value = 1
-        if self.count == 2:
+        if self.count > 1:
             for process in set(multiprocessing.active_children()) - self._others:
                 process.kill()
-            raise KeyboardInterrupt
+            if not self.closing:
+                raise KeyboardInterrupt
 
 
 @contextmanager

@@ -34,12 +34,13 @@ def write_plan(out: Path, plan: dict) -> None:
     write_atomic(out / BUILDING / "plan.json", dump(signed(plan)))
 
 
-def write_mark(out: Path, fact: dict, maps: bytes | None) -> None:
-    """Marks a shard as finished. Its tar and index are on disk; `maps`, the bytes of its map file, are written here."""
+def write_mark(out: Path, fact: dict, maps: bytes | None) -> dict:
+    """Marks a shard as finished -> its facts. Its tar and index are on disk; `maps`, its map file, is written here."""
     if maps is not None:
         write_atomic(maps_part(out, fact["name"]), maps)
         fact = {**fact, "maps_bytes": len(maps), "maps_sha256": hashlib.sha256(maps).hexdigest()}
     write_atomic(_mark(out, fact["name"]), dump(signed(fact)))
+    return fact
 
 
 def read_mark(out: Path, name: str) -> dict | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from shard_files import dataset, from_folder, hashes, jpeg
 
+from fgdata.building import build as build_module
 from fgdata.building.build import build
 from fgdata.cli import main
 from fgdata.datasets import Record
@@ -125,10 +126,28 @@ def test_a_damaged_file_of_a_finished_shard_is_built_again(unfinished, tmp_path,
     assert hashes(out) == hashes(tmp_path / "direct")
 
 
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_during_the_build_itself_is_repaired(birds, tmp_path, monkeypatch, in_process, name):
+    few, out = replace(birds, records=birds.records[:12]), tmp_path / "set"
+    append = build_module.append_log
+
+    def damage(folder, line):  # the shard is finished, the set is not
+        append(folder, line)
+        if name.removeprefix(".building/").startswith(line["shard"]) and not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            flip(out / name, 700)
+
+    monkeypatch.setattr(build_module, "append_log", damage)
+    build(few, out, saliency=("spectral-residual",), keep_maps=True)
+    assert (tmp_path / "once").exists()
+    build(few, tmp_path / "direct", saliency=("spectral-residual",), keep_maps=True)
+    assert hashes(out) == hashes(tmp_path / "direct")
+
+
 def test_damage_that_returns_is_an_error(unfinished, monkeypatch):
     out, resume = unfinished
     monkeypatch.setattr("fgdata.building.unfinished.find_damage", lambda out, fact: out / f"{fact['name']}.tar")
-    with pytest.raises(InputError, match="set is damaged again .*disk"):
+    with pytest.raises(InputError, match="train-000000.tar is damaged again .*disk"):
         resume()
     assert not (out / "manifest.json").exists()
 
@@ -199,7 +218,7 @@ def test_files_of_killed_processes_are_removed_and_a_users_files_are_not(unfinis
 def test_a_part_that_a_lost_worker_leaves_during_the_build_is_removed(unfinished, monkeypatch):
     out, resume = unfinished
     part = out / "train-000000.tar.0a1b2c3d.part"
-    monkeypatch.setattr("fgdata.building.build._find_damaged", lambda *_: part.touch() or [])
+    monkeypatch.setattr("fgdata.building.build._find_damaged", lambda *_: part.touch() or {})
     resume()
     assert check(out)[1] == []
 
