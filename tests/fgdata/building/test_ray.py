@@ -26,7 +26,9 @@ def cluster():
         patch.setenv("RAY_AUTH_MODE", "disabled")
         paths = Path(__file__).parent, *(Path(path) for path in sys.path if path)
         here = {"env_vars": {"PYTHONPATH": os.pathsep.join(map(str, paths))}}  # workers find this file's functions
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=here)
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=here
+        )
         yield
         ray.shutdown()
 
