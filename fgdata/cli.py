@@ -26,6 +26,7 @@ def build_shards(
     grid: int = 64,
     max_side: int | None = None,
     quality: int = 90,
+    chroma: Literal["420", "444"] = "420",
     on_bad_image: Literal["stop", "skip"] = "stop",
     shard_samples: int = 256,
     jobs: int | None = None,
@@ -57,7 +58,8 @@ def build_shards(
         grid: Cells per side of the grid on which boxes are compared, 2 to 256.
         max_side: Shrink and re-encode images whose longer side exceeds this many pixels, at least 16. Default: keep the
             original JPEG bytes.
-        quality: JPEG quality of re-encoded images, 1 to 100; colour is stored at half the resolution (4:2:0).
+        quality: JPEG quality of re-encoded images, 1 to 100.
+        chroma: Colour resolution of re-encoded images: 420 is half, 444 full, for small coloured details.
         on_bad_image: stop: name the first image that cannot be read or whose box lies outside it, and stop. skip:
             omit such images and list them in the manifest. A JPEG damaged only inside its scan may decode to a partly
             wrong image: no decoder can detect this reliably.
@@ -96,6 +98,7 @@ def build_shards(
         objective=Objective(objective, grid=grid).override(tau=tau, k=k, min_area=min_area),
         max_side=max_side,
         quality=quality,
+        chroma=chroma,
         on_bad_image=on_bad_image,
         shard_samples=shard_samples,
         workers=workers,
@@ -148,10 +151,13 @@ def rebox(
     from .building.rewrite import read_objective
     from .building.rewrite import rebox as rebox_set
     from .cores import available_cores
+    from .files.swap import is_working_folder
 
+    inside = shards.resolve() if out is None and is_working_folder(shards) else None
     wanted = read_objective(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: solved the boxes of {_total(done.manifest)} again in {done.seconds:,.1f} s")
+    _explain_replacement(inside)
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
@@ -169,9 +175,12 @@ def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int |
     """
     from .building.rewrite import add as add_to_set
     from .cores import available_cores
+    from .files.swap import is_working_folder
 
+    inside = shards.resolve() if out is None and is_working_folder(shards) else None
     done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: added boxes by {saliency} to {_total(done.manifest)} in {done.seconds:,.1f} s")
+    _explain_replacement(inside)
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
@@ -289,6 +298,14 @@ def main(args: Sequence[str] | None = None) -> int:
         "add": "The shard set is unchanged.",
     }
     return run_command("fgdata", command, when_stopped.get(words[0] if words else "", ""))
+
+
+def _explain_replacement(folder: Path | None) -> None:
+    """Tells a user whose shell is inside the set that its folder is a new one. folder: the set; None if it is not."""
+    if folder is not None:
+        print(
+            f"The folder was replaced and your shell is in the old one. Enter it again: cd {shlex.quote(str(folder))}"
+        )
 
 
 def _total(manifest: dict) -> str:

@@ -4,12 +4,18 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
 
 _USER_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
 }
+
+
+_REPLACED = ' The working folder was removed or replaced. Enter it again: cd "$PWD"'
 
 
 class InputError(Exception):
@@ -29,32 +35,102 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+@contextmanager
+def name_file(path: Path | str) -> Iterator[None]:
+    """Adds `path` to an OSError of the block that does not name its file, such as that of a write to a full disk."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.filename is None and fault.errno is not None:
+            fault.filename = str(path)
+        raise
+
+
+def warn(message: str) -> None:
+    """Prints a message to stderr. Work that it interrupts goes on if nobody reads stderr, or if it is closed."""
+    if sys.stderr:
+        with suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
+
+
 def run_command(program: str, command: Callable[[], int | None], when_stopped: str = "") -> int:
     """Runs the function of a command line -> its exit code.
 
     program: the name that starts every message. command: returns an exit code; None means 0. when_stopped: a sentence
     on what an interrupted command leaves on disk and how to resume; empty for a command that writes nothing.
     Errors that a user can fix (InputError, a full disk, missing permissions) print one message and give 2, Ctrl-C gives
-    130, a closed pipe 141. Any other exception is raised.
+    130, a closed pipe 141. Any other exception is raised. Standard streams that are closed are replaced.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # an ASCII-only terminal gets \\u2026 instead of an exception
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
+        return code
     except InputError as fault:
-        print(f"{program}: {fault}", file=sys.stderr)
-        return 2
+        return _report(f"{program}: {fault}{'' if _has_working_folder() else _REPLACED}", 2)
     except KeyboardInterrupt:
-        print(f"\n{program}: stopped. {when_stopped}".rstrip(), file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of the pipe has exited, like `head`; Python would fail again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return _report(f"\n{program}: stopped. {when_stopped}".rstrip(), 130)
+    except SystemExit as done:  # of tyro, or of rich, which exits with 1 when it writes to a closed pipe
+        if isinstance(done.__context__, BrokenPipeError):
+            return _report("", 141)
+        raise
+    except BrokenPipeError:  # the reader of the pipe has exited, like `head`
+        return _report("", 141)
     except OSError as fault:
+        if fault.errno == errno.ENOENT and not _has_working_folder():
+            return _report(f"{program}:{_REPLACED}", 2)
         if fault.errno not in _USER_ERRORS:
             raise
-        where = f": {fault.filename}" if fault.filename else ""
+        path = fault.filename2 or fault.filename or _name_failing_output(fault.errno)
+        where = f": {path if isinstance(path, str) else os.fsdecode(path)}" if path else ""
         why = " (limited by `ulimit -f` or by the file system)" if fault.errno == errno.EFBIG else ""
-        print(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), file=sys.stderr)
-        return 2
+        return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), 2)
+
+
+def _name_failing_output(code: int) -> str | None:
+    """For an error without a file's name: whether standard output raises it. It costs a line break there if not."""
+    try:
+        print(flush=True)
+    except OSError as fault:
+        return "standard output" if fault.errno == code else None
+    return None
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _report(message: str, code: int) -> int:
+    """Prints a message to stderr -> code. Streams that cannot be written are replaced: Python flushes them at exit."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, message)):
+        try:
+            if text:
+                print(text, file=stream)
+            stream.flush()
+        except OSError:
+            _discard(stream)
+    return code
+
+
+def _discard(stream: TextIO) -> None:
+    with suppress(OSError):  # io.UnsupportedOperation, of a stream without a descriptor, is one too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_closed_streams() -> None:
+    """Opens the null device in place of standard streams that were closed (`>&-`).
+
+    Python has None for them. The next file that is opened would get their descriptor, and libraries print to it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # the order of their descriptors
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(handle, True)  # for worker processes
+            setattr(sys, name, open(handle, mode, encoding="utf-8"))  # noqa: SIM115

@@ -16,6 +16,7 @@ _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _SIGNATURES = {b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
 _FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
 _MOST_PIXELS, _MOST_SIDE = 1 << 30, 1 << 20  # OpenCV's limits, unless its environment variables change them
+CHROMA = {"420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444}
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV's flags for reduced decoding also choose grey or BGR. The grey ones only reduce; _FLAGS chooses RGB.
 _REDUCED = (
@@ -74,9 +75,10 @@ def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
     return pixels
 
 
-def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
-    """(H, W, 3) uint8 RGB -> JPEG bytes. quality: 1 to 100. Chroma is stored at half resolution (4:2:0)."""
-    ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+def encode_jpeg(rgb: np.ndarray, quality: int = 95, chroma: str = "420") -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG bytes. quality: 1 to 100. chroma: "420" (half resolution) or "444" (full)."""
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, CHROMA[chroma]]
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), flags)
     if not ok:
         raise InputError(f"OpenCV could not encode an image of shape {rgb.shape} as JPEG.")
     return data.tobytes()

@@ -2,8 +2,11 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Literal
+
+from .errors import warn
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -21,7 +24,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._start = self._last_line = time.monotonic()
-        self._bar = self._show_bar() if sys.stderr.isatty() else None
+        self._bar = self._show_bar() if sys.stderr and sys.stderr.isatty() else None
         return self
 
     def advance(self, count: int) -> None:
@@ -32,7 +35,7 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=self.count, rate=rate)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
+            warn(self._line())
 
     @property
     def seconds(self) -> float:
@@ -46,7 +49,8 @@ class Progress:
 
     def __exit__(self, kind: type | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self._bar.stop()
 
     def _line(self) -> str:
         if self.unit == "bytes":

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from fgdata.building.engine import ENVIRONMENT
+from fgdata.building.worker import ENVIRONMENT
 
 PACKAGES = ("fgdata", "numpy", "opencv-contrib-python-headless", "numba", "scipy")
 

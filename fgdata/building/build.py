@@ -1,13 +1,13 @@
 """plan -> one job per shard -> manifest. Every shard is an independent job that can be stopped and repeated.
 
-During a build the folder holds `.building/plan.json` and, for each finished shard, `.building/NAME.json`, which is
-written after the shard's tar and index. The manifest is written last, atomically; then `.building` is removed.
+During a build the folder also holds `.building` (unfinished.py). Before the manifest is written, the files of all
+shards are read back and compared with their sha256. The manifest is written last, atomically; then `.building` is
+removed.
 A build is deterministic: every file of the set has the same bytes each time. Times go to build.jsonl.
 """
 
-import json
 import shlex
-import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import images
 from ..boxes.objective import Objective
 from ..datasets import DATASETS, Dataset, Record
-from ..errors import InputError, printable
+from ..errors import InputError, printable, warn
 from ..files.atomic import write_atomic
 from ..files.lock import create_and_lock
 from ..progress import Progress
@@ -26,7 +27,7 @@ from ..shards.manifest import BUILDING, MANIFEST, SPLITS, add_counts, count_fall
 from ..shards.maps import MAPS, maps_part, merge, pack
 from ..shards.reader import set_faults
 from ..shards.writer import ShardWriter
-from . import sample
+from . import sample, unfinished
 from .engine import run_jobs, validate
 from .log import Log, append_log
 from .plan import ORDER_SEED, make_plan, refuse_other
@@ -68,6 +69,7 @@ def build(
     workers: int = 1,
     engine: str = "local",
     keep_maps: bool = False,
+    chroma: str = "420",
 ) -> Built:
     """Writes the shard set of a dataset to a folder, or resumes after the last complete shard of a stopped build.
 
@@ -76,6 +78,7 @@ def build(
     this many pixels, at least 16; None keeps the original bytes. quality: of re-encoded JPEGs, 1 to 100.
     on_bad_image: "stop" or "skip". shard_samples: samples per shard, at least 1. workers: processes of the local
     engine, at least 1. engine: "local" or "ray". keep_maps: also store the saliency maps in maps.h5.
+    chroma: colour resolution of re-encoded JPEGs, "420" or "444".
     Raises InputError, before any detector runs, if the folder holds anything else (the message lists the differences),
     if a detector needs boxes that the dataset lacks, or, with on_bad_image "stop", if an image cannot be read.
 
@@ -83,7 +86,9 @@ def build(
         done = build(birds, Path("shards/drawn"), saliency=("rbd", "gt"))
         print(done.written, done.manifest["splits"]["train"]["samples"])
     """
-    recipe = sample.Recipe(dataset.load, saliency, objective or Objective(), max_side, quality, on_bad_image, keep_maps)
+    recipe = sample.Recipe(
+        dataset.load, saliency, objective or Objective(), max_side, quality, on_bad_image, keep_maps, chroma
+    )
     _validate(dataset, recipe, shard_samples)
     validate(workers, engine)
     plan = make_plan(dataset, recipe, shard_samples)
@@ -94,34 +99,59 @@ def build(
             manifest = read_manifest(out)
             _refuse_damaged(out, manifest)
             stored = sum(split["samples"] for split in manifest["splits"].values())
-            images = stored + len(manifest.get("skipped", ())), len(dataset.records)
-            refuse_other(out, manifest, plan, images, ("versions", "format_version"))
-            shutil.rmtree(out / BUILDING, ignore_errors=True)
+            counts = stored + len(manifest.get("skipped", ())), len(dataset.records)
+            refuse_other(out, manifest, plan, counts, ("versions", "format_version"))
+            unfinished.remove_leftovers(out)
+            unfinished.remove_building(out)
             return Built(manifest, 0, 0.0, was_complete=True)
         _refuse_unlike(out, plan, len(dataset.records))
-        for part in out.glob("**/*.part"):
-            part.unlink(missing_ok=True)
+        unfinished.remove_leftovers(out)
         jobs = make_jobs(dataset, out, recipe, shard_samples)
-        facts = {job.name: fact for job in jobs if (fact := _read_fact(job))}
+        facts = {job.name: fact for job in jobs if (fact := unfinished.read_mark(out, job.name))}
         todo = [job for job in jobs if job.name not in facts]
         if on_bad_image == "stop" and (dataset.name not in DATASETS or DATASETS[dataset.name].files):
             _refuse_bad_images(todo, workers)
-        (out / BUILDING).mkdir(exist_ok=True)
-        write_atomic(out / BUILDING / "plan.json", dump(plan | {"begun_with": len(dataset.records)}))
-        total, done = len(dataset.records), sum(len(job.records) for job in jobs if job.name in facts)
-        with Progress("Building", total, done) as progress:
-            for fact in run_jobs(build_shard, todo, workers=workers, engine=engine, advance=progress.advance):
-                facts[fact["name"]] = fact
-                append_log(out, {"shard": fact["name"], **fact.pop("log")})
-            maps = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
-            manifest = _make_manifest(plan | maps, jobs, facts)
-            for job in jobs:
-                if not facts[job.name]["entry"]["samples"]:  # all images were skipped; DALI refuses an empty index
-                    (out / f"{job.name}.tar").unlink(missing_ok=True)
-                    (out / f"{job.name}.idx").unlink(missing_ok=True)
-            write_atomic(out / MANIFEST, dump(manifest))
-            shutil.rmtree(out / BUILDING)
-            return Built(manifest, sum(facts[job.name]["entry"]["samples"] for job in todo), progress.seconds)
+        unfinished.write_plan(out, plan | {"begun_with": len(dataset.records)})
+        start = time.monotonic()
+        _build_shards(out, todo, facts, len(dataset.records), workers, engine)
+        damaged = _find_damaged(out, jobs, facts, workers)
+        for path in damaged.values():
+            warn(f"{path} is damaged: its sha256 is not the one written. Its shard is rebuilt.")
+        rebuilt = [job for job in jobs if job.name in damaged]
+        _build_shards(out, rebuilt, facts, len(dataset.records), workers, engine)
+        for path in _find_damaged(out, rebuilt, facts, workers).values():
+            raise InputError(f"{path} is damaged again after its shard was rebuilt. Check the disk.")
+        maps = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
+        manifest = _make_manifest(plan | maps, jobs, facts)
+        for job in jobs:
+            if not facts[job.name]["entry"]["samples"]:  # all images were skipped; DALI refuses an empty index
+                (out / f"{job.name}.tar").unlink(missing_ok=True)
+                (out / f"{job.name}.idx").unlink(missing_ok=True)
+        unfinished.remove_leftovers(out)
+        write_atomic(out / MANIFEST, dump(manifest))
+        unfinished.remove_building(out)
+        written = {job.name for job in todo} | damaged.keys()
+        return Built(manifest, sum(facts[name]["entry"]["samples"] for name in written), time.monotonic() - start)
+
+
+def _build_shards(out: Path, jobs: list[Job], facts: dict[str, dict], total: int, workers: int, engine: str) -> None:
+    """Builds shards and adds their facts to `facts`, by name. total: the images of the whole set."""
+    with Progress("Building", total, total - sum(len(job.records) for job in jobs)) as progress:
+        for fact in run_jobs(build_shard, jobs, workers=workers, engine=engine, advance=progress.advance):
+            append_log(out, {"shard": fact["name"], **fact.pop("log")})
+            facts[fact["name"]] = fact
+
+
+def _find_damaged(out: Path, jobs: list[Job], facts: dict[str, dict], threads: int) -> dict[str, Path]:
+    """-> by shard, a file on disk that is not the one written."""
+    damaged = {}
+    total = sum(len(job.records) for job in jobs)
+    with Progress("Checking shards", total) as progress, ThreadPoolExecutor(threads) as pool:
+        for job, path in zip(jobs, pool.map(lambda job: unfinished.find_damage(out, facts[job.name]), jobs)):
+            if path is not None:
+                damaged[job.name] = path
+            progress.advance(len(job.records))
+    return damaged
 
 
 def build_shard(job: Job, advance=lambda images: None) -> dict:
@@ -151,11 +181,7 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
                 count_fallbacks(fact["fallbacks"], meta)
             advance(1)
     fact["entry"] = writer.entry
-    if job.recipe.keep_maps and keys:
-        part = pack(keys, maps)
-        write_atomic(maps_part(job.folder, job.name), part)
-        fact["maps_bytes"] = len(part)
-    write_atomic(job.folder / BUILDING / f"{job.name}.json", dump(fact))
+    fact = unfinished.write_mark(job.folder, fact, pack(keys, maps) if job.recipe.keep_maps and keys else None)
     return {**fact, "log": log.summary()}
 
 
@@ -183,6 +209,8 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
         raise InputError(f"--max-side {recipe.max_side}: must be at least 16 pixels.")
     if not 1 <= recipe.quality <= 100:
         raise InputError(f"--quality {recipe.quality}: must be 1 to 100.")
+    if recipe.chroma not in images.CHROMA:
+        raise InputError(f"--chroma {recipe.chroma}: must be one of {', '.join(images.CHROMA)}.")
     if shard_samples < 1:
         raise InputError(f"--shard-samples {shard_samples}: must be at least 1.")
     if recipe.keep_maps and set(recipe.saliency) == {"gt"}:
@@ -217,9 +245,8 @@ def _refuse_damaged(out: Path, manifest: dict) -> None:
 
 def _refuse_unlike(out: Path, plan: dict, images: int) -> None:
     """Refuses a folder that holds anything but an unfinished set with the same plan."""
-    plan_file = out / BUILDING / "plan.json"
-    if plan_file.is_file():
-        old_plan = json.loads(plan_file.read_bytes())
+    old_plan = unfinished.read_plan(out)
+    if old_plan is not None:
         refuse_other(out, old_plan, plan, (old_plan.get("begun_with"), images), ())
     elif any(entry.name != BUILDING for entry in out.iterdir()):
         raise InputError(f"{out} is not empty and is not a shard set. Name another folder: --out FOLDER")
@@ -238,22 +265,6 @@ def make_jobs(dataset: Dataset, out: Path, recipe: sample.Recipe, shard_samples:
             jobs.append(Job(out, f"{split}-{number:06d}", key, digits, chunk, recipe))
             key += len(chunk)
     return jobs
-
-
-def _read_fact(job: Job) -> dict | None:
-    """-> the facts of a shard whose files are all on disk, otherwise None."""
-    path = job.folder / BUILDING / f"{job.name}.json"
-    if not path.is_file():
-        return None
-    fact = json.loads(path.read_bytes())
-    sizes = {
-        job.folder / f"{job.name}.tar": fact["entry"]["bytes"],
-        job.folder / f"{job.name}.idx": fact["entry"]["index_bytes"],
-    }
-    if "maps_bytes" in fact:
-        sizes[maps_part(job.folder, job.name)] = fact["maps_bytes"]
-    whole = all(file.is_file() and file.stat().st_size == size for file, size in sizes.items())
-    return fact if whole else None
 
 
 def _refuse_bad_images(jobs: list[Job], threads: int) -> None:

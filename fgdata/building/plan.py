@@ -25,6 +25,7 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
     """-> every setting that determines the bytes of the set, as the manifest records it."""
     rows = [[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in dataset.records]
     records = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+    chroma = {} if recipe.chroma == "420" else {"chroma": recipe.chroma}
     minor, maps = (FORMAT_MINOR, {"maps": {"side": SIDE}}) if recipe.keep_maps else (0, {})
     return {
         "format_version": f"{FORMAT_MAJOR}.{minor}",  # a set without maps uses nothing newer than format 1.0
@@ -36,7 +37,7 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
         },
         "detectors": {component(name): {} if name == "gt" else detector(name).SETTINGS for name in recipe.saliency},
         "objective": asdict(recipe.objective),
-        "images": {"max_side": recipe.max_side, "quality": recipe.quality},
+        "images": {"max_side": recipe.max_side, "quality": recipe.quality, **chroma},
         "shard_samples": shard_samples,
         "order_seed": ORDER_SEED,
         "versions": versions(),
@@ -47,9 +48,23 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
 def versions() -> dict[str, str]:
     """-> the versions of this package and of the libraries that affect the output of detectors."""
     import cv2
+    import h5py
     import numba
+    import PIL
 
-    return {"fgdata": __version__, "numpy": np.__version__, "opencv": cv2.__version__, "numba": numba.__version__}
+    return {
+        "fgdata": __version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "numba": numba.__version__,
+        "pillow": PIL.__version__,
+        "h5py": h5py.__version__,
+    }
+
+
+def differs_in_version(recorded: dict[str, str]) -> bool:
+    """Whether these libraries are not those of a set. One that the set does not record says nothing."""
+    return any(recorded.get(name, version) != version for name, version in versions().items())
 
 
 def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int], ignored: tuple[str, ...]) -> None:
@@ -62,8 +77,9 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
     if "objective" in old:  # it may record a constant that had no effect
         old = old | {"objective": asdict(Objective(**old["objective"]))}
     old, new = _flat(old), _flat(json.loads(json.dumps(new)))
-    differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored)]
-    differs += [key for key in old if key.startswith(("detectors.", "maps.side")) and key not in new]
+    unrecorded = {key for key in new if key.startswith("versions.")} - {*old}  # sets of older versions record fewer
+    differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored) and key not in unrecorded]
+    differs += [key for key in old if key.startswith(("detectors.", "maps.side", "images.")) and key not in new]
     if not differs:
         return
     # If the dataset or a setting of it differs, its records and classes differ too: listing them adds nothing.

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..boxes.objective import Objective, solve
-from ..errors import InputError
-from ..files.atomic import write_atomic
+from ..errors import InputError, name_file
+from ..files.atomic import is_part, write_atomic
 from ..files.swap import recover, replacing
 from ..progress import Progress
 from ..saliency import check_available, component, detector
@@ -35,7 +35,7 @@ from ..shards.reader import ShardSet, SplitReader, meta
 from ..shards.writer import ShardWriter, box_bytes
 from .engine import run_jobs, validate
 from .log import Log
-from .plan import versions
+from .plan import differs_in_version, versions
 from .sample import Decoded, find_box, largest_box
 
 
@@ -109,7 +109,7 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     objective = Objective(**shards.manifest["objective"])
     changes: dict = {"detectors": shards.manifest["detectors"] | {stored: settings}}
-    if versions() != shards.manifest["versions"]:
+    if differs_in_version(shards.manifest["versions"]):
         changes["format_version"] = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
         changes["added"] = shards.manifest.get("added", {}) | {stored: versions()}
     return _rewrite(shards, objective, (), name, changes, out, workers)
@@ -222,28 +222,41 @@ def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
         f"{s['name']}.{end}" for split in manifest["splits"].values() for s in split["shards"] for end in ("tar", "idx")
     }
     for entry in source.iterdir():
-        if entry.name in own or entry.suffix == ".part":
+        if entry.name in own or is_part(entry):
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link)
-        elif entry.is_symlink():
-            (new / entry.name).symlink_to(entry.readlink())
-        else:
-            _link(entry, new / entry.name)
+        _link_tree(entry, new / entry.name)
 
 
-def _link(source: str | Path, target: str | Path) -> None:
+def _link_tree(source: Path, target: Path) -> None:
+    if source.is_symlink():
+        target.symlink_to(source.readlink())
+    elif source.is_dir():
+        target.mkdir()
+        for entry in source.iterdir():
+            _link_tree(entry, target / entry.name)
+        _copy_mode(source, target)
+    else:
+        _link(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
     """Creates a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
+        if not source.is_file():
+            raise InputError(f"{source} is not a regular file. Move it out of the set's folder.") from None
         _copy(source, target)
 
 
-def _copy(source: str | Path, target: str | Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     """Copies a file and syncs it to disk, so that the original can be deleted."""
     shutil.copyfile(source, target)
-    with open(target, "rb+") as file:
+    with name_file(target), target.open("rb+") as file:
         os.fsync(file.fileno())
+    _copy_mode(source, target)
+
+
+def _copy_mode(source: Path, target: Path) -> None:
     with suppress(OSError):  # some file systems do not store modes
         shutil.copystat(source, target)

@@ -33,6 +33,7 @@ class Recipe:
     quality: int
     on_bad_image: str
     keep_maps: bool = False
+    chroma: str = "420"
 
 
 class Decoded:
@@ -117,7 +118,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         rgb = image.pixels()
         with log.stage("encode"):
             rgb = images.shrink(rgb, recipe.max_side) if recipe.max_side else rgb
-            data = images.encode_jpeg(rgb, recipe.quality)
+            data = images.encode_jpeg(rgb, recipe.quality, recipe.chroma)
         height, width = rgb.shape[:2]
     meta = {
         "id": record.id,

@@ -1,9 +1,15 @@
 """Files that appear whole or not at all, and files that grow by whole lines."""
 
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ..errors import name_file
+
+_PART = re.compile(r".+\.[0-9a-f]{8}\.part|.+\.(tar|idx|h5|json)\.[0-9]+\.part")  # the second: of older versions
 
 
 @contextmanager
@@ -16,16 +22,29 @@ def atomic(path: Path) -> Iterator[Path]:
         with atomic(Path("report.html")) as part:
             part.write_text(page)
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # its own even on another machine
     try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with name_file(path):
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     except BaseException:
         with suppress(OSError):
             part.unlink()
         raise
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path has the name of a temporary file of `atomic`."""
+    return _PART.fullmatch(path.name) is not None
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the temporary files that killed processes left in a folder. No other process may be writing to it."""
+    for path in folder.iterdir():
+        if is_part(path):
+            path.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -36,7 +55,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_synced(path: Path, data: bytes | memoryview) -> None:
     """Writes a file and syncs it to disk before returning. For files of a folder that is renamed into place later."""
-    with path.open("wb") as file:
+    with name_file(path), path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -61,7 +80,7 @@ def append_line(path: Path, line: str, sync: bool = False) -> None:
     If the file ends in an incomplete line (after a power cut), the new line still starts on a line of its own.
     Raises OSError, for example on a full disk, after removing what was written of the line.
     """
-    with path.open("a+b", buffering=0) as file:
+    with name_file(path), path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         incomplete = file.read(1) not in (b"", b"\n")

@@ -1,16 +1,21 @@
 """Creates and locks the folders that commands write to: one process at a time."""
 
+import errno
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, warn
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+# What flock raises on file systems without it. NFS has none for folders: EBADF, as a folder cannot be opened to write.
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 
 
 def create_folder(folder: Path, flag: str) -> None:
@@ -35,7 +40,7 @@ def create_and_lock(folder: Path) -> Iterator[None]:
     folder, so nothing is removed then.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    handle = _lock(folder, create=True)
+    handle = _open_and_lock(folder, create=True)
     try:
         yield
     except BaseException:
@@ -51,9 +56,10 @@ def create_and_lock(folder: Path) -> Iterator[None]:
 def lock(folder: Path) -> Iterator[None]:
     """Locks an existing folder until the block ends, so that two processes never write the same set at once.
 
+    On a file system without locks it prints a warning, once, and the block runs without a lock.
     Raises InputError if the folder does not exist, or if another process holds its lock.
     """
-    handle = _lock(folder, create=False)
+    handle = _open_and_lock(folder, create=False)
     try:
         yield
     finally:
@@ -63,13 +69,31 @@ def lock(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the lock of a folder now. True, the safe answer, if this cannot be determined."""
     try:
-        _unlock(_lock(folder, create=False))
-    except (InputError, OSError):
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
         return True
-    return fcntl is None
+    try:
+        return _try_lock(handle) is not True
+    finally:
+        os.close(handle)
 
 
-def _lock(folder: Path, create: bool) -> int | None:
+def _try_lock(handle: int) -> bool | None:
+    """Whether this process holds the lock now; None if the system or the file system has no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as fault:
+        if fault.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _open_and_lock(folder: Path, create: bool) -> int | None:
     """-> an open handle that holds the lock of the folder at this path. None on Windows, which has no such lock."""
     while True:
         if create:
@@ -83,17 +107,26 @@ def _lock(folder: Path, create: bool) -> int | None:
                 continue
             raise InputError(f"The folder {folder} does not exist (any more).") from None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = _try_lock(handle)
+            if locked is False:
+                raise InputError(
+                    f"Another process is writing to {folder}. Wait until it ends, or name another folder: --out FOLDER"
+                )
+            if locked is None:
+                _warn_without_locks()
             if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle
         except FileNotFoundError:
             pass
-        except BlockingIOError:
+        except BaseException:
             os.close(handle)
-            raise InputError(
-                f"Another process is writing to {folder}. Wait until it ends, or name another folder: --out FOLDER"
-            ) from None
+            raise
         os.close(handle)  # the folder was removed or replaced between open and flock: try again with the current one
+
+
+@functools.cache
+def _warn_without_locks() -> None:
+    warn("The file system of the output folder has no locks. Make sure that no other process writes to the folder.")
 
 
 def _unlock(handle: int | None) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -24,12 +25,13 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
 
     source: the folder to read from; it is locked. out: the folder to create; None replaces `source`.
     Until the rename the new folder is `.new/NAME` beside the target. It is removed if the block raises; the next call
-    clears what a killed process left. Raises InputError if `out` exists and is not an empty folder, or if another
-    process writes to the same folder.
+    clears what a killed process left. Raises InputError if `out` exists and is not an empty folder, if the folder to
+    replace is a mount point, or if another process writes to the same folder.
     """
     target = (out or source).resolve()
     hidden = target.parent / ".new"
     new = hidden / target.name
+    _refuse_mount_point(target)
     _refuse_full(out)  # before a folder is created, and again under the lock
     with lock(source), create_and_lock(new):
         try:
@@ -39,10 +41,15 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
             yield new
             for folder, *_ in os.walk(new):
                 sync_folder(Path(folder))
-            if out is None:
-                exchange(new, target)
-            else:
-                new.replace(target)
+            inside = is_working_folder(target)
+            try:
+                exchange(new, target) if out is None else new.replace(target)
+            except OSError as fault:  # for example of an overlay file system, which cannot rename folders of an image
+                raise InputError(
+                    f"{target} cannot be replaced: {fault.strerror}. It is unchanged. Name another folder: --out FOLDER"
+                ) from None
+            if inside:
+                os.chdir(target)  # the working folder is the old one, which is removed now
             sync_folder(target.parent)
         finally:
             shutil.rmtree(new, ignore_errors=True)  # the unfinished folder, or after an exchange the old one
@@ -53,6 +60,30 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
 def _refuse_full(out: Path | None) -> None:
     if out is not None and (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder. Name another folder (--out FOLDER), or omit --out")
+
+
+def _refuse_mount_point(target: Path) -> None:
+    """A mount point cannot be renamed: refused before the work, not after it."""
+    if os.path.ismount(target) or str(target) in _list_mount_points():
+        raise InputError(f"{target} is a mount point and cannot be replaced. Name another folder: --out FOLDER")
+
+
+def _list_mount_points() -> set[str]:
+    """Linux lists them. `os.path.ismount` misses a folder mounted on another one of the same file system."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return set()
+    paths = [line.split()[4] for line in lines]  # spaces and other odd characters are written as \\ooo
+    return {os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), path)) for path in paths}
+
+
+def is_working_folder(folder: Path) -> bool:
+    """Whether the working folder of this process is `folder` or below it."""
+    try:
+        return folder.resolve() in (Path.cwd(), *Path.cwd().parents)
+    except FileNotFoundError:  # it was removed
+        return False
 
 
 def exchange(new: Path, old: Path) -> None:
@@ -69,7 +100,11 @@ def exchange(new: Path, old: Path) -> None:
             raise OSError(code, os.strerror(code), str(old))
     aside = new.with_name(f"{new.name}.old")
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
     aside.rename(new)
 
 

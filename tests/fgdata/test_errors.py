@@ -4,11 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from fgdata.errors import InputError, counted, run_command
+from fgdata.files import lock as locks
 from fgdata.files.lock import create_and_lock, is_locked, lock
+from fgdata.shards.check import check
 
 
 def failing(error):
@@ -110,3 +113,123 @@ def test_an_unused_new_folder_is_removed_again(tmp_path):
     with pytest.raises(InputError, match="refused"), create_and_lock(tmp_path / "c"):
         raise InputError("refused")
     assert (tmp_path / "c" / "shard").is_file()
+
+
+NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF]
+
+
+@pytest.mark.parametrize("code", NO_LOCKS)
+def test_a_file_system_without_locks_is_written_with_one_warning(tmp_path, monkeypatch, capsys, code):
+    fcntl = pytest.importorskip("fcntl", reason="this system has no flock")
+
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    locks._warn_without_locks.cache_clear()
+    for name in ("a", "b"):
+        with create_and_lock(tmp_path / name), lock(tmp_path / name):
+            (tmp_path / name / "shard").touch()
+            assert is_locked(tmp_path / name), "unknown: the safe answer"
+    assert capsys.readouterr().err.count("has no locks") == 1
+    assert (tmp_path / "a" / "shard").exists()
+
+
+def test_other_errors_of_flock_are_raised_and_close_the_folder(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl", reason="this system has no flock")
+    handles = []
+
+    def flock(handle, _):
+        handles.append(handle)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="Input/output"), create_and_lock(tmp_path):
+        pass
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(handles[0])
+
+
+COMMAND = """
+import sys
+from fgdata.errors import InputError, run_command
+from rich.console import Console
+
+def printing():
+    for _ in range(3000):
+        print("a line of a table")
+
+def rich():
+    Console().print("a line of a table")
+
+def refusing():
+    raise InputError("no such thing")
+
+def quiet():
+    open(sys.argv[2], "w").write(f"{sys.stdin.read()!r} {open('/dev/null').fileno() > 2}")
+
+def failing():
+    raise ZeroDivisionError
+
+sys.exit(run_command("fgdata", globals()[sys.argv[1]]))
+"""
+
+
+def run(*words: str, stdout=subprocess.PIPE, before=None) -> subprocess.CompletedProcess:
+    call = [sys.executable, "-c", COMMAND, *words]
+    return subprocess.run(call, stdout=stdout, stderr=subprocess.PIPE, preexec_fn=before, text=True, check=False)
+
+
+@pytest.mark.parametrize(("name", "code"), [("printing", 141), ("rich", 141), ("refusing", 2), ("failing", 1)])
+def test_a_reader_that_left_ends_the_command_quietly(name, code):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(name, stdout=writer)
+    os.close(writer)
+    assert done.returncode == code
+    if code == 141:
+        assert done.stderr == ""
+    assert ("ZeroDivisionError" in done.stderr) == (name == "failing")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["build-shards", "--help"], ["list"]])
+def test_the_commands_end_quietly_when_their_reader_left(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    call = [sys.executable, "-m", "fgdata", *words]
+    done = subprocess.run(call, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_device_for_the_output_is_one_message():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = run("printing", stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.startswith("fgdata: No space left on device: standard output")
+
+
+def test_closed_streams_are_replaced_and_no_file_takes_their_numbers(tmp_path):
+    done = run("quiet", str(tmp_path / "out"), before=lambda: [os.close(number) for number in range(3)])
+    assert done.returncode == 0
+    assert (tmp_path / "out").read_text() == "'' True"
+    assert run("refusing", before=lambda: os.close(2)).stdout == "", "an error is not printed to stdout instead"
+
+
+def test_a_build_without_streams_finishes(tmp_path):
+    words = "build-shards --classes 2 --images-per-class 4 --size 64 --saliency spectral-residual --jobs 1 --out set"
+    call = [sys.executable, "-m", "fgdata", *words.split()]
+    close = partial(os.closerange, 0, 3)
+    assert subprocess.run(call, cwd=tmp_path, preexec_fn=close, check=False).returncode == 0
+    assert check(tmp_path / "set")[1] == []
+
+
+def test_a_removed_working_folder_is_one_message(tmp_path):
+    (tmp_path / "folder").mkdir()
+    script = "import os, sys; os.rmdir(os.getcwd()); from fgdata.cli import main; sys.exit(main(['check', '.']))"
+    call = [sys.executable, "-c", script]
+    done = subprocess.run(call, cwd=tmp_path / "folder", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
-from fgdata.building.engine import ENVIRONMENT, run_jobs
+from fgdata.building.engine import run_jobs
+from fgdata.building.worker import ENVIRONMENT
 from fgdata.errors import InputError
 
 
@@ -40,17 +41,19 @@ def dies(job, advance):
 
 
 def dies_second(job, advance):
-    if job == 2:
-        time.sleep(1)  # the parent receives the first result meanwhile
+    if isinstance(job, Path):
+        job.read_bytes()  # of a FIFO: returns when the parent has received the first result
         os._exit(1)
     return job
 
 
-def test_a_dead_worker_is_an_input_error():
+def test_a_dead_worker_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"fewer than 1 workers .*--jobs.* `if __name__ =="):
         list(run_jobs(dies, [1], workers=1, engine="local", advance=lambda images: None))
-    results = run_jobs(dies_second, [1, 2], workers=1, engine="local", advance=lambda images: None)
+    os.mkfifo(tmp_path / "gate")
+    results = run_jobs(dies_second, [1, tmp_path / "gate"], workers=1, engine="local", advance=lambda images: None)
     assert next(results) == 1
+    (tmp_path / "gate").write_bytes(b"")
     with pytest.raises(InputError, match=r"fewer than 1 workers \(--jobs\)\.$"):
         next(results)
 

@@ -1,0 +1,109 @@
+"""The folder `.building` of a set that is being built: its plan, and a mark for each finished shard.
+
+A mark, NAME.json, holds the facts of a shard that the manifest needs. It is written after the shard's other files and
+states their sizes and sha256, so that damage to them is found before the set is finished. Both kinds of files carry a
+digest. Those of older versions have none; they are read too.
+"""
+
+import hashlib
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files.atomic import remove_parts, write_atomic
+from ..shards.manifest import BUILDING, digest, dump, signed
+from ..shards.maps import maps_part
+
+_PLAN: dict[str, type] = dict.fromkeys(("dataset", "detectors", "objective", "images", "versions"), dict)
+_FACT = {"name": str, "skipped": list, "boxes_clipped": int, "reencoded": int, "fallbacks": dict, "entry": dict}
+_ENTRY = {"samples": int, "bytes": int, "sha256": str, "index_bytes": int, "index_sha256": str}
+
+
+def read_plan(out: Path) -> dict | None:
+    """-> the plan of an unfinished set; None if the folder has none. Raises InputError if it is damaged."""
+    path = out / BUILDING / "plan.json"
+    return _read(path, _PLAN, f"Delete the unfinished set and rerun this command: rm -r {shlex.quote(str(out))}")
+
+
+def write_plan(out: Path, plan: dict) -> None:
+    """Creates `.building` and writes the plan."""
+    (out / BUILDING).mkdir(exist_ok=True)
+    write_atomic(out / BUILDING / "plan.json", dump(signed(plan)))
+
+
+def write_mark(out: Path, fact: dict, maps: bytes | None) -> dict:
+    """Marks a shard as finished -> its facts. Its tar and index are on disk; `maps`, its map file, is written here."""
+    if maps is not None:
+        write_atomic(maps_part(out, fact["name"]), maps)
+        fact = {**fact, "maps_bytes": len(maps), "maps_sha256": hashlib.sha256(maps).hexdigest()}
+    write_atomic(_mark(out, fact["name"]), dump(signed(fact)))
+    return fact
+
+
+def read_mark(out: Path, name: str) -> dict | None:
+    """-> the facts of a shard whose files all have their sizes; otherwise None. Raises InputError if it is damaged."""
+    path = _mark(out, name)
+    fact = _read(path, _FACT, f"Remove it, and rerun this command to rebuild the shard: rm {shlex.quote(str(path))}")
+    fact = fact and {**fact, "name": name}
+    if fact is None or not all(file.is_file() and file.stat().st_size == size for file, size, _ in _files(out, fact)):
+        return None
+    return fact
+
+
+def find_damage(out: Path, fact: dict) -> Path | None:
+    """Reads the files of a finished shard -> the first whose sha256 is not the one written; None if all are intact."""
+    for path, _, sha256 in _files(out, fact):
+        if not path.is_file():
+            return path
+        with path.open("rb") as file:
+            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                return path
+    return None
+
+
+def remove_leftovers(out: Path) -> None:
+    """Removes the temporary files of killed processes, also of Ray workers that were lost during this build."""
+    for folder in (out, out / BUILDING):
+        if folder.is_dir():
+            remove_parts(folder)
+
+
+def remove_building(out: Path) -> None:
+    """Removes `.building` from a complete set."""
+    if (out / BUILDING).exists():
+        shutil.rmtree(out / BUILDING)
+
+
+def _mark(out: Path, name: str) -> Path:
+    return out / BUILDING / f"{name}.json"
+
+
+def _files(out: Path, fact: dict) -> list[tuple[Path, int, str | None]]:
+    """(path, bytes, sha256) of every file of a shard."""
+    name, entry = fact["name"], fact["entry"]
+    files = [
+        (out / f"{name}.tar", entry["bytes"], entry["sha256"]),
+        (out / f"{name}.idx", entry["index_bytes"], entry["index_sha256"]),
+    ]
+    if "maps_bytes" in fact:
+        files.append((maps_part(out, name), fact["maps_bytes"], fact.get("maps_sha256")))
+    return files
+
+
+def _read(path: Path, shape: dict[str, type], advice: str) -> Any:
+    """-> the object in a file of `.building`; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_bytes())
+        intact = value.get("digest", digest(value)) == digest(value)
+        intact &= all(isinstance(value[key], kind) for key, kind in shape.items())
+        intact &= all(isinstance(value["entry"][key], kind) for key, kind in _ENTRY.items() if shape is _FACT)
+    except (ValueError, RecursionError, AttributeError, KeyError):
+        intact = False
+    if not intact:
+        raise InputError(f"{path} is damaged: it is not what a build wrote. {advice}")
+    return value

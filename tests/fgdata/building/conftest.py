@@ -1,0 +1,36 @@
+"""Drawn birds, a set of them with maps, and builds without worker processes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fgdata.building.build import build
+from fgdata.datasets import read
+
+
+@pytest.fixture(scope="session")
+def birds():
+    return read("drawn", classes=4, images_per_class=12, size=96)
+
+
+@pytest.fixture(scope="session")
+def kept(birds, tmp_path_factory) -> Path:
+    """drawn_set with its maps. Read only."""
+    out = tmp_path_factory.mktemp("kept") / "set"
+    build(birds, out, saliency=("spectral-residual", "gt"), shard_samples=12, workers=2, keep_maps=True)
+    return out
+
+
+@pytest.fixture
+def copy(kept: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(kept, tmp_path / "set"))
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Runs jobs in this process: a worker process takes a second to start."""
+    for room in ("build", "rewrite"):
+        monkeypatch.setattr(
+            f"fgdata.building.{room}.run_jobs", lambda function, jobs, **_: (function(job) for job in jobs)
+        )
