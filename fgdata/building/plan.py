@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..boxes.objective import Objective
 from ..datasets import Dataset
 from ..errors import InputError, counted
 from ..saliency import component, detector
-from ..shards.manifest import FORMAT_MAJOR, FORMAT_MINOR
+from ..shards.manifest import FORMAT_MAJOR, FORMAT_MINOR, read_objective
 from ..shards.maps import SIDE
 from .sample import Recipe
 
@@ -25,9 +24,9 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
     """Everything that decides the bytes of the set, as the manifest says it."""
     said = [[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in dataset.records]
     records = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
-    minor, kept = (FORMAT_MINOR, {"maps": {"side": SIDE}}) if recipe.keep_maps else (0, {})
+    kept = {"maps": {"side": SIDE}} if recipe.keep_maps else {}
     return {
-        "format_version": f"{FORMAT_MAJOR}.{minor}",  # a set without maps has nothing that 1.0 does not know
+        "format_version": f"{FORMAT_MAJOR}.{FORMAT_MINOR}",
         "dataset": {
             "name": dataset.name,
             "classes": list(dataset.classes),
@@ -55,7 +54,7 @@ def versions() -> dict[str, str]:
 def refuse_other(out: Path, there: dict, asked: dict, images: tuple[int | None, int], ignored: tuple[str, ...]) -> None:
     """Refuses a set of another plan. `images`: how many the dataset had when the set was begun, and has now."""
     if "objective" in there:  # it may record a constant that decided nothing
-        there = there | {"objective": asdict(Objective(**there["objective"]))}
+        there = there | {"objective": asdict(read_objective(there))}
     there, asked = _flat(there), _flat(json.loads(json.dumps(asked)))
     differs = [key for key in asked if there.get(key) != asked[key] and not key.startswith(ignored)]
     differs += [key for key in there if key.startswith(("detectors.", "maps.side")) and key not in asked]

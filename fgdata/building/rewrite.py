@@ -21,13 +21,13 @@ from ..progress import Progress
 from ..saliency import component, detector, require
 from ..shards.manifest import (
     BUILDING,
-    FORMAT_MAJOR,
-    FORMAT_MINOR,
     MANIFEST,
     add_counts,
     count_fallbacks,
     dump,
+    newest_version,
     read_manifest,
+    read_objective,
     signed,
 )
 from ..shards.maps import MAPS, MapFile, fault, maps_part, merge, pack
@@ -52,6 +52,9 @@ class Job:
     objective: Objective
     solve: tuple[str, ...]
     """Detectors whose boxes come from the maps."""
+    detectors: tuple[str, ...]
+    """Of the old set."""
+    classes: int
     add: str | None
     """A detector to run on the stored images; its maps are kept where `keep_maps`."""
     keep_maps: bool
@@ -68,7 +71,7 @@ class Reboxed:
 
 def objective_of(path: Path) -> Objective:
     """How the boxes of a set were chosen. InputError when its manifest does not say so."""
-    return Objective(**_open(path).manifest["objective"])
+    return read_objective(_open(path).manifest)
 
 
 def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers: int = 1) -> Reboxed:
@@ -79,7 +82,7 @@ def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers:
     shards = _open(path)
     if "maps" not in shards.manifest:
         raise InputError(f"{path} has no {MAPS} to solve boxes from. Build the set with --keep-maps.")
-    if found := fault(path, shards.manifest["maps"]):
+    if found := _maps_fault(shards):
         raise InputError(f"{found}. Restore it, or build the set again with --keep-maps.")
     names = tuple(name for name in shards.detectors if name != "gt")
     changes = {"objective": asdict(objective), "reboxed": versions()}
@@ -97,22 +100,24 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
         raise InputError(f"{path} has boxes by {stored} already; it has {', '.join(shards.detectors)}.")
     settings = {} if name == "gt" else detector(name).SETTINGS
     require((name,), _files(shards) if name.startswith("maps:") else ())
-    if "maps" in shards.manifest and (found := fault(path, shards.manifest["maps"])):
+    if found := _maps_fault(shards):
         raise InputError(f"{found}. Restore it, or build the set again with --keep-maps.")
-    objective = Objective(**shards.manifest["objective"])
+    objective = read_objective(shards.manifest)
     changes: dict = {"detectors": shards.manifest["detectors"] | {stored: settings}}
     if versions() != shards.manifest["versions"]:
-        changes["format_version"] = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
         changes["added"] = shards.manifest.get("added", {}) | {stored: versions()}
     return _rewrite(shards, objective, (), name, changes, out, workers)
 
 
 def _open(path: Path) -> ShardSet:
     recover(path)
-    shards = ShardSet.open(path)
-    if missing := [key for key in ("objective", "versions") if key not in shards.manifest]:
-        raise InputError(f"{path / MANIFEST} is damaged: it lacks {', '.join(missing)}. Build the set again.")
-    return shards
+    return ShardSet.open(path)
+
+
+def _maps_fault(shards: ShardSet) -> str | None:
+    if "maps" not in shards.manifest:
+        return None
+    return fault(shards.path, shards.manifest["maps"], shards.detectors, sum(shards.splits.values()))
 
 
 def _files(shards: ShardSet) -> list[str]:
@@ -135,7 +140,8 @@ def _rewrite(
         if read_manifest(source) != shards.manifest:  # read before the lock was held
             raise InputError(f"{source} was changed by another fgdata a moment ago. Run this command again.")
         keep_maps = "maps" in shards.manifest
-        job = Job(source, new, "", {}, range(0), objective, names, added, keep_maps)
+        detectors, classes = shards.detectors, len(shards.classes)
+        job = Job(source, new, "", {}, range(0), objective, names, detectors, classes, added, keep_maps)
         jobs, row = [], 0
         for split, said in shards.manifest["splits"].items():
             for shard in said["shards"]:
@@ -148,7 +154,7 @@ def _rewrite(
             for fact in run_jobs(rewrite_shard, jobs, workers=workers, engine="local", advance=progress.advance):
                 facts[fact["entry"]["name"]] = fact
         ordered = [facts[job.shard["name"]] for job in jobs]
-        manifest = {**shards.manifest, **changes}
+        manifest = {**shards.manifest, **changes, "format_version": newest_version(shards.manifest)}
         manifest["splits"] = {
             split: {**said, "shards": [facts[shard["name"]]["entry"] for shard in said["shards"]]}
             for split, said in manifest["splits"].items()
@@ -170,7 +176,7 @@ def _rewrite(
 
 def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
     """Writes one shard with its new boxes; runs in a worker process."""
-    reader = SplitReader(job.source, job.split, [job.shard])
+    reader = SplitReader(job.source, job.split, [job.shard], job.detectors, job.classes)
     maps = MapFile(job.source / MAPS) if job.solve else None
     fact: dict = {"fallbacks": {}}
     keys, kept, log = [], [], Log()
@@ -179,20 +185,22 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
             sample, key = reader.read(number), reader.key(number)
             said = meta(sample)
             del said["crc32"], sample["json"]
+            for result in said["detectors"].values():  # null before format 1.2
+                result["fallback"] = result["fallback"] or ""
             for name in job.solve:
                 assert maps is not None
                 box, kind = solve(maps.read(name, row), job.objective)
                 sample[f"{name}.npy"] = box_bytes(box)
-                said["detectors"][name]["fallback"] = kind
+                said["detectors"][name]["fallback"] = kind or ""
             if job.add == "gt":
                 truth = np.array(said["boxes"], np.float32).reshape(-1, 4)
                 sample["gt.npy"] = box_bytes(largest(truth, said["file"]))
-                said["detectors"]["gt"] = {"fallback": None}
+                said["detectors"]["gt"] = {"fallback": ""}
             elif job.add:
                 image = Decoded(sample["jpg"], said["file"], log)
                 found = find_box(job.add, image, job.objective, job.keep_maps, log)
                 sample[f"{component(job.add)}.npy"] = box_bytes(found.box)
-                said["detectors"][component(job.add)] = {"fallback": found.fallback}
+                said["detectors"][component(job.add)] = {"fallback": found.fallback or ""}
                 if found.stored_map is not None:
                     kept.append(found.stored_map)
             writer.add(key, sample, said)
