@@ -226,7 +226,7 @@ def score(shards: ShardFolder, as_json: Annotated[bool, tyro.conf.arg(name="json
     for name, row in found["baselines"].items():
         said = {"whole": "whole image", "centred": "centred 70 % box"}[name]
         table.add_row(said, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     return 0
 
 
