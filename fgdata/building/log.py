@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ..files.atomic import append_line
+from ..files.json import parse_json
 from ..shards.reader import ShardSet
+from ..shards.schema import NUMBER, TEXT, Each, Is, find_fault
 
 LOG = "build.jsonl"
+_SIZES = Is("two whole numbers", lambda value: isinstance(value, list) and [type(one) for one in value] == [int, int])
+_LINE = {
+    "shard": TEXT,
+    "seconds": Each("[a-z0-9-]+", NUMBER),
+    "slowest": [{"id": TEXT, "seconds": NUMBER}],
+    "image_bytes?": _SIZES,
+}
 
 
 @dataclass
@@ -48,8 +57,9 @@ def read_log(shards: ShardSet) -> list[dict[str, Any]]:
     """The last line of each shard that the manifest names, with its `samples`; none of a shard whose line is lost."""
     path, found = shards.path / LOG, {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
-        with suppress(ValueError, TypeError, KeyError):  # cut short, or garbage
-            said = json.loads(line)
-            found[said["shard"]] = said
+        with suppress(ValueError):  # cut short, or garbage
+            said = parse_json(line)
+            if not find_fault(said, _LINE):
+                found[said["shard"]] = said
     named = (shard for split in shards.manifest["splits"].values() for shard in split["shards"])
     return [found[shard["name"]] | {"samples": shard["samples"]} for shard in named if shard["name"] in found]
