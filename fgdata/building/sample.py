@@ -128,7 +128,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         "class": record.class_name,
         "split": record.split,
         "boxes": [[round(float(value), 7) for value in box] for box in truth],
-        "detectors": {name: {"fallback": box.fallback} for name, box in boxes.items()},
+        "detectors": {name: {"fallback": box.fallback or ""} for name, box in boxes.items()},
     }
     if clipped:
         meta["boxes_clipped"] = True
