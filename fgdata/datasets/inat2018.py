@@ -4,7 +4,6 @@ The published validation images are the test split here; the competition's own t
 names in these files are numbers. With categories.json beside them, released after the competition, they are species.
 """
 
-import json
 from pathlib import Path
 
 from ..errors import InputError
@@ -45,10 +44,7 @@ def read(root: Path) -> Dataset:
 
 def _read_species(path: Path) -> dict[int, str]:
     """categories.json, a list of {id, name, ...} -> {id: name}."""
-    try:
-        entries = json.loads(parsing.read_text(NAME, path))
-    except json.JSONDecodeError as fault:
-        raise InputError(f"{NAME}: {path}, line {fault.lineno}, column {fault.colno}: {fault.msg}") from None
+    entries = parsing.read_json(NAME, path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{NAME}: {path} is not a JSON list of categories.")
     return parsing.read_categories(NAME, path, entries)
