@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from reprlib import repr as excerpt
 from typing import Any, TypeVar
 
 from ..errors import InputError
@@ -168,8 +169,11 @@ def read_categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dic
     """The `categories` of a COCO-style file -> {id: name}. InputError if an id is missing or appears twice."""
     names: dict[int, str] = {}
     for number, entry in enumerate(entries, 1):
-        if not isinstance(entry.get("id"), int) or "name" not in entry or entry["id"] in names:
-            raise InputError(f"{name}: {path}, category {number}: {entry}: needs a unique whole-number id and a name.")
+        valid = isinstance(entry.get("id"), int) and isinstance(entry.get("name"), str | int)
+        if not valid or entry["id"] in names:
+            raise InputError(
+                f"{name}: {path}, category {number}: {excerpt(entry)}: needs a unique whole-number id and a name."
+            )
         names[entry["id"]] = str(entry["name"])
     return names
 
@@ -205,6 +209,14 @@ def abbreviate(items: Collection[str]) -> str:
     """The first five items, and the number of the others: "a, b, c, d, e and 12 more"."""
     first = [str(item) for item in list(items)[:SHOWN]]
     return ", ".join(first) + (f" and {len(items) - len(first):,} more" if len(items) > len(first) else "")
+
+
+def find_entry(folder: Path, name: str) -> str:
+    """`name`, or the only entry of the folder that differs from it in letter case alone: "train" for "Train"."""
+    if (folder / name).exists() or not folder.is_dir():
+        return name
+    others = [entry.name for entry in os.scandir(folder) if entry.name.lower() == name.lower()]
+    return others[0] if len(others) == 1 else name
 
 
 def find_root(name: str, root: Path, subfolders: Iterable[str], needed: Collection[str], archive: str) -> Path:

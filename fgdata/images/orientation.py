@@ -1,7 +1,7 @@
 """EXIF orientation: how a stored picture is turned to be upright.
 
-1 is upright, 2 mirrored, 3 upside down, 4 flipped, 5 transposed, 6 to be turned clockwise, 7 transversed, 8 to be turned
-counterclockwise. For 5 to 8 the upright picture is as wide as the stored one is high.
+1 is upright, 2 mirrored, 3 upside down, 4 flipped, 5 transposed, 6 to be turned clockwise, 7 transversed, 8 to be
+turned counterclockwise. For 5 to 8 the upright picture is as wide as the stored one is high.
 """
 
 import io
