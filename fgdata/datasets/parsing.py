@@ -184,7 +184,9 @@ def read_categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dic
 def check_relative_path(path: str, folder: str = "its folder") -> str:
     """Returns `path` unchanged. ValueError unless it is relative, uses forward slashes and has no `..`."""
     if not path or path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
-        raise ValueError(f"{path[:120]!r}: the path must lie inside {folder}, with forward slashes and no ..")
+        raise ValueError(
+            f"{path[:120]!r}: the path must lie inside {folder}, with forward slashes and no .. Correct it."
+        )
     return path
 
 

@@ -49,8 +49,8 @@ class LeftOut:
                 f"{suffix or 'no suffix'} {count:,}" for suffix, count in sorted(self.by_suffix.items())
             )
             lines.append(
-                f"left out {counted(len(self.files), 'file')} that are not images by suffix and type ({suffixes}): "
-                f"{abbreviate(self.files)}; suffixes of images are {' '.join(sorted(SUFFIXES))}"
+                f"left out {counted(len(self.files), 'file')} that are not images ({suffixes}): "
+                f"{abbreviate(self.files)}; suffixes of images: {' '.join(sorted(SUFFIXES))}"
             )
         if self.never_data:
             lines.append(

@@ -63,8 +63,8 @@ class _Budget:
         self.spent += max(0, size)
         if self.spent > self.most:
             raise InputError(
-                f"{self.path}: its content is larger than {self.most / 1e9:,.1f} GB, {MOST_TIMES} times the archive, so "
-                "it is not the published dataset. Unpacking stopped. Remove the archive."
+                f"{self.path}: its content is larger than {self.most / 1e9:,.1f} GB, {MOST_TIMES} times the archive, "
+                "so it is not the published dataset. Unpacking stopped. Remove the archive."
             )
         if self.spent > self.free:
             raise InputError(
