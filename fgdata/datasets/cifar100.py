@@ -135,7 +135,7 @@ def _unpickle(path: Path, keys: tuple[bytes, ...]) -> tuple[dict[bytes, Any], by
 def _check_memo(content: bytes) -> None:
     """UnpicklingError if an object's number exceeds the pickle's length: the unpickler reserves that many slots."""
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
             raise pickle.UnpicklingError(f"it numbers an object {argument:,} in {len(content):,} bytes")
 
 
