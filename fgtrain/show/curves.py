@@ -73,9 +73,7 @@ def draw(runs: dict[str, dict[str, tuple[list[float], list[float]]]], figures: S
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
-        raise InputError(
-            "show curves needs matplotlib, which is not installed: pip install matplotlib"
-        ) from None
+        raise InputError("show curves needs matplotlib, which is not installed: pip install matplotlib") from None
     columns = min(COLUMNS, len(figures))
     rows = -(-len(figures) // columns)
     across = min(2 * columns, len(runs))  # names per line of the legend

@@ -1,7 +1,6 @@
-"""kNN against scikit-learn, every eval command on a small run, refused settings, export, list, and the sheet."""
+"""kNN against scikit-learn, every eval command on a small run, refused settings, and export."""
 
 import json
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,13 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import cli, objectives
 from fgtrain.engine import lifecycle
-from fgtrain.evaluate import finetune, linear, probe, report, subject
+from fgtrain.evaluate import finetune, linear, probe, report
 from fgtrain.evaluate.subject import untrained_encoder
 from fgtrain.networks.saved import load_encoder, run_export
 from fgtrain.runs import provenance
 from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.settings import common, methods
 from fgtrain.settings.evaluations import Export, Knn, Linear
-from fgtrain.show import sheet as parts
 
 
 @pytest.fixture(scope="module")

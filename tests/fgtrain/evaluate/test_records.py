@@ -39,20 +39,15 @@ def test_a_line_ends_in_the_checksum_of_its_other_keys(tmp_path: Path):
     assert (line.values, line.checked) == ({"evaluation": "knn", "accuracy": 0.5}, True)
 
 
-def test_every_flipped_bit_is_named_or_changes_nothing(file: Path):
+def test_every_flipped_bit_is_named_by_file_and_line(file: Path):
     whole = file.read_bytes()
-    unnoticed = []
     for position in range(8 * len(whole)):
         data = bytearray(whole)
         data[position // 8] ^= 1 << position % 8
         file.write_bytes(data)
-        try:
-            assert values(file) == RECORDS
-            unnoticed.append(position // 8)
-        except InputError as error:
-            line = whole[: position // 8].count(b"\n") + 1
-            assert f"results.jsonl, line {line} " in str(error) or f"results.jsonl, line {line + 1} " in str(error)
-    assert unnoticed == []
+        line = whole[: position // 8].count(b"\n") + 1
+        with pytest.raises(InputError, match=rf"results\.jsonl, line ({line}|{line + 1}) "):
+            read_records(file)
 
 
 def test_an_incomplete_line_is_ignored(file: Path):
