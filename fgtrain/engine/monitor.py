@@ -51,7 +51,7 @@ class Monitor:
     def __init__(self, run: RunDir | None, step: int, total: int, steps_per_epoch: int, board: bool = False):
         self.run, self.total, self.steps_per_epoch = run, total, steps_per_epoch
         self.board = _board(run.path, step) if run and board else None
-        self.console = ForgivingConsole(highlight=False, soft_wrap=True, quiet=run is None)
+        self.console = ForgivingConsole(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=run is None)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -146,7 +146,7 @@ class Monitor:
     def say(self, line: str) -> None:
         """Prints a line and writes it to log.txt."""
         self.log(line)
-        self.console.print(line, markup=False)
+        self.console.print(line)
 
     def log(self, line: str) -> None:
         """Writes a line to log.txt."""

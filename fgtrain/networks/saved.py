@@ -2,11 +2,11 @@
 
 import shutil
 
-from rich.console import Console
 from safetensors.torch import load_file
 
 from fgdata.errors import InputError
 
+from ..printing import say
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import whole
 from ..runs.state import checksum
@@ -48,7 +48,7 @@ def run_export(flags: Export) -> None:
     with whole(file) as part:
         shutil.copyfile(checkpoint.file, part)
     name = checkpoint.model.backbone
-    Console(highlight=False, soft_wrap=True).print(
+    say(
         f"{file}: {name}, width {checkpoint.model.width}, {checkpoint.model.stem} stem, step {checkpoint.step:,}.\n"
         f"weights = safetensors.torch.load_file({str(file)!r})\n"
         f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)\n"
