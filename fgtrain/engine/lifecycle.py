@@ -53,6 +53,8 @@ def train(config: Config, name: str) -> Path:
                 run.start(config)
                 parts = {"earlier": earlier(run.facts)} if last is not None else {}
                 run.note(**facts(shards, device), **parts, name=name, status="running", reason=None)
+                if trainer.objective.encoder.initial:
+                    run.note(init=trainer.objective.encoder.initial)
                 run.cut_metrics(trainer.step)
         try:
             watched, board = (run, config.machine.tensorboard) if first else (None, False)
