@@ -58,6 +58,8 @@ def train(config: Config, name: str) -> Path:
                 run.start(config)
                 parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}
                 run.note(**describe_run(shards, device), **parts, name=name, status="running", reason=None)
+                if trainer.objective.encoder.initial:
+                    run.note(init=trainer.objective.encoder.initial)
                 run.cut_metrics(trainer.step)
         try:
             monitored, board = (run, config.machine.tensorboard) if first else (None, False)
