@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 from fgdata.cli import main as fgdata_main
@@ -45,8 +46,9 @@ def run_in_process(most: int | None = None) -> None:
 def _stop_training_after(steps: int) -> None:
     from fgtrain.engine.trainer import Trainer
 
-    step = Trainer.train_step
+    step = getattr(Trainer.train_step, "__wrapped__", Trainer.train_step)
 
+    @wraps(step)
     def counted(self: Trainer, batch: Any) -> Any:
         if self.step >= steps:
             raise StoppedTraining

@@ -138,7 +138,7 @@ def _cifar100(root: Path) -> None:
         }
 
     content = {"meta": {b"fine_label_names": [b"apple", b"bear"]}, "train": half(3), "test": half(2)}
-    write(root, {name: pickle.dumps(value, 2) for name, value in content.items()})
+    write(root, {name: pickle.dumps(value, 3) for name, value in content.items()})
 
 
 def _folder(root: Path) -> None:

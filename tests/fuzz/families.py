@@ -42,7 +42,7 @@ class Prepared:
         (self.valid / "tmp").mkdir()
         ended = check_call(self.valid, lambda: self.module.prepare(self.valid / "here"), seconds=600)
         if ended.verdict != "ok":
-            raise RuntimeError(f"the valid files of {name} could not be written: {ended.text}")
+            raise RuntimeError(f"the valid files of {name} could not be written: {ended.text}\n{_errors(self.valid)}")
         preload(*self.module.PRELOAD)
 
     def run_valid(self, command: str) -> Outcome:
@@ -60,6 +60,10 @@ class Prepared:
         steps = [self.module.spoil_input(rng, here, command) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
         outcome = check_call(case, self.module.COMMANDS[command], seconds)
         return Input(self.name, seed, command, tuple(steps), outcome)
+
+
+def _errors(case: Path) -> str:
+    return (case / "tmp" / "stderr").read_text(errors="replace")[-1000:]
 
 
 def import_family(name: str) -> ModuleType:

@@ -27,12 +27,20 @@ def model(kind: str = "", side: object = 16) -> bytes:
     shape = [1, 3, side, side]
     if kind == "loop":
         body = helper.make_graph(
-            [helper.make_node("Identity", ["c"], ["c2"])],
+            [helper.make_node("Identity", ["c"], ["c2"]), helper.make_node("Identity", ["v"], ["v2"])],
             "body",
-            [helper.make_tensor_value_info(n, t, []) for n, t in (("i", TensorProto.INT64), ("c", TensorProto.BOOL))],
-            [helper.make_tensor_value_info("c2", TensorProto.BOOL, [])],
+            [
+                helper.make_tensor_value_info("i", TensorProto.INT64, []),
+                helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("v", TensorProto.FLOAT, None),
+            ],
+            [
+                helper.make_tensor_value_info("c2", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("v2", TensorProto.FLOAT, None),
+            ],
         )
-        nodes.insert(0, helper.make_node("Loop", ["n", "t"], [], body=body))
+        nodes = [helper.make_node("ReduceMax", ["x"], ["y0"], axes=[1], keepdims=1)]
+        nodes.append(helper.make_node("Loop", ["n", "t", "y0"], ["y"], body=body))
         initializers = [numpy_helper.from_array(np.array(2**62), "n"), numpy_helper.from_array(np.array(True), "t")]
     elif kind == "huge":
         initializers = [numpy_helper.from_array(np.array([1, 30_000, 30_000]), "s")]

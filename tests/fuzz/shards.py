@@ -22,7 +22,7 @@ CRC = b', "crc32": "%08x"}'
 
 def prepare(folder: Path) -> None:
     preload(*PRELOAD)
-    birds = "--dataset drawn --classes 2 --images-per-class 5 --size 48 --shard-samples 4 --keep-maps".split()
+    birds = "--dataset drawn --classes 2 --images-per-class 6 --size 48 --shard-samples 4 --keep-maps".split()
     assert fgdata("build-shards", *birds, "--saliency", "spectral-residual", "gt", "--out", folder / SET) == 0
 
 
@@ -205,7 +205,7 @@ def _spoil_tree_of(rng: Random, file: h5py.File, kind: str) -> None:
     shape, dtype = old.shape, old.dtype  # pyright: ignore
     del file[name]
     if kind == "shape":
-        file.create_dataset(name, rng.choice(((0,), (1,), (10, 1, 1), (8, 2), ())), dtype)
+        file.create_dataset(name, rng.choice(((0,), (1,), (12, 1, 1), (8, 2), ())), dtype)
     elif kind == "type":
         file.create_dataset(name, shape, rng.choice(("f8", "i2", "S5", h5py.string_dtype(), "c16")))
     elif kind == "external link":
@@ -213,7 +213,7 @@ def _spoil_tree_of(rng: Random, file: h5py.File, kind: str) -> None:
     elif kind == "external storage":
         file.create_dataset(name, shape, dtype, external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)])
     elif kind == "huge":
-        file.create_dataset(name, (10, 60_000, 60_000), "u1", chunks=(1, 1000, 1000), compression="gzip")
+        file.create_dataset(name, (12, 60_000, 60_000), "u1", chunks=(1, 1000, 1000), compression="gzip")
     elif kind == "soft link":
         file[name] = h5py.SoftLink(f"/{name}")
     elif kind == "nan":
