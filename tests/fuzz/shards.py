@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import zlib
 from pathlib import Path
@@ -16,7 +17,7 @@ from . import spoil
 from .commands import fgdata, fgtrain, preload
 
 PRELOAD = ("fgdata.building.build", "fgdata.building.rewrite", "fgdata.report.page", "fgtrain.show.views", "cv2")
-SET = Path("set")
+SET, WHOLE = Path("set"), Path("whole")
 CRC = b', "crc32": "%08x"}'
 
 
@@ -24,13 +25,14 @@ def prepare(folder: Path) -> None:
     preload(*PRELOAD)
     birds = "--dataset drawn --classes 2 --images-per-class 6 --size 48 --shard-samples 4 --keep-maps".split()
     assert fgdata("build-shards", *birds, "--saliency", "spectral-residual", "gt", "--out", folder / SET) == 0
+    shutil.copytree(folder / SET, folder / WHOLE)
 
 
 COMMANDS = {
-    "check": lambda: fgdata("check", SET),
+    "check": lambda: check(),
     "score": lambda: fgdata("score", SET),
     "score-json": lambda: fgdata("score", SET, "--json"),
-    "show": lambda: fgdata("show", SET),
+    "show": lambda: show(),
     "list": lambda: fgdata("list", "--folder", "."),
     "add": lambda: fgdata("add", SET, "--saliency", "vsf"),
     "add-out": lambda: fgdata("add", SET, "--saliency", "vsf", "--out", "new"),
@@ -42,6 +44,24 @@ COMMANDS = {
 }
 FAILING = ("build",)
 """Commands that are refused for the valid files too: the set was built with other settings."""
+
+
+def check() -> int:
+    """`fgdata check` may pass a changed set only if its manifest was signed anew."""
+    code = fgdata("check", SET)
+    if code == 0 and (SET / "manifest.json").read_bytes() == (WHOLE / "manifest.json").read_bytes():
+        for path in sorted(WHOLE.iterdir()):
+            if path.name != "build.jsonl" and path.read_bytes() != (SET / path.name).read_bytes():
+                raise AssertionError(f"whole, but {path.name} is not what was built")
+    return code
+
+
+def show() -> int:
+    """`fgdata show`, whose page may hold no markup from the set."""
+    code = fgdata("show", SET)
+    if code == 0 and "<script>alert(1)" in (SET / "report.html").read_text("utf-8"):
+        raise AssertionError("report.html has a script from the set")
+    return code
 
 
 def load() -> None:
