@@ -42,7 +42,7 @@ class Prepared:
         (self.valid / "tmp").mkdir()
         ended = check_call(self.valid, lambda: self.module.prepare(self.valid / "here"), seconds=600)
         if ended.verdict != "ok":
-            raise RuntimeError(f"the valid files of {name} could not be written: {ended.text}\n{_errors(self.valid)}")
+            raise RuntimeError(f"the valid files of {name} could not be written: {ended.text}\n{_stderr(self.valid)}")
         preload(*self.module.PRELOAD)
 
     def run_valid(self, command: str) -> Outcome:
@@ -50,6 +50,10 @@ class Prepared:
         case = self.folder / "case"
         make_case(case, self.valid / "here")
         return check_call(case, self.module.COMMANDS[command])
+
+    def errors(self) -> str:
+        """The end of stderr of the last input."""
+        return _stderr(self.folder / "case")
 
     def run(self, seed: int, seconds: float = SECONDS) -> Input:
         """Input number `seed`."""
@@ -62,7 +66,7 @@ class Prepared:
         return Input(self.name, seed, command, tuple(steps), outcome)
 
 
-def _errors(case: Path) -> str:
+def _stderr(case: Path) -> str:
     return (case / "tmp" / "stderr").read_text(errors="replace")[-1000:]
 
 

@@ -30,9 +30,9 @@ NAMES = (
 )
 
 
-def spoil_bytes(rng: Random, data: bytes) -> tuple[bytes, str]:
+def spoil_bytes(rng: Random, content: bytes) -> tuple[bytes, str]:
     """A few bytes changed, cut, repeated or inserted, anywhere."""
-    data = bytearray(data)
+    data = bytearray(content)
     at = rng.randrange(len(data) + 1)
     span = slice(at, at + rng.choice((1, 2, 4, 16, 512)))
     kind = rng.choice(("flip", "flip", "flips", "cut", "insert", "delete", "zero", "ff", "repeat", "swap", "empty"))
