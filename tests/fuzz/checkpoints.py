@@ -49,7 +49,7 @@ def spoil_input(rng: Random, here: Path, command: str) -> str:
         return spoil_safetensors(rng, path)
     if rng.random() < 0.5:
         return spoil.spoil_file(rng, path)
-    path.unlink(missing_ok=True)
+    spoil.remove(path)
     return hostile(rng, path)
 
 

@@ -40,7 +40,7 @@ def run_in_process(most: int | None = None) -> None:
             yield function(job, advance)
 
     for module in (engine, build, rewrite):
-        module.run_jobs = run_jobs
+        module.run_jobs = run_jobs  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _stop_training_after(steps: int) -> None:

@@ -81,6 +81,7 @@ def spoil_input(rng: Random, here: Path, command: str) -> str:
         return spoil.spoil_file(rng, path)
     import onnx
 
+    spoil.remove(path)
     if rng.random() < 0.5:
         kind, side = rng.choice(("loop", "huge", "external", "nan", "")), rng.choice((16, "s", 2**40, 100_000, 0, 1))
         path.write_bytes(model(kind, side))

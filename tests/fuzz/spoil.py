@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Callable
@@ -189,6 +190,14 @@ def is_regular(path: Path) -> bool:
 def regular_files(folder: Path) -> list[Path]:
     """All files below a folder that are safe to read, in order; links are not followed."""
     return sorted(path for path in folder.rglob("*") if is_regular(path))
+
+
+def remove(path: Path) -> None:
+    """Whatever is there, so that a write cannot follow a link or wait for the reader of a FIFO."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def spoil_file(rng: Random, path: Path) -> str:
