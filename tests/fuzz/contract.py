@@ -73,6 +73,8 @@ def check_call(case: Path, call: Callable[[], object], seconds: float = SECONDS)
     if verdict == "":
         ended = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
         verdict, text = "signal", f"{ended}: {output[-300:]!r}"
+    if verdict == "refused" and not text and not output:
+        verdict, text = "exception", "refused without a message"
     grown = usage.ru_maxrss * 1024 - base
     if verdict in ("ok", "refused") and grown > MEMORY:
         verdict, text = "memory", f"{grown / 1e6:,.0f} MB"
