@@ -122,9 +122,9 @@ def _call(call: Callable[[], object]) -> tuple[str, str]:
 def _limit() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     space = pages * resource.getpagesize() + ADDRESS_SPACE
-    resource.setrlimit(resource.RLIMIT_AS, (space, space))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Soft limits: code under test may set its own, higher ones for a process that it starts.
+    for kind, limit in ((resource.RLIMIT_AS, space), (resource.RLIMIT_FSIZE, FILE_SIZE), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
 
 
 def _await(read_end: int, seconds: float) -> tuple[str, str]:
