@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from fgdata.errors import InputError
 
@@ -82,7 +83,7 @@ def _join(backend: str) -> None:
     """Joins the process group. InputError if the others cannot be reached; a training later waits much longer."""
     address, world = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", os.environ["WORLD_SIZE"]
     try:
-        store, rank, count = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
+        store, rank, count = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from fgdata import __version__
 from fgdata.building.worker import ENVIRONMENT
 
-PACKAGES = ("fgdata", "numpy", "opencv-contrib-python-headless", "numba", "scipy")
+PACKAGES = ("numpy", "opencv-contrib-python-headless", "numba", "scipy")
 
 
 def single_threaded(workers: int) -> ProcessPoolExecutor:
@@ -43,7 +44,8 @@ def report(title: str, figures: list[dict[str, Any]], file: Path | None, package
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     if file is None:
         return
-    versions = {name: version(name) for name in (*PACKAGES, *packages)} | {"python": platform.python_version()}
+    versions = {"fgdata": __version__, **{name: version(name) for name in (*PACKAGES, *packages)}}
+    versions |= {"python": platform.python_version()}
     # Absolute paths would reveal the layout of this machine; the last part is enough.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = shlex.join(["tools/bench.py", *words])

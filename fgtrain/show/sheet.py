@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fgdata.shards.reader import ShardSet, label, meta
+from fgdata.shards.sample import Sample
 from fgdata.views import ViewSpec
 
 from ..settings.common import need
@@ -21,7 +22,7 @@ def check_rows(rows: int, shards: ShardSet, split: str, most: int = MOST_ROWS) -
     need(1 <= rows <= min(most, images), "rows", rows, f"1 to {min(most, images):,} of the {images:,} {split} images")
 
 
-def caption(shards: ShardSet, sample: dict[str, bytes]) -> str:
+def caption(shards: ShardSet, sample: Sample) -> str:
     """The class of a sample in words, or its id when the set has no such class."""
     number = label(sample)
     name = shards.classes[number] if 0 <= number < len(shards.classes) else str(meta(sample).get("id", ""))
