@@ -148,13 +148,13 @@ def rebox(
         out: Write the new set to this folder and keep the old one. Default: replace the old set.
         jobs: Worker processes, one thread each. Default: all cores.
     """
-    from .building.rewrite import read_objective
+    from .building.rewrite import objective_of
     from .building.rewrite import rebox as rebox_set
     from .cores import available_cores
     from .files.swap import is_working_folder
 
     inside = out is None and is_working_folder(shards)
-    wanted = read_objective(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
+    wanted = objective_of(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: solved the boxes of {_total(done.manifest)} again in {done.seconds:,.1f} s")
     if inside:
@@ -242,7 +242,7 @@ def score(shards: ShardFolder, as_json: Annotated[bool, tyro.conf.arg(name="json
     for name, row in scores["baselines"].items():
         title = {"whole": "whole image", "centred": "centred 70 % box"}[name]
         table.add_row(title, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     return 0
 
 

@@ -69,7 +69,7 @@ class Progress:
             "images": (rich.MofNCompleteColumn(), rich.TextColumn("{task.fields[rate]}")),
             "bytes": (rich.DownloadColumn(), rich.TransferSpeedColumn()),
         }
-        columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), *units[self.unit])
+        columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), *units[self.unit])
         bar = rich.Progress(*columns, rich.TimeRemainingColumn(), console=Console(stderr=True))
         bar.add_task(self.title, total=self.total, completed=self.count, rate="")
         bar.start()

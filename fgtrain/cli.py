@@ -20,6 +20,9 @@ from .settings.common import Config
 from .settings.file import from_dict
 from .settings.recipes import RECIPES
 
+TRAINING = ("torch", "torchvision", "timm", "safetensors", "scipy")
+"""Packages that only training and evaluation need."""
+
 
 def commands(defaults: Config | None, name: str | None) -> Any:
     """The type that tyro parses. `defaults`, read from a config.json, replace the settings of the recipe `name`."""
@@ -48,6 +51,7 @@ def commands(defaults: Config | None, name: str | None) -> Any:
 def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     """Arguments of `fgtrain run NAME ...` -> settings of --config, or with --resume of the run in --out, and NAME."""
     from .runs.files import read_json
+    from .runs.rundir import RunDir
 
     name = argv[1] if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-") else None
     if name is not None and name not in RECIPES:
@@ -61,7 +65,8 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     if file is None or (not given and not file.is_file()):
         return None, name
     if not file.is_file():
-        raise InputError(f"--config {file} does not exist. Name the config.json of a run (runs/NAME/config.json).")
+        what = "is not a regular file" if file.exists() else "does not exist"
+        raise InputError(f"--config {file} {what}. Name the config.json of a run (runs/NAME/config.json).")
     config = from_dict(read_json(file), str(file))
     if given and config.method != RECIPES[name]().method:
         quoted = quote(str(file))
@@ -69,7 +74,7 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
             f"{file} is for the method {config.method}, not {name}. Run: fgtrain run {config.method} --config {quoted}"
         )
     if not given:
-        recorded = read_json(out / "run.json").get("name") if (out / "run.json").is_file() else None
+        recorded = RunDir(out).facts.get("name")
         recipe = recorded if recorded in RECIPES else config.method
         if name != recipe:
             raise InputError(
@@ -118,10 +123,10 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 call(chosen)
         except ModuleNotFoundError as fault:
-            if (fault.name or "").partition(".")[0] not in ("torch", "torchvision", "timm", "safetensors", "scipy"):
+            if (fault.name or "").partition(".")[0] not in TRAINING:
                 raise
             raise InputError(
-                f"fgtrain needs {fault.name}, which is not installed: pip install 'fgdata[train]'"
+                f"fgtrain needs {fault.name}, which is not installed: pip install {' '.join(TRAINING)}"
             ) from None
 
     training = argv[:1] == ["run"]

@@ -21,29 +21,85 @@ from fgdata.errors import InputError
 from .place import pick_device
 
 TIMEOUT = timedelta(days=2)  # one process may work for hours, as in a decoder's warm-up, while the others wait
+JOIN_TIMEOUT = timedelta(minutes=10)
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Set by torchrun for each process, and by other launchers of torch.distributed."""
+LOST_PROCESS = "Another process of this training ended; its own output says why."
+
+_launcher: int | None = None
+"""The parent of this process when it joined the others."""
 
 
 @contextmanager
 def group(name: str) -> Iterator[torch.device]:
     """Joins the process group if torchrun started several processes. Yields this process's device.
 
-    name: --device. InputError if the device is missing, or if another process ends while this one waits for it.
+    name: --device. InputError if the device is missing, if the environment variables of torchrun are incomplete, or if
+    another process ends while this one waits for it.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or dist.is_initialized():
+    global _launcher
+    if dist.is_initialized() or not _is_launched():
         yield pick_device(name)
         return
     device = _own_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    _launcher = os.getppid()
+    _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise InputError("Another process of this training ended; its own output says why.") from error
+        if is_lost_process(error):
+            raise InputError(LOST_PROCESS) from error
         raise
     dist.destroy_process_group()  # not after an error: it would wait for processes that are elsewhere
+    _launcher = None
+
+
+def _is_launched() -> bool:
+    """Whether a launcher started several processes. InputError if only some of its variables are set, or wrongly."""
+    if os.environ.get("WORLD_SIZE", "1").strip() == "1":
+        return False
+    values = {name: os.environ.get(name, "") for name in VARIABLES}
+    numbers = {name: int(value) for name, value in values.items() if value.isdecimal() and len(value) < 10}
+    world, local = numbers.get("WORLD_SIZE", 0), numbers.get("LOCAL_WORLD_SIZE", 0)
+    wrong = [name for name in VARIABLES if name != "MASTER_ADDR" and name not in numbers]
+    wrong += ["MASTER_ADDR"] * (not values["MASTER_ADDR"])
+    if not wrong:
+        wrong += ["WORLD_SIZE"] * (world < 1) + ["RANK"] * (numbers["RANK"] >= world)
+        wrong += ["LOCAL_RANK"] * (numbers["LOCAL_RANK"] >= local) + ["MASTER_PORT"] * (numbers["MASTER_PORT"] > 65535)
+    if wrong:
+        given = ", ".join(f"{name} is {values[name]!r}" if values[name] else f"{name} is not set" for name in wrong)
+        raise InputError(
+            f"WORLD_SIZE is {values['WORLD_SIZE']!r}, which means several processes started by torchrun, but {given}. "
+            "For one process, unset the variable: env -u WORLD_SIZE fgtrain ...\n"
+            "For several, start them with: torchrun --nproc-per-node N -m fgtrain ..."
+        )
+    return True
+
+
+def _join(backend: str) -> None:
+    """Joins the process group. InputError if the others cannot be reached; a training later waits much longer."""
+    address, world = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", os.environ["WORLD_SIZE"]
+    try:
+        store, rank, count = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"Process {os.environ['RANK']} of {world} cannot join the others at {address}: {reason}\nIf torchrun did "
+            "not start it, the variables are left over: env -u WORLD_SIZE fgtrain ..."
+        ) from error
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether a communication failed because another process ended."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def lost_launcher() -> bool:
+    """Whether torchrun has ended and left this process behind, as SIGUSR1 to torchrun alone may do."""
+    return _launcher is not None and os.getppid() != _launcher
 
 
 def _own_device(name: str) -> torch.device:

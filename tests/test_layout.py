@@ -14,7 +14,7 @@ ROOMS = {
         *("building", "report", "cli", "__main__"),
     ),
     "fgtrain": (
-        *("settings", "place", "parallel", "runs", "networks", "objectives", "evaluate", "engine", "show"),
+        *("printing", "settings", "place", "parallel", "runs", "networks", "objectives", "evaluate", "engine", "show"),
         *("commands", "cli", "__main__"),
     ),
 }

@@ -260,11 +260,19 @@ def make_jobs(dataset: Dataset, out: Path, recipe: sample.Recipe, shard_samples:
         records = [record for record in dataset.records if record.split == split]
         if split == "train":
             records = [records[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(records))]
+        _move_boxes_forward(records, min(5, shard_samples))
         for number, start in enumerate(range(0, len(records), shard_samples)):
             chunk = tuple(records[start : start + shard_samples])
             jobs.append(Job(out, f"{split}-{number:06d}", key, digits, chunk, recipe))
             key += len(chunk)
     return jobs
+
+
+def _move_boxes_forward(records: list[Record], among: int) -> None:
+    """Moves the first record with boxes to the front if it is not among the first `among` (FORMAT.md, "The json")."""
+    first = next((i for i, record in enumerate(records) if record.boxes), 0)
+    if first >= among:
+        records.insert(0, records.pop(first))
 
 
 def _refuse_bad_images(jobs: list[Job], threads: int) -> None:

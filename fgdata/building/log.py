@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ..files.atomic import append_line
+from ..files.json import parse_json
 from ..shards.reader import ShardSet
+from ..shards.schema import NUMBER, TEXT, Each, Is, find_fault
 
 LOG = "build.jsonl"
+_SIZES = Is("two whole numbers", lambda value: isinstance(value, list) and [type(one) for one in value] == [int, int])
+_LINE = {
+    "shard": TEXT,
+    "seconds": Each("[a-z0-9-]+", NUMBER),
+    "slowest": [{"id": TEXT, "seconds": NUMBER}],
+    "image_bytes?": _SIZES,
+}
 
 
 @dataclass
@@ -52,8 +61,9 @@ def read_log(shards: ShardSet) -> list[dict[str, Any]]:
     """-> the last line of each shard in the manifest, with its `samples`. Shards without a valid line are omitted."""
     path, lines = shards.path / LOG, {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
-        with suppress(ValueError, TypeError, KeyError):  # incomplete or damaged
-            values = json.loads(line)
-            lines[values["shard"]] = values
-    shards_listed = (shard for split in shards.manifest["splits"].values() for shard in split["shards"])
-    return [lines[shard["name"]] | {"samples": shard["samples"]} for shard in shards_listed if shard["name"] in lines]
+        with suppress(ValueError):  # incomplete or damaged
+            values = parse_json(line)
+            if not find_fault(values, _LINE):
+                lines[values["shard"]] = values
+    listed = (shard for split in shards.manifest["splits"].values() for shard in split["shards"])
+    return [lines[shard["name"]] | {"samples": shard["samples"]} for shard in listed if shard["name"] in lines]

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..boxes.objective import Objective
 from ..datasets import Dataset
 from ..errors import InputError, counted
 from ..saliency import component, detector
-from ..shards.manifest import FORMAT_MAJOR, FORMAT_MINOR
+from ..shards.manifest import FORMAT_MAJOR, FORMAT_MINOR, read_objective
 from ..shards.maps import SIDE
 from .sample import Recipe
 
@@ -26,9 +25,9 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
     rows = [[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in dataset.records]
     records = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
     chroma = {} if recipe.chroma == "420" else {"chroma": recipe.chroma}
-    minor, maps = (FORMAT_MINOR, {"maps": {"side": SIDE}}) if recipe.keep_maps else (0, {})
+    maps = {"maps": {"side": SIDE}} if recipe.keep_maps else {}
     return {
-        "format_version": f"{FORMAT_MAJOR}.{minor}",  # a set without maps uses nothing newer than format 1.0
+        "format_version": f"{FORMAT_MAJOR}.{FORMAT_MINOR}",
         "dataset": {
             "name": dataset.name,
             "classes": list(dataset.classes),
@@ -75,7 +74,7 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
     that may differ.
     """
     if "objective" in old:  # it may record a constant that had no effect
-        old = old | {"objective": asdict(Objective(**old["objective"]))}
+        old = old | {"objective": asdict(read_objective(old))}
     old, new = _flat(old), _flat(json.loads(json.dumps(new)))
     unrecorded = {key for key in new if key.startswith("versions.")} - {*old}  # sets of older versions record fewer
     differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored) and key not in unrecorded]

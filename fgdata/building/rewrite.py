@@ -21,13 +21,13 @@ from ..progress import Progress
 from ..saliency import check_available, component, detector
 from ..shards.manifest import (
     BUILDING,
-    FORMAT_MAJOR,
-    FORMAT_MINOR,
     MANIFEST,
     add_counts,
     count_fallbacks,
     dump,
+    newest_version,
     read_manifest,
+    read_objective,
     signed,
 )
 from ..shards.maps import MAPS, MapFile, fault, maps_part, merge, pack
@@ -52,6 +52,10 @@ class Job:
     objective: Objective
     solve: tuple[str, ...]
     """Detectors whose boxes are solved from the maps."""
+    detectors: tuple[str, ...]
+    """Of the old set."""
+    classes: int
+    """Number of classes of the set."""
     add: str | None
     """A detector to run on the stored images; its maps are stored if `keep_maps`."""
     keep_maps: bool
@@ -66,9 +70,9 @@ class Reboxed:
     seconds: float
 
 
-def read_objective(path: Path) -> Objective:
+def objective_of(path: Path) -> Objective:
     """-> the objective of a set. Raises InputError if the folder is not a complete set."""
-    return Objective(**_open(path).manifest["objective"])
+    return read_objective(_open(path).manifest)
 
 
 def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers: int = 1) -> Reboxed:
@@ -83,7 +87,7 @@ def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers:
     shards = _open(path)
     if "maps" not in shards.manifest:
         raise InputError(f"{path} has no {MAPS} to solve boxes from. Build the set with --keep-maps.")
-    if damage := fault(path, shards.manifest["maps"]):
+    if damage := _maps_fault(shards):
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     names = tuple(name for name in shards.detectors if name != "gt")
     changes = {"objective": asdict(objective), "reboxed": versions()}
@@ -105,22 +109,25 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
         raise InputError(f"{path} already has boxes by {stored}; it has {', '.join(shards.detectors)}.")
     settings = {} if name == "gt" else detector(name).SETTINGS
     check_available((name,), _files(shards) if name.startswith("maps:") else ())
-    if "maps" in shards.manifest and (damage := fault(path, shards.manifest["maps"])):
+    if damage := _maps_fault(shards):
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
-    objective = Objective(**shards.manifest["objective"])
+    objective = read_objective(shards.manifest)
     changes: dict = {"detectors": shards.manifest["detectors"] | {stored: settings}}
     if differs_in_version(shards.manifest["versions"]):
-        changes["format_version"] = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
         changes["added"] = shards.manifest.get("added", {}) | {stored: versions()}
     return _rewrite(shards, objective, (), name, changes, out, workers)
 
 
 def _open(path: Path) -> ShardSet:
     recover(path)
-    shards = ShardSet.open(path)
-    if missing := [key for key in ("objective", "versions") if key not in shards.manifest]:
-        raise InputError(f"{path / MANIFEST} is damaged: it lacks {', '.join(missing)}. Rebuild the set.")
-    return shards
+    return ShardSet.open(path)
+
+
+def _maps_fault(shards: ShardSet) -> str | None:
+    """What is wrong with the maps of a set; None if nothing, or if it has none."""
+    if "maps" not in shards.manifest:
+        return None
+    return fault(shards.path, shards.manifest["maps"], shards.detectors, sum(shards.splits.values()))
 
 
 def _files(shards: ShardSet) -> list[str]:
@@ -143,7 +150,8 @@ def _rewrite(
         if read_manifest(source) != shards.manifest:  # it was read before the folder was locked
             raise InputError(f"{source} has just been changed by another process. Rerun this command.")
         keep_maps = "maps" in shards.manifest
-        job = Job(source, new, "", {}, range(0), objective, names, added, keep_maps)
+        detectors, classes = shards.detectors, len(shards.classes)
+        job = Job(source, new, "", {}, range(0), objective, names, detectors, classes, added, keep_maps)
         jobs, row = [], 0
         for split, entry in shards.manifest["splits"].items():
             for shard in entry["shards"]:
@@ -156,7 +164,7 @@ def _rewrite(
             for fact in run_jobs(rewrite_shard, jobs, workers=workers, engine="local", advance=progress.advance):
                 facts[fact["entry"]["name"]] = fact
         ordered = [facts[job.shard["name"]] for job in jobs]
-        manifest = {**shards.manifest, **changes}
+        manifest = {**shards.manifest, **changes, "format_version": newest_version(shards.manifest)}
         manifest["splits"] = {
             split: {**entry, "shards": [facts[shard["name"]]["entry"] for shard in entry["shards"]]}
             for split, entry in manifest["splits"].items()
@@ -178,7 +186,7 @@ def _rewrite(
 
 def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
     """Writes one shard with its new boxes. Runs in a worker process; `advance` is called with 1 after every image."""
-    reader = SplitReader(job.source, job.split, [job.shard])
+    reader = SplitReader(job.source, job.split, [job.shard], job.detectors, job.classes)
     maps = MapFile(job.source / MAPS) if job.solve else None
     fact: dict = {"fallbacks": {}}
     keys, new_maps, log = [], [], Log()
@@ -187,20 +195,22 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
             sample, key = reader.read(number), reader.key(number)
             fields = meta(sample)
             del fields["crc32"], sample["json"]
+            for result in fields["detectors"].values():  # null before format 1.2
+                result["fallback"] = result["fallback"] or ""
             for name in job.solve:
                 assert maps is not None
                 box, kind = solve(maps.read(name, row), job.objective)
                 sample[f"{name}.npy"] = box_bytes(box)
-                fields["detectors"][name]["fallback"] = kind
+                fields["detectors"][name]["fallback"] = kind or ""
             if job.add == "gt":
                 truth = np.array(fields["boxes"], np.float32).reshape(-1, 4)
                 sample["gt.npy"] = box_bytes(largest_box(truth, fields["file"]))
-                fields["detectors"]["gt"] = {"fallback": None}
+                fields["detectors"]["gt"] = {"fallback": ""}
             elif job.add:
                 image = Decoded(sample["jpg"], fields["file"], log)
                 result = find_box(job.add, image, job.objective, job.keep_maps, log)
                 sample[f"{component(job.add)}.npy"] = box_bytes(result.box)
-                fields["detectors"][component(job.add)] = {"fallback": result.fallback}
+                fields["detectors"][component(job.add)] = {"fallback": result.fallback or ""}
                 if result.stored_map is not None:
                     new_maps.append(result.stored_map)
             writer.add(key, sample, fields)

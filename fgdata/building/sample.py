@@ -13,6 +13,8 @@ from ..boxes.geometry import clip_boxes
 from ..boxes.objective import Objective, solve
 from ..datasets import Record
 from ..errors import InputError, printable
+from ..images.jpeg import clear_orientation
+from ..images.orientation import read_orientation, turn_upright
 from ..saliency import component, least_side, saliency_map, uses_superpixels
 from ..shards.maps import shrink_map
 from ..shards.writer import box_bytes
@@ -39,8 +41,8 @@ class Recipe:
 class Decoded:
     """The pixels and superpixels of one image, computed on first use."""
 
-    def __init__(self, data: bytes, file: str, log: Log):
-        self.data, self.file, self.log = data, file, log
+    def __init__(self, data: bytes, file: str, log: Log, orientation: int = 1):
+        self.data, self.file, self.log, self.orientation = data, file, log, orientation
         self._pixels: dict[int | None, np.ndarray] = {}
         self._graph: Superpixels | None = None
 
@@ -48,7 +50,8 @@ class Decoded:
         """(H, W, 3) uint8; `least_side` as in `images.decode`."""
         if least_side not in self._pixels:
             with self.log.stage("decode"):
-                self._pixels[least_side] = images.decode(self.data, self.file, least_side)
+                rgb = images.decode(self.data, self.file, least_side)
+                self._pixels[least_side] = turn_upright(rgb, self.orientation)
         return self._pixels[least_side]
 
     def superpixels(self) -> "Superpixels":
@@ -106,15 +109,18 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     width, height = header.width, header.height
     truth, clipped = _truth(pixel_boxes, header, record.file)
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
-    keeps = header.format == "jpeg" and header.channels in (1, 3) and not shrinks
-    image = Decoded(data, record.file, log)
+    orientation = read_orientation(data) if record.upright else 1
+    keeps = header.plain and orientation == 1 and not shrinks
+    image = Decoded(data, record.file, log, orientation)
     boxes: dict[str, Box] = {}
     for name in recipe.saliency:
         if name == "gt":
             boxes[name] = Box(largest_box(truth, record.file), None, None)
         else:
             boxes[component(name)] = find_box(name, image, recipe.objective, recipe.keep_maps, log)
-    if not keeps:
+    if keeps:
+        data = clear_orientation(data)  # a reader that applies EXIF must not turn the image away from its boxes
+    else:
         rgb = image.pixels()
         with log.stage("encode"):
             rgb = images.shrink(rgb, recipe.max_side) if recipe.max_side else rgb
@@ -128,7 +134,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         "class": record.class_name,
         "split": record.split,
         "boxes": [[round(float(value), 7) for value in box] for box in truth],
-        "detectors": {name: {"fallback": box.fallback} for name, box in boxes.items()},
+        "detectors": {name: {"fallback": box.fallback or ""} for name, box in boxes.items()},
     }
     if clipped:
         meta["boxes_clipped"] = True
@@ -147,7 +153,7 @@ def find_fault(record: Record, load: Callable) -> str | None:
         _refuse_name(record)
         data, pixel_boxes = load(record)
         header = images.header(data, record.file)
-        if header.format != "jpeg":
+        if not header.plain:
             images.decode(data, record.file)
         _truth(pixel_boxes, header, record.file)
     except InputError as error:

@@ -29,6 +29,10 @@ class Record:
     """train or test."""
     boxes: PixelBoxes | None = ()
     """Ground truth in pixels. () if there is none; None if only `Dataset.load` can give it."""
+    upright: bool = False
+    """Turn the picture upright by its EXIF orientation. False if boxes or labels belong to the stored pixel grid."""
+    size: tuple[int, int] | None = None
+    """(width, height) of the picture that the boxes were drawn on, if the annotations state it."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ in devkit/ or beside it (`annotations` with bbox_x1 .. bbox_y2, class, fname), c
 Corners count from 1 and are both inside the box; classes count from 1 and become labels from 0.
 """
 
+from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +20,68 @@ NAME = "cars"
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 PUBLISHED = {"classes": 196, "train": 8144, "test": 8041}
 TEST = "cars_test_annos_withlabels.mat"
+DEVKITS = ("devkit", "car_devkit/devkit")
+MOST_VALUES = 1_000_000  # in one variable; the published files have 16,185
 
 
 def read(root: Path) -> Dataset:
     """Reads the dataset from `root`. InputError at the first fault of its .mat files, or if SciPy is missing."""
-    if (root / "cars_annos.mat").is_file():
+    one_folder = (root / "cars_annos.mat").is_file() and (root / "car_ims").is_dir()
+    if one_folder:
         variables = _load(root / "cars_annos.mat", ("annotations", "class_names"))
         classes = _classes(variables)
         records = _records(root / "cars_annos.mat", variables["annotations"], classes, "relative_im_path", "", "")
     else:
-        test = f"devkit/{TEST}" if (root / "devkit" / TEST).is_file() else TEST
-        needed = ["devkit/cars_meta.mat", "devkit/cars_train_annos.mat", test, "cars_train", "cars_test"]
-        if not (root / "devkit").is_dir():
+        devkit = next((path for path in DEVKITS if (root / path).is_dir()), "")
+        if not devkit:
+            _explain_kaggle(root)
+        test = f"{devkit}/{TEST}" if (root / devkit / TEST).is_file() else TEST
+        needed = [f"{devkit}/cars_meta.mat", f"{devkit}/cars_train_annos.mat", test, "cars_train", "cars_test"]
+        if not devkit:
             needed = ["cars_annos.mat", "car_ims"]
         parsing.find_root(NAME, root, [], needed, "the dataset (car_ims.tgz with cars_annos.mat, or devkit/)")
         classes = _classes(_load(root / needed[0], ("class_names",)))
         records = []
         for path, split in ((root / needed[1], "train"), (root / needed[2], "test")):
             annotations = _load(path, ("annotations",))["annotations"]
-            records += _records(path, annotations, classes, "fname", f"cars_{split}/", split)
+            folder = f"cars_{split}/"
+            if (root / folder / folder).is_dir():  # as Kaggle's copies are unpacked
+                folder += folder
+            records += _records(path, annotations, classes, "fname", folder, split)
     parsing.check_files_exist(NAME, "the .mat files", root, {record.id: record.file for record in records})
     note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)
 
 
+def _explain_kaggle(root: Path) -> None:
+    """InputError if the root is Kaggle's copy without the devkit: its cars_annos.mat lists files under other names."""
+    if (root / "cars_train").is_dir() and not (root / "car_ims").is_dir():
+        raise InputError(
+            f"{NAME}: {root} has cars_train/ but no devkit/ that lists its images; cars_annos.mat lists those of "
+            f"car_ims/. Get car_devkit.tgz (some of the copies on Kaggle contain it), unpack it to "
+            f"{root / 'devkit'}, and put {TEST} beside it."
+        )
+
+
 def _load(path: Path, variables: tuple[str, ...]) -> dict[str, Any]:
     """The variables of a .mat file of version 4 to 7, arrays squeezed. InputError if one of `variables` is missing."""
     try:
-        from scipy.io import loadmat
+        from scipy.io import loadmat, whosmat
     except ImportError:
         raise InputError(f"{NAME}: reading {path} needs SciPy: pip install scipy") from None
+    data = parsing.read_bytes(NAME, path)
     try:
-        content = loadmat(str(path), squeeze_me=True)
+        sizes = {name: prod(shape) for name, shape, _ in whosmat(BytesIO(data))}
+        if large := [name for name, size in sizes.items() if size > MOST_VALUES]:
+            raise ValueError(f"{large[0]} has {sizes[large[0]]:,} values; at most {MOST_VALUES:,} are allowed")
+        content = loadmat(BytesIO(data), squeeze_me=True, variable_names=variables)
     except Exception as fault:  # SciPy raises many kinds of exceptions on damaged files
+        reason = str(fault).rstrip(" .") or type(fault).__name__
         raise InputError(
-            f"{NAME}: {path} is not a MATLAB file that SciPy can read: {fault}".rstrip(" .") + "."
+            f"{NAME}: {path} is not a MATLAB file that SciPy can read: {reason}. Restore the file."
         ) from None
     if missing := [word for word in variables if word not in content]:
-        present = ", ".join(word for word in content if not word.startswith("__")) or "nothing"
+        present = ", ".join(sizes) or "nothing"
         hint = f" The devkit's own test list has no labels; {TEST} has them." if "test" in path.name else ""
         raise InputError(
             f"{NAME}: {path} is not one of the devkit's .mat files: no {', '.join(missing)}; it has {present}.{hint}"
@@ -87,7 +113,7 @@ def _records(
                 raise ValueError(f"class {label + 1}: classes are 1 to {len(classes)}")
             half = split or ("test" if int(entry["test"]) else "train")
             box = parsing.box_from_corners(x1, y1, x2, y2, first=1)
-        except (ValueError, TypeError) as fault:
+        except (ValueError, TypeError, OverflowError) as fault:
             raise InputError(f"{NAME}: {path}, annotation {number}: {fault}") from None
         records.append(Record(place.rsplit(".", 1)[0], place, label, classes[label], half, (box,)))
     return records

@@ -7,6 +7,7 @@ at its offset in the file and return it as PNG, which is lossless.
 
 import io
 import pickle
+import pickletools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..files.regular import open_regular
 from . import Dataset, PixelBoxes, Record, parsing
 
 NAME = "cifar100"
@@ -74,7 +76,7 @@ class Pixels:
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
         path = self.folder / record.split
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 file.seek(self.offsets[record.split] + BYTES * int(record.id.split("/")[1]))
                 planes = np.frombuffer(file.read(BYTES), np.uint8).reshape(3, 32, 32)
         except (OSError, ValueError) as fault:
@@ -114,8 +116,9 @@ def _words(path: Path, names: Any) -> tuple[str, ...]:
 
 def _unpickle(path: Path, keys: tuple[bytes, ...]) -> tuple[dict[bytes, Any], bytes]:
     """-> (the file's dict, the file's bytes)."""
-    content = path.read_bytes()
+    content = parsing.read_bytes(NAME, path)
     try:
+        _check_memo(content)
         values = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as fault:  # a damaged pickle can raise any kind of exception
         raise InputError(
@@ -127,6 +130,13 @@ def _unpickle(path: Path, keys: tuple[bytes, ...]) -> tuple[dict[bytes, Any], by
             f"{NAME}: {path} is not one of CIFAR-100's files: it lacks {wanted}. Unpack cifar-100-python.tar.gz again."
         )
     return values, content
+
+
+def _check_memo(content: bytes) -> None:
+    """UnpicklingError if an object's number exceeds the pickle's length: the unpickler reserves that many slots."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"it numbers an object {argument:,} in {len(content):,} bytes")
 
 
 def _find_offset(content: bytes, raw: bytes, path: Path) -> int:

@@ -3,15 +3,53 @@
 An image has many boxes, kept in the order of the file. Its class is that of the largest box, which is also the box of
 the detector gt. Crowd regions and boxes without area are ignored; an image without any box is left out (about one in a
 hundred). The published validation images are the test split.
+
+Some tools draw boxes on the picture as EXIF turns it, not as it is stored. The json's width and height show which.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as excerpt
 
+from .. import images
 from ..errors import InputError
-from . import Dataset, Record, parsing
+from ..images.orientation import box_to_stored, read_orientation, swaps_sides
+from . import Dataset, PixelBoxes, Record, parsing, scan
 
 NAME = "coco"
 PUBLISHED = {2017: (118287, 5000), 2014: (82783, 40504)}
+
+
+@dataclass(frozen=True)
+class StoredBoxes(parsing.Files):
+    """Loads a Record: `files(record)` -> (the bytes of its file, its boxes in pixels of the stored picture)."""
+
+    def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
+        data, boxes = super().__call__(record)
+        orientation = read_orientation(data)
+        header = images.header(data, record.file)
+        stored = header.width, header.height
+        upright = stored[::-1] if swaps_sides(orientation) else stored
+        square = stored[0] == stored[1]
+        if orientation == 1 and (square or record.size != stored[::-1]):
+            return data, boxes
+        if swaps_sides(orientation) and not square and record.size in (stored, upright):
+            if record.size == upright:
+                boxes = tuple(box_to_stored(box, orientation, *stored) for box in boxes)
+            return data, boxes
+        stated = f"{record.size[0]} x {record.size[1]}" if record.size else "no size"
+        if orientation == 1:
+            advice = "Its boxes belong to a picture that lies on its side. Replace the file with the annotated picture."
+        else:
+            advice = (
+                "That does not show whether its boxes belong to the stored or to the turned picture. If to the stored "
+                "one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If to the turned one, turn the file "
+                "(mogrify -auto-orient FILE)."
+            )
+        raise InputError(
+            f"{self.name}: image {record.id}, {record.file}: stored as {stored[0]} x {stored[1]} pixels with EXIF "
+            f"orientation {orientation}; the json states {stated}. {advice} Or skip such images: --on-bad-image skip"
+        )
 
 
 def read(root: Path) -> Dataset:
@@ -26,13 +64,13 @@ def read(root: Path) -> Dataset:
     if not halves:
         raise InputError(
             f"{NAME}: {folder} has neither instances_train2017.json nor instances_val2017.json, nor those of 2014. "
-            "Unpack annotations_trainval2017.zip, and name the folder that contains annotations/: --root FOLDER"
+            + _explain_other_files(root)
         )
     names: dict[int, str] = {}
     records: list[Record] = []
     total, listed = {"train": 0, "test": 0}, {}
     for split, path in halves.items():
-        lists = parsing.read_json_lists(NAME, path, ("images", "annotations", "categories"), drop="segmentation")
+        lists = parsing.read_json_lists(NAME, path, ("images", "annotations", "categories"), remove="segmentation")
         categories = parsing.read_categories(NAME, path, lists["categories"])
         if names and categories != names:
             raise InputError(f"{NAME}: {path} and {halves['train'].name} have different categories.")
@@ -49,12 +87,24 @@ def read(root: Path) -> Dataset:
     without_box = sum(total.values()) - len(records)
     notes = [f"a subset: {', '.join(ratios)}"] if ratios else []
     notes += [f"{without_box:,} images without a box are left out"] if without_box else []
-    return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note="; ".join(notes))
+    return Dataset(NAME, classes, tuple(records), StoredBoxes(NAME, root), note="; ".join(notes))
 
 
 def _halves(folder: Path, year: int) -> dict[str, Path]:
     paths = {"train": folder / f"instances_train{year}.json", "test": folder / f"instances_val{year}.json"}
     return {split: path for split, path in paths.items() if path.is_file()}
+
+
+def _explain_other_files(root: Path) -> str:
+    """What to do with the json files of other tools, such as Roboflow, CVAT or Label Studio."""
+    folders = [root, *(root / name for name in scan.list_folders(root))]
+    others = [path.relative_to(root).as_posix() for folder in folders for path in sorted(folder.glob("*.json"))]
+    if not others:
+        return "Unpack annotations_trainval2017.zip, and name the folder that contains annotations/: --root FOLDER"
+    return (
+        f"It has {parsing.abbreviate(others)}. To read such a file, save it as annotations/instances_train2017.json "
+        "and its images in train2017/; a test split likewise as instances_val2017.json and val2017/."
+    )
 
 
 def _records(
@@ -63,36 +113,52 @@ def _records(
     """Records of the images that have a box. Adds the file of every image to `listed` {split/id: path}."""
     rank = {number: label for label, number in enumerate(sorted(names))}
     files: dict[int, str] = {}
+    sizes: dict[int, tuple[int, int] | None] = {}
     for number, entry in enumerate(lists["images"], 1):
         image, file = entry.get("id"), entry.get("file_name")
         try:
             if not isinstance(image, int) or image in files:
-                raise ValueError(f"id {image}: must be a unique whole number")
-            files[image] = listed[f"{split}/{image}"] = prefix + parsing.check_relative_path(str(file or ""))
+                raise ValueError(f"id {excerpt(image)}: must be a unique whole number")
+            files[image] = listed[f"{split}/{image}"] = prefix + parsing.check_relative_path(
+                file if isinstance(file, str) else ""
+            )
         except ValueError as fault:
             raise InputError(f"{NAME}: {path}, image {number}: {fault}") from None
+        size = entry.get("width"), entry.get("height")
+        sizes[image] = (size[0], size[1]) if all(isinstance(side, int) and side > 0 for side in size) else None
     boxes: dict[int, list[parsing.Box]] = {image: [] for image in files}
     labels: dict[int, list[int]] = {image: [] for image in files}
     for number, entry in enumerate(lists["annotations"], 1):
         image, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
         try:
             if not isinstance(image, int) or image not in files:
-                raise ValueError(f"image_id {image} is not in the list of images")
+                raise ValueError(f"image_id {excerpt(image)} is not in the list of images")
             if not isinstance(category, int) or category not in names:
-                raise ValueError(f"category_id {category} is not one of the {len(names)} categories")
-            left, top, width, height = (float(value) for value in box)
-            if entry.get("iscrowd") or width == 0 or height == 0:  # the published files contain some boxes without area
+                raise ValueError(f"category_id {excerpt(category)} is not one of the {len(names)} categories")
+            left, top, width, height = _box_numbers(box)
+            if entry.get("iscrowd") or width == 0 or height == 0:  # the published files contain a few empty boxes
                 continue
             boxes[image].append(parsing.check_box(left, top, width, height))
             labels[image].append(category)
-        except (ValueError, TypeError) as fault:
-            raise InputError(f"{NAME}: {path}, annotation {number}, bbox {box}: {fault}") from None
+        except (ValueError, TypeError, OverflowError) as fault:
+            raise InputError(f"{NAME}: {path}, annotation {number}, bbox {excerpt(box)}: {fault}") from None
     records = []
     for image, file in files.items():
         if boxes[image]:
             category = labels[image][_largest(boxes[image])]
-            records.append(Record(str(image), file, rank[category], names[category], split, tuple(boxes[image])))
+            label, name = rank[category], names[category]
+            records.append(Record(str(image), file, label, name, split, tuple(boxes[image]), size=sizes[image]))
     return records
+
+
+def _box_numbers(box: object) -> list[float]:
+    if not isinstance(box, list) or len(box) != 4:
+        state = "is missing" if box is None else "is empty" if box == [] else "is not a box"
+        raise ValueError(
+            f"it {state}; expected [left, top, width, height] in pixels. Export the annotations with bounding boxes, "
+            "or remove those without one"
+        )
+    return [float(value) for value in box]
 
 
 def _largest(boxes: list[parsing.Box]) -> int:

@@ -8,10 +8,8 @@ import hashlib
 import os
 import shutil
 import sys
-import tarfile
 import time
-import zipfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
@@ -19,9 +17,12 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from ..errors import InputError
-from ..files.lock import create_folder
+from ..files.lock import create_folder, lock
+from ..files.regular import open_regular
 from ..progress import Progress
 from . import DATASETS, Archive, default_root
+from .scan import is_never_data
+from .unpack import unpack
 
 WORK = ".download"
 TRIES = 5  # consecutive attempts without progress
@@ -52,36 +53,51 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
         raise InputError(f"Dataset {name} cannot be downloaded; {reason}.\nExpected layout: {row.layout}")
     root = default_root(name) if root is None else Path(root)
     work = root / WORK
-    if root.is_dir() and not work.is_dir() and any(root.iterdir()):
+    if root.is_dir() and not work.is_dir() and any(not is_never_data(entry.name) for entry in root.iterdir()):
         print(f"{root} already contains files; nothing was downloaded.", file=sys.stderr)
         return
     create_folder(work, "--root")
-    for archive in archives:
-        done = work / f"{archive.file}.done"
-        if done.is_file() and done.read_text("ascii") == archive.md5:
-            print(f"{archive.file} was already downloaded; to download it again, remove {done}", file=sys.stderr)
-            continue
-        path = work / archive.file
-        if not path.is_file():
-            try:
-                _fetch(archive, path)
-            except InputError:
-                with suppress(OSError):  # removes empty folders only, so a partial download is kept
-                    work.rmdir()
-                    root.rmdir()
-                raise
-        print(f"Unpacking {archive.file} into {root}", file=sys.stderr)
-        _unpack(path, root)
-        if hasattr(os, "sync"):  # the unpacked files must be on disk before the archive is removed
-            os.sync()
-        done.write_text(archive.md5, "ascii")
-        path.unlink()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(work))
+        except InputError:
+            raise InputError(
+                f"Another process is downloading to {root}. Wait until it ends, or name another folder: --root FOLDER"
+            ) from None
+        for archive in archives:
+            _install(archive, root)
+
+
+def _install(archive: Archive, root: Path) -> None:
+    """Downloads and unpacks one archive, unless that is done."""
+    work = root / WORK
+    done = work / f"{archive.file}.done"
+    if done.is_file() and done.read_bytes() == archive.md5.encode():
+        print(f"{archive.file} was already downloaded; to download it again, remove {done}", file=sys.stderr)
+        return
+    path = work / archive.file
+    if not path.is_file():
+        try:
+            _fetch(archive, path)
+        except InputError:
+            with suppress(OSError):  # removes empty folders only, so a partial download is kept
+                work.rmdir()
+                root.rmdir()
+            raise
+    print(f"Unpacking {archive.file} into {root}", file=sys.stderr)
+    unpack(path, root)
+    if hasattr(os, "sync"):  # the unpacked files must be on disk before the archive is removed
+        os.sync()
+    done.write_text(archive.md5, "ascii")
+    path.unlink()
 
 
 def _fetch(archive: Archive, path: Path) -> None:
     """Downloads an archive to `path`. InputError if the server fails repeatedly or the MD5 is wrong."""
     part = path.with_name(f"{path.name}.part")
     resume = f"Run the same command again to resume ({part})."
+    if part.exists() and not part.is_file():
+        raise InputError(f"{part} is not a regular file. Remove it and run the same command again.")
     tries = 0
     while True:
         size = part.stat().st_size if part.is_file() else 0
@@ -150,26 +166,5 @@ def _append(archive: Archive, part: Path, start: int) -> None:
 
 
 def _md5(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _unpack(path: Path, root: Path) -> None:
-    """Unpacks a tar or zip into `root`. InputError if it is damaged or a member would be written outside `root`."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for entry in archive.infolist():
-                    if not (root / entry.filename).resolve().is_relative_to(root.resolve()):
-                        raise InputError(
-                            f"{path}: its member {entry.filename!r} would be written outside {root}. "
-                            "Nothing was unpacked."
-                        )
-                archive.extractall(root)
-        else:
-            with tarfile.open(path) as archive:
-                archive.extractall(root, filter="data")
-    except tarfile.FilterError as fault:
-        raise InputError(f"{path}: {fault}. Unpacking stopped.") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as fault:
-        raise InputError(f"{path} cannot be unpacked: {fault}. Remove it and run the same command again.") from None

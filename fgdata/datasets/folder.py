@@ -1,16 +1,16 @@
 """Layouts made of folders only: `folder` (class/image), `flat` (images without classes), and both ImageNets.
 
-Classes are sorted by folder name, or in the order of imagenet100's list. The suffix decides which files are images.
+Classes are sorted by folder name, or in the order of imagenet100's list. `scan` decides which files are images.
 """
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, Record, parsing
+from . import Dataset, Record, parsing, scan
 
 TESTS = ("test", "val", "valid", "validation")
 """Names of the test split's folder beside train/. The first that exists is used."""
@@ -20,15 +20,16 @@ IMAGENET = {"classes": 1000, "train": 1281167, "test": 50000}
 def read(root: Path) -> Dataset:
     """Reads root/CLASS/IMAGE, all train; or root/train/CLASS/IMAGE and root/test/CLASS/IMAGE with the same classes.
 
-    The note names every folder beside train/ that is left out. InputError if a class folder has no image.
+    Pictures are turned upright by their EXIF orientation. The note names what is left out. InputError if a class folder
+    has no image.
     """
     if not (root / "train").is_dir():
         classes = _classes("folder", root)
-        _refuse_splits(root, classes)
-        return _dataset("folder", root, {"train": ""}, classes)
+        _refuse_splits(root, [name for names in classes.values() for name in names])
+        return _dataset("folder", root, {"train": ""}, classes, upright=True)
     tests = [half for half in TESTS if (root / half).is_dir()]
     notes = [f"{half}/ is left out: {tests[0]}/ is the test split" for half in tests[1:]]
-    ignored = [f"{word}/" for word in _classes("folder", root) if word not in ("train", *tests)]
+    ignored = [f"{word}/" for word in scan.list_folders(root) if word not in ("train", *tests)]
     if ignored:
         verb = "is" if len(ignored) == 1 else "are"
         notes.append(
@@ -41,7 +42,7 @@ def read(root: Path) -> Dataset:
             f"folder: {root / tests[0]} has classes that train/ lacks: {parsing.abbreviate(extra)}. "
             "Rename or remove them."
         )
-    return _dataset("folder", root, halves, classes, "\n".join(notes))
+    return _dataset("folder", root, halves, classes, notes, upright=True)
 
 
 def _refuse_splits(root: Path, classes: list[str]) -> None:
@@ -56,20 +57,27 @@ def _refuse_splits(root: Path, classes: list[str]) -> None:
 
 
 def read_flat(root: Path) -> Dataset:
-    """Reads root/IMAGE as one class, `unlabelled`, all train. InputError if there is no image."""
-    names = sorted(entry.name for entry in os.scandir(root) if Path(entry.name).suffix.lower() in parsing.SUFFIXES)
+    """Reads root/IMAGE as one class, `unlabelled`, all train. InputError if there is no image.
+
+    Pictures are turned upright by their EXIF orientation. The note names what is left out.
+    """
+    left_out = scan.LeftOut()
+    names = scan.list_images(root, left_out)
     if not names:
-        raise InputError(f"flat: {root} contains no images. If they are in class folders, use: --dataset folder")
-    records = tuple(Record(name, name, 0, "unlabelled", "train") for name in names)
-    return Dataset("flat", ("unlabelled",), records, parsing.Files("flat", root))
+        raise InputError(
+            f"flat: {root} contains no images. If they are in class folders, use: --dataset folder"
+            + "".join(f"\n{line}" for line in left_out.notes())
+        )
+    records = tuple(Record(name, name, 0, "unlabelled", "train", upright=True) for name in names)
+    note = "\n".join(left_out.notes())
+    return Dataset("flat", ("unlabelled",), records, parsing.Files("flat", root), note=note)
 
 
 def read_imagenet(root: Path) -> Dataset:
     """Reads root/train/nXXXXXXXX/ and root/val/nXXXXXXXX/. The published validation images are the test split."""
     classes = _classes("imagenet", _train("imagenet", root))
     halves = _halves("imagenet", root)
-    dataset = _dataset("imagenet", root, halves, classes)
-    return replace(dataset, note=parsing.check_counts("imagenet", classes, dataset.records, IMAGENET))
+    return _add_counts(_dataset("imagenet", root, halves, classes), IMAGENET)
 
 
 def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Dataset:
@@ -97,9 +105,14 @@ def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Datase
         raise InputError(
             f"imagenet100: {len(missing)} classes of {path} have no folder in {train}: {parsing.abbreviate(missing)}."
         )
-    dataset = _dataset("imagenet100", root, _halves("imagenet100", root), classes)
+    dataset = _dataset("imagenet100", root, _halves("imagenet100", root), {word: [word] for word in classes})
     published = {"classes": 100, "test": 5000}  # the number of training images depends on the list
-    return replace(dataset, note=parsing.check_counts("imagenet100", classes, dataset.records, published))
+    return _add_counts(dataset, published)
+
+
+def _add_counts(dataset: Dataset, published: dict[str, int]) -> Dataset:
+    counts = parsing.check_counts(dataset.name, dataset.classes, dataset.records, published)
+    return replace(dataset, note="\n".join(line for line in (counts, dataset.note) if line))
 
 
 def _train(name: str, root: Path) -> Path:
@@ -118,36 +131,38 @@ def _halves(name: str, root: Path) -> dict[str, str]:
     return {"train": "train/", "test": "val/"}
 
 
-def _classes(name: str, folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
+def _classes(name: str, folder: Path) -> dict[str, list[str]]:
+    """{class in Unicode's form NFC: its folders}, sorted. Folders whose names differ only in the form are one class."""
+    classes: dict[str, list[str]] = {}
+    for word in scan.list_folders(folder):
+        classes.setdefault(scan.normalize(word), []).append(word)
+    if not classes:
         raise InputError(f"{name}: {folder} has no class folders. For images without classes, use: --dataset flat")
-    return names
+    return classes
 
 
-def _dataset(name: str, root: Path, halves: dict[str, str], classes: Sequence[str], note: str = "") -> Dataset:
-    """All images in the class folders of each split, at any depth. Ids are paths."""
-    records = []
+def _dataset(
+    name: str,
+    root: Path,
+    halves: dict[str, str],
+    classes: dict[str, list[str]],
+    notes: Sequence[str] = (),
+    upright: bool = False,
+) -> Dataset:
+    """All images in the class folders of each split, at any depth. Ids are paths.
+
+    A class is named like its first folder.
+    """
+    records, left_out = [], scan.LeftOut()
+    names = tuple(folders[0] for folders in classes.values())
     for split, half in halves.items():
-        for label, word in enumerate(classes):
-            files = _list_images(root, f"{half}{word}")
+        in_split = classes if split == "train" else _classes(name, root / half)
+        for label, (key, word) in enumerate(zip(classes, names)):
+            files = [file for part in in_split.get(key, ()) for file in scan.walk_images(root, half + part, left_out)]
             if not files and split == "train":
                 raise InputError(
                     f"{name}: the class folder {root / half / word} contains no images. Add some, or remove it."
+                    + "".join(f"\n{line}" for line in left_out.notes())
                 )
-            records += [Record(file, file, label, word, split) for file in files]
-    return Dataset(name, tuple(classes), tuple(records), parsing.Files(name, root), note=note)
-
-
-def _list_images(root: Path, folder: str) -> list[str]:
-    if not (root / folder).is_dir():
-        return []
-    return sorted(_walk(str(root / folder), folder))
-
-
-def _walk(path: str, name: str) -> Iterable[str]:
-    for entry in os.scandir(path):
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{name}/{entry.name}")
-        elif os.path.splitext(entry.name)[1].lower() in parsing.SUFFIXES:
-            yield f"{name}/{entry.name}"
+            records += [Record(file, file, label, word, split, upright=upright) for file in files]
+    return Dataset(name, names, tuple(records), parsing.Files(name, root), note="\n".join([*notes, *left_out.notes()]))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError
-from . import Dataset, Record, parsing
+from . import Dataset, Record, parsing, scan
 
 NAME = "gtsrb"
 ROI = ("Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
@@ -23,7 +23,7 @@ Sign = tuple[str, int, parsing.Box]
 
 def read(root: Path) -> Dataset:
     """Reads the dataset from `root`. InputError at the first fault of its CSV files."""
-    halves = _kaggle(root) if (root / "Train.csv").is_file() else _official(root)
+    halves = _kaggle(root) if (root / parsing.find_entry(root, "Train.csv")).is_file() else _official(root)
     for half in halves.values():
         parsing.check_files_exist(NAME, "its csv", root, {str(n): sign[0] for n, sign in enumerate(half)})
     rank = {
@@ -40,16 +40,21 @@ def read(root: Path) -> Dataset:
 
 
 def _kaggle(root: Path) -> dict[str, list[Sign]]:
-    parsing.find_root(NAME, root, [], ("Train.csv", "Test.csv"), "the Kaggle archive")
+    """Kaggle's layout, also with folders and files in lower case."""
+    files = {"train": parsing.find_entry(root, "Train.csv"), "test": parsing.find_entry(root, "Test.csv")}
+    parsing.find_root(NAME, root, [], tuple(files.values()), "the Kaggle archive")
     columns = (*ROI, "ClassId", "Path")
-    return {
-        split: parsing.read_csv(NAME, root / file, columns, _sign("Path", ""))
-        for split, file in (("train", "Train.csv"), ("test", "Test.csv"))
-    }
+    folders = {name: parsing.find_entry(root, name) for name in ("Train", "Test")}
+
+    def parse(row: dict[str, str]) -> Sign:
+        first, slash, rest = row["Path"].partition("/")
+        return _sign("Path", "")(row | {"Path": folders.get(first, first) + slash + rest})
+
+    return {split: parsing.read_csv(NAME, root / file, columns, parse) for split, file in files.items()}
 
 
 def _official(root: Path) -> dict[str, list[Sign]]:
-    top = "GTSRB/" if (root / "GTSRB").is_dir() else ""
+    top = f"{top}/" if (root / (top := parsing.find_entry(root, "GTSRB"))).is_dir() else ""
     tests = [f"{top}Final_Test/Images/GT-final_test.csv", "GT-final_test.csv", f"{top}GT-final_test.csv"]
     test = next((path for path in tests if (root / path).is_file()), "GT-final_test.csv")
     train = f"{top}Final_Training/Images"
@@ -58,9 +63,9 @@ def _official(root: Path) -> dict[str, list[Sign]]:
     )
     columns = (*ROI, "ClassId", "Filename")
     signs = []
-    for folder in sorted(path for path in (root / train).iterdir() if path.is_dir()):
-        csv = folder / f"GT-{folder.name}.csv"
-        signs += parsing.read_csv(NAME, csv, columns, _sign("Filename", f"{train}/{folder.name}/"), ";")
+    for folder in scan.list_folders(root / train):
+        csv = root / train / folder / f"GT-{folder}.csv"
+        signs += parsing.read_csv(NAME, csv, columns, _sign("Filename", f"{train}/{folder}/"), ";")
     if not signs:
         raise InputError(f"{NAME}: {root / train} has no class folders; expected 00000/ to 00042/.")
     return {

@@ -4,8 +4,8 @@ The published validation images are the test split here; the competition's own t
 names in these files are numbers. With categories.json beside them, released after the competition, they are species.
 """
 
-import json
 from pathlib import Path
+from reprlib import repr as excerpt
 
 from ..errors import InputError
 from . import Dataset, Record, parsing
@@ -45,10 +45,7 @@ def read(root: Path) -> Dataset:
 
 def _read_species(path: Path) -> dict[int, str]:
     """categories.json, a list of {id, name, ...} -> {id: name}."""
-    try:
-        entries = json.loads(parsing.read_text(NAME, path))
-    except json.JSONDecodeError as fault:
-        raise InputError(f"{NAME}: {path}, line {fault.lineno}, column {fault.colno}: {fault.msg}") from None
+    entries = parsing.read_json(NAME, path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{NAME}: {path} is not a JSON list of categories.")
     return parsing.read_categories(NAME, path, entries)
@@ -60,8 +57,8 @@ def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int]
         image, category = entry.get("image_id"), entry.get("category_id")
         if not isinstance(category, int) or category not in names or not isinstance(image, int) or image in labels:
             raise InputError(
-                f"{NAME}: {path}, annotation {number}: image_id {image}, category_id {category}: each image needs "
-                f"exactly one annotation, with one of the {len(names):,} categories."
+                f"{NAME}: {path}, annotation {number}: image_id {excerpt(image)}, category_id {excerpt(category)}: "
+                f"each image needs exactly one annotation, with one of the {len(names):,} categories."
             )
         labels[image] = category
     records, ids = [], set()
@@ -69,8 +66,8 @@ def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int]
         image, file = entry.get("id"), entry.get("file_name")
         if not isinstance(image, int) or image in ids or image not in labels or not isinstance(file, str):
             raise InputError(
-                f"{NAME}: {path}, image {number}, id {image}, file_name {file}: needs a unique id with one "
-                "annotation, and a file name."
+                f"{NAME}: {path}, image {number}, id {excerpt(image)}, file_name {excerpt(file)}: needs "
+                "a unique id with one annotation, and a file name."
             )
         ids.add(image)
         try:

@@ -30,21 +30,21 @@ class Masked:
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
         path = self.root / _mask(record.split, record.id)
         data, _ = parsing.Files(NAME, self.root)(record)
-        try:
-            mask = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_GRAYSCALE)
-        except OSError as fault:
-            raise InputError(f"{NAME}: mask of image {record.id}, {path}: {fault.strerror}") from None
-        if mask is None:
-            raise InputError(f"{NAME}: the mask {path} cannot be read as an image.")
-        header = images.header(data, record.file)
-        if mask.shape != (header.height, header.width):
+        content = parsing.read_bytes(f"{NAME}: mask of image {record.id}", path)
+        size, of_mask = images.header(data, record.file), images.header(content, f"{NAME}: the mask {path}")
+        if (of_mask.width, of_mask.height) != (size.width, size.height):
             raise InputError(
-                f"{NAME}: the mask {path} is {mask.shape[1]} x {mask.shape[0]} pixels; its image is "
-                f"{header.width} x {header.height}."
+                f"{NAME}: the mask {path} is {of_mask.width} x {of_mask.height} pixels; its image is "
+                f"{size.width} x {size.height}. Restore the mask, or skip such images: --on-bad-image skip"
             )
-        left, top, width, height = cv2.boundingRect((mask > 127).astype(np.uint8))
+        mask = images.decode(content, f"{NAME}: the mask {path}").max(axis=-1)
+        inside = mask > mask.max() // 2  # half of the brightest value: masks are 0 and 255, in some copies 0 and 1
+        left, top, width, height = cv2.boundingRect(inside.astype(np.uint8))
         if not width:
-            raise InputError(f"{NAME}: the mask {path} is empty: no pixel is marked as lesion.")
+            raise InputError(
+                f"{NAME}: the mask {path} is empty: no pixel is marked as lesion. "
+                "Restore the mask, or skip such images: --on-bad-image skip"
+            )
         return data, ((float(left), float(top), float(width), float(height)),)
 
 

@@ -7,18 +7,21 @@ the line's text, and raises InputError.
 import csv
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from reprlib import repr as excerpt
 from typing import Any, TypeVar
 
 from ..errors import InputError
+from ..files.regular import open_regular
 from . import PixelBoxes, Record
 
+MOST_DIGITS = 18  # of a whole number that is an id
 SHOWN = 5  # how many items of a long list a message names
-SUFFIXES = frozenset(".jpg .jpeg .png .ppm .pgm .bmp .gif .tif .tiff .webp".split())
 Value = TypeVar("Value")
 Box = tuple[float, float, float, float]
 
@@ -33,21 +36,50 @@ class Files:
     """The folder that `Record.file` is relative to."""
 
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
-        try:
-            return (self.folder / record.file).read_bytes(), record.boxes or ()
-        except OSError as fault:
-            raise InputError(f"{self.name}: image {record.id}, {self.folder / record.file}: {fault.strerror}") from None
+        return read_bytes(f"{self.name}: image {record.id}", self.folder / record.file), record.boxes or ()
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
+def read_bytes(name: str, path: Path) -> bytes:
+    """The content of a regular file. `name` starts the message of the InputError if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except InputError as fault:
+        raise InputError(f"{name}: {fault}") from None
+    except (OSError, ValueError) as fault:
+        raise InputError(f"{name}: {path} cannot be read: {getattr(fault, 'strerror', None) or fault}") from None
+
+
 def read_text(name: str, path: Path) -> str:
     """The content of a UTF-8 file, without its byte order mark. InputError if it cannot be read or is not UTF-8."""
     try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as fault:
+        return read_bytes(name, path).decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
         raise InputError(f"{name}: {path} cannot be read as text: {fault}") from None
+
+
+def read_json(name: str, path: Path, remove: str | None = None) -> Any:
+    """The content of a JSON file. `remove` names a key to drop from every object while parsing, to save memory.
+
+    InputError if the file is not valid JSON, is nested too deeply, or has a number of too many digits.
+    """
+
+    def remove_key(entry: dict) -> dict:
+        entry.pop(remove, None)
+        return entry
+
+    try:
+        return json.loads(read_text(name, path), object_hook=remove_key if remove else None)
+    except json.JSONDecodeError as fault:
+        reason = f", line {fault.lineno}, column {fault.colno}: {fault.msg}"
+    except RecursionError:
+        reason = ": its lists and objects are nested too deeply"
+    except ValueError:  # the only other one is Python's limit on digits
+        reason = f": a number has more than {sys.get_int_max_str_digits():,} digits"
+    raise InputError(f"{name}: {path}{reason}. The file must be valid JSON; unpack or export it again.")
 
 
 def read_table(
@@ -70,7 +102,7 @@ def read_table(
             continue
         key, rest = (*line.split(maxsplit=1), "")[:2]
         try:
-            if not rest or (whole_keys and not key.isdecimal()):
+            if not rest or (whole_keys and not (key.isdecimal() and len(key) <= MOST_DIGITS)):
                 raise ValueError(f"expected `{form}`{', the first a whole number' if whole_keys else ''}")
             if key in values:
                 raise ValueError(f"{form.split()[0].lower()} {key} appears twice")
@@ -90,46 +122,38 @@ def read_csv(
     Raises InputError if the header lacks one of `columns`, a row has another number of fields, `parse` raises
     ValueError, or there are no rows.
     """
-    reader = csv.reader(read_text(name, path).splitlines(), delimiter=delimiter)
-    header = [word.strip() for word in next(reader, [])]
-    if missing := [column for column in columns if column not in header]:
-        raise InputError(
-            f"{name}: {path}, line 1: no column {', '.join(missing)}; found {', '.join(header) or 'nothing'} "
-            f"(separator {delimiter!r})."
-        )
-    values = []
+    content = read_text(name, path)
+    reader = csv.reader(content.splitlines(), delimiter=delimiter)
+    values, row = [], []
     try:
+        header = [word.strip() for word in next(reader, [])]
+        if missing := [column for column in columns if column not in header]:
+            raise ValueError(f"no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}")
         for row in reader:
             if not row:
                 continue
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} fields; the header has {len(header)}")
             values.append(parse({key: value.strip() for key, value in zip(header, row)}))
-    except (ValueError, csv.Error) as fault:
-        line = delimiter.join(row)[:120] if not isinstance(fault, csv.Error) else ""
-        raise InputError(f"{name}: {path}, line {reader.line_num}: {line!r}: {fault}") from None
+    except (ValueError, OverflowError, csv.Error) as fault:
+        line = f"{delimiter.join(row)[:120]!r}: " if row and not isinstance(fault, csv.Error) else ""
+        raise InputError(
+            f"{name}: {path}, line {max(1, reader.line_num)}: {line}{str(fault)[:500]} (separator {delimiter!r})."
+        ) from None
     if not values:
         raise InputError(f"{name}: {path} has no rows after the header.")
     return values
 
 
 def read_json_lists(
-    name: str, path: Path, keys: Collection[str], drop: str | None = None
+    name: str, path: Path, keys: Collection[str], remove: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """A COCO-style JSON file -> {key: list of objects} for each of `keys`.
 
-    `drop` names a key that is removed from every object while parsing, to save memory. InputError if the file is not
-    valid JSON or has no such lists.
+    `remove` names a key to drop from every object while parsing, to save memory. InputError if the file is not valid
+    JSON or has no such lists.
     """
-
-    def remove_key(entry: dict) -> dict:
-        entry.pop(drop, None)
-        return entry
-
-    try:
-        content = json.loads(read_text(name, path), object_hook=remove_key if drop else None)
-    except json.JSONDecodeError as fault:
-        raise InputError(f"{name}: {path}, line {fault.lineno}, column {fault.colno}: {fault.msg}") from None
+    content = read_json(name, path, remove)
     if not isinstance(content, dict):
         raise InputError(
             f"{name}: {path} holds a JSON {type(content).__name__}; expected an object with {', '.join(keys)}."
@@ -145,8 +169,11 @@ def read_categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dic
     """The `categories` of a COCO-style file -> {id: name}. InputError if an id is missing or appears twice."""
     names: dict[int, str] = {}
     for number, entry in enumerate(entries, 1):
-        if not isinstance(entry.get("id"), int) or "name" not in entry or entry["id"] in names:
-            raise InputError(f"{name}: {path}, category {number}: {entry}: needs a unique whole-number id and a name.")
+        valid = isinstance(entry.get("id"), int) and isinstance(entry.get("name"), str | int)
+        if not valid or entry["id"] in names:
+            raise InputError(
+                f"{name}: {path}, category {number}: {excerpt(entry)}: needs a unique whole-number id and a name."
+            )
         names[entry["id"]] = str(entry["name"])
     return names
 
@@ -156,8 +183,10 @@ def read_categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dic
 
 def check_relative_path(path: str, folder: str = "its folder") -> str:
     """Returns `path` unchanged. ValueError unless it is relative, uses forward slashes and has no `..`."""
-    if not path or path.startswith("/") or "\\" in path or ".." in path.split("/"):
-        raise ValueError(f"{path!r}: the path must lie inside {folder}, with forward slashes and no ..")
+    if not path or path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
+        raise ValueError(
+            f"{path[:120]!r}: the path must lie inside {folder}, with forward slashes and no .. Correct it."
+        )
     return path
 
 
@@ -182,6 +211,14 @@ def abbreviate(items: Collection[str]) -> str:
     """The first five items, and the number of the others: "a, b, c, d, e and 12 more"."""
     first = [str(item) for item in list(items)[:SHOWN]]
     return ", ".join(first) + (f" and {len(items) - len(first):,} more" if len(items) > len(first) else "")
+
+
+def find_entry(folder: Path, name: str) -> str:
+    """`name`, or the only entry of the folder that differs from it in letter case alone: "train" for "Train"."""
+    if (folder / name).exists() or not folder.is_dir():
+        return name
+    others = [entry.name for entry in os.scandir(folder) if entry.name.lower() == name.lower()]
+    return others[0] if len(others) == 1 else name
 
 
 def find_root(name: str, root: Path, subfolders: Iterable[str], needed: Collection[str], archive: str) -> Path:
@@ -228,8 +265,8 @@ def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mappi
             raise InputError(f"{name}: {listing} assigns {path} to image {ids[path]} and to image {id_}.")
         parent, _, last = path.rpartition("/")
         if parent not in names:
-            subfolder = folder / parent
-            names[parent] = {entry.name for entry in os.scandir(subfolder)} if subfolder.is_dir() else set()
+            subfolder = os.path.join(folder, parent)
+            names[parent] = {entry.name for entry in os.scandir(subfolder)} if os.path.isdir(subfolder) else set()
         if last not in names[parent]:
             absent.append(path)
     if absent:

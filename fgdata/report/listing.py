@@ -1,5 +1,6 @@
 """`fgdata list`: datasets, detectors and shard sets, as plain lines for pipes."""
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from ..datasets import DATASETS, DatasetRow, default_root
 from ..errors import InputError
 from ..files.swap import list_leftovers
 from ..saliency import DETECTORS
-from ..shards.manifest import BUILDING, MANIFEST, read_manifest
+from ..shards.manifest import BUILDING, MANIFEST, manifest_faults, read_manifest
 
 
 def print_listing(folder: Path) -> None:
@@ -44,6 +45,8 @@ def _describe_set(path: Path) -> str:
         manifest = read_manifest(path)
     except InputError as fault:
         return str(fault)
+    if fault := next(manifest_faults(path, manifest), None):
+        return f"{fault}. Check it: {shlex.join(['fgdata', 'check', str(path)])}"
     built = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime)
     counts = " + ".join(f"{split['samples']:,} {name}" for name, split in manifest["splits"].items())
     boxes = ", ".join(manifest["detectors"])

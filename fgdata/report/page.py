@@ -1,17 +1,20 @@
 """`fgdata show`: writes report.html, one self-contained page about a shard set and its boxes."""
 
 import base64
+import hashlib
 import html
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from .. import images
-from ..boxes.objective import Objective
 from ..building.log import read_log
 from ..errors import InputError, counted
 from ..files.atomic import write_atomic
+from ..shards.manifest import read_objective
 from ..shards.reader import ShardSet, meta
 from .score import Scored, read_boxes, table
 
@@ -57,7 +60,8 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
         _images(shards, scored, colours, samples),
         _settings(shards),
     ]
-    page = _PAGE.replace("{{title}}", html.escape(path.resolve().name)).replace("{{body}}", "\n".join(sections))
+    parts = {"title": html.escape(path.resolve().name), "body": "\n".join(sections), "script": _script_hash()}
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _PAGE)
     try:
         write_atomic(out, page.encode("utf-8", "backslashreplace"))
     except OSError as fault:
@@ -80,10 +84,12 @@ def _head(shards: ShardSet, colours: dict[str, str]) -> str:
     tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(noun)}</span></div>" for number, noun in facts)
     summary = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
     summary += f"Boxes by {', '.join(shards.detectors)}"
-    if settings := manifest.get("objective", {}):
-        objective = Objective(**settings)
+    try:
+        objective = read_objective(manifest)
         summary += f"; objective {objective.name} ({objective.constant} {getattr(objective, objective.constant):g})"
         summary += f" on a {objective.grid} x {objective.grid} grid"
+    except InputError:  # an objective of a newer format
+        summary += f"; objective {manifest['objective']['name']}"
     title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(shards.path.resolve().name)}</h1>"
     return f"{title}<p class=sub>{html.escape(summary)}.</p><div class=tiles>{tiles}</div>"
 
@@ -153,7 +159,7 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
         for group, numbers in groups.items()
         if numbers
     )
-    embedded = np.bincount(scored.label[list(chosen)], minlength=len(shards.classes))
+    embedded = Counter(scored.label[list(chosen)].tolist())
     classes = "".join(
         f"<option value='{i}'>{html.escape(name)} ({embedded[i]})</option>"
         for i, name in enumerate(shards.classes)
@@ -187,7 +193,8 @@ def _spread(labels: np.ndarray, samples: int) -> list[int]:
 def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colours: dict[str, str], slow: dict) -> str:
     sample = shards.split(str(scored.split[number])).read(int(scored.number[number]))
     info = meta(sample)
-    picture = images.shrink(images.decode(sample["jpg"], info["file"]), THUMBNAIL_SIDE)
+    place = f"{shards.path}: sample {scored.number[number]} of split {scored.split[number]}"
+    picture = images.shrink(images.decode(sample["jpg"], place, THUMBNAIL_SIDE), THUMBNAIL_SIDE)
     height, width = picture.shape[:2]
     source = base64.b64encode(images.encode_jpeg(picture, 80)).decode()
     shapes = "".join(_rectangle(box, width, height, TRUTH, "truth") for box in scored.truth[number])
@@ -200,7 +207,7 @@ def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colo
         if len(scored.truth[number])
     )
     fallbacks = {name: scored.fallback[name][number] for name in colours}
-    notes = "".join(f" <em>{name}: {kind} map</em>" for name, kind in fallbacks.items() if kind)
+    notes = "".join(f" <em>{name}: {html.escape(kind)} map</em>" for name, kind in fallbacks.items() if kind)
     notes += f" <em>{slow[info['id']] * 1e3:,.0f} ms</em>" if info["id"] in slow else ""
     notes = f"<span>{overlaps}{notes}</span>" if overlaps or notes else ""
     title = html.escape(f"{info['file']} ({info['width']} x {info['height']}, {info['split']})")
@@ -259,6 +266,12 @@ def _settings(shards: ShardSet) -> str:
     text = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
     summary = "<summary>manifest.json, without the lists of shards and classes</summary>"
     return f"{times}<h2>Settings</h2><details>{summary}<pre>{text}</pre></details>"
+
+
+def _script_hash() -> str:
+    """Of the page's own script: the only one that a browser runs on the page, whatever text a set contains."""
+    script = _PAGE.split("<script>")[1].split("</script>")[0]
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 _PAGE = (Path(__file__).parent / "page.html").read_text("utf-8")

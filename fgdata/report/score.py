@@ -32,6 +32,8 @@ def read_boxes(shards: ShardSet) -> Scored:
     Raises:
         InputError: A sample is damaged.
     """
+    if not sum(shards.splits.values()):
+        raise InputError(f"{shards.path} has no samples. Build a set that has: fgdata build-shards --dataset drawn")
     split, number, ids, labels, truth = [], [], [], [], []
     boxes: dict[str, list[np.ndarray]] = {name: [] for name in shards.detectors}
     fallback: dict[str, list[str | None]] = {name: [] for name in shards.detectors}

@@ -7,7 +7,8 @@ The background is connected to the image's boundary by paths of small colour ste
 B is a virtual node for the boundary. To keep an object that the border cuts off from counting as background, a
 boundary superpixel that differs from the rest of the boundary is not linked to B: the paper's one-dimensional saliency
 of the boundary, with the contrast of Goferman et al., CVPR 2010. The constants are those of the superpixel version that
-the authors of RBD published with their code; the superpixels are RBD's.
+the authors of RBD published with their code, as is one step: all boundary superpixels are linked to each other. The
+superpixels are RBD's.
 """
 
 import numpy as np
@@ -26,7 +27,11 @@ LEAST_SPREAD = 1.0
 TOP = 0.02
 """The map is divided by the value at this share from the top, and clipped to 1."""
 
+VERSION = 2
+"""Version of the algorithm: 1 did not link the boundary superpixels."""
+
 SETTINGS = superpixels.SETTINGS | {
+    "version": VERSION,
     "nearest": NEAREST,
     "position_weight": POSITION_WEIGHT,
     "salient": SALIENT,
@@ -55,7 +60,8 @@ def saliency(graph: superpixels.Superpixels) -> np.ndarray:
         return np.zeros(n)
     clip, _, _ = sigmas(distance, graph.touches, superpixels.two_ring(graph.touches))
     edges = np.full((n + 1, n + 1), np.inf)  # the last node is B
-    edges[:n, :n] = np.where(graph.touches, np.maximum(distance - clip, 0), np.inf)
+    both_boundary = graph.boundary[:, None] & graph.boundary
+    edges[:n, :n] = np.where(graph.touches | both_boundary, np.maximum(distance - clip, 0), np.inf)
     background = np.flatnonzero(graph.boundary)[~salient_boundary(graph, distance)]
     edges[background, n] = edges[n, background] = 0
     length = superpixels.geodesic(edges, np.inf)[n, :n]

@@ -8,9 +8,11 @@ Supports BASNet, U2-Net and similar networks: one float image input (1, 3, h, w)
 Settings may follow the file name: `onnx:u2net.onnx,size=288,mean=.5:.5:.5,std=1:1:1`. Each of the three comes from the
 first of these that has it: the name; the model's fixed input shape (size only); its metadata, keys `size`, `mean` and
 `std` in the same notation; the default. U2-Net's own code divides by the image's maximum instead of 255; this does not.
+Weights may be in external data in the model's folder (onnx_file.py). A model is tried once, with limits of time and
+memory, before it is used (onnx_trial.py).
 """
 
-import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..images import shrink
+from .onnx_file import hash_files
+from .onnx_trial import try_model
 
 SIZE = 320
 """Side of the input in pixels if the model does not fix it: U2-Net's. BASNet was trained at 256."""
@@ -32,13 +36,17 @@ FLAT = 1e-6
 
 
 def detector(argument: str) -> "Model":
-    """Opens `FILE[,size=S or WxH][,mean=R:G:B][,std=R:G:B]` and runs the model once on a grey image."""
+    """Opens `FILE[,size=S or WxH][,mean=R:G:B][,std=R:G:B]`, after a trial of the model on a grey image."""
     name, *words = argument.split(",")
     settings = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     unknown = sorted(set(settings) - {"size", "mean", "std"})
     if unknown:
         raise InputError(f"onnx:{argument}: {unknown[0]!r} is not a setting; allowed: size=, mean=, std=.")
-    return Model(Path(name).expanduser(), settings)  # the shell does not expand a ~ after a colon
+    file = Path(name).expanduser()  # the shell does not expand a ~ after a colon
+    _import_onnxruntime()
+    sums = hash_files(file)
+    try_model(file, tuple(settings.items()), str(sums))
+    return Model(file, settings, sums)
 
 
 class Model:
@@ -47,6 +55,7 @@ class Model:
     Args:
         file: The ONNX file.
         settings: `size`, `mean` and `std` as text, those that the user gave.
+        sums: The sha256 of its files, as of `hash_files`.
 
     Raises:
         InputError: onnxruntime is missing, or the file or a setting cannot be used.
@@ -54,24 +63,18 @@ class Model:
 
     SETTINGS: dict[str, Any]
 
-    def __init__(self, file: Path, settings: dict[str, str]) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise InputError("onnx:FILE needs onnxruntime: pip install onnxruntime") from None
-        if not file.is_file():
-            raise InputError(f"{file} is not a file. Give the path of an ONNX model: --saliency onnx:FILE")
+    def __init__(self, file: Path, settings: dict[str, str], sums: dict[str, str]) -> None:
+        onnxruntime = _import_onnxruntime()
         self._file = file
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors are raised as exceptions
-        data = file.read_bytes()
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+        try:  # by path, because onnxruntime then reads external data from the model's folder
+            self._session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
         except Exception as fault:  # onnxruntime's own exceptions share no base class
             raise InputError(
                 f"{file} is not an ONNX model for onnxruntime {onnxruntime.__version__}: {_first_line(fault)} "
-                "Export the model again, as one file that contains its weights."
+                "Export the model again."
             ) from None
         self._input, fixed = self._read_input()
         metadata = self._session.get_modelmeta().custom_metadata_map
@@ -84,14 +87,20 @@ class Model:
             raise InputError(f"{file}: std is {texts['std']!r}; all three numbers must be above 0.")
         self._output = self._session.get_outputs()[0].name
         self.SETTINGS = {
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": sums[file.name],
             "size": list(self._size),
             "mean": self._mean.tolist(),
             "std": self._std.tolist(),
             "output": self._output,
             "onnxruntime": onnxruntime.__version__,
         }
-        self.saliency_map(np.full((8, 8, 3), 128, np.uint8))  # refuses an unsuitable model now, not hours later
+        external = {name: sha256 for name, sha256 in sums.items() if name != file.name}
+        if external:
+            self.SETTINGS["external"] = external
+
+    def check_output(self) -> None:
+        """Runs the model on a grey image. InputError if it fails or its output is not one plane."""
+        self.saliency_map(np.full((8, 8, 3), 128, np.uint8))
 
     def saliency_map(self, rgb: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]; all zeros if the network's output is constant or not finite."""
@@ -167,5 +176,14 @@ class Model:
         return values
 
 
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError("onnx:FILE needs onnxruntime, which is not installed: pip install onnxruntime") from None
+    return onnxruntime
+
+
 def _first_line(fault: Exception) -> str:
-    return str(fault).strip().split("\n")[0][:300]
+    line = re.sub(r"/onnxruntime_src/.*\) ", "", str(fault).strip().split("\n")[0])  # its C++ function and line
+    return f"{line[:300].rstrip('. ')}."

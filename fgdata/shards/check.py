@@ -1,13 +1,16 @@
 """Compares every byte of a shard set with its manifest."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import InputError
+from ..files.regular import open_regular
 from . import maps
-from .manifest import digest, read_manifest
-from .reader import SplitReader, shard_faults
+from .manifest import MANIFEST, manifest_faults, read_manifest
+from .reader import ShardSet, shard_faults
+
+_SHOWN = 5  # damaged samples of a shard that a fault names
 
 
 def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -> tuple[dict, list[str]]:
@@ -29,45 +32,49 @@ def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -
             print(*faults, sep="\\n")
     """
     manifest = read_manifest(folder)
-    faults = []
-    if digest(manifest) != manifest["digest"]:
-        faults.append(f"{folder / 'manifest.json'} was changed after it was written: its digest does not match")
-    listed = {"manifest.json"}
+    shards = ShardSet(folder, manifest)
+    faults = list(manifest_faults(folder, manifest))
+    expected = {MANIFEST}
     for name, split in manifest["splits"].items():
-        counted = sum(shard["samples"] for shard in split["shards"])
-        if counted != split["samples"]:
-            faults.append(
-                f"{folder / 'manifest.json'}: split {name} states {split['samples']:,} samples, but its shards "
-                f"have {counted:,}"
-            )
         for shard in split["shards"]:
-            listed |= {f"{shard['name']}.tar", f"{shard['name']}.idx"}
-            faults += shard_faults(folder, shard) or _content_faults(folder, name, shard)
+            expected |= {f"{shard['name']}.tar", f"{shard['name']}.idx"}
+            faults += shard_faults(folder, shard) or _content_faults(shards, name, shard)
             advance(shard["samples"])
     if "maps" in manifest:
-        listed.add(maps.MAPS)
-        fault = maps.fault(folder, manifest["maps"])
+        expected.add(maps.MAPS)
+        fault = maps.fault(folder, manifest["maps"], shards.detectors, sum(shards.splits.values()))
         faults += [fault] if fault else []
-    for path in sorted(folder.iterdir()):
-        if path.name not in listed and path.suffix in {".tar", ".idx", ".part", ".h5"}:
-            faults.append(f"{path} does not belong to the set: the manifest does not list it")
+    faults += [
+        f"{path} does not belong to the set: the manifest does not list it"
+        for path in sorted(folder.iterdir())
+        if path.name not in expected and _claims_to_belong(path.name)
+    ]
     return manifest, faults
 
 
-def _content_faults(folder: Path, split: str, shard: dict) -> list[str]:
-    tar = folder / f"{shard['name']}.tar"
-    with tar.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]:
-            return []
-    reader = SplitReader(folder, split, [shard])
-    damaged_samples = []
-    for number in range(len(reader)):
-        try:
-            reader.read(number)
-        except InputError as fault:
-            damaged_samples.append(str(fault).split(": ", 1)[1].split(" differs", 1)[0])
+def _claims_to_belong(name: str) -> bool:
+    """Whether a file looks like a part of the set. macOS's ._* files and the index files of energon do not."""
+    return (
+        not name.startswith(".") and not name.endswith(".tar.idx") and name.endswith((".tar", ".idx", ".part", ".h5"))
+    )
+
+
+def _content_faults(shards: ShardSet, split: str, shard: dict) -> Iterator[str]:
+    """Reads a whole tar and every sample in it. Yields at most one fault."""
+    tar = shards.path / f"{shard['name']}.tar"
+    with open_regular(tar) as file:
+        same = hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]
+    try:
+        reader = shards.reader(split, [shard])
+    except InputError as fault:
+        yield str(fault)
+        return
+    damaged = [fault for number in range(len(reader)) if (fault := reader.find_fault(number))]
     reader.close()
-    more = f" and {len(damaged_samples) - 5} more" if len(damaged_samples) > 5 else ""
-    where = "; ".join(damaged_samples[:5]) + more
-    where = where or "outside the samples: a tar header, padding or the end of the tar"
-    return [f"{tar} is damaged: its sha256 differs from the manifest's ({where})"]
+    more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
+    where = "; ".join(damaged[:_SHOWN]) + more
+    if not same:
+        where = where or "outside the samples: a tar header, padding or the end of the tar"
+        yield f"{tar} is damaged: its sha256 differs from the manifest's ({where})"
+    elif damaged:
+        yield f"{tar} does not follow FORMAT.md: {where}"

@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..boxes.objective import Objective
 from ..errors import InputError
+from ..files.json import read_json
+from .schema import MANIFEST as MANIFEST_SHAPE
+from .schema import find_fault
 
-FORMAT_MAJOR, FORMAT_MINOR = 1, 1
+FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 MANIFEST = "manifest.json"
 BUILDING = ".building"  # folder inside an unfinished set: its plan and a record of each finished shard
 SPLITS = ("train", "test")
@@ -36,23 +42,68 @@ def read_manifest(folder: Path) -> dict:
         InputError: The folder has no manifest, is an unfinished set, or has a newer format; or the manifest is damaged.
     """
     path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(_explain_missing_manifest(folder))
     try:
-        manifest = json.loads(path.read_bytes())
-        major = int(str(manifest["format_version"]).split(".")[0])
-    except (ValueError, KeyError, TypeError) as fault:
-        why = f"it is not valid JSON ({fault})" if isinstance(fault, ValueError) else "it has no format_version"
-        raise InputError(f"{path} is damaged: {why}. Rebuild the set in an empty folder.") from None
-    if major > FORMAT_MAJOR:
+        manifest = read_json(path, _REBUILD)
+    except OSError as fault:
+        if isinstance(fault, FileNotFoundError | NotADirectoryError):
+            raise InputError(_explain_missing_manifest(folder)) from None
+        raise InputError(f"{path} cannot be read: {fault.strerror}. Check the folder's permissions.") from None
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not (isinstance(version, str) and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", version)):
+        raise InputError(f"{path} is damaged: it has no format_version such as 1.0. {_REBUILD}")
+    if int(version.split(".")[0]) > FORMAT_MAJOR:
         raise InputError(
-            f"{path} is format {manifest['format_version']}; this fgdata reads up to {FORMAT_MAJOR}.x. "
+            f"{path} is format {version}; this fgdata reads up to {FORMAT_MAJOR}.x. "
             "Upgrade fgdata, or rebuild the set with this version: fgdata build-shards"
         )
-    missing = [key for key in ("dataset", "splits", "detectors", "digest") if key not in manifest]
-    if missing:
-        raise InputError(f"{path} is damaged: it lacks {', '.join(missing)}. Rebuild the set in an empty folder.")
+    if fault := find_fault(manifest, MANIFEST_SHAPE) or _find_bad_shard_name(manifest):
+        changed = "it was changed after it was written, " if digest(manifest) != manifest.get("digest") else ""
+        raise InputError(f"{path} is damaged: {changed}{fault}. {_REBUILD}")
     return manifest
+
+
+_REBUILD = "Restore the file, or rebuild the set in an empty folder."
+
+
+def manifest_faults(folder: Path, manifest: dict) -> Iterator[str]:
+    """Yields the contradictions within a manifest that `read_manifest` returned: its digest, its counts."""
+    if digest(manifest) != manifest.get("digest"):
+        yield f"{folder / MANIFEST} was changed after it was written: its digest does not match"
+    for name, split in manifest["splits"].items():
+        counted = sum(shard["samples"] for shard in split["shards"])
+        if counted != split["samples"]:
+            stated = f"split {name} states {split['samples']:,} samples"
+            yield f"{folder / MANIFEST} contradicts itself: {stated}, but its shards have {counted:,}"
+
+
+def read_objective(manifest: dict) -> Objective:
+    """How the boxes of a set were chosen. Keys of a newer format are ignored.
+
+    Raises:
+        InputError: The objective is unknown, or a constant is out of range.
+    """
+    names = {field.name for field in fields(Objective)}
+    return Objective(**{key: value for key, value in manifest["objective"].items() if key in names})
+
+
+def newest_version(manifest: dict) -> str:
+    """The format version of a set that is rewritten: this program's, or the set's own where that is newer."""
+    minor = int(manifest["format_version"].split(".")[1])
+    return f"{FORMAT_MAJOR}.{max(FORMAT_MINOR, minor)}"
+
+
+def _find_bad_shard_name(manifest: dict) -> str | None:
+    """A shard's name becomes a path: SPLIT-NNNNNN and nothing else, so that no file outside the folder is touched."""
+    names = set()
+    for split, entry in manifest["splits"].items():
+        for shard in entry["shards"]:
+            name = shard["name"]
+            if not re.fullmatch(f"{split}-[0-9]{{6}}", name):
+                return f"splits.{split} names the shard {json.dumps(name)[:80]}; it must be {split}-NNNNNN"
+            if name in names:
+                return f"the shard {name} appears twice"
+            names.add(name)
+    return None
 
 
 def _explain_missing_manifest(folder: Path) -> str:

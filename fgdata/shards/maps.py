@@ -9,10 +9,10 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -20,13 +20,16 @@ import numpy as np
 from ..boxes.objective import area_average
 from ..errors import InputError
 from ..files.atomic import atomic
+from ..files.regular import open_regular
 from .manifest import BUILDING
+from .reader import size_fault
 
 MAPS = "maps.h5"
 SIDE = 128
 _VERSION = ("v110", "v110")  # of the HDF5 file format; pinned so that a newer library writes the same bytes
 _GZIP = 4
 _CHUNK = (1, SIDE, SIDE)
+_MOST_EXPANSION = 2000  # deflate expands at most 1,032 times
 
 
 def shrink_map(saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,18 +47,21 @@ class MapFile:
 
     def __init__(self, path: Path):
         """Opens the file. Raises InputError when it is not HDF5."""
-        try:
-            self._file = h5py.File(path, "r", locking="best-effort")
-        except OSError as fault:
-            raise InputError(f"{path} cannot be read as HDF5 ({fault}); {_AGAIN}") from None
+        self.path = path
+        self._file = _open(path)
+        self._datasets: dict[str, tuple[h5py.Dataset, h5py.Dataset]] = {}
 
     def read(self, detector: str, row: int) -> np.ndarray:
         """Returns the map of a detector and row, (SIDE, SIDE) float64. Raises InputError when the file lacks it."""
-        try:
-            cells = cast(h5py.Dataset, self._file[f"maps/{detector}"])[row]
-            low, high = cast(h5py.Dataset, self._file[f"range/{detector}"])[row].astype(np.float64)
-        except (KeyError, OSError, IndexError, ValueError) as fault:
-            raise InputError(f"{self._file.filename} has no map {row} by {detector} ({fault}); {_AGAIN}") from None
+        with _hdf5_faults(self.path, f"has no map {row} by {detector}"):
+            if detector not in self._datasets:
+                self._datasets[detector] = _maps_and_ranges(self._file, detector)
+            maps, ranges = self._datasets[detector]
+            _check_chunk(maps, row)
+            cells = maps[row]
+            low, high = ranges[row].astype(np.float64)
+        if not (np.isfinite(low) and np.isfinite(high)):
+            return np.full(_CHUNK[1:], np.nan)
         return low + (high - low) / 255 * cells
 
     def close(self) -> None:
@@ -64,6 +70,17 @@ class MapFile:
 
 
 _AGAIN = "restore it, or rebuild the set with --keep-maps."
+
+
+@contextmanager
+def _hdf5_faults(path: Path, problem: str) -> Iterator[None]:
+    """Raises InputError for whatever h5py raises about a bad file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {_AGAIN}") from None
+    except (KeyError, OSError, IndexError, ValueError, RuntimeError) as fault:
+        raise InputError(f"{path} {problem} ({fault}); {_AGAIN}") from None
 
 
 def pack(keys: list[int], maps: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> bytes:
@@ -113,18 +130,72 @@ def entry(path: Path) -> dict:
     return {"side": SIDE, "name": path.name, "bytes": path.stat().st_size, "sha256": digest}
 
 
-def fault(folder: Path, expected: dict) -> str | None:
-    """Compares a set's map file with its entry in the manifest -> what is wrong with it, or None."""
+def fault(folder: Path, expected: dict, detectors: Iterable[str], samples: int) -> str | None:
+    """Compares a set's map file with its manifest -> what is wrong with it, or None.
+
+    Args:
+        folder: The folder of the shard set.
+        expected: The manifest's entry for the file.
+        detectors: The set's detectors; `gt` has no maps.
+        samples: Number of samples of the set.
+    """
     path = folder / MAPS
-    if not path.is_file():
-        return f"{path} is missing"
-    actual = entry(path)
-    if actual["sha256"] == expected["sha256"]:
-        return None
-    if actual["bytes"] != expected["bytes"]:
-        sizes = f"it has {actual['bytes']:,} bytes; the manifest states {expected['bytes']:,}"
-        return f"{path} is damaged, or of another set: {sizes}"
-    return f"{path} is damaged, or of another set: its sha256 differs from the manifest's"
+    if wrong := size_fault(path, expected["bytes"]):
+        return wrong.replace("is damaged:", "is damaged, or of another set:")
+    if entry(path)["sha256"] != expected["sha256"]:
+        return f"{path} is damaged, or of another set: its sha256 differs from the manifest's"
+    try:
+        with _open(path) as file, _hdf5_faults(path, "is not what FORMAT.md states"):
+            rows = {len(_dataset(file, "key", "<u8", ()))}
+            rows |= {len(maps) for name in detectors if name != "gt" for maps in _maps_and_ranges(file, name)}
+    except InputError as wrong:
+        return str(wrong).removesuffix(f"; {_AGAIN}")
+    return None if rows == {samples} else f"{path} does not have {samples:,} rows, one per sample"
+
+
+def _open(path: Path) -> h5py.File:
+    """Raises InputError when a file is not a regular file or not HDF5."""
+    with _hdf5_faults(path, "cannot be read as HDF5"):
+        open_regular(path).close()
+        return h5py.File(path, "r", locking="best-effort")
+
+
+def _maps_and_ranges(file: h5py.File, detector: str) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """(N, SIDE, SIDE) uint8 and (N, 2) float32. ValueError as of `_dataset`."""
+    maps = _dataset(file, f"maps/{detector}", "u1", _CHUNK[1:])
+    ranges = _dataset(file, f"range/{detector}", "<f4", (2,))
+    if len(ranges) != len(maps):
+        raise ValueError(f"{detector} has {len(maps):,} maps but {len(ranges):,} ranges")
+    return maps, ranges
+
+
+def _dataset(file: h5py.File, name: str, dtype: str, inner: tuple[int, ...]) -> h5py.Dataset:
+    """A dataset of shape (N, *inner) whose data are in this file. Reads none of them.
+
+    HDF5 follows links, external storage and virtual datasets to any file that the user may read, and a dataset without
+    storage may claim any size. Raises ValueError for these, another type or another shape.
+    """
+    node: Any = file
+    for part in name.split("/"):
+        if not isinstance(node, h5py.Group) or not isinstance(node.get(part, getlink=True), h5py.HardLink):
+            raise ValueError(f"no dataset {name}, or only a link to one")
+        node = node[part]
+    own = isinstance(node, h5py.Dataset) and not node.external and not node.is_virtual
+    fits = own and node.dtype == np.dtype(dtype) and len(node.shape) == 1 + len(inner) and node.shape[1:] == inner
+    if fits and inner == _CHUNK[1:]:
+        fits = node.chunks == _CHUNK and node.compression in (None, "gzip") and not node.shuffle
+        fits = fits and node.nbytes <= _MOST_EXPANSION * os.path.getsize(file.filename)
+    elif fits:
+        fits = node.chunks is None and node.id.get_storage_size() == node.nbytes
+    if not fits:
+        raise ValueError(f"{name} is not a {dtype} array of shape {('N', *inner)} stored in this file")
+    return node
+
+
+def _check_chunk(maps: h5py.Dataset, row: int) -> None:
+    """Raises ValueError for a compressed chunk that is larger than a map's can be: it could expand without limit."""
+    if (size := maps.id.get_chunk_info_by_coord((row, 0, 0)).size) > 2 * SIDE * SIDE:
+        raise ValueError(f"its chunk has {size:,} bytes")
 
 
 def _create(file: h5py.File, detectors: list[str], samples: int) -> None:
@@ -143,21 +214,26 @@ def _create(file: h5py.File, detectors: list[str], samples: int) -> None:
 
 
 def _keys(path: Path) -> np.ndarray:
-    with h5py.File(path, "r", locking="best-effort") as file:
-        return cast(h5py.Dataset, file["key"])[:]
+    with _open(path) as file, _hdf5_faults(path, "is damaged"):
+        return _dataset(file, "key", "<u8", ())[:]
 
 
 def _copy(file: h5py.File, name: str, paths: list[Path]) -> None:
     into, row = cast(h5py.Dataset, file[f"maps/{name}"]), 0
     for path in paths:
-        with h5py.File(path, "r", locking="best-effort") as source:
-            chunks = cast(h5py.Dataset, source[f"maps/{name}"])
-            limits = cast(h5py.Dataset, source[f"range/{name}"])
-            cast(h5py.Dataset, file[f"range/{name}"])[row : row + len(chunks)] = limits[:]
-            for i in range(len(chunks)):
-                mask, data = chunks.id.read_direct_chunk((i, 0, 0))
+        with _open(path) as source:
+            with _hdf5_faults(path, "is damaged"):
+                maps, ranges = _maps_and_ranges(source, name)
+                if row + len(maps) > len(into):
+                    raise ValueError(f"it has more maps by {name} than the set has samples")
+                limits = ranges[:]
+            cast(h5py.Dataset, file[f"range/{name}"])[row : row + len(maps)] = limits
+            for i in range(len(maps)):
+                with _hdf5_faults(path, "is damaged"):
+                    _check_chunk(maps, i)
+                    mask, data = maps.id.read_direct_chunk((i, 0, 0))
                 into.id.write_direct_chunk((row + i, 0, 0), data, mask)
-            row += len(chunks)
+            row += len(maps)
 
 
 @contextmanager

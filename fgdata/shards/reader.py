@@ -6,7 +6,6 @@ crc32 of the sample it reads. Neither reads a whole tar: `fgdata check` does tha
 
 import bisect
 import hashlib
-import json
 import os
 import shlex
 import threading
@@ -18,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .manifest import MANIFEST, digest, is_sealed, read_manifest
+from ..files.regular import open_regular
+from .manifest import is_sealed, manifest_faults, read_manifest
+from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
 
 _KEPT = 64  # tars that a reader keeps open: ImageNet has 5,000, and a process may open 256 files (macOS) or 1,024
 
@@ -26,14 +27,28 @@ _KEPT = 64  # tars that a reader keeps open: ImageNet has 5,000, and a process m
 class SplitReader:
     """The samples of one split by number, 0 to len - 1. Thread-safe; pickles without its open files.
 
+    `ShardSet.split` opens one.
+
     Example:
         reader = ShardSet.open("shards/cub").split("train")
         sample = reader.read(0)
         jpeg, class_index, rbd = sample["jpg"], label(sample), box(sample, "rbd")
     """
 
-    def __init__(self, folder: Path, split: str, shards: list[dict]):
-        self.folder, self.split, self.shards = folder, split, shards
+    def __init__(self, folder: Path, split: str, shards: list[dict], detectors: tuple[str, ...] = (), classes: int = 0):
+        """Reads the indexes.
+
+        Args:
+            folder: The folder of the shard set.
+            split: The split's name.
+            shards: The manifest's entries for the shards to read.
+            detectors: The boxes that every sample must have.
+            classes: Number of classes; a class index must be below it. 0: any.
+
+        Raises:
+            InputError: An index is not a regular file or does not list as many samples as the manifest.
+        """
+        self.folder, self.split, self.shards, self.detectors, self.classes = folder, split, shards, detectors, classes
         self._ends = list(accumulate(shard["samples"] for shard in shards))
         self._lines = [_index_lines(folder, shard) for shard in shards]
         self._files: dict[int, int] = {}
@@ -43,7 +58,7 @@ class SplitReader:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def read(self, number: int) -> dict[str, bytes]:
+    def read(self, number: int) -> Sample:
         """Reads one sample.
 
         Args:
@@ -54,32 +69,63 @@ class SplitReader:
 
         Raises:
             IndexError: There is no such sample.
-            InputError: The sample's bytes do not match their crc32. The message names the tar and the sample.
+            InputError: The sample's bytes do not match their crc32, or its index line, json, class or a box is not what
+                FORMAT.md states. The message names the file and the sample.
         """
+        try:
+            return self._read(number)
+        except ValueError as fault:
+            tar = self.folder / f"{self.shards[self._shard(number)]['name']}.tar"
+            check = shlex.join(["fgdata", "check", str(self.folder)])
+            raise InputError(
+                f"{tar} is damaged: {fault}. List all damage: {check}. Then restore the tar, or rebuild the set."
+            ) from None
+
+    def find_fault(self, number: int) -> str | None:
+        """Reads one sample -> what is wrong with it, or None."""
+        try:
+            self._read(number)
+        except ValueError as fault:
+            return str(fault)
+        return None
+
+    def _read(self, number: int) -> Sample:
+        """Raises ValueError for a sample that is not what FORMAT.md states; the text names it within its tar."""
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of a split of {len(self)}")
-        shard = bisect.bisect_right(self._ends, number)
-        line = self._lines[shard][number - self._ends[shard]]
-        fields = line.split()
-        spans = {fields[i]: (int(fields[i + 1]), int(fields[i + 2])) for i in range(0, len(fields), 4)}
-        start = min(offset for offset, _ in spans.values())
-        blob = memoryview(self._pread(shard, start, max(o + n for o, n in spans.values()) - start))
-        if not is_sealed(blob):
-            name = self.shards[shard]["name"]
-            raise InputError(
-                f"{self.folder / name}.tar is damaged: sample {fields[3].split('.')[0]} (byte {start:,}) differs from "
-                f"its crc32. List all damage: {shlex.join(['fgdata', 'check', str(self.folder)])}. Then restore the "
-                "tar, or rebuild the set."
-            )
-        return {
-            extension: bytes(blob[offset - start : offset - start + size])
-            for extension, (offset, size) in spans.items()
-        }
+        shard = self._shard(number)
+        name = f"sample {number - self._first(shard)}, counted from 0"
+        try:
+            key, spans = parse_index_line(self._line(number), self.shards[shard]["bytes"])
+            start = min(offset for offset, _ in spans.values())
+            size = max(offset + length for offset, length in spans.values()) - start
+            name = f"sample {key} (byte {start:,})"
+            if size > MOST_BYTES:
+                raise ValueError(f"it has {size:,} bytes, more than the {MOST_BYTES:,} allowed")
+            blob = memoryview(self._read_span(shard, start, size))
+            if not is_sealed(blob):
+                raise ValueError("its bytes differ from its crc32")
+            components = {
+                extension: bytes(blob[offset - start : offset - start + length])
+                for extension, (offset, length) in spans.items()
+            }
+            return open_sample(components, self.detectors, self.classes)
+        except ValueError as fault:
+            raise ValueError(f"{name}: {fault}") from None
+
+    def _shard(self, number: int) -> int:
+        return bisect.bisect_right(self._ends, number)
+
+    def _first(self, shard: int) -> int:
+        return self._ends[shard] - self.shards[shard]["samples"]
+
+    def _line(self, number: int) -> str:
+        shard = self._shard(number)
+        return self._lines[shard][number - self._first(shard)]
 
     def key(self, number: int) -> str:
         """The key of a sample: the name of its files in the tar, up to the first dot."""
-        shard = bisect.bisect_right(self._ends, number)
-        return self._lines[shard][number - self._ends[shard]].split()[3].split(".")[0]
+        return parse_index_line(self._line(number), self.shards[self._shard(number)]["bytes"])[0]
 
     def close(self) -> None:
         """Closes the open tars. The next read opens them again."""
@@ -87,17 +133,16 @@ class SplitReader:
             _close(self._files)
 
     def __getstate__(self) -> dict:
-        return {"folder": self.folder, "split": self.split, "shards": self.shards}
+        return {name: getattr(self, name) for name in ("folder", "split", "shards", "detectors", "classes")}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
 
-    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+    def _read_span(self, shard: int, offset: int, size: int) -> bytes:
         handle = self._files.get(shard)
         if handle is None:
-            handle = os.open(
-                self.folder / f"{self.shards[shard]['name']}.tar", os.O_RDONLY | getattr(os, "O_BINARY", 0)
-            )
+            with open_regular(self.folder / f"{self.shards[shard]['name']}.tar") as file:
+                handle = os.dup(file.fileno())
             with self._lock:
                 stays_open = len(self._files) < _KEPT and self._files.setdefault(shard, handle) == handle
             if not stays_open:
@@ -108,11 +153,20 @@ class SplitReader:
         return self._read_at(handle, size, offset)
 
     def _read_at(self, handle: int, size: int, offset: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(handle, size, offset)
-        with self._lock:  # Windows has no pread
-            os.lseek(handle, offset, os.SEEK_SET)
-            return os.read(handle, size)
+        """Reads until all bytes have arrived or the file ends: one call may return fewer, as FUSE file systems do."""
+        pieces = []
+        while size > 0:
+            if hasattr(os, "pread"):
+                piece = os.pread(handle, size, offset)
+            else:
+                with self._lock:  # Windows has no pread
+                    os.lseek(handle, offset, os.SEEK_SET)
+                    piece = os.read(handle, size)
+            if not piece:
+                break
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class ShardSet:
@@ -162,14 +216,17 @@ class ShardSet:
             available = ", ".join(f"{split} ({count:,})" for split, count in self.splits.items())
             raise InputError(f"{self.path} has no split {name!r}; it has {available}.")
         if name not in self._readers:
-            self._readers[name] = SplitReader(self.path, name, self.manifest["splits"][name]["shards"])
+            self._readers[name] = self.reader(name, self.manifest["splits"][name]["shards"])
         return self._readers[name]
+
+    def reader(self, split: str, shards: list[dict]) -> SplitReader:
+        """A new reader of some shards of a split; `shards` are entries of the manifest."""
+        return SplitReader(self.path, split, shards, self.detectors, len(self.classes))
 
 
 def set_faults(folder: Path, manifest: dict) -> Iterator[str]:
     """Yields what is wrong with a set's manifest, tars and indexes, without reading a tar."""
-    if digest(manifest) != manifest["digest"]:
-        yield f"{folder / MANIFEST} was changed after it was written: its digest does not match"
+    yield from manifest_faults(folder, manifest)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             yield from shard_faults(folder, shard)
@@ -177,17 +234,27 @@ def set_faults(folder: Path, manifest: dict) -> Iterator[str]:
 
 def shard_faults(folder: Path, shard: dict) -> list[str]:
     """Lists what is wrong with one shard's files without reading the tar: missing, wrong size, wrong index."""
-    faults = []
     tar, index = folder / f"{shard['name']}.tar", folder / f"{shard['name']}.idx"
-    if not tar.is_file():
-        faults.append(f"{tar} is missing")
-    elif tar.stat().st_size != shard["bytes"]:
-        faults.append(f"{tar} is damaged: it has {tar.stat().st_size:,} bytes; the manifest states {shard['bytes']:,}")
-    if not index.is_file():
-        faults.append(f"{index} is missing (the index of {tar.name})")
-    elif hashlib.sha256(index.read_bytes()).hexdigest() != shard["index_sha256"]:
-        faults.append(f"{index} is damaged: its sha256 differs from the manifest's")
-    return faults
+    faults = [size_fault(tar, shard["bytes"]), size_fault(index, shard["index_bytes"])]
+    if not faults[1]:
+        with open_regular(index) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard["index_sha256"]:
+                faults.append(f"{index} is damaged: its sha256 differs from the manifest's")
+    return [fault for fault in faults if fault]
+
+
+def size_fault(path: Path, size: int) -> str | None:
+    """Whether a file of a set is missing, not a regular file, or not of the size that the manifest states."""
+    try:
+        with open_regular(path) as file:
+            actual = os.fstat(file.fileno()).st_size
+    except InputError:
+        return f"{path} is not a regular file"
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as fault:
+        return f"{path} cannot be read: {fault.strerror}"
+    return None if actual == size else f"{path} is damaged: it has {actual:,} bytes; the manifest states {size:,}"
 
 
 def label(sample: dict[str, bytes]) -> int:
@@ -195,9 +262,9 @@ def label(sample: dict[str, bytes]) -> int:
     return int(sample["cls"])
 
 
-def meta(sample: dict[str, bytes]) -> dict:
-    """The json of a sample, as FORMAT.md specifies it."""
-    return json.loads(sample["json"])
+def meta(sample: Sample) -> dict:
+    """The content of a sample's json, as FORMAT.md specifies it."""
+    return sample.info
 
 
 def box(sample: dict[str, bytes], detector: str) -> np.ndarray:
@@ -224,4 +291,13 @@ def _close(files: dict[int, int]) -> None:
 
 
 def _index_lines(folder: Path, shard: dict) -> list[str]:
-    return (folder / f"{shard['name']}.idx").read_text("ascii").splitlines()[1:]
+    """The lines of an index after the first."""
+    path = folder / f"{shard['name']}.idx"
+    with open_regular(path) as file:
+        first, *lines = file.read(shard["index_bytes"]).decode("ascii", "replace").split("\n")
+    if first.split() != ["v1.2", str(shard["samples"])] or len(lines) != shard["samples"] + 1 or lines.pop():
+        raise InputError(
+            f"{path} does not list {shard['samples']:,} samples as an index of version 1.2. "
+            "Restore the file, or rebuild the set."
+        )
+    return lines

@@ -2,7 +2,6 @@
 
 import signal
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -15,11 +14,12 @@ from ..objectives import Prepared
 from ..place import open_shards
 from ..runs.provenance import describe_run, earlier_parts
 from ..runs.rundir import RunDir
+from ..runs.state import load_state
 from ..settings.common import Config
 from .monitor import Monitor
 from .trainer import Trainer
 
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 def train(config: Config, name: str) -> Path:
@@ -46,16 +46,20 @@ def train(config: Config, name: str) -> Path:
                 opening = f"nothing to resume in {path}: starting a new run"
         last = parallel.collect(last)[0]
         with parallel.together():
-            # A resumed run has its weights in the checkpoint; the file of --init may be gone.
-            trainer = Trainer(config if last is None else replace(config, init=None), run, shards, device)
+            state = load_state(last) if last else {}
+            if last:
+                run.check_unchanged(config, state.get("settings"), last)
+            trainer = Trainer(config, run, shards, device, resumed=last is not None)
             stack.callback(trainer.loader.close)
             if last is not None:
-                trainer.restore(last)
+                trainer.restore(state, last)
                 opening = f"resumed from step {trainer.step:,}"
             if first:
                 run.start(config)
                 parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}
                 run.note(**describe_run(shards, device), **parts, name=name, status="running", reason=None)
+                if trainer.objective.encoder.initial:
+                    run.note(init=trainer.objective.encoder.initial)
                 run.cut_metrics(trainer.step)
         try:
             monitored, board = (run, config.machine.tensorboard) if first else (None, False)
@@ -80,6 +84,8 @@ def describe_failure(error: BaseException) -> str:
     """Why a run ended, for run.json and log.txt."""
     if isinstance(error, InputError):
         return str(error)
+    if parallel.is_lost_process(error):
+        return parallel.LOST_PROCESS
     if isinstance(error, SystemExit):
         return "another process of this training failed; its own output says why"
     return f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -98,10 +104,10 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
         monitor.say(line)
     with stop_on_signal(trainer):
         if fresh and isinstance(trainer.objective, Prepared):
-            with parallel.together():
+            with monitor.paused(trainer.device), parallel.together():
                 if trainer.first:
-                    trainer.objective.prepare(run, shards, trainer.device, monitor.say, lambda: trainer.signalled)
-        if parallel.any_of(trainer.signalled):
+                    trainer.objective.prepare(run, shards, trainer.device, monitor.say, trainer.must_stop)
+        if parallel.any_of(trainer.must_stop()):
             status = "stopped"  # without a checkpoint: `prepare` keeps its own files and resumes from them
         else:
             trainer.join()
@@ -135,7 +141,8 @@ def check_origin(run: RunDir, shards: ShardSet) -> None:
 
 @contextmanager
 def stop_on_signal(trainer: Trainer):
-    """SIGTERM, SIGUSR1 or Ctrl-C makes the trainer write a checkpoint at the next step and stop.
+    """SIGTERM, SIGUSR1, Ctrl-C or a closed terminal (SIGHUP) makes the trainer write a checkpoint at the next step and
+    stop. Under nohup SIGHUP stays ignored.
 
     A second signal has its usual effect, but not under torchrun, where each process may get the same signal several
     times: from the terminal or scheduler, and from torchrun.
@@ -147,7 +154,8 @@ def stop_on_signal(trainer: Trainer):
         if trainer.world == 1:
             signal.signal(caught, old[signal.Signals(caught)])
 
-    old = {caught: signal.signal(caught, handle) for caught in STOP_SIGNALS}
+    ignored = {s for s in STOP_SIGNALS if s.name == "SIGHUP" and signal.getsignal(s) is signal.SIG_IGN}
+    old = {caught: signal.signal(caught, handle) for caught in STOP_SIGNALS if caught not in ignored}
     try:
         yield
     finally:

@@ -1,8 +1,10 @@
 """Reports the progress of a run: a progress bar on a terminal, plain lines elsewhere, and log.txt always."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,27 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 10.0  # without a terminal
 
 
+class ForgivingConsole(Console):
+    """A console that goes silent when nobody can read it any more, as after `| head` or a closed terminal. Training
+    continues; log.txt has all lines."""
+
+    def on_broken_pipe(self) -> None:  # rich's own ends the program
+        self.silence()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Console.print; any error of the output, such as a full disk, silences the console."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.silence()
+
+    def silence(self) -> None:
+        """Discards this and all later output."""
+        self.quiet = True
+        with suppress(OSError, ValueError, AttributeError):  # Python flushes stdout at exit, which would fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Monitor:
     """Prints and records progress. Counts images and the time spent waiting for data since the last `rates()`.
 
@@ -28,7 +51,7 @@ class Monitor:
     def __init__(self, run: RunDir | None, step: int, total: int, steps_per_epoch: int, board: bool = False):
         self.run, self.total, self.steps_per_epoch = run, total, steps_per_epoch
         self.board = _board(run.path, step) if run and board else None
-        self.console = Console(highlight=False, soft_wrap=True, quiet=run is None)
+        self.console = ForgivingConsole(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=run is None)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -51,6 +74,17 @@ class Monitor:
         self.bar.stop()
         if self.board:
             self.board.close()
+
+    @contextmanager
+    def paused(self, device: "torch.device") -> Iterator[None]:
+        """Excludes a block from the rates: an evaluation, a checkpoint, a preparation."""
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(device)  # steps that are still running count as training
+        start = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - start
 
     @contextmanager
     def waiting(self, device: "torch.device") -> Iterator[None]:
@@ -112,7 +146,7 @@ class Monitor:
     def say(self, line: str) -> None:
         """Prints a line and writes it to log.txt."""
         self.log(line)
-        self.console.print(line, markup=False)
+        self.console.print(line)
 
     def log(self, line: str) -> None:
         """Writes a line to log.txt."""
@@ -134,5 +168,5 @@ def _board(path: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("--tensorboard needs tensorboard: pip install 'fgdata[tensorboard]'") from error
+        raise InputError("--tensorboard needs tensorboard, which is not installed: pip install tensorboard") from error
     return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)

@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from ..networks import optim
 from ..networks.encoder import Encoder
 from ..place import has_bf16
 from ..runs.rundir import RunDir
-from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
+from ..settings.file import relevant
 from .monitor import Monitor
 
 SAMPLES_SECOND = ("views", "masks")  # (2, B, ...): the samples are their second dimension
@@ -37,11 +38,13 @@ MOST_NAMED = 16  # samples named in a message; log.txt names all
 class Trainer:
     """One training. `state()` and `restore()` save and load all of its state."""
 
-    def __init__(self, config: Config, run: RunDir, shards: ShardSet, device: torch.device):
+    def __init__(self, config: Config, run: RunDir, shards: ShardSet, device: torch.device, resumed: bool = False):
         self.config, self.run, self.shards, self.device = config, run, shards, device
         self.first, self.world = parallel.rank() == 0, parallel.world_size()
+        # A resumed run has its weights in the checkpoint; the file of --init may be gone.
+        built, samples = replace(config, init=None) if resumed else config, len(shards.split(config.data.split))
         with enough_memory(lambda: f"The networks and banks of these settings do not fit into the memory of {device}."):
-            self.objective: Any = objectives.build(config, len(shards.split(config.data.split))).to(device).train()
+            self.objective: Any = objectives.build(built, samples).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
             self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
         if config.machine.compile:
@@ -133,9 +136,10 @@ class Trainer:
         """(all) Trains to the end or to a stop signal -> "done" or "stopped". Both end with a checkpoint on disk."""
         between = self.steps_per_epoch * self.config.machine.checkpoint_every
         while self.step < self.total and not self.stopped:
-            self.evaluate(monitor)
-            if self.step and self.step % between == 0:
-                self.save()
+            with monitor.paused(self.device):
+                self.evaluate(monitor)
+                if self.step and self.step % between == 0:
+                    self.save()
             self.train_epoch(monitor)
         if not self.stopped:
             self.evaluate(monitor)
@@ -154,9 +158,13 @@ class Trainer:
             monitor.step(self.step, self.config.data.batch_size)
             if self.step % self.config.machine.log_every == 0 or self.step == self.total:
                 self.flush(monitor)
-            self.stopped = parallel.any_of(self.signalled)  # (all)
+            self.stopped = parallel.any_of(self.must_stop())  # (all)
             if self.stopped:
                 return
+
+    def must_stop(self) -> bool:
+        """Whether this process got a stop signal, or lost the launcher that would pass one on."""
+        return self.signalled or parallel.lost_launcher()
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
         """(all) One update: the optimiser step on a batch, in `accumulate` parts."""
@@ -266,12 +274,12 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "loader": self.loader.state_dict(),
+            "settings": relevant(self.config),
             "ranks": parallel.collect({"rng": rng, "pending": pending, "indices": [i.cpu() for i in self.indices]}),
         }
 
-    def restore(self, checkpoint: Path) -> None:
-        """Loads a checkpoint. InputError if it is damaged or does not fit this fgtrain or these settings."""
-        state = load_state(checkpoint)
+    def restore(self, state: dict[str, Any], checkpoint: Path) -> None:
+        """Loads the state of a checkpoint. InputError, naming the checkpoint, if it does not fit this fgtrain."""
         try:
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -286,7 +294,7 @@ class Trainer:
             ]
             self.indices = [i.to(self.device) for i in own["indices"]]
             self.step = state["step"]
-        except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(
                 f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Resume with the "
                 "version that wrote it (run.json has its commit and versions), or start a new run with another --out."
@@ -299,6 +307,7 @@ class Trainer:
         model, state = self.config.model, self.state()
         about = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
         about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}
+        about |= {"settings": relevant(self.config)}
         with parallel.together():
             if self.first:
                 keep = self.config.machine.keep_last
@@ -312,7 +321,8 @@ def enough_memory(message: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        words = ("can't allocate memory", "size calculation overflowed")
+        if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words):
             raise InputError(message()) from error
         raise
 

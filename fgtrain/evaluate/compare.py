@@ -5,22 +5,22 @@ evaluation with the same settings, the later one counts.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from fgdata.errors import InputError, counted
 
-from fgdata.errors import InputError
-
+from ..printing import new_table, say
 from ..runs.rundir import RunDir
 from ..settings.evaluations import Compare
 from ..settings.file import flat, to_dict
 from .intervals import mean_interval, percent
-from .subject import read_lines
+from .records import Line, is_finite, read_records
+from .subject import recorded_set
 
 FIGURES = {
     "knn": ("accuracy",),
@@ -68,62 +68,106 @@ class Group:
     seeds: list[int]
     steps: set[int]
     values: dict[Column, list[float]]
+    unchecked: list[str]
+    """Sentences about results without a checksum, which earlier versions wrote."""
 
 
-def compare(paths: Sequence[Path]) -> list[Group]:
-    """Run directories -> groups, in the order of their first runs; a run named twice counts once.
+def compare(paths: Sequence[Path]) -> tuple[list[Group], list[str]]:
+    """Run directories -> groups in the order of their first runs, and a sentence about each run that cannot be used.
 
-    InputError when no run is named, when a folder is not a run directory, or when a run has no results yet.
+    A run named twice counts once. InputError when no run is named.
     """
     if not paths:
         raise InputError("Name the runs to compare: fgtrain compare runs/byol runs/cvsa")
     groups: dict[str, Group] = {}
-    for path in {path.resolve(): path for path in paths}.values():
-        run = RunDir(path)
-        if not run.config_path.is_file():
-            raise InputError(f"{path} is not a run directory: it has no config.json. Name folders such as runs/cvsa.")
-        results = read_lines(path / "results.jsonl")
-        if not results:
-            raise InputError(f"{path} has no results yet. Measure it: fgtrain eval knn {shlex.quote(str(path))}")
-        settings = {k: v for k, v in flat(to_dict(run.config())).items() if not k.startswith("machine.")}
+    faults = []
+    for path in {os.path.realpath(path): path for path in paths}.values():
+        try:
+            settings, results = read_run(path)
+        except InputError as error:
+            faults.append(str(error))
+            continue
         seed = settings.pop("seed")
-        settings["data.shards"] = run.facts.get("shards", {}).get("digest", "unknown")[:12]
-        group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(settings, [], [], set(), {}))
+        group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(settings, [], [], set(), {}, []))
         group.runs.append(path)
         group.seeds.append(seed)
-        for column, line in latest(results).items():
-            group.values.setdefault(column, []).append(line[column.figure])
-            group.steps.add(line["step"])
-    return list(groups.values())
+        for column, line in results.items():
+            group.values.setdefault(column, []).append(line.figure(column.figure))
+            group.steps.add(line.values["step"])
+        if old := sum(not line.checked for line in {line.number: line for line in results.values()}.values()):
+            results_of = f"{counted(old, 'result')} in {path / 'results.jsonl'}"
+            group.unchecked.append(f"An earlier version wrote {results_of}, without a checksum to detect damage.")
+    return list(groups.values()), faults
 
 
-def latest(results: Sequence[dict[str, Any]]) -> dict[Column, dict[str, Any]]:
-    """Lines of a results.jsonl -> column -> the last line that has it."""
-    columns: dict[Column, dict[str, Any]] = {}
-    for line in results:
-        kind = line["evaluation"]
-        values = {name: line.get(name) for name in (*SETTINGS.get(kind, ()), "size")}
-        settings = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in values.items())
-        columns |= {Column(kind, settings, line["digest"], figure): line for figure in FIGURES.get(kind, ())}
+def read_run(path: Path) -> tuple[dict[str, Any], dict[Column, Line]]:
+    """A run directory -> the settings that change its result, and the results of `latest`.
+
+    InputError when the folder is not a run directory, when one of its files is damaged, or when it has no results yet.
+    """
+    run = RunDir(path)
+    if not run.config_path.is_file():
+        raise InputError(f"{path} is not a run directory: it has no config.json. Name folders such as runs/cvsa.")
+    results = latest(read_records(path / "results.jsonl"))
+    if not results:
+        raise InputError(f"{path} has no results yet. Measure it: fgtrain eval knn {shlex.quote(str(path))}")
+    settings = {k: v for k, v in flat(to_dict(run.config())).items() if not k.startswith("machine.")}
+    settings["data.shards"] = recorded_set(run).get("digest", "unknown")[:12]
+    return settings, results
+
+
+def latest(lines: Sequence[Line]) -> dict[Column, Line]:
+    """Lines of a results.jsonl -> column -> the last line that has it; evaluations unknown here are left out.
+
+    InputError naming the first line with a value of another type than `fgtrain eval` writes.
+    """
+    columns: dict[Column, Line] = {}
+    for line in lines:
+        kind = line.text("evaluation")
+        if kind not in FIGURES:
+            continue
+        values = {name: line.values.get(name) for name in (*SETTINGS[kind], "size")}
+        settings = tuple((name, _setting_of(line, name, value)) for name, value in values.items())
+        if not isinstance(line.values.get("step"), int):
+            raise line.fault("has no whole number as its step")
+        for figure in FIGURES[kind]:
+            line.figure(figure)
+            columns[Column(kind, settings, line.text("digest"), figure)] = line
     return columns
 
 
+def _setting_of(line: Line, name: str, value: Any) -> Any:
+    """The value of a setting, with a list as a tuple."""
+    ok = value is None or isinstance(value, (bool, str) if name in ("protocol", "cache") else bool) or is_finite(value)
+    if isinstance(value, list) and all(map(is_finite, value)):
+        return tuple(value)
+    if not ok:
+        raise line.fault(f"has {name} = {str(value)[:60]!r}, which is not a setting of {line.values['evaluation']}")
+    return value
+
+
 def run_compare(flags: Compare) -> None:
-    """Prints the table of `compare`, or with `flags.json` its JSON document."""
-    groups = compare(flags.runs)
+    """Prints the table of `compare`, or with `flags.json` its JSON document.
+
+    Runs that cannot be used are left out of it, and then named by an InputError.
+    """
+    groups, faults = compare(flags.runs)
+    if flags.json and groups:
+        say(json.dumps([_document(group, groups) for group in groups], indent=2))
+    elif groups:
+        print_table(groups)
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+def print_table(groups: Sequence[Group]) -> None:
+    """Prints a column per group and a row per figure, and below it what was compared."""
     names = [_name(group, groups) for group in groups]
     columns = list(dict.fromkeys(column for group in groups for column in group.values))
-    columns.sort(
-        key=lambda column: (column.digest, list(FIGURES).index(column.evaluation))
-    )  # otherwise in the order measured
+    order = list(FIGURES).index
+    columns.sort(key=lambda column: (column.digest, order(column.evaluation)))  # else in the order measured
     digests = sorted({column.digest for column in columns})
-    if flags.json:
-        print(json.dumps([_document(group, groups) for group in groups], indent=2))
-        return
-    table = Table(title="%, mean over seeds", title_justify="left")
-    table.add_column("evaluation", overflow="fold")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
+    table = new_table("%, mean over seeds", "evaluation", *names)
     for digest in digests:
         for column in (c for c in columns if c.digest == digest):
             table.add_row(column.title, *(_cell(group, column) for group in groups))
@@ -140,10 +184,7 @@ def run_compare(flags: Compare) -> None:
         lines.append(f"Duplicate seed ({', '.join(duplicated)}): runs of one seed are not independent trials.")
     if any(len(values) > 1 for group in groups for values in group.values.values()):
         lines.append("± half the 95 % interval of the mean over seeds (Student's t).")
-    console = Console(highlight=False)
-    console.print(table)
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    say(table, *lines, *(sentence for group in groups for sentence in group.unchecked))
 
 
 def different(groups: Sequence[Group]) -> list[str]:

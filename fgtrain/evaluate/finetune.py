@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, SplitReader
-from fgdata.shards.reader import label as label_of
 from fgdata.views import ViewSpec, load
 
 from ..networks.encoder import Encoder
@@ -27,7 +26,7 @@ from ..place import has_bf16
 from ..settings.common import need
 from ..settings.evaluations import Finetune
 from .linear import RANDOM_CROP_AREA
-from .probe import forward, held_out
+from .probe import forward, held_out, labels_of
 
 
 @dataclass(frozen=True)
@@ -94,15 +93,14 @@ def tune(
     called once per fit. A grid of one pair is not searched; a tie goes to the pair that comes first in the grid.
     InputError when no image can be held out, when a batch is larger than the training part, or when a trial diverges.
     """
-    reader = shards.split("train")
-    held = held_out(torch.tensor([label_of(reader.read(i)) for i in range(len(reader))]), tuning.seed)
+    held = held_out(labels_of(shards, "train"), tuning.seed)
     grid = [Fit(rate, decay, tuning.seed, search=True) for rate, decay in product(tuning.rates, tuning.decays)]
     if len(grid) > 1 and not held.any():
         raise InputError(
             "No class of the train split has two images, so none can be held out to search the grid. Name one "
             "learning rate and one weight decay: --rates 0.01 --decays 0.0001"
         )
-    smallest = len(reader) - int(held.sum()) * (len(grid) > 1)
+    smallest = len(held) - int(held.sum()) * (len(grid) > 1)
     need(tuning.batch_size <= smallest, "batch-size", tuning.batch_size, f"2 to {smallest:,}, the images to train on")
 
     def train_and_score(fit: Fit) -> float:

@@ -19,7 +19,7 @@ from fgdata.views import ViewSpec
 
 from ..networks.encoder import Encoder
 from ..networks.optim import learning_rate
-from .probe import Rows, embed, held_out, labelled, passes
+from .probe import Rows, held_out, labelled, passes
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ def fit(epochs: Iterable[Rows], trials: Sequence[Trial], protocol: Protocol) -> 
 
 def linear(
     encoder: Encoder,
+    train: Rows,
+    test: Rows,
     shards: ShardSet,
     size: int,
     device: torch.device,
@@ -144,25 +146,22 @@ def linear(
 ) -> dict[float, list[tuple[Tensor, float]]]:
     """Fraction -> per trial (n,) bool, whether each test sample is classified right, and the learning rate used.
 
-    Layers train on a new RandomResizedCrop and flip of each image every epoch; with `cache` they train on the central
-    square, whose features are computed once. Trial i has the seed `seed + i`. InputError when a fraction leaves a class
-    without a labelled image, or no image to choose among several rates.
+    `train` and `test` are the rows of both splits on central squares. Layers train on a new RandomResizedCrop and flip
+    of each image every epoch; with `cache` they train on `train`, the central squares. Trial i has the seed `seed + i`.
+    InputError when a fraction leaves a class without a labelled image, or no image to choose among several rates.
     """
-    central = ViewSpec.evaluation(size)
     random = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
-    whole = embed(encoder, shards, "train", central, device)
-    labels = torch.empty_like(whole[1]).scatter_(0, whole[2], whole[1])
+    labels = torch.empty_like(train[1]).scatter_(0, train[2], train[1])
     groups = {
         fraction: [
-            Trial(labels, fraction, whole[0].shape[1], len(shards.classes), protocol, seed + i) for i in range(trials)
+            Trial(labels, fraction, train[0].shape[1], len(shards.classes), protocol, seed + i) for i in range(trials)
         ]
         for fraction in fractions
     }
     fit(
-        repeat(whole) if cache else passes(encoder, shards, "train", random, device, seed),
+        repeat(train) if cache else passes(encoder, shards, "train", random, device, seed),
         [trial for each in groups.values() for trial in each],
         protocol,
     )
-    test = embed(encoder, shards, "test", central, device)
-    chosen = {fraction: [trial.best(whole) for trial in each] for fraction, each in groups.items()}
+    chosen = {fraction: [trial.best(train) for trial in each] for fraction, each in groups.items()}
     return {fraction: [(s.right(test), s.rate) for s in each] for fraction, each in chosen.items()}

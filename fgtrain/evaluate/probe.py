@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet
+from fgdata.shards.reader import ShardSet, label
 from fgdata.views import Loader, ViewSpec, load
 
 from ..networks.encoder import Encoder, Features
@@ -98,10 +98,19 @@ def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: 
 
     Features are those of the central square at `size` pixels.
     """
-    views = ViewSpec.evaluation(size)
-    bank, labels, _ = embed(encoder, shards, "train", views, device)
-    queries, truth, _ = embed(encoder, shards, "test", views, device)
-    return knn_predict(bank, labels, queries, k, temperature, len(shards.classes)) == truth
+    train, test = (embed(encoder, shards, split, ViewSpec.evaluation(size), device) for split in ("train", "test"))
+    return classify(train, test, k, temperature, len(shards.classes))
+
+
+def classify(train: Rows, test: Rows, k: int, temperature: float, classes: int) -> Tensor:
+    """-> (n,) bool: whether each of the n test rows is classified right by its k neighbours among the train rows."""
+    return knn_predict(train[0], train[1], test[0], k, temperature, classes) == test[1]
+
+
+def labels_of(shards: ShardSet, split: str) -> Tensor:
+    """(N,) class of every sample of a split, by sample number."""
+    reader = shards.split(split)
+    return torch.tensor([label(reader.read(number)) for number in range(len(reader))])
 
 
 def held_out(labels: Tensor, seed: int) -> Tensor:
@@ -127,8 +136,8 @@ def labelled(labels: Tensor, fraction: float, seed: int) -> Tensor:
 def _of_each_class(labels: Tensor, count, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        rows = (labels == label).nonzero()[:, 0]
+    for each in labels.unique():
+        rows = (labels == each).nonzero()[:, 0]
         chosen[rows[torch.randperm(len(rows), generator=generator)[: count(len(rows))]]] = True
     return chosen
 

@@ -1,5 +1,6 @@
-"""Each `fgtrain eval`: checks its settings, measures, prints a table, and appends to the run's results.jsonl."""
+"""Each `fgtrain eval`: checks its settings, measures, appends to the run's results.jsonl, and prints a table."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -7,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -15,14 +15,19 @@ from fgdata.boxes.geometry import CENTRED, WHOLE, iou
 from fgdata.errors import counted
 from fgdata.views import ViewSpec
 
+from ..networks.encoder import Encoder
 from ..networks.saved import load_encoder
+from ..place import has_bf16
+from ..printing import new_table, say
+from ..runs import provenance
+from ..runs.state import checksum
 from ..settings.common import need
 from ..settings.evaluations import Finetune, Knn, Linear, Localization, Retrieval
 from . import finetune, linear, localization, probe, retrieval
 from .intervals import mean_interval, percent
-from .subject import Subject, append, read_lines
+from .records import append_record, read_records
+from .subject import Subject
 
-CONSOLE = Console(highlight=False)
 BOTH = ("train", "test")
 
 
@@ -32,17 +37,19 @@ def run_knn(flags: Knn) -> dict[str, Any]:
     bank = subject.shards.splits["train"]
     need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split")
     need(0 <= temperature < float("inf"), "temperature", temperature, "0 or more")
-    right = {
-        name: probe.knn(encoder, subject.shards, subject.size, subject.device, k, temperature)
-        for name, encoder in subject.encoders(flags.untrained).items()
-    }
+    right, notes = {}, []
+    for name, encoder in subject.encoders(flags.untrained).items():
+        train, test = (embed(subject, encoder, split) for split in BOTH)
+        notes = subject.check_classes(train[1], test[1])
+        right[name] = probe.classify(train, test, k, temperature, len(subject.shards.classes))
     table = new_table(f"kNN, k = {k}, {subject.size} px", "encoder", "test accuracy", "standard error", "n")
     for name, r in right.items():
         s = probe.score(r)
         table.add_row(name, f"{s['accuracy']:.1%}", f"{s['standard_error']:.1%}", f"{s['n']:,}")
-    say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
     values = probe.score(right[subject.name]) | {"k": k, "temperature": temperature, "chance": subject.chance}
-    return subject.record("knn", **values, **report_gain(right, "accuracy"))
+    gain, sentences = compute_gain(right, "accuracy")
+    (record,) = publish(subject, "knn", [values | gain], table, chance(subject), *notes, *sentences)
+    return record
 
 
 def run_linear(flags: Linear) -> list[dict[str, Any]]:
@@ -56,8 +63,11 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
     need(epochs is None or epochs >= 1, "epochs", epochs, "1 or more")
     protocol = linear.PROTOCOLS[flags.protocol]
     protocol = protocol if epochs is None else replace(protocol, epochs=epochs)
+    encoder = load_encoder(subject.checkpoint)
+    train, test = (embed(subject, encoder, split) for split in BOTH)
+    notes = subject.check_classes(train[1], test[1])
     options = subject.shards, subject.size, subject.device, protocol, cache, fractions, trials, flags.seed
-    results = linear.linear(load_encoder(subject.checkpoint), *options)
+    results = linear.linear(encoder, train, test, *options)
     crops = "central squares, features computed once" if cache else "random crops"
     title = f"linear, {flags.protocol}, {counted(protocol.epochs, 'epoch')}, {crops}, {subject.size} px"
     table = new_table(f"{title}: {subject.name}", "labels", "test accuracy, %", "trials", "learning rate", "n")
@@ -71,21 +81,25 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
         values = spread(accuracies, n) | {"protocol": flags.protocol, "cache": cache, "fraction": fraction}
         values |= {"epochs": protocol.epochs, "trials": trials, "seed": flags.seed}
         records.append(values | {"lrs": [rate for _, rate in each], "chance": subject.chance})
-    say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
-    explain_interval(trials)
-    return [subject.record("linear", **values) for values in records]
+    return publish(subject, "linear", records, table, chance(subject), *notes, *explain_interval(trials))
 
 
 def run_finetune(flags: Finetune) -> dict[str, Any]:
     """Runs `fgtrain eval finetune` and returns its record.
 
-    Every finished fit is a line in the run's finetune.jsonl, so a rerun resumes after the last finished fit.
+    Every finished fit is a line in the run's finetune.jsonl, so a rerun resumes after the last finished fit. A line is
+    reused only if everything that decides its accuracy is equal: fit, weights, data, code, versions and device.
     """
     subject = Subject.open(flags, BOTH)
+    notes = subject.check_classes(*(probe.labels_of(subject.shards, split) for split in BOTH))
     journal = None if subject.checkpoint.run is None else subject.checkpoint.run.path / "finetune.jsonl"
     setting = {"step": subject.checkpoint.step, "digest": subject.shards.manifest["digest"], "size": subject.size}
     setting |= {"epochs": flags.epochs, "batch_size": flags.batch_size}
-    done = {} if journal is None else {_key(line): line["accuracy"] for line in read_lines(journal)}
+    setting |= {"encoder_crc32": checksum(load_encoder(subject.checkpoint).state_dict())}
+    setting |= {"commit": provenance.commit(), "versions": provenance.versions()}
+    setting |= {"device": provenance.name_of(subject.device)}
+    setting |= {"precision": "bfloat16" if has_bf16(subject.device) else "float32"}
+    done = {_key(line.values): line.figure("accuracy") for line in read_records(journal)} if journal else {}
     searches = len(flags.rates) * len(flags.decays)
     searches = searches if searches > 1 else 0
     count = 0
@@ -97,7 +111,7 @@ def run_finetune(flags: Finetune) -> dict[str, Any]:
         reused, start = _key(line) in done, time.monotonic()
         accuracy = done[_key(line)] if reused else train()
         if journal is not None and not reused:
-            append(journal, {**line, "accuracy": accuracy})
+            append_record(journal, {**line, "accuracy": accuracy})
         where = "of the held-out part of train" if fit.search else "of test"
         say(
             f"{count} of {searches + flags.trials}: lr {fit.rate:g}, weight decay {fit.decay:g}, seed {fit.seed}: "
@@ -113,20 +127,19 @@ def run_finetune(flags: Finetune) -> dict[str, Any]:
     table = new_table(title, "encoder", "test accuracy, %", "trials", "learning rate", "weight decay", "n")
     chosen = (f"{best.rate:g}", f"{best.decay:g}")
     table.add_row(subject.name, percent(accuracies), str(flags.trials), *chosen, f"{n:,}")
-    say(table, f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)")
-    explain_interval(flags.trials)
     values = spread(accuracies, n) | {"trials": flags.trials, "seed": flags.seed, "epochs": flags.epochs}
     values |= {"batch_size": flags.batch_size, "rates": flags.rates, "decays": flags.decays}
-    return subject.record("finetune", **values, lr=best.rate, weight_decay=best.decay, chance=subject.chance)
+    values |= {"lr": best.rate, "weight_decay": best.decay, "chance": subject.chance}
+    (record,) = publish(subject, "finetune", [values], table, chance(subject), *notes, *explain_interval(flags.trials))
+    return record
 
 
 def run_retrieval(flags: Retrieval) -> dict[str, Any]:
     """Runs `fgtrain eval retrieval` and returns its record."""
     subject = Subject.open(flags, ("test",))
-    views = ViewSpec.evaluation(subject.size)
     results = {}
     for name, encoder in subject.encoders(flags.untrained).items():
-        features, labels, _ = probe.embed(encoder, subject.shards, "test", views, subject.device)
+        features, labels, _ = embed(subject, encoder, "test")
         results[name] = retrieval.retrieve(features.to(subject.device), labels)
     table = new_table(f"retrieval, {subject.size} px", "encoder", "rank-1", "rank-5", "mAP", "queries")
     for name, r in results.items():
@@ -135,20 +148,26 @@ def run_retrieval(flags: Retrieval) -> dict[str, Any]:
         )
     r = results[subject.name]
     alone = len(labels) - len(r.first)
-    say(table, f"± one standard error. mAP of a random ranking: {r.chance.mean():.1%}")
+    notes = [f"± one standard error. mAP of a random ranking: {r.chance.mean():.1%}"]
     if alone:
-        say(f"{alone:,} images are the only one of their class: they are in the gallery and are not queries.")
+        notes.append(f"{alone:,} images are the only one of their class: they are in the gallery and are not queries.")
     values = {"rank1": float(r.rank(1).mean()), "rank5": float(r.rank(5).mean()), "map": float(r.precision.mean())}
     values |= {"map_standard_error": standard_error(r.precision), "map_chance": float(r.chance.mean())}
     values |= {"n": len(r.first)}
     right = {name: torch.from_numpy(each.precision) for name, each in results.items()}
-    return subject.record("retrieval", **values, **report_gain(right, "mAP"))
+    gain, sentences = compute_gain(right, "mAP")
+    (record,) = publish(subject, "retrieval", [values | gain], table, *notes, *sentences)
+    return record
 
 
 def run_localization(flags: Localization) -> dict[str, Any]:
     """Runs `fgtrain eval localization` and returns its record."""
     subject = Subject.open(flags, BOTH)
     true_boxes = localization.true_boxes(subject.shards, "test")
+    notes = ["± one standard error. MaxBoxAcc is defined at the best threshold for these images."]
+    if missing := sum(not len(boxes) for boxes in true_boxes):
+        notes.append(f"{missing:,} of {len(true_boxes):,} test images have no ground-truth box and are not scored.")
+    notes += subject.check_classes(*(probe.labels_of(subject.shards, split) for split in BOTH))
     results = {}
     for name, encoder in subject.encoders(flags.untrained).items():
         options = subject.shards, subject.size, subject.device, flags.seed, true_boxes
@@ -165,7 +184,6 @@ def run_localization(flags: Localization) -> dict[str, Any]:
         baselines[name] = float((meets >= 0.5).mean())
         v2 = np.mean([(meets >= overlap).mean() for overlap in localization.OVERLAPS])
         table.add_row(row, f"{baselines[name]:.1%}", "", f"{v2:.1%}")
-    say(table, "± one standard error. MaxBoxAcc is defined at the best threshold for these images.")
     o = results[subject.name]
     values = {"maxboxacc": float(o.hits.mean()), "maxboxacc_standard_error": standard_error(o.hits)}
     values |= {
@@ -176,22 +194,33 @@ def run_localization(flags: Localization) -> dict[str, Any]:
         "seed": flags.seed,
     }
     right = {name: torch.from_numpy(each.hits) for name, each in results.items()}
-    return subject.record("localization", **values, **report_gain(right, "MaxBoxAcc"))
+    gain, sentences = compute_gain(right, "MaxBoxAcc")
+    (record,) = publish(subject, "localization", [values | gain], table, *notes, *sentences)
+    return record
 
 
-def new_table(title: str, first: str, *columns: str) -> Table:
-    """An empty table whose first column folds long names; the others are right-aligned figures."""
-    table = Table(title=title, title_justify="left")
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+def embed(subject: Subject, encoder: Encoder, split: str) -> probe.Rows:
+    """Features of the central squares of a split."""
+    return probe.embed(encoder, subject.shards, split, ViewSpec.evaluation(subject.size), subject.device)
 
 
-def say(*parts: Table | str) -> None:
-    """Prints tables, and lines that are not wrapped."""
-    for part in parts:
-        CONSOLE.print(part, soft_wrap=isinstance(part, str))
+def publish(
+    subject: Subject, evaluation: str, records: Sequence[dict[str, Any]], *parts: Table | str
+) -> list[dict[str, Any]]:
+    """Appends the records to results.jsonl, prints the parts, and returns the lines.
+
+    A measurement is therefore kept when nothing reads the output any more (`| head`), and still printed when the disk
+    is full.
+    """
+    try:
+        return [subject.record(evaluation, **values) for values in records]
+    finally:
+        say(*parts)
+
+
+def chance(subject: Subject) -> str:
+    """A sentence with the accuracy of a guess."""
+    return f"chance: {subject.chance:.1%} ({len(subject.shards.classes)} classes)"
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -212,25 +241,24 @@ def spread(accuracies: Sequence[float], n: int) -> dict[str, Any]:
     }
 
 
-def explain_interval(trials: int) -> None:
-    """Prints what ± means, when there are several trials."""
-    if trials > 1:
-        say(f"± half the 95 % interval of the mean over {trials} trials (Student's t).")
+def explain_interval(trials: int) -> list[str]:
+    """The sentence that says what ± means; [] for a single trial, which has no interval."""
+    return [f"± half the 95 % interval of the mean over {trials} trials (Student's t)."] if trials > 1 else []
 
 
-def report_gain(figures: Mapping[str, Tensor], name: str) -> dict[str, float]:
-    """Encoder -> (n,) figures of the same samples: prints the gain of the first over the second, the untrained one.
+def compute_gain(figures: Mapping[str, Tensor], name: str) -> tuple[dict[str, float], list[str]]:
+    """Encoder -> (n,) figures of the same samples: the gain of the first over the second, the untrained one.
 
-    Returns the keys that the record gets; {} when only one encoder was evaluated.
+    Returns the keys that the record gets, and a sentence; ({}, []) when only one encoder was evaluated.
     """
     if len(figures) < 2:
-        return {}
+        return {}, []
     trained, untrained = figures.values()
     gain, error = probe.paired(trained, untrained)
     times = f", {gain / error:.1f} standard errors" if error else ""
-    say(f"{name}, gain over untrained: {100 * gain:+.1f} points ± {100 * error:.1f} (paired{times})")
-    return {"untrained": untrained.float().mean().item(), "gain": gain, "gain_standard_error": error}
+    values = {"untrained": untrained.float().mean().item(), "gain": gain, "gain_standard_error": error}
+    return values, [f"{name}, gain over untrained: {100 * gain:+.1f} points ± {100 * error:.1f} (paired{times})"]
 
 
-def _key(line: dict[str, Any]) -> tuple:
-    return tuple(sorted((key, value) for key, value in line.items() if key != "accuracy"))
+def _key(line: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in line.items() if key != "accuracy"}, sort_keys=True)

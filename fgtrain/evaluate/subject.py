@@ -1,6 +1,6 @@
 """The inputs of an evaluation, checked before any work, and the line it appends to the run's results.jsonl."""
 
-import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from fgdata.errors import InputError
-from fgdata.files.atomic import append_line
 from fgdata.shards.reader import ShardSet
 
 from .. import objectives
@@ -19,8 +18,10 @@ from ..networks.saved import load_encoder
 from ..place import open_shards, pick_device
 from ..runs import provenance
 from ..runs.checkpoint import Checkpoint
+from ..runs.rundir import RunDir
 from ..settings.common import need
 from ..settings.evaluations import Evaluation
+from .records import append_record
 
 SMALLEST, LARGEST = 8, 4096  # side of a view, in pixels
 
@@ -43,11 +44,10 @@ class Subject:
         """
         checkpoint, shards = Checkpoint.find(flags.run), flags.shards
         if shards is None and checkpoint.run is not None:
-            recorded = checkpoint.run.facts.get("shards", {}).get("path")
-            shards = Path(recorded) if recorded else None
+            shards = recorded_shards(checkpoint.run)
         data = open_shards(shards)
         if missing := [split for split in splits if not data.splits.get(split)]:
-            has = ", ".join(f"{split} ({n:,})" for split, n in data.splits.items() if n)
+            has = ", ".join(f"{split} ({n:,})" for split, n in data.splits.items() if n) or "no images"
             raise InputError(
                 f"{data.path} has no {' and no '.join(missing)} split, and this evaluation reads "
                 f"{' and '.join(splits)}; it has {has}. Name another set with --shards."
@@ -77,19 +77,63 @@ class Subject:
         trained = {self.name: load_encoder(self.checkpoint)}
         return trained | {"untrained": untrained_encoder(self.checkpoint)} if untrained else trained
 
+    def check_classes(self, train: torch.Tensor, test: torch.Tensor) -> list[str]:
+        """Labels of both splits -> a sentence about the test classes without train images; [] when there are none.
+
+        InputError when no class of the test split has a train image, since every answer would be wrong, or when a label
+        is not the number of a class.
+        """
+        if (largest := int(torch.cat([train, test]).max())) >= len(self.shards.classes):
+            raise InputError(
+                f"{self.shards.path} has a sample of class {largest}; its manifest names {len(self.shards.classes)}. "
+                "Build the set again: fgdata build-shards"
+            )
+        absent = sorted(set(test.tolist()) - set(train.tolist()))
+        if not absent:
+            return []
+        names = ", ".join(self.shards.classes[number] for number in absent[:3]) + (", ..." if absent[3:] else "")
+        retrieval = f"Retrieval needs no train images: fgtrain eval retrieval {shlex.quote(str(self.checkpoint.file))}"
+        if len(absent) == len(test.unique()):
+            raise InputError(
+                f"No class of the test split of {self.shards.path} has train images ({names}), so no test image can "
+                f"be classified right. {retrieval}, or name another set with --shards."
+            )
+        images = int(torch.isin(test, torch.tensor(absent)).sum())
+        return [
+            f"{len(absent):,} of {len(test.unique()):,} test classes have no train images ({names}), so no classifier "
+            f"can answer their {images:,} test images right. {retrieval}"
+        ]
+
     def record(self, evaluation: str, **values: Any) -> dict[str, Any]:
         """Appends a line to the run's results.jsonl, if the encoder is in a run directory, and returns the line.
 
         `values` are the figures (as fractions of one) and the settings of the evaluation. The line adds the step, the
-        shard set and its digest, commit, versions, device and time.
+        shard set and its digest, commit, versions, device and time. InputError when the file cannot be written.
         """
         line = {"evaluation": evaluation, "step": self.checkpoint.step, **values, "size": self.size}
         line |= {"shards": str(self.shards.path), "digest": self.shards.manifest["digest"]}
         line |= {"commit": provenance.commit(), "versions": provenance.versions()}
         line |= {"device": provenance.name_of(self.device), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         if self.checkpoint.run is not None:
-            append(self.checkpoint.run.path / "results.jsonl", line)
+            append_record(self.checkpoint.run.path / "results.jsonl", line)
         return line
+
+
+def recorded_shards(run: RunDir) -> Path | None:
+    """The shard set that a run was trained on, by its run.json; None when that names none."""
+    path = recorded_set(run).get("path")
+    return Path(path) if path else None
+
+
+def recorded_set(run: RunDir) -> dict[str, str]:
+    """`shards` of run.json: path and digest of the set; {} when it is absent. InputError when it is anything else."""
+    value = run.facts.get("shards", {})
+    if not isinstance(value, dict) or not all(isinstance(v, str) and "\0" not in v for v in value.values()):
+        raise InputError(
+            f"{run.path / 'run.json'} is damaged: `shards` is {str(value)[:60]!r}, not the path and digest of a set. "
+            "Restore the file from a copy, or evaluate a checkpoint copied out of the run, with --shards FOLDER."
+        )
+    return value
 
 
 def untrained_encoder(checkpoint: Checkpoint) -> Encoder:
@@ -106,27 +150,3 @@ def untrained_encoder(checkpoint: Checkpoint) -> Encoder:
     if hasattr(small, "decoder"):  # its file may be gone; the encoder does not need it
         small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
     return objectives.build(small, samples=2).encoder
-
-
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Appends one JSON line, whole or not at all, and returns once it is on the disk."""
-    append_line(path, json.dumps(record), sync=True)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads the records of a .jsonl file; [] when the file does not exist.
-
-    An incomplete line is ignored: at the end it is still being written, elsewhere it is from a process that was killed.
-    InputError names any other line that is not JSON.
-    """
-    if not path.is_file():
-        return []
-    records = []
-    for number, line in enumerate(path.read_text().split("\n")[:-1], 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            if line.startswith("{") and not line.endswith("}"):
-                continue
-            raise InputError(f"{path}, line {number} is not valid JSON: {line[:60]!r}. Delete that line.") from None
-    return records

@@ -48,6 +48,7 @@ class Encoder(resnet.ResNet):
         self.dim = self.channels[4]
         self.frozen: tuple[str, ...] = ()
         self.origin = "random weights"  # printed when a run starts
+        self.initial: dict[str, str] | None = None  # file, sha256, table and prefix of --init, for run.json
         del self.fc
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[override]

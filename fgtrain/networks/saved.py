@@ -1,36 +1,61 @@
 """Encoders on disk: load one from a checkpoint, export one for other libraries."""
 
 import shutil
+from typing import get_args, get_type_hints
 
-from rich.console import Console
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, counted, printable
 
+from ..printing import say
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import whole
 from ..runs.state import checksum
+from ..settings.common import Model
 from ..settings.evaluations import Export
-from .encoder import Encoder
+from .encoder import BLOCKS, Encoder
+
+WIDEST = 4096
+"""Widest encoder that is read: 64 times the standard width."""
 
 
 def load_encoder(checkpoint: Checkpoint) -> Encoder:
     """Loads the encoder of a checkpoint, on the CPU and in training mode.
 
-    InputError when the file is damaged, or its tensors do not match the network in its metadata.
+    InputError when the file is damaged, or its tensors do not match the network in its metadata. Nothing is allocated
+    for a network that the file does not contain.
 
         encoder = load_encoder(Checkpoint.find(Path("runs/cvsa"))).eval()
     """
-    encoder, weights = Encoder(checkpoint.model), load_file(checkpoint.file)
-    if checkpoint.crc32 not in (None, checksum(weights)):
+    file, model = checkpoint.file, checkpoint.model
+    other = "Name an earlier checkpoint of the run: a folder under its checkpoints/."
+    allowed, stems = ", ".join(BLOCKS), get_args(get_type_hints(Model)["stem"])
+    if model.backbone not in BLOCKS or model.stem not in stems or not 1 <= model.width <= WIDEST:
         raise InputError(
-            f"{checkpoint.file} is damaged: its weights do not match the checksum in its metadata. Name an earlier "
-            "checkpoint of the run: a folder under its checkpoints/."
+            f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} stem "
+            f"in its metadata; allowed: {allowed}, width 1 to {WIDEST:,}, stem {' or '.join(stems)}. It is damaged, or "
+            f"from another version of fgtrain. {other}"
         )
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in Encoder(model).state_dict().items()}
     try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"{checkpoint.file} does not hold the network in its metadata: {error}") from error
+        with safe_open(file, "pt") as opened:
+            shapes = {k: tuple(opened.get_slice(k).get_shape()) for k in opened.keys()}  # noqa: SIM118
+        if different := sorted(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k)):
+            raise InputError(
+                f"{file} does not contain the network in its metadata, a {model.backbone} of width {model.width} with "
+                f"the {model.stem} stem: {counted(len(different), 'tensor')} differ, such as "
+                f"{printable(different[0])[:100]}. {other}"
+            )
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} cannot be read: {error}. {other}") from error
+    if checkpoint.crc32 not in (None, checksum(weights)):
+        raise InputError(f"{file} is damaged: its weights do not match the checksum in its metadata. {other}")
+    encoder = Encoder(model)
+    encoder.load_state_dict(weights)
     return encoder
 
 
@@ -44,11 +69,16 @@ def run_export(flags: Export) -> None:
         raise InputError(f"{file} does not end in .safetensors, the format that export writes. Name FILE accordingly.")
     if any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents):
         raise InputError(f"{file} is inside the checkpoints of a run. Choose another folder for FILE.")
-    load_encoder(checkpoint)  # raises if the checkpoint is damaged
+    expected = checksum(dict(load_encoder(checkpoint).state_dict()))  # raises if the checkpoint is damaged
     with whole(file) as part:
         shutil.copyfile(checkpoint.file, part)
+        if checksum(load_file(part)) != expected:
+            raise InputError(
+                f"{file} was written, but reading it back gives other weights. Check the disk, or choose another "
+                "folder for FILE."
+            )
     name = checkpoint.model.backbone
-    Console(highlight=False, soft_wrap=True).print(
+    say(
         f"{file}: {name}, width {checkpoint.model.width}, {checkpoint.model.stem} stem, step {checkpoint.step:,}.\n"
         f"weights = safetensors.torch.load_file({str(file)!r})\n"
         f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)\n"

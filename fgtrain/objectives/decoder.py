@@ -6,12 +6,15 @@ The paper does not specify the layers. Ours mirror a ResNet, with group norm so 
 import io
 import json
 import math
-import shlex
+import os
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +30,7 @@ from ..networks.encoder import Encoder
 from ..place import has_bf16
 from ..runs.files import write_bytes
 from ..runs.rundir import RunDir
+from ..runs.state import checksum, damage
 from ..settings.methods import SynthPairConfig
 from .losses import wide
 
@@ -63,20 +67,27 @@ class Decoder(nn.Module):
         return wide(self.rgb(self.stages(self.widen(maps))))
 
     def save(self, file: Path) -> None:
-        """Writes the weights as safetensors, with the shape as metadata. InputError when the file cannot be written."""
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        write_bytes(file, save(weights, metadata={"fgtrain_decoder": json.dumps(self.shape, sort_keys=True)}))
+        """Writes the weights as safetensors, with the shape and a checksum as metadata.
 
-    def check(self, file: Path) -> None:
-        """Raises InputError unless the file is a decoder of this shape. Reads only its header."""
+        InputError when the file cannot be written.
+        """
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        about = json.dumps({**self.shape, "crc32": checksum(weights)}, sort_keys=True)
+        write_bytes(file, save(weights, metadata={"fgtrain_decoder": about}))
+
+    def check(self, file: Path) -> int | None:
+        """Raises InputError unless the file is a decoder of this shape. Reads only its header, returns its checksum."""
         if not file.is_file():
-            raise InputError(f"--decoder {file} does not exist; name the {FILE} of a run of synth-pair.")
+            what = "is not a regular file" if os.path.lexists(file) else "does not exist"
+            raise InputError(f"--decoder {file} {what}. Name the {FILE} of a run of synth-pair.")
         try:
             with safe_open(file, "pt") as weights:
                 shape = json.loads((weights.metadata() or {})["fgtrain_decoder"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+                stored = {k: list(weights.get_slice(k).get_shape()) for k in weights.keys()}  # noqa: SIM118
+            crc32 = shape.pop("crc32", None)
+        except Exception as error:  # SafetensorError, and whatever damaged metadata leads to
             raise InputError(
-                f"--decoder {file} is not a decoder of fgtrain ({type(error).__name__}: {error}); name the {FILE} of a "
+                f"--decoder {file} is not a decoder of fgtrain ({type(error).__name__}: {error}). Name the {FILE} of a "
                 "run of synth-pair."
             ) from error
         if shape != self.shape:
@@ -89,14 +100,31 @@ class Decoder(nn.Module):
             raise InputError(
                 f"--decoder {file} has another shape.\n  "
                 + "\n  ".join(differences)
-                + "\nChange these flags to match, or "
-                f"omit --decoder {shlex.quote(str(file))} to warm up a new decoder."
+                + "\nChange these flags to match, "
+                f"or omit --decoder {quote(str(file))} to warm up a new decoder."
             )
+        if stored != {k: list(v.shape) for k, v in self.state_dict().items()}:
+            raise InputError(
+                f"--decoder {file} is damaged: its tensors are not those of its shape. {self._remedy(file)}"
+            )
+        return crc32
 
     def load(self, file: Path) -> None:
-        """Loads the weights of `file`. InputError unless it is a decoder of this shape."""
-        self.check(file)
-        self.load_state_dict(load_file(file))
+        """Loads the weights of `file`. InputError unless it is an undamaged decoder of this shape."""
+        crc32 = self.check(file)
+        try:
+            weights = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"--decoder {file} cannot be read: {error}. {self._remedy(file)}") from error
+        if crc32 not in (None, checksum(weights)):
+            raise InputError(f"--decoder {file} is damaged: its checksum differs. {self._remedy(file)}")
+        if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
+            raise InputError(f"--decoder {file}: {bad[0]} has values that are not finite. {self._remedy(file)}")
+        self.load_state_dict(weights)
+
+    @staticmethod
+    def _remedy(file: Path) -> str:
+        return f"Name another {FILE}, or remove this one and let the run warm up a new decoder: rm {quote(str(file))}"
 
 
 class Block(nn.Module):
@@ -157,11 +185,7 @@ def warm_up(
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")
     epoch = 0
     if unfinished.is_file():
-        state = torch.load(unfinished, map_location="cpu", weights_only=True)
-        epoch = state["epoch"]
-        decoder.load_state_dict(state["decoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        loader.load_state_dict(state["loader"])
+        epoch = restore(unfinished, settings.epochs, decoder, optimizer, loader)
     resumed = f", resumed after epoch {epoch}" if epoch else ""
     say(f"Decoder warm-up: {counted(settings.epochs, 'epoch')}{resumed}")
     last_save = time.perf_counter()
@@ -204,3 +228,26 @@ def warm_up(
             if stop():
                 break
     return epoch == settings.epochs
+
+
+def restore(unfinished: Path, epochs: int, decoder: Decoder, optimizer: torch.optim.Optimizer, loader: Any) -> int:
+    """Restores an interrupted warm-up and returns its completed epochs. InputError when its state is damaged."""
+    try:
+        with zipfile.ZipFile(unfinished) as parts:  # torch stores checksums and does not compare them
+            if changed := parts.testzip():
+                raise ValueError(changed)
+        state = torch.load(unfinished, map_location="cpu", weights_only=True)
+        epoch = state["epoch"]
+        if not (isinstance(epoch, int) and 0 <= epoch < epochs):
+            raise ValueError(epoch)
+        if not all(value.isfinite().all() for value in state["decoder"].values()):
+            raise ValueError("not finite")
+        decoder.load_state_dict(state["decoder"])
+        optimizer.load_state_dict(state["optimizer"])
+        loader.load_state_dict(state["loader"])
+    except Exception as error:  # damaged content leads torch and the loader into errors of many types
+        raise InputError(
+            f"{unfinished} cannot be used: {damage(unfinished, error)}. Remove it and run the same command again to "
+            f"warm up the decoder from the start:\n  rm {quote(str(unfinished))}"
+        ) from error
+    return epoch

@@ -1,15 +1,17 @@
 """Finds the encoder that `RUN-or-CHECKPOINT` on the command line names."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from fgdata.errors import InputError
 
 from ..settings.common import Config, Model
+from ..settings.file import build
+from .files import parse_json
 from .rundir import RunDir
 
 WEIGHTS = "encoder.safetensors"
@@ -26,6 +28,8 @@ class Checkpoint:
     step: int
     crc32: int | None
     """Checksum of the weights according to the metadata."""
+    settings: dict[str, Any] | None
+    """The settings it was trained with, as `settings.file.relevant` gives them; None in files of older versions."""
     run: RunDir | None
 
     @classmethod
@@ -48,27 +52,43 @@ class Checkpoint:
             path = last
         file = path / WEIGHTS if path.is_dir() else path
         try:
+            if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
+                raise ValueError("it is not a regular file")
             with safe_open(file, "pt") as weights:
                 metadata = (weights.metadata() or {}).get("fgtrain")
+                shape = weights.get_slice("conv1.weight").get_shape() if "conv1.weight" in weights.keys() else [0]  # noqa: SIM118
             if metadata is None:
                 raise InputError(
                     f"{file} does not say what network it holds (its metadata has no key fgtrain): it was exported, or "
                     f"written by another program. Start a run from it: fgtrain run ... --init {quote(str(file))}"
                 )
-            about = json.loads(metadata)
-            model = Model(about["backbone"], int(about["width"]), about["stem"])  # pyright: ignore[reportArgumentType]
+            about = parse_json(metadata)
+            described = {"backbone": about["backbone"], "width": int(about["width"]), "stem": about["stem"]}
             size, step, crc32 = int(about["size"]), int(about["step"]), about.get("crc32")
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            settings = about.get("settings")
+            if not isinstance(settings, dict | None):
+                raise ValueError("the settings in its metadata are damaged")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{file} is not an encoder saved by fgtrain ({_reason(error)}). Name a run directory, a folder "
                 f"under its checkpoints/, or the {WEIGHTS} in one."
             ) from error
-        owner = run or file.resolve().parent.parent.parent
-        return cls(file, model, size, step, crc32, RunDir(owner) if (owner / "config.json").is_file() else None)
+        model = build(Model, described, f"The metadata of {file}")
+        if shape[0] != model.width:  # before a network of that width is created
+            raise InputError(
+                f"{file} does not hold the network that its metadata names: width {model.width} there, {shape[0]} in "
+                "its weights. Name another checkpoint."
+            )
+        owner = RunDir(run or file.resolve().parent.parent.parent)
+        return cls(file, model, size, step, crc32, settings, owner if owner.config_path.is_file() else None)
 
     def config(self) -> Config | None:
-        """The settings of its run, or None for a file outside a run."""
-        return self.run.config() if self.run else None
+        """The settings of its run, or None for a file outside a run. InputError if config.json has changed since."""
+        if self.run is None:
+            return None
+        config = self.run.config()
+        self.run.check_unchanged(config, self.settings, self.file.parent)
+        return config
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, printable
 from fgdata.files.atomic import append_line, atomic
 
 
@@ -39,8 +39,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 def append(path: Path, line: str) -> None:
     """Appends a line. InputError, with the file unchanged, if the disk is full or the file cannot be written."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file. Remove it, then resume with --resume.")
     try:
-        append_line(path, line)
+        append_line(path, printable(line))
     except OSError as error:
         raise InputError(
             f"{path} could not be written: {error.strerror}. Its existing contents are unchanged."
@@ -56,12 +58,32 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. InputError if it cannot be read or is not a JSON object."""
+def read_json(path: Path, advice: str = "Restore the file.") -> dict[str, Any]:
+    """The JSON object in a file. InputError, ending with `advice`, if it cannot be read or is not a JSON object."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+        return parse_json(read_bytes(path))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}. {advice}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of a regular file; anything else, such as a pipe, is not opened. InputError if it cannot be read."""
+    if not path.is_file():
+        raise InputError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def parse_json(data: bytes | str) -> dict[str, Any]:
+    """JSON text -> the object in it. ValueError if it is not valid JSON or not an object, whatever the bytes are."""
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is not valid JSON (nested too deeply)") from None
+    except ValueError as error:
+        raise ValueError(f"it is not valid JSON ({printable(str(error))})") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} is not a JSON object.")
+        raise ValueError("it is not a JSON object")
     return value

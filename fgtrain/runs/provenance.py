@@ -14,7 +14,10 @@ from fgdata.shards.reader import ShardSet
 
 from .. import parallel
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "nvidia-dali-cuda130")
+PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "pillow", "h5py"),
+    "nvidia-dali-cuda130",
+)
 
 
 def describe_run(shards: ShardSet, device: torch.device) -> dict[str, Any]:
@@ -64,5 +67,5 @@ def commit() -> str | None:
             return loose.read_text().strip()
         packed = (git / "packed-refs").read_text().splitlines()
         return next((line.split()[0] for line in packed if line.endswith(head[5:])), None)
-    except OSError:
+    except (OSError, ValueError):  # no repository, or not the text that git writes
         return None

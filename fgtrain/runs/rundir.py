@@ -11,7 +11,6 @@ weights_only.
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -21,12 +20,18 @@ from typing import Any
 
 from fgdata.errors import InputError
 from fgdata.files.atomic import write_synced
-from fgdata.files.lock import lock
+from fgdata.files.lock import create_and_lock, is_locked, lock
 
 from ..settings.common import Config
-from ..settings.file import differences, from_dict, to_dict
-from .files import append, read_json, remove, write_bytes, write_json
+from ..settings.file import as_flags, differences, from_dict, relevant, to_dict, typed
+from .files import append, parse_json, read_bytes, read_json, remove, write_bytes, write_json
 from .state import checksum, complete_checkpoints
+
+FACTS: dict[str, Any] = {
+    **{"name": str, "status": str, "pid": int, "processes": int, "step": int, "shards": dict, "earlier": list},
+    **{"reason": str | None, "checkpoint": int | None},
+}
+"""Types of those values in run.json that are read again."""
 
 
 class RunDir:
@@ -35,6 +40,7 @@ class RunDir:
     def __init__(self, path: Path):
         self.path = path
         self._stack: ExitStack | None = None
+        self._locked = False
 
     @classmethod
     @contextmanager
@@ -47,28 +53,28 @@ class RunDir:
         run = cls(path)
         with ExitStack() as run._stack:
             if path.is_dir():
-                run._lock()
+                run._lock(create=False)
             run._check(config)
             yield run
 
     def start(self, config: Config) -> None:
-        """Creates the folder and writes config.json. Called after all other checks of the settings."""
-        if not self.path.is_dir():
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(
-                    f"--out {self.path} cannot be created: {error.strerror}. Choose another folder."
-                ) from error
-            self._lock()
-            self._check(config)  # another run may have used the folder between the first check and the lock
+        """Creates and locks the folder and writes config.json. Called after all other checks of the settings.
+
+        InputError if another run has taken the folder since `claim`.
+        """
+        if not self._locked:
+            self._lock(create=True)
+            self._check(config)
         write_json(self.config_path, to_dict(config))
 
-    def _lock(self) -> None:
+    def _lock(self, create: bool) -> None:
         assert self._stack is not None
         try:
-            self._stack.enter_context(lock(self.path))
+            self._stack.enter_context(create_and_lock(self.path) if create else lock(self.path))
+            self._locked = True
         except InputError:
+            if not (self.path.is_dir() and is_locked(self.path)):
+                raise
             pid = self.facts.get("pid")
             raise InputError(
                 f"Another fgtrain{f' (process {pid})' if pid else ''} is training in {self.path}. Wait for it, or stop "
@@ -96,11 +102,37 @@ class RunDir:
             alternative += f"; it failed before its first checkpoint, so nothing is lost by rm -r {quote(str(path))}"
         if entries and not resume:
             raise InputError(f"{path} already contains a run. Resume it with --resume, or {alternative}.")
-        if entries and (changed := differences(self.config(), config)):
+        if entries and (changed := differences(relevant(self.config()), relevant(config))):
+            raise InputError(self._explain_changed(changed, alternative))
+
+    def _explain_changed(self, changed: dict[str, tuple[Any, Any]], alternative: str) -> str:
+        recipe, path = self.facts.get("name", "NAME"), quote(str(self.path))
+        flags = as_flags({name: new for name, (_, new) in changed.items()})
+        why = (
+            " The learning rate is scheduled over all epochs, so the steps already trained belong to a run of that "
+            "length."
+            if "epochs" in changed
+            else ""
+        )
+        return (
+            f"{self.path} was started with other settings, and --resume cannot change them:\n  {_listed(changed)}\n"
+            f"They change the result of the steps already trained.{why} Resume with the original settings:\n"
+            f"  fgtrain run {recipe} --out {path} --resume\n"
+            "or start a new run with the new ones (add --init to start from the weights of this one):\n"
+            f"  fgtrain run {recipe} --config {path} {flags} --out {quote(f'{self.path}-2')}\n"
+            f"or {alternative}."
+        )
+
+    def check_unchanged(self, config: Config, saved: dict[str, Any] | None, checkpoint: Path) -> None:
+        """InputError if config.json has other settings than those saved with a checkpoint.
+
+        config: the settings in config.json. saved: `settings.file.relevant` of the run that wrote the checkpoint, None
+        for checkpoints of older versions, which are not checked.
+        """
+        if changed := differences(saved or {}, relevant(config)):
             raise InputError(
-                f"{path} was started with other settings, and --resume cannot change them:\n  "
-                + "\n  ".join(changed)
-                + f"\nOmit those flags, or {alternative}."
+                f"{self.config_path} has changed since {checkpoint} was saved (checkpoint -> file):\n  "
+                f"{_listed(changed)}\nRestore these values in {self.config_path}, then run the same command again."
             )
 
     @property
@@ -114,9 +146,21 @@ class RunDir:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The contents of run.json, {} if there is none. InputError if it cannot be read."""
+        """The contents of run.json, {} if there is none. InputError if it is damaged."""
         path = self.path / "run.json"
-        return read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        advice = f"Restore it, or remove it (settings and checkpoints have their own files): rm {quote(str(path))}"
+        facts = read_json(path, advice)
+        try:
+            values = [(key, kind, facts[key]) for key, kind in FACTS.items() if key in facts]
+            for key, kind, value in values:
+                typed(kind, value, f"{path}: {key}")
+            for key in {"path", "digest"} & facts.get("shards", {}).keys():
+                typed(str, facts["shards"][key], f"{path}: shards.{key}")
+        except InputError as error:
+            raise InputError(f"{error} {advice}") from None
+        return facts
 
     def note(self, **facts: Any) -> None:
         """Updates these keys of run.json."""
@@ -133,15 +177,19 @@ class RunDir:
     def has(self, key: str, step: int | None = None) -> bool:
         """Whether metrics.jsonl has a line with `key`, at `step` if one is given."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return any(f'"{key}":' in line and step in (None, _step(line)) for line in lines)
+        lines = read_bytes(path).splitlines() if path.is_file() else []
+        return any(f'"{key}":'.encode() in line and step in (None, _step(line)) for line in lines)
 
     def cut_metrics(self, step: int) -> None:
-        """Removes the lines of metrics.jsonl after `step`, which a resumed run writes again."""
+        """Cuts metrics.jsonl before its first line after `step`, because a resumed run writes these lines again.
+
+        An incomplete last line, as left by a kill, is removed. The bytes before the cut are unchanged.
+        """
         path = self.path / "metrics.jsonl"
         if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if _step(line) <= step]
-            write_bytes(path, "".join(line + "\n" for line in lines).encode())
+            lines = read_bytes(path).splitlines(keepends=True)
+            end = next((i for i, line in enumerate(lines) if (_step(line) or 0) > step), len(lines))
+            write_bytes(path, b"".join(line for line in lines[:end] if line.endswith(b"\n")))
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -150,9 +198,19 @@ class RunDir:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint that `last` points to or, if that was removed, the newest one. None if there is none."""
-        last = self.path / "checkpoints" / "last"
-        return last.resolve() if last.is_dir() else self.checkpoints[-1].resolve() if self.checkpoints else None
+        """The checkpoint that `last` points to or, if that was removed, the newest one. None if there is none.
+
+        InputError if `last` points to anything else.
+        """
+        last, own = self.path / "checkpoints" / "last", [path.resolve() for path in self.checkpoints]
+        if not (last.is_symlink() and last.exists()):  # a copy made without links has a folder of that name
+            return own[-1] if own else None
+        if last.resolve() not in own:
+            raise InputError(
+                f"{last} points to {last.resolve()}, which is not a checkpoint of this run. Remove the link to use the "
+                f"newest checkpoint: rm {quote(str(last))}"
+            )
+        return last.resolve()
 
     def resume_point(self) -> Path | None:
         """The checkpoint to resume from, or None for a run that never saved one. InputError if all were removed."""
@@ -199,6 +257,8 @@ class RunDir:
             remove(folder / name)
             part.rename(folder / name)
             link.symlink_to(name)
+            if not (folder / "last").is_symlink():
+                remove(folder / "last")  # a copy made without links: a rename cannot replace a folder
             link.replace(folder / "last")
         except OSError as error:
             remove(part)
@@ -210,12 +270,18 @@ class RunDir:
                 "then resume with --resume."
             ) from error
         for old in self.checkpoints[: -max(1, keep)]:
-            shutil.rmtree(old)
+            remove(old)
         return folder / name
 
 
-def _step(line: str) -> int:
+def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    return "\n  ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
+
+
+def _step(line: bytes) -> int | None:
+    """The step of a line of metrics.jsonl; None for a line that is incomplete or damaged."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # an incomplete last line, left by a kill
-        return 1 << 62
+        step = parse_json(line).get("step")
+    except ValueError:
+        return None
+    return step if isinstance(step, int) else None

@@ -30,10 +30,15 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
     file = checkpoint / "state.pt"
     try:
+        if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
+            raise ValueError("not a regular file")
         with zipfile.ZipFile(file) as parts:  # torch writes a checksum of each part but does not check it
             if changed := parts.testzip():
                 raise ValueError(f"{changed} has changed")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("not the state of a run")
+        return state
     except Exception as error:  # torch raises errors of every type on damaged bytes
         others = [p.name for p in complete_checkpoints(checkpoint.parent) if p.name != checkpoint.name]
         advice = (
@@ -51,6 +56,8 @@ def damage(file: Path, error: Exception) -> str:
         return "it is missing"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if not file.is_file():
+        return "it is not a regular file"
     if not file.stat().st_size:
         return "it is empty"
     return "it is truncated or damaged" if saved_by_torch(file) else "it was not written by torch"

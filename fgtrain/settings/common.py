@@ -133,7 +133,8 @@ class Config:
     """Seed of the initial weights, the order of samples and all random draws of the views."""
     init: str | None = None
     """Weights the encoder starts from: imagenet (torchvision's, downloaded once), a run directory, or a checkpoint file
-    of torchvision, timm, MoCo, OpenMixup, solo-learn, lightly or fgtrain. Default: random."""
+    of torchvision, timm, MoCo, OpenMixup, solo-learn, lightly or fgtrain. Of an online network and its moving average
+    in one file (student and teacher, encoder_q and encoder_k), the online network is used. Default: random."""
     freeze_stages: int = 0
     """Stages whose weights and batch-norm statistics stay frozen: 2 freezes the stem, layer1 and layer2; 0: none."""
     sync_norm: bool = False

@@ -1,8 +1,11 @@
 """Converts settings to the contents of config.json and back. Errors name the file and the key."""
 
 import dataclasses
+import reprlib
 import types
+from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fgdata.errors import InputError
@@ -22,17 +25,38 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
     values: the contents of config.json. source: the file, for error messages.
     """
     method = values.get("method")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"{source}: method is {method!r}; allowed: {', '.join(METHODS)}.")
-    return _build(METHODS[method], {k: v for k, v in values.items() if k != "method"}, source)
+    return build(METHODS[method], {k: v for k, v in values.items() if k != "method"}, source)
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """The settings that change the result and differ, one line each. The path of the shard set is not one of them."""
-    flat_old, flat_new = flat(to_dict(old)), flat(to_dict(new))
-    keys = sorted(flat_old.keys() | flat_new.keys())
-    relevant = [k for k in keys if not k.startswith("machine.") and k != "data.shards"]
-    return [f"{k}: {flat_old.get(k)} -> {flat_new.get(k)}" for k in relevant if flat_old.get(k) != flat_new.get(k)]
+def relevant(config: Config) -> dict[str, Any]:
+    """The settings that change the result, as plain JSON values by the names of their flags: {"optim.lr": 0.03}.
+
+    The path of the shard set is not one of them: run.json identifies the set by its digest.
+    """
+    return {k: v for k, v in flat(to_dict(config)).items() if not k.startswith("machine.") and k != "data.shards"}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Two results of `relevant` -> setting: (old, new) of those that differ.
+
+    A setting that `old` lacks does not count: it is newer than the checkpoint that `old` was saved with.
+    """
+    return {k: (old[k], new.get(k)) for k in sorted(old) if old[k] != new.get(k)}
+
+
+def as_flags(settings: dict[str, Any]) -> str:
+    """Settings by name -> the flags that set them: {"optim.lr": 0.1} -> --optim.lr 0.1. None is left out."""
+    words: list[str] = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            prefix, _, last = flag.rpartition(".")
+            words.append(f"--{flag}" if value else f"--{prefix}.no-{last}" if prefix else f"--no-{last}")
+        elif value is not None:
+            words += [f"--{flag}", *(quote(str(v)) for v in (value if isinstance(value, list) else [value]))]
+    return " ".join(words)
 
 
 def _plain(value: Any) -> Any:
@@ -54,7 +78,8 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 T = TypeVar("T")
 
 
-def _build(kind: type[T], values: dict[str, Any], source: str, prefix: str = "") -> T:
+def build(kind: type[T], values: dict[str, Any], source: str, prefix: str = "") -> T:
+    """JSON values by field name -> a settings dataclass. InputError, naming `source`, for a wrong name or value."""
     hints = get_type_hints(kind)
     fields = {f.name for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     if unknown := sorted(values.keys() - fields):
@@ -66,13 +91,13 @@ def _build(kind: type[T], values: dict[str, Any], source: str, prefix: str = "")
     for key, value in values.items():
         hint, name = hints[key], prefix + key
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            built[key] = _build(hint, value, source, name + ".")  # pyright: ignore[reportArgumentType]
+            built[key] = build(hint, value, source, name + ".")  # pyright: ignore[reportArgumentType]
         else:
-            built[key] = _leaf(hint, value, f"{source}: {name}")
+            built[key] = typed(hint, value, f"{source}: {name}")
     return kind(**built)
 
 
-def _leaf(hint: Any, value: Any, name: str) -> Any:
+def typed(hint: Any, value: Any, name: str) -> Any:
     """A JSON value -> a value of the field's type. InputError that names both if it does not fit."""
     origin = get_origin(hint)
     if origin is Literal:
@@ -81,18 +106,20 @@ def _leaf(hint: Any, value: Any, name: str) -> Any:
     elif origin in (Union, types.UnionType):
         for option in get_args(hint):
             try:
-                return _leaf(option, value, name)
+                return typed(option, value, name)
             except InputError:
                 continue
     elif origin is tuple and isinstance(value, list):
         kinds = get_args(hint)
         each = [kinds[0]] * len(value) if kinds[-1] is Ellipsis else kinds
         if len(each) == len(value):
-            return tuple(_leaf(k, v, name) for k, v in zip(each, value))
-    elif hint is Path and isinstance(value, str):
+            return tuple(typed(k, v, name) for k, v in zip(each, value))
+    elif hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
-    raise InputError(f"{name} is {value!r}; expected {hint.__name__ if isinstance(hint, type) else hint}.")
+    shown = reprlib.repr(value)  # shortened: a damaged file may hold anything
+    raise InputError(f"{name} is {shown}; expected {hint.__name__ if isinstance(hint, type) else hint}.")

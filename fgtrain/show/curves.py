@@ -1,15 +1,14 @@
 """Training curves: each metric of metrics.jsonl over the epochs, one panel per metric, one line per run."""
 
-import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from fgdata.errors import InputError, printable
 
-from fgdata.errors import InputError
-
-from ..evaluate.subject import read_lines
+from ..evaluate.records import is_finite, read_records
+from ..printing import say
 from ..runs.files import whole
 from ..settings.common import need
 from ..settings.pictures import Curves
@@ -19,6 +18,7 @@ THROUGHPUT = ("images_per_second", "data_wait")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Distinguishable with colour blindness (Okabe and Ito)."""
 COLUMNS, WIDTH, HEIGHT = 3, 4.2, 2.7  # panels per row; size of a panel in inches
+MOST = 60  # panels in a picture
 
 
 def draw_curves(flags: Curves) -> Path:
@@ -29,28 +29,31 @@ def draw_curves(flags: Curves) -> Path:
     recorded = list(dict.fromkeys(figure for lines in runs.values() for figure in lines))
     for figure in figures:
         need(figure in recorded, "figures", figure, ", ".join(recorded))
-    wanted = list(figures) or [figure for figure in recorded if figure not in THROUGHPUT]
+    wanted = list(figures) or [figure for figure in recorded if figure not in THROUGHPUT] or recorded
+    need(len(wanted) <= MOST, "figures", f"{len(wanted):,} metrics", f"1 to {MOST}, by name")
     out = flags.out or paths[0] / "curves.png"
-    with whole(out) as part:
-        draw(runs, wanted).savefig(part, format="png", dpi=150)
-    Console(highlight=False, soft_wrap=True).print(f"{out}: {', '.join(wanted)} of {', '.join(runs)}")
+    picture = draw(runs, wanted)
+    with whole(out) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # of a name in another script
+        picture.savefig(part, format="png", dpi=150)
+    say(f"{out}: {', '.join(wanted)} of {', '.join(runs)}")
     return out
 
 
 def curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     """Run directory -> metric -> epochs and values; a line without the metric, or with NaN, adds no point.
 
-    InputError when the run has no metrics yet.
+    InputError when the run has no metrics yet, or a line without a number as its epoch.
     """
-    lines = read_lines(path / "metrics.jsonl")
-    if not lines:
-        raise InputError(f"{path} has no metrics.jsonl, or an empty one. Name run directories, such as runs/cvsa.")
+    lines = read_records(path / "metrics.jsonl")
+    if not any(name not in AXIS and is_finite(value) for line in lines for name, value in line.values.items()):
+        raise InputError(f"{path} has no metrics.jsonl with a metric in it. Name run directories, such as runs/cvsa.")
     series: dict[str, tuple[list[float], list[float]]] = {}
     for line in lines:
-        for name, value in line.items():
-            if name not in AXIS and isinstance(value, (int, float)) and math.isfinite(value):
+        for name, value in line.values.items():
+            if name not in AXIS and is_finite(value):
                 epochs, values = series.setdefault(name, ([], []))
-                epochs.append(line["epoch"])
+                epochs.append(line.figure("epoch"))
                 values.append(value)
     return series
 
@@ -70,7 +73,7 @@ def draw(runs: dict[str, dict[str, tuple[list[float], list[float]]]], figures: S
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
-        raise InputError("show curves needs matplotlib, which is not installed: pip install 'fgdata[plot]'") from None
+        raise InputError("show curves needs matplotlib, which is not installed: pip install matplotlib") from None
     columns = min(COLUMNS, len(figures))
     rows = -(-len(figures) // columns)
     across = min(2 * columns, len(runs))  # names per line of the legend
@@ -86,7 +89,7 @@ def draw(runs: dict[str, dict[str, tuple[list[float], list[float]]]], figures: S
                 epochs, values = lines[figure]
                 mark = "o" if len(epochs) < 40 else None
                 (handles[run],) = panel.plot(epochs, values, color=colour, linewidth=1.6, marker=mark, markersize=3)
-        panel.set_title(figure.replace("_", " "), loc="left", fontsize=11)
+        panel.set_title(printable(figure.replace("_", " ")), loc="left", fontsize=11, parse_math=False)
         panel.set_xlabel("epoch", fontsize=9, color="#555555")
         panel.tick_params(labelsize=9, colors="#555555")
         panel.grid(color="#e6e6e6", linewidth=0.8)
@@ -97,5 +100,8 @@ def draw(runs: dict[str, dict[str, tuple[list[float], list[float]]]], figures: S
             panel.spines[side].set_color("#bbbbbb")
     for panel in list(picture.axes)[len(figures) :]:
         panel.remove()
-    picture.legend(handles.values(), handles, loc="upper left", ncols=across, fontsize=10, frameon=False)
+    labels = [printable(run) for run in handles]
+    legend = picture.legend(handles.values(), labels, loc="upper left", ncols=across, fontsize=10, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return picture

@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor, nn
 
 from fgdata.images import decode
-from fgdata.shards.reader import ShardSet, label, meta
+from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import load
 
 from ..evaluate.finetune import Part
@@ -24,11 +23,12 @@ from ..evaluate.localization import probe_layer, whole_image
 from ..evaluate.subject import Subject
 from ..networks.encoder import Encoder
 from ..networks.saved import load_encoder
+from ..printing import say
 from ..runs.files import whole
 from ..settings.common import need
 from ..settings.evaluations import Evaluation
 from ..settings.pictures import Gradcam
-from .sheet import fitted, framed, layout
+from .sheet import caption, check_rows, fitted, framed, layout
 
 CELL = 224
 """Longer side of an image in the picture, in pixels."""
@@ -66,7 +66,7 @@ def draw_gradcam(flags: Gradcam) -> Path:
     options = replace(options, shards=first.shards.path, size=first.size)
     subjects = [first, *(Subject.open(replace(options, run=path), ("train",)) for path in paths[1:])]
     data, reader = first.shards, first.shards.split(split)
-    need(1 <= rows <= len(reader), "rows", rows, f"1 to {len(reader):,}, the images of the {split} split")
+    check_rows(rows, data, split)
     numbers = np.sort(np.random.default_rng(flags.seed).choice(len(reader), rows, replace=False))
     with load(
         Part(data, split, torch.from_numpy(numbers)),
@@ -88,18 +88,16 @@ def draw_gradcam(flags: Gradcam) -> Path:
         grid = tuple(maps.shape[1:])
         for row, one, number in zip(cells, maps.cpu().numpy(), numbers):
             row.append(overlaid(decode(reader.read(int(number))["jpg"], str(number)), one))
-    labels = [data.classes[label(reader.read(int(number)))] for number in numbers]
-    captions = [name.split(".", 1)[-1].replace("_", " ") for name in labels]
+    captions = [caption(data, reader.read(int(number))) for number in numbers]
     heads = [("image", 1), *((shortened(subject), 1) for subject in subjects)]
     out = flags.out or (first.checkpoint.run.path if first.checkpoint.run else Path()) / "gradcam.png"
     with whole(out) as part:
         layout(cells, captions, heads, CELL).save(part, "PNG", optimize=True)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{out}: {rows} images of {data.path} ({split}) at {first.size} px, maps of {grid[0]} x {grid[1]}")
+    say(f"{out}: {rows} images of {data.path} ({split}) at {first.size} px, maps of {grid[0]} x {grid[1]}")
     for subject, count in zip(subjects, right):
-        console.print(f"  {subject.name}: {count} of these {rows} classified right")
+        say(f"  {subject.name}: {count} of these {rows} classified right")
     if min(grid) < 4:
-        console.print(f"  A map of {grid[0]} x {grid[1]} positions shows little; try a larger --size, such as 224.")
+        say(f"  A map of {grid[0]} x {grid[1]} positions shows little; try a larger --size, such as 224.")
     return out
 
 

@@ -2,40 +2,57 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
 from ..place import SHARDS
+from ..printing import say
 from ..runs.rundir import RunDir
 from ..settings.recipes import RECIPES
+
+RUNS = Path("runs")
 
 
 def run_list(_flags: object = None) -> None:
     """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too."""
-    console = Console(highlight=False)
     table = Table("recipe", "description", title="fgtrain run NAME", title_justify="left")
     for name, recipe in RECIPES.items():
         table.add_row(name, (inspect.getdoc(recipe) or "").splitlines()[0])
-    console.print(table)
+    say(table)
     table = Table("shard set", "images", "boxes", title="--data.shards", title_justify="left")
     for manifest in sorted(SHARDS.glob("*/manifest.json")):
-        try:
-            shards = ShardSet.open(manifest.parent)
-            counts = ", ".join(f"{split} {n:,}" for split, n in shards.splits.items())
-            table.add_row(str(shards.path), counts, ", ".join(shards.detectors) or "none")
-        except InputError as error:
-            table.add_row(str(manifest.parent), "unreadable", str(error).split(". ")[0])
-    console.print(table if table.row_count else f"No shard sets under {SHARDS.resolve()}.")
+        table.add_row(str(manifest.parent), *describe_set(manifest.parent))
+    say(table if table.row_count else f"No shard sets under {SHARDS.resolve()}.")
     table = Table("run", "method", "status", "step", title="fgtrain eval knn RUN", title_justify="left")
-    for config in sorted(Path("runs").glob("*/config.json")):
-        run = RunDir(config.parent)
-        try:
-            facts, method = run.facts, run.config().method
-            table.add_row(str(run.path), method, facts.get("status", "unknown"), f"{facts.get('step', 0):,}")
-        except InputError as error:
-            table.add_row(str(run.path), "unreadable", str(error), "")
-    console.print(table if table.row_count else f"No runs under {Path('runs').resolve()}.")
+    for config in sorted(RUNS.glob("*/config.json")):
+        table.add_row(str(config.parent), *describe_run(config.parent))
+    say(table if table.row_count else f"No runs under {RUNS.resolve()}.")
+
+
+def describe_set(path: Path) -> tuple[str, str]:
+    """Images and detectors of a shard set, or "unreadable" and why."""
+    try:
+        shards = ShardSet.open(path)
+    except (InputError, OSError) as error:
+        return "unreadable", str(error).split(". ")[0]
+    return ", ".join(f"{split} {n:,}" for split, n in shards.splits.items()), ", ".join(shards.detectors) or "none"
+
+
+def describe_run(path: Path) -> tuple[str, str, str]:
+    """Method, status and step of a run, or "unreadable" and why."""
+    run = RunDir(path)
+    try:
+        facts, method = run.facts, run.config().method
+    except (InputError, OSError) as error:
+        return "unreadable", str(error), ""
+    status, step = facts.get("status", "unknown"), facts.get("step", 0)
+    return method, _short(status), f"{step:,}" if type(step) is int else _short(step)
+
+
+def _short(value: Any) -> str:
+    """A value of run.json, which may be of any type, in the width of a column."""
+    return str(value)[:40]

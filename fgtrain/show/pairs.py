@@ -12,24 +12,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from fgdata.errors import InputError
-from fgdata.shards.reader import label, meta
 from fgdata.views import ViewSpec, load
 
 from .. import objectives
+from ..evaluate.subject import recorded_shards
 from ..networks.norm import hold_statistics
 from ..objectives.losses import wide
 from ..objectives.synth_pair import SynthPair
 from ..place import open_shards
+from ..printing import say
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import whole
 from ..runs.state import load_state
 from ..settings.methods import SynthPairConfig
 from ..settings.pictures import Pairs
-from .sheet import layout, pixels
+from .sheet import caption, check_rows, layout, pixels
 
 BATCH = 64
 """Images per batch, of which the first are drawn. The scores compare an image with the others of its batch."""
@@ -43,11 +43,9 @@ def draw_pairs(flags: Pairs) -> Path:
     """
     checkpoint, split, rows, seed = Checkpoint.find(flags.run), flags.split, flags.rows, flags.seed
     objective = load_objective(checkpoint)
-    recorded = checkpoint.run.facts.get("shards", {}).get("path") if checkpoint.run else None
-    data = open_shards(flags.shards or (Path(recorded) if recorded else None))
+    data = open_shards(flags.shards or (recorded_shards(checkpoint.run) if checkpoint.run else None))
     reader = data.split(split)
-    if not 1 <= rows <= min(BATCH, len(reader)):
-        raise InputError(f"--rows is {rows}; allowed: 1 to {min(BATCH, len(reader))}.")
+    check_rows(rows, data, split, most=BATCH)
     with load(data, views=objective.views, batch_size=min(BATCH, len(reader)), split=split, seed=seed) as loader:
         batch = next(iter(loader))
     x, x_hat, x_p, noise = pairs(objective, batch, seed)
@@ -57,15 +55,13 @@ def draw_pairs(flags: Pairs) -> Path:
         decoded, perturbed = (pixels(images[i].numpy(), spec) for images in (x_hat, x_p))
         change = (128 + gain * (perturbed.astype(float) - decoded)).round().clip(0, 255).astype(np.uint8)
         cells.append([enlarged(image) for image in (pixels(x[i].numpy(), spec), decoded, perturbed, change)])
-    samples = [reader.read(number) for number in batch["index"][:rows].tolist()]
-    names = [data.classes[label(sample)] if data.classes else meta(sample)["id"] for sample in samples]
-    captions = [name.split(".", 1)[-1].replace("_", " ") for name in names]
+    captions = [caption(data, reader.read(number)) for number in batch["index"][:rows].tolist()]
     heads = [("image", 1), ("decoded", 1), ("with noise", 1), (f"difference x {gain}", 1)]
     sheet = layout(cells, captions, heads, cells[0][0].width)
     out = flags.out or (checkpoint.run.path if checkpoint.run else Path()) / "pairs.png"
     with whole(out) as part:
         sheet.save(part, "PNG", optimize=True)
-    Console(highlight=False, soft_wrap=True).print(
+    say(
         f"{out}: {rows} images of {data.path} ({split}), step {checkpoint.step:,}; "
         f"the noise is {noise:.1%} of the features"
     )
@@ -81,13 +77,19 @@ def load_objective(checkpoint: Checkpoint) -> SynthPair:
             f"{checkpoint.file.parent} is {what}; show pairs needs a decoder, which only a run of synth-pair has. "
             "Train one: fgtrain run synth-pair"
         )
-    weights = load_state(checkpoint.file.parent)["objective"]
+    weights = load_state(checkpoint.file.parent).get("objective", {})
     config = replace(config, init=None, decoder=None)  # every weight comes from the checkpoint
     queue = len(weights.get("base.queue", ()))
     if queue:
         config = replace(config, moco=replace(config.moco, queue=queue))
     objective = objectives.build(config, samples=queue)
-    objective.load_state_dict(weights)
+    try:
+        objective.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"{checkpoint.file.parent / 'state.pt'} does not hold the objective that the run's config.json describes: "
+            f"{' '.join(str(error).split())[:200]}. Restore both files, or name another checkpoint of the run."
+        ) from None
     return objective.train()
 
 

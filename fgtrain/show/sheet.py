@@ -5,10 +5,27 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fgdata.shards.reader import ShardSet, label, meta
 from fgdata.views import ViewSpec
+
+from ..settings.common import need
 
 PAPER, INK, FAINT, MARK = (255, 255, 255), (34, 38, 43), (120, 126, 134), (255, 122, 0)
 MARGIN, GAP, GROUP_GAP, HEADER, LINE = 28, 10, 34, 58, 18  # pixels
+MOST_ROWS = 100
+
+
+def check_rows(rows: int, shards: ShardSet, split: str, most: int = MOST_ROWS) -> None:
+    """InputError when the set has no such split, or unless 1 to `most` rows of its images can be drawn."""
+    images = len(shards.split(split))
+    need(1 <= rows <= min(most, images), "rows", rows, f"1 to {min(most, images):,} of the {images:,} {split} images")
+
+
+def caption(shards: ShardSet, sample: dict[str, bytes]) -> str:
+    """The class of a sample in words, or its id when the set has no such class."""
+    number = label(sample)
+    name = shards.classes[number] if 0 <= number < len(shards.classes) else str(meta(sample).get("id", ""))
+    return name.split(".", 1)[-1].replace("_", " ")
 
 
 def pixels(view: np.ndarray, spec: ViewSpec) -> np.ndarray:

@@ -4,19 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
 
 from fgdata.errors import InputError
 from fgdata.images import decode
-from fgdata.shards.reader import box, label, meta
+from fgdata.shards.reader import box
 from fgdata.views import ViewSpec, load
 
+from ..evaluate.subject import recorded_shards
 from ..place import open_shards
+from ..printing import say
 from ..runs.files import whole
 from ..runs.rundir import RunDir
-from ..settings.common import need
 from ..settings.pictures import Views
-from .sheet import extent, fitted, framed, layout, pixels
+from .sheet import caption, check_rows, extent, fitted, framed, layout, pixels
 
 
 def draw_views(flags: Views) -> Path:
@@ -33,13 +33,13 @@ def draw_views(flags: Views) -> Path:
                 f"{path} is not a run directory: it has no config.json. Omit it and name a set with --shards."
             )
         run = RunDir(path)
-        config, recorded = run.config(), run.facts.get("shards", {}).get("path")
+        config = run.config()
         spec, detector = config.views, detector or config.data.detector
-        shards = shards or (Path(recorded) if recorded else None)
+        shards = shards or recorded_shards(run)
         backgrounds = backgrounds or config.data.backgrounds
     data = open_shards(shards)
     reader = data.split(split)
-    need(1 <= rows <= len(reader), "rows", rows, f"1 to {len(reader):,}, the images of the {split} split")
+    check_rows(rows, data, split)
     detector = detector or next((name for name in data.detectors if name != "gt"), "gt")
     sheets = []
     heads = [(f"image and its {detector} box", 1), ("SaliencySwap: over another image's object", 2)]
@@ -57,8 +57,7 @@ def draw_views(flags: Views) -> Path:
         height, width = rgb.shape[:2]
         x, y, w, h = box(sample, detector) * (width, height, width, height)
         originals.append(framed(fitted(rgb, size), (x, y, x + w, y + h), size / max(width, height)))
-        name = data.classes[label(sample)] if data.classes else meta(sample)["id"]
-        captions.append(name.split(".", 1)[-1].replace("_", " "))
+        captions.append(caption(data, sample))
     views = [[pixels(sheet["views"][v, i].numpy(), spec) for sheet in sheets for v in range(2)] for i in range(rows)]
     masks = [[sheet["masks"][v, i, 0].numpy() for sheet in sheets for v in range(2)] for i in range(rows)]
     cells = [
@@ -69,5 +68,5 @@ def draw_views(flags: Views) -> Path:
     out = flags.out or (path or Path()) / "views.png"
     with whole(out) as part:
         sheet.save(part, "PNG", optimize=True)
-    Console(highlight=False, soft_wrap=True).print(f"{out}: {rows} images of {data.path} ({split}), {size} px views")
+    say(f"{out}: {rows} images of {data.path} ({split}), {size} px views")
     return out

@@ -30,7 +30,7 @@ def test_maps_change_no_other_file_and_have_the_same_bytes_every_time(kept, draw
     manifest, plain = json.loads(with_maps.pop("manifest.json")), json.loads(without.pop("manifest.json"))
     assert set(with_maps) - set(without) == {"maps.h5"}
     assert with_maps | without == with_maps
-    assert (manifest.pop("format_version"), plain.pop("format_version")) == ("1.1", "1.0")
+    assert (manifest.pop("format_version"), plain.pop("format_version")) == ("1.2", "1.2")
     entry = manifest.pop("maps")
     assert {key: manifest[key] for key in plain if key != "digest"} == {k: v for k, v in plain.items() if k != "digest"}
     assert entry["bytes"] == len(with_maps["maps.h5"])

@@ -1,5 +1,7 @@
 """Detectors that read files: ONNX networks and maps computed elsewhere, alone and in a build."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,8 @@ from fgdata import saliency
 from fgdata.building import build
 from fgdata.datasets import read
 from fgdata.errors import InputError
-from fgdata.saliency import component, detector
+from fgdata.saliency import component, detector, onnx_trial
+from fgdata.saliency.onnx_file import hash_files
 from fgdata.shards.reader import ShardSet, box, meta
 
 
@@ -140,8 +143,129 @@ def test_a_file_that_is_not_a_network_is_refused(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"not a model")
     with pytest.raises(InputError, match=r"net.onnx is not an ONNX model.*Export"):
         detector(f"onnx:{tmp_path / 'net.onnx'}")
-    with pytest.raises(InputError, match="other.onnx.*--saliency onnx:FILE"):
-        detector(f"onnx:{tmp_path / 'other.onnx'}")
+    os.mkfifo(tmp_path / "fifo.onnx")
+    for name in ("other", "fifo"):
+        with pytest.raises(InputError, match=f"{name}.onnx.*--saliency onnx:FILE"):
+            detector(f"onnx:{tmp_path / name}.onnx")
+    for name, content in (("empty", b""), ("lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n")):
+        (tmp_path / f"{name}.onnx").write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}.onnx is not an ONNX model.*(empty|graph|git lfs pull)"):
+            detector(f"onnx:{tmp_path / name}.onnx")
+    with (tmp_path / "huge.onnx").open("wb") as file:
+        file.truncate(3 << 30)  # sparse
+    with pytest.raises(InputError, match=r"huge.onnx has 3,221,225,472 bytes; .*2,147,483,647"):
+        detector(f"onnx:{tmp_path / 'huge.onnx'}")
+
+
+def write_weights(file, seed=0, location=None):
+    """Writes a convolution with random weights: in the file, or in external data at `location`."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.random.default_rng(seed).normal(size=(1, 3, 5, 5)).astype(np.float32), "w")
+    image, map_ = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 32, 32]) for n, c in (("x", 3), ("y", 1)))
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[2] * 4)], "g", [image], [map_], [weights]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    file.parent.mkdir(exist_ok=True)
+    onnx.save(model, file, save_as_external_data=location is not None, location=location, size_threshold=0)
+    return file
+
+
+def test_external_data_is_read_beside_the_model_and_hashed(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    a, b = (write_weights(tmp_path / folder / "net.onnx", seed, "net.data") for seed, folder in enumerate("ab"))
+    assert a.read_bytes() == b.read_bytes()
+    whole = [detector(f"onnx:{write_weights(tmp_path / f'{seed}.onnx', seed)}") for seed in (0, 1)]
+    monkeypatch.chdir(tmp_path / "b")  # the other network's data is in the current folder
+    network, other = detector(f"onnx:{a}"), detector("onnx:net.onnx")
+    np.testing.assert_array_equal(network.saliency_map(blob()), whole[0].saliency_map(blob()))
+    np.testing.assert_array_equal(other.saliency_map(blob()), whole[1].saliency_map(blob()))
+    sums = {folder: hashlib.sha256((tmp_path / folder / "net.data").read_bytes()).hexdigest() for folder in "ab"}
+    assert network.SETTINGS["external"] == {"net.data": sums["a"]}
+    assert other.SETTINGS["external"] == {"net.data": sums["b"]}
+    assert "external" not in whole[0].SETTINGS
+    (tmp_path / "a/net.data").unlink()
+    with pytest.raises(InputError, match="a/net.onnx .*a/net.data.* not a file.*one file"):
+        detector(f"onnx:{a}")
+
+
+@pytest.mark.parametrize("location", ["../net.data", "sub/../../net.data", "/etc/hostname"])
+def test_external_data_outside_the_models_folder_is_refused(tmp_path, location):
+    pytest.importorskip("onnxruntime")
+    file = write_weights(tmp_path / "a/net.onnx", 0, "X" * len(location))
+    file.write_bytes(file.read_bytes().replace(b"X" * len(location), location.encode()))
+    (tmp_path / "net.data").write_bytes((tmp_path / "a" / ("X" * len(location))).read_bytes())
+    with pytest.raises(InputError, match=f"net.onnx .*'{location}'; allowed .*own folder"):
+        detector(f"onnx:{file}")
+
+
+@pytest.mark.parametrize("inside", ["subgraph", "attribute"])
+def test_external_data_of_inner_tensors_is_hashed(tmp_path, inside):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
+    from onnx import TensorProto, helper
+
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="inner.data")
+    node = helper.make_node("Constant", [], ["c"], value=tensor)
+    if inside == "subgraph":
+        node = helper.make_node("If", ["b"], ["c"], then_branch=helper.make_graph([node], "then", [], []))
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [], [])), tmp_path / "net.onnx")
+    (tmp_path / "inner.data").write_bytes(bytes(4))
+    assert hash_files(tmp_path / "net.onnx") == {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("net.onnx", "inner.data")
+    }
+
+
+def write_hostile(file, kind):
+    """Writes a model that loops for ever, or whose output takes 40 GB."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
+    from onnx import TensorProto, helper
+
+    def value(name, dtype, shape):
+        return helper.make_tensor_value_info(name, dtype, shape)
+
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [4], [1, 1, 100_000, 100_000])
+    if kind == "loop":
+        steps = [helper.make_node("Identity", [old], [new]) for old, new in (("on", "on2"), ("v", "v2"))]
+        inputs = [
+            value("i", TensorProto.INT64, []),
+            value("on", TensorProto.BOOL, []),
+            value("v", TensorProto.FLOAT, None),
+        ]
+        outputs = [value("on2", TensorProto.BOOL, []), value("v2", TensorProto.FLOAT, None)]
+        body = helper.make_graph(steps, "body", inputs, outputs)
+        nodes = [helper.make_node("Loop", ["", "true", "x"], ["y"], body=body)]
+    else:
+        nodes = [helper.make_node("ConstantOfShape", ["shape"], ["y"])]
+    ends = [value("x", TensorProto.FLOAT, [1, 3, 32, 32])], [value("y", TensorProto.FLOAT, None)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", *ends, [true, shape]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    onnx.save(model, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("loop", "within 2 s.*loop for ever"), ("memory", "memory|at most 4,096 MiB")]
+)
+def test_a_model_that_never_ends_or_takes_all_memory_is_refused(tmp_path, monkeypatch, kind, message):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnx_trial, "SECONDS", 2 if kind == "loop" else 300)  # of a loop without end
+    monkeypatch.setattr(onnx_trial, "MEMORY", 4 << 30)
+    with pytest.raises(InputError, match=f"net.onnx .*({message})"):
+        detector(f"onnx:{write_hostile(tmp_path / 'net.onnx', kind)}")
+
+
+def test_a_model_that_crashes_onnxruntime_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnx_trial, "_CHILD", "import os; os.abort()")
+    with pytest.raises(InputError, match=r"net.onnx .*signal 6"):
+        detector(f"onnx:{write_network(tmp_path / 'net.onnx', size=(24, 24))}")
 
 
 # --- maps:DIR

@@ -30,7 +30,7 @@ def naive_gs(colour, position, touches, boundary):
     while changed:
         changed = False
         for i in range(n):
-            for j in ring[i]:
+            for j in {*ring[i]} | ({*edge} if boundary[i] else set()):
                 through = far[j] + max(0, apart(colour, i, j) - clip)
                 if through < far[i]:
                     far[i], changed = through, True
@@ -53,7 +53,7 @@ def test_gs_is_its_definition_on_a_grid_of_superpixels(seed, cut_off):
     np.testing.assert_allclose(gs.saliency(graph), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("prefix", "correlation"), [("msra_", 0.98), ("pascals_", 0.82)])
+@pytest.mark.parametrize(("prefix", "correlation"), [("msra_", 0.98), ("pascals_", 0.85)])
 def test_gs_is_as_good_as_the_authors_own_maps(real_data, prefix, correlation):
     """The pascals_ maps were made with other superpixels: a lower correlation is expected, but no larger error."""
     folder, scores = real_data / "saliency-reference", []

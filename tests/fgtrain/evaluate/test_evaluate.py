@@ -1,7 +1,6 @@
-"""kNN against scikit-learn, every eval command on a small run, refused settings, export, list, and the sheet."""
+"""kNN against scikit-learn, every eval command on a small run, refused settings, and export."""
 
 import json
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,13 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import cli, objectives
 from fgtrain.engine import lifecycle
-from fgtrain.evaluate import finetune, linear, probe, report, subject
+from fgtrain.evaluate import finetune, linear, probe, report
 from fgtrain.evaluate.subject import untrained_encoder
 from fgtrain.networks.saved import load_encoder, run_export
 from fgtrain.runs import provenance
 from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.settings import common, methods
 from fgtrain.settings.evaluations import Export, Knn, Linear
-from fgtrain.show import sheet as parts
 
 
 @pytest.fixture(scope="module")
@@ -212,22 +210,6 @@ def test_a_set_of_one_class_is_refused(run: Path, tmp_path: Path, capsys: pytest
         assert "has 1 class," in message
 
 
-def test_a_line_that_does_not_fit_on_the_disk_is_removed(tmp_path: Path):
-    file = tmp_path / "results.jsonl"
-    subject.append(file, {"n": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 20, limits[1]))
-    try:
-        with pytest.raises(OSError, match="No space left|File too large"):
-            subject.append(file, {"text": "x" * 100})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    subject.append(file, {"n": 2})
-    assert subject.read_lines(file) == [{"n": 1}, {"n": 2}]
-    file.write_text('{"n": 1}\n{"n"')
-    assert subject.read_lines(file) == [{"n": 1}]  # the last line is still being written
-
-
 def test_untrained_network_is_the_one_the_run_started_from(run: Path):
     checkpoint = Checkpoint.find(run)
     started = objectives.build(checkpoint.run.config(), samples=32).encoder  # pyright: ignore[reportOptionalMemberAccess]
@@ -262,63 +244,6 @@ def test_files_that_are_not_encoders_are_refused(tmp_path: Path):
         Checkpoint.find(tmp_path / "weights.safetensors")
 
 
-def test_list_names_recipes_and_runs(run: Path, drawn_set: Path, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "runs" / "mine").symlink_to(run)
-    (tmp_path / "shards" / "drawn").symlink_to(drawn_set)
-    assert cli.main(["list"]) == 0
-    printed = capsys.readouterr().out
-    assert all(word in printed for word in ("cvsa", "byol", "runs/mine", "done", "shards/drawn", "gt"))
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"method": "byol", "no_such_setting": 1}', None], ids=range(4))
-def test_list_shows_unreadable_runs(text: str | None, run: Path, tmp_path: Path, monkeypatch, capsys):
-    """None: config.json is valid, and run.json is not."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
-    torn = tmp_path / "runs" / "torn"
-    torn.mkdir(parents=True)
-    (torn / "config.json").write_text((run / "config.json").read_text() if text is None else text)
-    (torn / "run.json").write_text("{" if text is None else "{}")
-    (tmp_path / "runs" / "whole").symlink_to(run)
-    assert cli.main(["list"]) == 0
-    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if "runs/" in line and "│" in line}
-    assert "unreadable" in lines["runs/torn"]
-    assert "done" in lines["runs/whole"]
-
-
-def test_contact_sheet_shows_box_and_masks(run: Path, drawn_set: Path, tmp_path: Path):
-    out = tmp_path / "views.png"
-    line = f"show views --shards {drawn_set} --detector gt --size 64 --rows 3 --out {out}"
-    assert cli.main(line.split()) == 0
-    sheet = np.asarray(Image.open(out))
-    marks = (sheet == parts.MARK).all(2)
-    height = (sheet.shape[0] - 2 * parts.MARGIN - parts.HEADER) // 3
-    for row in range(3):
-        top = parts.MARGIN + parts.HEADER + row * height
-        for left in (parts.MARGIN, parts.MARGIN + 64 + parts.GROUP_GAP):  # the image, and its first view
-            assert marks[top : top + 64, left : left + 64].sum() > 40
-    assert cli.main(["show", "views", str(run), "--rows", "2", "--size", "48"]) == 0
-    assert (run / "views.png").is_file()
-
-
-@pytest.mark.parametrize("rows", [0, 33])
-def test_contact_sheet_of_more_rows_than_images_is_refused(rows: int, drawn_set: Path, capsys):
-    assert cli.main(["show", "views", "--shards", str(drawn_set), "--rows", str(rows)]) == 2
-    assert f"--rows is {rows}; allowed: 1 to 32, the images of the train split" in capsys.readouterr().err
-
-
-def test_extent_and_wrapping_of_the_sheet():
-    mask = np.zeros((10, 10))
-    assert parts.extent(mask) is None
-    mask[2:5, 3:9] = 1
-    assert parts.extent(mask) == (3, 2, 9, 5)
-    font = parts.ImageFont.load_default(15)
-    assert parts.wrapped("one two three four five six seven", font, 80).count("\n") == 2
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -331,20 +256,3 @@ def test_extent_and_wrapping_of_the_sheet():
 def test_flags_that_commands_share_are_refused_before_any_work(line: str, message: str, run: Path, capsys):
     assert cli.main([str(run) if word == "RUN" else word for word in line.split()]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_incomplete_lines_of_results_are_ignored_and_others_named(tmp_path: Path):
-    file = tmp_path / "results.jsonl"
-    file.write_text('{"evaluation": "knn", "step": 1}\n{"evaluation": "kn\n{"evaluation": "knn", "step": 2}\n{"half')
-    assert [line["step"] for line in subject.read_lines(file)] == [1, 2]
-    file.write_text('{"step": 1}\ngarbage\n')
-    with pytest.raises(InputError, match=r"results\.jsonl, line 2 .*garbage"):
-        subject.read_lines(file)
-
-
-@pytest.mark.parametrize("shape", [(500, 1), (1, 500), (4000, 20), (20, 4000), (3, 3)])
-def test_thin_images_can_be_drawn(shape: tuple[int, int]):
-    image = parts.fitted(np.zeros((*shape, 3), np.uint8), 64)
-    assert max(image.size) == 64
-    for corners in ((0, 0, shape[1], shape[0]), (shape[1] / 2, shape[0] / 2, shape[1] / 2, shape[0] / 2)):
-        parts.framed(image, corners, 64 / max(shape))

@@ -223,7 +223,7 @@ def test_unreadable_files_are_named(tmp_path: Path, weights: dict):
     for name in ("cut.pth", "cut.safetensors"):
         (tmp_path / name).write_bytes(complete.read_bytes()[:2000])
         assert f"{tmp_path / name}" in refusal(tmp_path / name)
-    assert "cut.pth cannot be read: it is cut short or damaged. Allowed" in refusal(tmp_path / "cut.pth")
+    assert "truncated" in refusal(tmp_path / "cut.pth")
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "old.pth").write_bytes((tmp_path / "old.pth").read_bytes()[:1000])
     assert "old.pth cannot be read: it is cut short or damaged" in refusal(tmp_path / "old.pth")

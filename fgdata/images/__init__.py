@@ -5,17 +5,26 @@ these datasets saw it. In a TIFF the orientation is part of the format rather th
 """
 
 import io
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
+from . import jpeg
+from .orientation import FORMATS
 
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_SIGNATURES = {b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
-_FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
-_MOST_PIXELS, _MOST_SIDE = 1 << 30, 1 << 20  # OpenCV's limits, unless its environment variables change them
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+_PNG_START = b"\x89PNG"
+_SIGNATURES = {_PNG_START: "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
+_MOST_PIXELS = 178_956_970
+"""Of one image, 0.5 GB decoded. Pillow opens no larger ones, so neither could many readers of a shard set."""
+_MOST_SIDE = 1 << 20  # OpenCV's limit, unless its environment variables change it
 CHROMA = {"420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444}
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV's flags for reduced decoding also choose grey or BGR. The grey ones only reduce; _FLAGS chooses RGB.
@@ -35,6 +44,8 @@ class Header:
     width: int
     height: int
     channels: int
+    plain: bool = field(default=False, compare=False)
+    """A JPEG that every decoder reads: 8-bit baseline, extended or progressive, with 1 or 3 channels."""
 
 
 def header(data: bytes, name: str) -> Header:
@@ -43,11 +54,20 @@ def header(data: bytes, name: str) -> Header:
     `name` names the image in messages. InputError if the bytes are not a complete image, or one larger than `decode`
     accepts.
     """
-    frame = _jpeg_header(data, name) if data.startswith(_JPEG_START) else _header_with_pillow(data, name)
-    if frame.width * frame.height > _MOST_PIXELS or max(frame.width, frame.height) > _MOST_SIDE:
+    if data.startswith(jpeg.START):
+        try:
+            frame = jpeg.read_frame(data)
+        except ValueError as fault:
+            raise _unreadable(name, data, str(fault)) from None
+        content = Header("jpeg", frame.width, frame.height, frame.components, frame.plain)
+    else:
+        if data.startswith(_PNG_START):
+            _check_png_chunks(data, name)
+        content = _header_with_pillow(data, name)
+    if content.width * content.height > _MOST_PIXELS or max(content.width, content.height) > _MOST_SIDE:
         limit = f"at most {_MOST_PIXELS:,} pixels and {_MOST_SIDE:,} per side are allowed"
-        raise _unreadable(name, data, f"{frame.width:,} x {frame.height:,} pixels; {limit}")
-    return frame
+        raise _unreadable(name, data, f"{content.width:,} x {content.height:,} pixels; {limit}")
+    return content
 
 
 def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
@@ -64,15 +84,13 @@ def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
 
         rgb = decode(Path("bird.jpg").read_bytes(), "bird.jpg")
     """
+    size = header(data, name)  # before any decoder reserves memory for it
     flags = _FLAGS
-    if data.startswith(_JPEG_START):
-        frame = header(data, name)
-        side = min(frame.width, frame.height)
-        flags |= next((flag for by, flag in _REDUCED if least_side and side >= by * least_side), 0)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if pixels is None:
-        pixels = _decode_with_pillow(data, name)
-    return pixels
+    if size.format == "jpeg" and least_side:
+        side = min(size.width, size.height)
+        flags |= next((flag for by, flag in _REDUCED if side >= by * least_side), 0)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return _decode_with_pillow(data, name) if pixels is None else pixels
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95, chroma: str = "420") -> bytes:
@@ -97,54 +115,43 @@ def shrink(rgb: np.ndarray, max_side: int) -> np.ndarray:
     return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
 
 
-def _jpeg_header(data: bytes, name: str) -> Header:
-    """Reads the marker segments up to the first scan. Requires an end marker after it, which truncated files lack."""
-    position = 2
-    frame = None
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
-        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # fill bytes and markers without a segment
-            position += 1 if marker == 0xFF else 2
-            continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker in _FRAME_MARKERS and position + 10 <= len(data):
-            height = int.from_bytes(data[position + 5 : position + 7], "big")
-            width = int.from_bytes(data[position + 7 : position + 9], "big")
-            frame = Header("jpeg", width, height, data[position + 9])
-        if marker == 0xDA:
-            break
-        position += 2 + length
-    if frame is None or not frame.width or not frame.height:
-        raise _unreadable(name, data, "a JPEG without a frame header")
-    if data.rfind(_JPEG_END, position) < 0:
-        raise _unreadable(name, data, "a truncated JPEG without an end marker")
-    return frame
-
-
 def _header_with_pillow(data: bytes, name: str) -> Header:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return Header(_format(data, image.format), image.width, image.height, len(image.getbands()))
-    except UnidentifiedImageError:
-        raise _unreadable(name, data, "not an image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
-        raise _unreadable(name, data, str(fault)) from None
+    with _open_with_pillow(data, name) as image:
+        return Header(_format(data, image.format), image.width, image.height, len(image.getbands()))
 
 
 def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
+    with _open_with_pillow(data, name) as image:
+        return np.array(image.convert("RGB"))
+
+
+@contextmanager
+def _open_with_pillow(data: bytes, name: str) -> Iterator["PillowImage"]:
+    """Yields the opened image; what Pillow raises, also in the block, becomes an InputError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            yield image
     except UnidentifiedImageError:
         raise _unreadable(name, data, "not an image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
+    except Image.DecompressionBombError:
+        raise _unreadable(name, data, f"more pixels than the {_MOST_PIXELS:,} allowed") from None
+    except Exception as fault:  # Pillow raises many kinds of exceptions on damaged files
         raise _unreadable(name, data, str(fault)) from None
+
+
+def _check_png_chunks(data: bytes, name: str) -> None:
+    """InputError if a chunk of a PNG is longer than the file: decoders reserve its stated length, up to 4 GB."""
+    position = 8
+    while position < len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        if position + 12 + length > len(data):
+            raise _unreadable(name, data, "a truncated PNG, or one with a wrong chunk length")
+        if data[position + 4 : position + 8] == b"IEND":
+            return
+        position += 12 + length
+    raise _unreadable(name, data, "a truncated PNG without an end chunk")
 
 
 def _format(data: bytes, pillow_format: str | None) -> str:
@@ -156,5 +163,6 @@ def _format(data: bytes, pillow_format: str | None) -> str:
 def _unreadable(name: str, data: bytes, reason: str) -> InputError:
     content = f"{len(data):,} bytes, {reason}" if data else "an empty file"
     return InputError(
-        f"{name} cannot be read as an image: {content}. Restore the file, or skip such images: --on-bad-image skip"
+        f"{name} cannot be read as an image: {content}. Restore the file, or build the "
+        "set without such images: fgdata build-shards --on-bad-image skip"
     )

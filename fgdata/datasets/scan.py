@@ -1,0 +1,126 @@
+"""Finds the images in a folder: which names are images, which are never data, and what is left out.
+
+Only regular files are images. Hidden files and folders, and the copies and thumbnails that notebooks, network drives,
+archives and desktops leave behind, are never data.
+"""
+
+import os
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from ..errors import counted
+from .parsing import abbreviate
+
+SUFFIXES = frozenset(".jfif .jpe .jpeg .jpg .png .ppm .pgm .webp .bmp .tif .tiff .gif .avif".split())
+"""Suffixes of images, in lower case; any case is accepted."""
+_NEVER_DATA = frozenset(
+    ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found")
+    + ("thumbs.db", "desktop.ini")
+)
+
+
+def is_never_data(name: str) -> bool:
+    """Whether a file or folder of this name is hidden (.DS_Store, ._x.jpg, .ipynb_checkpoints) or a system's own."""
+    return name.startswith(".") or name.lower() in _NEVER_DATA
+
+
+def normalize(name: str) -> str:
+    """A name in Unicode's form NFC: "é" as one character, whichever form the file system stores."""
+    return unicodedata.normalize("NFC", name)
+
+
+@dataclass
+class LeftOut:
+    """What a scan left out, for a dataset's note."""
+
+    by_suffix: Counter[str] = field(default_factory=Counter)
+    files: list[str] = field(default_factory=list)
+    never_data: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    """Links to a folder that contains them, or that was already read."""
+
+    def notes(self) -> list[str]:
+        """One line for each kind of thing that was left out."""
+        lines = []
+        if self.files:
+            suffixes = ", ".join(
+                f"{suffix or 'no suffix'} {count:,}" for suffix, count in sorted(self.by_suffix.items())
+            )
+            lines.append(
+                f"left out {counted(len(self.files), 'file')} that are not images ({suffixes}): "
+                f"{abbreviate(self.files)}; suffixes of images: {' '.join(sorted(SUFFIXES))}"
+            )
+        if self.never_data:
+            lines.append(
+                f"left out {len(self.never_data):,} hidden or system files and folders: {abbreviate(self.never_data)}"
+            )
+        if self.links:
+            lines.append(
+                f"left out {counted(len(self.links), 'link')} to a folder that is read elsewhere: "
+                f"{abbreviate(self.links)}"
+            )
+        return lines
+
+
+def list_folders(folder: Path) -> list[str]:
+    """Names of the subfolders that can be data, sorted."""
+    return sorted(entry.name for entry in os.scandir(folder) if not is_never_data(entry.name) and entry.is_dir())
+
+
+def list_images(folder: Path, left_out: LeftOut) -> list[str]:
+    """Names of the images directly in a folder, sorted. Other files are added to `left_out`."""
+    names = []
+    for entry in os.scandir(folder):
+        if is_never_data(entry.name):
+            left_out.never_data.append(entry.name)
+        elif _is_image(entry):
+            names.append(entry.name)
+        elif not entry.is_dir():
+            _leave_out(entry.name, left_out)
+    left_out.files.sort()
+    left_out.never_data.sort()
+    return sorted(names)
+
+
+def walk_images(root: Path, folder: str, left_out: LeftOut) -> list[str]:
+    """Paths of all images below root/folder, relative to `root`, sorted. What else is there is added to `left_out`.
+
+    Each folder is read once, however many links lead to it, so that a loop of links ends.
+    """
+    top = (root / folder).resolve()
+    seen = {_identity(path) for path in (top, *top.parents)}
+    paths: list[str] = []
+    todo = [folder]
+    while todo:
+        current = todo.pop()
+        for entry in sorted(os.scandir(root / current), key=lambda entry: entry.name):
+            path = f"{current}/{entry.name}"
+            if is_never_data(entry.name):
+                left_out.never_data.append(path)
+            elif entry.is_dir():
+                if (identity := _identity(entry.path)) in seen:
+                    left_out.links.append(path)
+                else:
+                    seen.add(identity)
+                    todo.append(path)
+            elif _is_image(entry):
+                paths.append(path)
+            else:
+                _leave_out(path, left_out)
+    return sorted(paths)
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file()
+
+
+def _leave_out(path: str, left_out: LeftOut) -> None:
+    left_out.by_suffix[PurePath(path).suffix.lower()] += 1
+    left_out.files.append(path)
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

@@ -1,0 +1,77 @@
+"""Unpacks a tar or zip into a folder: only inside it, and only what fits."""
+
+import gzip
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from ..errors import InputError
+
+MOST_TIMES = 100
+"""How many times larger than its archive the content may be. Images compress little, their lists about tenfold."""
+LEAST_LIMIT = 1 << 30
+"""A content of this many bytes is always allowed."""
+
+
+def unpack(path: Path, root: Path) -> None:
+    """Unpacks the archive `path` into `root`.
+
+    InputError if it is damaged, a member would be written outside `root`, or the content is larger than `MOST_TIMES`
+    the archive or than the free space. Files unpacked before the fault was found remain.
+    """
+    budget = _Budget(path, root)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.infolist():
+                    budget.spend(entry.file_size)
+                    if not (root / entry.filename).resolve().is_relative_to(root.resolve()):
+                        raise InputError(
+                            f"{path}: its member {entry.filename!r} would be written outside {root}. "
+                            "Nothing was unpacked."
+                        )
+                archive.extractall(root)
+        else:
+
+            def check(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+                budget.spend(member.size)
+                return tarfile.data_filter(member, folder)
+
+            with tarfile.open(path) as archive:
+                archive.extractall(root, filter=check)
+    except tarfile.FilterError as fault:
+        raise InputError(f"{path}: {fault}. Unpacking stopped.") from None
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as fault:
+        raise _damaged(path, fault) from None
+    except (EOFError, RuntimeError, ValueError) as fault:  # truncated, encrypted or of an unknown method, bad names
+        raise _damaged(path, fault) from None
+
+
+class _Budget:
+    """The bytes that an archive may still unpack."""
+
+    def __init__(self, path: Path, root: Path):
+        self.path, self.root = path, root
+        self.free = shutil.disk_usage(root).free
+        self.most = max(LEAST_LIMIT, MOST_TIMES * path.stat().st_size)
+        self.spent = 0
+
+    def spend(self, size: int) -> None:
+        self.spent += max(0, size)
+        if self.spent > self.most:
+            raise InputError(
+                f"{self.path}: its content is larger than {self.most / 1e9:,.1f} GB, {MOST_TIMES} times the archive, "
+                "so it is not the published dataset. Unpacking stopped. Remove the archive."
+            )
+        if self.spent > self.free:
+            raise InputError(
+                f"{self.path}: its content does not fit into the {self.free / 1e9:,.1f} GB free in {self.root}. "
+                "Unpacking stopped. Free some space, then run the same command again."
+            )
+
+
+def _damaged(path: Path, fault: Exception) -> InputError:
+    return InputError(f"{path} cannot be unpacked: {fault}. Remove it and run the same command again.")

@@ -1,0 +1,39 @@
+"""Opens files that somebody else may have placed: regular files only."""
+
+import io
+import os
+import stat
+from pathlib import Path
+
+from ..errors import InputError
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Opens a file for reading in binary. Never waits: a FIFO without a writer would block `open` for ever.
+
+    Args:
+        path: The file, or a link to it.
+
+    Raises:
+        InputError: It is a folder, a FIFO, a device or a socket, or a link to one.
+        OSError: It does not exist or cannot be opened.
+
+    Example:
+        with open_regular(Path("shards/cub/train-000000.idx")) as file:
+            header = file.readline(100)
+    """
+    _check(path, os.stat(path).st_mode)  # before it is opened: opening a device may have an effect
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check(path, os.fstat(handle).st_mode)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _check(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+        kind = next((kind for kind, is_kind in kinds.items() if is_kind(mode)), "a device")
+        raise InputError(f"{path} is {kind}; only a regular file can be read. Replace it with the original file.")

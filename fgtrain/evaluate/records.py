@@ -1,0 +1,127 @@
+"""JSON-lines files of a run. Every line that an evaluation writes ends in a checksum of itself:
+
+    {"evaluation": "knn", "accuracy": 0.5, "crc32": 3085262599}
+
+where crc32 is the CRC-32 of the same line without that key, {"evaluation": "knn", "accuracy": 0.5}. Lines of earlier
+versions have none, and metrics.jsonl has none.
+"""
+
+import json
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgdata.errors import InputError
+from fgdata.files.atomic import append_line
+
+LAST_KEY = re.compile(r', "([^"]*)": (\d+)\}$')
+COMPLETE = re.compile(rb', "crc32": \d+\D')
+"""Bytes that only a complete line has; an incomplete one ends before or within the digits."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One record of a JSON-lines file, and where it is."""
+
+    path: Path
+    number: int
+    values: dict[str, Any]
+    checked: bool
+    """Whether the line has a checksum."""
+
+    def fault(self, found: str) -> InputError:
+        """The error that names this line. `found` completes the sentence "FILE, line N ..."."""
+        return _fault(self.path, self.number, found)
+
+    def figure(self, key: str) -> float:
+        """A finite number. InputError naming the line when the value is anything else."""
+        value = self.values.get(key)
+        if isinstance(value, (int, float)) and is_finite(value):
+            return value
+        raise self.fault(f"has {key} = {_short(value)}, which is not a finite number")
+
+    def text(self, key: str) -> str:
+        """A string. InputError naming the line when the value is anything else."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise self.fault(f"has {key} = {_short(value)}, which is not a string")
+        return value
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Appends a record and its checksum as one line, whole or not at all, and returns once it is on the disk.
+
+    InputError naming the file when it cannot be written.
+    """
+    line = json.dumps(record)
+    try:
+        append_line(path, f'{line[:-1]}, "crc32": {zlib.crc32(line.encode())}}}', sync=True)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be written: {error.strerror}. Its existing contents are unchanged. Free some space or "
+            "fix the permissions, then rerun the command."
+        ) from error
+
+
+def read_records(path: Path) -> list[Line]:
+    """Reads the records of a .jsonl file; [] when the file does not exist.
+
+    An incomplete line is ignored: at the end it is still being written, elsewhere it is from a process that was killed.
+    InputError names the first other line that is not a JSON object, that does not match its checksum, or that has no
+    checksum although a line before it has one.
+    """
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}. Fix its permissions.") from error
+    lines: list[Line] = []
+    for number, content in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], 1):
+        try:
+            text = content.decode()
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            if content.startswith(b"{") and not content.endswith(b"}") and not COMPLETE.search(content):
+                continue
+            raise _fault(path, number, f"is not valid JSON: {_short(content)}") from None
+        if not isinstance(values, dict):
+            raise _fault(path, number, f"is not a JSON object: {_short(content)}")
+        checked = _has_checksum(path, number, text)
+        if not checked and lines and lines[-1].checked:
+            raise _fault(path, number, "has no checksum, and the line before it has one")
+        lines.append(Line(path, number, {k: v for k, v in values.items() if not checked or k != "crc32"}, checked))
+    return lines
+
+
+def is_finite(value: object) -> bool:
+    """Whether a JSON value is a number that a float can hold, and neither NaN nor infinite."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of a float
+        return False
+
+
+def _has_checksum(path: Path, number: int, text: str) -> bool:
+    """Whether the line ends in its checksum. InputError when the checksum, or the name of its key, is damaged."""
+    last = LAST_KEY.search(text)
+    if last is None:
+        return False
+    matches = zlib.crc32(f"{text[: last.start()]}}}".encode()) == int(last[2])
+    if matches != (last[1] == "crc32"):
+        raise _fault(path, number, "does not match its checksum")
+    return matches
+
+
+def _fault(path: Path, number: int, found: str) -> InputError:
+    return InputError(f"{path}, line {number} {found}. Delete that line, and measure again what it held.")
+
+
+def _short(value: object) -> str:
+    text = repr(value.decode(errors="replace") if isinstance(value, bytes) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,116 @@
+"""Several processes, one run directory: exactly one of them trains in it."""
+
+import json
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgdata.errors import InputError
+from fgtrain.runs.rundir import RunDir
+from fgtrain.settings.common import Config
+from fgtrain.settings.recipes import RECIPES
+
+
+def settings(out: Path, seed: int = 0, resume: bool = False) -> Config:
+    config = RECIPES["byol"]()
+    return replace(config, seed=seed, machine=replace(config.machine, out=out, resume=resume))
+
+
+def claim_then_start(rank: int, out: Path, barrier: Any, results: Any) -> None:
+    """Both claim the folder before it exists. Process 0 starts first and stays until process 1 has been refused."""
+    try:
+        with RunDir.claim(out, settings(out, seed=rank)) as run:
+            barrier.wait()  # both have claimed
+            if rank == 1:
+                barrier.wait()  # process 0 has started
+            run.start(settings(out, seed=rank))
+            outcome = "started"
+            if rank == 0:
+                barrier.wait()
+                barrier.wait()  # process 1 is done
+    except InputError as error:
+        outcome = str(error)
+    if rank == 1:
+        barrier.wait()
+    results.put((rank, outcome))
+
+
+def test_of_two_processes_with_one_new_folder_one_starts_and_the_other_is_refused(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    out, started, results = tmp_path / "run", context.Barrier(2), context.Queue()
+    workers = [context.Process(target=claim_then_start, args=(rank, out, started, results)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    outcomes = dict(results.get() for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert outcomes[0] == "started"
+    assert f"is training in {out}" in outcomes[1]
+    assert "--out" in outcomes[1]
+    assert json.loads((out / "config.json").read_text())["seed"] == 0
+
+
+def test_a_run_that_ended_between_claim_and_start_is_not_overwritten(tmp_path: Path):
+    out = tmp_path / "run"
+    with RunDir.claim(out, settings(out)) as run:
+        with RunDir.claim(out, settings(out, seed=1)) as other:
+            other.start(settings(out, seed=1))
+        with pytest.raises(InputError, match="contains a run"):
+            run.start(settings(out))
+    assert RunDir(out).config().seed == 1
+
+
+def test_settings_are_compared_under_the_lock_also_when_resuming(tmp_path: Path):
+    out = tmp_path / "run"
+    with RunDir.claim(out, settings(out, resume=True)) as run:
+        with RunDir.claim(out, settings(out, seed=1)) as other:
+            other.start(settings(out, seed=1))
+        with pytest.raises(InputError, match="seed: 1 -> 0"):
+            run.start(settings(out, resume=True))
+
+
+def test_a_run_that_fails_before_it_starts_leaves_no_folder(tmp_path: Path):
+    with pytest.raises(RuntimeError), RunDir.claim(tmp_path / "a" / "run", settings(tmp_path)):
+        raise RuntimeError
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({"epochs": 3}, "--epochs 3"),
+        ({"sync_norm": False, "precision": "fp16"}, "--precision fp16 --no-sync-norm"),
+        ({"data": replace(RECIPES["byol"]().data, backgrounds=(Path("a b"),))}, "--data.backgrounds 'a b'"),
+    ],
+)
+def test_changed_settings_are_refused_with_both_commands(changes: dict, command: str, tmp_path: Path):
+    out = tmp_path / "my run"
+    with RunDir.claim(out, settings(out)) as run:
+        run.start(settings(out))
+        run.note(name="byol-cub-r18")
+    with pytest.raises(InputError) as error, RunDir.claim(out, replace(settings(out, resume=True), **changes)):
+        pass
+    message = str(error.value)
+    assert f"fgtrain run byol-cub-r18 --out '{out}' --resume" in message
+    assert f"fgtrain run byol-cub-r18 --config '{out}' {command} --out '{out}-2'" in message
+    assert ("scheduled over all epochs" in message) == ("epochs" in changes)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes only there")
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path):
+    out = tmp_path / os.fsdecode(b"run-\xff")
+    try:
+        out.mkdir()
+    except OSError:
+        pytest.skip("this file system has only names in UTF-8")
+    with RunDir.claim(out, settings(out)) as run:
+        run.start(settings(out))
+        run.note(status="running", reason=str(out))
+        run.log(f"trained in {out}")
+    assert RunDir(out).config().machine.out == out
+    assert RunDir(out).facts["reason"] == str(out)
+    assert "trained in" in (out / "log.txt").read_text("utf-8")
