@@ -153,11 +153,12 @@ def rebox(
     from .cores import available_cores
     from .files.swap import is_working_folder
 
-    inside = shards.resolve() if out is None and is_working_folder(shards) else None
+    inside = out is None and is_working_folder(shards)
     wanted = objective_of(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: solved the boxes of {_total(done.manifest)} again in {done.seconds:,.1f} s")
-    _explain_replacement(inside)
+    if inside:
+        _explain_replacement()
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
@@ -177,10 +178,11 @@ def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int |
     from .cores import available_cores
     from .files.swap import is_working_folder
 
-    inside = shards.resolve() if out is None and is_working_folder(shards) else None
+    inside = out is None and is_working_folder(shards)
     done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: added boxes by {saliency} to {_total(done.manifest)} in {done.seconds:,.1f} s")
-    _explain_replacement(inside)
+    if inside:
+        _explain_replacement()
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
     return 0
 
@@ -300,12 +302,11 @@ def main(args: Sequence[str] | None = None) -> int:
     return run_command("fgdata", command, when_stopped.get(words[0] if words else "", ""))
 
 
-def _explain_replacement(folder: Path | None) -> None:
-    """Tells a user whose shell is inside the set that its folder is a new one. folder: the set; None if it is not."""
-    if folder is not None:
-        print(
-            f"The folder was replaced and your shell is in the old one. Enter it again: cd {shlex.quote(str(folder))}"
-        )
+def _explain_replacement() -> None:
+    """Tells a user whose shell is inside a set that was replaced how to enter the new folder: this process is there."""
+    print(
+        f"The folder was replaced and your shell is in the old one. Enter it again: cd {shlex.quote(str(Path.cwd()))}"
+    )
 
 
 def _total(manifest: dict) -> str:

@@ -28,7 +28,7 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     clears what a killed process left. Raises InputError if `out` exists and is not an empty folder, if the folder to
     replace is a mount point, or if another process writes to the same folder.
     """
-    target = (out or source).resolve()
+    target = _resolve(out or source)
     hidden = target.parent / ".new"
     new = hidden / target.name
     _refuse_mount_point(target)
@@ -62,6 +62,11 @@ def _refuse_full(out: Path | None) -> None:
         raise InputError(f"{out} exists and is not an empty folder. Name another folder (--out FOLDER), or omit --out")
 
 
+def _resolve(path: Path) -> Path:
+    """Like `Path.resolve`, which raises for a loop of links."""
+    return Path(os.path.realpath(path))
+
+
 def _refuse_mount_point(target: Path) -> None:
     """A mount point cannot be renamed: refused before the work, not after it."""
     if os.path.ismount(target) or str(target) in _list_mount_points():
@@ -81,7 +86,7 @@ def _list_mount_points() -> set[str]:
 def is_working_folder(folder: Path) -> bool:
     """Whether the working folder of this process is `folder` or below it."""
     try:
-        return folder.resolve() in (Path.cwd(), *Path.cwd().parents)
+        return _resolve(folder) in (Path.cwd(), *Path.cwd().parents)
     except FileNotFoundError:  # it was removed
         return False
 
@@ -110,7 +115,7 @@ def exchange(new: Path, old: Path) -> None:
 
 def recover(folder: Path) -> None:
     """Gives a folder its name back if a process was killed during the renames of `exchange`. Otherwise does nothing."""
-    folder = folder.resolve()
+    folder = _resolve(folder)
     aside = folder.parent / ".new" / f"{folder.name}.old"
     if aside.is_dir() and not folder.exists():
         aside.rename(folder)

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from fgdata.cli import main
 from fgdata.errors import InputError, counted, run_command
 from fgdata.files import lock as locks
 from fgdata.files.lock import create_and_lock, is_locked, lock
@@ -152,6 +153,7 @@ def test_other_errors_of_flock_are_raised_and_close_the_folder(tmp_path, monkeyp
 
 COMMAND = """
 import sys
+from fgdata.cli import main
 from fgdata.errors import InputError, run_command
 from rich.console import Console
 
@@ -226,10 +228,19 @@ def test_a_build_without_streams_finishes(tmp_path):
     assert check(tmp_path / "set")[1] == []
 
 
-def test_a_removed_working_folder_is_one_message(tmp_path):
+@pytest.mark.parametrize("error", [InputError("no such set"), FileNotFoundError(errno.ENOENT, "No such file")])
+def test_a_removed_working_folder_is_named(tmp_path, monkeypatch, capsys, error):
     (tmp_path / "folder").mkdir()
-    script = "import os, sys; os.rmdir(os.getcwd()); from fgdata.cli import main; sys.exit(main(['check', '.']))"
-    call = [sys.executable, "-c", script]
-    done = subprocess.run(call, cwd=tmp_path / "folder", capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
+    assert run_command("fgdata", failing(error)) == 2
+    assert 'cd "$PWD"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["build-shards", "--saliency", "gt", "--out"], ["rebox"], ["check"]])
+def test_paths_that_the_system_refuses_are_one_message(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    for path in ("a" * 300, "loop"):
+        assert main([*words, path]) == 2
+        assert path in capsys.readouterr().err
