@@ -264,7 +264,7 @@ def _larger(source: WeightsFile, match: Match, config: Config) -> str:
         name += " with additional tensors in its blocks"
     return (
         f"--init {source.path} contains{_where(match)} {name}, larger than the encoder, a {ours}: "
-        f"{len(match.surplus)} tensors of its blocks would be ignored ({_few(match.surplus)}). Use weights of a {ours}, "
+        f"{len(match.surplus)} tensors of its blocks would be ignored ({_few(match.surplus)}). Use a {ours}, "
         f"or another --model.backbone: {', '.join(BLOCKS)}."
     )
 
