@@ -6,13 +6,17 @@ lower case:
     images/019.Catbird/Catbird_1      019.Catbird/Catbird_1      Catbird_1
 
 Saliency 0 to 1 is stored as grey levels 0 to 255, as 0 to 65535 in 16 bits, or as the floats 0 to 1 of a TIFF. A map
-whose size differs from its image's is resized to it.
+whose size differs from its image's is resized to it. If a file has an alpha channel that is not constant, as a cut-out
+has, the map is its alpha.
 """
 
 import hashlib
+import io
 import os
+import struct
+import warnings
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,11 +25,15 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
-from ..images import decode
+from ..images import decode, header
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 COLOURED = 16
 """Channels of a grey JPEG may differ by a few levels of 255; a larger difference means a photo or false colours."""
+
+MOST_PIXELS = 1 << 24
+"""A map may have this many pixels, or MOST_ENLARGED times those of its image if that is more."""
+MOST_ENLARGED = 4
 
 
 class MapsFolder:
@@ -41,10 +49,11 @@ class MapsFolder:
     def SETTINGS(self) -> dict[str, Any]:
         """The number of maps, and one sha256 over their names and bytes: a build resumes only with unchanged maps."""
         sha256, count = hashlib.sha256(), 0
-        for file in sorted(self._folder.rglob("*")):
+        for file in sorted(_walk(self._folder)):
             if file.suffix.lower() in SUFFIXES and file.is_file():
-                sha256.update(file.relative_to(self._folder).as_posix().encode() + b"\0")
-                sha256.update(hashlib.sha256(file.read_bytes()).digest())
+                sha256.update(os.fsencode(file.relative_to(self._folder).as_posix()) + b"\0")
+                with file.open("rb") as content:
+                    sha256.update(hashlib.file_digest(content, "sha256").digest())
                 count += 1
         return {"sha256": sha256.hexdigest(), "files": count}
 
@@ -55,7 +64,8 @@ class MapsFolder:
             InputError: there is no map, or it is not a greyscale image of numbers in the allowed range.
         """
         map_file = self.find(file)
-        values = _read_values(map_file)
+        height, width = rgb.shape[:2]
+        values = _read_values(map_file, max(MOST_PIXELS, MOST_ENLARGED * height * width))
         spread = round(255 * float((values.max(2) - values.min(2)).max()))
         if spread > COLOURED:
             raise InputError(
@@ -63,7 +73,6 @@ class MapsFolder:
                 "Convert it."
             )
         grey = np.ascontiguousarray(values[..., values.shape[2] // 2])
-        height, width = rgb.shape[:2]
         if grey.shape == (height, width):
             return grey
         return np.clip(cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
@@ -113,13 +122,41 @@ class MapsFolder:
             raise InputError(f"{missing[0]}{more}")
 
 
-def _read_values(file: Path) -> np.ndarray:
-    """A map's file -> (H, W, C) float32 in [0, 1]."""
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also through links to folders; each folder once, so loops of links end."""
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders.sort()
+        yield from (Path(parent, name) for name in names)
+
+
+def _read_values(file: Path, most_pixels: int) -> np.ndarray:
+    """A map's file -> (H, W, C) float32 in [0, 1]: its grey or RGB channels, or its alpha channel if it varies."""
     data = file.read_bytes()
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if pixels is None or pixels.dtype == np.uint8:
+    width, height = _read_size(data, str(file))
+    if width * height > most_pixels:
+        raise InputError(
+            f"{file} has {width:,} x {height:,} pixels; allowed are {most_pixels:,} pixels for this image. Shrink the "
+            "map to the size of its image."
+        )
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
         return decode(data, str(file)).astype(np.float32) / 255
-    pixels = pixels.reshape(*pixels.shape[:2], -1)[..., :3]  # without alpha
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    if alpha.size and alpha.min() < alpha.max():
+        pixels = alpha[..., :1]
+    elif pixels.dtype == np.uint8:
+        return decode(data, str(file)).astype(np.float32) / 255
+    else:
+        pixels = colour
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / 255
     if pixels.dtype == np.uint16:
         return pixels.astype(np.float32) / 65535
     if not np.issubdtype(pixels.dtype, np.floating):
@@ -128,6 +165,27 @@ def _read_values(file: Path) -> np.ndarray:
     if not (low >= 0 and high <= 1):  # nan is neither
         raise InputError(f"{file} has floats from {low} to {high}; allowed are 0 to 1. Scale and clip them.")
     return pixels.astype(np.float32)
+
+
+@warnings.catch_warnings(action="ignore")  # Pillow's, of bytes that are refused below
+def _read_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) of an encoded image, from its header. Pillow reads the tags of TIFFs that it cannot open."""
+    try:
+        image = header(data, name)
+    except InputError:
+        from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
+
+        if not data.startswith(tuple(PREFIXES)):
+            raise
+        try:
+            tags = ImageFileDirectory_v2(data[:16] if data[2] == 43 or data[3] == 43 else data[:8])
+            stream = io.BytesIO(data)
+            stream.seek(tags.next)
+            tags.load(stream)
+            return int(tags[256]), int(tags[257])  # ImageWidth, ImageLength
+        except (KeyError, ValueError, TypeError, OSError, SyntaxError, IndexError, struct.error):
+            raise InputError(f"{name} is a damaged TIFF. Restore the file.") from None
+    return image.width, image.height
 
 
 def detector(argument: str) -> MapsFolder:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from fgdata import saliency
+from fgdata.boxes.objective import Objective, solve
 from fgdata.building import build
 from fgdata.datasets import read
 from fgdata.errors import InputError
@@ -343,6 +346,83 @@ def test_values_that_are_not_saliency_are_refused(tmp_path, pixels, message):
     cv2.imwrite(str(tmp_path / "a.tif"), pixels)
     with pytest.raises(InputError, match=f"a.tif {message}"):
         detector(f"maps:{tmp_path}").saliency_map(np.zeros((6, 8, 3), np.uint8), "a.jpg")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_the_map_of_a_cut_out_is_its_alpha_channel(tmp_path, dtype, suffix):
+    """A white or a coloured image whose alpha channel is the mask; a constant alpha channel is ignored."""
+    if (suffix, dtype) not in ((".webp", np.uint8), (".png", np.uint8), (".png", np.uint16)) and suffix != ".tif":
+        pytest.skip("the format has no such channels")
+    full = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    mask = np.zeros((40, 60))
+    mask[10:30, 15:45] = full
+    grey = np.linspace(0, full, 2400).reshape(40, 60)
+    for name, bgr, alpha in (
+        ("white", np.full((40, 60, 3), full), mask),
+        ("coloured", np.dstack([grey, mask, grey[::-1]]), mask),
+        ("opaque", np.dstack([mask] * 3), np.full((40, 60), full)),
+    ):
+        image = np.dstack([bgr, alpha]).astype(dtype)
+        options = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
+        assert cv2.imwrite(str(tmp_path / f"{name}{suffix}"), image, options)
+        map_ = detector(f"maps:{tmp_path}").saliency_map(np.zeros((40, 60, 3), np.uint8), f"{name}.jpg")
+        np.testing.assert_array_equal(map_, (mask / full).astype(np.float32))
+    box, fallback = solve(map_, Objective())
+    np.testing.assert_allclose(box, [0.25, 0.25, 0.5, 0.5], atol=1 / 64)
+    assert fallback is None
+
+
+def png(width, height):
+    """A valid PNG header that promises so many pixels, with almost no data."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    data = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), chunk(b"IDAT", zlib.compress(b"0"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(data) + chunk(b"IEND", b"")
+
+
+def tiff(width, height):
+    """A TIFF of float64 that promises so many pixels, with almost no data; Pillow does not open it."""
+    tags = {256: width, 257: height, 258: 64, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: 8, 339: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 16) + bytes(8) + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(("name", "data"), [("a.png", png(9_000, 9_000)), ("a.tif", tiff(9_000, 9_000))])
+def test_a_map_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch, name, data):
+    (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(InputError, match=f"{name} has 9,000 x 9,000 pixels; allowed are 16,777,216 .*Shrink"):
+        saliency.saliency_map(f"maps:{tmp_path}", np.zeros((6, 8, 3), np.uint8), "a.jpg")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"II*\0", tiff(8, 6)[:40], b"MM\0*" + bytes(60), b"II+\0" + bytes(60), png(8, 6)[:-30]]
+)
+def test_a_damaged_map_is_named(tmp_path, data):
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(InputError, match=r"a.tif .*Restore"):
+        saliency.saliency_map(f"maps:{tmp_path}", np.zeros((6, 8, 3), np.uint8), "a.jpg")
+
+
+def test_maps_behind_links_are_hashed_and_only_regular_files_are_maps(tmp_path):
+    for folder in ("maps", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "maps/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "maps")
+    os.mkfifo(tmp_path / "maps/b.png")
+    settings = []
+    for level in (10, 20):
+        cv2.imwrite(str(tmp_path / "elsewhere/a.png"), np.full((6, 8), level, np.uint8))
+        maps = detector(f"maps:{tmp_path / 'maps'}")
+        assert maps.find("linked/a.jpg") == tmp_path / "maps/linked/a.png"
+        settings.append(maps.SETTINGS)
+    assert settings[0]["files"] == settings[1]["files"] == 1
+    assert settings[0] != settings[1]
+    with pytest.raises(InputError, match="b.jpg has no map"):
+        maps.find("b.jpg")
 
 
 def test_a_maps_suffix_may_be_in_any_case(tmp_path):
