@@ -49,18 +49,11 @@ def saliency(
 ) -> None:
     """Compare maps with masks and the authors' maps, compare boxes with ground truth, and time the maps.
 
-<<<<<<< HEAD
     Datasets: saliency-reference (45 images, masks, the authors' RBD and GS maps), duts300 (masks) and cub50 (boxes).
     Masks are thresholded at half of their range; the ground-truth box is the mask's bounding box. MAE is the mean over
     images. Max F is the largest F-measure (beta^2 = .3) over 256 thresholds, from precision and recall averaged over
-    the images. Where the authors' maps exist, their MAE and their correlation r with ours are listed too. ms is the
+    the images. Where the authors' maps exist, their MAE and max F and their correlation r with ours are listed too. ms is the
     median processor time of a map, without decoding.
-=======
-    On saliency-reference (45 images, masks, the authors' RBD and GS maps), duts300 (masks) and cub50 (boxes). A mask is
-    what exceeds half of its range; its box is its bounds. MAE is the mean over images; max F the largest F-measure
-    (beta^2 = .3) of 256 thresholds, from precision and recall averaged over the images. Those of the authors' maps, and
-    r with them, stand beside ours. ms is the median processor time of a map, decoding left out.
->>>>>>> saliency
 
     Args:
         data: folder that holds saliency-reference, duts300 and cub50.
@@ -123,28 +116,18 @@ def score(name: str, objectives: list[Objective], item: Item) -> dict[str, Any]:
         if item.authors is not None and name in AUTHORS:
             authors = _grey(Path(str(item.authors).format(name))) / 255
             result["mae_authors"] = float(np.abs(authors - mask).mean())
-<<<<<<< HEAD
             result["r_authors"] = float(np.corrcoef(predicted.ravel(), authors.ravel())[0, 1])
-=======
-            result["r_authors"] = float(np.corrcoef(found.ravel(), authors.ravel())[0, 1])
             result["precision_authors"], result["recall_authors"] = precision_recall(authors, mask)
->>>>>>> saliency
     return result
 
 
 def summary(name: str, dataset: str, objectives: list[Objective], scores: list[dict]) -> list[dict[str, Any]]:
     """The scores of all images -> one row per objective."""
     maps: dict[str, Any] = {key: _mean(scores, key) for key in ("mae", "mae_authors", "r_authors")}
-<<<<<<< HEAD
-    precision, recall = _mean(scores, "precision"), _mean(scores, "recall")
-    maps["max_f"] = None if precision is None else float(f_measure(precision, recall).max())
-    times = {"ms": float(np.median([one["ms"] for one in scores]))}
-=======
     for suffix in ("", "_authors"):
         precision, recall = _mean(scores, f"precision{suffix}"), _mean(scores, f"recall{suffix}")
         maps[f"max_f{suffix}"] = None if precision is None else float(f_measure(precision, recall).max())
-    times = {"ms": float(np.median([found["ms"] for found in scores]))}
->>>>>>> saliency
+    times = {"ms": float(np.median([one["ms"] for one in scores]))}
     rows = []
     for i, objective in enumerate(objectives):
         constant = f"tau {objective.tau:g}" if objective.name == "max-excess" else f"k {objective.k:g}"

@@ -16,6 +16,7 @@ def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -
     """
     try:
         import ray
+        from ray.exceptions import RayError, RayTaskError
     except ImportError:
         raise InputError("--engine ray needs Ray: pip install ray, or use --engine local") from None
     if not ray.is_initialized():
@@ -33,9 +34,9 @@ def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -
                 job = waiting.pop(reference)
                 try:
                     result = ray.get(reference)
-                except ray.exceptions.RayTaskError as fault:
+                except RayTaskError as fault:
                     raise fault.cause from None  # Ray's own message is the worker's traceback
-                except ray.exceptions.RayError as fault:
+                except RayError as fault:
                     lines = str(fault).strip().splitlines() or [type(fault).__name__]
                     raise InputError(
                         f"A Ray worker died ({lines[0]}), perhaps because memory ran out. Finished shards are kept: "

@@ -167,7 +167,7 @@ def _read_values(file: Path, most_pixels: int) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-@warnings.catch_warnings(action="ignore")  # Pillow's, of bytes that are refused below
+@warnings.catch_warnings(action="ignore")  # pyright: ignore  (Pillow's, of bytes that are refused below)
 def _read_size(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) of an encoded image, from its header. Pillow reads the tags of TIFFs that it cannot open."""
     try:
