@@ -53,7 +53,7 @@ def make_case(case: Path, valid: Path) -> Path:
     return case / "here"
 
 
-def check_call(case: Path, call: Callable[[], object], seconds: float = SECONDS) -> Outcome:
+def check_call(case: Path, call: Callable[[], object], seconds: float = SECONDS, memory: int = MEMORY) -> Outcome:
     """Run `call` in a child process, in `case`/here, and return how it ended."""
     before = _snapshot(case)
     read_end, write_end = os.pipe()
@@ -76,7 +76,7 @@ def check_call(case: Path, call: Callable[[], object], seconds: float = SECONDS)
     if verdict == "refused" and not text and not output:
         verdict, text = "exception", "refused without a message"
     grown = usage.ru_maxrss * 1024 - base
-    if verdict in ("ok", "refused") and grown > MEMORY:
+    if verdict in ("ok", "refused") and grown > memory:
         verdict, text = "memory", f"{grown / 1e6:,.0f} MB"
     if verdict in ("ok", "refused") and _TRACEBACK in output:
         verdict, text = "exception", output[output.index(_TRACEBACK) :][-600:].decode(errors="replace")

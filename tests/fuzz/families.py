@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from .commands import preload
-from .contract import SECONDS, Outcome, check_call, make_case
+from .contract import MEMORY, SECONDS, Outcome, check_call, make_case
 
 FAMILIES = ("shards", "unfinished", "datasets", "images", "models", "runs", "checkpoints")
 
@@ -62,7 +62,8 @@ class Prepared:
         here = make_case(case, self.valid / "here")
         command = rng.choice(sorted(self.module.COMMANDS))
         steps = [self.module.spoil_input(rng, here, command) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
-        outcome = check_call(case, self.module.COMMANDS[command], seconds)
+        memory = getattr(self.module, "MEMORY", MEMORY)
+        outcome = check_call(case, self.module.COMMANDS[command], seconds, memory)
         return Input(self.name, seed, command, tuple(steps), outcome)
 
 

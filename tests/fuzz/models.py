@@ -1,5 +1,6 @@
 """ONNX files: a saliency network of one convolution, spoilt as bytes, as a graph, and in its metadata."""
 
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -8,6 +9,10 @@ from .commands import fgdata, preload
 from .images import encode
 
 PRELOAD = ("fgdata.building.build", "fgdata.saliency.onnx_model", "onnx", "onnxruntime", "cv2")
+
+
+MEMORY = 8 << 30
+"""What a network may take: the limit of its trial."""
 
 
 def prepare(folder: Path) -> None:
@@ -43,7 +48,7 @@ def model(kind: str = "", side: object = 16) -> bytes:
         nodes.append(helper.make_node("Loop", ["n", "t", "y0"], ["y"], body=body))
         initializers = [numpy_helper.from_array(np.array(2**62), "n"), numpy_helper.from_array(np.array(True), "t")]
     elif kind == "huge":
-        initializers = [numpy_helper.from_array(np.array([1, 30_000, 30_000]), "s")]
+        initializers = [numpy_helper.from_array(np.array([1, 15_000, 15_000]), "s")]
         nodes = [helper.make_node("Expand", ["y0", "s"], ["y"])]
         nodes.insert(0, helper.make_node("ReduceMax", ["x"], ["y0"], axes=[0, 1, 2, 3], keepdims=0))
     elif kind == "external":
@@ -65,6 +70,10 @@ def model(kind: str = "", side: object = 16) -> bytes:
 
 
 def build(name: str = "onnx:net.onnx", *flags: str) -> int:
+    with suppress(ImportError):  # the trial of a model waits two minutes for one that loops
+        from fgdata.saliency import onnx_trial  # pyright: ignore[reportAttributeAccessIssue]
+
+        onnx_trial.SECONDS = 15
     return fgdata("build-shards", "--dataset", "flat", "--root", "images", "--out", "out", "--saliency", name, *flags)
 
 
