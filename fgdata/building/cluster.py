@@ -16,6 +16,7 @@ def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -
     """
     try:
         import ray
+        import ray.exceptions
     except ImportError:
         raise InputError("--engine ray needs Ray: pip install ray, or use --engine local") from None
     if not ray.is_initialized():
