@@ -6,7 +6,6 @@ digest. Those of older versions have none; they are read too.
 """
 
 import hashlib
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files.atomic import remove_parts, write_atomic
+from ..files.json import read_json
 from ..shards.manifest import BUILDING, digest, dump, signed
 from ..shards.maps import maps_part
 
@@ -97,12 +97,12 @@ def _read(path: Path, shape: dict[str, type], advice: str) -> Any:
     """-> the object in a file of `.building`; None if there is no such file."""
     if not path.is_file():
         return None
+    value = read_json(path, advice)
     try:
-        value = json.loads(path.read_bytes())
         intact = value.get("digest", digest(value)) == digest(value)
         intact &= all(isinstance(value[key], kind) for key, kind in shape.items())
         intact &= all(isinstance(value["entry"][key], kind) for key, kind in _ENTRY.items() if shape is _FACT)
-    except (ValueError, RecursionError, AttributeError, KeyError):
+    except (AttributeError, KeyError):
         intact = False
     if not intact:
         raise InputError(f"{path} is damaged: it is not what a build wrote. {advice}")
