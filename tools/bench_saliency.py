@@ -52,8 +52,8 @@ def saliency(
     Datasets: saliency-reference (45 images, masks, the authors' RBD and GS maps), duts300 (masks) and cub50 (boxes).
     Masks are thresholded at half of their range; the ground-truth box is the mask's bounding box. MAE is the mean over
     images. Max F is the largest F-measure (beta^2 = .3) over 256 thresholds, from precision and recall averaged over
-    the images. Where the authors' maps exist, their MAE, max F and correlation r with ours are listed too. ms is the median
-    processor time of a map, without decoding.
+    the images. Where the authors' maps exist, their MAE, max F and correlation r with ours are listed too. ms is the
+    median processor time of a map, without decoding.
 
     Args:
         data: folder that holds saliency-reference, duts300 and cub50.
