@@ -29,7 +29,7 @@ PREFIXES = 32
 """Prefixes tried of a table: those under which it has the most names of the encoder."""
 
 AVERAGE = re.compile(
-    r"(^|[._])(momentum|target|teacher|ema|swa|avg|averaged?|shadow|slow|key|k|m|optimi[sz]er|optim|grads?)([._]|$)",
+    r"(^|[._])(momentum|target|teacher|ema|swa|avg|averaged?|shadow|slow|key|k|optimi[sz]er|optim|grads?)([._]|$)",
     re.I,
 )
 """Names of moving averages, such as teacher, encoder_k or model_ema, and of what an optimiser stores by name."""
@@ -264,8 +264,8 @@ def _larger(source: WeightsFile, match: Match, config: Config) -> str:
         name += " with additional tensors in its blocks"
     return (
         f"--init {source.path} contains{_where(match)} {name}, larger than the encoder, a {ours}: "
-        f"{len(match.surplus)} tensors of its blocks would be ignored ({_few(match.surplus)}). Use a {ours}, "
-        f"or another --model.backbone: {', '.join(BLOCKS)}."
+        f"{len(match.surplus)} tensors of its blocks would be ignored ({_few(match.surplus)}). Use weights of a "
+        f"{ours}, or another --model.backbone: {', '.join(BLOCKS)}."
     )
 
 

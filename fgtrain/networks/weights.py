@@ -193,14 +193,14 @@ def _check_archive(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
-        if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > size:
-            raise _Damage("its zip entries are compressed or overlap, which torch.save never writes")
         if any(name.endswith("/constants.pkl") for name in names):
             raise InputError(
                 f"--init {file} is a TorchScript archive, which contains code. If you trust the file, save only its "
                 "weights and pass the result to --init:\n  "
                 + _command("torch.save(torch.jit.load(sys.argv[1], 'cpu').state_dict(), sys.argv[2])", file)
             )
+        if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > size:
+            raise _Damage("its zip entries are compressed or overlap, which torch.save never writes")
         if changed := archive.testzip():
             raise _Damage(f"it is damaged: the CRC-32 of its {printable_name(changed)} differs")
         for name in names:

@@ -223,3 +223,35 @@ def test_picture_of_pairs(whole: Path, drawn_set: Path, tmp_path: Path):
     assert not list(tmp_path.glob("*.part"))
     with pytest.raises(InputError, match="--rows is 99.*1 to 32"):
         draw_pairs(Pairs(whole, drawn_set, "train", 99))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "not finite", "other shape", "not torch"])
+def test_damaged_warm_up_state_names_the_file_to_remove(damage: str, tmp_path: Path):
+    network = decoder.Decoder(64, 32, 4, 1)
+    optimizer, file = torch.optim.Adam(network.parameters()), tmp_path / decoder.UNFINISHED
+    state = {"epoch": 1, "decoder": network.state_dict(), "optimizer": optimizer.state_dict(), "loader": {}}
+    if damage == "not finite":
+        state["decoder"] = {k: v * torch.nan for k, v in state["decoder"].items()}
+    if damage == "other shape":
+        state["decoder"] = decoder.Decoder(64, 32, 8, 1).state_dict()
+    torch.save(state, file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= damage == "flipped"
+    file.write_bytes({"cut": content[:900], "not torch": b"text"}.get(damage, content))
+    with pytest.raises(InputError, match=rf"{decoder.UNFINISHED} cannot be used[\s\S]*rm .*{decoder.UNFINISHED}"):
+        decoder.restore(file, 2, network, optimizer, None)
+
+
+def test_damaged_decoder_file_is_refused(tmp_path: Path):
+    network, file = decoder.Decoder(64, 32, 4, 1), tmp_path / decoder.FILE
+    network.save(file)
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged: its checksum differs.*rm "):
+        network.load(file)
+    with torch.no_grad():
+        network.rgb[1].bias[0] = torch.nan  # pyright: ignore[reportIndexIssue, reportArgumentType]
+    network.save(file)
+    with pytest.raises(InputError, match=r"rgb\.1\.bias has values that are not finite"):
+        network.load(file)
