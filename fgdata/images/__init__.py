@@ -90,6 +90,8 @@ def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
         side = min(size.width, size.height)
         flags |= next((flag for by, flag in _REDUCED if side >= by * least_side), 0)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None and size.format == "jpeg" and not size.plain:
+        pixels = _decode_odd_jpeg(data, name)
     return _decode_with_pillow(data, name) if pixels is None else pixels
 
 
@@ -123,6 +125,14 @@ def _header_with_pillow(data: bytes, name: str) -> Header:
 def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
     with _open_with_pillow(data, name) as image:
         return np.array(image.convert("RGB"))
+
+
+def _decode_odd_jpeg(data: bytes, name: str) -> np.ndarray:
+    try:
+        return _decode_with_pillow(data, name)
+    except InputError:
+        kind = jpeg.read_frame(data).kind
+        raise _unreadable(name, data, f"{kind}; use 8-bit baseline or progressive JPEG, grey or RGB") from None
 
 
 @contextmanager

@@ -5,15 +5,19 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..errors import counted
+
 START, END = b"\xff\xd8\xff", b"\xff\xd9"
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
 PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # Huffman-coded baseline, extended and progressive
 SCAN, APP1 = 0xDA, 0xE1
+_PROCESSES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless"}
+_PROCESSES |= {0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded", 0xCB: "arithmetic-coded lossless"}
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([0-9])")
 _ORIENTATION = 0x0112
-_WIDTHS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
-"""EXIF types of whole numbers -> their struct codes."""
+_WIDTHS = {3: "H", 4: "I", 8: "h", 9: "i"}
+"""EXIF types of whole numbers -> their struct codes. Readers take no orientation from a byte."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Frame:
     def plain(self) -> bool:
         """Whether every JPEG decoder reads it: 8 bits, baseline, extended or progressive, grey or colour."""
         return self.marker in PLAIN_FRAMES and self.precision == 8 and self.components in (1, 3)
+
+    @property
+    def kind(self) -> str:
+        """For messages: "12-bit extended JPEG with 1 component"."""
+        process = _PROCESSES.get(self.marker, "hierarchical or arithmetic-coded")
+        return f"{self.precision}-bit {process} JPEG with {counted(self.components, 'component')}"
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -114,12 +114,12 @@ def forged(jpeg: bytes, width: int, height: int) -> bytes:
     return jpeg[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[at + 4 :]
 
 
-def test_more_pixels_than_opencv_accepts_are_a_bad_image(picture, tmp_path):
+def test_more_pixels_than_allowed_are_a_bad_image(picture, tmp_path):
     jpeg = saved(picture, "JPEG")
-    assert images.header(forged(jpeg, 1 << 15, 1 << 15), "x").width == 1 << 15
+    assert images.header(forged(jpeg, 13_377, 13_377), "x").width == 13_377
     huge, long = forged(jpeg, 65_000, 20_000), saved(np.zeros((1, (1 << 20) + 1, 3), np.uint8), "PNG", "1")
     for data, expected in (
-        (huge, "65,000 x 20,000 pixels; at most 1,073,741,824 pixels"),
+        (huge, "65,000 x 20,000 pixels; at most 178,956,970 pixels"),
         (long, "1,048,577 x 1 pixels"),
     ):
         with pytest.raises(InputError, match=f"a.jpg cannot be read as an image: .* bytes, {expected}"):

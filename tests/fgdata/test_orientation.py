@@ -101,8 +101,9 @@ def test_a_cleared_jpeg_is_not_turned_and_only_the_tag_differs(name):
     np.testing.assert_array_equal(open_upright(cleared), np.array(Image.open(io.BytesIO(data)).convert("RGB")))
     assert len(cleared) == len(data)
     differing = sum(a != b for a, b in zip(cleared, data))
-    assert differing <= 2 if "long" in name or "byte" in name else differing <= 1 + (name == "in EXIF and XMP")
-    if jpeg.read_orientation(data) == 1 and name != "not an orientation":
+    # A tag of another type becomes a short: its type changes too.
+    assert differing <= {"a long": 2, "a signed long": 2, "a byte": 3, "in EXIF and XMP": 2}.get(name, 1)
+    if name in ("tag 1", "no EXIF"):
         assert cleared == data
 
 
