@@ -167,7 +167,6 @@ def _read_values(file: Path, most_pixels: int) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-@warnings.catch_warnings(action="ignore")  # pyright: ignore  (Pillow's, of bytes that are refused below)
 def _read_size(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) of an encoded image, from its header. Pillow reads the tags of TIFFs that it cannot open."""
     try:
@@ -178,11 +177,12 @@ def _read_size(data: bytes, name: str) -> tuple[int, int]:
         if not data.startswith(tuple(PREFIXES)):
             raise
         try:
-            tags = ImageFileDirectory_v2(data[:16] if data[2] == 43 or data[3] == 43 else data[:8])
-            stream = io.BytesIO(data)
-            stream.seek(tags.next)
-            tags.load(stream)
-            return int(tags[256]), int(tags[257])  # ImageWidth, ImageLength
+            with warnings.catch_warnings(action="ignore"):  # Pillow's, about bytes that are refused below
+                tags = ImageFileDirectory_v2(data[:16] if data[2] == 43 or data[3] == 43 else data[:8])
+                stream = io.BytesIO(data)
+                stream.seek(tags.next)
+                tags.load(stream)
+                return int(tags[256]), int(tags[257])  # ImageWidth, ImageLength
         except (KeyError, ValueError, TypeError, OSError, SyntaxError, IndexError, struct.error):
             raise InputError(f"{name} is a damaged TIFF. Restore the file.") from None
     return image.width, image.height

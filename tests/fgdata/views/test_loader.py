@@ -13,12 +13,19 @@ import torch
 from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
+from fgdata.shards.sample import Sample
 from fgdata.shards.writer import box_bytes
 from fgdata.views import Loader, ViewSpec, load, reference
 from fgdata.views.batch import gather
 
 TINY = ViewSpec(size=16, masks=True)
 SWAP = ViewSpec(size=16, crop="saliency-swap", masks=True)
+
+
+def as_sample(components: dict[str, bytes]) -> Sample:
+    sample = Sample(components)
+    sample.info = json.loads(components["json"])
+    return sample
 
 
 class MemorySet:
@@ -55,8 +62,8 @@ class MemorySet:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, number: int) -> dict[str, bytes]:
-        return self.samples[number]
+    def read(self, number: int) -> Sample:
+        return as_sample(self.samples[number])
 
 
 def open_loader(shards: MemorySet | int, views: ViewSpec = TINY, batch_size: int = 4, **options) -> Loader:
@@ -122,11 +129,11 @@ def test_whole_views_against_the_reference(backend: str, crop: str):
 
 def test_a_very_long_image_at_test_time(backend: str):
     class Strips(MemorySet):
-        def read(self, number: int) -> dict[str, bytes]:
+        def read(self, number: int) -> Sample:
             coarse = np.random.default_rng(number).integers(0, 256, (40, 3, 3), dtype=np.uint8)
             strip = cv2.resize(coarse, (24, 600), interpolation=cv2.INTER_CUBIC)
             sized = json.dumps({"id": "x", "width": 24, "height": 600}).encode()
-            return self.samples[number] | {"jpg": encode_jpeg(strip), "json": sized}
+            return as_sample(self.samples[number] | {"jpg": encode_jpeg(strip), "json": sized})
 
     spec, shards = ViewSpec.evaluation(48), Strips(2)
     with open_loader(shards, spec, 2, backend=backend, shuffle=False) as loader:
@@ -148,10 +155,10 @@ def test_backgrounds_come_from_another_sample_of_the_batch():
     class Colours(MemorySet):
         """Sample i is one flat grey, 20 i + 10; its patch differs from every background."""
 
-        def read(self, number: int) -> dict[str, bytes]:
+        def read(self, number: int) -> Sample:
             grey = np.full((40, 40, 3), 20 * number + 10, np.uint8)
             sized = json.dumps({"id": "x", "width": 40, "height": 40}).encode()
-            return self.samples[number] | {"jpg": encode_jpeg(grey, 100), "json": sized}
+            return as_sample(self.samples[number] | {"jpg": encode_jpeg(grey, 100), "json": sized})
 
     still = ViewSpec(size=16, crop="saliency-swap", masks=True, jitter=0, grayscale=0, blur=0)
     for count in (12, 9):  # 9 leaves a last batch of one, which takes a background from the next sample

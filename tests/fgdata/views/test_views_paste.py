@@ -14,6 +14,7 @@ from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
+from fgdata.shards.sample import Sample
 from fgdata.views import Loader, ViewSpec, draws, geometry, load, reference
 from fgdata.views.backgrounds import Backgrounds, open_backgrounds
 from fgdata.views.batch import gather
@@ -44,11 +45,12 @@ class Part:
     def __len__(self) -> int:
         return self._count
 
-    def read(self, number: int) -> dict[str, bytes]:
+    def read(self, number: int) -> Sample:
         grey = np.full((40, 60, 3), self._first + GREYS * number, np.uint8)
         box = np.array([0.25, 0.25, 0.5, 0.5], "<f4").tobytes()
-        about = json.dumps({"id": f"{self.folder}-{number}", "width": 60, "height": 40}).encode()
-        return {"jpg": encode_jpeg(grey, 100), "json": about, "cls": b"0", "gt.npy": box}
+        sample = Sample({"jpg": encode_jpeg(grey, 100), "cls": b"0", "gt.npy": box})
+        sample.info = {"id": f"{self.folder}-{number}", "width": 60, "height": 40}
+        return sample
 
 
 def open_loader(shards, behind, spec: ViewSpec = STILL, **options) -> Loader:
@@ -242,7 +244,13 @@ def test_a_damaged_background_is_named_in_the_consumer():
         def split(self, name: str) -> Part:
             part = super().split(name)
             whole = part.read
-            part.read = lambda number: whole(number) | {"jpg": whole(number)["jpg"][:-100]}  # type: ignore[method-assign]
+
+            def cut(number: int) -> Sample:
+                sample = whole(number)
+                sample["jpg"] = sample["jpg"][:-100]
+                return sample
+
+            part.read = cut  # type: ignore[method-assign]
             return part
 
     own = Greys(10, "own", train=9)

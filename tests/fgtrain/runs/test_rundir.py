@@ -282,7 +282,7 @@ def test_an_encoder_file_with_missing_or_wrong_metadata_is_explained(undisturbed
         Checkpoint.find(tmp_path / "bare.safetensors")
     about = {"backbone": "resnet50", "width": "8", "stem": "imagenet", "size": "32", "step": "1"}
     save_file(weights, tmp_path / "other.safetensors", metadata={"fgtrain": json.dumps(about)})
-    with pytest.raises(InputError, match="does not hold the network"):
+    with pytest.raises(InputError, match="does not contain the network"):
         load_encoder(Checkpoint.find(tmp_path / "other.safetensors"))
     save_file(weights, tmp_path / "less.safetensors", metadata={"fgtrain": json.dumps({"width": "8"})})
     with pytest.raises(InputError, match="'backbone' is missing"):
