@@ -204,5 +204,5 @@ def test_a_run_json_of_another_shape_is_named(shards: Any, run: Path, tmp_path: 
     (copy / "checkpoints").symlink_to(run / "checkpoints")
     (copy / "config.json").write_bytes((run / "config.json").read_bytes())
     (copy / "run.json").write_text(json.dumps({"shards": shards}))
-    with pytest.raises(InputError, match=r"run\.json.*shards.*Restore it"):
+    with pytest.raises(InputError, match=r"run\.json.*shards.*Restore"):
         report.run_knn(Knn(copy, device="cpu", k=5))

@@ -229,7 +229,7 @@ def test_unreadable_files_are_named(tmp_path: Path, weights: dict):
     assert "truncated or damaged" in refusal(tmp_path / "old.pth")
     for garbage in (b"epoch 3 of 5", b"the weights are elsewhere\n", b"\n", b"{}", b"config\nx\n", bytes(64)):
         (tmp_path / "text.pth").write_bytes(garbage)
-        assert "text.pth cannot be read: it is no file that torch wrote" in refusal(tmp_path / "text.pth")
+        assert "text.pth cannot be read" in refusal(tmp_path / "text.pth")
     (tmp_path / "empty.pth").touch()
     assert "empty.pth" in refusal(tmp_path / "empty.pth")
     (tmp_path / "folder").mkdir()

@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -146,7 +147,10 @@ def test_printed_command_extracts_the_weights(weights: dict, tmp_path: Path):
     torch.save({"model": network, "opt": torch.optim.SGD(network.parameters(), 0.1)}, tmp_path / "inside.ckpt")
     for name in ("it's whole.pth", "script.pt", "inside.ckpt"):
         command = refusal(tmp_path / name).splitlines()[-1]
-        subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(
+            command, shell=True, cwd=tmp_path, check=True, capture_output=True, env=os.environ | {"PATH": path}
+        )
         (result,) = tmp_path.glob("*-weights.pth")
         encoder = initial.encoder(methods.ByolConfig(init=str(result)))
         assert torch.equal(encoder.conv1.weight, network.conv1.weight)
