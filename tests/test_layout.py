@@ -10,7 +10,19 @@ from paths import ROOT
 
 ROOMS = {
     "fgdata": (
-        *("cores", "errors", "progress", "images", "files", "boxes", "shards", "datasets", "saliency", "views"),
+        *(
+            "cores",
+            "compiled",
+            "errors",
+            "progress",
+            "images",
+            "files",
+            "boxes",
+            "shards",
+            "datasets",
+            "saliency",
+            "views",
+        ),
         *("building", "report", "cli", "__main__"),
     ),
     "fgtrain": (

@@ -4,10 +4,11 @@ A rectangle is (top, bottom, left, right) in cells, bottom and right exclusive.
 """
 
 import numpy as np
-from numba import njit
+
+from ..compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def average_cells(values, n):  # pragma: no cover (compiled)
     """(H, W) -> (n, n) float64: the exact mean of each cell, pixels being unit squares; H and W may be below n."""
     height, width = values.shape
@@ -26,13 +27,13 @@ def average_cells(values, n):  # pragma: no cover (compiled)
     return cells
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _common(pixel, cell, pixels, cells):  # pragma: no cover (compiled)
     """The overlap of a pixel and a cell along one side, in units of 1 / (pixels cells), in which it is an integer."""
     return min((pixel + 1) * cells, (cell + 1) * pixels) - max(pixel * cells, cell * pixels)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def best_box(values, least):  # pragma: no cover (compiled)
     """(n, n) float64 -> the rectangle with the largest sum among those of at least `least` cells.
 

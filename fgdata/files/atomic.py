@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import name_file
+from ..errors import InputError, name_file
 
 _PART = re.compile(r".+\.[0-9a-f]{8}\.part|.+\.(tar|idx|h5|json)\.[0-9]+\.part")  # the second: of older versions
 
@@ -80,6 +80,8 @@ def append_line(path: Path, line: str, sync: bool = False) -> None:
     If the file ends in an incomplete line (after a power cut), the new line still starts on a line of its own.
     Raises OSError, for example on a full disk, after removing what was written of the line.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file, and a line is to be added to it. Move it away and try again.")
     with name_file(path), path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))

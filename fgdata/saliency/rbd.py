@@ -10,8 +10,8 @@ Written from the published algorithm and the constants of the authors' code; sym
 """
 
 import numpy as np
-from numba import njit
 
+from ..compiled import compiled
 from . import superpixels
 
 POSITION_SIGMA = 0.4
@@ -113,7 +113,7 @@ def otsu(values: np.ndarray) -> float:
     return float(np.flatnonzero(between == between.max()).mean()) / 255
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _solve(system, right):  # pragma: no cover (compiled)
     """(n, n) symmetric positive definite, (n,) -> (n,) by elimination without pivoting.
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numba import njit
 
+from ..compiled import compiled
 from ..images import shrink
 
 LONG_SIDE = 400
@@ -170,7 +170,7 @@ def pairwise(points: np.ndarray) -> np.ndarray:
     return np.sqrt(squared)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def geodesic(weights, limit):  # pragma: no cover (compiled)
     """(n, n) symmetric edge weights >= 0, inf for none -> (n, n) shortest path lengths, exact up to limit.
 
@@ -193,7 +193,7 @@ def geodesic(weights, limit):  # pragma: no cover (compiled)
     return shortest
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _slic(lab, step, compactness, iterations):  # pragma: no cover (compiled)
     """(3, h, w) float32 planes -> (h, w) int32 labels, not necessarily connected; -1 outside every window.
 
@@ -248,7 +248,7 @@ def _slic(lab, step, compactness, iterations):  # pragma: no cover (compiled)
     return labels
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _join(labels, small):  # pragma: no cover (compiled)
     """(h, w) labels -> (h, w) int32 labels 0..n - 1 of 4-connected regions, in scan order.
 

@@ -5,8 +5,8 @@ threads on small images.
 """
 
 import numpy as np
-from numba import njit
 
+from ..compiled import compiled
 from .spec import ViewSpec
 
 
@@ -19,7 +19,7 @@ def finish(
     _finish(view, affine, 1 / (255 * std), -np.array(spec.mean, np.float32) / std, bool(flip), out)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@compiled(fastmath={"contract"}, error_model="numpy")
 def _finish(view, affine, scale, offset, flip, out):
     height, width = view.shape[:2]
     low, high = np.float32(0), np.float32(255)

@@ -232,7 +232,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(drawn_set: Path, undistur
 @pytest.mark.slow
 def test_sigterm_checkpoints_and_exits_with_0(drawn_set: Path, tmp_path: Path):
     flags = f"--data.shards {drawn_set} --data.batch-size 8 --data.detector gt --views.size 32 --model.width 8".split()
-    flags += ["--byol.hidden", "16", "--align.hidden", "16", "--epochs", "100000", "--out", str(tmp_path / "run")]
+    flags += ["--byol.hidden", "16", "--align.hidden", "16", "--epochs", "2000", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
         [sys.executable, "-m", "fgtrain", "run", "cvsa", *flags],
         stdout=subprocess.PIPE,
@@ -241,11 +241,10 @@ def test_sigterm_checkpoints_and_exits_with_0(drawn_set: Path, tmp_path: Path):
     )
     try:
         log = tmp_path / "run" / "metrics.jsonl"
-        deadline = time.monotonic() + 60
-        while not log.is_file() and process.poll() is None and time.monotonic() < deadline:
+        while not log.is_file() and process.poll() is None:  # until training has begun, however long that takes
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        printed, _ = process.communicate(timeout=30)
+        printed, _ = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 0, printed
