@@ -212,8 +212,7 @@ def test_torchrun_trains_until_a_scheduler_signals_every_process(drawn_set: Path
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 120
-        while not (run / "metrics.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+        while not (run / "metrics.jsonl").is_file() and process.poll() is None:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGTERM)
         printed, _ = process.communicate(timeout=60)
