@@ -68,7 +68,7 @@ class Checkpoint:
             settings = about.get("settings")
             if not isinstance(settings, dict | None):
                 raise ValueError("the settings in its metadata are damaged")
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{file} is not an encoder saved by fgtrain ({_reason(error)}). Name a run directory, a folder "
                 f"under its checkpoints/, or the {WEIGHTS} in one."

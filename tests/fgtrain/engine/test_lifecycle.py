@@ -241,7 +241,7 @@ def test_sigterm_checkpoints_and_exits_with_0(drawn_set: Path, tmp_path: Path):
     )
     try:
         log = tmp_path / "run" / "metrics.jsonl"
-        while not log.is_file() and process.poll() is None:  # until training has begun, however long that takes
+        while not log.is_file() and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate()

@@ -289,6 +289,28 @@ def test_an_encoder_file_with_missing_or_wrong_metadata_is_explained(undisturbed
         Checkpoint.find(tmp_path / "less.safetensors")
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "[" * 100_000,
+        "[]",
+        '{"size": ' + "9" * 4301 + "}",
+        '{"backbone": ["resnet18"], "width": 8, "stem": "small", "size": 32, "step": 1}',
+        '{"backbone": "resnet18", "width": [8], "stem": "small", "size": 32, "step": 1}',
+        '{"backbone": "resnet18", "width": 1e999, "stem": "small", "size": 32, "step": 1}',
+        '{"backbone": "unknown", "width": 8, "stem": "small", "size": 32, "step": 1}',
+    ],
+    ids=["deep", "list", "digits", "backbone-list", "width-list", "infinite", "unknown"],
+)
+def test_encoder_metadata_of_another_shape_is_refused_by_name(metadata: str, tmp_path: Path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "encoder.safetensors"
+    save_file({"conv1.weight": torch.zeros(8, 3, 3, 3)}, file, metadata={"fgtrain": metadata})
+    with pytest.raises(InputError, match=re.escape(str(file))):
+        Checkpoint.find(file)
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_the_first_line_of_a_recipes_docstring_is_a_sentence(name: str):
     """`fgtrain list` prints only the first line."""
