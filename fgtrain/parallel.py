@@ -172,11 +172,6 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def local_world_size() -> int:
-    """The number of processes on this machine, which share its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
-
-
 @torch.no_grad()
 def gather(x: Tensor) -> Tensor:
     """(b, ...) of each process -> (world * b, ...), by rank, without a gradient."""

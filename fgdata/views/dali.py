@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..images import encode_jpeg
-from .batch import Work
+from ..images import encode_jpeg, header
+from .batch import Work, check_size
 from .geometry import compute
 from .spec import ViewSpec
 
@@ -217,6 +217,12 @@ class Dali:
         return None
 
     def _feed(self, work: Work) -> None:
+        for name, jpeg, size in zip(work.names, work.jpegs, work.sizes):
+            try:
+                frame = header(jpeg, name)
+            except InputError:  # a damaged image, which DALI reports when it decodes it
+                continue
+            check_size(name, (frame.width, frame.height), size)
         feed = self._pipeline.feed_input
         feed("jpeg", [np.frombuffer(jpeg, np.uint8) for jpeg in work.jpegs])
         for v, p in enumerate(work.geometries):

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..cores import available_cores
+from ..cores import share_of_cores
 from ..errors import InputError
 from ..shards.reader import ShardSet
 from .backgrounds import open_backgrounds
@@ -72,7 +72,8 @@ class Loader:
         rank, world_size: Which part of each global batch this loader yields. Default: 0 of 1, all of it.
         shuffle: Whether to shuffle; False yields the samples in the set's order. Default: True.
         last_batch: drop (default), wrap or keep; see the top of this file.
-        threads: Threads that compute views. Default: all available cores.
+        threads: Threads that make views. Default: the available cores, divided among the ranks of this machine where
+            LOCAL_WORLD_SIZE states their number, as under torchrun.
         device: Device of the tensors. Default: cpu.
 
     Raises:
@@ -126,11 +127,12 @@ class Loader:
             }
         )
         self._epoch, self._batch, self._restored = 0, 0, False
+        self._iteration = 0  # numbers the calls of `iter`, so that an older one notices a newer one
         self._pending: deque = deque()  # ((epoch, batch), future) in the order they will be yielded
         self._submitted = 0
         self._orders: dict[int, np.ndarray] = {}
         self._device, self._backend = _start(
-            views, batch_size, backend, threads, device, other_sets=self._backgrounds is not None
+            views, batch_size, backend, threads, device, world_size=world_size, other_sets=self._backgrounds is not None
         )
         self._stop = weakref.finalize(self, self._backend.close)
 
@@ -156,7 +158,14 @@ class Loader:
             raise RuntimeError("This loader is closed.")
         if not batches:
             self._epoch += 1
+        self._iteration += 1
+        own = self._iteration
         for number in range(self._batch, batches):
+            if self._iteration != own:
+                raise RuntimeError(
+                    "Another iteration of this loader has begun and ended this one: a loader runs one epoch at a time. "
+                    "Open a second loader with fgdata.load(...)."
+                )
             following = self._after((epoch, number))
             self._prepare((epoch, number), epoch)
             tensors = self._pending.popleft()[1].result()
@@ -322,6 +331,7 @@ def _start(
     threads: int | None,
     device: "str | torch.device",
     *,
+    world_size: int,
     other_sets: bool,
 ) -> tuple:
     """Starts the backend -> (torch device, backend)."""
@@ -336,7 +346,7 @@ def _start(
         raise InputError(f"backend is {backend!r}; allowed: auto, threads, dali.")
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; allowed: 1 or more; omit it for all available cores.")
-    threads = threads or available_cores()
+    threads = threads or share_of_cores(world_size)
     if backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali()):
         from .dali import Dali
 

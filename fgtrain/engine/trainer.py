@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fgdata.cores import available_cores
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import load
@@ -66,7 +65,7 @@ class Trainer:
             seed=config.seed,
             rank=parallel.rank(),
             world_size=self.world,
-            threads=config.machine.threads or max(1, available_cores() // parallel.local_world_size()),
+            threads=config.machine.threads,
             device=device,
         )
         self.steps_per_epoch = len(self.loader)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fgdata import cores
 from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
@@ -370,3 +371,36 @@ def test_threads_end_with_the_loader(backend: str):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+def test_an_iteration_that_another_one_ended_says_so():
+    with open_loader(12) as loader:
+        first = iter(loader)
+        next(first)
+        second = iter(loader)
+        next(second)
+        with pytest.raises(RuntimeError, match="one epoch at a time"):
+            next(first)
+        assert len(list(second)) == len(loader) - 1
+
+
+def test_threads_are_shared_among_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cores, "available_cores", lambda: 12)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [cores.share_of_cores(n) for n in (1, 4)] == [12, 12]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert [cores.share_of_cores(n) for n in (1, 4, 8)] == [12, 3, 3]
+    for odd in ("32", "four", ""):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", odd)
+        assert cores.share_of_cores(64) == (1 if odd == "32" else 12)
+
+
+def test_an_image_of_another_size_than_its_json_is_named(backend: str):
+    shards = MemorySet(4)
+    about = json.loads(shards.samples[2]["json"])
+    shards.samples[2]["json"] = json.dumps(about | {"width": about["width"] + 1}).encode()
+    with (
+        open_loader(shards, batch_size=4, backend=backend) as loader,
+        pytest.raises(InputError, match="bird-2.*its json"),
+    ):
+        next(iter(loader))
