@@ -97,3 +97,23 @@ def test_a_killed_process_ends_the_others_with_a_message(drawn_set: Path, tmp_pa
     facts = json.loads((run / "run.json").read_text())
     assert facts["status"] == "failed"
     assert "Another process of this training ended" in facts["reason"]
+
+
+@pytest.mark.slow
+def test_torchrun_that_is_told_to_passes_sigusr1_on(drawn_set: Path, tmp_path: Path):
+    """The command of docs/training.md for jobs that a scheduler warns by SIGUSR1. torchrun itself ends with 1."""
+    launcher = [sys.executable, "-m", "torch.distributed.run"]
+    if "--signals-to-handle" not in subprocess.run([*launcher, "--help"], capture_output=True, text=True).stdout:
+        pytest.skip("this torchrun has no --signals-to-handle")
+    run = tmp_path / "run"
+    write_json(tmp_path / "config.json", to_dict(replace(small(drawn_set, run, "byol"), epochs=2000)))
+    launcher += ["--standalone", "--nproc-per-node", "2", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+    command = [*launcher, "-m", "fgtrain", "run", "byol", "--config", str(tmp_path / "config.json"), "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (run / "metrics.jsonl").is_file() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGUSR1)
+    printed, _ = process.communicate()
+    facts = json.loads((run / "run.json").read_text())
+    assert (facts["status"], process.returncode) == ("stopped", 1), printed
+    assert "--resume" in printed
