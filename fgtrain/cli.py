@@ -37,7 +37,8 @@ def commands(defaults: Config | None, name: str | None) -> Any:
     class Run:
         """Train an encoder.
 
-        SIGTERM, SIGUSR1 and Ctrl-C write a checkpoint and stop; the exit status is then 0, after Ctrl-C 130.
+        SIGTERM, SIGUSR1, SIGHUP (a closed terminal) and Ctrl-C write a checkpoint and stop; the exit status is then 0,
+        after Ctrl-C 130. If the output cannot be written any more, as after `| head`, training continues silently.
         """
 
         recipe: Annotated[recipes, arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
@@ -98,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
 
     argv: the arguments. Default: those of the process.
 
-    0: done, or stopped by SIGTERM or SIGUSR1 after a checkpoint, so that a scheduler can queue the job again. 130:
-    stopped by Ctrl-C, also after a checkpoint if a run was training. 2: input that cannot be used.
+    0: done, or stopped by SIGTERM, SIGUSR1 or SIGHUP after a checkpoint, so that a scheduler can queue the job again.
+    130: stopped by Ctrl-C, also after a checkpoint if a run was training. 2: input that cannot be used.
     """
     argv = sys.argv[1:] if argv is None else argv
     # By default torch's threads spin while they wait for one another. Next to another busy process that starves both:

@@ -97,7 +97,7 @@ class Machine:
     threads: int | None = None
     """Threads that compute views, in each process. Default: this machine's cores divided by its processes."""
     checkpoint_every: int = 10
-    """Epochs between checkpoints; one is also written at the end and on SIGTERM, SIGUSR1 or Ctrl-C."""
+    """Epochs between checkpoints; one is also written at the end and on a stop signal."""
     keep_last: int = 2
     """Number of checkpoints to keep."""
     log_every: int = 10
