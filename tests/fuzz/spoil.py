@@ -169,6 +169,8 @@ def add_odd_name(rng: Random, folder: Path, content: bytes) -> str:
     """One more entry of an odd name in a folder: a file, a folder, a FIFO or a link to its own parent."""
     name = os.path.join(os.fsencode(folder), rng.choice(NAMES))
     kind = rng.choice(("file", "file", "folder", "fifo", "parent"))
+    if os.path.lexists(name):  # placed by an earlier step
+        return f"{name.decode(errors='replace')} stays"
     if kind == "file":
         with open(name, "wb") as file:
             file.write(content)
