@@ -68,7 +68,9 @@ def run_child() -> None:
     if sys.platform == "linux":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = int(memory) if hard == resource.RLIM_INFINITY else min(int(memory), hard)  # `ulimit -v` may be lower
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     fault = None
     try:
         Model(Path(file), dict(json.loads(settings)), {Path(file).name: ""}).check_output()

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -494,3 +496,19 @@ def test_a_set_by_a_network_and_by_maps(tmp_path):
     twice = (f"maps:{maps}", f"maps:{tmp_path}/./maps")
     with pytest.raises(InputError, match="maps.* and .*maps-maps"):
         build.build(birds, tmp_path / "other", saliency=twice, workers=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the trial limits its memory on Linux only")
+def test_a_network_runs_under_a_memory_limit_below_the_trials_own(tmp_path):
+    """`ulimit -v` below the trial's limit: a process may not raise its hard limit."""
+    file = write_network(tmp_path / "net.onnx")
+    words = (
+        "build-shards --dataset drawn --classes 2 --images-per-class 3 --size 64 --jobs 1 --out set --saliency".split()
+    )
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (7 << 30, 7 << 30)); "
+        "from fgdata.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, *words, f"onnx:{file}"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
