@@ -175,3 +175,20 @@ def test_a_jpeg_is_decoded_at_the_smallest_allowed_size(picture, size, least, co
 
 def test_other_formats_are_decoded_at_full_size(picture):
     assert images.decode(saved(picture, "PNG"), "x", 8).shape == (60, 90, 3)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+@pytest.mark.parametrize("top", [1, 255, 65535])
+def test_pixels_without_a_range_are_refused_and_never_become_black_or_white(kind: type, top: int):
+    ramp = (np.linspace(0, 1, 48 * 32).reshape(32, 48) * top).astype(kind)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, "TIFF")
+    with pytest.raises(InputError, match=r"ramp\.tif.*8 or 16 bits.*--on-bad-image skip"):
+        images.decode(buffer.getvalue(), "ramp.tif")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_sixteen_bits_are_scaled_to_eight(suffix: str):
+    ramp = np.arange(0, 65536, 64, np.uint16).reshape(32, 32)
+    rgb = images.decode(cv2.imencode(suffix, ramp)[1].tobytes(), f"ramp{suffix}")
+    assert np.abs(rgb[..., 0].astype(int) - ramp / 257).max() <= 1
