@@ -9,8 +9,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .errors import counted, run_command
+from . import plugins
+from .errors import InputError, counted, run_command
 
+DESCRIPTION = (
+    "Saliency boxes cached with the data. Every command takes --plugin MODULE: datasets and detectors of your own "
+    "(docs/extending.md)."
+)
 ShardFolder = Annotated[Path, tyro.conf.Positional]
 
 
@@ -38,6 +43,9 @@ def build_shards(
     seed: int | None = None,
     level: Literal["variant", "family", "manufacturer"] | None = None,
     class_list: Path | None = None,
+    table: Path | None = None,
+    test_fraction: float | None = None,
+    split_seed: int | None = None,
     download: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Run saliency detectors over a dataset and write WebDataset shards that carry the boxes.
@@ -73,16 +81,25 @@ def build_shards(
         seed: drawn only: the seed of the drawings.
         level: aircraft only: what a class is. Default: variant.
         class_list: imagenet100 only: the file with the classes. Default: imagenet100.txt in the root.
+        table: table only: the CSV file, with the columns path, label, x, y, w, h, split. Default: labels.csv in the
+            root. Without --root, paths are relative to its folder.
+        test_fraction: folder and table only, for a dataset without a test split: the share of every class that becomes
+            one, above 0 and below 1.
+        split_seed: Seed of that choice. Default: 0.
         download: First download the dataset into the root, if it is freely available and not there yet.
     """
     from . import datasets
     from .boxes.objective import Objective
     from .building import build
+    from .building.plan import recorded_plugins
     from .cores import available_cores
 
     out = out or Path("shards") / dataset
+    if missing := plugins.ask(str(out), recorded_plugins(out)):
+        raise InputError(missing)
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
     options |= {"level": level, "class_list": class_list}
+    options |= {"table": table, "test_fraction": test_fraction, "split_seed": split_seed}
     if download:
         from .datasets.fetch import download as fetch
 
@@ -300,17 +317,23 @@ def main(args: Sequence[str] | None = None) -> int:
     }
 
     def command() -> int:
-        return tyro.extras.subcommand_cli_from_dict(
-            commands, prog="fgdata", description="Saliency boxes cached with the data.", args=args
-        )
+        rest, modules = plugins.take(words)
+        if modules or plugins.installed("DATASETS", "DETECTORS"):
+            from .datasets import DATASETS
+            from .saliency import DETECTORS
+
+            plugins.load_installed(tables := {"DATASETS": DATASETS, "DETECTORS": DETECTORS})
+            plugins.load(modules, tables)
+        return tyro.extras.subcommand_cli_from_dict(commands, prog="fgdata", description=DESCRIPTION, args=rest)
 
     words = sys.argv[1:] if args is None else list(args)
+    given = [word for word in words if not word.startswith("-")]
     when_stopped = {
         "build-shards": "Finished shards are kept: rerun the command to resume after them.",
         "rebox": "The shard set is unchanged.",
         "add": "The shard set is unchanged.",
     }
-    return run_command("fgdata", command, when_stopped.get(words[0] if words else "", ""))
+    return run_command("fgdata", command, when_stopped.get(given[0] if given else "", ""))
 
 
 def _explain_replacement() -> None:

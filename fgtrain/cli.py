@@ -12,14 +12,20 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, arg, subcommand
 
+from fgdata import plugins
 from fgdata.errors import InputError, run_command
 
 from .commands import COMMANDS, call
 from .engine.memory import keep_freed
 from .settings.common import Config
 from .settings.file import from_dict
+from .settings.methods import METHODS
 from .settings.recipes import RECIPES
 
+DESCRIPTION = (
+    "Train encoders on fgdata shard sets without labels, and evaluate them. Every command takes --plugin MODULE: "
+    "methods and recipes of your own (docs/extending.md)."
+)
 TRAINING = ("torch", "torchvision", "timm", "safetensors", "scipy")
 """Packages that only training and evaluation need."""
 
@@ -55,11 +61,16 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     from .runs.rundir import RunDir
 
     name = argv[1] if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-") else None
+    given, out = _value(argv, "--config"), Path(_value(argv, "--out") or f"runs/{name}")
     if name is not None and name not in RECIPES:
-        raise InputError(f"{name!r} is not a recipe; allowed: {', '.join(RECIPES)}. Show them: fgtrain list")
+        if "--resume" in argv and (missing := plugins.ask(str(out), RunDir(out).facts.get("plugins"))):
+            raise InputError(missing)
+        raise InputError(
+            f"{name!r} is not a recipe; allowed: {', '.join(RECIPES)}. Show them: fgtrain list. One of your "
+            "own: --plugin MODULE (docs/extending.md)"
+        )
     if name is None:
         return None, None
-    given, out = _value(argv, "--config"), Path(_value(argv, "--out") or f"runs/{name}")
     file = Path(given) if given else out / "config.json" if "--resume" in argv else None
     if file is not None and file.is_dir():
         file /= "config.json"
@@ -109,18 +120,23 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed()
 
     def command() -> None:
+        words, modules = plugins.take(argv)
+        plugins.load_installed(tables := {"METHODS": METHODS, "RECIPES": RECIPES})
+        plugins.load(modules, tables)
+        for method in METHODS.keys() - {recipe().method for recipe in RECIPES.values()}:
+            RECIPES.setdefault(method, METHODS[method])  # a method without a recipe starts from its own defaults
         chosen = tyro.cli(
-            commands(*read_defaults(argv)),
+            commands(*read_defaults(words)),
             prog="fgtrain",
-            description="Train encoders on fgdata shard sets without labels, and evaluate them.",
-            args=argv,
+            description=DESCRIPTION,
+            args=words,
             config=(OmitSubcommandPrefixes,),
         )
         try:
             if hasattr(chosen, "recipe"):
                 from .engine.lifecycle import train
 
-                train(chosen.recipe, argv[1])
+                train(chosen.recipe, words[1])
             else:
                 call(chosen)
         except ModuleNotFoundError as fault:
@@ -130,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"fgtrain needs {fault.name}, which is not installed: pip install {' '.join(TRAINING)}"
             ) from None
 
-    training = argv[:1] == ["run"]
+    training = "run" in argv[:3]
     hint = "To resume from the last checkpoint, add --resume to the same command." if training else ""
     return run_command("fgtrain", command, hint)
 

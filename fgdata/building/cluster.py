@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import InputError, warn
-from .worker import ENVIRONMENT
+from ..plugins import VARIABLE
+from .worker import ENVIRONMENT, load_plugins
 
 
 def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -> Iterator[Any]:
@@ -24,7 +25,8 @@ def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -
             ray.init(log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as fault:
             raise InputError(f"--engine ray: no cluster ({fault}). Check RAY_ADDRESS, or use --engine local") from None
-    remote = ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": ENVIRONMENT})(_call)
+    environment = ENVIRONMENT | {VARIABLE: os.environ.get(VARIABLE, "")}
+    remote = ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": environment})(_call)
     folder = os.getcwd()
     waiting = {remote.remote(function, job, folder): job for job in jobs}
     try:
@@ -65,4 +67,5 @@ def _call(function: Callable, job: Any, folder: str) -> Any:
             "a file system that all machines share."
         ) from None
     cv2.setNumThreads(1)
+    load_plugins()
     return function(job, lambda images: None)

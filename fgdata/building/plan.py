@@ -3,16 +3,20 @@
 import hashlib
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import __version__
 from ..datasets import Dataset
 from ..errors import InputError, counted
-from ..saliency import component, detector
-from ..shards.manifest import FORMAT_MAJOR, FORMAT_MINOR, read_objective
+from ..files.json import parse_json
+from ..plugins import needed
+from ..saliency import component, detector, find_row
+from ..shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, read_objective
 from ..shards.maps import SIDE
 from .sample import Recipe
 
@@ -26,6 +30,7 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
     records = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
     chroma = {} if recipe.chroma == "420" else {"chroma": recipe.chroma}
     maps = {"maps": {"side": SIDE}} if recipe.keep_maps else {}
+    used = needed("DATASETS", dataset.name) | needed("DETECTORS", *map(find_row, recipe.saliency))
     return {
         "format_version": f"{FORMAT_MAJOR}.{FORMAT_MINOR}",
         "dataset": {
@@ -41,6 +46,7 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
         "order_seed": ORDER_SEED,
         "versions": versions(),
         **maps,
+        **({"plugins": used} if used else {}),
     }
 
 
@@ -59,6 +65,14 @@ def versions() -> dict[str, str]:
         "pillow": PIL.__version__,
         "h5py": h5py.__version__,
     }
+
+
+def recorded_plugins(out: Path) -> Any:
+    """`plugins` of the manifest or plan in a folder, unchecked; None if it has none or cannot be read."""
+    for path in (out / MANIFEST, out / BUILDING / "plan.json"):
+        with suppress(OSError, ValueError, InputError):
+            return parse_json(path.read_bytes()).get("plugins")
+    return None
 
 
 def differs_in_version(recorded: dict[str, str]) -> bool:

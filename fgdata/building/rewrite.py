@@ -17,8 +17,9 @@ from ..boxes.objective import Objective, solve
 from ..errors import InputError, name_file
 from ..files.atomic import is_part, write_atomic
 from ..files.swap import recover, replacing
+from ..plugins import needed
 from ..progress import Progress
-from ..saliency import check_available, component, detector
+from ..saliency import check_available, component, detector, find_row
 from ..shards.manifest import (
     BUILDING,
     MANIFEST,
@@ -118,6 +119,8 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     objective = read_objective(shards.manifest)
     changes: dict = {"detectors": shards.manifest["detectors"] | {stored: settings}}
+    if used := needed("DETECTORS", find_row(name)):
+        changes["plugins"] = shards.manifest.get("plugins", {}) | used
     if differs_in_version(shards.manifest["versions"]):
         changes["added"] = shards.manifest.get("added", {}) | {stored: versions()}
     return _rewrite(shards, objective, (), name, changes, out, workers)

@@ -6,6 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .. import plugins
+from ..datasets import DATASETS
+from ..saliency import DETECTORS
+
 ENVIRONMENT = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
     # For glibc: freed memory is kept for the next image. Otherwise the kernel clears a thousand fresh pages per image,
@@ -31,6 +35,12 @@ def start_worker(counter: Any, stop: Any) -> None:
     import cv2
 
     cv2.setNumThreads(1)
+    load_plugins()
+
+
+def load_plugins() -> None:
+    """Gives this process the datasets and detectors of the plug-ins of the process that started it."""
+    plugins.load_in_worker({"DATASETS": DATASETS, "DETECTORS": DETECTORS})
 
 
 def call(function: Callable, job: Any) -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 
 from ..errors import InputError
 
+__all__ = ["DATASETS", "Archive", "Dataset", "DatasetRow", "Record", "read"]
+
 PixelBoxes = tuple[tuple[float, float, float, float], ...]
 
 
@@ -77,6 +79,8 @@ class DatasetRow:
     options: tuple[str, ...] = ()
     files: bool = True
     """False for a dataset that code generates: it has no root."""
+    root_from: str = ""
+    """An option that names a file; the file's folder is the default root."""
     archives: tuple[Archive, ...] = ()
     """What --download fetches, in the order of unpacking. Empty if the publisher requires accepting terms, or has no
     stable address."""
@@ -207,6 +211,15 @@ DATASETS: dict[str, DatasetRow] = {
         "or validation/)",
         size="any, no boxes",
         where="your own images; folder names are class names",
+        options=("test_fraction", "split_seed"),
+    ),
+    "table": DatasetRow(
+        reader="fgdata.datasets.table:read",
+        layout="labels.csv (or --table FILE) with the columns path, label, x, y, w, h, split (only path is needed)",
+        size="any; boxes in pixels, one row each",
+        where="your own images and labels",
+        options=("table", "test_fraction", "split_seed"),
+        root_from="table",
     ),
     "flat": DatasetRow(
         reader="fgdata.datasets.folder:read_flat",
@@ -237,11 +250,16 @@ def read(name: str, root: Path | str | None = None, **options: Any) -> Dataset:
         data, boxes = birds.load(record)   # encoded image bytes, ((l, t, w, h), ...) in pixels
     """
     if name not in DATASETS:
-        raise InputError(f"Unknown dataset {name!r}; available: {', '.join(DATASETS)}. See: fgdata list")
+        raise InputError(
+            f"Unknown dataset {name!r}; available: {', '.join(DATASETS)}. See: fgdata list. One of your own: --plugin "
+            "MODULE (docs/extending.md)"
+        )
     row = DATASETS[name]
     if unknown := sorted(set(options) - set(row.options)):
         allowed = f"takes {', '.join(row.options)}" if row.options else "takes no options"
         raise InputError(f"Dataset {name} has no option {', '.join(unknown)}; it {allowed}.")
+    if root is None and row.root_from in options:
+        root = Path(options[row.root_from]).parent
     module, function = row.reader.split(":")
     reader = getattr(import_module(module), function)
     if not row.files:

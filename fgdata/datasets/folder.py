@@ -11,18 +11,23 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import Dataset, Record, parsing, scan
+from .split import split_off
 
 TESTS = ("test", "val", "valid", "validation")
 """Names of the test split's folder beside train/. The first that exists is used."""
 IMAGENET = {"classes": 1000, "train": 1281167, "test": 50000}
 
 
-def read(root: Path) -> Dataset:
+def read(root: Path, test_fraction: float | None = None, split_seed: int = 0) -> Dataset:
     """Reads root/CLASS/IMAGE, all train; or root/train/CLASS/IMAGE and root/test/CLASS/IMAGE with the same classes.
 
     Pictures are turned upright by their EXIF orientation. The note names what is left out. InputError if a class folder
-    has no image.
+    has no image. `test_fraction` and `split_seed` draw a test split (see `split_off`).
     """
+    return split_off(_read(root), test_fraction, split_seed)
+
+
+def _read(root: Path) -> Dataset:
     if not (root / "train").is_dir():
         classes = _classes("folder", root)
         _refuse_splits(root, [name for names in classes.values() for name in names])

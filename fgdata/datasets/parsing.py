@@ -20,6 +20,8 @@ from ..errors import InputError
 from ..files.regular import open_regular
 from . import PixelBoxes, Record
 
+__all__ = ["Files", "check_box", "check_files_exist", "check_relative_path", "read_csv", "read_table", "read_text"]
+
 MOST_DIGITS = 18  # of a whole number that is an id
 SHOWN = 5  # how many items of a long list a message names
 Value = TypeVar("Value")

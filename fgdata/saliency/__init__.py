@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .superpixels import Superpixels
 
 
+__all__ = ["DETECTORS", "Detector", "DetectorRow", "detector", "saliency_map"]
+
+
 class Detector(Protocol):
     """The interface of a detector."""
 
@@ -81,18 +84,24 @@ def detector(name: str) -> "Detector | MapsFolder":
         InputError: the name is unknown, it is `gt` (which has boxes but no maps), or its file cannot be used.
     """
     family, _, argument = name.partition(":")
-    key = next((key for key in DETECTORS if key.partition(":")[0] == family), "")
+    key = find_row(name)
     row = DETECTORS.get(key)
     if row is None or row.module is None:
         with_maps = ", ".join(key for key, other in DETECTORS.items() if other.module)
         problem = "is not a detector" if row is None else "has no saliency map"
         raise InputError(
-            f"{name!r} {problem}; detectors with maps: {with_maps}. Run `fgdata list` for a description of each."
+            f"{name!r} {problem}; detectors with maps: {with_maps}. Run `fgdata list` for a description of each. "
+            "One of your own: --plugin MODULE (docs/extending.md)"
         )
     if (":" in key) != bool(argument):
         raise InputError(f"{name!r} is not a valid form of {family}. Use --saliency {key}")
     module = import_module(row.module)
     return module.detector(argument) if argument else cast(Detector, module)
+
+
+def find_row(name: str) -> str:
+    """The key in DETECTORS of a detector's name: onnx:u2net.onnx -> onnx:FILE; "" if there is none."""
+    return next((key for key in DETECTORS if key.partition(":")[0] == name.partition(":")[0]), "")
 
 
 def component(name: str) -> str:

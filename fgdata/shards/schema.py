@@ -133,6 +133,7 @@ MANIFEST = {
     },
     "reboxed?": OBJECT,
     "added?": OBJECT,
+    "plugins?": Each(".*", TEXT),
 }
 
 SAMPLE = {

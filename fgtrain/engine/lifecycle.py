@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from fgdata import plugins
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 
@@ -116,10 +117,10 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
     if status == "stopped":
         monitor.say(
             f"Stopped at step {trainer.step:,} of {trainer.total:,}. "
-            f"Resume: {parallel.launch_command()} run {name} --out {out} --resume"
+            f"Resume: {parallel.launch_command()} run {name} --out {out} --resume{plugins.flags()}"
         )
     else:
-        monitor.say(f"Done. Evaluate it: fgtrain eval knn {out} --untrained")
+        monitor.say(f"Done. Evaluate it: fgtrain eval knn {out} --untrained{plugins.flags()}")
     return status
 
 

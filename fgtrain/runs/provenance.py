@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fgdata import plugins
 from fgdata.shards.reader import ShardSet
 
 from .. import parallel
@@ -22,7 +23,9 @@ PACKAGES = (
 
 def describe_run(shards: ShardSet, device: torch.device) -> dict[str, Any]:
     """What run.json records when a run starts or resumes."""
+    used = {"plugins": plugins.loaded()} if plugins.loaded() else {}
     return {
+        **used,
         "argv": sys.argv,
         "pid": os.getpid(),
         "commit": commit(),

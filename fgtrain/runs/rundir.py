@@ -18,17 +18,20 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from fgdata import plugins
 from fgdata.errors import InputError
 from fgdata.files.atomic import write_synced
 from fgdata.files.lock import create_and_lock, is_locked, lock
 
 from ..settings.common import Config
 from ..settings.file import as_flags, differences, from_dict, relevant, to_dict, typed
+from ..settings.methods import METHODS
 from .files import append, parse_json, read_bytes, read_json, remove, write_bytes, write_json
 from .state import checksum, complete_checkpoints
 
 FACTS: dict[str, Any] = {
     **{"name": str, "status": str, "pid": int, "processes": int, "step": int, "shards": dict, "earlier": list},
+    "plugins": dict,
     **{"reason": str | None, "checkpoint": int | None},
 }
 """Types of those values in run.json that are read again."""
@@ -142,7 +145,12 @@ class RunDir:
 
     def config(self) -> Config:
         """The settings in config.json. InputError if it cannot be read."""
-        return from_dict(read_json(self.config_path), str(self.config_path))
+        values = read_json(self.config_path)
+        if values.get("method") not in [*METHODS] and (
+            missing := plugins.ask(str(self.path), self.facts.get("plugins"))
+        ):
+            raise InputError(missing)
+        return from_dict(values, str(self.config_path))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""`table`: images listed in a CSV file with the columns path, label, x, y, w, h, split. All but path are optional.
+
+One row per image, or one row per box: rows of one path must agree in label and split. x and y are the left and top edge
+of the box in pixels, w and h its size; all four are empty for an image without a box. split is train or test (also val,
+valid, validation). Paths are relative to the root, with forward slashes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from . import Dataset, Record, parsing
+from .folder import TESTS
+from .split import split_off
+
+NAME, BOX = "table", ("x", "y", "w", "h")
+UNLABELLED = "unlabelled"
+OPTIONAL = ("label", *BOX, "split")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the file."""
+
+    path: str
+    label: str
+    split: str
+    box: parsing.Box | None
+
+
+def read(
+    root: Path, table: Path | str | None = None, test_fraction: float | None = None, split_seed: int = 0
+) -> Dataset:
+    """Reads the list and checks that its files exist. The note says which columns there are.
+
+    Args:
+        root: The folder that paths are relative to.
+        table: The CSV file. Default: labels.csv in the root.
+        test_fraction: See `split_off`.
+        split_seed: See `split_off`.
+
+    Raises:
+        InputError: at the first row that cannot be used, or if files are missing.
+    """
+    path = Path(table) if table else root / "labels.csv"
+    if not path.is_file():
+        raise InputError(
+            f"table: there is no list at {path}. Name it: --table FILE (columns path, label, x, y, w, h, split)"
+        )
+    header = [word.strip() for word in (parsing.read_text(NAME, path).splitlines() or [""])[0].split(",")]
+    boxed = [column for column in BOX if column in header]
+    if boxed and len(boxed) < len(BOX):
+        raise InputError(
+            f"table: {path} has the columns {', '.join(boxed)} of a box; x, y, w and h are needed, or none."
+        )
+    rows = parsing.read_csv(NAME, path, ("path",), _row)
+    first: dict[str, Row] = {}
+    boxes: dict[str, list[parsing.Box]] = {}
+    for row in rows:
+        known = first.setdefault(row.path, row)
+        if (known.label, known.split) != (row.label, row.split):
+            raise InputError(
+                f"table: {path} lists {row.path} as {known.label}, {known.split} and as {row.label}, {row.split}. "
+                "Correct one of the rows."
+            )
+        boxes.setdefault(row.path, []).extend([row.box] if row.box else [])
+    parsing.check_files_exist(NAME, path, root, {name: name for name in first})
+    classes = tuple(sorted({row.label for row in first.values()}))
+    number = {name: i for i, name in enumerate(classes)}
+    records = tuple(
+        Record(row.path, row.path, number[row.label], row.label, row.split, tuple(boxes[row.path]), upright=not boxed)
+        for row in first.values()
+    )
+    absent = [column for column in OPTIONAL if column not in header]
+    ignored = [column for column in header if column and column not in ("path", *OPTIONAL)]
+    note = f"{path.name} has the columns {', '.join(c for c in header if c in ('path', *OPTIONAL))}"
+    note += f"; without {', '.join(absent)}" if absent else ""
+    note += f"; {', '.join(ignored)} not used" if ignored else ""
+    return split_off(Dataset(NAME, classes, records, parsing.Files(NAME, root), note=note), test_fraction, split_seed)
+
+
+def _row(row: dict[str, str]) -> Row:
+    split = row.get("split", "train").lower()
+    if split not in ("train", *TESTS):
+        raise ValueError(f"split is {split!r}; allowed: train, {', '.join(TESTS)}")
+    given = [row.get(column, "") for column in BOX]
+    if any(given) and not all(given):
+        raise ValueError("a box needs x, y, w and h; leave all four empty for an image without a box")
+    box = parsing.check_box(*map(float, given)) if all(given) else None
+    if not (label := row.get("label", UNLABELLED)):
+        raise ValueError("the label is empty")
+    return Row(parsing.check_relative_path(row["path"]), label, "train" if split == "train" else "test", box)
