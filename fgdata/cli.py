@@ -16,6 +16,8 @@ DESCRIPTION = (
     "Saliency boxes cached with the data. Every command takes --plugin MODULE: datasets and detectors of your own "
     "(docs/extending.md)."
 )
+RECIPE_BATCH = 256
+"""Samples per step of the recipe cvsa, and so the least number of train images that it takes."""
 ShardFolder = Annotated[Path, tyro.conf.Positional]
 
 
@@ -133,7 +135,10 @@ def build_shards(
     for line in _remarks(done.manifest):
         print(f"  {line}")
     folder = shlex.quote(str(out))
-    print(f"View it:     fgdata show {folder}\nTrain on it: fgtrain run cvsa --data.shards {folder}")
+    print(f"View it:     fgdata show {folder}")
+    if (train := done.manifest["splits"].get("train", {}).get("samples", 0)) >= 2:
+        smaller = "" if train >= RECIPE_BATCH else f" --data.batch-size {1 << (train.bit_length() - 1)}"
+        print(f"Train on it: fgtrain run cvsa --data.shards {folder}{smaller}")
     return 0
 
 

@@ -88,7 +88,8 @@ def test_the_three_examples_of_the_page_work_as_written(tmp_path: Path, monkeypa
         assert PROGRAMS[program](rest) == 0, rest
     said = "".join(capsys.readouterr())
     assert "spectral-residual" in said  # the list of detectors
-    assert "fgtrain eval knn runs/vicreg --untrained --plugin vicreg.py" in said
+    assert "fgtrain eval knn runs/vicreg --untrained --k 12 --plugin vicreg.py" in said
+    assert "fgtrain run cvsa --data.shards shards/photos --data.batch-size 8" in said
     manifest = json.loads(Path("shards/photos/manifest.json").read_text())
     assert list(manifest["plugins"]) == ["photos.py", "contrast.py"]
     assert manifest["detectors"]["contrast"] == {"version": 1}

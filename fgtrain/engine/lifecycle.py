@@ -16,7 +16,7 @@ from ..place import open_shards
 from ..runs.provenance import describe_run, earlier_parts
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
-from ..settings.common import Config
+from ..settings.common import NEIGHBOURS, Config
 from .monitor import Monitor
 from .trainer import Trainer
 
@@ -120,8 +120,27 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
             f"Resume: {parallel.launch_command()} run {name} --out {out} --resume{plugins.flags()}"
         )
     else:
-        monitor.say(f"Done. Evaluate it: fgtrain eval knn {out} --untrained{plugins.flags()}")
+        monitor.say(f"Done. {suggest_evaluation(shards, out)}")
     return status
+
+
+def suggest_evaluation(shards: ShardSet, out: str) -> str:
+    """What to type after a run in `out`: an evaluation that the set has the splits and classes for."""
+    train, test = (shards.splits.get(split, 0) for split in ("train", "test"))
+    if len(shards.classes) < 2:
+        return (
+            "The set has no classes to evaluate with: name an annotated one, fgtrain eval knn "
+            f"{out} --shards FOLDER{plugins.flags()}, or use the encoder: fgtrain export {out} encoder.safetensors"
+        )
+    if not test:
+        return (
+            "The set has no test split: build it with one (folder and table take --test-fraction 0.2), or name another "
+            f"set: fgtrain eval knn {out} --shards FOLDER{plugins.flags()}"
+        )
+    if not train:
+        return f"Evaluate it: fgtrain eval retrieval {out} --untrained{plugins.flags()}"
+    fewer = f" --k {train}" if train < NEIGHBOURS else ""
+    return f"Evaluate it: fgtrain eval knn {out} --untrained{fewer}{plugins.flags()}"
 
 
 def check_origin(run: RunDir, shards: ShardSet) -> None:
