@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from . import plugins
+from .commandline import help_as_paragraphs
 from .errors import InputError, counted, run_command
 
 DESCRIPTION = (
@@ -329,7 +330,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
             plugins.load_installed(tables := {"DATASETS": DATASETS, "DETECTORS": DETECTORS})
             plugins.load(modules, tables)
-        return tyro.extras.subcommand_cli_from_dict(commands, prog="fgdata", description=DESCRIPTION, args=rest)
+        with help_as_paragraphs(rest):
+            return tyro.extras.subcommand_cli_from_dict(commands, prog="fgdata", description=DESCRIPTION, args=rest)
 
     words = sys.argv[1:] if args is None else list(args)
     given = [word for word in words if not word.startswith("-")]

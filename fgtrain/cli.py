@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, arg, subcommand
 
 from fgdata import plugins
+from fgdata.commandline import help_as_paragraphs
 from fgdata.errors import InputError, run_command
 
 from .commands import COMMANDS, call
@@ -125,13 +126,14 @@ def main(argv: list[str] | None = None) -> int:
         plugins.load(modules, tables)
         for method in METHODS.keys() - {recipe().method for recipe in RECIPES.values()}:
             RECIPES.setdefault(method, METHODS[method])  # a method without a recipe starts from its own defaults
-        chosen = tyro.cli(
-            commands(*read_defaults(words)),
-            prog="fgtrain",
-            description=DESCRIPTION,
-            args=words,
-            config=(OmitSubcommandPrefixes,),
-        )
+        with help_as_paragraphs(words):
+            chosen = tyro.cli(
+                commands(*read_defaults(words)),
+                prog="fgtrain",
+                description=DESCRIPTION,
+                args=words,
+                config=(OmitSubcommandPrefixes,),
+            )
         try:
             if hasattr(chosen, "recipe"):
                 from .engine.lifecycle import train

@@ -1,0 +1,82 @@
+"""Help as paragraphs: docstrings are wrapped at the terminal's width, not where the source file breaks its lines.
+
+tyro 1.0 keeps the source's line breaks in the description of an argument, and before a line that starts with a space or
+a sign, and prints the description of a command without wrapping it. All are changed here while it prints help.
+"""
+
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import docstring_parser
+import tyro
+
+FRAME = "│╭╰─"
+"""Characters that a line inside one of tyro's boxes starts with: tyro wraps these itself."""
+
+
+@contextmanager
+def help_as_paragraphs(words: Sequence[str]) -> Iterator[None]:
+    """Help that tyro prints in the block is made of paragraphs. words: the command line; without -h nothing changes."""
+    if not {"-h", "--help"} & {*words}:
+        yield
+        return
+    strings: Any = tyro._strings  # pyright: ignore[reportAttributeAccessIssue]
+    original, parse, stream = strings.remove_single_line_breaks, docstring_parser.parse, sys.stdout
+
+    def parse_joined(*given: Any, **options: Any) -> docstring_parser.Docstring:
+        parsed = parse(*given, **options)
+        for parameter in parsed.params:
+            parameter.description = join_lines(parameter.description or "")
+        return parsed
+
+    strings.remove_single_line_breaks, docstring_parser.parse = join_lines, parse_joined
+    sys.stdout = _Wrapping(stream)
+    try:
+        yield
+    finally:
+        strings.remove_single_line_breaks, docstring_parser.parse = original, parse
+        sys.stdout = stream
+
+
+def join_lines(text: str) -> str:
+    """Joins the lines of each paragraph; an empty line ends one, and a line that starts with "* " begins one."""
+    paragraphs: list[str] = [""]
+    for line in (line.strip() for line in text.strip().splitlines()):
+        if not line:
+            paragraphs += ["", ""] if paragraphs[-1] else []
+        elif line.startswith("* ") and paragraphs[-1]:
+            paragraphs.append(line)
+        else:
+            paragraphs[-1] = f"{paragraphs[-1]} {line}".strip()
+    return "\n".join(paragraphs)
+
+
+def wrap(text: str, width: int) -> str:
+    """Wraps lines longer than `width` between words, and inside {a,b,c} after commas; lines in boxes are unchanged."""
+    return "\n".join(_wrap_line(line, width) for line in text.split("\n"))
+
+
+def _wrap_line(line: str, width: int) -> str:
+    if len(line) <= width or line.lstrip("\x1b[0123456789;m").startswith(tuple(FRAME)):
+        return line
+    loose = re.sub(r",(?=[^\s,]+[,}])", ", ", line) if line.startswith("usage: ") else line
+    indent = "  " if line.startswith("usage: ") else ""
+    return textwrap.fill(loose, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+class _Wrapping:
+    """Standard output that wraps what is written to it."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(wrap(text, shutil.get_terminal_size().columns))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
