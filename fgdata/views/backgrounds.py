@@ -44,16 +44,13 @@ def open_backgrounds(sets: "str | Path | ShardSet | Sequence[str | Path | ShardS
         try:
             shards = ShardSet.open(one) if isinstance(one, str | Path) else one
         except InputError as fault:
-            raise InputError(f"Cannot open a set of backgrounds (--data.backgrounds): {fault}") from None
+            raise InputError(f"A set of backgrounds cannot be opened: {fault}") from None
         if not sum(shards.splits.values()):
-            raise InputError(
-                f"{shards.path} cannot be used for backgrounds: it has no samples. Use another set: "
-                "--data.backgrounds FOLDER"
-            )
+            raise InputError(f"{shards.path} cannot be used for backgrounds: it has no samples. Name another set.")
         if _identify_images(shards) == _identify_images(own):
             raise InputError(
                 f"{shards.path} cannot be used for backgrounds: it has the same images as {own.path}, so an object "
-                "could be pasted onto itself. For backgrounds from the same dataset omit --data.backgrounds; "
+                "could be pasted onto itself. For backgrounds from the same dataset omit them; "
                 "otherwise use a set of another dataset."
             )
         opened.append(shards)

@@ -24,6 +24,13 @@ class Work:
     geometries: list[Geometry]  # one per view
     keep: int
     backgrounds: list[list[tuple[str, bytes]]]  # per view, n names and JPEGs of other sets' images; [] if not used
+    boxes: np.ndarray | None = None  # (n, 4) float32, the detector's; None if they were not asked for
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is yielded as it is, by name: label, index, and boxes if they were asked for."""
+        named = {"label": self.label, "index": self.index, "boxes": self.boxes}
+        return {name: array[: self.keep] for name, array in named.items() if array is not None}
 
 
 def gather(
@@ -37,6 +44,7 @@ def gather(
     seed: int,
     epoch: int,
     batch: int,
+    yield_boxes: bool = False,
 ) -> Work:
     """Reads the samples of a batch and computes the geometries of its views.
 
@@ -50,6 +58,7 @@ def gather(
         seed: Key of the draws.
         epoch: Key of the draws.
         batch: The batch's number over all ranks, the key of its partners.
+        yield_boxes: Whether the boxes are part of the batch.
 
     Raises:
         InputError: a sample is damaged.
@@ -74,6 +83,7 @@ def gather(
         backgrounds=[[backgrounds.read(int(i)) for i in p.partner] for p in geometries]
         if backgrounds is not None
         else [],
+        boxes=boxes if yield_boxes else None,
     )
 
 

@@ -253,8 +253,8 @@ class Dali:
                 shape = (self._spec.views, work.keep, 1, self._spec.size, self._spec.size)
                 tensors["masks"] = torch.empty(shape, device=self._device)
                 _fill_masks(tensors["masks"], work)
-            for name in ("label", "index"):
-                tensors[name] = torch.from_numpy(getattr(work, name)[: work.keep]).to(self._device)
+            for name, array in work.arrays.items():
+                tensors[name] = torch.from_numpy(array).to(self._device)
         if self._stream is not None:
             self._stream.synchronize()
         return tensors

@@ -52,6 +52,7 @@ class Loader:
         plain   (B, 3, S, S) float32, normalised, if the spec has plain
         label   (B,) int64
         index   (B,) int64, sample numbers within the split
+        boxes   (B, 4) float32, the detector's (left, top, width, height) in [0, 1] of the stored image, with boxes=True
 
     Leaving an epoch before its end abandons it: the next iteration starts the following epoch, unless
     `load_state_dict` is called. Close the loader, or use it in a `with`:
@@ -72,6 +73,7 @@ class Loader:
         rank, world_size: Which part of each global batch this loader yields. Default: 0 of 1, all of it.
         shuffle: Whether to shuffle; False yields the samples in the set's order. Default: True.
         last_batch: drop (default), wrap or keep; see the top of this file.
+        boxes: Also yield each sample's box. Default: False.
         threads: Threads that make views. Default: the available cores, divided among the ranks of this machine where
             LOCAL_WORLD_SIZE states their number, as under torchrun.
         device: Device of the tensors. Default: cpu.
@@ -98,16 +100,18 @@ class Loader:
         last_batch: Literal["drop", "wrap", "keep"] = "drop",
         threads: int | None = None,
         device: "str | torch.device" = "cpu",
+        boxes: bool = False,
     ):
         shards = ShardSet.open(path) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
         self._spec, self._batch_size, self._seed = views, batch_size, seed
         self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
-        self._detector = _choose_detector(shards, detector) if views.needs_boxes or detector else None
+        self._detector = _choose_detector(shards, detector) if views.needs_boxes or detector or boxes else None
+        self._yield_boxes = boxes
         if backgrounds and views.crop != "saliency-swap":
             raise InputError(
-                f"Backgrounds (--data.backgrounds) are used by the crop saliency-swap only; crop is {views.crop}. "
-                "Omit them, or set --views.crop saliency-swap."
+                f"Backgrounds are used by the crop saliency-swap only; the crop of the views is {views.crop}. Omit "
+                "them, or set crop to saliency-swap."
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._check(shards, split)
@@ -254,6 +258,7 @@ class Loader:
             epoch=epoch,
             batch=number * self._world_size + self._rank,
             backgrounds=self._backgrounds,
+            yield_boxes=self._yield_boxes,
         )
         self._submitted += 1
         return self._backend.submit(self._submitted, work)
@@ -292,7 +297,7 @@ class Loader:
             need(
                 n >= self._batch_size * self._world_size,
                 f"{where}, but a batch takes {self._batch_size} x {self._world_size} ranks",
-                "a batch no larger than the split (--data.batch-size), or last_batch keep",
+                "a batch size no larger than the split, or last_batch keep",
             )
         if self._last_batch == "wrap":
             need(
@@ -305,7 +310,7 @@ class Loader:
                 n >= 2,
                 where,
                 "two or more for saliency-swap, which uses other samples as backgrounds; or backgrounds from another "
-                "set (--data.backgrounds), or crop rrc",
+                "set, or crop rrc",
             )
 
 
@@ -314,12 +319,13 @@ def _choose_detector(shards: ShardSet, detector: str | None) -> str:
     available = ", ".join(shards.detectors) or "none"
     if detector is not None and detector not in shards.detectors:
         raise InputError(
-            f"{shards.path} has no boxes by {detector!r}; it has: {available}. Choose one of them, or rebuild the set "
-            f"with --saliency {detector}."
+            f"{shards.path} has no boxes by {detector!r}; it has: {available}. Choose one of them, or add them to the "
+            f"set: fgdata add {shards.path} --saliency {detector}"
         )
     if not shards.detectors:
         raise InputError(
-            f"{shards.path} has no boxes, which saliency-swap and masks need. Build it with --saliency rbd."
+            f"{shards.path} has no boxes, which saliency-swap, masks and boxes need. Add some: fgdata add "
+            f"{shards.path} --saliency rbd"
         )
     return detector or next((name for name in shards.detectors if name != "gt"), "gt")
 

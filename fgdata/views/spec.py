@@ -76,8 +76,7 @@ class ViewSpec:
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, allowed: str) -> None:
             if not ok:
-                flag = f"--views.{field.replace('_', '-')}"
-                raise InputError(f"views {field} is {getattr(self, field)!r}; allowed: {allowed}. Set {flag}.")
+                raise InputError(f"views.{field} is {getattr(self, field)!r}; allowed: {allowed}.")
 
         need(isinstance(self.size, int) and 8 <= self.size <= 4096, "size", "a whole number from 8 to 4096")
         need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")

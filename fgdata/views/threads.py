@@ -189,8 +189,8 @@ class _Batch:
 
     def complete(self) -> None:
         """Sets the future's result."""
-        for name in ("label", "index"):
-            self.tensors[name] = torch.from_numpy(getattr(self.work, name)[: self.work.keep].copy())
+        for name, array in self.work.arrays.items():
+            self.tensors[name] = torch.from_numpy(array.copy())
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(self.tensors)
 

@@ -208,7 +208,7 @@ def test_resumption_in_mid_epoch_gives_the_same_batches(backend: str):
 
 
 def test_backgrounds_without_saliency_swap_are_refused():
-    with pytest.raises(InputError, match="--data.backgrounds.*crop is rrc.*--views.crop saliency-swap"):
+    with pytest.raises(InputError, match="Backgrounds.*crop of the views is rrc.*crop to saliency-swap"):
         open_loader(Greys(10, "own", train=9), Greys(80, "a", train=8), ViewSpec(size=16))
 
 
@@ -216,7 +216,7 @@ def test_backgrounds_from_the_same_or_an_empty_set_are_refused():
     own = Greys(10, "own", train=9)
     with pytest.raises(InputError, match="own .*backgrounds.*same images as own"):
         open_loader(own, [Greys(80, "a", train=8), own])
-    with pytest.raises(InputError, match="empty .*backgrounds.*no samples.*--data.backgrounds"):
+    with pytest.raises(InputError, match="empty .*backgrounds.*no samples.*another set"):
         open_loader(own, Greys(80, "empty", train=0))
 
 
@@ -234,7 +234,7 @@ def test_backgrounds_from_a_set_of_the_same_images_are_refused(drawn_set: Path, 
 
 def test_a_folder_that_is_not_a_set_is_named(tmp_path: Path, drawn_set: Path):
     for folder in (tmp_path / "nowhere at all", tmp_path):
-        with pytest.raises(InputError, match="--data.backgrounds") as fault:
+        with pytest.raises(InputError, match="set of backgrounds") as fault:
             open_backgrounds(folder, ShardSet.open(drawn_set))
         assert str(folder) in str(fault.value) or shlex.quote(str(folder)) in str(fault.value)
 

@@ -1,0 +1,76 @@
+"""docs/api.md: every Python block runs, on the drawn set in place of shards/cub."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paths import ROOT
+
+import fgdata
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_an_example_of_the_page_runs(number: int, drawn_set: Path):
+    code = BLOCKS[number].replace("shards/cub", str(drawn_set))
+    for old, new in (("224", "32"), ("size=96", "size=32"), ("size=64", "size=32"), ("batch_size=64", "batch_size=16")):
+        code = code.replace(old, new)
+    names: dict = {}
+    exec(compile(code, f"docs/api.md, block {number}", "exec"), names)
+    batch = names.get("batch") or names["second"]
+    assert torch.isfinite(batch["views"]).all()
+    if "state" in names:
+        again = next(iter(names["loader"]))
+        assert torch.equal(again["views"], names["second"]["views"])
+        names["loader"].close()
+
+
+def test_the_table_of_a_batch_is_right(drawn_set: Path):
+    views = fgdata.ViewSpec(size=32, crop="saliency-swap", masks=True, plain=True)
+    with fgdata.load(drawn_set, views=views, batch_size=16, detector="gt", boxes=True) as loader:
+        batch = next(iter(loader))
+    shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
+    assert shapes == {
+        **{"views": (2, 16, 3, 32, 32), "masks": (2, 16, 1, 32, 32), "plain": (16, 3, 32, 32)},
+        **{"label": (16,), "index": (16,), "boxes": (16, 4)},
+    }
+    reader = fgdata.ShardSet.open(drawn_set).split("train")
+    for number, box in zip(batch["index"].tolist(), batch["boxes"].numpy()):
+        np.testing.assert_array_equal(box, fgdata.box(reader.read(number), "gt"))
+
+
+def test_boxes_do_not_change_the_views_or_the_state(drawn_set: Path):
+    views = fgdata.ViewSpec(size=32)
+    plain, boxed = (fgdata.load(drawn_set, views=views, batch_size=16, boxes=boxes) for boxes in (False, True))
+    one, two = next(iter(plain)), next(iter(boxed))
+    assert torch.equal(one["views"], two["views"])
+    assert "boxes" not in one
+    plain.close()
+    boxed.close()
+
+
+def test_dir_lists_the_public_names():
+    assert dir(fgdata) == sorted(["ShardSet", "ViewSpec", "__version__", "box", "label", "load", "meta"])
+
+
+def test_errors_of_the_api_do_not_speak_of_flags(drawn_set: Path):
+    from fgdata.errors import InputError
+
+    attempts = [
+        lambda: fgdata.ViewSpec(size=1),
+        lambda: fgdata.ViewSpec(patch_area=2),
+        lambda: fgdata.load(drawn_set, views=fgdata.ViewSpec(size=32), batch_size=100),
+        lambda: fgdata.load(drawn_set, views=fgdata.ViewSpec(size=32), batch_size=4, backgrounds=drawn_set),
+        lambda: fgdata.load(
+            drawn_set, views=fgdata.ViewSpec(crop="saliency-swap"), batch_size=4, backgrounds=drawn_set
+        ),
+        lambda: fgdata.load(drawn_set, views=fgdata.ViewSpec(size=32), batch_size=4, split="dev"),
+        lambda: fgdata.load(drawn_set, views=fgdata.ViewSpec(size=32), batch_size=4, threads=0),
+    ]
+    for attempt in attempts:
+        with pytest.raises(InputError) as fault:
+            attempt()
+        assert "--" not in str(fault.value)
