@@ -353,5 +353,5 @@ def test_dali_recolour_and_normalise(dali):
      ("flip", 1.5), ("hue", 0.6), ("contrast", -1), ("sigma", (0, 1)), ("std", (0, 1, 1))],
 )  # fmt: skip
 def test_a_spec_refuses_values_out_of_range(field: str, value: object):
-    with pytest.raises(InputError, match=f"views {field} is .*allowed"):
+    with pytest.raises(InputError, match=f"views.{field} is .*allowed"):
         ViewSpec(**{field: value})
