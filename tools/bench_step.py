@@ -131,7 +131,7 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     from fgtrain.networks import optim
 
     objective = objectives.build(config, samples=65536).to(device).train()
-    optimizer = optim.build(objective.named_parameters(), config.optim, objective.constant_rate)
+    optimizer = optim.build(objective, config.optim, objective.constant_rate)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
 
     def run() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,13 +46,13 @@ class Trainer:
         with enough_memory(lambda: f"The networks and banks of these settings do not fit into the memory of {device}."):
             self.objective: Any = objectives.build(built, samples).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
-            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
+            self.objective = convert_sync_batchnorm(self.objective)
         if config.machine.compile:
             for module in self.objective.modules():
                 if isinstance(module, Encoder):
                     module.compile()
         self.model: nn.Module = self.objective
-        self.optimizer = optim.build(self.objective.named_parameters(), config.optim, self.objective.constant_rate)
+        self.optimizer = optim.build(self.objective, config.optim, self.objective.constant_rate)
         self.check_settings()
         torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
         self.loader = load(
@@ -113,7 +114,7 @@ class Trainer:
         if config.init is not None:
             lines.append(self.objective.encoder.origin)
         if config.freeze_stages:
-            frozen = "the stem" + "".join(f", layer{i + 1}" for i in range(config.freeze_stages))
+            frozen = f"the stem and {counted(config.freeze_stages, 'stage')}"
             advice = "" if config.init else ", at random weights; use --init to load pretrained weights"
             lines.append(f"frozen: {frozen}{advice}")
         if config.sync_norm and self.world > 1 and self.device.type != "cuda":
@@ -181,11 +182,15 @@ class Trainer:
                         loss, logs = self.model(part(batch, number, settings.accumulate), self.step / self.total)
                     self.scaler.scale(loss / settings.accumulate).backward()
                 part_logs.append({"loss": loss.detach(), **logs})
+            if settings.clip:
+                self.scaler.unscale_(self.optimizer)
+                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+                part_logs[-1]["gradient"] = nn.utils.clip_grad_norm_(parameters, settings.clip).detach()
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         self.objective.after_step(self.step / self.total)
-        means = {k: torch.stack([logs[k] for logs in part_logs]).mean(0) for k in part_logs[0]}
+        means = {k: torch.stack([logs[k] for logs in part_logs if k in logs]).mean(0) for k in part_logs[-1]}
         self.pending.append({**means, "lr": torch.tensor(rate)})
         self.latest = batch["index"]
         self.indices.append(self.latest)
@@ -303,8 +308,10 @@ class Trainer:
         """(all) Writes a checkpoint, after checking that everything in it is finite."""
         self.check()
         self.check_weights()
-        model, state = self.config.model, self.state()
-        about = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
+        model, state, views = self.config.model, self.state(), self.objective.views
+        about: dict[str, Any] = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
+        about |= {"drop_path": model.drop_path} if model.drop_path else {}
+        about |= {"mean": views.mean, "std": views.std}
         about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}
         about |= {"settings": relevant(self.config)}
         with parallel.together():

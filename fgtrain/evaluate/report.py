@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fgdata.boxes.geometry import CENTRED, WHOLE, iou
 from fgdata.errors import counted
-from fgdata.views import ViewSpec
 
 from ..networks.encoder import Encoder
 from ..networks.saved import load_encoder
@@ -171,7 +170,9 @@ def run_localization(flags: Localization) -> dict[str, Any]:
     results = {}
     for name, encoder in subject.encoders(flags.untrained).items():
         options = subject.shards, subject.size, subject.device, flags.seed, true_boxes
-        maps, truth = localization.activation_maps(encoder, *options)
+        maps, truth, kind = localization.activation_maps(encoder, *options)
+        if kind != "CAM":
+            notes.append(f"{name}: {kind}, since the pooled feature is not the mean of the last map.")
         results[name] = localization.overlaps(maps, truth, subject.size)
     title = f"localization by class-activation maps, {subject.size} px"
     table = new_table(title, "boxes", "MaxBoxAcc", "at threshold", "MaxBoxAccV2", "n")
@@ -201,7 +202,7 @@ def run_localization(flags: Localization) -> dict[str, Any]:
 
 def embed(subject: Subject, encoder: Encoder, split: str) -> probe.Rows:
     """Features of the central squares of a split."""
-    return probe.embed(encoder, subject.shards, split, ViewSpec.evaluation(subject.size), subject.device)
+    return probe.embed(encoder, subject.shards, split, encoder.evaluation_view(subject.size), subject.device)
 
 
 def publish(

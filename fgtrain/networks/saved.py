@@ -15,7 +15,7 @@ from ..runs.files import whole
 from ..runs.state import checksum
 from ..settings.common import Model
 from ..settings.evaluations import Export
-from .encoder import BLOCKS, Encoder
+from .encoder import Encoder
 
 WIDEST = 4096
 """Widest encoder that is read: 64 times the standard width."""
@@ -31,15 +31,21 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
     """
     file, model = checkpoint.file, checkpoint.model
     other = "Name an earlier checkpoint of the run: a folder under its checkpoints/."
-    allowed, stems = ", ".join(BLOCKS), get_args(get_type_hints(Model)["stem"])
-    if model.backbone not in BLOCKS or model.stem not in stems or not 1 <= model.width <= WIDEST:
+    stems = get_args(get_type_hints(Model)["stem"])
+    if model.stem not in stems or not 1 <= model.width <= WIDEST or not 0 <= model.drop_path < 1:
         raise InputError(
             f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} stem "
-            f"in its metadata; allowed: {allowed}, width 1 to {WIDEST:,}, stem {' or '.join(stems)}. It is damaged, or "
-            f"from another version of fgtrain. {other}"
+            f"and drop path {model.drop_path} in its metadata; allowed: width 1 to {WIDEST:,}, stem "
+            f"{' or '.join(stems)}, drop path 0 to below 1. It is damaged, or from another version of fgtrain. {other}"
         )
-    with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in Encoder(model).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            expected = {k: tuple(v.shape) for k, v in Encoder(model).state_dict().items()}
+    except InputError as error:
+        raise InputError(
+            f"{file} states a network in its metadata that cannot be built: {error} It is damaged, or from another "
+            f"version of fgtrain or timm. {other}"
+        ) from error
     try:
         with safe_open(file, "pt") as opened:
             shapes = {k: tuple(opened.get_slice(k).get_shape()) for k in opened.keys()}  # noqa: SIM118
@@ -56,6 +62,8 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
         raise InputError(f"{file} is damaged: its weights do not match the checksum in its metadata. {other}")
     encoder = Encoder(model)
     encoder.load_state_dict(weights)
+    if checkpoint.normalisation is not None:
+        encoder.mean, encoder.std = checkpoint.normalisation
     return encoder
 
 

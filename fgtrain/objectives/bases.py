@@ -19,6 +19,7 @@ from ..networks import initial
 from ..networks.ema import frozen_copy, move_towards, target_momentum
 from ..networks.encoder import Features
 from ..networks.heads import mlp
+from ..networks.norm import uses_batch
 from ..settings import methods
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
 
@@ -48,9 +49,10 @@ class Moco(nn.Module):
     ):
         super().__init__()
         moco = config.moco
-        self.views, self.seed, self.maps = config.views, config.seed, maps
+        self.seed, self.maps = config.seed, maps
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
         self.encoder = initial.encoder(config)
+        self.views = self.encoder.normalised(config.views)
         self.projector = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
@@ -83,15 +85,15 @@ class Moco(nn.Module):
         Keys must not share batch statistics with their queries (He et al. 2020, section 3.3), so samples are shuffled
         across processes. Synchronised batch norm computes statistics over all samples, so no shuffle is needed.
         """
-        if parallel.world_size() == 1 or isinstance(self.target_encoder.bn1, nn.SyncBatchNorm):
+        if parallel.world_size() == 1 or not uses_batch(self.target_encoder, self.target_projector):
             features = self.target_encoder(view)
             return features, unit(self.target_projector(features.pooled))
         generator = torch.Generator().manual_seed(self.seed + int(progress * 2**31))
         shuffled, order = parallel.shuffle(view, generator)
         features = self.target_encoder(shuffled)
         key = unit(self.target_projector(features.pooled))
-        own = [parallel.unshuffle(x, order) if self.maps else x[:0] for x in features]
-        return Features(*own), parallel.unshuffle(key, order)
+        own = features.each(lambda x: parallel.unshuffle(x, order) if self.maps else x[:0])
+        return own, parallel.unshuffle(key, order)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
@@ -130,8 +132,8 @@ class Simsiam(nn.Module):
     def __init__(self, config: methods.SimsiamConfig | methods.SynthPairConfig, samples: int):
         super().__init__()
         hidden, dim = config.simsiam.hidden, config.simsiam.dim
-        self.views = config.views
         self.encoder = initial.encoder(config)
+        self.views = self.encoder.normalised(config.views)
         self.projector = nn.Sequential(
             *mlp(self.encoder.dim, hidden, hidden),
             *(nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
@@ -162,9 +164,9 @@ class Byol(nn.Module):
 
     def __init__(self, config: methods.ByolConfig | methods.CvsaConfig, samples: int):
         super().__init__()
-        self.views = config.views
         self.ema = config.byol.ema
         self.encoder = initial.encoder(config)
+        self.views = self.encoder.normalised(config.views)
         self.projector = mlp(self.encoder.dim, config.byol.hidden, config.byol.dim)
         self.predictor = mlp(config.byol.dim, config.byol.hidden, config.byol.dim)
         self.target_encoder = frozen_copy(self.encoder)
@@ -202,9 +204,9 @@ class Simclr(nn.Module):
 
     def __init__(self, config: methods.SimclrConfig, samples: int):
         super().__init__()
-        self.views = config.views
         self.tau = config.simclr.tau
         self.encoder = initial.encoder(config)
+        self.views = self.encoder.normalised(config.views)
         self.projector = mlp(self.encoder.dim, config.simclr.hidden, config.simclr.dim)
 
     def compare(self, views: Tensor, progress: float) -> Compared:
@@ -214,7 +216,7 @@ class Simclr(nn.Module):
         # The anchors are this process's rows. Averaging gradients over processes gives the gradient of the whole batch.
         z_1, z_2 = (parallel.gather_with_grad(half) for half in z.split(b))  # (N, d)
         loss = nt_xent(z_1, z_2, self.tau, slice(parallel.rank() * b, (parallel.rank() + 1) * b))
-        online = [Features(*halves) for halves in zip(*(x.split(b) for x in features))]
+        online = [features.each(lambda x, half=half: x.split(b)[half]) for half in (0, 1)]
         return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, []
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fgdata.shards.reader import ShardSet
 
 from .. import parallel
+from ..networks.encoder import Encoder
 from ..networks.norm import hold_statistics
 from ..runs.rundir import RunDir
 from ..settings.methods import SynthPairConfig
@@ -52,7 +53,7 @@ class SynthPair(nn.Module):
             )
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         return self.base.encoder
 
     def prepare(

@@ -96,7 +96,8 @@ class AlignSettings:
     """Cross-view saliency alignment (Wu et al. 2022, Eq. 3-5)."""
 
     stages: tuple[int, ...] = (4,)
-    """Stages of the network whose maps are aligned: 3, 4 or both."""
+    """Levels of the network whose maps are aligned: 3 (stride 16), 4 (the last, stride 32) or both. A ViT has its patch
+    grid as level 4 only."""
     hidden: int = 4096
     """Hidden channels of the convolutional projector and predictor. 512 makes them an eighth of the cost."""
     dim: int = 256
@@ -231,10 +232,6 @@ class CvsaConfig(Config):
         super().__post_init__()
         if self.base == "moco":
             self.moco.need_queue(self.data.batch_size)
-        step = 2 ** (max(self.align.stages) + 1) // (4 if self.model.stem == "small" else 1)  # pixels per position
-        stages = " ".join(map(str, self.align.stages))
-        allowed = f"a multiple of {step}, so that the masks fit the maps of --align.stages {stages}"
-        need(self.views.size % step == 0, "views.size", self.views.size, allowed)
 
 
 @dataclass(frozen=True)

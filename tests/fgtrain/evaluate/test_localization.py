@@ -112,7 +112,7 @@ class Coarse(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Features:
         stage4 = nn.functional.adaptive_avg_pool2d(x, 4)
-        return Features(stage4, stage4, stage4.mean((2, 3)))
+        return Features({4: stage4}, stage4.mean((2, 3)))
 
 
 def test_activation_maps_are_of_each_samples_class_in_any_order(drawn_set: Path, monkeypatch):
@@ -122,7 +122,7 @@ def test_activation_maps_are_of_each_samples_class_in_any_order(drawn_set: Path,
     layer = nn.Linear(3, 4)
     with load(shards, views=localization.whole_image(32), batch_size=16, split="test", shuffle=False) as loader:
         samples = next(iter(loader))
-    z = Coarse()(samples["plain"]).stage4.double().numpy()
+    z = Coarse()(samples["plain"]).maps[4].double().numpy()
     w = layer.weight.detach().double().numpy()
 
     def shuffled(*given, **settings):

@@ -137,7 +137,7 @@ def test_run_folder_checkpoint_folder_and_encoder_file_load(weights: dict, tmp_p
     folder = run.save_checkpoint(7, network, about, {}, keep=1)
     write_json(run.config_path, {"method": "byol"})
     for source in (run.path, folder, folder / "encoder.safetensors"):
-        assert torch.equal(initial.encoder(config_with(source)).conv1.weight, weights["conv1.weight"])
+        assert torch.equal(initial.encoder(config_with(source)).network.conv1.weight, weights["conv1.weight"])
 
 
 def test_mismatches_are_reported(weights: dict, tmp_path: Path):
@@ -273,7 +273,7 @@ def test_imagenet_weights_are_downloaded_once_and_verified(loopback, tmp_path: P
 
     stand_in = config_for(f"{address}/{name}")
     encoder = initial.encoder(stand_in)
-    assert torch.equal(encoder.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
+    assert torch.equal(encoder.network.layer4[1].conv2.weight, network.network.layer4[1].conv2.weight)
     assert (tmp_path / "hub" / "checkpoints" / name).is_file()
     (folder / name).unlink()
     initial.encoder(stand_in)  # now from the cache
@@ -303,8 +303,8 @@ def test_frozen_stages_keep_weights_and_statistics_online_and_target(stages: int
             assert torch.equal(value, before[name]) == name.startswith(frozen), name
     assert all(p.grad is None for n, p in encoder.named_parameters() if n.startswith(frozen))
     encoder.eval().train()
-    assert not encoder.bn1.training
-    assert encoder.layer4[0].bn1.training
+    assert not encoder.network.bn1.training
+    assert encoder.network.layer4[0].bn1.training
 
 
 def test_nothing_is_frozen_by_default():

@@ -99,7 +99,7 @@ def test_only_online_weights_receive_gradients_and_targets_follow(name: str):
     assert all(v.ndim == 0 and not v.requires_grad for v in logs.values())
     for key, parameter in objective.named_parameters():
         assert ("target" in key) == (parameter.grad is None), key
-    optimizer = optim.build(objective.named_parameters(), Optim("sgd", momentum=0.0), objective.constant_rate)
+    optimizer = optim.build(objective, Optim("sgd", momentum=0.0), objective.constant_rate)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     optimizer.step()

@@ -79,10 +79,10 @@ def test_grad_cam_of_a_linear_layer_on_pooled_maps_is_the_class_activation_map()
     maps, predicted = gradcam.maps_of(encoder, layer, x, classes)
     with torch.no_grad():
         features = encoder(x)
-        cam = torch.einsum("bn,bnhw->bhw", layer.weight[classes], features.stage4).relu() / 9
+        cam = torch.einsum("bn,bnhw->bhw", layer.weight[classes], features.maps[4]).relu() / 9
         assert torch.allclose(maps, cam, atol=1e-6)
         assert torch.equal(predicted, layer(features.pooled).argmax(1))
-    assert encoder.conv1.weight.grad is None
+    assert encoder.network.conv1.weight.grad is None
 
 
 def test_the_picture_is_warm_where_the_map_is_high():
