@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from ..networks.encoder import Encoder, Features
 
 
-def pools_by_mean(features: Features) -> bool:
-    """Whether the pooled feature is the mean of the last map, up to rounding: a class token or another layer is not."""
-    last = features.maps[4]
-    if last.shape[1] != features.pooled.shape[1]:
-        return False
-    return torch.allclose(last.float().mean((2, 3)), features.pooled.float(), rtol=1e-3, atol=1e-4)
+def pools_by_mean(encoder: Encoder, size: int) -> bool:
+    """Whether the pooled feature is the mean of the last map, seen on a random image of `size` pixels: a class token or
+    the output of another layer is not."""
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features = encoder.eval()(x.to(next(encoder.parameters()).device))
+    last, pooled = features.maps[4].float().mean((2, 3)), features.pooled.float()
+    return last.shape == pooled.shape and torch.allclose(last, pooled, rtol=1e-3, atol=1e-4)  # float32 sums
 
 
 def class_activation(features: Features, weight: Tensor) -> Tensor:

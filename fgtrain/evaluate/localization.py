@@ -1,9 +1,9 @@
 """MaxBoxAcc (Choe et al., CVPR 2020, section 3.3): how well class-activation maps find the annotated object.
 
 The map of an image is that of its true class, from a linear layer that is trained on the frozen encoder's pooled
-features of the train split: M(x, y) = w_class . z(x, y), or Grad-CAM where the pooled feature is not the mean of z. It is
-resized to the image, scaled to [0, 1] by its own minimum and maximum, and truncated to 8 bits. At a threshold tau the predicted box is that of the largest 8-connected component of
-M > tau, and BoxAcc(tau) is the fraction of images where it overlaps a true box with IoU >= 0.5. MaxBoxAcc is the
+features of the train split: M(x, y) = w_class . z(x, y), or Grad-CAM where the pooled feature is not the mean of
+z. It is resized to the image, scaled to [0, 1] by its own minimum and maximum, and truncated to 8 bits. At a threshold
+tau the predicted box is that of the largest 8-connected component of M > tau, and BoxAcc(tau) is the fraction of images where it overlaps a true box with IoU >= 0.5. MaxBoxAcc is the
 maximum of BoxAcc over tau. Choosing the threshold on the scored images is part of the definition.
 
 MaxBoxAccV2 (Choe et al., TPAMI 2022) takes the best box of all components, and is the mean of the maxima for IoU >= .3,
@@ -115,16 +115,13 @@ def activation_maps(
     `true_boxes` holds the boxes of every test sample, by sample number; `seed` decides the layer's initial weights.
     """
     layer = probe_layer(encoder, shards, size, device, seed).to(device)
-    encoder, by_mean = placed(encoder, device), True
+    by_mean, encoder = pools_by_mean(encoder, size), placed(encoder, device)
     maps, truth = [], []
     for x, batch in images(shards, "test", whole_image(encoder, size), device):
         classes = batch["label"].to(device)
         if by_mean:
             with torch.inference_mode():
-                features = encoder(x)
-            by_mean = pools_by_mean(features)
-        if by_mean:
-            activation = class_activation(features, layer.weight.detach()[classes])
+                activation = class_activation(encoder(x), layer.weight[classes])
         else:
             activation, _ = explain(encoder, layer, x, classes)
         for number, one in zip(batch["index"].tolist(), activation.cpu().numpy()):

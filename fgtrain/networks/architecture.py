@@ -27,8 +27,6 @@ def build(model: Model) -> nn.Module:
         return ResNet(model)
     import timm
 
-    _refuse(model.width != 64, "--model.width", str(model.width), "64", model)
-    _refuse(model.stem != "imagenet", "--model.stem", model.stem, "imagenet", model)
     name, _, _ = model.backbone.partition(".")
     if not timm.is_model(name):
         near = [*BLOCKS, *difflib.get_close_matches(name, timm.list_models(), 5, 0.5)]
@@ -36,6 +34,8 @@ def build(model: Model) -> nn.Module:
             f"--model.backbone {model.backbone} is not a network of timm {timm.__version__}; similar names: "
             f"{', '.join(near)}. List them: python -c \"import timm; print(*timm.list_models('*vit*'))\""
         )
+    _refuse(model.width != 64, "--model.width", str(model.width), "64", model)
+    _refuse(model.stem != "imagenet", "--model.stem", model.stem, "imagenet", model)
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     options |= {"drop_path_rate": model.drop_path} if model.drop_path else {}
     network: nn.Module | None = None

@@ -78,8 +78,8 @@ class Encoder(nn.Module):
         """
         if stages >= len(self.groups.stages):
             raise InputError(
-                f"--freeze-stages is {stages}, but {self.model.backbone} has {len(self.groups.stages)} stages; allowed: "
-                f"0 to {len(self.groups.stages) - 1}, so that the last one is trained."
+                f"--freeze-stages is {stages}, but {self.model.backbone} has {len(self.groups.stages)} stages; "
+                f"allowed: 0 to {len(self.groups.stages) - 1}, so that the last one is trained."
             )
         names = set(self.groups.up_to(stages)) if stages else set()
         for name, parameter in self.network.named_parameters():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Weights = Mapping[str, Tensor]
+IN_ORDER = "matched by order and shape"
 NUMBERED = re.compile(r"(.*?)\d+\.\d+\.conv1\.weight$")
 """The first convolution of a block in nn.Sequential(*resnet.children()), after its prefix."""
 
@@ -63,7 +64,7 @@ def renamings(named: Weights, network: nn.Module) -> Iterator[tuple[str, Weights
     if numbered := from_sequential(named):
         yield "nn.Sequential", numbered
     if ordered := _in_order(named, network):
-        yield "matched by order and shape", ordered
+        yield IN_ORDER, ordered
 
 
 def prefixes(names: list[str], ours: list[str], most: int) -> list[str]:

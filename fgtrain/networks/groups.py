@@ -11,8 +11,8 @@ from torch import nn
 class Groups:
     """Stem, stages and tail of a network. A stage is one of a convolutional network, or one block of a ViT.
 
-        groups = Groups(timm.create_model("convnext_atto"))
-        groups.stages  # [1, 2, 3, 4]
+    groups = Groups(timm.create_model("convnext_atto"))
+    groups.stages  # [1, 2, 3, 4]
     """
 
     def __init__(self, network: nn.Module):

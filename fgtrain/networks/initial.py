@@ -15,8 +15,9 @@ from ..settings.common import Config, Model
 from . import published
 from .encoder import Encoder
 from .foreign import Weights
-from .matching import DINO_HEAD, ENOUGH, TEACHER, Match, candidates, describe_resnet
+from .matching import DINO_HEAD, ENOUGH, Match, candidates, describe_resnet
 from .weights import WeightsFile, printable_name
+
 
 def encoder(config: Config) -> Encoder:
     """Builds the encoder of a config with its initial weights and frozen stages, on the CPU.
@@ -49,7 +50,7 @@ def load(into: Encoder, init: str, model: Model) -> None:
     ours = into.state_dict()
     _check_values(source, match, ours)
     into.load_state_dict({**ours, **match.matched})
-    into.origin = _report(source, match, len(ours))
+    into.origin = _report(source, match, len(ours), dino)
     about = {"file": str(source.path), "sha256": source.sha256, "table": match.place, "prefix": match.prefix}
     about |= {"weights": published.VERSIONS[init]} if init in published.VERSIONS else {}
     into.initial = about
@@ -81,15 +82,17 @@ def _where(match: Match) -> str:
     return "".join(f"{word} '{printable_name(name)}'" for word, name in pairs if name)
 
 
-def _report(source: WeightsFile, match: Match, count: int) -> str:
+def _report(source: WeightsFile, match: Match, count: int, dino: bool) -> str:
     """A line about the initial weights of a run, one about their file, and one per kind of mismatch."""
     how = f", {match.how}" if match.how else ""
     lines = [f"initial weights: {source.path}{_where(match)}, {len(match.matched)} of {count} tensors{how}"]
     if source.sha256:
         lines.append(f"  sha256 {source.sha256}")
     if match.is_average:
-        named = "the teacher" if TEACHER.search(f"{match.place}.{match.prefix}") else "a moving average"
-        lines.append(f"  {named}, by its name")
+        kind = (
+            "the teacher, which DINO and iBOT evaluate" if dino else "a moving average, by its name: no online network"
+        )
+        lines.append(f"  {kind}" if dino else f"  {kind} in the file fits")
     for kind, names in (
         ("missing, random here", match.missing),
         ("different shape, random here", match.misshapen),

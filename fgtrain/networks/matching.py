@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .encoder import Encoder
-from .foreign import NUMBERED, Weights, from_sequential, prefixes, renamings, under
+from .foreign import IN_ORDER, NUMBERED, Weights, from_sequential, prefixes, renamings, under
 from .resnet import BLOCKS
 from .weights import Table
 
@@ -22,7 +22,10 @@ AVERAGE = re.compile(
     re.I,
 )
 """Names of moving averages, such as teacher, encoder_k or model_ema, and of what an optimiser stores by name."""
-TEACHER, DINO_HEAD = re.compile(r"(^|[._])teacher([._]|$)", re.I), re.compile(r"(^|[._])(dino_|ibot_)?head\.(last_layer|prototypes)")
+TEACHER, DINO_HEAD = (
+    re.compile(r"(^|[._])teacher([._]|$)", re.I),
+    re.compile(r"(^|[._])(dino_|ibot_)?head\.(last_layer|prototypes)"),
+)
 
 
 class Match(NamedTuple):
@@ -52,13 +55,14 @@ class Match(NamedTuple):
     resized: list[str]
     """Tensors that timm resized: position embeddings of another grid, patches of another size."""
 
-    def preference(self, dino: bool) -> tuple[bool, bool, float, bool, int]:
-        """Prefers a network that fits; among those an online network, or of DINO's the teacher; then more matched
-        weights, no surplus, and names as they are."""
+    def preference(self, dino: bool) -> tuple[bool, bool, bool, float, bool, bool]:
+        """Prefers a network that fits; among those one that fits by its names; then an online network, or of DINO's the
+        teacher; then more matched weights, no surplus, and names as they are."""
         where = f"{self.place}.{self.prefix}"
         fits = all(share >= ENOUGH for share in self.shares.values()) and not self.surplus
         wanted = bool(TEACHER.search(where)) if dino else not AVERAGE.search(where)
-        return fits, fits and wanted, sum(self.shares.values()), not self.surplus, -bool(self.how)
+        named = self.how != IN_ORDER
+        return fits, fits and named, fits and wanted, sum(self.shares.values()), not self.surplus, not self.how
 
     @property
     def is_average(self) -> bool:

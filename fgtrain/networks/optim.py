@@ -63,7 +63,11 @@ def build(objective: nn.Module, settings: Optim, constant: tuple[str, ...] = ())
 
 
 def _encoders(objective: nn.Module) -> list[tuple[str, Encoder]]:
-    return [(f"{name}.network." if name else "network.", m) for name, m in objective.named_modules() if isinstance(m, Encoder)]
+    return [
+        (f"{name}.network." if name else "network.", m)
+        for name, m in objective.named_modules()
+        if isinstance(m, Encoder)
+    ]
 
 
 def _layer_factors(objective: nn.Module, decay: float) -> dict[str, float]:

@@ -79,7 +79,7 @@ def _timm(init: str, backbone: str) -> WeightsFile:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
             f"--init {init} could not be loaded ({reason}). If this machine has no network, download the file on "
-            f"another one and name it: --init FILE. Names with weights: python -c \"import timm; "
+            f'another one and name it: --init FILE. Names with weights: python -c "import timm; '
             f"print(*timm.list_pretrained('{backbone.partition('.')[0]}*'))\""
         ) from error
     return WeightsFile(Path(init), "", [Table("", dict(network.state_dict()))])

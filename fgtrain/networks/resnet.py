@@ -3,6 +3,8 @@
 At width 64 with the imagenet stem, the network equals torchvision's in names, shapes and initial weights.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
@@ -16,8 +18,11 @@ class ResNet(resnet.ResNet):
     """torchvision's `width_per_group` narrows only the inside of a Bottleneck, so `model.width` scales the stem and the
     planes of each stage. The names are torchvision's without `fc`."""
 
-    pretrained_cfg = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    feature_info = [{"module": f"layer{i}"} for i in (1, 2, 3, 4)]
+    pretrained_cfg: ClassVar[dict[str, tuple[float, ...]]] = {
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+    }
+    feature_info: ClassVar[list[dict[str, str]]] = [{"module": f"layer{i}"} for i in (1, 2, 3, 4)]
 
     def __init__(self, model: Model):
         self.width = model.width

@@ -175,7 +175,9 @@ def warm_up(
     optimizer = torch.optim.Adam(decoder.parameters(), lr=settings.lr)
     loader = load(
         shards,
-        views=replace(encoder.normalised(config.views), views=1, crop="centre", jitter=0, grayscale=0, blur=0, plain=True),
+        views=replace(
+            encoder.normalised(config.views), views=1, crop="centre", jitter=0, grayscale=0, blur=0, plain=True
+        ),
         batch_size=min(settings.batch_size, len(shards.split(config.data.split))),
         split=config.data.split,
         backend=config.machine.backend,

@@ -224,7 +224,7 @@ class RunDir:
         return last
 
     def save_checkpoint(self, step: int, encoder: Any, about: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
-        """Writes encoder.safetensors (timm's or torchvision's names, `about` as metadata) and state.pt, both or neither.
+        """Writes encoder.safetensors (`about` as metadata) and state.pt, both or neither.
 
         step: training steps done. encoder: the module whose weights are saved. state: a dict that torch.save takes.
         keep: checkpoints left in the run, at least 1. Returns the checkpoint's folder. InputError if it cannot be

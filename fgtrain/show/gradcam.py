@@ -18,8 +18,8 @@ from fgdata.shards.reader import ShardSet, meta
 from ..evaluate.cam import explain
 from ..evaluate.finetune import Part
 from ..evaluate.localization import probe_layer, whole_image
-from ..evaluate.subject import Subject
 from ..evaluate.probe import images, placed
+from ..evaluate.subject import Subject
 from ..networks.saved import load_encoder
 from ..printing import say
 from ..runs.files import whole

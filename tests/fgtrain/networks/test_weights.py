@@ -153,7 +153,7 @@ def test_printed_command_extracts_the_weights(weights: dict, tmp_path: Path):
         )
         (result,) = tmp_path.glob("*-weights.pth")
         encoder = initial.encoder(methods.ByolConfig(init=str(result)))
-        assert torch.equal(encoder.network.conv1.weight, network.network.conv1.weight)
+        assert torch.equal(encoder.network.conv1.weight, network.conv1.weight)
         result.unlink()
 
 

@@ -97,7 +97,7 @@ def test_gradient_is_the_sum_of_its_parts_and_pairs_do_not_reach_the_decoder():
         torch.testing.assert_close(whole[name], parts, rtol=1e-6, atol=1e-9)
     assert all(reconstruct[k].abs().max() > 0 for k in contrast if k.startswith("decoder."))
     assert all(pair[k].abs().max() == 0 for k in contrast if k.startswith("decoder."))
-    conv1 = "base.encoder.conv1.weight"
+    conv1 = "base.encoder.network.conv1.weight"
     assert not torch.equal(reconstruct[conv1], contrast[conv1])
     assert not torch.equal(pair[conv1], contrast[conv1])
 
@@ -368,7 +368,7 @@ def results_of(own: slice) -> dict[str, Tensor]:
     loss = objective.compare(data["views"][0, own], data["views"][1, own])
     objective.remember(features(6)[own])
     loss.backward()
-    weight = objective.encoder.get_parameter("conv1.weight")
+    weight = objective.encoder.get_parameter("network.conv1.weight")
     assert weight.grad is not None
     return {"eta": eta, "loss": loss.detach(), "bank": objective.bank, "gradient": weight.grad}
 

@@ -308,7 +308,7 @@ def test_encoder_metadata_of_another_shape_is_refused_by_name(metadata: str, tmp
     file = tmp_path / "encoder.safetensors"
     save_file({"conv1.weight": torch.zeros(8, 3, 3, 3)}, file, metadata={"fgtrain": metadata})
     with pytest.raises(InputError, match=re.escape(str(file))):
-        Checkpoint.find(file)
+        load_encoder(Checkpoint.find(file))
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -334,7 +334,6 @@ def test_a_config_is_unchanged_by_writing_and_reading_it(name: str, tmp_path: Pa
         ({"method": "dino"}, "'dino'.*byol, moco, simsiam, simclr, cvsa"),
         ({"epoch": 3}, r"setting 'epoch'.*epochs"),
         ({"epochs": "3"}, "epochs is '3'; expected int"),
-        ({"model": {"backbone": "vgg"}}, r"model\.backbone is 'vgg'.*resnet18"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"seed": 1 << 64}, "--seed is 18446744073709551616; allowed: "),
         ({"optim": {"lr": float("inf")}}, "--optim.lr is inf; allowed: a finite number"),
