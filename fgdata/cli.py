@@ -159,7 +159,8 @@ def rebox(
     print(f"{done.path}: solved the boxes of {_total(done.manifest)} again in {done.seconds:,.1f} s")
     if inside:
         _explain_replacement()
-    print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
+    both = [str(shards), str(out)] if out else []
+    print(f"Compare them: {shlex.join(['fgdata', 'show', *both] if both else ['fgdata', 'score', str(done.path)])}")
     return 0
 
 
@@ -222,41 +223,51 @@ def check(shards: ShardFolder) -> int:
 def score(shards: ShardFolder, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
     """Compare a shard set's boxes with the ground truth: mean IoU and CorLoc of every detector and two baselines.
 
+    Of a set without ground truth: how far the detectors agree (mean IoU of every two), and the share of boxes that are
+    the whole image.
+
     Args:
         shards: The folder of the shard set.
         as_json: Print JSON instead of a table.
     """
-    from .report.score import score as score_set
+    from .report.agreement import agree
+    from .report.score import read_boxes, table
+    from .report.terminal import print_agreement, print_scores
+    from .shards.reader import ShardSet
 
-    scores = score_set(shards)
-    if as_json:
-        print(json.dumps(scores, indent=1))
+    scored = read_boxes(ShardSet.open(shards))
+    if any(map(len, scored.truth)):
+        scores = table(scored, shards)
+        if as_json:
+            print(json.dumps(scores, indent=1))
+        else:
+            print_scores(shards, scores)
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("box", "mean IoU", "CorLoc", "n", title=f"Boxes of {shards} against the ground truth")
-    for name, row in scores["detectors"].items():
-        table.add_row(name, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
-    table.add_section()
-    for name, row in scores["baselines"].items():
-        title = {"whole": "whole image", "centred": "centred 70 % box"}[name]
-        table.add_row(title, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
-    Console(markup=False, emoji=False).print(table)
+    agreement = agree(scored)
+    if as_json:
+        print(json.dumps({"agreement": agreement.as_json()}, indent=1))
+    else:
+        print_agreement(shards, agreement)
     return 0
 
 
-def show(shards: ShardFolder, out: Path | None = None, samples: int = 96) -> int:
+def show(
+    shards: ShardFolder,
+    other: Annotated[Path | None, tyro.conf.Positional] = None,
+    out: Path | None = None,
+    samples: int = 96,
+) -> int:
     """Write report.html: statistics of a shard set, images with their boxes, scores, the slowest and the worst samples.
 
     Args:
         shards: The folder of the shard set.
-        out: The file to write. Default: report.html in the shard set's folder.
+        other: Another set of the same images, such as one with another objective: the page shows the boxes of both.
+        out: The file to write. Default: report.html in the (first) shard set's folder.
         samples: Images to show, 1 to 1,000. The statistics cover all samples.
     """
     from .report.page import write_report
 
-    path = write_report(shards, out or shards / "report.html", samples)
+    path = write_report(shards, out or shards / "report.html", samples, other)
     print(f"Wrote {path}. Open it in a browser; it needs no other file.")
     return 0
 

@@ -1,10 +1,12 @@
 """Every command except `run`, and the function that runs it, which is imported when it is called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Annotated, Any
 
 from tyro.conf import arg, subcommand
+
+from fgdata.errors import InputError
 
 from .settings import evaluations, pictures
 
@@ -15,12 +17,13 @@ class List:
 
 
 FUNCTIONS: dict[type, str] = {
+    evaluations.All: "fgtrain.evaluate.every:run_all",
     evaluations.Knn: "fgtrain.evaluate.report:run_knn",
     evaluations.Linear: "fgtrain.evaluate.report:run_linear",
     evaluations.Finetune: "fgtrain.evaluate.report:run_finetune",
     evaluations.Retrieval: "fgtrain.evaluate.report:run_retrieval",
     evaluations.Localization: "fgtrain.evaluate.report:run_localization",
-    evaluations.Compare: "fgtrain.evaluate.compare:run_compare",
+    evaluations.Compare: "fgtrain.evaluate.tables:run_compare",
     evaluations.Export: "fgtrain.networks.saved:run_export",
     pictures.Views: "fgtrain.show.views:draw_views",
     pictures.Gradcam: "fgtrain.show.gradcam:draw_gradcam",
@@ -33,10 +36,11 @@ FUNCTIONS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Eval:
-    """Measure a trained encoder."""
+    """Measure trained encoders."""
 
     what: Annotated[
-        Annotated[evaluations.Knn, subcommand("knn")]
+        Annotated[evaluations.All, subcommand("all")]
+        | Annotated[evaluations.Knn, subcommand("knn")]
         | Annotated[evaluations.Linear, subcommand("linear")]
         | Annotated[evaluations.Finetune, subcommand("finetune")]
         | Annotated[evaluations.Retrieval, subcommand("retrieval")]
@@ -70,7 +74,18 @@ COMMANDS: dict[str, type] = {
 
 
 def call(chosen: Any) -> None:
-    """Calls the function of a parsed command with its flags."""
+    """Calls the function of a parsed command with its flags; an evaluation of several runs, once per run."""
     flags = chosen.what if isinstance(chosen, Eval | Show) else chosen
-    module, function = FUNCTIONS[type(flags)].split(":")
-    getattr(import_module(module), function)(flags)
+    module, name = FUNCTIONS[type(flags)].split(":")
+    function = getattr(import_module(module), name)
+    if not isinstance(flags, evaluations.Evaluation) or not flags.others:
+        function(flags)
+        return
+    faults = []
+    for run in dict.fromkeys((flags.run, *flags.others)):
+        try:
+            function(replace(flags, run=run, others=()))
+        except InputError as fault:  # the other runs are still measured
+            faults.append(f"{run}: {fault}")
+    if faults:
+        raise InputError("\n".join(faults))

@@ -108,6 +108,11 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
     if stored in shards.detectors:
         raise InputError(f"{path} already has boxes by {stored}; it has {', '.join(shards.detectors)}.")
     settings = {} if name == "gt" else detector(name).SETTINGS
+    if name == "gt" and not _has_truth(shards):
+        raise InputError(
+            f"{path} has no ground-truth boxes: its dataset, {shards.manifest['dataset']['name']}, has none. "
+            "Add a detector instead: --saliency rbd"
+        )
     check_available((name,), _files(shards) if name.startswith("maps:") else ())
     if damage := _maps_fault(shards):
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
@@ -128,6 +133,12 @@ def _maps_fault(shards: ShardSet) -> str | None:
     if "maps" not in shards.manifest:
         return None
     return fault(shards.path, shards.manifest["maps"], shards.detectors, sum(shards.splits.values()))
+
+
+def _has_truth(shards: ShardSet) -> bool:
+    """Whether an image of the set has a ground-truth box."""
+    readers = [shards.split(split) for split in shards.splits]
+    return any(meta(reader.read(i))["boxes"] for reader in readers for i in range(len(reader)))
 
 
 def _files(shards: ShardSet) -> list[str]:

@@ -8,7 +8,7 @@ from ..datasets import DATASETS, DatasetRow, default_root
 from ..errors import InputError
 from ..files.swap import list_leftovers
 from ..saliency import DETECTORS
-from ..shards.manifest import BUILDING, MANIFEST, manifest_faults, read_manifest
+from ..shards.manifest import BUILDING, MANIFEST, describe_objective, manifest_faults, read_manifest
 
 
 def print_listing(folder: Path) -> None:
@@ -50,4 +50,6 @@ def _describe_set(path: Path) -> str:
     built = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime)
     counts = " + ".join(f"{split['samples']:,} {name}" for name, split in manifest["splits"].items())
     boxes = ", ".join(manifest["detectors"])
+    if {*manifest["detectors"]} - {"gt"}:
+        boxes += f" ({describe_objective(manifest)})"
     return f"{manifest['dataset']['name']}: {counts}; boxes {boxes}; built {built:%Y-%m-%d %H:%M}"

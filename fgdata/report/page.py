@@ -16,6 +16,7 @@ from ..errors import InputError, counted
 from ..files.atomic import write_atomic
 from ..shards.manifest import read_objective
 from ..shards.reader import ShardSet, meta
+from .agreement import agree, join, section
 from .score import Scored, read_boxes, table
 
 THUMBNAIL_SIDE = 260
@@ -24,13 +25,14 @@ TRUTH = "#ffffff"
 WORST, SLOWEST = 12, 8
 
 
-def write_report(path: Path, out: Path, samples: int = 96) -> Path:
+def write_report(path: Path, out: Path, samples: int = 96, other: Path | None = None) -> Path:
     """Writes the page about a shard set.
 
     Args:
         path: The folder of the shard set.
         out: The file to write.
         samples: Images to show, 1 to 1,000, besides the worst and the slowest. The figures cover all images.
+        other: A second set of the same images; its boxes are shown beside the first's.
 
     Returns:
         `out`.
@@ -48,19 +50,22 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
         raise InputError(f"{out} is a folder. Name a file: --out FILE")
     if not out.parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}. Create it, or set --out FILE")
-    scored = read_boxes(shards)
-    colours = {
-        name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in shards.detectors if name != "gt")
-    }
+    scored, title = read_boxes(shards), shards.path.resolve().name
+    if other is not None:
+        second = ShardSet.open(other)
+        scored, title = join(shards, scored, second, read_boxes(second)), f"{title} and {second.path.resolve().name}"
+    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in scored.boxes if name != "gt")}
+    known, agreement = any(map(len, scored.truth)), agree(scored)
     sections = [
-        _head(shards, colours),
-        _score(scored, path, colours),
+        _head(shards, title, scored),
+        _score(scored, path, colours) if known else "",
+        section(agreement, colours) if other is not None or not known else "",
         _histograms(scored, colours),
         _cost(shards),
-        _images(shards, scored, colours, samples),
+        _images(shards, scored, colours, samples, {} if known else {"where detectors disagree most": agreement.mean}),
         _settings(shards),
     ]
-    parts = {"title": html.escape(path.resolve().name), "body": "\n".join(sections), "script": _script_hash()}
+    parts = {"title": html.escape(title), "body": "\n".join(sections), "script": _script_hash()}
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _PAGE)
     try:
         write_atomic(out, page.encode("utf-8", "backslashreplace"))
@@ -69,12 +74,15 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
     return out
 
 
-def _head(shards: ShardSet, colours: dict[str, str]) -> str:
+def _head(shards: ShardSet, name: str, scored: Scored) -> str:
     manifest = shards.manifest
     facts = [(f"{count:,}", f"{name} images") for name, count in shards.splits.items()]
-    facts += [(f"{len(shards.classes):,}", "classes"), (f"{len(shards.detectors)}", "boxes per image")]
-    for name, counts in manifest["fallbacks"].items():
-        facts.append((f"{sum(counts.values()):,}", f"whole-image boxes from {name}"))
+    classes = "class" if len(shards.classes) == 1 else "classes"
+    facts += [(f"{len(shards.classes):,}", classes), (f"{len(scored.boxes)}", "boxes per image")]
+    if len(scored.id) < sum(shards.splits.values()):
+        facts.append((f"{len(scored.id):,}", "images in both sets"))
+    for detector, counts in manifest["fallbacks"].items():
+        facts.append((f"{sum(counts.values()):,}", f"whole-image boxes from {detector}"))
     if manifest["boxes_clipped"]:
         facts.append((f"{manifest['boxes_clipped']:,}", "images with clipped truth boxes"))
     if manifest["reencoded"]:
@@ -83,22 +91,19 @@ def _head(shards: ShardSet, colours: dict[str, str]) -> str:
         facts.append((f"{len(manifest['skipped']):,}", "skipped"))
     tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(noun)}</span></div>" for number, noun in facts)
     summary = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
-    summary += f"Boxes by {', '.join(shards.detectors)}"
+    summary += f"Boxes by {', '.join(scored.boxes)}"
     try:
         objective = read_objective(manifest)
         summary += f"; objective {objective.name} ({objective.constant} {getattr(objective, objective.constant):g})"
         summary += f" on a {objective.grid} x {objective.grid} grid"
     except InputError:  # an objective of a newer format
         summary += f"; objective {manifest['objective']['name']}"
-    title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(shards.path.resolve().name)}</h1>"
+    title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(name)}</h1>"
     return f"{title}<p class=sub>{html.escape(summary)}.</p><div class=tiles>{tiles}</div>"
 
 
 def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
-    try:
-        scores = table(scored, path)
-    except InputError:
-        return "<h2>Score</h2><p>No score: the dataset has no ground-truth boxes.</p>"
+    scores = table(scored, path)
     names = {"whole": "whole image", "centred": "centred 70 % box"}
     rows = ""
     for name, row in (scores["detectors"] | scores["baselines"]).items():
@@ -139,8 +144,13 @@ def _histogram(title: str, values: np.ndarray, colour: str) -> str:
     return f"<figure>{caption}<svg viewBox='0 0 300 108'><path d='M0 90H300'/>{bars}{axis}</svg></figure>"
 
 
-def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: int) -> str:
-    groups = {"sample": _spread(scored.label, samples)}
+def _images(
+    shards: ShardSet, scored: Scored, colours: dict[str, str], samples: int, lowest: dict[str, np.ndarray]
+) -> str:
+    """`lowest`: name of a group -> (N,) figures; the images with the lowest are shown as that group."""
+    groups, known = {"sample": _spread(scored.label, samples)}, any(map(len, scored.truth))
+    for name, values in lowest.items():
+        groups[name] = [int(i) for i in np.argsort(values, kind="stable")[:WORST] if not np.isnan(values[i])]
     for name in colours:
         overlap = scored.iou[name]
         ranked = np.argsort(np.where(np.isnan(overlap), 2, overlap), kind="stable")
@@ -167,7 +177,7 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
     )
     keys = "".join(
         f"<label style='--c:{colour}'><input type=checkbox checked data-box='{name}'>{name}</label>"
-        for name, colour in ({"truth": TRUTH} | colours).items()
+        for name, colour in (({"truth": TRUTH} if known else {}) | colours).items()
     )
     controls = (
         f"<div class=controls><select id=group><option value=''>all shown ({len(chosen):,})</option>{choices}</select>"
@@ -177,7 +187,7 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
     text = f"{len(chosen):,} of {counted(len(scored.label), 'image')} are on this page; the figures above cover all."
     classes_without = f"{missing:,} classes have" if missing != 1 else "1 class has"
     text += f" {classes_without} no image here: <code>--samples</code> shows more." if missing else ""
-    text += " Dashed: the ground truth. Coloured: a detector's box, with its IoU below the image."
+    text += " Dashed: the ground truth. Coloured: a detector's box, with its IoU below the image." if known else ""
     return f"<h2>Images and their boxes</h2><p class=sub>{text}</p>{controls}<div class=grid>{cards}</div>"
 
 
@@ -210,13 +220,14 @@ def _card(shards: ShardSet, scored: Scored, number: int, groups: list[str], colo
     notes = "".join(f" <em>{name}: {html.escape(kind)} map</em>" for name, kind in fallbacks.items() if kind)
     notes += f" <em>{slow[info['id']] * 1e3:,.0f} ms</em>" if info["id"] in slow else ""
     notes = f"<span>{overlaps}{notes}</span>" if overlaps or notes else ""
+    name = info["class"] if len(shards.classes) > 1 else info["file"]
     title = html.escape(f"{info['file']} ({info['width']} x {info['height']}, {info['split']})")
     return (
         f"<figure class=card style='--aspect:{width / height:.4f}' "
         f"data-class='{scored.label[number]}' data-groups='{html.escape(json.dumps(groups))}'>"
         f"<div class=photo><img src='data:image/jpeg;base64,{source}' width={width} height={height} alt=''>"
         f"<svg viewBox='0 0 {width} {height}'>{shapes}</svg></div>"
-        f"<figcaption title='{title}'><span>{html.escape(info['class'])}</span>{notes}</figcaption></figure>"
+        f"<figcaption title='{title}'><span>{html.escape(name)}</span>{notes}</figcaption></figure>"
     )
 
 

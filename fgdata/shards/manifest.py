@@ -86,6 +86,15 @@ def read_objective(manifest: dict) -> Objective:
     return Objective(**{key: value for key, value in manifest["objective"].items() if key in names})
 
 
+def describe_objective(manifest: dict) -> str:
+    """The objective of a set in words: `max-excess, tau 0.75`; only its name if a newer format wrote it."""
+    try:
+        objective = read_objective(manifest)
+    except InputError:
+        return manifest["objective"]["name"]
+    return f"{objective.name}, {objective.constant.replace('_', '-')} {getattr(objective, objective.constant):g}"
+
+
 def newest_version(manifest: dict) -> str:
     """The format version of a set that is rewritten: this program's, or the set's own where that is newer."""
     minor = int(manifest["format_version"].split(".")[1])

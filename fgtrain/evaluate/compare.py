@@ -1,34 +1,31 @@
-"""One table of several runs: runs that differ only in their seed form a group, shown as its mean and 95 % interval.
+"""Groups of runs that differ only in their seed, and the figures that can be compared.
 
-Only evaluations with the same settings on the same shard set (by digest) share a row. When a run has two results of one
-evaluation with the same settings, the later one counts.
+A column is one figure of one evaluation with one choice of settings on one shard set (by digest); only results in one
+column are compared. When a run has two results in a column, the later one counts.
 """
 
 import json
 import os
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fgdata.errors import InputError, counted
+from fgdata.errors import InputError
 
-from ..printing import new_table, say
 from ..runs.rundir import RunDir
-from ..settings.evaluations import Compare
 from ..settings.file import flat, to_dict
-from .intervals import mean_interval, percent
 from .records import Line, is_finite, read_records
 from .subject import recorded_set
 
 FIGURES = {
-    "knn": ("accuracy",),
-    "linear": ("accuracy",),
-    "finetune": ("accuracy",),
-    "retrieval": ("rank1", "rank5", "map"),
-    "localization": ("maxboxacc", "maxboxaccv2"),
+    "knn": {"accuracy": "kNN"},
+    "linear": {"accuracy": "linear"},
+    "finetune": {"accuracy": "fine-tuned"},
+    "retrieval": {"rank1": "rank-1", "rank5": "rank-5", "map": "mAP"},
+    "localization": {"maxboxacc": "MaxBoxAcc", "maxboxaccv2": "MaxBoxAccV2"},
 }
+"""Evaluation -> its figures and their titles, in the order of the columns."""
 SETTINGS = {
     "knn": ("k", "temperature"),
     "linear": ("protocol", "cache", "fraction", "epochs", "trials"),
@@ -37,11 +34,22 @@ SETTINGS = {
     "localization": (),
 }
 """Evaluation -> settings that must be equal for two results to be comparable, besides view size and shard set."""
+UNTRAINED = {
+    **{("knn", "accuracy"): "untrained", ("retrieval", "map"): "untrained", ("retrieval", "rank1"): "untrained_rank1"},
+    **{("retrieval", "rank5"): "untrained_rank5", ("localization", "maxboxacc"): "untrained"},
+    ("localization", "maxboxaccv2"): "untrained_v2",
+}
+"""Figure -> the key of the same figure of the network at its initial weights, which a record may have."""
+CHANCE = {
+    **{(kind, "accuracy"): "chance" for kind in ("knn", "linear", "finetune")},
+    ("retrieval", "map"): "map_chance",
+}
+"""Figure -> the key of what a guess scores."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of one evaluation with one choice of settings on one shard set: a row of the table."""
+    """One figure of one evaluation with one choice of settings on one shard set."""
 
     evaluation: str
     settings: tuple[tuple[str, Any], ...]
@@ -50,30 +58,44 @@ class Column:
 
     @property
     def title(self) -> str:
-        given = {name: value for name, value in self.settings if value is not None}
-        special = {
-            "cache": "cached" if given.get("cache") else "",
-            "fraction": f"{given.get('fraction', 1):.0%} of labels",
-        }
-        parts = [special[name] if name in special else _setting(name, value) for name, value in given.items()]
-        return f"{self.evaluation}, {self.figure}: " + ", ".join(part for part in parts if part)
+        """The figure as a paper calls it."""
+        return FIGURES[self.evaluation][self.figure]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, the settings that change its result, and its results."""
+
+    path: Path
+    settings: dict[str, Any]
+    """By the names of flags, without the seed; `data.shards` is the set's digest."""
+    seed: int
+    results: dict[Column, Line]
+
+    @property
+    def unchecked(self) -> int:
+        """Results without a checksum, which earlier versions wrote."""
+        return sum(not line.checked for line in {line.number: line for line in self.results.values()}.values())
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs whose settings are equal except for the seed, and their figures."""
+    """Runs whose settings are equal except for the seed."""
 
     settings: dict[str, Any]
-    runs: list[Path]
-    seeds: list[int]
-    steps: set[int]
-    values: dict[Column, list[float]]
-    unchecked: list[str]
-    """Sentences about results without a checksum, which earlier versions wrote."""
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    def values(self, column: Column) -> list[float]:
+        """The figure of every run that has it, in the order of the runs; a fraction of one."""
+        return [run.results[column].figure(column.figure) for run in self.runs if column in run.results]
 
 
 def compare(paths: Sequence[Path]) -> tuple[list[Group], list[str]]:
-    """Run directories -> groups in the order of their first runs, and a sentence about each run that cannot be used.
+    """Run directories -> groups in the order of their first runs, and a sentence about each run that cannot be read.
 
     A run named twice counts once. InputError when no run is named.
     """
@@ -83,37 +105,24 @@ def compare(paths: Sequence[Path]) -> tuple[list[Group], list[str]]:
     faults = []
     for path in {os.path.realpath(path): path for path in paths}.values():
         try:
-            settings, results = read_run(path)
+            run = read_run(path)
         except InputError as error:
             faults.append(str(error))
             continue
-        seed = settings.pop("seed")
-        group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(settings, [], [], set(), {}, []))
-        group.runs.append(path)
-        group.seeds.append(seed)
-        for column, line in results.items():
-            group.values.setdefault(column, []).append(line.figure(column.figure))
-            group.steps.add(line.values["step"])
-        if old := sum(not line.checked for line in {line.number: line for line in results.values()}.values()):
-            results_of = f"{counted(old, 'result')} in {path / 'results.jsonl'}"
-            group.unchecked.append(f"An earlier version wrote {results_of}, without a checksum to detect damage.")
+        groups.setdefault(json.dumps(run.settings, sort_keys=True), Group(run.settings)).runs.append(run)
     return list(groups.values()), faults
 
 
-def read_run(path: Path) -> tuple[dict[str, Any], dict[Column, Line]]:
-    """A run directory -> the settings that change its result, and the results of `latest`.
-
-    InputError when the folder is not a run directory, when one of its files is damaged, or when it has no results yet.
-    """
+def read_run(path: Path) -> Run:
+    """InputError when the folder is not a run directory, or one of its files is damaged."""
     run = RunDir(path)
     if not run.config_path.is_file():
         raise InputError(f"{path} is not a run directory: it has no config.json. Name folders such as runs/cvsa.")
     results = latest(read_records(path / "results.jsonl"))
-    if not results:
-        raise InputError(f"{path} has no results yet. Measure it: fgtrain eval knn {shlex.quote(str(path))}")
     settings = {k: v for k, v in flat(to_dict(run.config())).items() if not k.startswith("machine.")}
     settings["data.shards"] = recorded_set(run).get("digest", "unknown")[:12]
-    return settings, results
+    seed = settings.pop("seed")
+    return Run(path, settings, seed, results)
 
 
 def latest(lines: Sequence[Line]) -> dict[Column, Line]:
@@ -136,55 +145,45 @@ def latest(lines: Sequence[Line]) -> dict[Column, Line]:
     return columns
 
 
-def _setting_of(line: Line, name: str, value: Any) -> Any:
-    """The value of a setting, with a list as a tuple."""
-    ok = value is None or isinstance(value, (bool, str) if name in ("protocol", "cache") else bool) or is_finite(value)
-    if isinstance(value, list) and all(map(is_finite, value)):
-        return tuple(value)
-    if not ok:
-        raise line.fault(f"has {name} = {str(value)[:60]!r}, which is not a setting of {line.values['evaluation']}")
-    return value
+def columns_of(groups: Sequence[Group]) -> list[Column]:
+    """Every column that a run has, by shard set, then evaluation and figure, else in the order measured."""
+    columns = list(dict.fromkeys(column for group in groups for run in group.runs for column in run.results))
+    order = [(kind, figure) for kind, figures in FIGURES.items() for figure in figures]
+    return sorted(columns, key=lambda column: (column.digest, order.index((column.evaluation, column.figure))))
 
 
-def run_compare(flags: Compare) -> None:
-    """Prints the table of `compare`, or with `flags.json` its JSON document.
+def untrained(groups: Sequence[Group]) -> dict[str, dict[Column, list[float]]]:
+    """Network -> column -> its figures at initial weights, one a seed. A network is what --model, --init and the view
+    size say; its name is "" where there is only one."""
+    networks: dict[str, list[Run]] = {}
+    for run in (run for group in groups for run in group.runs):
+        own = {key: run.settings[key] for key in run.settings if key.startswith("model.") or key == "init"}
+        networks.setdefault(json.dumps(own, sort_keys=True), []).append(run)
+    found: dict[str, dict[Column, list[float]]] = {}
+    firsts = [Group(runs[0].settings) for runs in networks.values()]
+    for first, runs in zip(firsts, networks.values()):
+        changed = [key for key in different(firsts) if key.startswith("model.") or key == "init"]
+        name = ", ".join(describe(key, first.settings[key]) for key in changed)
+        by_seed: dict[Column, dict[tuple[int, float], float]] = {}
+        for run in runs:
+            for column, line in run.results.items():
+                key = UNTRAINED.get((column.evaluation, column.figure), "")
+                if is_finite(line.values.get(key)):
+                    value = line.figure(key)  # two methods from one seed start from one network, which counts once
+                    by_seed.setdefault(column, {})[run.seed, value] = value
+        if by_seed:
+            found[name] = {column: list(values.values()) for column, values in by_seed.items()}
+    return found
 
-    Runs that cannot be used are left out of it, and then named by an InputError.
-    """
-    groups, faults = compare(flags.runs)
-    if flags.json and groups:
-        say(json.dumps([_document(group, groups) for group in groups], indent=2))
-    elif groups:
-        print_table(groups)
-    if faults:
-        raise InputError("\n".join(faults))
 
-
-def print_table(groups: Sequence[Group]) -> None:
-    """Prints a column per group and a row per figure, and below it what was compared."""
-    names = [_name(group, groups) for group in groups]
-    columns = list(dict.fromkeys(column for group in groups for column in group.values))
-    order = list(FIGURES).index
-    columns.sort(key=lambda column: (column.digest, order(column.evaluation)))  # else in the order measured
-    digests = sorted({column.digest for column in columns})
-    table = new_table("%, mean over seeds", "evaluation", *names)
-    for digest in digests:
-        for column in (c for c in columns if c.digest == digest):
-            table.add_row(column.title, *(_cell(group, column) for group in groups))
-        table.add_section()
-    lines = [_legend(name, group, groups) for name, group in zip(names, groups)]
-    if len(digests) == 1:
-        lines.append(f"All results were measured on one shard set (digest {digests[0][:12]}).")
-    else:
-        parts = ", then ".join(digest[:12] for digest in digests)
-        lines.append(
-            f"Measured on {len(digests)} different shard sets, one section of the table each: digests {parts}."
-        )
-    if duplicated := [name for name, group in zip(names, groups) if len(set(group.seeds)) < len(group.seeds)]:
-        lines.append(f"Duplicate seed ({', '.join(duplicated)}): runs of one seed are not independent trials.")
-    if any(len(values) > 1 for group in groups for values in group.values.values()):
-        lines.append("± half the 95 % interval of the mean over seeds (Student's t).")
-    say(table, *lines, *(sentence for group in groups for sentence in group.unchecked))
+def chance(groups: Sequence[Group]) -> dict[Column, float]:
+    """Column -> what a guess scores; columns without such a figure are absent."""
+    found = {}
+    for column, line in (item for group in groups for run in group.runs for item in run.results.items()):
+        key = CHANCE.get((column.evaluation, column.figure), "")
+        if is_finite(line.values.get(key)):
+            found[column] = line.figure(key)
+    return found
 
 
 def different(groups: Sequence[Group]) -> list[str]:
@@ -194,55 +193,35 @@ def different(groups: Sequence[Group]) -> list[str]:
     return [key for key in shared if any(group.settings[key] != first[key] for group in groups)]
 
 
-def _name(group: Group, groups: Sequence[Group]) -> str:
-    first = group.runs[0]
-    namesakes = [other for other in groups if other.runs[0].resolve().name == first.resolve().name]
-    return str(first) if len(namesakes) > 1 else first.resolve().name
+def names_of(groups: Sequence[Group]) -> list[str]:
+    """A name per group: its method, then what differs from the other groups of that method."""
+    names = []
+    for group in groups:
+        namesakes = [other for other in groups if other.settings["method"] == group.settings["method"]]
+        changed = [describe(key, group.settings[key]) for key in different(namesakes)]
+        names.append(", ".join([group.settings["method"], *changed]))
+    return names
 
 
-def _legend(name: str, group: Group, groups: Sequence[Group]) -> str:
-    settings = ", ".join(_setting(key, group.settings[key]) for key in different(groups)) or group.settings["method"]
-    seeds = f"{len(group.runs)} runs of seeds" if len(group.runs) > 1 else "seed"
-    steps = "steps" if len(group.steps) > 1 else "step"
-    return f"{name}: {settings} ({seeds} {_join(group.seeds)}, {steps} {_join(sorted(group.steps))})"
-
-
-def _cell(group: Group, column: Column) -> str:
-    values = group.values.get(column, [])
-    if not values:
-        return ""
-    return percent(values) + (f" ({len(values)} of {len(group.runs)})" if len(values) < len(group.runs) else "")
-
-
-def _document(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
-    results = []
-    for column, values in group.values.items():
-        mean, half = mean_interval(values)
-        result = {"evaluation": column.evaluation, "figure": column.figure, **dict(column.settings)}
-        results.append(result | {"digest": column.digest, "mean": mean, "interval_half": half, "values": values})
-    return {
-        "runs": [str(path) for path in group.runs],
-        "seeds": group.seeds,
-        "steps": sorted(group.steps),
-        "settings": {key: group.settings[key] for key in ("method", *different(groups))},
-        "results": results,
-    }
-
-
-def _setting(key: str, value: Any) -> str:
+def describe(key: str, value: Any) -> str:
+    """A setting in words: 64 px, k 20, views.crop saliency-swap."""
     name = key.replace("_", "-")
     if isinstance(value, (list, tuple)):
         value = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
     if key == "size":
         return f"{value} px"
-    return (
-        str(value)
-        if key in ("method", "protocol")
-        else f"{name} {value:g}"
-        if isinstance(value, float)
-        else f"{name} {value}"
-    )
+    if key in ("method", "protocol"):
+        return str(value)
+    if key == "data.shards":
+        return f"shard set {value}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
-def _join(values: Sequence[int]) -> str:
-    return ", ".join(f"{value:,}" for value in values)
+def _setting_of(line: Line, name: str, value: Any) -> Any:
+    """The value of a setting, with a list as a tuple."""
+    ok = value is None or isinstance(value, (bool, str) if name in ("protocol", "cache") else bool) or is_finite(value)
+    if isinstance(value, list) and all(map(is_finite, value)):
+        return tuple(value)
+    if not ok:
+        raise line.fault(f"has {name} = {str(value)[:60]!r}, which is not a setting of {line.values['evaluation']}")
+    return value

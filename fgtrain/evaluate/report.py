@@ -153,6 +153,9 @@ def run_retrieval(flags: Retrieval) -> dict[str, Any]:
     values = {"rank1": float(r.rank(1).mean()), "rank5": float(r.rank(5).mean()), "map": float(r.precision.mean())}
     values |= {"map_standard_error": standard_error(r.precision), "map_chance": float(r.chance.mean())}
     values |= {"n": len(r.first)}
+    if flags.untrained:
+        start = results["untrained"]
+        values |= {"untrained_rank1": float(start.rank(1).mean()), "untrained_rank5": float(start.rank(5).mean())}
     right = {name: torch.from_numpy(each.precision) for name, each in results.items()}
     gain, sentences = compute_gain(right, "mAP")
     (record,) = publish(subject, "retrieval", [values | gain], table, *notes, *sentences)
@@ -194,6 +197,8 @@ def run_localization(flags: Localization) -> dict[str, Any]:
         **baselines,
         "seed": flags.seed,
     }
+    if flags.untrained:
+        values["untrained_v2"] = results["untrained"].v2
     right = {name: torch.from_numpy(each.hits) for name, each in results.items()}
     gain, sentences = compute_gain(right, "MaxBoxAcc")
     (record,) = publish(subject, "localization", [values | gain], table, *notes, *sentences)

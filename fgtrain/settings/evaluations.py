@@ -28,6 +28,17 @@ class Evaluation:
     """Side of the evaluated images in pixels. Default: the run's view size."""
     device: str = "auto"
     """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
+    others: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN...]", help_behavior_hint="")] = ()
+    """More runs, measured one after the other with the same flags."""
+
+
+@dataclass(frozen=True)
+class All(Evaluation):
+    """Every evaluation that fits the shard set, with default settings: knn, retrieval and localization with
+    --untrained, linear, finetune. What does not fit is skipped and named."""
+
+    skip: tuple[Literal["knn", "retrieval", "localization", "linear", "finetune"], ...] = ()
+    """Evaluations to leave out; finetune takes hours on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +130,17 @@ class Localization(Evaluation):
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare the results.jsonl of several runs in one table: mean and 95 % interval over runs that differ only in the
-    seed."""
+    """Compare the results.jsonl of several runs in one table: a row is a group of runs that differ only in the seed
+    (mean and 95 % interval), a column is one figure of one evaluation with the same settings on the same shard set."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...", help_behavior_hint="(required)")]
     """Run directories."""
-    json: bool = False
-    """Print JSON instead of a table."""
+    labels: tuple[str, ...] = ()
+    """Names of the rows, in the order of their first runs. Default: the method, and the settings that differ."""
+    format: Literal["table", "markdown", "latex", "csv", "json"] = "table"
+    """How the table is printed. latex needs the package booktabs; csv prints its notes to standard error."""
+    seeds: bool = False
+    """Also print the raw values of every seed."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from fgdata.shards.reader import ShardSet
 from ..place import SHARDS
 from ..printing import say
 from ..runs.rundir import RunDir
+from ..settings.file import as_flags, differences, relevant
 from ..settings.recipes import RECIPES
 
 RUNS = Path("runs")
@@ -27,7 +28,9 @@ def run_list(_flags: object = None) -> None:
     for manifest in sorted(SHARDS.glob("*/manifest.json")):
         table.add_row(str(manifest.parent), *describe_set(manifest.parent))
     say(table if table.row_count else f"No shard sets under {SHARDS.resolve()}.")
-    table = Table("run", "method", "status", "step", title="fgtrain eval knn RUN", title_justify="left")
+    table = Table(
+        "run", "recipe", "status", "step", "changed settings", title="fgtrain eval knn RUN", title_justify="left"
+    )
     for config in sorted(RUNS.glob("*/config.json")):
         table.add_row(str(config.parent), *describe_run(config.parent))
     say(table if table.row_count else f"No runs under {RUNS.resolve()}.")
@@ -42,15 +45,18 @@ def describe_set(path: Path) -> tuple[str, str]:
     return ", ".join(f"{split} {n:,}" for split, n in shards.splits.items()), ", ".join(shards.detectors) or "none"
 
 
-def describe_run(path: Path) -> tuple[str, str, str]:
-    """Method, status and step of a run, or "unreadable" and why."""
+def describe_run(path: Path) -> tuple[str, str, str, str]:
+    """Recipe, status, step, and settings that are not the recipe's, of a run; or "unreadable" and why."""
     run = RunDir(path)
     try:
-        facts, method = run.facts, run.config().method
+        facts, config = run.facts, run.config()
     except (InputError, OSError) as error:
-        return "unreadable", str(error), ""
+        return "unreadable", str(error), "", ""
+    name = facts.get("name")
+    recipe = name if name in RECIPES else config.method
+    changed = {key: new for key, (_, new) in differences(relevant(RECIPES[recipe]()), relevant(config)).items()}
     status, step = facts.get("status", "unknown"), facts.get("step", 0)
-    return method, _short(status), f"{step:,}" if type(step) is int else _short(step)
+    return recipe, _short(status), f"{step:,}" if type(step) is int else _short(step), as_flags(changed)
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from . import shards, spoil
 from .commands import fgdata, fgtrain, preload
 
 PRELOAD = ("fgtrain.engine.lifecycle", "fgtrain.commands", "fgtrain.evaluate.report", "fgtrain.show.curves", "cv2")
-PRELOAD = (*PRELOAD, "fgtrain.evaluate.compare", "fgtrain.evaluate.finetune", "fgtrain.networks.saved")
+PRELOAD = (*PRELOAD, "fgtrain.evaluate.tables", "fgtrain.evaluate.finetune", "fgtrain.networks.saved")
 SMALL = "--model.width 2 --views.size 16 --data.batch-size 4 --epochs 2 --device cpu --threads 1 --log-every 1".split()
 SMALL += ["--data.shards", "set"]
 
@@ -34,7 +34,7 @@ def prepare(folder: Path) -> None:
 TUNE = "runs/0 --epochs 1 --batch-size 2 --rates 0.1 0.01 --decays 0.0001 --trials 2".split()
 COMMANDS = {
     "compare": lambda: fgtrain("compare", "runs/0", "runs/1"),
-    "compare-json": lambda: fgtrain("compare", "runs/0", "runs/1", "--json"),
+    "compare-json": lambda: fgtrain("compare", "runs/0", "runs/1", "--format", "json"),
     "list": lambda: fgtrain("list"),
     "curves": lambda: fgtrain("show", "curves", "runs/0", "runs/1", "--out", "c.png"),
     "knn": lambda: fgtrain("eval", "knn", "runs/0", "--k", 2, "--untrained"),
