@@ -27,8 +27,9 @@ from ..networks import optim
 from ..networks.encoder import Encoder
 from ..place import has_bf16
 from ..runs.rundir import RunDir
+from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
-from ..settings.file import relevant
+from ..settings.file import differences, relevant
 from .monitor import Monitor
 
 SAMPLES_SECOND = ("views", "masks")  # (2, B, ...): the samples are their second dimension
@@ -41,8 +42,10 @@ class Trainer:
     def __init__(self, config: Config, run: RunDir, shards: ShardSet, device: torch.device, resumed: bool = False):
         self.config, self.run, self.shards, self.device = config, run, shards, device
         self.first, self.world = parallel.rank() == 0, parallel.world_size()
-        # A resumed run has its weights in the checkpoint; the file of --init may be gone.
-        built, samples = replace(config, init=None) if resumed else config, len(shards.split(config.data.split))
+        # A resumed or extended run has its weights in the checkpoint; the file of --init may be gone.
+        stored = resumed or config.extend is not None
+        built = replace(config, init="") if stored else config
+        samples = len(shards.split(config.data.split))
         with enough_memory(lambda: f"The networks and banks of these settings do not fit into the memory of {device}."):
             self.objective: Any = objectives.build(built, samples).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
@@ -289,10 +292,14 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.loader.load_state_dict(state["loader"])
-            own = state["ranks"][parallel.rank()]
-            torch.set_rng_state(own["rng"]["cpu"])
-            if self.device.type == "cuda" and "cuda" in own["rng"]:
-                torch.cuda.set_rng_state(own["rng"]["cuda"], self.device)
+            ranks, rank = state["ranks"], parallel.rank()
+            own = ranks[rank % len(ranks)]
+            if rank < len(ranks):
+                torch.set_rng_state(own["rng"]["cpu"])
+                if self.device.type == "cuda" and "cuda" in own["rng"]:
+                    torch.cuda.set_rng_state(own["rng"]["cuda"], self.device)
+            else:  # a process that the run did not have before
+                torch.manual_seed((self.config.seed + rank + state["step"]) % (1 << 63))
             self.pending = [
                 {k: v if k == "lr" else v.to(self.device) for k, v in logs.items()} for logs in own["pending"]
             ]
@@ -303,6 +310,28 @@ class Trainer:
                 f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Resume with the "
                 "version that wrote it (run.json has its commit and versions), or start a new run with another --out."
             ) from error
+
+    def extend(self, path: Path) -> str:
+        """Continues the training of another run with a new schedule -> a line that says so.
+
+        InputError when that run has no checkpoint, or settings that this training cannot continue.
+        """
+        run = RunDir(path)
+        last = run.last_checkpoint
+        if last is None:
+            raise InputError(f"--extend {path} has no checkpoint. Name a run that has finished an epoch.")
+        state = load_state(last)
+        old, new = state.get("settings") or relevant(run.config()), relevant(self.config)
+        free = {"epochs", "extend", "init", "seed"}
+        changed = [k for k in differences(old, new) if k not in free and not k.startswith("optim.")]
+        if changed:
+            raise InputError(
+                f"--extend {path}: {', '.join(changed)} differ from that run; allowed to differ: epochs, seed and "
+                f"optim. Take its settings: --config {path / 'config.json'}"
+            )
+        self.restore(state, last)
+        steps, self.step, self.pending, self.indices = self.step, 0, [], []
+        return f"extends {path}: weights, heads and optimiser of its step {steps:,}, with a new schedule"
 
     def save(self) -> None:
         """(all) Writes a checkpoint, after checking that everything in it is finite."""

@@ -3,8 +3,9 @@
 The map of an image is that of its true class, from a linear layer that is trained on the frozen encoder's pooled
 features of the train split: M(x, y) = w_class . z(x, y), or Grad-CAM where the pooled feature is not the mean of
 z. It is resized to the image, scaled to [0, 1] by its own minimum and maximum, and truncated to 8 bits. At a threshold
-tau the predicted box is that of the largest 8-connected component of M > tau, and BoxAcc(tau) is the fraction of images where it overlaps a true box with IoU >= 0.5. MaxBoxAcc is the
-maximum of BoxAcc over tau. Choosing the threshold on the scored images is part of the definition.
+tau the predicted box is that of the largest 8-connected component of M > tau, and BoxAcc(tau) is the fraction of images
+where it overlaps a true box with IoU >= 0.5. MaxBoxAcc is the maximum of BoxAcc over tau. Choosing the threshold on the
+scored images is part of the definition.
 
 MaxBoxAccV2 (Choe et al., TPAMI 2022) takes the best box of all components, and is the mean of the maxima for IoU >= .3,
 .5 and .7. In both, images are resized to a square without a crop, so no part of an object is lost.

@@ -3,7 +3,7 @@
 import difflib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ def build(model: Model) -> nn.Module:
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     options |= {"drop_path_rate": model.drop_path} if model.drop_path else {}
     network: nn.Module | None = None
-    for extra in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
+    flexible: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+    for extra in flexible:
         try:
             network = timm.create_model(model.backbone, **options, **extra)
             break
@@ -96,14 +97,14 @@ class Shape:
         """Height and width of the last map of images of `size` x `size` pixels."""
         shapes = _try(model, size, self.norm)
         assert shapes is not None
-        return shapes[1][-1][2:]
+        height, width = shapes[1][-1][2:]
+        return height, width
 
 
 @lru_cache(maxsize=32)
 def measure(model: Model) -> Shape:
     """The shape of the network of some settings. InputError when it returns no maps."""
-    network: Any = _on_meta(model)
-    size = network.pretrained_cfg.get("input_size", (3, 224, 224))[-1]
+    network, size = cast("Any", _on_meta(model)), input_size(model)
     for norm in (True, False):
         if (shapes := _try(model, size, norm)) is not None:
             break
@@ -123,6 +124,12 @@ def measure(model: Model) -> Shape:
         tokens=len(final) == 3,
         last=network.feature_info[-1]["module"],
     )
+
+
+def input_size(model: Model) -> int:
+    """The side of the images that a network is made for, in pixels."""
+    network: Any = _on_meta(model)
+    return network.pretrained_cfg.get("input_size", (3, 224, 224))[-1]
 
 
 @lru_cache(maxsize=1)

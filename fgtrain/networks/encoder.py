@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         """
         captured: list[Tensor] = []
 
-        def leaf(tensor: Tensor) -> Tensor:
+        def leaf(tensor: Any) -> Tensor:
             captured.append(tensor.detach().requires_grad_(True))
             return captured[0]
 

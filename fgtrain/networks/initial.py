@@ -27,7 +27,7 @@ def encoder(config: Config) -> Encoder:
     """
     network = Encoder(config.model)
     network.check_size(config.views.size)
-    if config.init is not None:
+    if config.init:  # "": a checkpoint brings them
         load(network, config.init, config.model)
     network.freeze(config.freeze_stages)
     network.hold = config.norm == "hold"
@@ -50,7 +50,7 @@ def load(into: Encoder, init: str, model: Model) -> None:
     ours = into.state_dict()
     _check_values(source, match, ours)
     into.load_state_dict({**ours, **match.matched})
-    into.origin = _report(source, match, len(ours), dino)
+    into.origin = _report(source, match, sum(map(_counts, ours)), dino)
     about = {"file": str(source.path), "sha256": source.sha256, "table": match.place, "prefix": match.prefix}
     about |= {"weights": published.VERSIONS[init]} if init in published.VERSIONS else {}
     into.initial = about
@@ -85,7 +85,8 @@ def _where(match: Match) -> str:
 def _report(source: WeightsFile, match: Match, count: int, dino: bool) -> str:
     """A line about the initial weights of a run, one about their file, and one per kind of mismatch."""
     how = f", {match.how}" if match.how else ""
-    lines = [f"initial weights: {source.path}{_where(match)}, {len(match.matched)} of {count} tensors{how}"]
+    matched = sum(map(_counts, match.matched))
+    lines = [f"initial weights: {source.path}{_where(match)}, {matched} of {count} tensors{how}"]
     if source.sha256:
         lines.append(f"  sha256 {source.sha256}")
     if match.is_average:
@@ -104,6 +105,11 @@ def _report(source: WeightsFile, match: Match, count: int, dino: bool) -> str:
     if match.others > 0:
         lines.append(f"  outside that prefix, ignored: {match.others} tensors")
     return "\n".join(lines)
+
+
+def _counts(name: str) -> bool:
+    """Whether a tensor counts in the report: not torch's counters of batches, which have no effect here."""
+    return not name.endswith("num_batches_tracked")
 
 
 def _describe(model: Model) -> str:

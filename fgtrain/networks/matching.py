@@ -100,7 +100,7 @@ def _match(table: Table, prefix: str, how: str, original: Weights, named: Weight
     unexpected = [k for k in named if k not in ours]
     surplus = [k for k in unexpected if into.groups.is_stage(k)]
     resized = [k for k in matched if k in original and original[k].shape != matched[k].shape]
-    others = len(table.tensors) - len(named)
+    others = len(table.tensors) - len(original)
     return Match(
         table.place, prefix, matched, missing, misshapen, unexpected, others, shares, named, how, surplus, resized
     )

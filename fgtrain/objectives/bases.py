@@ -23,16 +23,28 @@ from ..networks.norm import uses_batch
 from ..settings import methods
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
 
+PART = 16
+"""Least samples in a part of a batch for MoCo's batch norm; the authors have 32."""
+
 Logs = dict[str, Tensor]
 Compared = tuple[Tensor, Logs, list[Features], list[Features]]
+
+
+def in_parts(encoder: nn.Module, head: nn.Module, view: Tensor, parts: int) -> tuple[Features, Tensor]:
+    """(B, 3, S, S) -> Features and projections (B, d), computed in `parts` one after the other."""
+    features = [encoder(part) for part in view.chunk(parts)]
+    projections = [head(f.pooled) for f in features]
+    return (features[0], projections[0]) if parts == 1 else (Features.cat(features), torch.cat(projections))
 
 
 class Moco(nn.Module):
     """MoCo v2 (He et al. 2020; Chen et al. 2020): a query against its key and a queue of keys of earlier batches.
 
-    `symmetric` uses each view once as query and once as key. `maps` requests the target's feature maps: across several
-    processes without synchronised batch norm the keys are computed on shuffled samples, and plain MoCo avoids the cost
-    of returning whole feature maps to their own process.
+    `symmetric` uses each view once as query and once as key. `maps` requests the target's feature maps: where keys are
+    computed on shuffled samples, plain MoCo avoids the cost of returning whole feature maps to their own process.
+
+    A key must not share batch statistics with its query, or the network finds it by them (section 3.3). The authors
+    compute them on eight GPUs and shuffle the keys between those; one process does the same with parts of its batch.
     """
 
     accumulates = True
@@ -49,7 +61,7 @@ class Moco(nn.Module):
     ):
         super().__init__()
         moco = config.moco
-        self.seed, self.maps = config.seed, maps
+        self.seed, self.maps, self.norm_splits = config.seed, maps, moco.norm_splits
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
         self.encoder = initial.encoder(config)
         self.views = self.encoder.normalised(config.views)
@@ -69,29 +81,40 @@ class Moco(nn.Module):
 
     def compare(self, views: Tensor, progress: float) -> Compared:
         queries, keys = (views, views) if self.symmetric else (views[:1], views[1:])
-        online = [self.encoder(view) for view in queries]
-        q = [unit(self.projector(f.pooled)) for f in online]  # (B, d)
+        splits = self.splits(views.shape[1])
+        online, projected = zip(*(in_parts(self.encoder, self.projector, view, splits) for view in queries))
+        q = [unit(z) for z in projected]  # (B, d)
         target, k = zip(*(self.key(view, progress) for view in keys))
         pairs = zip(q, reversed(k))  # view 0 against view 1, and view 1 against view 0 when symmetric
         loss = torch.stack([info_nce(a, b, self.queue, self.tau) for a, b in pairs]).mean()
         if self.training:
             self.new_keys += [parallel.gather(key) for key in k]
-        return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, list(target)
+        logs = {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
+        return loss, logs, list(online), list(target)
+
+    def splits(self, samples: int) -> int:
+        """Parts of a batch that batch norm sees one at a time: 1 where it does not use the batch, or sees several
+        processes; auto is 8, or fewer so that each part has PART samples."""
+        if isinstance(self.norm_splits, int):
+            return max(1, min(self.norm_splits, samples // 2))
+        if parallel.world_size() > 1 or not uses_batch(self.encoder, self.projector):
+            return 1
+        return max(1, min(8, samples // PART))
 
     @torch.no_grad()
     def key(self, view: Tensor, progress: float) -> tuple[Features, Tensor]:
         """(B, 3, S, S) -> target Features and unit keys (B, d).
 
-        Keys must not share batch statistics with their queries (He et al. 2020, section 3.3), so samples are shuffled
-        across processes. Synchronised batch norm computes statistics over all samples, so no shuffle is needed.
+        Samples are shuffled across processes and parts, unless batch norm uses the statistics of all samples, or none.
         """
-        if parallel.world_size() == 1 or not uses_batch(self.target_encoder, self.target_projector):
-            features = self.target_encoder(view)
-            return features, unit(self.target_projector(features.pooled))
+        networks, splits = (self.target_encoder, self.target_projector), self.splits(len(view))
+        if (parallel.world_size() == 1 and splits == 1) or not uses_batch(*networks):
+            features, z = in_parts(*networks, view, splits)
+            return features, unit(z)
         generator = torch.Generator().manual_seed(self.seed + int(progress * 2**31))
         shuffled, order = parallel.shuffle(view, generator)
-        features = self.target_encoder(shuffled)
-        key = unit(self.target_projector(features.pooled))
+        features, z = in_parts(*networks, shuffled, splits)
+        key = unit(z)
         own = features.each(lambda x: parallel.unshuffle(x, order) if self.maps else x[:0])
         return own, parallel.unshuffle(key, order)
 

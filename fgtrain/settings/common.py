@@ -149,6 +149,10 @@ class Config:
     checkpoint file of torchvision, timm, Hugging Face, DINO, DINOv2, DINOv3, iBOT, MAE, MoCo, OpenMixup, solo-learn,
     lightly or fgtrain. Of an online network and its moving average in one file, the online network is used, but the
     teacher of DINO and iBOT. Default: random."""
+    extend: Path | None = None
+    """Run directory whose training this one continues with a new schedule: all weights, heads, moving averages and
+    banks, and the optimiser. The run must have the same method, networks, views and shard set; epochs and --optim may
+    differ. --config RUN/config.json gives its settings."""
     freeze_stages: int = 0
     """Stages whose weights and batch-norm statistics stay frozen. 2 freezes the stem and the first two stages of a
     convolutional network, or the patch embedding and the first two blocks of a ViT; 0: none."""
@@ -182,10 +186,10 @@ class Config:
         need(self.init not in ("imagenet", "imagenet-v2") or standard, "init", self.init, allowed)
         need(self.freeze_stages >= 0, "freeze-stages", self.freeze_stages, "0 or more")
         need(
-            self.norm == "train" or self.init is not None,
+            self.norm == "train" or self.init is not None or self.extend is not None,
             "norm",
             "hold",
-            "train; hold only with --init, since random weights have no statistics to keep",
+            "train; hold only with --init or --extend, since random weights have no statistics to keep",
         )
         need(self.optim.accumulate >= 1, "optim.accumulate", self.optim.accumulate, "1 or more")
         need(

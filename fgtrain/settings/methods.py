@@ -76,12 +76,18 @@ class MocoSettings:
     rarely its own negative; the paper has 65536."""
     ema: float = 0.999
     """Momentum of the key network."""
+    norm_splits: Literal["auto"] | int = "auto"
+    """Parts of a batch that batch norm sees one at a time, so that a query and its key share no statistics, as on the
+    authors' 8 GPUs. auto: 8 in one process, or fewer so that each has 16 samples; 1 with several processes, which do
+    the same. 1: the whole batch."""
     symmetric: bool = False
     """Use each view once as query and once as key, as CVSA always does."""
 
     def __post_init__(self) -> None:
         _need_widths("moco", self, "dim")
         need(self.tau > 0, "moco.tau", self.tau, "above 0")
+        splits = self.norm_splits
+        need(splits == "auto" or splits >= 1, "moco.norm-splits", splits, "auto, or 1 or more")
         need(self.queue == "auto" or self.queue >= 1, "moco.queue", self.queue, "auto, or 1 or more")
         need(0 <= self.ema <= 1, "moco.ema", self.ema, "0 to 1")
 

@@ -20,7 +20,6 @@ from ..evaluate.finetune import Part
 from ..evaluate.localization import probe_layer, whole_image
 from ..evaluate.probe import images, placed
 from ..evaluate.subject import Subject
-from ..networks.saved import load_encoder
 from ..printing import say
 from ..runs.files import whole
 from ..settings.common import need
@@ -39,7 +38,7 @@ def draw_gradcam(flags: Gradcam) -> Path:
     """
     paths, split, rows = flags.runs, flags.split, flags.rows
     need(1 <= len(paths) <= 8, "RUN", f"given {len(paths)} times", "1 to 8 runs, side by side")
-    options = Evaluation(paths[0], flags.shards, flags.size, flags.device)
+    options = Evaluation(paths[0], shards=flags.shards, size=flags.size, device=flags.device)
     first = Subject.open(options, ("train",))
     options = replace(options, shards=first.shards.path, size=first.size)
     subjects = [first, *(Subject.open(replace(options, run=path), ("train",)) for path in paths[1:])]
@@ -50,7 +49,7 @@ def draw_gradcam(flags: Gradcam) -> Path:
     cells = [[original(data, split, number)] for number in numbers]
     right, grid = [], (0, 0)
     for subject in subjects:
-        encoder = load_encoder(subject.checkpoint)
+        encoder = subject.load()
         layer = probe_layer(encoder, data, subject.size, subject.device, flags.seed).to(subject.device)
         x, batch = next(images(part, split, whole_image(encoder, subject.size), subject.device))
         classes = batch["label"].to(subject.device)
