@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +25,7 @@ from .. import objectives, parallel
 from ..evaluate import probe
 from ..networks import optim
 from ..networks.encoder import Encoder
+from ..objectives import Reporting
 from ..place import has_bf16
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
@@ -144,6 +145,8 @@ class Trainer:
                 if self.step and self.step % between == 0:
                     self.save()
             self.train_epoch(monitor)
+            if isinstance(self.objective, Reporting):
+                self.objective.after_epoch(monitor.say)
         if not self.stopped:
             self.evaluate(monitor)
         self.save()

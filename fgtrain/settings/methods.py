@@ -141,14 +141,17 @@ class PairSettings:
     """Largest standard deviation of the gradcam and random noise, in units of a feature."""
     eps_variance: float = 0.05
     """Largest standard deviation of the low-variance noise, in units of a feature."""
+    kappa_quantile: float = 0.2
+    """Share of the dimensions that get low-variance noise: those that vary least over the bank (ours). 0: those below
+    `kappa`, as in the paper."""
     kappa: float = 0.02
-    """Dimensions whose variance over the bank is below this get low-variance noise."""
+    """With --pair.kappa-quantile 0: dimensions whose variance over the bank is below this get low-variance noise."""
     bank: int = 5632
     """Number of features kept for the variance: those of the latest images."""
     bank_normalize: Literal["rms", "l2", "none"] = "rms"
     """Divisor of each dimension of the bank before its variance is taken. rms: its root mean square, so that the
-    variance is in [0, 1] and kappa selects the nearly constant ones. l2: its norm, as printed in the paper; the
-    variance is then below 1 / bank, and kappa selects all. none: 1."""
+    variance is in [0, 1]. l2: its norm, as printed in the paper; the variance is then below 1 / bank, and the paper's
+    kappa selects every dimension. none: 1."""
     tau: float = 0.2
     """Temperature of the pair loss and of the loss used by gradcam."""
     denominator: Literal["paper", "nt-xent"] = "paper"
@@ -158,6 +161,7 @@ class PairSettings:
     """Images that update the running statistics of batch norm, which evaluations use. all: decoded images too."""
 
     def __post_init__(self) -> None:
+        need(0 <= self.kappa_quantile <= 1, "pair.kappa-quantile", self.kappa_quantile, "0 to 1")
         for name in ("alpha", "nu", "eps_gradcam", "eps_variance", "kappa"):
             need(getattr(self, name) >= 0, f"pair.{name.replace('_', '-')}", getattr(self, name), "0 or more")
         need(self.bank >= 2, "pair.bank", self.bank, "2 or more")
