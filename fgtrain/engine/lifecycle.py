@@ -57,7 +57,7 @@ def train(config: Config, name: str) -> Path:
                 opening = f"resumed from step {trainer.step:,}"
                 if before not in (None, trainer.world):
                     opening += (
-                        f" with {trainer.world} processes instead of {before}: from here on the results differ "
+                        f" with {trainer.world} process{"es" * (trainer.world > 1)} instead of {before}: from here on the results differ "
                         "slightly from those of an undisturbed run"
                     )
             elif config.extend is not None:

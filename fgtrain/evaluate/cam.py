@@ -38,7 +38,7 @@ def explain(encoder: Encoder, layer: nn.Linear, x: Tensor, classes: Tensor) -> t
     The maps are those of the last stage, or the tokens that enter the last block of a ViT, on their grid.
     """
     stage, pooled, as_maps = encoder.eval().last_stage(x)
-    scores = layer(pooled.float())
+    scores = layer(pooled.to(layer.weight.dtype))
     own = scores.gather(1, classes[:, None])[:, 0]  # each depends on its own image only: no batch statistics
     (gradient,) = torch.autograd.grad(own.sum(), stage)
     return grad_cam(as_maps(stage.detach()), as_maps(gradient)), scores.argmax(1)

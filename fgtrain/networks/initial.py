@@ -28,7 +28,8 @@ def encoder(config: Config) -> Encoder:
     network = Encoder(config.model)
     network.check_size(config.views.size)
     if config.init:  # "": a checkpoint brings them
-        load(network, config.init, config.model)
+        with torch.random.fork_rng(devices=[]):  # reading a run builds its network; the heads must not depend on that
+            load(network, config.init, config.model)
     network.freeze(config.freeze_stages)
     network.hold = config.norm == "hold"
     return network.train()

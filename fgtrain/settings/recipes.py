@@ -210,7 +210,7 @@ def synth_pair_cub_r50() -> SynthPairConfig:
 
     fgtrain run synth-pair-cub-r50 --data.shards shards/cub
 
-    The queue is the paper's, and so is its Eq. 6 as printed, which gives every dimension low-variance noise; the decoder
+    The queue is the paper's, and so is Eq. 6 as printed, by which every dimension gets low-variance noise; the decoder
     has 27.0 M parameters and a warm-up of 200 epochs. Cars, Aircraft, GTSRB and ISIC 2017 use the same settings. The
     paper's learning rate of 0.03 is for its batches of 128, so 0.06 per 256 here.
     Wang et al., ECCV 2024, Table 1.
@@ -277,7 +277,7 @@ def cvsa_convnext() -> CvsaConfig:
 
 
 def cvsa_lite0() -> CvsaConfig:
-    """CVSA as a second stage on an EfficientNet-Lite0 from ImageNet weights, sized for two cores: 128 px, batches of 64.
+    """CVSA as a second stage on an EfficientNet-Lite0 from ImageNet weights, sized for two cores: 128 px, batch 64.
 
     fgtrain run cvsa-lite0
 

@@ -191,16 +191,6 @@ def test_state_of_another_version_is_refused(drawn_set: Path, tmp_path: Path):
             lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
 
 
-def test_resume_with_another_number_of_processes_is_refused(undisturbed: Path, drawn_set: Path):
-    run = RunDir(undisturbed)
-    run.note(processes=2)
-    try:
-        with pytest.raises(InputError, match=r"by 2 processes.*torchrun --nproc-per-node 2"):
-            lifecycle.train(small(drawn_set, undisturbed, resume=True), "cvsa")
-    finally:
-        run.note(processes=1)
-
-
 def test_a_run_that_failed_before_its_first_checkpoint_may_be_removed(
     undisturbed: Path, drawn_set: Path, tmp_path: Path
 ):
