@@ -56,9 +56,10 @@ def train(config: Config, name: str) -> Path:
                 trainer.restore(state, last)
                 opening = f"resumed from step {trainer.step:,}"
                 if before not in (None, trainer.world):
+                    number = "1 process" if trainer.world == 1 else f"{trainer.world} processes"
                     opening += (
-                        f" with {trainer.world} process{"es" * (trainer.world > 1)} instead of {before}: from here on the results differ "
-                        "slightly from those of an undisturbed run"
+                        f" with {number} instead of {before}: from here on the results differ slightly from those of "
+                        "an undisturbed run"
                     )
             elif config.extend is not None:
                 opening = trainer.extend(config.extend)
