@@ -1,7 +1,9 @@
 """Encoders on disk: load one from a checkpoint, export one for other libraries."""
 
 import shutil
-from typing import get_args, get_type_hints
+from pathlib import Path
+from shlex import quote
+from typing import Any, get_args, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,11 +13,12 @@ from fgdata.errors import InputError, counted, printable
 
 from ..printing import say
 from ..runs.checkpoint import Checkpoint
-from ..runs.files import whole
+from ..runs.files import read_json, whole, write_json
 from ..runs.state import checksum
 from ..settings.common import Model
 from ..settings.evaluations import Export
 from .encoder import Encoder
+from .resnet import BLOCKS
 
 WIDEST = 4096
 """Widest encoder that is read: 64 times the standard width."""
@@ -77,7 +80,12 @@ def run_export(flags: Export) -> None:
         raise InputError(f"{file} does not end in .safetensors, the format that export writes. Name FILE accordingly.")
     if any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents):
         raise InputError(f"{file} is inside the checkpoints of a run. Choose another folder for FILE.")
-    expected = checksum(dict(load_encoder(checkpoint).state_dict()))  # raises if the checkpoint is damaged
+    encoder, config = load_encoder(checkpoint), file.with_name("config.json")
+    if config.exists() and "architecture" not in read_json(config):
+        raise InputError(
+            f"{config} exists and is not timm's, which export writes there. Choose another folder for FILE."
+        )
+    expected = checksum(dict(encoder.state_dict()))
     with whole(file) as part:
         shutil.copyfile(checkpoint.file, part)
         if checksum(load_file(part)) != expected:
@@ -85,13 +93,54 @@ def run_export(flags: Export) -> None:
                 f"{file} was written, but reading it back gives other weights. Check the disk, or choose another "
                 "folder for FILE."
             )
-    name = checkpoint.model.backbone
-    say(
-        f"{file}: {name}, width {checkpoint.model.width}, {checkpoint.model.stem} stem, step {checkpoint.step:,}.\n"
-        f"weights = safetensors.torch.load_file({str(file)!r})\n"
-        f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)\n"
-        f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random"
-        if (checkpoint.model.width, checkpoint.model.stem) == (64, "imagenet")
-        else f"{file}: {name} of width {checkpoint.model.width} with the {checkpoint.model.stem} stem. "
-        "The names are torchvision's; the shapes are not those of its standard network."
-    )
+    plain = (checkpoint.model.width, checkpoint.model.stem) == (64, "imagenet")
+    if plain:
+        write_json(config, timm_config(encoder))
+    name, at = checkpoint.model.backbone, quote(str(file))
+    lines = [f"{file}: {name}, width {checkpoint.model.width}, {checkpoint.model.stem} stem, step {checkpoint.step:,}."]
+    if plain:
+        lines += [
+            f"weights = safetensors.torch.load_file({str(file)!r})",
+            f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)",
+        ]
+        if file.name == "model.safetensors":
+            lines.append(f"timm.create_model({f'local-dir:{file.parent}'!r}, pretrained=True)  # by {config.name}")
+        if name in BLOCKS:
+            lines.append(f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random")
+    else:
+        lines.append("The names are torchvision's; the shapes are not those of its standard network. Load it here:")
+    lines.append(f"fgtrain.networks.saved.load({str(file)!r})")
+    lines.append(f"fgtrain run byol --init {at} --model.backbone {name}  # or eval knn --weights")
+    say(*lines)
+
+
+def load(file: Path) -> Encoder:
+    """The encoder of a run, a checkpoint folder or an exported file, on the CPU and in evaluation mode.
+
+    InputError when there is none, or it is damaged.
+
+        features = load(Path("cvsa.safetensors"))(images)  # (B, 3, S, S) -> Features
+    """
+    return load_encoder(Checkpoint.find(file)).eval()
+
+
+def timm_config(encoder: Encoder) -> dict[str, Any]:
+    """What timm reads beside a file of weights: the architecture, without a classifier, and its input."""
+    own: Any = encoder.network.pretrained_cfg
+    size = list(own.get("input_size", (3, 224, 224)))
+    return {
+        "architecture": encoder.model.backbone.partition(".")[0],
+        "num_classes": 0,
+        "num_features": encoder.dim,
+        "pretrained_cfg": {
+            "input_size": size,
+            "fixed_input_size": bool(own.get("fixed_input_size", False)),
+            "interpolation": "bilinear",
+            "crop_pct": 0.875,
+            "mean": list(encoder.mean),
+            "std": list(encoder.std),
+            "num_classes": 0,
+            "first_conv": own.get("first_conv", "conv1"),
+            "classifier": own.get("classifier", "fc"),
+        },
+    }

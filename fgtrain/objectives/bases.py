@@ -146,7 +146,7 @@ class Simsiam(nn.Module):
     """SimSiam (Chen & He 2021): each view predicts the other's projection, through which no gradient flows.
 
     Projector: three layers; the last batch norm has no affine weights. Predictor: a bottleneck, trained at a constant
-    rate. The target is the online network itself.
+    rate. Layers before a batch norm have no bias, as in the authors' code. The target is the online network itself.
     """
 
     accumulates = True
@@ -154,15 +154,16 @@ class Simsiam(nn.Module):
 
     def __init__(self, config: methods.SimsiamConfig | methods.SynthPairConfig, samples: int):
         super().__init__()
-        hidden, dim = config.simsiam.hidden, config.simsiam.dim
         self.encoder = initial.encoder(config)
+        dim = config.simsiam.dim
+        hidden = self.encoder.dim if config.simsiam.hidden == "auto" else config.simsiam.hidden
         self.views = self.encoder.normalised(config.views)
         self.projector = nn.Sequential(
-            *mlp(self.encoder.dim, hidden, hidden),
-            *(nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
-            *(nn.Linear(hidden, dim), nn.BatchNorm1d(dim, affine=False)),
+            *(nn.Linear(self.encoder.dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
+            *(nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
+            *(nn.Linear(hidden, dim, bias=False), nn.BatchNorm1d(dim, affine=False)),
         )
-        self.predictor = mlp(dim, config.simsiam.bottleneck, dim)
+        self.predictor = mlp(dim, config.simsiam.bottleneck, dim, bias=False)
 
     def compare(self, views: Tensor, progress: float) -> Compared:
         online = [self.encoder(view) for view in views]

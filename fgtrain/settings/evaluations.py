@@ -152,7 +152,8 @@ class Compare:
 
 @dataclass(frozen=True)
 class Export:
-    """Copy the encoder of a run to FILE (safetensors) with torchvision's names: all keys of its ResNet except fc."""
+    """Copy the encoder of a run to FILE (safetensors), with the names of timm or torchvision, and a config.json beside
+    it by which timm builds the network."""
 
     run: RunOrCheckpoint
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""

@@ -17,15 +17,17 @@ def _need_widths(prefix: str, settings: Any, *names: str) -> None:
 class SimsiamSettings:
     """SimSiam (Chen & He 2021)."""
 
-    hidden: int = 2048
-    """Width of the projector's two hidden layers."""
+    hidden: Literal["auto"] | int = "auto"
+    """Width of the projector's two hidden layers. auto: that of the encoder's features, as in the authors' code: 2048
+    of a ResNet-50, 512 of a ResNet-18."""
     dim: int = 2048
     """Width of the projection."""
     bottleneck: int = 512
     """Hidden width of the predictor."""
 
     def __post_init__(self) -> None:
-        _need_widths("simsiam", self, "hidden", "dim", "bottleneck")
+        need(self.hidden == "auto" or self.hidden >= 1, "simsiam.hidden", self.hidden, "auto, or 1 or more")
+        _need_widths("simsiam", self, "dim", "bottleneck")
 
 
 @dataclass(frozen=True)

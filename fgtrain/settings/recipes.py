@@ -59,7 +59,8 @@ def byol() -> ByolConfig:
 
     fgtrain run byol
 
-    Grill et al., NeurIPS 2020.
+    Crop, colour and blur are MoCo v2's, the same for both views; the paper has more blur in the first view and
+    solarises the second. Grill et al., NeurIPS 2020.
     """
     return ByolConfig(optim=LARS, sync_norm=True)
 
@@ -69,7 +70,8 @@ def simclr() -> SimclrConfig:
 
     fgtrain run simclr
 
-    Residual blocks start as the identity, as in the authors' code. Chen, Kornblith, Norouzi, Hinton, ICML 2020.
+    Crop, colour and blur are MoCo v2's; the paper's colour jitter is twice as strong. Residual blocks start as the
+    identity, as in the authors' code. Chen, Kornblith, Norouzi, Hinton, ICML 2020.
     """
     return SimclrConfig(model=ZERO_INIT, optim=replace(LARS, lr=0.3, weight_decay=1e-6), sync_norm=True)
 
@@ -91,7 +93,7 @@ def cvsa_moco() -> CvsaConfig:
 
     SaliencySwap improves MoCo v2 as it does BYOL: Wu et al., BMVC 2022, Figure 3.
     """
-    return replace(cvsa(), base="moco", optim=SGD)
+    return replace(cvsa(), base="moco", optim=SGD, sync_norm=False)
 
 
 def moco_cub_r50() -> MocoConfig:

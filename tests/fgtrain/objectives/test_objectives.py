@@ -147,7 +147,9 @@ def test_simsiam_heads_are_the_published_ones():
     hidden = ["Linear", "BatchNorm1d", "ReLU"]
     assert kinds == [*hidden, *hidden, "Linear", "BatchNorm1d", *hidden, "Linear"]
     assert not objective.projector[-1].affine
-    assert [m.out_features for m in objective.modules() if isinstance(m, nn.Linear)] == [2048, 2048, 2048, 512, 2048]
+    layers = [m for m in objective.modules() if isinstance(m, nn.Linear)]
+    assert [m.out_features for m in layers] == [512, 512, 2048, 512, 2048]  # the first two as wide as the features
+    assert [m.bias is not None for m in layers] == [False, False, False, False, True]
     constant = [n for n, _ in objective.named_parameters() if n.startswith(objective.constant_rate)]
     assert constant == [n for n, _ in objective.named_parameters() if "predictor" in n]
     assert constant
