@@ -342,7 +342,7 @@ def test_bfloat16_networks_give_finite_losses_and_float32_features():
 
 
 def test_the_papers_normalisation_and_kappa_select_every_dimension():
-    objective = objectives.build(small(bank_normalize="l2", bank=100, kappa_quantile=0.0), samples=40)
+    objective = objectives.build(small(bank_normalize="l2", kappa=0.2, kappa_quantile=0.0), samples=40)
     logs = objective.train()(batch_of(objective), 0.0)[1]
     assert float(logs["selected"]) == 1
 
