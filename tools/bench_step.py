@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch is imported where it is used, because the workers of 
     import torch
     from torch import Tensor
 
+VIT, LITE0 = Model("vit_small_patch16_224"), Model("tf_efficientnet_lite0")
 NARROW = AlignSettings(hidden=512)
 
 
@@ -37,6 +38,10 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "cvsa-moco": (RECIPES["cvsa-moco"](), "moco --moco.symmetric"),
         "simsiam": (RECIPES["simsiam"](), None),
         "simclr": (RECIPES["simclr"](), None),
+        "byol, ViT-S/16": (replace(RECIPES["byol"](), model=VIT), None),
+        "cvsa, ViT-S/16": (replace(RECIPES["cvsa"](), model=VIT), "byol, ViT-S/16"),
+        "byol, EfficientNet-Lite0": (replace(RECIPES["byol"](), model=LITE0), None),
+        "cvsa, EfficientNet-Lite0": (replace(RECIPES["cvsa"](), model=LITE0), "byol, EfficientNet-Lite0"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
@@ -66,7 +71,7 @@ def step(
 
     Args:
         only: measure only these cases and their bases; all by default.
-        backbone: resnet18 or resnet50.
+        backbone: the network of every case that does not name one.
         size: side of the views in pixels.
         batch_size: samples per step.
         rounds: measured rounds, after a warm-up round; the table shows minimum, median and maximum.
@@ -90,7 +95,8 @@ def step(
     runs = {}
     for name, (config, _) in chosen.items():
         views, data = replace(config.views, size=size), Data(batch_size=batch_size)
-        config = replace(config, model=Model(backbone), views=views, data=data)  # pyright: ignore[reportArgumentType]
+        model = config.model if config.model in (VIT, LITE0) else Model(backbone)
+        config = replace(config, model=model, views=views, data=data)
         runs[name] = stepper(config, batch, place, half)
     gflop = {name: counted(run) for name, run in runs.items()}  # also the warm-up round
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -131,7 +137,7 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     from fgtrain.networks import optim
 
     objective = objectives.build(config, samples=65536).to(device).train()
-    optimizer = optim.build(objective.named_parameters(), config.optim, objective.constant_rate)
+    optimizer = optim.build(objective, config.optim, objective.constant_rate)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
 
     def run() -> None:

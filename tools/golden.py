@@ -40,7 +40,7 @@ def curve(name: str) -> list[float]:
     views = replace(config.views, size=64)
     config = replace(config, data=Data(batch_size=8), model=Model(width=8), views=views, **parts)
     objective = initialise(objectives.build(config, samples=40).double().train())
-    optimizer = optim.build(objective.named_parameters(), config.optim, objective.constant_rate)
+    optimizer = optim.build(objective, config.optim, objective.constant_rate)
     losses = []
     with torch.random.fork_rng():
         torch.manual_seed(0)  # for random draws of the objective

@@ -123,8 +123,7 @@ class Loader:
                 "detector": self._detector,
                 "backgrounds": self._backgrounds.digests if self._backgrounds else [],
                 "views": asdict(views),
-                "batch_size": batch_size,
-                "world_size": world_size,
+                "batch_size": batch_size * world_size,
                 "seed": seed,
                 "shuffle": shuffle,
                 "last_batch": last_batch,
@@ -186,7 +185,8 @@ class Loader:
         return {"epoch": self._epoch, "batch": self._batch, "loader": self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a position: the next iteration yields exactly the batches that followed `state_dict`.
+        """Restores a position: the next iteration yields exactly the batches that followed `state_dict`. The number of
+        ranks may differ; the batches of all ranks together are then the same.
 
         Args:
             state: A result of `state_dict`, also after a round trip through JSON.
@@ -194,7 +194,9 @@ class Loader:
         Raises:
             InputError: the state is of a loader with another set or other settings.
         """
-        saved = state["loader"]
+        saved = dict(state["loader"])
+        if "world_size" in saved:  # a state of an older version
+            saved["batch_size"] *= saved.pop("world_size")
         for name, current in self._identity.items():
             if saved.get(name) != current:
                 raise InputError(

@@ -39,6 +39,7 @@ def train(config: Config, name: str) -> Path:
             shards = open_shards(config.data.shards)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_origin(run, shards)
+            before = run.facts.get("processes")
             last = run.resume_point() if first else None
             opening = ""
             if run.facts:
@@ -55,6 +56,14 @@ def train(config: Config, name: str) -> Path:
             if last is not None:
                 trainer.restore(state, last)
                 opening = f"resumed from step {trainer.step:,}"
+                if before not in (None, trainer.world):
+                    number = "1 process" if trainer.world == 1 else f"{trainer.world} processes"
+                    opening += (
+                        f" with {number} instead of {before}: from here on the results differ slightly from those of "
+                        "an undisturbed run"
+                    )
+            elif config.extend is not None:
+                opening = trainer.extend(config.extend)
             if first:
                 run.start(config)
                 parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}
@@ -104,7 +113,7 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
     for line in trainer.remarks() if fresh else []:
         monitor.say(line)
     with stop_on_signal(trainer):
-        if fresh and isinstance(trainer.objective, Prepared):
+        if fresh and trainer.config.extend is None and isinstance(trainer.objective, Prepared):
             with monitor.paused(trainer.device), parallel.together():
                 if trainer.first:
                     trainer.objective.prepare(run, shards, trainer.device, monitor.say, trainer.must_stop)
@@ -144,18 +153,12 @@ def suggest_evaluation(shards: ShardSet, out: str) -> str:
 
 
 def check_origin(run: RunDir, shards: ShardSet) -> None:
-    """InputError unless a run resumes on the same shard set (at any path) with the same number of processes."""
+    """InputError unless a run resumes on the same shard set, at any path."""
     digest = shards.manifest["digest"]
     if (old := run.facts.get("shards", {}).get("digest", digest)) != digest:
         raise InputError(
             f"{run.path} was trained on a shard set with digest {old[:12]}, but {shards.path} has digest "
             f"{digest[:12]}. Name the original set with --data.shards, or start a new run with another --out."
-        )
-    count, now = run.facts.get("processes"), parallel.world_size()
-    if run.checkpoints and count not in (None, now):
-        raise InputError(
-            f"{run.path} was trained by {count} process{'es' if count > 1 else ''}, but this training has {now}. "
-            f"Resume it with the same number: torchrun --nproc-per-node {count}"
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,10 +25,12 @@ from .. import objectives, parallel
 from ..evaluate import probe
 from ..networks import optim
 from ..networks.encoder import Encoder
+from ..objectives import Reporting
 from ..place import has_bf16
 from ..runs.rundir import RunDir
+from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
-from ..settings.file import relevant
+from ..settings.file import differences, relevant
 from .monitor import Monitor
 
 SAMPLES_SECOND = ("views", "masks")  # (2, B, ...): the samples are their second dimension
@@ -40,18 +43,20 @@ class Trainer:
     def __init__(self, config: Config, run: RunDir, shards: ShardSet, device: torch.device, resumed: bool = False):
         self.config, self.run, self.shards, self.device = config, run, shards, device
         self.first, self.world = parallel.rank() == 0, parallel.world_size()
-        # A resumed run has its weights in the checkpoint; the file of --init may be gone.
-        built, samples = replace(config, init=None) if resumed else config, len(shards.split(config.data.split))
+        # A resumed or extended run has its weights in the checkpoint; the file of --init may be gone.
+        stored = resumed or config.extend is not None
+        built = replace(config, init="") if stored else config
+        samples = len(shards.split(config.data.split))
         with enough_memory(lambda: f"The networks and banks of these settings do not fit into the memory of {device}."):
             self.objective: Any = objectives.build(built, samples).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
-            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
+            self.objective = convert_sync_batchnorm(self.objective)
         if config.machine.compile:
             for module in self.objective.modules():
                 if isinstance(module, Encoder):
                     module.compile()
         self.model: nn.Module = self.objective
-        self.optimizer = optim.build(self.objective.named_parameters(), config.optim, self.objective.constant_rate)
+        self.optimizer = optim.build(self.objective, config.optim, self.objective.constant_rate)
         self.check_settings()
         torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
         self.loader = load(
@@ -113,7 +118,7 @@ class Trainer:
         if config.init is not None:
             lines.append(self.objective.encoder.origin)
         if config.freeze_stages:
-            frozen = "the stem" + "".join(f", layer{i + 1}" for i in range(config.freeze_stages))
+            frozen = f"the stem and {counted(config.freeze_stages, 'stage')}"
             advice = "" if config.init else ", at random weights; use --init to load pretrained weights"
             lines.append(f"frozen: {frozen}{advice}")
         if config.sync_norm and self.world > 1 and self.device.type != "cuda":
@@ -140,6 +145,8 @@ class Trainer:
                 if self.step and self.step % between == 0:
                     self.save()
             self.train_epoch(monitor)
+            if isinstance(self.objective, Reporting):
+                self.objective.after_epoch(monitor.say)
         if not self.stopped:
             self.evaluate(monitor)
         self.save()
@@ -181,11 +188,15 @@ class Trainer:
                         loss, logs = self.model(part(batch, number, settings.accumulate), self.step / self.total)
                     self.scaler.scale(loss / settings.accumulate).backward()
                 part_logs.append({"loss": loss.detach(), **logs})
+            if settings.clip:
+                self.scaler.unscale_(self.optimizer)
+                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+                part_logs[-1]["gradient"] = nn.utils.clip_grad_norm_(parameters, settings.clip).detach()
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         self.objective.after_step(self.step / self.total)
-        means = {k: torch.stack([logs[k] for logs in part_logs]).mean(0) for k in part_logs[0]}
+        means = {k: torch.stack([logs[k] for logs in part_logs if k in logs]).mean(0) for k in part_logs[-1]}
         self.pending.append({**means, "lr": torch.tensor(rate)})
         self.latest = batch["index"]
         self.indices.append(self.latest)
@@ -284,10 +295,14 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.loader.load_state_dict(state["loader"])
-            own = state["ranks"][parallel.rank()]
-            torch.set_rng_state(own["rng"]["cpu"])
-            if self.device.type == "cuda" and "cuda" in own["rng"]:
-                torch.cuda.set_rng_state(own["rng"]["cuda"], self.device)
+            ranks, rank = state["ranks"], parallel.rank()
+            own = ranks[rank % len(ranks)]
+            if rank < len(ranks):
+                torch.set_rng_state(own["rng"]["cpu"])
+                if self.device.type == "cuda" and "cuda" in own["rng"]:
+                    torch.cuda.set_rng_state(own["rng"]["cuda"], self.device)
+            else:  # a process that the run did not have before
+                torch.manual_seed((self.config.seed + rank + state["step"]) % (1 << 63))
             self.pending = [
                 {k: v if k == "lr" else v.to(self.device) for k, v in logs.items()} for logs in own["pending"]
             ]
@@ -299,12 +314,36 @@ class Trainer:
                 "version that wrote it (run.json has its commit and versions), or start a new run with another --out."
             ) from error
 
+    def extend(self, path: Path) -> str:
+        """Continues the training of another run with a new schedule -> a line that says so.
+
+        InputError when that run has no checkpoint, or settings that this training cannot continue.
+        """
+        run = RunDir(path)
+        last = run.last_checkpoint
+        if last is None:
+            raise InputError(f"--extend {path} has no checkpoint. Name a run that has finished an epoch.")
+        state = load_state(last)
+        old, new = state.get("settings") or relevant(run.config()), relevant(self.config)
+        free = {"epochs", "extend", "init", "seed"}
+        changed = [k for k in differences(old, new) if k not in free and not k.startswith("optim.")]
+        if changed:
+            raise InputError(
+                f"--extend {path}: {', '.join(changed)} differ from that run; allowed to differ: epochs, seed and "
+                f"optim. Take its settings: --config {path / 'config.json'}"
+            )
+        self.restore(state, last)
+        steps, self.step, self.pending, self.indices = self.step, 0, [], []
+        return f"extends {path}: weights, heads and optimiser of its step {steps:,}, with a new schedule"
+
     def save(self) -> None:
         """(all) Writes a checkpoint, after checking that everything in it is finite."""
         self.check()
         self.check_weights()
-        model, state = self.config.model, self.state()
-        about = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
+        model, state, views = self.config.model, self.state(), self.objective.views
+        about: dict[str, Any] = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
+        about |= {"drop_path": model.drop_path} if model.drop_path else {}
+        about |= {"mean": views.mean, "std": views.std}
         about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}
         about |= {"settings": relevant(self.config)}
         with parallel.together():

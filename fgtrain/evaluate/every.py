@@ -50,8 +50,9 @@ def run_all(flags: All) -> list[str]:
             reasons.append(f"{name} is skipped: {reason}")
             continue
         common = {"shards": flags.shards, "size": flags.size, "device": flags.device}
+        common |= {"weights": flags.weights, "model": flags.model}
         options = measurement.options
-        if "untrained" in options and Subject.open(flags, ()).checkpoint.run is None:
+        if "untrained" in options and flags.weights is None and Subject.open(flags, ()).checkpoint.run is None:
             options = {}
         measurement.run(measurement.flags(flags.run, **common, **options))
         done.append(name)

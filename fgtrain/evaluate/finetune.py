@@ -127,7 +127,8 @@ def fine_tune(
     encoder: Encoder, shards: ShardSet, size: int, device: torch.device, fit: Fit, tuning: Finetune
 ) -> Network:
     """Trains the encoder and a new linear layer on the train split of `shards` -> the network after the last epoch."""
-    views = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
+    crop = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
+    views = encoder.normalised(crop)
     network = Network(encoder, len(shards.classes), fit.seed).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, weight_decay=fit.decay)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))
@@ -150,7 +151,7 @@ def fine_tune(
 def accuracy(network: Network, shards: ShardSet, split: str, size: int, device: torch.device) -> float:
     """Fraction of a split that is classified right, on central squares; logits that are not finite count as wrong."""
     right = []
-    for features, batch in forward(network.encoder, shards, split, ViewSpec.evaluation(size), device):
+    for features, batch in forward(network.encoder, shards, split, network.encoder.evaluation_view(size), device):
         with torch.inference_mode():
             logits = network.head(features.pooled.float())
             right.append((logits.argmax(1) == batch["label"].to(device)) & logits.isfinite().all(1))

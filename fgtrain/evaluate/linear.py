@@ -150,7 +150,8 @@ def linear(
     of each image every epoch; with `cache` they train on `train`, the central squares. Trial i has the seed `seed + i`.
     InputError when a fraction leaves a class without a labelled image, or no image to choose among several rates.
     """
-    random = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
+    crop = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
+    random = encoder.normalised(crop)
     labels = torch.empty_like(train[1]).scatter_(0, train[2], train[1])
     groups = {
         fraction: [

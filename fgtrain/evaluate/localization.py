@@ -1,10 +1,11 @@
 """MaxBoxAcc (Choe et al., CVPR 2020, section 3.3): how well class-activation maps find the annotated object.
 
 The map of an image is that of its true class, from a linear layer that is trained on the frozen encoder's pooled
-features of the train split: M(x, y) = w_class . z(x, y), resized to the image, scaled to [0, 1] by its own minimum and
-maximum, and truncated to 8 bits. At a threshold tau the predicted box is that of the largest 8-connected component of
-M > tau, and BoxAcc(tau) is the fraction of images where it overlaps a true box with IoU >= 0.5. MaxBoxAcc is the
-maximum of BoxAcc over tau. Choosing the threshold on the scored images is part of the definition.
+features of the train split: M(x, y) = w_class . z(x, y), or Grad-CAM where the pooled feature is not the mean of
+z. It is resized to the image, scaled to [0, 1] by its own minimum and maximum, and truncated to 8 bits. At a threshold
+tau the predicted box is that of the largest 8-connected component of M > tau, and BoxAcc(tau) is the fraction of images
+where it overlaps a true box with IoU >= 0.5. MaxBoxAcc is the maximum of BoxAcc over tau. Choosing the threshold on the
+scored images is part of the definition.
 
 MaxBoxAccV2 (Choe et al., TPAMI 2022) takes the best box of all components, and is the mean of the maxima for IoU >= .3,
 .5 and .7. In both, images are resized to a square without a crop, so no part of an object is lost.
@@ -32,8 +33,9 @@ from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import ViewSpec
 
 from ..networks.encoder import Encoder
+from .cam import class_activation, explain, pools_by_mean
 from .linear import PROTOCOLS, Trial, fit
-from .probe import embed, forward
+from .probe import embed, images, placed
 
 THRESHOLDS = np.arange(255) / 255
 """The levels of an 8-bit map except the highest, above which there is nothing."""
@@ -107,33 +109,37 @@ def true_boxes(shards: ShardSet, split: str) -> list[np.ndarray]:
 
 def activation_maps(
     encoder: Encoder, shards: ShardSet, size: int, device: torch.device, seed: int, true_boxes: Sequence[np.ndarray]
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Maps (N, h, w) of the true class and the true boxes (K, 4), of the N test images that have boxes.
+) -> tuple[np.ndarray, list[np.ndarray], str]:
+    """Maps (N, h, w) of the true class and the true boxes (K, 4), of the N test images that have boxes, and how the
+    maps were computed: CAM, or Grad-CAM where the pooled feature is not the mean of the last map.
 
     `true_boxes` holds the boxes of every test sample, by sample number; `seed` decides the layer's initial weights.
     """
-    views = whole_image(size)
-    layer = probe_layer(encoder, shards, size, device, seed)
-    weight = layer.weight.detach().to(device)  # (classes, n)
+    layer = probe_layer(encoder, shards, size, device, seed).to(device)
+    by_mean, encoder = pools_by_mean(encoder, size), placed(encoder, device)
     maps, truth = [], []
-    for features, batch in forward(encoder, shards, "test", views, device):
-        wanted = weight[batch["label"].to(device)]  # (B, n)
-        activation = torch.einsum("bn,bnhw->bhw", wanted, features.stage4.float()).cpu().numpy()
-        for number, one in zip(batch["index"].tolist(), activation):
+    for x, batch in images(shards, "test", whole_image(encoder, size), device):
+        classes = batch["label"].to(device)
+        if by_mean:
+            with torch.inference_mode():
+                activation = class_activation(encoder(x), layer.weight[classes])
+        else:
+            activation, _ = explain(encoder, layer, x, classes)
+        for number, one in zip(batch["index"].tolist(), activation.cpu().numpy()):
             if len(true_boxes[number]):
                 maps.append(one)
                 truth.append(true_boxes[number])
-    return np.stack(maps), truth
+    return np.stack(maps), truth, "CAM" if by_mean else "Grad-CAM"
 
 
-def whole_image(size: int) -> ViewSpec:
+def whole_image(encoder: Encoder, size: int) -> ViewSpec:
     """Views of the whole image, resized to a square: `plain` makes `forward` and `embed` use it."""
-    return replace(ViewSpec.evaluation(size), plain=True)
+    return replace(encoder.evaluation_view(size), plain=True)
 
 
 def probe_layer(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, seed: int) -> torch.nn.Linear:
     """Trains the linear layer whose class scores the maps explain: synth-pair's protocol on features computed once."""
-    rows = embed(encoder, shards, "train", whole_image(size), device)
+    rows = embed(encoder, shards, "train", whole_image(encoder, size), device)
     labels: Tensor = torch.empty_like(rows[1]).scatter_(0, rows[2], rows[1])
     trial = Trial(labels, 1.0, rows[0].shape[1], len(shards.classes), PROTOCOLS["synth-pair"], seed)
     fit(repeat(rows), [trial], PROTOCOLS["synth-pair"])

@@ -58,12 +58,29 @@ def _open(shards: ShardSet, split: str, views: ViewSpec, device: torch.device, s
 def _forward(
     encoder: Encoder, loader: Loader, plain: bool, device: torch.device
 ) -> Iterator[tuple[Features, dict[str, Tensor]]]:
-    encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
-    for batch in loader:
-        x = batch["plain"] if plain else batch["views"][0]
+    encoder = placed(encoder, device)
+    for x, batch in _images(loader, plain, device):
         with torch.inference_mode():
-            features = encoder(x.to(device))
+            features = encoder(x)
         yield features, batch
+
+
+def images(
+    shards: ShardSet, split: str, views: ViewSpec, device: torch.device
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """One pass over a split -> per batch the images (B, 3, S, S) that `forward` would use, and the batch itself."""
+    with _open(shards, split, views, device) as loader:
+        yield from _images(loader, views.plain, device)
+
+
+def _images(loader: Loader, plain: bool, device: torch.device) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    for batch in loader:
+        yield (batch["plain"] if plain else batch["views"][0]).to(device), batch
+
+
+def placed(encoder: Encoder, device: torch.device) -> Encoder:
+    """The encoder on a device and in evaluation mode."""
+    return encoder.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def _rows(batches: Iterator[tuple[Features, dict[str, Tensor]]]) -> Rows:
@@ -98,7 +115,8 @@ def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: 
 
     Features are those of the central square at `size` pixels.
     """
-    train, test = (embed(encoder, shards, split, ViewSpec.evaluation(size), device) for split in ("train", "test"))
+    view = encoder.evaluation_view(size)
+    train, test = (embed(encoder, shards, split, view, device) for split in ("train", "test"))
     return classify(train, test, k, temperature, len(shards.classes))
 
 

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from fgdata.boxes.geometry import CENTRED, WHOLE, iou
 from fgdata.errors import counted
-from fgdata.views import ViewSpec
 
 from ..networks.encoder import Encoder
-from ..networks.saved import load_encoder
 from ..place import has_bf16
 from ..printing import new_table, say
 from ..runs import provenance
@@ -63,7 +61,7 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
     need(epochs is None or epochs >= 1, "epochs", epochs, "1 or more")
     protocol = linear.PROTOCOLS[flags.protocol]
     protocol = protocol if epochs is None else replace(protocol, epochs=epochs)
-    encoder = load_encoder(subject.checkpoint)
+    encoder = subject.load()
     train, test = (embed(subject, encoder, split) for split in BOTH)
     notes = subject.check_classes(train[1], test[1])
     options = subject.shards, subject.size, subject.device, protocol, cache, fractions, trials, flags.seed
@@ -95,7 +93,7 @@ def run_finetune(flags: Finetune) -> dict[str, Any]:
     journal = None if subject.checkpoint.run is None else subject.checkpoint.run.path / "finetune.jsonl"
     setting = {"step": subject.checkpoint.step, "digest": subject.shards.manifest["digest"], "size": subject.size}
     setting |= {"epochs": flags.epochs, "batch_size": flags.batch_size}
-    setting |= {"encoder_crc32": checksum(load_encoder(subject.checkpoint).state_dict())}
+    setting |= {"encoder_crc32": checksum(subject.load().state_dict())}
     setting |= {"commit": provenance.commit(), "versions": provenance.versions()}
     setting |= {"device": provenance.name_of(subject.device)}
     setting |= {"precision": "bfloat16" if has_bf16(subject.device) else "float32"}
@@ -119,9 +117,7 @@ def run_finetune(flags: Finetune) -> dict[str, Any]:
         )
         return accuracy
 
-    best, accuracies = finetune.tune(
-        lambda: load_encoder(subject.checkpoint), subject.shards, subject.size, subject.device, flags, finish
-    )
+    best, accuracies = finetune.tune(subject.load, subject.shards, subject.size, subject.device, flags, finish)
     n = subject.shards.splits["test"]
     title = f"fine-tuned, {counted(flags.epochs, 'epoch')}, batch {flags.batch_size}, {subject.size} px"
     table = new_table(title, "encoder", "test accuracy, %", "trials", "learning rate", "weight decay", "n")
@@ -174,7 +170,9 @@ def run_localization(flags: Localization) -> dict[str, Any]:
     results = {}
     for name, encoder in subject.encoders(flags.untrained).items():
         options = subject.shards, subject.size, subject.device, flags.seed, true_boxes
-        maps, truth = localization.activation_maps(encoder, *options)
+        maps, truth, kind = localization.activation_maps(encoder, *options)
+        if kind != "CAM":
+            notes.append(f"{name}: {kind}, since the pooled feature is not the mean of the last map.")
         results[name] = localization.overlaps(maps, truth, subject.size)
     title = f"localization by class-activation maps, {subject.size} px"
     table = new_table(title, "boxes", "MaxBoxAcc", "at threshold", "MaxBoxAccV2", "n")
@@ -206,7 +204,7 @@ def run_localization(flags: Localization) -> dict[str, Any]:
 
 def embed(subject: Subject, encoder: Encoder, split: str) -> probe.Rows:
     """Features of the central squares of a split."""
-    return probe.embed(encoder, subject.shards, split, ViewSpec.evaluation(subject.size), subject.device)
+    return probe.embed(encoder, subject.shards, split, encoder.evaluation_view(subject.size), subject.device)
 
 
 def publish(

@@ -13,13 +13,15 @@ from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
 from .. import objectives
+from ..networks import architecture, initial
 from ..networks.encoder import Encoder
 from ..networks.saved import load_encoder
 from ..place import open_shards, pick_device
+from ..printing import say
 from ..runs import provenance
 from ..runs.checkpoint import Checkpoint
 from ..runs.rundir import RunDir
-from ..settings.common import need
+from ..settings.common import Model, need
 from ..settings.evaluations import Evaluation
 from .records import append_record
 
@@ -27,10 +29,48 @@ SMALLEST, LARGEST = 8, 4096  # side of a view, in pixels
 
 
 @dataclass(frozen=True)
+class Given:
+    """Weights that belong to no run. It has the parts of a Checkpoint that evaluations read."""
+
+    weights: str
+    model: Model
+    step: int = 0
+    run: None = None
+
+    @property
+    def size(self) -> int:
+        """The side of the images that the network is made for, in pixels."""
+        return architecture.input_size(self.model)
+
+    @property
+    def file(self) -> Path:
+        """The weights as a path, for messages."""
+        return Path(self.weights)
+
+    def load(self) -> Encoder:
+        """The network with the weights; what matched is printed once."""
+        encoder = self.untrained()
+        initial.load(encoder, self.weights, self.model)
+        if self not in _REPORTED:
+            _REPORTED.add(self)
+            say(encoder.origin)
+        return encoder
+
+    def untrained(self) -> Encoder:
+        """The network with random weights of seed 0."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Encoder(self.model)
+
+
+_REPORTED: set[Given] = set()
+
+
+@dataclass(frozen=True)
 class Subject:
     """The encoder to evaluate, the shard set, the view size in pixels, and the device."""
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | Given
     shards: ShardSet
     size: int
     device: torch.device
@@ -42,7 +82,7 @@ class Subject:
         `splits` are the splits that the evaluation reads. InputError when the run or the shard set cannot be opened,
         when a split is empty, when the set has fewer than two classes, or when the size is out of range.
         """
-        checkpoint, shards = Checkpoint.find(flags.run), flags.shards
+        checkpoint, shards = open_encoder(flags), flags.shards
         if shards is None and checkpoint.run is not None:
             shards = recorded_shards(checkpoint.run)
         data = open_shards(shards)
@@ -61,9 +101,17 @@ class Subject:
         need(SMALLEST <= size <= LARGEST, "size", size, f"{SMALLEST} to {LARGEST} pixels")
         return cls(checkpoint, data, size, pick_device(flags.device))
 
+    def load(self) -> Encoder:
+        """A new copy of the encoder, on the CPU. InputError when its file is damaged or does not fit the network."""
+        if isinstance(self.checkpoint, Given):
+            return self.checkpoint.load()
+        return load_encoder(self.checkpoint)
+
     @property
     def name(self) -> str:
         """The run directory (or the encoder's file) and the step, as tables show them."""
+        if isinstance(self.checkpoint, Given):
+            return self.checkpoint.weights
         path = self.checkpoint.run.path if self.checkpoint.run else self.checkpoint.file
         return f"{path}, step {self.checkpoint.step:,}"
 
@@ -74,7 +122,7 @@ class Subject:
 
     def encoders(self, untrained: bool) -> dict[str, Encoder]:
         """Name in tables -> encoder: the trained one, and with `untrained` also the one that the run started from."""
-        trained = {self.name: load_encoder(self.checkpoint)}
+        trained = {self.name: self.load()}
         return trained | {"untrained": untrained_encoder(self.checkpoint)} if untrained else trained
 
     def check_classes(self, train: torch.Tensor, test: torch.Tensor) -> list[str]:
@@ -119,6 +167,18 @@ class Subject:
         return line
 
 
+def open_encoder(flags: Evaluation) -> Checkpoint | Given:
+    """What the flags name: a run or checkpoint, or given weights. InputError unless it is one of them."""
+    if (flags.run is None) == (flags.weights is None):
+        both = "both a run and --weights" if flags.run else "neither a run nor --weights"
+        raise InputError(f"This evaluation has {both}; allowed: one of them. Try: fgtrain eval knn runs/NAME")
+    if flags.run is not None:
+        need(flags.model == Model(), "model", "set", "only with --weights; a run states its own network")
+        return Checkpoint.find(flags.run)
+    assert flags.weights is not None
+    return Given(flags.weights, flags.model)
+
+
 def recorded_shards(run: RunDir) -> Path | None:
     """The shard set that a run was trained on, by its run.json; None when that names none."""
     path = recorded_set(run).get("path")
@@ -136,11 +196,14 @@ def recorded_set(run: RunDir) -> dict[str, str]:
     return value
 
 
-def untrained_encoder(checkpoint: Checkpoint) -> Encoder:
-    """Builds the encoder that a run started from: the same network from the same seed.
+def untrained_encoder(checkpoint: Checkpoint | Given) -> Encoder:
+    """Builds the encoder that a run started from: the same network from the same seed; of given weights their network
+    at random.
 
     InputError when the checkpoint belongs to no run directory, so that its settings and seed are unknown.
     """
+    if isinstance(checkpoint, Given):
+        return checkpoint.untrained()
     config = checkpoint.config()
     if config is None:
         raise InputError(

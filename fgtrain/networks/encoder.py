@@ -1,78 +1,167 @@
-"""The encoder: torchvision's ResNets, with an adjustable width and stem."""
+"""The encoder: one contract over every timm network and the narrow ResNets.
 
-from typing import NamedTuple
+Nothing outside this folder asks which network it is. Its features are maps by level, 3 and 4 being strides 16 and 32 of
+a convolutional network; a network of one scale, such as a plain ViT, has its patch grid as level 4 only.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
+
+from fgdata.errors import InputError
+from fgdata.views import ViewSpec
 
 from ..settings.common import Model
+from . import architecture
+from .groups import Groups
+from .norm import batch_norms
 
-BLOCKS = {"resnet18": (resnet.BasicBlock, [2, 2, 2, 2]), "resnet50": (resnet.Bottleneck, [3, 4, 6, 3])}
+IMAGENET = ViewSpec().mean, ViewSpec().std
 
 
 class Features(NamedTuple):
     """Output of the encoder for a batch of B images, in the dtype of the computation."""
 
-    stage3: Tensor
-    """(B, C, S / 16, S / 16): map of the third stage; S / 4 with the small stem."""
-    stage4: Tensor
-    """(B, n, S / 32, S / 32): map of the last stage; S / 8 with the small stem."""
+    maps: dict[int, Tensor]
+    """Level -> (B, C, h, w)."""
     pooled: Tensor
-    """(B, n): mean of `stage4` over its positions."""
+    """(B, n): what the network's own classifier would see."""
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Features":
+        """Applies a function to every tensor."""
+        return Features({level: function(x) for level, x in self.maps.items()}, function(self.pooled))
+
+    @staticmethod
+    def cat(parts: "Iterable[Features]") -> "Features":
+        """The features of several parts of a batch, in order."""
+        maps, pooled = zip(*parts)
+        return Features({level: torch.cat([m[level] for m in maps]) for level in maps[0]}, torch.cat(pooled))
 
 
-class Encoder(resnet.ResNet):
-    """(B, 3, S, S) normalised float -> Features. The state dict has torchvision's names without `fc`.
+class Encoder(nn.Module):
+    """(B, 3, S, S) normalised float -> Features, with random weights from torch's global generator. The state dict has
+    the names of timm or torchvision.
 
-    torchvision's `width_per_group` narrows only the inside of a Bottleneck, so `width` scales the stem and the planes
-    of each stage. At width 64 with the imagenet stem, the network equals torchvision's.
+    InputError when the settings name no network that can be used.
 
-        encoder = Encoder(Model("resnet18"))
+        encoder = Encoder(Model("convnext_atto"))
         features = encoder(torch.rand(2, 3, 224, 224))
-        features.pooled  # (2, 512)
+        features.pooled  # (2, 320)
     """
 
     def __init__(self, model: Model):
-        self.width = model.width
-        block, layers = BLOCKS[model.backbone]
-        super().__init__(block, layers, num_classes=1, zero_init_residual=model.zero_init_residual)
-        if model.width != 64:
-            self.conv1 = nn.Conv2d(3, model.width, 7, stride=2, padding=3, bias=False)
-            self.bn1 = nn.BatchNorm2d(model.width)
-        if model.stem == "small":
-            self.conv1 = nn.Conv2d(3, model.width, 3, stride=1, padding=1, bias=False)
-            self.maxpool = nn.Identity()
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.channels = {3: 4 * model.width * block.expansion, 4: 8 * model.width * block.expansion}
-        self.dim = self.channels[4]
-        self.frozen: tuple[str, ...] = ()
+        super().__init__()
+        self.model, self.shape, self.network = model, architecture.measure(model), architecture.build(model)
+        self.dim, self.channels = self.shape.dim, self.shape.channels
+        self.groups = Groups(self.network)
+        config: Any = self.network.pretrained_cfg
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        self.frozen: list[str] = []
+        self.hold = False  # keep every batch norm in evaluation mode
         self.origin = "random weights"  # printed when a run starts
-        self.initial: dict[str, str] | None = None  # file, sha256, table and prefix of --init, for run.json
-        del self.fc
+        self.initial: dict[str, Any] | None = None  # where --init came from, for run.json
+        self.register_state_dict_post_hook(_hide_network)
+        self.register_load_state_dict_pre_hook(_show_network)
 
-    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[override]
-        if planes == 64:
-            self.inplanes = self.width
-        return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
+    def forward(self, x: Tensor) -> Features:
+        x = x.contiguous(memory_format=torch.channels_last)  # as the weights; the faster layout on CPU and GPU
+        final, maps = self.shape.run(self.network, x)
+        return Features(maps, self.network.forward_head(final, pre_logits=True))  # pyright: ignore[reportCallIssue]
 
     def freeze(self, stages: int) -> None:
-        """Freezes the stem and layer1 to layer`stages`, 0 to 3; 0 freezes nothing. Later copies are frozen too."""
-        self.frozen = ("conv1", "bn1", *(f"layer{i + 1}" for i in range(stages))) if stages else ()
-        for name in self.frozen:
-            self.get_submodule(name).requires_grad_(False)
+        """Freezes the stem and the first `stages` stages or blocks; 0 freezes nothing. Later copies are frozen too.
+
+        InputError when the network has no more stages than that.
+        """
+        if stages >= len(self.groups.stages):
+            raise InputError(
+                f"--freeze-stages is {stages}, but {self.model.backbone} has {len(self.groups.stages)} stages; "
+                f"allowed: 0 to {len(self.groups.stages) - 1}, so that the last one is trained."
+            )
+        names = set(self.groups.up_to(stages)) if stages else set()
+        for name, parameter in self.network.named_parameters():
+            if name in names:
+                parameter.requires_grad_(False)
+        self.frozen = [
+            name
+            for name, module in self.network.named_modules()
+            if (inside := [f"{name}.{p}" for p, _ in module.named_parameters()]) and names.issuperset(inside)
+        ]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Keeps frozen stages in evaluation mode: training mode would update their batch-norm statistics."""
+        """Keeps frozen stages, and with `hold` every batch norm, in evaluation mode: training mode would use and update
+        the statistics of the batch."""
         super().train(mode)
         for name in self.frozen:
-            self.get_submodule(name).eval()
+            self.network.get_submodule(name).eval()
+        for layer in batch_norms(self) if self.hold else ():
+            layer.eval()
         return self
 
-    def forward(self, x: Tensor) -> Features:  # type: ignore[override]
-        x = x.contiguous(memory_format=torch.channels_last)  # as the weights; the faster layout on CPU and GPU
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        stage3 = self.layer3(self.layer2(self.layer1(x)))
-        stage4 = self.layer4(stage3)
-        return Features(stage3, stage4, torch.flatten(self.avgpool(stage4), 1))
+    def normalised(self, views: ViewSpec) -> ViewSpec:
+        """The same views with the network's own mean and std, unless the views have their own, which the encoder then
+        adopts."""
+        if (views.mean, views.std) == IMAGENET:
+            return replace(views, mean=self.mean, std=self.std)
+        self.mean, self.std = views.mean, views.std
+        return views
+
+    def evaluation_view(self, size: int) -> ViewSpec:
+        """The test-time view at `size` pixels with the mean and std that the network was trained with."""
+        return replace(ViewSpec.evaluation(size), mean=self.mean, std=self.std)
+
+    def check_size(self, size: int, flag: str = "views.size") -> None:
+        """InputError, with the nearest sizes that fit, when the network cannot process views of `size` pixels."""
+        if self.shape.fits(self.model, size):
+            return
+        below = next((s for s in range(size - 1, max(size - 64, 7), -1) if self.shape.fits(self.model, s)), None)
+        above = next((s for s in range(size + 1, size + 64) if self.shape.fits(self.model, s)), None)
+        own = self.network.pretrained_cfg.get("input_size", (3, 224, 224))[-1]  # pyright: ignore
+        near = [str(s) for s in (below, above) if s] or [str(own)]
+        raise InputError(f"--{flag} is {size}, which {self.model.backbone} cannot process; allowed: {', '.join(near)}.")
+
+    def last_stage(self, x: Tensor) -> "tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]":
+        """(B, 3, S, S) -> the tensor that Grad-CAM differentiates, (B, n) pooled computed from it, and a function that
+        gives any tensor of that shape as maps (B, C, h, w). Call it in evaluation mode.
+
+        The tensor is the output of the last stage. A network of tokens may pool only the class token of its last block,
+        so there it is the input of that block.
+        """
+        captured: list[Tensor] = []
+
+        def leaf(tensor: Any) -> Tensor:
+            captured.append(tensor.detach().requires_grad_(True))
+            return captured[0]
+
+        stage = self.network.get_submodule(self.shape.last)
+        if self.shape.tokens:
+            hook = stage.register_forward_pre_hook(lambda _, inputs: (leaf(inputs[0]), *inputs[1:]))
+        else:
+            hook = stage.register_forward_hook(lambda _, inputs, output: leaf(output))
+        with hook, torch.enable_grad():
+            pooled = self(x).pooled
+        grid = self.shape.grid(self.model, x.shape[-1])
+        return captured[0], pooled, lambda tensor: as_maps(tensor, grid)
+
+
+def _hide_network(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [k for k in state if k.startswith(f"{prefix}network.")]:
+        state[prefix + name.removeprefix(f"{prefix}network.")] = state.pop(name)
+
+
+def _show_network(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in [f"{prefix}network.{k}" for k in module.get_submodule("network").state_dict()]:
+        short = prefix + name.removeprefix(f"{prefix}network.")
+        if short in state:
+            state[name] = state.pop(short)
+
+
+def as_maps(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, prefix + h w, C) tokens, (B, h, w, C) or (B, C, h, w) -> (B, C, h, w) float32."""
+    if x.ndim == 3:
+        return x[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid).float()
+    return (x if x.shape[2:] == grid else x.permute(0, 3, 1, 2)).float()

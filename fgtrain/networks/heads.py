@@ -3,10 +3,12 @@
 from torch import nn
 
 
-def mlp(inputs: int, hidden: int, outputs: int, norm: bool = True) -> nn.Sequential:
-    """(B, inputs) -> (B, outputs): linear - batch norm - ReLU - linear. `norm` False omits the norm, as in MoCo v2."""
+def mlp(inputs: int, hidden: int, outputs: int, norm: bool = True, bias: bool = True) -> nn.Sequential:
+    """(B, inputs) -> (B, outputs): linear - batch norm - ReLU - linear. `norm` False omits the norm, as in MoCo v2;
+    `bias` False omits the first layer's bias, which batch norm takes away again."""
     normalization = [nn.BatchNorm1d(hidden)] if norm else []
-    return nn.Sequential(nn.Linear(inputs, hidden), *normalization, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+    first = nn.Linear(inputs, hidden, bias=bias)
+    return nn.Sequential(first, *normalization, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
 
 
 def conv_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

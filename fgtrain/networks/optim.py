@@ -1,13 +1,13 @@
 """Learning-rate schedule and optimisers. LARS is timm's."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..settings.common import Optim
+from .encoder import Encoder
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
@@ -21,30 +21,34 @@ def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
 def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, warmup: int, peak: float) -> float:
     """Sets the learning rate of every parameter group and returns the scheduled rate.
 
-    Arguments as for `learning_rate`. Groups marked `constant` use `peak`.
+    Arguments as for `learning_rate`. Groups marked `constant` use `peak`; each is multiplied by its `factor`.
     """
     rate = learning_rate(step, total, warmup, peak)
     for group in optimizer.param_groups:
-        group["lr"] = peak if group.get("constant") else rate
+        group["lr"] = (peak if group.get("constant") else rate) * group.get("factor", 1.0)
     return rate
 
 
-def build(
-    named: Iterable[tuple[str, nn.Parameter]], settings: Optim, constant: tuple[str, ...] = ()
-) -> torch.optim.Optimizer:
-    """Named parameters -> optimiser, with learning rate 0 until `set_rates` sets it.
+def build(objective: nn.Module, settings: Optim, constant: tuple[str, ...] = ()) -> torch.optim.Optimizer:
+    """Parameters of an objective -> optimiser, with learning rate 0 until `set_rates` sets it.
 
     Parameters without gradients are skipped. Those whose names start with a prefix in `constant` form groups marked
-    `constant`, which `set_rates` keeps at the peak rate.
+    `constant`, which `set_rates` keeps at the peak rate. Those of an encoder have the factor of their layer.
     """
-    parts: dict[tuple[bool, bool], list[nn.Parameter]] = {}  # (constant, excluded) -> parameters
-    for name, parameter in named:
+    factors, excluded = _layer_factors(objective, settings.layer_decay), _excluded(objective, settings)
+    parts: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # (constant, excluded, factor) -> parameters
+    for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            excluded = settings.exclude_norm_and_bias and parameter.ndim <= 1
-            parts.setdefault((name.startswith(constant), excluded), []).append(parameter)
+            key = name.startswith(constant), name in excluded, factors.get(name, 1.0)
+            parts.setdefault(key, []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": 0.0 if excluded else settings.weight_decay, "constant": is_constant}
-        for (is_constant, excluded), parameters in sorted(parts.items())
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if is_excluded else settings.weight_decay,
+            "constant": is_constant,
+            "factor": factor,
+        }
+        for (is_constant, is_excluded, factor), parameters in sorted(parts.items(), key=lambda item: item[0])
     ]
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0)
@@ -53,6 +57,37 @@ def build(
     from timm.optim.lars import Lars
 
     # By default timm adapts only groups with weight decay; here only the exclusion decides.
-    for group, (_, excluded) in zip(groups, sorted(parts)):
-        group["always_adapt"] = not excluded
+    for group, (_, is_excluded, _) in zip(groups, sorted(parts)):
+        group["always_adapt"] = not is_excluded
     return Lars(groups, lr=0.0, momentum=settings.momentum)  # pyright: ignore[reportArgumentType]
+
+
+def _encoders(objective: nn.Module) -> list[tuple[str, Encoder]]:
+    return [
+        (f"{name}.network." if name else "network.", m)
+        for name, m in objective.named_modules()
+        if isinstance(m, Encoder)
+    ]
+
+
+def _layer_factors(objective: nn.Module, decay: float) -> dict[str, float]:
+    """Name of a parameter of an encoder -> decay ** (layers above it and one), 1 for the tail after the last block
+    (ELECTRA, Clark et al. 2020, as BEiT and MAE use it)."""
+    factors: dict[str, float] = {}
+    if decay < 1:
+        for prefix, encoder in _encoders(objective):
+            depth = encoder.groups.depth
+            top = max(depth[name] for name in depth)
+            factors |= {prefix + name: decay ** (top - layer + 1) for name, layer in depth.items()}
+    return factors
+
+
+def _excluded(objective: nn.Module, settings: Optim) -> set[str]:
+    """Names of the parameters without weight decay: vectors (norms and biases), and the tokens a network names."""
+    if not settings.exclude_norm_and_bias:
+        return set()
+    names = {name for name, parameter in objective.named_parameters() if parameter.ndim <= 1}
+    for prefix, encoder in _encoders(objective):
+        tokens = getattr(encoder.network, "no_weight_decay", set)()
+        names |= {prefix + name for name in tokens}
+    return names

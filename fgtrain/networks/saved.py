@@ -1,7 +1,9 @@
 """Encoders on disk: load one from a checkpoint, export one for other libraries."""
 
 import shutil
-from typing import get_args, get_type_hints
+from pathlib import Path
+from shlex import quote
+from typing import Any, get_args, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,11 +13,12 @@ from fgdata.errors import InputError, counted, printable
 
 from ..printing import say
 from ..runs.checkpoint import Checkpoint
-from ..runs.files import whole
+from ..runs.files import read_json, whole, write_json
 from ..runs.state import checksum
 from ..settings.common import Model
 from ..settings.evaluations import Export
-from .encoder import BLOCKS, Encoder
+from .encoder import Encoder
+from .resnet import BLOCKS
 
 WIDEST = 4096
 """Widest encoder that is read: 64 times the standard width."""
@@ -31,15 +34,21 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
     """
     file, model = checkpoint.file, checkpoint.model
     other = "Name an earlier checkpoint of the run: a folder under its checkpoints/."
-    allowed, stems = ", ".join(BLOCKS), get_args(get_type_hints(Model)["stem"])
-    if model.backbone not in BLOCKS or model.stem not in stems or not 1 <= model.width <= WIDEST:
+    stems = get_args(get_type_hints(Model)["stem"])
+    if model.stem not in stems or not 1 <= model.width <= WIDEST or not 0 <= model.drop_path < 1:
         raise InputError(
             f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} stem "
-            f"in its metadata; allowed: {allowed}, width 1 to {WIDEST:,}, stem {' or '.join(stems)}. It is damaged, or "
-            f"from another version of fgtrain. {other}"
+            f"and drop path {model.drop_path} in its metadata; allowed: width 1 to {WIDEST:,}, stem "
+            f"{' or '.join(stems)}, drop path 0 to below 1. It is damaged, or from another version of fgtrain. {other}"
         )
-    with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in Encoder(model).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            expected = {k: tuple(v.shape) for k, v in Encoder(model).state_dict().items()}
+    except InputError as error:
+        raise InputError(
+            f"{file} states a network in its metadata that cannot be built: {error} It is damaged, or from another "
+            f"version of fgtrain or timm. {other}"
+        ) from error
     try:
         with safe_open(file, "pt") as opened:
             shapes = {k: tuple(opened.get_slice(k).get_shape()) for k in opened.keys()}  # noqa: SIM118
@@ -56,6 +65,8 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
         raise InputError(f"{file} is damaged: its weights do not match the checksum in its metadata. {other}")
     encoder = Encoder(model)
     encoder.load_state_dict(weights)
+    if checkpoint.normalisation is not None:
+        encoder.mean, encoder.std = checkpoint.normalisation
     return encoder
 
 
@@ -69,7 +80,12 @@ def run_export(flags: Export) -> None:
         raise InputError(f"{file} does not end in .safetensors, the format that export writes. Name FILE accordingly.")
     if any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents):
         raise InputError(f"{file} is inside the checkpoints of a run. Choose another folder for FILE.")
-    expected = checksum(dict(load_encoder(checkpoint).state_dict()))  # raises if the checkpoint is damaged
+    encoder, config = load_encoder(checkpoint), file.with_name("config.json")
+    if config.exists() and "architecture" not in read_json(config):
+        raise InputError(
+            f"{config} exists and is not timm's, which export writes there. Choose another folder for FILE."
+        )
+    expected = checksum(dict(encoder.state_dict()))
     with whole(file) as part:
         shutil.copyfile(checkpoint.file, part)
         if checksum(load_file(part)) != expected:
@@ -77,13 +93,54 @@ def run_export(flags: Export) -> None:
                 f"{file} was written, but reading it back gives other weights. Check the disk, or choose another "
                 "folder for FILE."
             )
-    name = checkpoint.model.backbone
-    say(
-        f"{file}: {name}, width {checkpoint.model.width}, {checkpoint.model.stem} stem, step {checkpoint.step:,}.\n"
-        f"weights = safetensors.torch.load_file({str(file)!r})\n"
-        f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)\n"
-        f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random"
-        if (checkpoint.model.width, checkpoint.model.stem) == (64, "imagenet")
-        else f"{file}: {name} of width {checkpoint.model.width} with the {checkpoint.model.stem} stem. "
-        "The names are torchvision's; the shapes are not those of its standard network."
-    )
+    plain = (checkpoint.model.width, checkpoint.model.stem) == (64, "imagenet")
+    if plain:
+        write_json(config, timm_config(encoder))
+    name, at = checkpoint.model.backbone, quote(str(file))
+    lines = [f"{file}: {name}, width {checkpoint.model.width}, {checkpoint.model.stem} stem, step {checkpoint.step:,}."]
+    if plain:
+        lines += [
+            f"weights = safetensors.torch.load_file({str(file)!r})",
+            f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)",
+        ]
+        if file.name == "model.safetensors":
+            lines.append(f"timm.create_model({f'local-dir:{file.parent}'!r}, pretrained=True)  # by {config.name}")
+        if name in BLOCKS:
+            lines.append(f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random")
+    else:
+        lines.append("The names are torchvision's; the shapes are not those of its standard network. Load it here:")
+    lines.append(f"fgtrain.networks.saved.load({str(file)!r})")
+    lines.append(f"fgtrain run byol --init {at} --model.backbone {name}  # or eval knn --weights")
+    say(*lines)
+
+
+def load(file: Path) -> Encoder:
+    """The encoder of a run, a checkpoint folder or an exported file, on the CPU and in evaluation mode.
+
+    InputError when there is none, or it is damaged.
+
+        features = load(Path("cvsa.safetensors"))(images)  # (B, 3, S, S) -> Features
+    """
+    return load_encoder(Checkpoint.find(file)).eval()
+
+
+def timm_config(encoder: Encoder) -> dict[str, Any]:
+    """What timm reads beside a file of weights: the architecture, without a classifier, and its input."""
+    own: Any = encoder.network.pretrained_cfg
+    size = list(own.get("input_size", (3, 224, 224)))
+    return {
+        "architecture": encoder.model.backbone.partition(".")[0],
+        "num_classes": 0,
+        "num_features": encoder.dim,
+        "pretrained_cfg": {
+            "input_size": size,
+            "fixed_input_size": bool(own.get("fixed_input_size", False)),
+            "interpolation": "bilinear",
+            "crop_pct": 0.875,
+            "mean": list(encoder.mean),
+            "std": list(encoder.std),
+            "num_classes": 0,
+            "first_conv": own.get("first_conv", "conv1"),
+            "classifier": own.get("classifier", "fc"),
+        },
+    }

@@ -37,7 +37,10 @@ METADATA_BYTES, OBJECTS = 64 << 20, 2_000_000
 50 kB and 10,000."""
 DEPTH, NAME_LENGTH = 8, 500
 """Dicts nested deeper and longer names of tensors are ignored: no network has them."""
-FORMATS = "Allowed: imagenet, a run directory, or a checkpoint file (.pth, .pt, .ckpt, .tar, .safetensors)."
+FORMATS = (
+    "Allowed: imagenet, imagenet-v2, timm:NAME, hf-hub:ORG/NAME, a run directory, or a checkpoint file (.pth, .pt, "
+    ".ckpt, .tar, .safetensors)."
+)
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Levels that torch.compile, FSDP and activation checkpointing insert into names."""
 

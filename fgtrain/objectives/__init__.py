@@ -64,6 +64,15 @@ class Prepared(Protocol):
         ...
 
 
+@runtime_checkable
+class Reporting(Protocol):
+    """An objective that looks back at every epoch."""
+
+    def after_epoch(self, say: "Callable[[str], None]") -> None:
+        """Called after every epoch, also one that was stopped; `say` prints a line."""
+        ...
+
+
 def build(config: Config, samples: int) -> Any:
     """Builds the objective of a config, on the CPU. Initial weights depend only on the seed and --init.
 

@@ -19,19 +19,32 @@ from ..networks import initial
 from ..networks.ema import frozen_copy, move_towards, target_momentum
 from ..networks.encoder import Features
 from ..networks.heads import mlp
+from ..networks.norm import uses_batch
 from ..settings import methods
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
+
+PART = 16
+"""Least samples in a part of a batch for MoCo's batch norm; the authors have 32."""
 
 Logs = dict[str, Tensor]
 Compared = tuple[Tensor, Logs, list[Features], list[Features]]
 
 
+def in_parts(encoder: nn.Module, head: nn.Module, view: Tensor, parts: int) -> tuple[Features, Tensor]:
+    """(B, 3, S, S) -> Features and projections (B, d), computed in `parts` one after the other."""
+    features = [encoder(part) for part in view.chunk(parts)]
+    projections = [head(f.pooled) for f in features]
+    return (features[0], projections[0]) if parts == 1 else (Features.cat(features), torch.cat(projections))
+
+
 class Moco(nn.Module):
     """MoCo v2 (He et al. 2020; Chen et al. 2020): a query against its key and a queue of keys of earlier batches.
 
-    `symmetric` uses each view once as query and once as key. `maps` requests the target's feature maps: across several
-    processes without synchronised batch norm the keys are computed on shuffled samples, and plain MoCo avoids the cost
-    of returning whole feature maps to their own process.
+    `symmetric` uses each view once as query and once as key. `maps` requests the target's feature maps: where keys are
+    computed on shuffled samples, plain MoCo avoids the cost of returning whole feature maps to their own process.
+
+    A key must not share batch statistics with its query, or the network finds it by them (section 3.3). The authors
+    compute them on eight GPUs and shuffle the keys between those; one process does the same with parts of its batch.
     """
 
     accumulates = True
@@ -48,9 +61,10 @@ class Moco(nn.Module):
     ):
         super().__init__()
         moco = config.moco
-        self.views, self.seed, self.maps = config.views, config.seed, maps
+        self.seed, self.maps, self.norm_splits = config.seed, maps, moco.norm_splits
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
         self.encoder = initial.encoder(config)
+        self.views = self.encoder.normalised(config.views)
         self.projector = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
@@ -67,31 +81,42 @@ class Moco(nn.Module):
 
     def compare(self, views: Tensor, progress: float) -> Compared:
         queries, keys = (views, views) if self.symmetric else (views[:1], views[1:])
-        online = [self.encoder(view) for view in queries]
-        q = [unit(self.projector(f.pooled)) for f in online]  # (B, d)
+        splits = self.splits(views.shape[1])
+        online, projected = zip(*(in_parts(self.encoder, self.projector, view, splits) for view in queries))
+        q = [unit(z) for z in projected]  # (B, d)
         target, k = zip(*(self.key(view, progress) for view in keys))
         pairs = zip(q, reversed(k))  # view 0 against view 1, and view 1 against view 0 when symmetric
         loss = torch.stack([info_nce(a, b, self.queue, self.tau) for a, b in pairs]).mean()
         if self.training:
             self.new_keys += [parallel.gather(key) for key in k]
-        return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, list(target)
+        logs = {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
+        return loss, logs, list(online), list(target)
+
+    def splits(self, samples: int) -> int:
+        """Parts of a batch that batch norm sees one at a time: 1 where it does not use the batch, or sees several
+        processes; auto is 8, or fewer so that each part has PART samples."""
+        if isinstance(self.norm_splits, int):
+            return max(1, min(self.norm_splits, samples // 2))
+        if parallel.world_size() > 1 or not uses_batch(self.encoder, self.projector):
+            return 1
+        return max(1, min(8, samples // PART))
 
     @torch.no_grad()
     def key(self, view: Tensor, progress: float) -> tuple[Features, Tensor]:
         """(B, 3, S, S) -> target Features and unit keys (B, d).
 
-        Keys must not share batch statistics with their queries (He et al. 2020, section 3.3), so samples are shuffled
-        across processes. Synchronised batch norm computes statistics over all samples, so no shuffle is needed.
+        Samples are shuffled across processes and parts, unless batch norm uses the statistics of all samples, or none.
         """
-        if parallel.world_size() == 1 or isinstance(self.target_encoder.bn1, nn.SyncBatchNorm):
-            features = self.target_encoder(view)
-            return features, unit(self.target_projector(features.pooled))
+        networks, splits = (self.target_encoder, self.target_projector), self.splits(len(view))
+        if (parallel.world_size() == 1 and splits == 1) or not uses_batch(*networks):
+            features, z = in_parts(*networks, view, splits)
+            return features, unit(z)
         generator = torch.Generator().manual_seed(self.seed + int(progress * 2**31))
         shuffled, order = parallel.shuffle(view, generator)
-        features = self.target_encoder(shuffled)
-        key = unit(self.target_projector(features.pooled))
-        own = [parallel.unshuffle(x, order) if self.maps else x[:0] for x in features]
-        return Features(*own), parallel.unshuffle(key, order)
+        features, z = in_parts(*networks, shuffled, splits)
+        key = unit(z)
+        own = features.each(lambda x: parallel.unshuffle(x, order) if self.maps else x[:0])
+        return own, parallel.unshuffle(key, order)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
@@ -121,7 +146,7 @@ class Simsiam(nn.Module):
     """SimSiam (Chen & He 2021): each view predicts the other's projection, through which no gradient flows.
 
     Projector: three layers; the last batch norm has no affine weights. Predictor: a bottleneck, trained at a constant
-    rate. The target is the online network itself.
+    rate. Layers before a batch norm have no bias, as in the authors' code. The target is the online network itself.
     """
 
     accumulates = True
@@ -129,15 +154,16 @@ class Simsiam(nn.Module):
 
     def __init__(self, config: methods.SimsiamConfig | methods.SynthPairConfig, samples: int):
         super().__init__()
-        hidden, dim = config.simsiam.hidden, config.simsiam.dim
-        self.views = config.views
         self.encoder = initial.encoder(config)
+        dim = config.simsiam.dim
+        hidden = self.encoder.dim if config.simsiam.hidden == "auto" else config.simsiam.hidden
+        self.views = self.encoder.normalised(config.views)
         self.projector = nn.Sequential(
-            *mlp(self.encoder.dim, hidden, hidden),
-            *(nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
-            *(nn.Linear(hidden, dim), nn.BatchNorm1d(dim, affine=False)),
+            *(nn.Linear(self.encoder.dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
+            *(nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
+            *(nn.Linear(hidden, dim, bias=False), nn.BatchNorm1d(dim, affine=False)),
         )
-        self.predictor = mlp(dim, config.simsiam.bottleneck, dim)
+        self.predictor = mlp(dim, config.simsiam.bottleneck, dim, bias=False)
 
     def compare(self, views: Tensor, progress: float) -> Compared:
         online = [self.encoder(view) for view in views]
@@ -162,9 +188,9 @@ class Byol(nn.Module):
 
     def __init__(self, config: methods.ByolConfig | methods.CvsaConfig, samples: int):
         super().__init__()
-        self.views = config.views
         self.ema = config.byol.ema
         self.encoder = initial.encoder(config)
+        self.views = self.encoder.normalised(config.views)
         self.projector = mlp(self.encoder.dim, config.byol.hidden, config.byol.dim)
         self.predictor = mlp(config.byol.dim, config.byol.hidden, config.byol.dim)
         self.target_encoder = frozen_copy(self.encoder)
@@ -202,9 +228,9 @@ class Simclr(nn.Module):
 
     def __init__(self, config: methods.SimclrConfig, samples: int):
         super().__init__()
-        self.views = config.views
         self.tau = config.simclr.tau
         self.encoder = initial.encoder(config)
+        self.views = self.encoder.normalised(config.views)
         self.projector = mlp(self.encoder.dim, config.simclr.hidden, config.simclr.dim)
 
     def compare(self, views: Tensor, progress: float) -> Compared:
@@ -214,7 +240,7 @@ class Simclr(nn.Module):
         # The anchors are this process's rows. Averaging gradients over processes gives the gradient of the whole batch.
         z_1, z_2 = (parallel.gather_with_grad(half) for half in z.split(b))  # (N, d)
         loss = nt_xent(z_1, z_2, self.tau, slice(parallel.rank() * b, (parallel.rank() + 1) * b))
-        online = [Features(*halves) for halves in zip(*(x.split(b) for x in features))]
+        online = [features.each(lambda x, half=half: x.split(b)[half]) for half in (0, 1)]
         return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, []
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:

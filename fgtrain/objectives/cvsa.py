@@ -5,8 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from fgdata.errors import InputError
+
 from ..networks.ema import frozen_copy, move_towards
-from ..networks.encoder import Features
+from ..networks.encoder import Encoder
 from ..networks.heads import conv_head
 from ..settings.methods import CvsaConfig
 from .bases import Byol, Logs, Moco
@@ -14,7 +16,7 @@ from .losses import alignment, attention
 
 
 class Aligner(nn.Module):
-    """g_conv, p_conv and the moving average of g_conv for one stage of the network."""
+    """g_conv, p_conv and the moving average of g_conv for one level of the network."""
 
     def __init__(self, channels: int, hidden: int, dim: int):
         super().__init__()
@@ -42,22 +44,23 @@ class Cvsa(nn.Module):
         byol = config.base == "byol"
         self.base = Byol(config, samples) if byol else Moco(config, samples, symmetric=True, maps=True)
         self.views = replace(self.base.views, masks=True)
+        check_levels(self.encoder, config)
         self.aligners = nn.ModuleDict(
             {
-                str(stage): Aligner(self.base.encoder.channels[stage], config.align.hidden, config.align.dim)
-                for stage in config.align.stages
+                str(level): Aligner(self.encoder.channels[level], config.align.hidden, config.align.dim)
+                for level in config.align.stages
             }
         )
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         return self.base.encoder
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         contrast, logs, online, target = self.base.compare(batch["views"], progress)
         halves, saturated = [], []
-        for stage, aligner in self.aligners.items():
-            (p_q, p_k), (h_q, h_k) = aligner(*(_maps(features, stage) for features in (online, target)))
+        for level, aligner in self.aligners.items():
+            (p_q, p_k), (h_q, h_k) = aligner(*([f.maps[int(level)] for f in features] for features in (online, target)))
             shape = (p_q.shape[2], p_q.shape[3])
             for p, h, mask in ((p_q, h_k, batch["masks"][0]), (p_k, h_q, batch["masks"][1])):
                 a = attention(p, h, self.align.normalize, self.align.scale)  # (B, HW, HW)
@@ -74,5 +77,17 @@ class Cvsa(nn.Module):
             move_towards(aligner.target_projector, aligner.projector, self.base.momentum(progress))
 
 
-def _maps(features: list[Features], stage: str) -> list[Tensor]:
-    return [getattr(f, f"stage{stage}") for f in features]
+def check_levels(encoder: Encoder, config: CvsaConfig) -> None:
+    """InputError unless the network has a map at every level of --align.stages, into which the masks divide evenly."""
+    levels, strides = config.align.stages, encoder.shape.strides
+    if missing := [level for level in levels if level not in strides]:
+        raise InputError(
+            f"--align.stages is {' '.join(map(str, levels))}, but {config.model.backbone} has no map at level "
+            f"{missing[0]}; allowed: {' '.join(map(str, strides))}."
+        )
+    step = max(strides[level] for level in levels)
+    if config.views.size % step:
+        raise InputError(
+            f"--views.size is {config.views.size}; allowed: a multiple of {step}, so that the masks fit the maps of "
+            f"--align.stages {' '.join(map(str, levels))}."
+        )

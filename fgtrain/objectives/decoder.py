@@ -149,7 +149,7 @@ def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 def warm_up(
     decoder: Decoder,
-    encoder: nn.Module,
+    encoder: Encoder,
     config: SynthPairConfig,
     run: RunDir,
     shards: ShardSet,
@@ -170,11 +170,14 @@ def warm_up(
         frozen = Encoder(config.model)
     frozen.load_state_dict(encoder.state_dict())
     frozen.freeze(config.freeze_stages)
+    frozen.hold = encoder.hold
     frozen.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(decoder.parameters(), lr=settings.lr)
     loader = load(
         shards,
-        views=replace(config.views, views=1, crop="centre", jitter=0, grayscale=0, blur=0, plain=True),
+        views=replace(
+            encoder.normalised(config.views), views=1, crop="centre", jitter=0, grayscale=0, blur=0, plain=True
+        ),
         batch_size=min(settings.batch_size, len(shards.split(config.data.split))),
         split=config.data.split,
         backend=config.machine.backend,

@@ -1,7 +1,6 @@
 """Synthesized pairs (Wang et al., ECCV 2024) on MoCo v2 or SimSiam. A decoder reconstructs an image from its features,
 once unchanged and once with noise in the features that matter least; the two reconstructions are a positive pair."""
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from fgdata.shards.reader import ShardSet
 
 from .. import parallel
+from ..networks.encoder import Encoder
 from ..networks.norm import hold_statistics
 from ..runs.rundir import RunDir
 from ..settings.methods import SynthPairConfig
@@ -31,6 +31,7 @@ class SynthPair(nn.Module):
     accumulates = False
     bank: Tensor
     stored: Tensor
+    warned = False
 
     def __init__(self, config: SynthPairConfig, samples: int):
         super().__init__()
@@ -44,15 +45,10 @@ class SynthPair(nn.Module):
             self.decoder.check(config.decoder)
         self.register_buffer("bank", torch.zeros(config.pair.bank, n))
         self.register_buffer("stored", torch.zeros((), dtype=torch.long))
-        if config.pair.bank_normalize == "l2" and config.pair.kappa > 1 / config.pair.bank:
-            warnings.warn(
-                f"--pair.bank-normalize l2 makes every variance at most 1 / {config.pair.bank}, below --pair.kappa "
-                f"{config.pair.kappa:g}: every dimension will receive low-variance noise",
-                stacklevel=2,
-            )
+        self.selected: list[Tensor] = []  # share of the dimensions with low-variance noise, per step of this epoch
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         return self.base.encoder
 
     def prepare(
@@ -119,8 +115,10 @@ class SynthPair(nn.Module):
             logs["eta_zero"] = (eta == 0).float().mean()
         if pair.perturb in ("both", "low-variance"):
             s = variance(self.bank, self.stored, pair.bank_normalize)  # (n,)
-            v_p = v_p + pair.eps_variance * (1 - min_max(s)) * (s < pair.kappa) * torch.randn_like(v)  # Eq. 6
-            logs["selected"] = (s < pair.kappa).float().mean()
+            low = s <= s.quantile(pair.kappa_quantile) if pair.kappa_quantile else s < pair.kappa
+            v_p = v_p + pair.eps_variance * (1 - min_max(s)) * low * torch.randn_like(v)  # Eq. 6
+            logs["selected"] = low.float().mean()
+            self.selected.append(logs["selected"])
         logs["noise"] = (v_p - v).norm() / v.norm().clamp(min=1e-12)
         return v_p, logs
 
@@ -153,6 +151,18 @@ class SynthPair(nn.Module):
 
     def after_step(self, progress: float) -> None:
         self.base.after_step(progress)
+
+    def after_epoch(self, say: Callable[[str], None]) -> None:
+        """Warns once when low-variance noise reached no dimension in a whole epoch, or every one."""
+        share = torch.stack(self.selected).mean().item() if self.selected else 0.5
+        self.selected = []
+        if share in (0, 1) and not self.warned and self.pair.kappa_quantile < 1:
+            self.warned = True
+            say(
+                f"low-variance noise: {'no' if share == 0 else 'every'} dimension was selected in this epoch, by "
+                f"--pair.kappa {self.pair.kappa:g} with --pair.bank-normalize {self.pair.bank_normalize}. A share of "
+                "them: --pair.kappa-quantile 0.2"
+            )
 
 
 def variance(bank: Tensor, stored: Tensor, normalize: str) -> Tensor:

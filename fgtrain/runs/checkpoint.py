@@ -1,5 +1,6 @@
 """Finds the encoder that `RUN-or-CHECKPOINT` on the command line names."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -15,6 +16,7 @@ from .files import parse_json
 from .rundir import RunDir
 
 WEIGHTS = "encoder.safetensors"
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Checkpoint:
     """Checksum of the weights according to the metadata."""
     settings: dict[str, Any] | None
     """The settings it was trained with, as `settings.file.relevant` gives them; None in files of older versions."""
+    normalisation: tuple[Triple, Triple] | None
+    """Mean and std of the training views; None in files of older versions, whose views had ImageNet's."""
     run: RunDir | None
 
     @classmethod
@@ -56,7 +60,6 @@ class Checkpoint:
                 raise ValueError("it is not a regular file")
             with safe_open(file, "pt") as weights:
                 metadata = (weights.metadata() or {}).get("fgtrain")
-                shape = weights.get_slice("conv1.weight").get_shape() if "conv1.weight" in weights.keys() else [0]  # noqa: SIM118
             if metadata is None:
                 raise InputError(
                     f"{file} does not say what network it holds (its metadata has no key fgtrain): it was exported, or "
@@ -64,6 +67,8 @@ class Checkpoint:
                 )
             about = parse_json(metadata)
             described = {"backbone": about["backbone"], "width": int(about["width"]), "stem": about["stem"]}
+            described |= {"drop_path": float(about.get("drop_path", 0))}
+            normalisation = _normalisation(about)
             size, step, crc32 = int(about["size"]), int(about["step"]), about.get("crc32")
             settings = about.get("settings")
             if not isinstance(settings, dict | None):
@@ -74,13 +79,9 @@ class Checkpoint:
                 f"under its checkpoints/, or the {WEIGHTS} in one."
             ) from error
         model = build(Model, described, f"The metadata of {file}")
-        if shape[0] != model.width:  # before a network of that width is created
-            raise InputError(
-                f"{file} does not hold the network that its metadata names: width {model.width} there, {shape[0]} in "
-                "its weights. Name another checkpoint."
-            )
         owner = RunDir(run or file.resolve().parent.parent.parent)
-        return cls(file, model, size, step, crc32, settings, owner if owner.config_path.is_file() else None)
+        run = owner if owner.config_path.is_file() else None
+        return cls(file, model, size, step, crc32, settings, normalisation, run)
 
     def config(self) -> Config | None:
         """The settings of its run, or None for a file outside a run. InputError if config.json has changed since."""
@@ -89,6 +90,16 @@ class Checkpoint:
         config = self.run.config()
         self.run.check_unchanged(config, self.settings, self.file.parent)
         return config
+
+
+def _normalisation(about: dict[str, Any]) -> tuple[Triple, Triple] | None:
+    """`mean` and `std` of the metadata. ValueError unless they are three numbers each, the std's above 0."""
+    if "mean" not in about and "std" not in about:
+        return None
+    mean, std = (tuple(float(x) for x in about[key]) for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise ValueError("the mean or std in its metadata is damaged")
+    return mean, std
 
 
 def _reason(error: Exception) -> str:

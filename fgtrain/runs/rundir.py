@@ -121,8 +121,9 @@ class RunDir:
             f"{self.path} was started with other settings, and --resume cannot change them:\n  {_listed(changed)}\n"
             f"They change the result of the steps already trained.{why} Resume with the original settings:\n"
             f"  fgtrain run {recipe} --out {path} --resume\n"
-            "or start a new run with the new ones (add --init to start from the weights of this one):\n"
-            f"  fgtrain run {recipe} --config {path} {flags} --out {quote(f'{self.path}-2')}\n"
+            "or start a new run with the new ones (add --init to start from its encoder, or --extend to start from all "
+            "its weights and its optimiser):\n"
+            f"  fgtrain run {recipe} --config {path} {flags} --extend {path} --out {quote(f'{self.path}-2')}\n"
             f"or {alternative}."
         )
 
@@ -232,7 +233,7 @@ class RunDir:
         return last
 
     def save_checkpoint(self, step: int, encoder: Any, about: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
-        """Writes encoder.safetensors (torchvision's names, `about` as metadata) and state.pt, both or neither.
+        """Writes encoder.safetensors (`about` as metadata) and state.pt, both or neither.
 
         step: training steps done. encoder: the module whose weights are saved. state: a dict that torch.save takes.
         keep: checkpoints left in the run, at least 1. Returns the checkpoint's folder. InputError if it cannot be

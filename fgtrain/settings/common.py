@@ -45,17 +45,23 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """The encoder: torchvision's ResNet."""
+    """The encoder: any network of timm, or a ResNet of any width."""
 
-    backbone: Literal["resnet18", "resnet50"] = "resnet18"
-    """Architecture."""
+    backbone: str = "resnet18"
+    """Name of the network in timm: resnet18, convnext_tiny, vit_small_patch16_dinov3, tf_efficientnet_lite0, ... Its
+    weights are random unless --init names some."""
     width: int = 64
-    """Channels of the stem and of the first stage; every stage scales with it. 64 is the standard network."""
+    """resnet18 and resnet50: channels of the stem and of the first stage; every stage scales with it. 64 is the
+    standard network."""
     stem: Literal["imagenet", "small"] = "imagenet"
-    """imagenet: 7x7 convolution stride 2 and a max-pool (input / 4). small: 3x3 stride 1, no pool (input / 1)."""
+    """resnet18 and resnet50. imagenet: 7x7 convolution stride 2 and a max-pool (input / 4). small: 3x3 stride 1, no
+    pool (input / 1)."""
+    drop_path: float = 0.0
+    """Largest probability that a block of a ViT, Swin, ConvNeXt or EfficientNet is skipped in training (stochastic
+    depth); it grows from 0 with the depth."""
     zero_init_residual: bool = False
-    """Start the last batch norm of every residual block at zero, so that each block starts as the identity, as the
-    authors of SimSiam and SimCLR do. Has no effect when --init loads weights."""
+    """resnet18 and resnet50: start the last batch norm of every residual block at zero, so that each block starts as
+    the identity, as the authors of SimSiam and SimCLR do. Has no effect when --init loads weights."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,13 @@ class Optim:
     weight_decay: float = 1e-4
     """Weight decay."""
     exclude_norm_and_bias: bool = False
-    """Exclude biases and normalisation weights from weight decay and from the LARS adaptation."""
+    """Exclude biases, normalisation weights, and position, class and register tokens from weight decay and from the
+    LARS adaptation."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from one layer of the encoder to the one below it: at 0.65 the last block trains at
+    0.65 of the rate, the one before at 0.42. 1: one rate for all."""
+    clip: float = 0.0
+    """Largest norm of the gradient of all parameters together; larger gradients are scaled down to it. 0: no limit."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero; at most a tenth of the run."""
     accumulate: int = 1
@@ -132,11 +144,21 @@ class Config:
     seed: int = 0
     """Seed of the initial weights, the order of samples and all random draws of the views."""
     init: str | None = None
-    """Weights the encoder starts from: imagenet (torchvision's, downloaded once), a run directory, or a checkpoint file
-    of torchvision, timm, MoCo, OpenMixup, solo-learn, lightly or fgtrain. Of an online network and its moving average
-    in one file (student and teacher, encoder_q and encoder_k), the online network is used. Default: random."""
+    """Weights the encoder starts from. imagenet: torchvision's first ones (IMAGENET1K_V1), as in the papers;
+    imagenet-v2: its newer ones. timm:NAME and hf-hub:ORG/NAME: timm's, downloaded once. Else a run directory, or a
+    checkpoint file of torchvision, timm, Hugging Face, DINO, DINOv2, DINOv3, iBOT, MAE, MoCo, OpenMixup, solo-learn,
+    lightly or fgtrain. Of an online network and its moving average in one file, the online network is used, but the
+    teacher of DINO and iBOT. Default: random."""
+    extend: Path | None = None
+    """Run directory whose training this one continues with a new schedule: all weights, heads, moving averages and
+    banks, and the optimiser. The run must have the same method, networks, views and shard set; epochs and --optim may
+    differ. --config RUN/config.json gives its settings."""
     freeze_stages: int = 0
-    """Stages whose weights and batch-norm statistics stay frozen: 2 freezes the stem, layer1 and layer2; 0: none."""
+    """Stages whose weights and batch-norm statistics stay frozen. 2 freezes the stem and the first two stages of a
+    convolutional network, or the patch embedding and the first two blocks of a ViT; 0: none."""
+    norm: Literal["train", "hold"] = "train"
+    """Batch norm of the encoder. train: normalises by the batch. hold: keeps the statistics of the initial weights, in
+    the encoder and its moving average; needs --init."""
     sync_norm: bool = False
     """With several processes on GPUs, compute batch-norm statistics over all of them."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -156,10 +178,19 @@ class Config:
         need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")
         need(self.optim.weight_decay >= 0, "optim.weight-decay", self.optim.weight_decay, "0 or more")
         need(self.optim.warmup_epochs >= 0, "optim.warmup-epochs", self.optim.warmup_epochs, "0 or more")
+        need(0 <= self.model.drop_path < 1, "model.drop-path", self.model.drop_path, "0 to below 1")
+        need(0 < self.optim.layer_decay <= 1, "optim.layer-decay", self.optim.layer_decay, "above 0, at most 1")
+        need(self.optim.clip >= 0, "optim.clip", self.optim.clip, "0 for no limit, or more")
         standard = (self.model.width, self.model.stem) == (64, "imagenet")
-        allowed = "a file; imagenet only with --model.width 64 and --model.stem imagenet"
-        need(self.init != "imagenet" or standard, "init", "imagenet", allowed)
-        need(0 <= self.freeze_stages <= 3, "freeze-stages", self.freeze_stages, "0 to 3, so that layer4 is trained")
+        allowed = f"a file; {self.init} only with --model.width 64 and --model.stem imagenet"
+        need(self.init not in ("imagenet", "imagenet-v2") or standard, "init", self.init, allowed)
+        need(self.freeze_stages >= 0, "freeze-stages", self.freeze_stages, "0 or more")
+        need(
+            self.norm == "train" or self.init is not None or self.extend is not None,
+            "norm",
+            "hold",
+            "train; hold only with --init or --extend, since random weights have no statistics to keep",
+        )
         need(self.optim.accumulate >= 1, "optim.accumulate", self.optim.accumulate, "1 or more")
         need(
             self.data.batch_size % self.optim.accumulate == 0 and self.data.batch_size > self.optim.accumulate,

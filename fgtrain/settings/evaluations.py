@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from .common import NEIGHBOURS, TEMPERATURE, need
+from .common import NEIGHBOURS, TEMPERATURE, Model, need
 
 RunOrCheckpoint = Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
+
+
+NETWORK = Model()
 
 
 def need_seed(seed: int) -> None:
@@ -20,16 +23,20 @@ def need_seed(seed: int) -> None:
 class Evaluation:
     """Flags of every evaluation."""
 
-    run: RunOrCheckpoint
-    """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN-or-CHECKPOINT]", help_behavior_hint="")] = None
+    """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors. Omit it with --weights."""
     shards: Path | None = None
-    """Shard set with the splits that the evaluation uses. Default: the run's own."""
+    """Shard set with the splits that the evaluation uses. Default: the run's own, or the newest under shards/."""
     size: int | None = None
-    """Side of the evaluated images in pixels. Default: the run's view size."""
+    """Side of the evaluated images in pixels. Default: the run's view size; of --weights the network's own."""
     device: str = "auto"
     """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
     others: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN...]", help_behavior_hint="")] = ()
     """More runs, measured one after the other with the same flags."""
+    weights: str | None = None
+    """Measure given weights instead of a run: what --init of a training takes, for the network of --model.backbone.
+    The results are printed, not kept."""
+    model: Model = NETWORK
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,8 @@ class Compare:
 
 @dataclass(frozen=True)
 class Export:
-    """Copy the encoder of a run to FILE (safetensors) with torchvision's names: all keys of its ResNet except fc."""
+    """Copy the encoder of a run to FILE (safetensors), with the names of timm or torchvision, and a config.json beside
+    it by which timm builds the network."""
 
     run: RunOrCheckpoint
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""

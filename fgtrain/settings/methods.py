@@ -17,15 +17,17 @@ def _need_widths(prefix: str, settings: Any, *names: str) -> None:
 class SimsiamSettings:
     """SimSiam (Chen & He 2021)."""
 
-    hidden: int = 2048
-    """Width of the projector's two hidden layers."""
+    hidden: Literal["auto"] | int = "auto"
+    """Width of the projector's two hidden layers. auto: that of the encoder's features, as in the authors' code: 2048
+    of a ResNet-50, 512 of a ResNet-18."""
     dim: int = 2048
     """Width of the projection."""
     bottleneck: int = 512
     """Hidden width of the predictor."""
 
     def __post_init__(self) -> None:
-        _need_widths("simsiam", self, "hidden", "dim", "bottleneck")
+        need(self.hidden == "auto" or self.hidden >= 1, "simsiam.hidden", self.hidden, "auto, or 1 or more")
+        _need_widths("simsiam", self, "dim", "bottleneck")
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,18 @@ class MocoSettings:
     rarely its own negative; the paper has 65536."""
     ema: float = 0.999
     """Momentum of the key network."""
+    norm_splits: Literal["auto"] | int = "auto"
+    """Parts of a batch that batch norm sees one at a time, so that a query and its key share no statistics, as on the
+    authors' 8 GPUs. auto: 8 in one process, or fewer so that each has 16 samples; 1 with several processes, which do
+    the same. 1: the whole batch."""
     symmetric: bool = False
     """Use each view once as query and once as key, as CVSA always does."""
 
     def __post_init__(self) -> None:
         _need_widths("moco", self, "dim")
         need(self.tau > 0, "moco.tau", self.tau, "above 0")
+        splits = self.norm_splits
+        need(splits == "auto" or splits >= 1, "moco.norm-splits", splits, "auto, or 1 or more")
         need(self.queue == "auto" or self.queue >= 1, "moco.queue", self.queue, "auto, or 1 or more")
         need(0 <= self.ema <= 1, "moco.ema", self.ema, "0 to 1")
 
@@ -96,7 +104,8 @@ class AlignSettings:
     """Cross-view saliency alignment (Wu et al. 2022, Eq. 3-5)."""
 
     stages: tuple[int, ...] = (4,)
-    """Stages of the network whose maps are aligned: 3, 4 or both."""
+    """Levels of the network whose maps are aligned: 3 (stride 16), 4 (the last, stride 32) or both. A ViT has its patch
+    grid as level 4 only."""
     hidden: int = 4096
     """Hidden channels of the convolutional projector and predictor. 512 makes them an eighth of the cost."""
     dim: int = 256
@@ -134,14 +143,17 @@ class PairSettings:
     """Largest standard deviation of the gradcam and random noise, in units of a feature."""
     eps_variance: float = 0.05
     """Largest standard deviation of the low-variance noise, in units of a feature."""
+    kappa_quantile: float = 0.2
+    """Share of the dimensions that get low-variance noise: those that vary least over the bank (ours). 0: those below
+    `kappa`, as in the paper."""
     kappa: float = 0.02
-    """Dimensions whose variance over the bank is below this get low-variance noise."""
+    """With --pair.kappa-quantile 0: dimensions whose variance over the bank is below this get low-variance noise."""
     bank: int = 5632
     """Number of features kept for the variance: those of the latest images."""
     bank_normalize: Literal["rms", "l2", "none"] = "rms"
     """Divisor of each dimension of the bank before its variance is taken. rms: its root mean square, so that the
-    variance is in [0, 1] and kappa selects the nearly constant ones. l2: its norm, as printed in the paper; the
-    variance is then below 1 / bank, and kappa selects all. none: 1."""
+    variance is in [0, 1]. l2: its norm, as printed in the paper; the variance is then below 1 / bank, and the paper's
+    kappa selects every dimension. none: 1."""
     tau: float = 0.2
     """Temperature of the pair loss and of the loss used by gradcam."""
     denominator: Literal["paper", "nt-xent"] = "paper"
@@ -151,6 +163,7 @@ class PairSettings:
     """Images that update the running statistics of batch norm, which evaluations use. all: decoded images too."""
 
     def __post_init__(self) -> None:
+        need(0 <= self.kappa_quantile <= 1, "pair.kappa-quantile", self.kappa_quantile, "0 to 1")
         for name in ("alpha", "nu", "eps_gradcam", "eps_variance", "kappa"):
             need(getattr(self, name) >= 0, f"pair.{name.replace('_', '-')}", getattr(self, name), "0 or more")
         need(self.bank >= 2, "pair.bank", self.bank, "2 or more")
@@ -231,10 +244,6 @@ class CvsaConfig(Config):
         super().__post_init__()
         if self.base == "moco":
             self.moco.need_queue(self.data.batch_size)
-        step = 2 ** (max(self.align.stages) + 1) // (4 if self.model.stem == "small" else 1)  # pixels per position
-        stages = " ".join(map(str, self.align.stages))
-        allowed = f"a multiple of {step}, so that the masks fit the maps of --align.stages {stages}"
-        need(self.views.size % step == 0, "views.size", self.views.size, allowed)
 
 
 @dataclass(frozen=True)

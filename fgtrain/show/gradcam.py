@@ -1,8 +1,7 @@
 """Grad-CAM (Selvaraju et al., ICCV 2017) of a linear classifier on frozen encoders, side by side: CVSA's Figures 1, 4.
 
-The weight of channel k is the mean over positions of d score / d A_k, where A are the maps of the last stage (eq. 1).
-The picture is the positive part of the weighted sum of maps (eq. 2), scaled by its own maximum. The score is that of
-the true class, from a linear layer trained on the train split. The whole image is resized to a square.
+The score is that of the true class, from a linear layer trained on the train split. The picture is the map of
+evaluate/cam.py, scaled by its own maximum. The whole image is resized to a square.
 """
 
 from dataclasses import replace
@@ -12,17 +11,15 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from fgdata.images import decode
 from fgdata.shards.reader import ShardSet, meta
-from fgdata.views import load
 
+from ..evaluate.cam import explain
 from ..evaluate.finetune import Part
 from ..evaluate.localization import probe_layer, whole_image
+from ..evaluate.probe import images, placed
 from ..evaluate.subject import Subject
-from ..networks.encoder import Encoder
-from ..networks.saved import load_encoder
 from ..printing import say
 from ..runs.files import whole
 from ..settings.common import need
@@ -37,26 +34,6 @@ COLOURS = {name: getattr(cv2, f"COLORMAP_{name.upper()}") for name in ("jet", "t
 COLOURS["grey"] = cv2.COLORMAP_BONE
 
 
-def grad_cam(activation: Tensor, score: Tensor) -> Tensor:
-    """(B, C, H, W) maps that require a gradient, (B,) scores computed from them -> (B, H, W) >= 0, not scaled.
-
-    Each sample's score must depend on its own maps only (no batch statistics).
-    """
-    (gradient,) = torch.autograd.grad(score.sum(), activation)
-    weight = gradient.mean((2, 3), keepdim=True)  # (B, C, 1, 1), eq. 1
-    return (weight * activation).sum(1).relu().detach()  # eq. 2
-
-
-def maps_of(encoder: Encoder, layer: nn.Linear, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 3, S, S) images, (B,) classes -> (B, h, w) Grad-CAM of those classes at the last stage, (B,) predicted."""
-    with torch.no_grad():
-        activation = encoder.eval()(x).stage4.float()
-    activation.requires_grad_(True)
-    scores = layer(torch.flatten(encoder.avgpool(activation), 1))
-    own = scores.gather(1, classes[:, None])[:, 0]
-    return grad_cam(activation, own), scores.argmax(1)
-
-
 def draw_gradcam(flags: Gradcam) -> Path:
     """Writes the sheet and returns its path: per row an image with its true boxes, then its Grad-CAM of each run.
 
@@ -64,7 +41,7 @@ def draw_gradcam(flags: Gradcam) -> Path:
     """
     paths = flags.runs
     need(1 <= len(paths) <= 8, "RUN", f"given {len(paths)} times", "1 to 8 runs, side by side")
-    options = Evaluation(paths[0], flags.shards, flags.size, flags.device)
+    options = Evaluation(paths[0], shards=flags.shards, size=flags.size, device=flags.device)
     first = Subject.open(options, ("train",))
     options = replace(options, shards=first.shards.path, size=first.size)
     subjects = [first, *(Subject.open(replace(options, run=path), ("train",)) for path in paths[1:])]
@@ -78,22 +55,15 @@ def draw_gradcam(flags: Gradcam) -> Path:
     reader, rows = data.split(split), len(flags.ids) or flags.rows
     check_rows(rows, data, split)
     numbers = choose(data, split, flags.ids, rows, flags.seed)
-    with load(
-        Part(data, split, torch.from_numpy(numbers)),
-        views=whole_image(first.size),
-        batch_size=rows,
-        split=split,
-        shuffle=False,
-        device=str(first.device),
-    ) as loader:
-        batch = next(iter(loader))
+    part = Part(data, split, torch.from_numpy(numbers))
     cells = [[original(data, split, number)] for number in numbers]
     right, grid = [], (0, 0)
     for subject in subjects:
-        encoder = load_encoder(subject.checkpoint)
+        encoder = subject.load()
         layer = probe_layer(encoder, data, subject.size, subject.device, flags.seed).to(subject.device)
+        x, batch = next(images(part, split, whole_image(encoder, subject.size), subject.device))
         classes = batch["label"].to(subject.device)
-        maps, predicted = maps_of(encoder, layer, batch["plain"].to(subject.device), classes)
+        maps, predicted = explain(placed(encoder, subject.device), layer, x, classes)
         right.append(int((predicted == classes).sum()))
         grid = tuple(maps.shape[1:])
         for row, one, number in zip(cells, maps.cpu().numpy(), numbers):

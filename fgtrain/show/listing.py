@@ -12,6 +12,7 @@ from fgdata.shards.reader import ShardSet
 from ..place import SHARDS
 from ..printing import say
 from ..runs.rundir import RunDir
+from ..settings.common import Config
 from ..settings.file import as_flags, differences, relevant
 from ..settings.recipes import RECIPES
 
@@ -20,9 +21,10 @@ RUNS = Path("runs")
 
 def run_list(_flags: object = None) -> None:
     """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too."""
-    table = Table("recipe", "description", title="fgtrain run NAME", title_justify="left")
+    table = Table("recipe", "network", "needs", "description", title="fgtrain run NAME", title_justify="left")
     for name, recipe in RECIPES.items():
-        table.add_row(name, (inspect.getdoc(recipe) or "").splitlines()[0])
+        config = recipe()
+        table.add_row(name, config.model.backbone, needs(config), (inspect.getdoc(recipe) or "").splitlines()[0])
     say(table)
     table = Table("shard set", "images", "boxes", title="--data.shards", title_justify="left")
     for manifest in sorted(SHARDS.glob("*/manifest.json")):
@@ -34,6 +36,13 @@ def run_list(_flags: object = None) -> None:
     for config in sorted(RUNS.glob("*/config.json")):
         table.add_row(str(config.parent), *describe_run(config.parent))
     say(table if table.row_count else f"No runs under {RUNS.resolve()}.")
+
+
+def needs(config: Config) -> str:
+    """What a recipe needs besides images: boxes, and weights to start from."""
+    boxes = f"boxes ({config.data.detector})" if config.data.detector else "boxes"
+    uses_boxes = config.views.needs_boxes or config.method == "cvsa"
+    return ", ".join([boxes] * uses_boxes + [f"--init {config.init}"] * bool(config.init))
 
 
 def describe_set(path: Path) -> tuple[str, str]:

@@ -24,14 +24,13 @@ from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
 from fgtrain.engine import monitor
 from fgtrain.engine.trainer import Trainer
-from fgtrain.evaluate import finetune, localization, probe
+from fgtrain.evaluate import cam, finetune, localization, probe
 from fgtrain.networks import optim
 from fgtrain.networks.encoder import Encoder
 from fgtrain.objectives import decoder
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Model
 from fgtrain.settings.evaluations import Finetune
-from fgtrain.show import gradcam
 
 CUDA = torch.device("cuda", 0)
 METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair")
@@ -144,7 +143,7 @@ def on_gpu(shards: Path, out: Path, name: str) -> Iterator[tuple[Trainer, Watch]
     trainer = Trainer(small(shards, out, name), RunDir(out), ShardSet.open(shards), torch.device("cpu"))
     with trainer.loader, simulated_gpu() as watch:
         trainer.device, objective = CUDA, to_gpu(trainer.objective)
-        trainer.optimizer = optim.build(objective.named_parameters(), trainer.config.optim, objective.constant_rate)
+        trainer.optimizer = optim.build(objective, trainer.config.optim, objective.constant_rate)
         trainer.autocast = torch.autocast("cuda", torch.bfloat16)
         yield trainer, watch
 
@@ -202,9 +201,11 @@ def test_evaluations_stay_on_one_device(drawn_set: Path, monkeypatch: pytest.Mon
         assert {x.device for x in network.parameters()} == {CUDA}
         finetune.accuracy(network, shards, "test", size, CUDA)
         monkeypatch.setattr(localization, "probe_layer", lambda *_: nn.Linear(features.shape[1], classes))
-        localization.activation_maps(Encoder(model), shards, size, CUDA, 0, stated)
+        for by_mean in (True, False):
+            monkeypatch.setattr(localization, "pools_by_mean", lambda *_, by_mean=by_mean: by_mean)
+            localization.activation_maps(Encoder(model), shards, size, CUDA, 0, stated)
         x, truth = torch.empty(8, 3, size, size, device=CUDA), torch.empty(8, dtype=torch.long, device=CUDA)
-        found, _ = gradcam.maps_of(network.encoder, network.head, x, truth)
+        found, _ = cam.explain(network.encoder, network.head, x, truth)
         assert found.device == CUDA
 
 

@@ -282,12 +282,28 @@ def test_state_is_portable_between_backends_and_can_rewind_a_used_loader():
         assert all(same(a, b) for a, b in zip(rest, loader, strict=True))
 
 
+def test_another_number_of_ranks_goes_on_with_the_same_batches():
+    with open_loader(20) as alone:
+        next(iter(alone))
+        state = alone.state_dict()
+        alone.load_state_dict(state)
+        rest = [batch["index"] for batch in alone]
+    halves = []
+    for rank in (0, 1):
+        with open_loader(20, batch_size=2, rank=rank, world_size=2) as loader:
+            loader.load_state_dict(state)
+            halves.append([batch["index"] for batch in loader])
+    assert all(torch.equal(torch.cat(parts), whole) for *parts, whole in zip(*halves, rest, strict=True))
+    with open_loader(20) as again:  # a state of an older version named both numbers
+        again.load_state_dict({**state, "loader": {**state["loader"], "batch_size": 2, "world_size": 2}})
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("seed", {"seed": 4}),
         ("batch_size", {"batch_size": 5}),
-        ("world_size", {"world_size": 2}),
+        ("batch_size", {"world_size": 2}),
         ("views", {"views": SWAP}),
         ("last_batch", {"last_batch": "keep"}),
         ("set", {"shards": 21}),

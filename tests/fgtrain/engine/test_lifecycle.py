@@ -317,7 +317,7 @@ def test_weights_that_are_not_finite_are_not_saved(drawn_set: Path, tmp_path: Pa
     def step_to_infinity(self, batch):
         step(self, batch)
         if self.step == 8:
-            self.objective.encoder.conv1.weight.data[0, 0, 0, 0] = float("inf")
+            self.objective.encoder.network.conv1.weight.data[0, 0, 0, 0] = float("inf")
 
     monkeypatch.setattr(Trainer, "train_step", step_to_infinity)
     with pytest.raises(InputError, match=r"weights stopped being finite at step 8 \(epoch 2\).*checkpoint: 0000004"):

@@ -1,7 +1,7 @@
 """MaxBoxAcc on constructed maps, boxes of components against scikit-image, activation maps against loops."""
 
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import cv2
 import numpy as np
@@ -16,9 +16,9 @@ from fgdata.building.build import build
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
-from fgdata.views import load
+from fgdata.views import ViewSpec, load
 from fgtrain.evaluate import localization, probe
-from fgtrain.networks.encoder import Features
+from fgtrain.networks.encoder import Encoder, Features
 
 SIZE = 40
 
@@ -110,19 +110,25 @@ def test_a_flat_map_finds_nothing():
 class Coarse(nn.Module):
     """(B, 3, S, S) -> features whose last stage is the image pooled to 4 x 4."""
 
+    @staticmethod
+    def evaluation_view(size: int) -> ViewSpec:
+        return ViewSpec.evaluation(size)
+
     def forward(self, x: torch.Tensor) -> Features:
         stage4 = nn.functional.adaptive_avg_pool2d(x, 4)
-        return Features(stage4, stage4, stage4.mean((2, 3)))
+        return Features({4: stage4}, stage4.mean((2, 3)))
 
 
 def test_activation_maps_are_of_each_samples_class_in_any_order(drawn_set: Path, monkeypatch):
     """Each box encodes its sample's number and comes with that sample's map; samples without a box are skipped."""
     shards, cpu = ShardSet.open(drawn_set), torch.device("cpu")
     true_boxes = [np.array([[0, 0, 1, number / 16]])[: number % 3] for number in range(16)]  # every third has none
-    layer = nn.Linear(3, 4)
-    with load(shards, views=localization.whole_image(32), batch_size=16, split="test", shuffle=False) as loader:
+    layer, encoder = nn.Linear(3, 4), cast("Encoder", Coarse())
+    with load(
+        shards, views=localization.whole_image(encoder, 32), batch_size=16, split="test", shuffle=False
+    ) as loader:
         samples = next(iter(loader))
-    z = Coarse()(samples["plain"]).stage4.double().numpy()
+    z = Coarse()(samples["plain"]).maps[4].double().numpy()
     w = layer.weight.detach().double().numpy()
 
     def shuffled(*given, **settings):
@@ -130,8 +136,8 @@ def test_activation_maps_are_of_each_samples_class_in_any_order(drawn_set: Path,
 
     monkeypatch.setattr(probe, "load", shuffled)
     monkeypatch.setattr(localization, "probe_layer", lambda *_: layer)
-    encoder: Any = Coarse()
-    maps, truth = localization.activation_maps(encoder, shards, 32, cpu, 0, true_boxes)
+    maps, truth, kind = localization.activation_maps(encoder, shards, 32, cpu, 0, true_boxes)
+    assert kind == "CAM"
     numbers = [round(16 * boxes[0, 3]) for boxes in truth]
     assert numbers != sorted(numbers)
     assert sorted(numbers) == [number for number in range(16) if number % 3]

@@ -23,8 +23,8 @@ def test_standard_encoder_is_torchvisions(name: str):
     with torch.no_grad():
         features = encoder(x)
         torch.testing.assert_close(features.pooled, theirs(x), rtol=0, atol=0)
-    assert features.stage3.shape == (2, encoder.channels[3], 4, 4)
-    assert features.stage4.shape == (2, encoder.dim, 2, 2)
+    assert features.maps[3].shape == (2, encoder.channels[3], 4, 4)
+    assert features.maps[4].shape == (2, encoder.dim, 2, 2)
 
 
 @pytest.mark.parametrize(("name", "dim"), [("resnet18", 256), ("resnet50", 1024)])
@@ -35,9 +35,9 @@ def test_narrow_encoder_and_small_stem(name, dim: int):
     with torch.no_grad():
         features = encoder(x)
     assert features.pooled.shape == (1, dim)
-    assert features.stage4.shape == (1, dim, 4, 4)
+    assert features.maps[4].shape == (1, dim, 4, 4)
     assert set(encoder.state_dict()) <= set(theirs.state_dict())
-    ours = sum(p.numel() for p in encoder.layer3.parameters())
+    ours = sum(p.numel() for p in encoder.network.layer3.parameters())
     assert ours / sum(p.numel() for p in theirs.layer3.parameters()) == pytest.approx(1 / 4, rel=0.01)
 
 
@@ -61,4 +61,4 @@ def test_zero_initialised_blocks_start_as_the_identity(name):
     for start in (True, False):
         encoder = Encoder(Model(name, width=8, zero_init_residual=start)).eval()
         x = torch.rand(2, encoder.channels[4], 4, 4)
-        assert torch.equal(encoder.layer4[1:](x), x) == start
+        assert torch.equal(encoder.network.layer4[1:](x), x) == start

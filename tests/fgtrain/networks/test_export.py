@@ -11,7 +11,7 @@ from torch import nn
 from fgdata.errors import InputError
 from fgtrain import cli
 from fgtrain.networks.encoder import Encoder
-from fgtrain.networks.saved import load_encoder
+from fgtrain.networks.saved import load, load_encoder
 from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Model
@@ -50,6 +50,38 @@ def test_timm_loads_it_strictly(exported):
     network = timm.create_model(backbone, num_classes=0)
     network.load_state_dict(weights)
     assert_same(network, ours)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "test_vit", "test_efficientnet"])
+def test_timm_builds_it_by_the_config_beside_it(backbone: str, tmp_path: Path):
+    import timm
+
+    network = Encoder(Model(backbone))
+    about = {"backbone": backbone, "width": "64", "stem": "imagenet", "size": "64", "step": "1", "method": "byol"}
+    about |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    checkpoint = RunDir(tmp_path / "run").save_checkpoint(1, network, about, {}, keep=1)
+    file = tmp_path / "hub" / "model.safetensors"
+    assert cli.main(["export", str(checkpoint), str(file)]) == 0
+    theirs = timm.create_model(f"local-dir:{file.parent}", pretrained=True)
+    assert tuple(theirs.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
+    size = theirs.pretrained_cfg["input_size"][-1]
+    x = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        expected = network.eval()(x).pooled
+        torch.testing.assert_close(theirs.eval()(x), expected, rtol=1e-4, atol=1e-5)  # layouts differ
+        torch.testing.assert_close(load(file)(x).pooled, expected)
+
+
+def test_export_leaves_the_config_of_something_else_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "1", "method": "byol"}
+    checkpoint = RunDir(tmp_path / "run").save_checkpoint(1, Encoder(Model(width=8)), about, {}, keep=1)
+    assert cli.main(["export", str(checkpoint), str(tmp_path / "narrow.safetensors")]) == 0
+    assert "fgtrain.networks.saved.load(" in capsys.readouterr().out
+    assert not (tmp_path / "config.json").exists()  # timm has no such network
+    (tmp_path / "config.json").write_text('{"method": "byol"}')
+    assert cli.main(["export", str(checkpoint), str(tmp_path / "a.safetensors")]) == 2
+    assert "config.json exists" in capsys.readouterr().err
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_backbone_of_lightlys_examples_loads_it(exported):

@@ -27,7 +27,7 @@ def test_lars_matches_its_equation(exclude: bool, weight_decay: float):
     weights = [p.detach().double().clone() for p in (module.weight, module.bias)]
     velocity = [torch.zeros_like(w) for w in weights]
     settings = Optim("lars", 1.0, 0.9, weight_decay, exclude_norm_and_bias=exclude)
-    optimizer = optim.build(module.named_parameters(), settings)
+    optimizer = optim.build(module, settings)
     for step in range(3):
         for group in optimizer.param_groups:
             group["lr"] = 0.5
@@ -49,7 +49,7 @@ def test_lars_matches_its_equation(exclude: bool, weight_decay: float):
 def test_constant_groups_keep_the_peak_rate_while_others_decay():
     module = nn.ModuleDict({"projector": nn.Linear(2, 2), "predictor": nn.Linear(2, 2)})
     settings = Optim("sgd", exclude_norm_and_bias=True)
-    optimizer = optim.build(module.named_parameters(), settings, ("predictor.",))
+    optimizer = optim.build(module, settings, ("predictor.",))
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for step in (0, 50, 99):
         rate = optim.set_rates(optimizer, step, 100, 0, 0.3)
@@ -62,6 +62,6 @@ def test_constant_groups_keep_the_peak_rate_while_others_decay():
 
 def test_without_constant_names_no_group_is_constant():
     module = nn.Linear(2, 2)
-    (group,) = optim.build(module.named_parameters(), Optim("adamw")).param_groups
+    (group,) = optim.build(module, Optim("adamw")).param_groups
     assert not group["constant"]
     assert len(group["params"]) == 2

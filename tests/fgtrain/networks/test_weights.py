@@ -67,7 +67,7 @@ def test_online_network_is_preferred_to_its_average(layout: str, weights: dict, 
     online = {k: v for k, v in weights.items() if k != "layer4.1.bn2.bias"}  # fits, with one tensor fewer
     torch.save(PAIRS[layout](online, under("", weights, 1.0)), tmp_path / "a.pth")
     encoder = load(tmp_path / "a.pth")
-    assert torch.equal(encoder.conv1.weight, weights["conv1.weight"])
+    assert torch.equal(encoder.network.conv1.weight, weights["conv1.weight"])
     assert encoder.initial is not None
     assert encoder.initial["sha256"] in encoder.origin
     assert f"'{encoder.initial['table'] or encoder.initial['prefix']}'" in encoder.origin
@@ -85,7 +85,7 @@ def test_harmless_objects_of_other_projects_are_read(legacy: bool, weights: dict
     extra["rng"] = extra["rng"].get_state()  # pyright: ignore[reportAttributeAccessIssue]
     content = {**extra, "state_dict": under("module._orig_mod.layers.", weights)}
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
-    assert torch.equal(load(tmp_path / "a.pth").conv1.weight, weights["conv1.weight"])
+    assert torch.equal(load(tmp_path / "a.pth").network.conv1.weight, weights["conv1.weight"])
 
 
 def test_every_flipped_bit_in_a_checked_file_is_refused_or_harmless(weights: dict, tmp_path: Path):
@@ -153,7 +153,7 @@ def test_printed_command_extracts_the_weights(weights: dict, tmp_path: Path):
         )
         (result,) = tmp_path.glob("*-weights.pth")
         encoder = initial.encoder(methods.ByolConfig(init=str(result)))
-        assert torch.equal(encoder.conv1.weight, network.conv1.weight)
+        assert torch.equal(encoder.network.conv1.weight, network.conv1.weight)
         result.unlink()
 
 

@@ -16,6 +16,7 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import objectives
 from fgtrain.networks import optim
+from fgtrain.objectives import bases
 from fgtrain.objectives.losses import alignment, attention
 from fgtrain.settings.common import Config, Data, Model, Optim
 from fgtrain.settings.methods import (
@@ -92,19 +93,19 @@ def gradients(objective: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", CASES)
 def test_only_online_weights_receive_gradients_and_targets_follow(name: str):
     objective = objectives.build(CASES[name](), samples=40).train()
-    before = {k: v.clone() for k, v in objective.state_dict().items()}
+    before = {k: v.detach().clone() for k, v in objective.named_parameters()}
     loss, logs = objective(batch(), 0.0)
     loss.backward()
     assert math.isfinite(loss.item())
     assert all(v.ndim == 0 and not v.requires_grad for v in logs.values())
     for key, parameter in objective.named_parameters():
         assert ("target" in key) == (parameter.grad is None), key
-    optimizer = optim.build(objective.named_parameters(), Optim("sgd", momentum=0.0), objective.constant_rate)
+    optimizer = optim.build(objective, Optim("sgd", momentum=0.0), objective.constant_rate)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     optimizer.step()
     objective.after_step(0.0)
-    after = objective.state_dict()
+    after = dict(objective.named_parameters())
     for key in (key for key, _ in objective.named_parameters() if "target_" in key):
         momentum = getattr(objective, "base", objective).momentum(0.0)
         online = after[key.replace("target_", "")]
@@ -146,7 +147,9 @@ def test_simsiam_heads_are_the_published_ones():
     hidden = ["Linear", "BatchNorm1d", "ReLU"]
     assert kinds == [*hidden, *hidden, "Linear", "BatchNorm1d", *hidden, "Linear"]
     assert not objective.projector[-1].affine
-    assert [m.out_features for m in objective.modules() if isinstance(m, nn.Linear)] == [2048, 2048, 2048, 512, 2048]
+    layers = [m for m in objective.modules() if isinstance(m, nn.Linear)]
+    assert [m.out_features for m in layers] == [512, 512, 2048, 512, 2048]  # the first two as wide as the features
+    assert [m.bias is not None for m in layers] == [False, False, False, False, True]
     constant = [n for n, _ in objective.named_parameters() if n.startswith(objective.constant_rate)]
     assert constant == [n for n, _ in objective.named_parameters() if "predictor" in n]
     assert constant
@@ -188,8 +191,8 @@ def test_cvsa_loss_is_the_base_plus_both_halves_of_every_stage(name: str):
     settings, expected = objective.align, 0.0
     _, logs = objective(data, 0.0)
     for stage, aligner in objective.aligners.items():
-        z = [getattr(objective.base.encoder(view), f"stage{stage}") for view in data["views"]]
-        z_target = [getattr(objective.base.target_encoder(view), f"stage{stage}") for view in data["views"]]
+        z = [objective.base.encoder(view).maps[int(stage)] for view in data["views"]]
+        z_target = [objective.base.target_encoder(view).maps[int(stage)] for view in data["views"]]
         p = [aligner.predictor(aligner.projector(x)) for x in z]
         h = [aligner.target_projector(x) for x in z_target]
         for q, k in ((0, 1), (1, 0)):
@@ -253,6 +256,10 @@ def test_queue_larger_than_the_dataset_warns():
         objectives.build(small(MocoConfig, moco=MocoSettings(dim=8, queue=64)), samples=10)
 
 
+def built(**settings) -> Any:
+    return objectives.build(CvsaConfig(**settings), samples=40)
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: MocoSettings(tau=0), "--moco.tau is 0; allowed: above 0"),
     (lambda: MocoSettings(queue=0), "--moco.queue is 0"),
@@ -271,12 +278,19 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: AlignSettings(hidden=0), "--align.hidden is 0"),
     (lambda: AlignSettings(scale=0), "--align.scale is 0"),
     (lambda: AlignSettings(weight=-1), "--align.weight is -1"),
-    (lambda: CvsaConfig(views=ViewSpec(size=100)), "--views.size is 100; allowed: a multiple of 32.*stages 4"),
+    (lambda: built(views=ViewSpec(size=100)), "--views.size is 100; allowed: a multiple of 32.*stages 4"),
     (
-        lambda: CvsaConfig(views=ViewSpec(size=40), align=AlignSettings((3,))),
+        lambda: built(views=ViewSpec(size=40), align=AlignSettings((3,))),
         "--views.size is 40; allowed: a multiple of 16",
     ),
-    (lambda: CvsaConfig(views=ViewSpec(size=36), model=Model(stem="small")), "allowed: a multiple of 8"),
+    (lambda: built(views=ViewSpec(size=36), model=Model(width=8, stem="small")), "allowed: a multiple of 8"),
+    (
+        lambda: built(model=Model("vit_tiny_patch16_224"), align=AlignSettings((3,))),
+        "--align.stages is 3, but vit_tiny_patch16_224 has no map at level 3; allowed: 4",
+    ),
+    (lambda: built(model=Model("vit_tiny_patch16_224"), views=ViewSpec(size=100)), "100.*allowed: 96, 112"),
+    (lambda: built(freeze_stages=4), "--freeze-stages is 4, but resnet18 has 4 stages; allowed: 0 to 3"),
+    (lambda: built(norm="hold"), "--norm is hold; allowed: train; hold only with --init"),
 ]
 
 
@@ -296,6 +310,7 @@ def test_unused_queue_setting_is_accepted():
 def run_rank(rank: int, folder: str) -> None:
     """Runs every case on this rank's half of the batch under DDP, and saves loss, gradients and queue."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    bases.uses_batch = lambda *_: True  # as in training: batch norm is in evaluation mode only to be comparable
     results = {}
     for name, config in CASES.items():
         objective = without_batch_statistics(config())

@@ -97,7 +97,7 @@ def test_gradient_is_the_sum_of_its_parts_and_pairs_do_not_reach_the_decoder():
         torch.testing.assert_close(whole[name], parts, rtol=1e-6, atol=1e-9)
     assert all(reconstruct[k].abs().max() > 0 for k in contrast if k.startswith("decoder."))
     assert all(pair[k].abs().max() == 0 for k in contrast if k.startswith("decoder."))
-    conv1 = "base.encoder.conv1.weight"
+    conv1 = "base.encoder.network.conv1.weight"
     assert not torch.equal(reconstruct[conv1], contrast[conv1])
     assert not torch.equal(pair[conv1], contrast[conv1])
 
@@ -228,9 +228,12 @@ def test_bank_turns_over_oldest_first():
     assert int(objective.stored) == 15
 
 
-def perturbed(perturb: str, kappa: float = 0.02) -> tuple[SynthPair, Tensor, Tensor, dict[str, Tensor], Tensor]:
+def perturbed(
+    perturb: str, kappa: float = 0.02, kappa_quantile: float = 0.0
+) -> tuple[SynthPair, Tensor, Tensor, dict[str, Tensor], Tensor]:
     """Perturbs with a bank whose feature 3 is nearly constant -> objective, v, v_p, logs, both normal draws."""
-    objective, v, view = build(perturb=perturb, kappa=kappa), features(4), batch(4)["views"][1]
+    objective = build(perturb=perturb, kappa=kappa, kappa_quantile=kappa_quantile)
+    v, view = features(4), batch(4)["views"][1]
     bank = features(20, seed=5)
     bank[:, 3] = 1 + 0.01 * bank[:, 3]
     objective.remember(bank)
@@ -257,6 +260,30 @@ def test_noise_matches_equations_5_and_6():
             assert float(v_p[b, i]) == pytest.approx(float(v[b, i]) + noise, abs=1e-12)
     assert float(logs["eta_zero"]) == pytest.approx(float((eta == 0).double().mean()))
     assert float(logs["selected"]) == pytest.approx(sum(x < 0.2 for x in s) / 64)
+
+
+def test_a_share_of_the_dimensions_is_those_that_vary_least():
+    objective, v, v_p, logs, _ = perturbed("low-variance", kappa_quantile=0.25)
+    s = variance(objective.bank, objective.stored, "rms")
+    lowest = set(s.argsort()[:16].tolist())  # a quarter of 64
+    changed = {i for i in range(64) if not torch.equal(v_p[:, i], v[:, i])}
+    assert changed == lowest
+    assert float(logs["selected"]) == 0.25
+
+
+@pytest.mark.parametrize(("kappa", "which"), [(0.0, "no"), (9.0, "every")])
+def test_an_epoch_that_selects_nothing_or_everything_is_said_once(kappa: float, which: str):
+    objective, lines = build(kappa=kappa, kappa_quantile=0.0), []
+    for _ in range(2):
+        objective(batch(), 0.0)
+        objective.after_epoch(lines.append)
+    (line,) = lines
+    assert f"{which} dimension was selected" in line
+    assert "--pair.kappa-quantile" in line
+    share = build()
+    share(batch(), 0.0)
+    share.after_epoch(lines.append)
+    assert len(lines) == 1
 
 
 def test_each_perturbation_adds_only_its_own_noise():
@@ -314,11 +341,10 @@ def test_bfloat16_networks_give_finite_losses_and_float32_features():
     assert all(torch.isfinite(p.grad).all() for p in objective.decoder.parameters())
 
 
-def test_l2_normalisation_warns_that_it_selects_every_dimension():
-    with pytest.warns(UserWarning, match="every dimension"):
-        objective = objectives.build(small(bank_normalize="l2", bank=100), samples=40)
-    objective.train()(batch_of(objective), 0.0)
-    assert float((variance(objective.bank, objective.stored, "l2") < 0.2).float().mean()) == 1
+def test_the_papers_normalisation_and_kappa_select_every_dimension():
+    objective = objectives.build(small(bank_normalize="l2", kappa=0.2, kappa_quantile=0.0), samples=40)
+    logs = objective.train()(batch_of(objective), 0.0)[1]
+    assert float(logs["selected"]) == 1
 
 
 def batch_of(objective: SynthPair) -> dict[str, Tensor]:
@@ -368,7 +394,7 @@ def results_of(own: slice) -> dict[str, Tensor]:
     loss = objective.compare(data["views"][0, own], data["views"][1, own])
     objective.remember(features(6)[own])
     loss.backward()
-    weight = objective.encoder.get_parameter("conv1.weight")
+    weight = objective.encoder.get_parameter("network.conv1.weight")
     assert weight.grad is not None
     return {"eta": eta, "loss": loss.detach(), "bank": objective.bank, "gradient": weight.grad}
 

@@ -13,6 +13,7 @@ from trainable import final, small
 from fgdata.errors import InputError
 from fgtrain import cli
 from fgtrain.engine import lifecycle
+from fgtrain.networks.saved import load_encoder
 from fgtrain.runs import provenance
 from fgtrain.runs.checkpoint import WEIGHTS, Checkpoint
 from fgtrain.runs.files import append
@@ -184,10 +185,10 @@ def test_a_copy_made_without_links_is_used_and_can_be_saved_to(trained: Path, tm
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"backbone": "vgg"}, r"backbone is 'vgg'.*resnet18"),
+        ({"backbone": "resnet19"}, "cannot be built.*resnet19 is not a network of timm.*resnet18"),
         ({"backbone": ["resnet18"]}, "backbone is"),
         ({"stem": 5}, "stem is 5"),
-        ({"width": "1000000"}, "width 1000000.* 8 in its weights"),
+        ({"width": "1000000"}, "width 1000000.*width 1 to 4,096"),
         ({"width": "-8"}, "width -8"),
         ({"width": "1" * 4301}, "not an encoder"),
         ({"size": None}, "not an encoder"),
@@ -203,7 +204,7 @@ def test_encoder_metadata_that_describes_no_network(metadata: dict | str, messag
     text = metadata if isinstance(metadata, str) else json.dumps({**about, **metadata})
     save_file(weights, tmp_path / "encoder.safetensors", metadata={"fgtrain": text})
     with pytest.raises(InputError, match=message):
-        Checkpoint.find(tmp_path / "encoder.safetensors")
+        load_encoder(Checkpoint.find(tmp_path / "encoder.safetensors"))
 
 
 def test_versions_name_what_decodes_and_stores_images():

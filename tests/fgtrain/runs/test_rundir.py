@@ -191,16 +191,6 @@ def test_state_of_another_version_is_refused(drawn_set: Path, tmp_path: Path):
             lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
 
 
-def test_resume_with_another_number_of_processes_is_refused(undisturbed: Path, drawn_set: Path):
-    run = RunDir(undisturbed)
-    run.note(processes=2)
-    try:
-        with pytest.raises(InputError, match=r"by 2 processes.*torchrun --nproc-per-node 2"):
-            lifecycle.train(small(drawn_set, undisturbed, resume=True), "cvsa")
-    finally:
-        run.note(processes=1)
-
-
 def test_a_run_that_failed_before_its_first_checkpoint_may_be_removed(
     undisturbed: Path, drawn_set: Path, tmp_path: Path
 ):
@@ -308,7 +298,7 @@ def test_encoder_metadata_of_another_shape_is_refused_by_name(metadata: str, tmp
     file = tmp_path / "encoder.safetensors"
     save_file({"conv1.weight": torch.zeros(8, 3, 3, 3)}, file, metadata={"fgtrain": metadata})
     with pytest.raises(InputError, match=re.escape(str(file))):
-        Checkpoint.find(file)
+        load_encoder(Checkpoint.find(file))
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -334,7 +324,6 @@ def test_a_config_is_unchanged_by_writing_and_reading_it(name: str, tmp_path: Pa
         ({"method": "dino"}, "'dino'.*byol, moco, simsiam, simclr, cvsa"),
         ({"epoch": 3}, r"setting 'epoch'.*epochs"),
         ({"epochs": "3"}, "epochs is '3'; expected int"),
-        ({"model": {"backbone": "vgg"}}, r"model\.backbone is 'vgg'.*resnet18"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"seed": 1 << 64}, "--seed is 18446744073709551616; allowed: "),
         ({"optim": {"lr": float("inf")}}, "--optim.lr is inf; allowed: a finite number"),

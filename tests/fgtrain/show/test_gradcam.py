@@ -14,6 +14,7 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import cli
 from fgtrain.engine import lifecycle
+from fgtrain.evaluate import cam
 from fgtrain.networks.encoder import Encoder
 from fgtrain.settings import common, methods
 from fgtrain.settings.common import Model
@@ -52,7 +53,8 @@ def test_grad_cam_equals_its_equations_with_numerical_derivatives():
         return (mixing * (a**3 + a)).sum((1, 2, 3)) + a.mean((2, 3)).prod(1)
 
     leaf = activation.clone().requires_grad_(True)
-    ours = gradcam.grad_cam(leaf, score(leaf))
+    (gradient,) = torch.autograd.grad(score(leaf).sum(), leaf)
+    ours = cam.grad_cam(activation, gradient)
     step = 1e-4
     for b in range(2):
         weighted = torch.zeros(4, 4, dtype=torch.float64)
@@ -76,13 +78,13 @@ def test_grad_cam_of_a_linear_layer_on_pooled_maps_is_the_class_activation_map()
     encoder = Encoder(Model("resnet18", width=8))
     layer = nn.Linear(encoder.dim, 5)
     x, classes = torch.randn(3, 3, 96, 96), torch.tensor([4, 0, 2])
-    maps, predicted = gradcam.maps_of(encoder, layer, x, classes)
+    maps, predicted = cam.explain(encoder, layer, x, classes)
     with torch.no_grad():
         features = encoder(x)
-        cam = torch.einsum("bn,bnhw->bhw", layer.weight[classes], features.stage4).relu() / 9
-        assert torch.allclose(maps, cam, atol=1e-6)
+        expected = torch.einsum("bn,bnhw->bhw", layer.weight[classes], features.maps[4]).relu() / 9
+        assert torch.allclose(maps, expected, atol=1e-6)
         assert torch.equal(predicted, layer(features.pooled).argmax(1))
-    assert encoder.conv1.weight.grad is None
+    assert encoder.network.conv1.weight.grad is None
 
 
 def test_the_picture_is_warm_where_the_map_is_high():

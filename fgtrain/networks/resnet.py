@@ -1,0 +1,58 @@
+"""ResNet-18 and ResNet-50 of any width and with a stem for small images: torchvision's, with timm's methods.
+
+At width 64 with the imagenet stem, the network equals torchvision's in names, shapes and initial weights.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+from ..settings.common import Model
+
+BLOCKS = {"resnet18": (resnet.BasicBlock, [2, 2, 2, 2]), "resnet50": (resnet.Bottleneck, [3, 4, 6, 3])}
+
+
+class ResNet(resnet.ResNet):
+    """torchvision's `width_per_group` narrows only the inside of a Bottleneck, so `model.width` scales the stem and the
+    planes of each stage. The names are torchvision's without `fc`."""
+
+    pretrained_cfg: ClassVar[dict[str, tuple[float, ...]]] = {
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+    }
+    feature_info: ClassVar[list[dict[str, str]]] = [{"module": f"layer{i}"} for i in (1, 2, 3, 4)]
+
+    def __init__(self, model: Model):
+        self.width = model.width
+        block, layers = BLOCKS[model.backbone]
+        super().__init__(block, layers, num_classes=1, zero_init_residual=model.zero_init_residual)
+        if model.width != 64:
+            self.conv1 = nn.Conv2d(3, model.width, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(model.width)
+        if model.stem == "small":
+            self.conv1 = nn.Conv2d(3, model.width, 3, stride=1, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        del self.fc
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[override]
+        if planes == 64:
+            self.inplanes = self.width
+        return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
+
+    def forward_intermediates(self, x: Tensor, **_) -> tuple[Tensor, list[Tensor]]:
+        """(B, 3, S, S) -> maps of layer4, and of layer3 and layer4."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        stage3 = self.layer3(self.layer2(self.layer1(x)))
+        stage4 = self.layer4(stage3)
+        return stage4, [stage3, stage4]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
+        """(B, n, h, w) -> (B, n): the mean over positions."""
+        return torch.flatten(self.avgpool(x), 1)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Patterns of parameter names: the stem, then one group a stage (`coarse`) or a block."""
+        return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}

@@ -1,0 +1,158 @@
+"""Runs of every family of networks: exact resumption, evaluations, another number of processes, a new schedule."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from trainable import final, metrics, same, small, stop_at_step
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
+from fgdata.views import ViewSpec
+from fgtrain.engine import lifecycle
+from fgtrain.evaluate import report
+from fgtrain.networks.saved import load_encoder
+from fgtrain.objectives import bases
+from fgtrain.runs.checkpoint import Checkpoint
+from fgtrain.runs.rundir import RunDir
+from fgtrain.settings import common, methods
+from fgtrain.settings.evaluations import Knn, Linear, Localization, Retrieval
+from fgtrain.settings.pictures import Gradcam
+from fgtrain.show import gradcam
+
+RUNS: dict[str, tuple[str, str, dict]] = {
+    "cvsa on a ViT": ("cvsa", "test_vit", {"freeze_stages": 1}),
+    "moco on a ConvNeXt": ("moco", "test_convnext", {"optim": common.Optim("adamw", layer_decay=0.7, clip=0.5)}),
+    "synth-pair on an EfficientNet": ("synth-pair", "test_efficientnet", {}),
+    "byol on a ViT with drop path": ("byol", "test_vit2", {}),
+    "cvsa-moco on an EfficientNet, two levels": ("cvsa-moco", "test_efficientnet", {}),
+}
+
+
+def config_of(name: str, shards: Path, out: Path, **machine) -> common.Config:
+    method, backbone, more = RUNS[name]
+    base = small(shards, out, method, **machine)
+    more = {"model": common.Model(backbone, drop_path=0.2 * (backbone == "test_vit2")), **more}
+    if "two levels" in name:
+        more["align"] = methods.AlignSettings((3, 4), hidden=16, dim=8)
+    return replace(base, **more)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_resumed_run_is_bitwise_the_undisturbed_one(
+    name: str, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    method = RUNS[name][0]
+    lifecycle.train(config_of(name, drawn_set, tmp_path / "whole"), method)
+    with monkeypatch.context() as patch:
+        stop_at_step(patch, 3)
+        lifecycle.train(config_of(name, drawn_set, tmp_path / "halves"), method)
+    lifecycle.train(config_of(name, drawn_set, tmp_path / "halves", resume=True), method)
+    whole, halves = final(tmp_path / "whole"), final(tmp_path / "halves")
+    assert same(whole["objective"], halves["objective"])
+    assert same(whole["optimizer"], halves["optimizer"])
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "halves")
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+def test_every_evaluation_reads_a_run_of_any_network(backbone: str, drawn_set: Path, tmp_path: Path, capsys):
+    config = replace(small(drawn_set, tmp_path / "run", "byol"), model=common.Model(backbone), epochs=1)
+    run = lifecycle.train(replace(config, views=ViewSpec(size=32)), "byol")
+    encoder = load_encoder(Checkpoint.find(run))
+    config = timm.get_pretrained_cfg(backbone)
+    assert config is not None
+    assert encoder.mean == tuple(config.mean)  # as the views of the run had
+    for function, flags in (
+        (report.run_knn, Knn(run, device="cpu", k=5, untrained=True)),
+        (report.run_linear, Linear(run, device="cpu", epochs=1, cache=True)),
+        (report.run_retrieval, Retrieval(run, device="cpu")),
+        (report.run_localization, Localization(run, device="cpu")),
+    ):
+        function(flags)
+    assert "Grad-CAM, since the pooled feature is not the mean of the last map" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    lines = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    assert [line["evaluation"] for line in lines] == ["knn", "linear", "retrieval", "localization"]
+    assert gradcam.draw_gradcam(Gradcam((run,), rows=2, device="cpu")).is_file()
+
+
+def test_given_weights_are_evaluated_without_a_run(drawn_set: Path, tmp_path: Path, capsys):
+    run = lifecycle.train(replace(small(drawn_set, tmp_path / "run", "byol"), epochs=1), "byol")
+    of_run = report.run_knn(Knn(run, device="cpu", k=5))
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": load_encoder(Checkpoint.find(run)).state_dict()}, file)
+    flags = Knn(weights=str(file), model=common.Model(width=8), shards=drawn_set, size=32, device="cpu", k=5)
+    given = report.run_knn(flags)
+    assert given["accuracy"] == of_run["accuracy"]
+    assert "in 'state_dict'" in capsys.readouterr().out
+    assert report.run_knn(replace(flags, untrained=True))["untrained"] != given["accuracy"]
+    for wrong in (replace(flags, run=run), replace(flags, weights=None)):
+        with pytest.raises(InputError, match="allowed: one of them"):
+            report.run_knn(wrong)
+    with pytest.raises(InputError, match="does not fit the encoder"):
+        report.run_knn(replace(flags, model=common.Model(width=16)))
+
+
+def test_a_run_resumes_with_another_number_of_processes_and_says_so(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    with monkeypatch.context() as patch:
+        stop_at_step(patch, 3)
+        run = lifecycle.train(small(drawn_set, tmp_path / "run", "byol"), "byol")
+    last = RunDir(run).last_checkpoint
+    assert last is not None
+    state = torch.load(last / "state.pt", weights_only=True)
+    torch.save({**state, "ranks": state["ranks"] * 2}, last / "state.pt")
+    RunDir(run).note(processes=2)
+    lifecycle.train(small(drawn_set, run, "byol", resume=True), "byol")
+    assert "with 1 process instead of 2" in " ".join(capsys.readouterr().out.split())
+    assert RunDir(run).facts["step"] == 8
+
+
+def test_a_new_schedule_starts_from_everything_of_another_run(drawn_set: Path, tmp_path: Path, capsys):
+    old = lifecycle.train(small(drawn_set, tmp_path / "old", "moco"), "moco")
+    config = replace(small(drawn_set, tmp_path / "new", "moco"), extend=old, epochs=3)
+    trainer = lifecycle.Trainer(config, RunDir(tmp_path / "x"), ShardSet.open(drawn_set), torch.device("cpu"))
+    trainer.extend(old)
+    seen = {k: v.clone() for k, v in trainer.objective.state_dict().items()}
+    trainer.loader.close()
+    assert same(seen, dict(final(old)["objective"]))
+    assert trainer.step == 0
+    assert same(trainer.optimizer.state_dict()["state"], final(old)["optimizer"]["state"])
+    new = lifecycle.train(config, "moco")
+    assert "extends" in capsys.readouterr().out
+    assert RunDir(new).facts["step"] == 12
+    assert not same(final(new)["objective"], final(old)["objective"])
+    machine = replace(config.machine, out=tmp_path / "wrong")
+    with pytest.raises(InputError, match=r"model.width differ.*--config"):
+        lifecycle.train(replace(config, model=common.Model(width=16), machine=machine), "moco")
+
+
+def test_moco_normalises_parts_of_a_batch_and_returns_its_keys_in_order():
+    torch.manual_seed(0)
+    config = methods.MocoConfig(
+        model=common.Model(width=8),
+        views=ViewSpec(size=32),
+        moco=methods.MocoSettings(dim=8, norm_splits=2),
+        data=common.Data(batch_size=8),
+    )
+    objective = bases.Moco(config, samples=64).train()
+    view = torch.randn(8, 3, 32, 32)
+    features, _ = bases.in_parts(objective.encoder, objective.projector, view, 2)
+    halves = [objective.encoder(half).pooled for half in view.split(4)]
+    assert torch.equal(features.pooled, torch.cat(halves))
+    assert not torch.allclose(features.pooled, objective.encoder(view).pooled)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(config.seed))
+    target = objective.target_encoder
+    with torch.no_grad():
+        expected = torch.cat([target(half).pooled for half in view[order].split(4)])[order.argsort()]
+        _, key = objective.key(view, 0.0)
+        head = objective.target_projector(expected)
+    torch.testing.assert_close(key, head / head.norm(dim=1, keepdim=True))
+    auto = bases.Moco(replace(config, moco=methods.MocoSettings(dim=8)), samples=64)
+    assert [auto.splits(n) for n in (8, 16, 64, 256, 1024)] == [1, 1, 4, 8, 8]
+    assert auto.eval().splits(256) == 1
