@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from .common import need
 from .evaluations import need_seed
 
+FORMATS = (".png", ".pdf", ".svg")
 Runs = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN...]", help_behavior_hint="(required)")]
 
 
@@ -19,7 +20,7 @@ class Picture:
     def __post_init__(self) -> None:
         out = getattr(self, "out", None)
         need_seed(getattr(self, "seed", 0))
-        need(out is None or out.suffix == ".png", "out", out, "a file whose name ends in .png")
+        need(out is None or out.suffix in FORMATS, "out", out, f"a file whose name ends in {', '.join(FORMATS)}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Views(Picture):
     seed: int = 0
     """Seed of the choice of images and of all random draws."""
     out: Path | None = None
-    """PNG to write. Default: views.png in the run directory, else in the working directory."""
+    """File to write, .png, .pdf or .svg. Default: views.png in the run directory, else in the working directory."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Pairs(Picture):
     """Run directory of the method synth-pair."""
     shards: Path | None = None
     """Shard set. Default: the run's."""
-    split: str = "test"
-    """Split the images come from."""
+    split: str | None = None
+    """Split the images come from. Default: test, or train for a set without it."""
     rows: int = 6
     """Number of images."""
     seed: int = 0
     """Seed of the choice of images and of the noise."""
     out: Path | None = None
-    """PNG to write. Default: pairs.png in the run directory."""
+    """File to write, .png, .pdf or .svg. Default: pairs.png in the run directory."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,14 @@ class Gradcam(Picture):
     """Run directories (their last checkpoints), checkpoint folders, or encoder.safetensors files."""
     shards: Path | None = None
     """Shard set. Default: that of the first run."""
-    split: str = "test"
-    """Split the images come from; the classifier is trained on train."""
+    split: str | None = None
+    """Split the images come from; the classifier is trained on train. Default: test, or train for a set without it."""
+    ids: tuple[str, ...] = ()
+    """Images to draw, by their id or file name in the dataset, instead of --rows at random."""
+    labels: tuple[str, ...] = ()
+    """Headings of the runs, in their order. Default: their folders' names."""
+    colours: Literal["jet", "turbo", "viridis", "inferno", "grey"] = "jet"
+    """Colours of a map from 0 to its maximum."""
     size: int | None = None
     """Side of the square that images are resized to, in pixels. Default: the view size of the first run."""
     rows: int = 6
@@ -85,16 +92,20 @@ class Gradcam(Picture):
     device: str = "auto"
     """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
     out: Path | None = None
-    """PNG to write. Default: gradcam.png in the first run's directory."""
+    """File to write, .png, .pdf or .svg. Default: gradcam.png in the first run's directory."""
 
 
 @dataclass(frozen=True)
 class Curves(Picture):
-    """Draw the loss and the other metrics of metrics.jsonl over the epochs, several runs in one picture."""
+    """Draw the loss and the other metrics of metrics.jsonl over the epochs, several runs in one picture. Runs that
+    differ only in the seed are one line, their mean, in a band from the least to the largest."""
 
     runs: Runs
     """Run directories."""
+    labels: tuple[str, ...] = ()
+    """Names of the runs in the legend, in their order; of runs that differ only in the seed, one name for all.
+    Default: their folders' names, or the method and what differs for several seeds."""
     figures: tuple[str, ...] = ()
     """Names of the metrics to draw. Default: all except throughput."""
     out: Path | None = None
-    """PNG to write. Default: curves.png in the first run's directory."""
+    """File to write, .png, .pdf or .svg. Default: curves.png in the first run's directory."""

@@ -1,5 +1,6 @@
 """Training curves: each metric of metrics.jsonl over the epochs, one panel per metric, one line per run."""
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +8,15 @@ from typing import Any
 
 from fgdata.errors import InputError, printable
 
+from ..evaluate.compare import Group, names_of
 from ..evaluate.records import is_finite, read_records
 from ..printing import say
 from ..runs.files import whole
+from ..runs.rundir import RunDir
 from ..settings.common import need
+from ..settings.file import flat, to_dict
 from ..settings.pictures import Curves
+from .layout import save_figure
 
 AXIS = ("step", "epoch")
 THROUGHPUT = ("images_per_second", "data_wait")
@@ -19,28 +24,36 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Distinguishable with colour blindness (Okabe and Ito)."""
 COLUMNS, WIDTH, HEIGHT = 3, 4.2, 2.7  # panels per row; size of a panel in inches
 MOST = 60  # panels in a picture
+Series = dict[str, tuple[list[float], list[float]]]
+"""Metric -> epochs and values."""
+Band = tuple[list[float], list[float], list[float]]
+"""Epochs, least and largest values."""
 
 
 def draw_curves(flags: Curves) -> Path:
     """Writes the picture and returns its path. InputError for a run without metrics, or a metric that no run has."""
     paths, figures = flags.runs, flags.figures
-    need(1 <= len(paths) <= len(COLOURS), "RUN", f"given {len(paths)} times", f"1 to {len(COLOURS)} runs")
-    runs = {name: curves(path) for name, path in zip(names(paths), paths)}
+    need(len(paths) >= 1, "RUN", "absent", "1 run or more")
+    groups = grouped(paths, flags.labels)
+    need(len(groups) <= len(COLOURS), "RUN", f"{len(groups)} kinds of runs", f"1 to {len(COLOURS)} in one picture")
+    seeds = {name: [curves(path) for path in group] for name, group in groups.items()}
+    runs = {name: {figure: mean for figure, (mean, _) in average(each).items()} for name, each in seeds.items()}
+    bands = {name: {figure: band for figure, (_, band) in average(each).items()} for name, each in seeds.items()}
     recorded = list(dict.fromkeys(figure for lines in runs.values() for figure in lines))
     for figure in figures:
         need(figure in recorded, "figures", figure, ", ".join(recorded))
     wanted = list(figures) or [figure for figure in recorded if figure not in THROUGHPUT] or recorded
     need(len(wanted) <= MOST, "figures", f"{len(wanted):,} metrics", f"1 to {MOST}, by name")
     out = flags.out or paths[0] / "curves.png"
-    picture = draw(runs, wanted)
+    picture = draw(runs, wanted, bands)
     with whole(out) as part, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # of a name in another script
-        picture.savefig(part, format="png", dpi=150)
+        save_figure(picture, part, out.suffix)
     say(f"{out}: {', '.join(wanted)} of {', '.join(runs)}")
     return out
 
 
-def curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+def curves(path: Path) -> Series:
     """Run directory -> metric -> epochs and values; a line without the metric, or with NaN, adds no point.
 
     InputError when the run has no metrics yet, or a line without a number as its epoch.
@@ -48,7 +61,7 @@ def curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     lines = read_records(path / "metrics.jsonl")
     if not any(name not in AXIS and is_finite(value) for line in lines for name, value in line.values.items()):
         raise InputError(f"{path} has no metrics.jsonl with a metric in it. Name run directories, such as runs/cvsa.")
-    series: dict[str, tuple[list[float], list[float]]] = {}
+    series: Series = {}
     for line in lines:
         for name, value in line.values.items():
             if name not in AXIS and is_finite(value):
@@ -58,14 +71,55 @@ def curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     return series
 
 
+def grouped(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Path]]:
+    """Run directories -> name -> runs that differ only in the seed, in the order given.
+
+    A group is named by `labels`; else by its folder where every group is one run, else as `fgtrain compare` names it.
+    Runs whose settings cannot be read are groups of one.
+    """
+    kinds: dict[str, list[Path]] = {}
+    settings = []
+    for path in dict.fromkeys(paths):
+        try:
+            own = {k: v for k, v in flat(to_dict(RunDir(path).config())).items() if not k.startswith("machine.")}
+            own.pop("seed")
+        except InputError:
+            own = {"method": str(path)}
+        if (key := json.dumps(own, sort_keys=True)) not in kinds:
+            settings.append(own)
+        kinds.setdefault(key, []).append(path)
+    groups = list(kinds.values())
+    default = names([group[0] for group in groups])
+    if len(groups) < len(paths):
+        default = names_of([Group(own) for own in settings])
+    allowed = f"one for each of {len(groups)}, in this order: {'; '.join(default)}"
+    need(len({*labels}) == len(labels) in (0, len(groups)), "labels", f"{len({*labels})} different names", allowed)
+    return dict(zip(labels or default, groups))
+
+
+def average(seeds: Sequence[Series]) -> dict[str, tuple[tuple[list[float], list[float]], Band | None]]:
+    """Series of runs of one kind -> metric -> (epochs, means), and (epochs, least, largest) of two runs or more.
+
+    Only epochs that all runs with the metric have.
+    """
+    out = {}
+    for figure in dict.fromkeys(name for series in seeds for name in series):
+        each = [dict(zip(*series[figure])) for series in seeds if figure in series]
+        epochs = [epoch for epoch in each[0] if all(epoch in other for other in each)]
+        values = [[other[epoch] for other in each] for epoch in epochs]
+        band = (epochs, [min(v) for v in values], [max(v) for v in values]) if len(each) > 1 else None
+        out[figure] = ((epochs, [sum(v) / len(v) for v in values]), band)
+    return out
+
+
 def names(paths: Sequence[Path]) -> list[str]:
     """The names of the folders, or the whole paths when two folders have the same name."""
     own = [path.resolve().name for path in paths]
     return own if len(set(own)) == len(own) else [str(path) for path in paths]
 
 
-def draw(runs: dict[str, dict[str, tuple[list[float], list[float]]]], figures: Sequence[str]) -> Any:
-    """Run -> metric -> epochs and values: draws a matplotlib Figure with one panel per metric.
+def draw(runs: dict[str, Series], figures: Sequence[str], bands: dict[str, dict[str, Band | None]]) -> Any:
+    """Run -> metric -> epochs and values: draws a matplotlib Figure with one panel per metric, and bands behind lines.
 
     InputError when matplotlib is not installed.
     """
@@ -87,6 +141,8 @@ def draw(runs: dict[str, dict[str, tuple[list[float], list[float]]]], figures: S
         for colour, (run, lines) in zip(COLOURS, runs.items()):
             if figure in lines:
                 epochs, values = lines[figure]
+                if band := bands.get(run, {}).get(figure):
+                    panel.fill_between(*band, color=colour, alpha=0.2, linewidth=0)
                 mark = "o" if len(epochs) < 40 else None
                 (handles[run],) = panel.plot(epochs, values, color=colour, linewidth=1.6, marker=mark, markersize=3)
         panel.set_title(printable(figure.replace("_", " ")), loc="left", fontsize=11, parse_math=False)

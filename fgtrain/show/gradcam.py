@@ -25,10 +25,13 @@ from ..runs.files import whole
 from ..settings.common import need
 from ..settings.evaluations import Evaluation
 from ..settings.pictures import Gradcam
-from .sheet import caption, check_rows, fitted, framed, layout
+from .layout import layout
+from .sheet import caption, check_rows, choose, default_split, fitted, framed, noted
 
 CELL = 224
 """Longer side of an image in the picture, in pixels."""
+COLOURS = {name: getattr(cv2, f"COLORMAP_{name.upper()}") for name in ("jet", "turbo", "viridis", "inferno")}
+COLOURS["grey"] = cv2.COLORMAP_BONE
 
 
 def draw_gradcam(flags: Gradcam) -> Path:
@@ -36,15 +39,22 @@ def draw_gradcam(flags: Gradcam) -> Path:
 
     All runs use the shard set and the view size of the first.
     """
-    paths, split, rows = flags.runs, flags.split, flags.rows
+    paths = flags.runs
     need(1 <= len(paths) <= 8, "RUN", f"given {len(paths)} times", "1 to 8 runs, side by side")
     options = Evaluation(paths[0], shards=flags.shards, size=flags.size, device=flags.device)
     first = Subject.open(options, ("train",))
     options = replace(options, shards=first.shards.path, size=first.size)
     subjects = [first, *(Subject.open(replace(options, run=path), ("train",)) for path in paths[1:])]
-    data, reader = first.shards, first.shards.split(split)
+    need(
+        len(flags.labels) in (0, len(paths)),
+        "labels",
+        f"{len(flags.labels)} names",
+        f"one for each of {len(paths)} runs",
+    )
+    data, split = first.shards, default_split(first.shards, flags.split)
+    reader, rows = data.split(split), len(flags.ids) or flags.rows
     check_rows(rows, data, split)
-    numbers = np.sort(np.random.default_rng(flags.seed).choice(len(reader), rows, replace=False))
+    numbers = choose(data, split, flags.ids, rows, flags.seed)
     part = Part(data, split, torch.from_numpy(numbers))
     cells = [[original(data, split, number)] for number in numbers]
     right, grid = [], (0, 0)
@@ -57,12 +67,12 @@ def draw_gradcam(flags: Gradcam) -> Path:
         right.append(int((predicted == classes).sum()))
         grid = tuple(maps.shape[1:])
         for row, one, number in zip(cells, maps.cpu().numpy(), numbers):
-            row.append(overlaid(decode(reader.read(int(number))["jpg"], str(number)), one))
+            row.append(overlaid(decode(reader.read(int(number))["jpg"], str(number)), one, flags.colours))
     captions = [caption(data, reader.read(int(number))) for number in numbers]
-    heads = [("image", 1), *((shortened(subject), 1) for subject in subjects)]
+    heads = [("image", 1), *((name, 1) for name in flags.labels or [named(subject) for subject in subjects])]
     out = flags.out or (first.checkpoint.run.path if first.checkpoint.run else Path()) / "gradcam.png"
     with whole(out) as part:
-        layout(cells, captions, heads, CELL).save(part, "PNG", optimize=True)
+        layout(cells, captions, heads, CELL).save(part, out.suffix)
     say(f"{out}: {rows} images of {data.path} ({split}) at {first.size} px, maps of {grid[0]} x {grid[1]}")
     for subject, count in zip(subjects, right):
         say(f"  {subject.name}: {count} of these {rows} classified right")
@@ -82,17 +92,17 @@ def original(shards: ShardSet, split: str, number: int) -> Image.Image:
     return image
 
 
-def overlaid(rgb: np.ndarray, cam: np.ndarray) -> Image.Image:
-    """(H, W, 3) image, (h, w) map >= 0 -> the image blended with the map's colours: blue is 0, red is its maximum."""
+def overlaid(rgb: np.ndarray, cam: np.ndarray, palette: str = "jet") -> Image.Image:
+    """(H, W, 3) image, (h, w) map >= 0 -> the image blended with the map's colours; of a map of zeros, a note on it."""
     image = np.asarray(fitted(rgb, CELL))
+    if not cam.any():
+        return noted(Image.fromarray(image), "empty map: no positive evidence")
     heat = cam / max(float(cam.max()), 1e-12)
     heat = cv2.resize(heat.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    colours = cv2.applyColorMap((heat * 255).round().astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
+    colours = cv2.applyColorMap((heat * 255).round().astype(np.uint8), COLOURS[palette])[..., ::-1]
     return Image.fromarray((0.5 * image + 0.5 * colours).round().astype(np.uint8))
 
 
-def shortened(subject: Subject) -> str:
-    """The name of the run's folder, shortened to at most 21 characters."""
-    path = subject.checkpoint.run.path if subject.checkpoint.run else subject.checkpoint.file
-    name = path.resolve().name
-    return name if len(name) <= 20 else f"{name[:9]}...{name[-9:]}"
+def named(subject: Subject) -> str:
+    """The name of the run's folder, or of the encoder's file."""
+    return (subject.checkpoint.run.path if subject.checkpoint.run else subject.checkpoint.file).resolve().name

@@ -29,7 +29,8 @@ from ..runs.files import whole
 from ..runs.state import load_state
 from ..settings.methods import SynthPairConfig
 from ..settings.pictures import Pairs
-from .sheet import caption, check_rows, layout, pixels
+from .layout import layout
+from .sheet import caption, check_rows, default_split, pixels
 
 BATCH = 64
 """Images per batch, of which the first are drawn. The scores compare an image with the others of its batch."""
@@ -39,31 +40,38 @@ CELL = 160  # minimum side of an image in the picture, in pixels
 def draw_pairs(flags: Pairs) -> Path:
     """Writes the sheet and returns its path: per row an image, two decoded images and their difference.
 
-    The first is decoded from the features of the image, the second from the features with added noise.
+    The first is decoded from the features of the image, the second from the features with added noise. Between them is
+    the mean image of the batch, which is what a decoder that learned nothing gives.
     """
-    checkpoint, split, rows, seed = Checkpoint.find(flags.run), flags.split, flags.rows, flags.seed
+    checkpoint, rows, seed = Checkpoint.find(flags.run), flags.rows, flags.seed
     objective = load_objective(checkpoint)
     data = open_shards(flags.shards or (recorded_shards(checkpoint.run) if checkpoint.run else None))
+    split = default_split(data, flags.split)
     reader = data.split(split)
     check_rows(rows, data, split, most=BATCH)
     with load(data, views=objective.views, batch_size=min(BATCH, len(reader)), split=split, seed=seed) as loader:
         batch = next(iter(loader))
     x, x_hat, x_p, noise = pairs(objective, batch, seed)
     spec, gain = objective.views, visible(x_p - x_hat, objective.views)
+    mean = x.mean(0)
+    errors = [(other - x).square().mean().item() for other in (x_hat, mean)]
     cells = []
     for i in range(rows):
         decoded, perturbed = (pixels(images[i].numpy(), spec) for images in (x_hat, x_p))
+        constant = pixels(mean.numpy(), spec)
         change = (128 + gain * (perturbed.astype(float) - decoded)).round().clip(0, 255).astype(np.uint8)
-        cells.append([enlarged(image) for image in (pixels(x[i].numpy(), spec), decoded, perturbed, change)])
+        cells.append([enlarged(image) for image in (pixels(x[i].numpy(), spec), decoded, constant, perturbed, change)])
     captions = [caption(data, reader.read(number)) for number in batch["index"][:rows].tolist()]
-    heads = [("image", 1), ("decoded", 1), ("with noise", 1), (f"difference x {gain}", 1)]
+    heads = [("image", 1), ("decoded", 1), ("mean image", 1), ("with noise", 1), (f"difference x {gain}", 1)]
     sheet = layout(cells, captions, heads, cells[0][0].width)
     out = flags.out or (checkpoint.run.path if checkpoint.run else Path()) / "pairs.png"
     with whole(out) as part:
-        sheet.save(part, "PNG", optimize=True)
+        sheet.save(part, out.suffix)
     say(
         f"{out}: {rows} images of {data.path} ({split}), step {checkpoint.step:,}; "
-        f"the noise is {noise:.1%} of the features"
+        f"the noise is {noise:.1%} of the features\n"
+        f"Squared error of the decoded images {errors[0]:.3f}, of the mean image of the batch {errors[1]:.3f} (pixels "
+        "normalised)" + (": the decoder is no better than a constant" if errors[0] >= errors[1] else "")
     )
     return out
 

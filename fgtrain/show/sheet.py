@@ -1,18 +1,19 @@
-"""Parts of a contact sheet: pixels, outlines, captions, rows and columns."""
+"""What goes into a contact sheet: the choice of images, pixels, outlines, captions."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, label, meta
 from fgdata.shards.sample import Sample
 from fgdata.views import ViewSpec
 
 from ..settings.common import need
+from .layout import INK, PAPER, wrapped
 
-PAPER, INK, FAINT, MARK = (255, 255, 255), (34, 38, 43), (120, 126, 134), (255, 122, 0)
-MARGIN, GAP, GROUP_GAP, HEADER, LINE = 28, 10, 34, 58, 18  # pixels
+MARK = (255, 122, 0)
 MOST_ROWS = 100
 
 
@@ -20,6 +21,32 @@ def check_rows(rows: int, shards: ShardSet, split: str, most: int = MOST_ROWS) -
     """InputError when the set has no such split, or unless 1 to `most` rows of its images can be drawn."""
     images = len(shards.split(split))
     need(1 <= rows <= min(most, images), "rows", rows, f"1 to {min(most, images):,} of the {images:,} {split} images")
+
+
+def default_split(shards: ShardSet, split: str | None) -> str:
+    """The split to draw from: the given one, else test, or train for a set without test images."""
+    return split or ("test" if shards.splits.get("test") else "train")
+
+
+def choose(shards: ShardSet, split: str, ids: Sequence[str], rows: int, seed: int) -> np.ndarray:
+    """-> numbers of the samples to draw: those of the given ids in their order, else `rows` at random, ascending.
+
+    An id is that of the dataset, its file, or the end of its file's path. InputError when one is not in the split.
+    """
+    reader = shards.split(split)
+    if not ids:
+        return np.sort(np.random.default_rng(seed).choice(len(reader), rows, replace=False))
+    known = [meta(reader.read(number)) for number in range(len(reader))]
+    numbers = []
+    for wanted in ids:
+        exact = [i for i, info in enumerate(known) if wanted in (info["id"], info["file"])]
+        found = exact or [i for i, info in enumerate(known) if info["file"].endswith(f"/{wanted}")]
+        if len(found) != 1:
+            what = f"is {len(found)} images" if found else "is not an image"
+            first = ", ".join(info["id"] for info in known[:3])
+            raise InputError(f"--ids: {wanted} {what} of the {split} split of {shards.path}. Ids are like {first}.")
+        numbers += found
+    return np.array(numbers)
 
 
 def caption(shards: ShardSet, sample: Sample) -> str:
@@ -49,6 +76,16 @@ def fitted(rgb: np.ndarray, size: int) -> Image.Image:
     return image.resize(sides, Image.Resampling.LANCZOS)
 
 
+def noted(image: Image.Image, text: str) -> Image.Image:
+    """The image in pale, with a sentence over its middle."""
+    pale = Image.blend(image, Image.new("RGB", image.size, PAPER), 0.6)
+    font = ImageFont.load_default(14)
+    lines = "\n".join(wrapped(text, 14, max(40, image.width - 12)))
+    place = (image.width / 2, image.height / 2)
+    ImageDraw.Draw(pale).multiline_text(place, lines, INK, font, anchor="mm", align="center")
+    return pale
+
+
 def framed(image: Image.Image, corners: tuple[float, float, float, float] | None, scale: float) -> Image.Image:
     """Draws an outline at `corners` (left, top, right, bottom, multiplied by `scale`), clipped to the image.
 
@@ -63,46 +100,3 @@ def framed(image: Image.Image, corners: tuple[float, float, float, float] | None
     draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=PAPER, width=4)
     draw.rectangle((left + 1, top + 1, max(left + 1, right - 1), max(top + 1, bottom - 1)), outline=MARK, width=2)
     return image
-
-
-def wrapped(text: str, font: Any, width: int) -> str:
-    """Breaks text between words into at most three lines of `width` pixels; a longer word is not broken."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines[:3])
-
-
-def layout(cells: list[list[Image.Image]], captions: list[str], heads: list[tuple[str, int]], size: int) -> Image.Image:
-    """Rows of cells -> the sheet: a heading above each group of columns, a caption below the first cell of each row.
-
-    `heads` are (heading, columns of the group) from left to right; `size` is the side of a cell in pixels.
-    """
-    large, small = ImageFont.load_default(20), ImageFont.load_default(15)
-    captions = [wrapped(caption, small, size) for caption in captions]
-    overhangs = [LINE * (c.count("\n") + 1) - (size - row[0].height) // 2 for c, row in zip(captions, cells)]
-    row_height = size + 2 * GAP + max(0, *overhangs)
-    lefts, x = [], MARGIN
-    for _, columns in heads:
-        lefts += [x + i * (size + GAP) for i in range(columns)]
-        x = lefts[-1] + size + GROUP_GAP
-    height = MARGIN + HEADER + len(cells) * row_height + MARGIN
-    sheet = Image.new("RGB", (lefts[-1] + size + MARGIN, height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    column = 0
-    for text, columns in heads:
-        left, right = lefts[column], lefts[column + columns - 1] + size
-        draw.text((left, MARGIN), text, INK, large)
-        draw.line((left, MARGIN + 34, right, MARGIN + 34), FAINT, 1)
-        column += columns
-    for i, row in enumerate(cells):
-        top = MARGIN + HEADER + i * row_height
-        for left, cell in zip(lefts, row):
-            sheet.paste(cell, (left + (size - cell.width) // 2, top + (size - cell.height) // 2))
-        bottom = top + (size + row[0].height) // 2
-        draw.multiline_text((lefts[0] + size / 2, bottom + 5), captions[i], FAINT, small, anchor="ma", align="center")
-    return sheet

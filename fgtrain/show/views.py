@@ -16,7 +16,8 @@ from ..printing import say
 from ..runs.files import whole
 from ..runs.rundir import RunDir
 from ..settings.pictures import Views
-from .sheet import caption, check_rows, extent, fitted, framed, layout, pixels
+from .layout import layout
+from .sheet import caption, check_rows, extent, fitted, framed, pixels
 
 
 def draw_views(flags: Views) -> Path:
@@ -67,6 +68,6 @@ def draw_views(flags: Views) -> Path:
     sheet = layout(cells, captions, heads, size)
     out = flags.out or (path or Path()) / "views.png"
     with whole(out) as part:
-        sheet.save(part, "PNG", optimize=True)
+        sheet.save(part, out.suffix)
     say(f"{out}: {rows} images of {data.path} ({split}), {size} px views")
     return out

@@ -140,7 +140,7 @@ def test_curves_have_every_metric_and_skip_missing_values(tmp_path: Path):
 
 
 def test_curves_of_two_runs_have_a_panel_per_figure_and_a_line_per_run(runs: list[Path], capsys):
-    figure = curves.draw({path.name: curves.curves(path) for path in runs}, ["loss", "lr"])
+    figure = curves.draw({path.name: curves.curves(path) for path in runs}, ["loss", "lr"], {})
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["loss", "lr"]
     assert [len(panel.lines) for panel in figure.axes] == [2, 2]
     values = [json.loads(line)["loss"] for line in (runs[1] / "metrics.jsonl").read_text().splitlines()]
