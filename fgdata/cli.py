@@ -52,7 +52,8 @@ def build_shards(
         objective: How a box is chosen from a saliency map. max-excess: the box with the largest sum of
             (saliency - tau x mean of the map). max-mean: the box with the highest mean saliency among boxes of at
             least a minimum area.
-        tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: 0.75.
+        tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: each detector's own, which suits its
+            maps (docs/saliency.md).
         k: For max-mean: the minimum area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: 2.
         min_area: For max-mean, instead of k: the minimum area as a fraction of the image, in (0, 1].
         grid: Cells per side of the grid on which boxes are compared, 2 to 256.
@@ -123,7 +124,7 @@ def build_shards(
 def rebox(
     shards: ShardFolder,
     objective: Literal["max-excess", "max-mean"] | None = None,
-    tau: float | None = None,
+    tau: float | Literal["own"] | None = None,
     k: float | None = None,
     min_area: float | None = None,
     grid: int | None = None,
@@ -139,7 +140,7 @@ def rebox(
         shards: The folder of the shard set.
         objective: How a box is chosen from a saliency map; see `fgdata build-shards --help`. Default: the set's.
             Another objective starts with its own default tau or k.
-        tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: the set's.
+        tau: For max-excess, 0 to 100: smaller values give larger boxes; own: each detector's own. Default: the set's.
         k: For max-mean: the minimum area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: the
             set's.
         min_area: For max-mean, instead of k: the minimum area as a fraction of the image, in (0, 1]. Default: the

@@ -11,7 +11,7 @@ import numpy as np
 from .. import __version__
 from ..datasets import Dataset
 from ..errors import InputError, counted
-from ..saliency import component, detector
+from ..saliency import component, own_settings
 from ..shards.manifest import FORMAT_MAJOR, FORMAT_MINOR, read_objective
 from ..shards.maps import SIDE
 from .sample import Recipe
@@ -34,8 +34,8 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
             "settings": dataset.settings,
             "records_sha256": records,
         },
-        "detectors": {component(name): {} if name == "gt" else detector(name).SETTINGS for name in recipe.saliency},
-        "objective": asdict(recipe.objective),
+        "detectors": {component(name): own_settings(name) for name in recipe.saliency},
+        "objective": recipe.objective.settings,
         "images": {"max_side": recipe.max_side, "quality": recipe.quality, **chroma},
         "shard_samples": shard_samples,
         "order_seed": ORDER_SEED,
@@ -73,8 +73,7 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
     number of images in the dataset when the set was started (None if unknown), and now. ignored: prefixes of settings
     that may differ.
     """
-    if "objective" in old:  # it may record a constant that had no effect
-        old = old | {"objective": asdict(read_objective(old))}
+    old, new = _with_defaults(old), _with_defaults(new)
     old, new = _flat(old), _flat(json.loads(json.dumps(new)))
     unrecorded = {key for key in new if key.startswith("versions.")} - {*old}  # sets of older versions record fewer
     differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored) and key not in unrecorded]
@@ -100,6 +99,11 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
         lines.insert(0, f"  the dataset's files, labels or boxes have changed since the build started{counts}")
         last = f"Restore the dataset (or name its --root). {last}"
     raise InputError("\n".join([f"{out} holds a shard set built with other settings or images:", *lines, last]))
+
+
+def _with_defaults(plan: dict) -> dict:
+    """A plan whose objective is complete: plans omit a tau of "own", and old ones have constants without effect."""
+    return plan | {"objective": asdict(read_objective(plan))} if "objective" in plan else plan
 
 
 def _flat(value: dict, prefix: str = "") -> dict:

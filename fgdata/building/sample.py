@@ -15,7 +15,7 @@ from ..datasets import Record
 from ..errors import InputError, printable
 from ..images.jpeg import clear_orientation
 from ..images.orientation import read_orientation, turn_upright
-from ..saliency import component, least_side, saliency_map, uses_superpixels
+from ..saliency import component, least_side, saliency_map, suit, uses_superpixels
 from ..shards.maps import shrink_map
 from ..shards.writer import box_bytes
 from .log import Log
@@ -86,7 +86,7 @@ def find_box(name: str, image: Decoded, objective: Objective, keep_map: bool, lo
     graph = image.superpixels() if uses_superpixels(name) else None
     with log.stage(component(name)):
         saliency = saliency_map(name, rgb, image.file, graph)
-        box, fallback = solve(saliency, objective)
+        box, fallback = solve(saliency, suit(objective, name))
     if keep_map:
         with log.stage("maps"):
             stored = shrink_map(saliency)

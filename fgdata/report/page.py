@@ -86,7 +86,9 @@ def _head(shards: ShardSet, colours: dict[str, str]) -> str:
     summary += f"Boxes by {', '.join(shards.detectors)}"
     try:
         objective = read_objective(manifest)
-        summary += f"; objective {objective.name} ({objective.constant} {getattr(objective, objective.constant):g})"
+        value = getattr(objective, objective.constant)
+        value = "of each detector" if value == "own" else f"{value:g}"
+        summary += f"; objective {objective.name} ({objective.constant} {value})"
         summary += f" on a {objective.grid} x {objective.grid} grid"
     except InputError:  # an objective of a newer format
         summary += f"; objective {manifest['objective']['name']}"

@@ -1,7 +1,7 @@
 """Saliency detectors: an image (H, W, 3) uint8 RGB -> a map (H, W) float32 in [0, 1], higher where the object is.
 
-A detector is a module with `saliency_map(rgb)` and `SETTINGS`, the constants that a shard set's manifest records.
-Two more names are optional:
+A detector is a module with `saliency_map(rgb)`, `SETTINGS`, the constants that a shard set's manifest records, and
+`TAU`, the constant of max-excess (boxes/objective.py) that suits its maps. Two more names are optional:
 
     LEAST_SIDE               the detector works on a small image; a build decodes JPEGs at the smallest scale at which
                              both sides are at least this many pixels
@@ -9,7 +9,7 @@ Two more names are optional:
                              them once and passes them to all such detectors
 
 A detector that reads a file or a folder is written FAMILY:PATH. Its module has `detector(argument)`, which returns an
-object with `saliency_map` and `SETTINGS`.
+object with `saliency_map`, `SETTINGS` and `TAU`.
 Every detector is deterministic, uses one thread, and accepts any image down to one pixel; the map of an image without
 contrast is all zeros. To add a detector, write its module and add its row to DETECTORS.
 """
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from ..boxes.objective import ANY_TAU, Objective
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Detector(Protocol):
 
     SETTINGS: dict[str, Any]
     """The constants that determine the map; JSON-serialisable."""
+    TAU: float
+    """The tau of max-excess that suits the maps; docs/saliency.md says how it was chosen."""
 
     def saliency_map(self, rgb: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]."""
@@ -113,7 +116,7 @@ def saliency_map(name: str, rgb: np.ndarray, file: str, graph: "Superpixels | No
 
         rgb = fgdata.images.decode(Path("bird.jpg").read_bytes(), "bird.jpg")
         saliency = saliency_map("rbd", rgb, "bird.jpg")
-        box, _ = fgdata.boxes.objective.solve(saliency, Objective())
+        box, _ = fgdata.boxes.objective.solve(saliency, suit(Objective(), "rbd"))
 
     Args:
         name: The detector, as in `detector`.
@@ -141,6 +144,26 @@ def uses_superpixels(name: str) -> bool:
 def least_side(name: str) -> int | None:
     """The least side in pixels that the named detector needs (see `images.decode`); None if it needs full size."""
     return getattr(_open(name), "LEAST_SIDE", None)
+
+
+def own_settings(name: str) -> dict[str, Any]:
+    """What a manifest records about the named detector: its SETTINGS and its TAU; nothing about `gt`."""
+    if name == "gt":
+        return {}
+    opened = detector(name)
+    return {**opened.SETTINGS, "tau": opened.TAU}
+
+
+def own_tau(stored: str) -> float:
+    """The TAU of a detector, by its name in a shard set (see `component`); ANY_TAU if this version does not know it."""
+    family = stored if stored in DETECTORS else stored.partition("-")[0]
+    row = next((row for key, row in DETECTORS.items() if key.partition(":")[0] == family), None)
+    return ANY_TAU if row is None or row.module is None else import_module(row.module).TAU
+
+
+def suit(objective: Objective, name: str) -> Objective:
+    """The objective for the maps of the named detector: a tau of "own" is replaced by the detector's TAU."""
+    return objective.suit(_open(name).TAU)
 
 
 @lru_cache(maxsize=8)

@@ -31,6 +31,8 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet's, of RGB in [0, 1]: both networks were trained with them."""
 LARGEST = 4096
 """Largest allowed side in pixels."""
+TAU = 0.1
+"""Of max-excess; chosen with U2-Net-p on the even-numbered images of cub50 (docs/saliency.md)."""
 FLAT = 1e-6
 """An output that varies by no more than this is constant."""
 
@@ -62,6 +64,7 @@ class Model:
     """
 
     SETTINGS: dict[str, Any]
+    TAU = TAU
 
     def __init__(self, file: Path, settings: dict[str, str], sums: dict[str, str]) -> None:
         onnxruntime = _import_onnxruntime()

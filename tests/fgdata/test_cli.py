@@ -64,7 +64,7 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
     assert main(build) == 0
     assert "already complete: 12 samples (8 train, 4 test)" in capsys.readouterr().out
     assert main([*build, "--tau", "0.5"]) == 2
-    assert re.search("objective.tau: 0.75 .*0.5", capsys.readouterr().err)
+    assert re.search('objective.tau: "own" .*0.5', capsys.readouterr().err)
     assert main(["check", "shards/drawn"]) == 0
     assert "12 samples in 2 tars" in capsys.readouterr().out
     assert main(["score", "shards/drawn", "--json"]) == 0
