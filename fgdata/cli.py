@@ -1,4 +1,4 @@
-"""The `fgdata` command: build-shards, rebox, add, check, score, show, list."""
+"""The `fgdata` command: build-shards, rebox, add, check, score, show, list, fetch-model."""
 
 import json
 import shlex
@@ -12,6 +12,7 @@ import tyro
 from .errors import counted, run_command
 
 ShardFolder = Annotated[Path, tyro.conf.Positional]
+Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "coreml"]
 
 
 def build_shards(
@@ -32,6 +33,8 @@ def build_shards(
     jobs: int | None = None,
     engine: Literal["local", "ray"] = "local",
     keep_maps: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    onnx_provider: Provider = "cpu",
+    onnx_threads: int = 1,
     classes: int | None = None,
     images_per_class: int | None = None,
     size: int | None = None,
@@ -68,6 +71,9 @@ def build_shards(
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where to build the shards: in local processes, or on a Ray cluster.
         keep_maps: Also store the saliency maps, in maps.h5, so that `fgdata rebox` can solve other boxes from them.
+        onnx_provider: What runs the networks of u2netp, u2net, isnet, birefnet-lite and onnx:FILE. auto: a GPU if
+            onnxruntime has one, else the CPU. Maps of different providers differ slightly; a set records the provider.
+        onnx_threads: Threads of each worker for these networks, 1 to 256. Above 1, set --jobs to fewer workers.
         classes: drawn only: number of classes.
         images_per_class: drawn only: number of images per class, test images included.
         size: drawn only: longer side in pixels.
@@ -80,6 +86,7 @@ def build_shards(
     from .boxes.objective import Objective
     from .building import build
     from .cores import available_cores
+    from .saliency import with_onnx
 
     out = out or Path("shards") / dataset
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
@@ -95,7 +102,7 @@ def build_shards(
     done = build.build(
         source,
         out,
-        saliency=saliency,
+        saliency=with_onnx(saliency, onnx_provider, onnx_threads),
         objective=Objective(objective, grid=grid).override(tau=tau, k=k, min_area=min_area),
         max_side=max_side,
         quality=quality,
@@ -164,7 +171,14 @@ def rebox(
     return 0
 
 
-def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int | None = None) -> int:
+def add(
+    shards: ShardFolder,
+    saliency: str,
+    out: Path | None = None,
+    jobs: int | None = None,
+    onnx_provider: Provider = "cpu",
+    onnx_threads: int = 1,
+) -> int:
     """Add the boxes of one detector to a shard set, computed from its images; everything else is unchanged.
 
     The set is replaced in one step at the end, as by `fgdata rebox`. The objective is the set's.
@@ -174,12 +188,16 @@ def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int |
         saliency: The detector; `fgdata list` shows them.
         out: Write the new set to this folder and keep the old one. Default: replace the old set.
         jobs: Worker processes, one thread each. Default: all cores.
+        onnx_provider: See `fgdata build-shards --help`.
+        onnx_threads: See `fgdata build-shards --help`.
     """
     from .building.rewrite import add as add_to_set
     from .cores import available_cores
     from .files.swap import is_working_folder
+    from .saliency import with_onnx
 
     inside = out is None and is_working_folder(shards)
+    (saliency,) = with_onnx((saliency,), onnx_provider, onnx_threads)
     done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: added boxes by {saliency} to {_total(done.manifest)} in {done.seconds:,.1f} s")
     if inside:
@@ -274,6 +292,23 @@ def list_all(folder: Path = Path("shards")) -> int:
     return 0
 
 
+def fetch_model(name: Annotated[str, tyro.conf.Positional]) -> int:
+    """Download the network of a detector (u2netp, u2net, isnet, birefnet-lite) to where fgdata looks for it.
+
+    That is $FGDATA_MODELS if it is set, else fgdata/models in your cache folder. If it is stopped, rerun the command:
+    it resumes. The sha256 is checked.
+
+    Args:
+        name: The detector.
+    """
+    from .saliency.learned import NETWORKS, fetch
+
+    path = fetch(name)
+    print(f"{path} is the published file of {name} ({NETWORKS[name].licence}).")
+    print(f"Use it: fgdata build-shards --dataset drawn --saliency {name}")
+    return 0
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line -> exit code: 0, 1 if damage is found, 2 for input that cannot be used.
 
@@ -287,6 +322,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "score": score,
         "show": show,
         "list": list_all,
+        "fetch-model": fetch_model,
     }
 
     def command() -> int:
@@ -299,6 +335,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "build-shards": "Finished shards are kept: rerun the command to resume after them.",
         "rebox": "The shard set is unchanged.",
         "add": "The shard set is unchanged.",
+        "fetch-model": "What was downloaded is kept: rerun the command to resume.",
     }
     return run_command("fgdata", command, when_stopped.get(words[0] if words else "", ""))
 
