@@ -65,8 +65,8 @@ def build_shards(
         quality: JPEG quality of re-encoded images, 1 to 100.
         chroma: Colour resolution of re-encoded images: 420 is half, 444 full, for small coloured details.
         on_bad_image: stop: name the first image that cannot be read or whose box lies outside it, and stop. skip:
-            omit such images and list them in the manifest. A JPEG damaged only inside its scan may decode to a partly
-            wrong image: no decoder can detect this reliably.
+            omit such images and list them in the manifest. This includes JPEGs whose compressed pixels are damaged,
+            which would decode to a partly wrong image. Truncation is always found, a single wrong byte rarely.
         shard_samples: Samples per shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where to build the shards: in local processes, or on a Ray cluster.

@@ -45,11 +45,12 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """-> the versions of this package and of the libraries that affect the output of detectors."""
+    """-> the versions of this package and of the libraries that affect the bytes of a set."""
     import cv2
     import h5py
     import numba
     import PIL
+    import simplejpeg
 
     return {
         "fgdata": __version__,
@@ -58,6 +59,7 @@ def versions() -> dict[str, str]:
         "numba": numba.__version__,
         "pillow": PIL.__version__,
         "h5py": h5py.__version__,
+        "simplejpeg": simplejpeg.__version__,
     }
 
 

@@ -106,6 +106,8 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         data, pixel_boxes = recipe.load(record)
     size_read = len(data)
     header = images.header(data, record.file)
+    if recipe.on_bad_image == "skip" and (damage := images.find_scan_damage(data, record.file)):
+        raise InputError(damage)  # with "stop", `find_fault` has read all files before
     width, height = header.width, header.height
     truth, clipped = _truth(pixel_boxes, header, record.file)
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
@@ -148,13 +150,15 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
 
 
 def find_fault(record: Record, load: Callable) -> str | None:
-    """-> what is wrong with the name, image or boxes of a record, or None. Does not decode the pixels of JPEGs."""
+    """-> what is wrong with the name, image or boxes of a record, or None."""
     try:
         _refuse_name(record)
         data, pixel_boxes = load(record)
         header = images.header(data, record.file)
         if not header.plain:
             images.decode(data, record.file)
+        if damage := images.find_scan_damage(data, record.file):
+            return damage
         _truth(pixel_boxes, header, record.file)
     except InputError as error:
         return str(error)
