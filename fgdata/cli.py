@@ -238,30 +238,41 @@ def check(shards: ShardFolder) -> int:
     return 0
 
 
-def score(shards: ShardFolder, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
-    """Compare a shard set's boxes with the ground truth: mean IoU and CorLoc of every detector and two baselines.
+def score(
+    shards: ShardFolder,
+    against: str | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """Compare a shard set's boxes with the ground truth: mean IoU and the share of boxes that overlap it enough.
+
+    CorLoc is the share with an IoU of at least 0.5. Two baselines are listed too.
 
     Args:
         shards: The folder of the shard set.
+        against: Compare with the boxes of this detector of the set instead, for a set without ground truth.
         as_json: Print JSON instead of a table.
     """
     from .report.score import score as score_set
 
-    scores = score_set(shards)
+    scores = score_set(shards, against)
     if as_json:
         print(json.dumps(scores, indent=1))
         return 0
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("box", "mean IoU", "CorLoc", "n", title=f"Boxes of {shards} against the ground truth")
-    for name, row in scores["detectors"].items():
-        table.add_row(name, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
-    table.add_section()
-    for name, row in scores["baselines"].items():
-        title = {"whole": "whole image", "centred": "centred 70 % box"}[name]
-        table.add_row(title, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
-    Console(markup=False, emoji=False).print(table)
+    truth = "the ground truth" if against is None else f"those of {against}"
+    table = Table("box", "mean IoU", "CorLoc", "IoU >= .7", "IoU >= .9", "n", "s/image", "trained on")
+    table.title = f"Boxes of {shards} against {truth}"
+    titles = {"whole": "whole image", "centred": "centred 70 % box"}
+    for group in ("detectors", "baselines"):
+        for name, row in scores[group].items():
+            shares = (f"{row[key]:.3f}" for key in ("mean_iou", "corloc", "corloc_70", "corloc_90"))
+            seconds = f"{row['seconds']:.3g}" if row.get("seconds") else ""
+            table.add_row(titles.get(name, name), *shares, f"{row['n']:,}", seconds, row.get("trained_on", ""))
+        table.add_section()
+    width = None if sys.stdout.isatty() else 160  # a pipe has no width, and rich would wrap at 80
+    Console(markup=False, emoji=False, width=width).print(table)
     return 0
 
 

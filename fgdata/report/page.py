@@ -16,7 +16,7 @@ from ..errors import InputError, counted
 from ..files.atomic import write_atomic
 from ..shards.manifest import read_objective
 from ..shards.reader import ShardSet, meta
-from .score import Scored, read_boxes, table
+from .score import THRESHOLDS, Scored, find_disagreements, read_boxes, table
 
 THUMBNAIL_SIDE = 260
 PALETTE = ("#ff5d5d", "#3fa7ff", "#ffb52e", "#9b6bff", "#2bc48a", "#ff7ad1")
@@ -54,7 +54,7 @@ def write_report(path: Path, out: Path, samples: int = 96) -> Path:
     }
     sections = [
         _head(shards, colours),
-        _score(scored, path, colours),
+        _score(scored, shards, colours),
         _histograms(scored, colours),
         _cost(shards),
         _images(shards, scored, colours, samples),
@@ -96,9 +96,9 @@ def _head(shards: ShardSet, colours: dict[str, str]) -> str:
     return f"{title}<p class=sub>{html.escape(summary)}.</p><div class=tiles>{tiles}</div>"
 
 
-def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
+def _score(scored: Scored, shards: ShardSet, colours: dict[str, str]) -> str:
     try:
-        scores = table(scored, path)
+        scores = table(scored, shards)
     except InputError:
         return "<h2>Score</h2><p>No score: the dataset has no ground-truth boxes.</p>"
     names = {"whole": "whole image", "centred": "centred 70 % box"}
@@ -107,10 +107,13 @@ def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
         colour = colours.get(name, "#8a94a6")
         bars = "".join(
             f"<td class=bar><i style='width:{row[key]:.1%};background:{colour}'></i><span>{row[key]:.3f}</span></td>"
-            for key in ("mean_iou", "corloc")
+            for key in ("mean_iou", *THRESHOLDS)
         )
-        rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}<td>{row['n']:,}</td></tr>"
-    head = "<tr><th>box</th><td>mean IoU</td><td>CorLoc (IoU ≥ 0.5)</td><td>images</td></tr>"
+        time = f"{row['seconds'] * 1e3:,.1f} ms" if row.get("seconds") else ""
+        about = f"<td>{row['n']:,}</td><td>{time}</td><td>{html.escape(row.get('trained_on', ''))}</td>"
+        rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}{about}</tr>"
+    shares = "<td>CorLoc (IoU ≥ 0.5)</td><td>IoU ≥ 0.7</td><td>IoU ≥ 0.9</td>"
+    head = f"<tr><th>box</th><td>mean IoU</td>{shares}<td>images</td><td>an image</td><td>trained on</td></tr>"
     return f"<h2>Boxes against the ground truth</h2><table class=score>{head}{rows}</table>"
 
 
@@ -148,6 +151,8 @@ def _images(shards: ShardSet, scored: Scored, colours: dict[str, str], samples: 
         ranked = np.argsort(np.where(np.isnan(overlap), 2, overlap), kind="stable")
         groups[f"worst of {name}"] = [int(i) for i in ranked[:WORST] if not np.isnan(overlap[i])]
         groups[f"whole-image box from {name}"] = [i for i, kind in enumerate(scored.fallback[name]) if kind][:WORST]
+    for (first, second), numbers in find_disagreements(scored, WORST).items():
+        groups[f"{first} and {second} disagree most"] = numbers
     slow = {entry["id"]: entry["seconds"] for line in read_log(shards) for entry in line["slowest"]}
     slowest = sorted((i for i, name in enumerate(scored.id) if name in slow), key=lambda i: -slow[scored.id[i]])
     groups["slowest to build"] = slowest[:SLOWEST]
