@@ -1,4 +1,4 @@
-"""The `fgdata` command: build-shards, rebox, add, check, score, show, list."""
+"""The `fgdata` command: build-shards, rebox, add, check, score, show, list, fetch-model."""
 
 import json
 import shlex
@@ -20,6 +20,7 @@ DESCRIPTION = (
 RECIPE_BATCH = 256
 """Samples per step of the recipe cvsa, and so the least number of train images that it takes."""
 ShardFolder = Annotated[Path, tyro.conf.Positional]
+Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "coreml"]
 
 
 def build_shards(
@@ -40,6 +41,8 @@ def build_shards(
     jobs: int | None = None,
     engine: Literal["local", "ray"] = "local",
     keep_maps: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    onnx_provider: Provider = "cpu",
+    onnx_threads: int = 1,
     classes: int | None = None,
     images_per_class: int | None = None,
     size: int | None = None,
@@ -63,7 +66,8 @@ def build_shards(
         objective: How a box is chosen from a saliency map. max-excess: the box with the largest sum of
             (saliency - tau x mean of the map). max-mean: the box with the highest mean saliency among boxes of at
             least a minimum area.
-        tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: 0.75.
+        tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: each detector's own, which suits its
+            maps (docs/saliency.md).
         k: For max-mean: the minimum area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: 2.
         min_area: For max-mean, instead of k: the minimum area as a fraction of the image, in (0, 1].
         grid: Cells per side of the grid on which boxes are compared, 2 to 256.
@@ -72,12 +76,15 @@ def build_shards(
         quality: JPEG quality of re-encoded images, 1 to 100.
         chroma: Colour resolution of re-encoded images: 420 is half, 444 full, for small coloured details.
         on_bad_image: stop: name the first image that cannot be read or whose box lies outside it, and stop. skip:
-            omit such images and list them in the manifest. A JPEG damaged only inside its scan may decode to a partly
-            wrong image: no decoder can detect this reliably.
+            omit such images and list them in the manifest. This includes JPEGs whose compressed pixels are damaged,
+            which would decode to a partly wrong image. Truncation is always found, a single wrong byte rarely.
         shard_samples: Samples per shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where to build the shards: in local processes, or on a Ray cluster.
         keep_maps: Also store the saliency maps, in maps.h5, so that `fgdata rebox` can solve other boxes from them.
+        onnx_provider: What runs the networks of u2netp, u2net, isnet, birefnet-lite and onnx:FILE. auto: a GPU if
+            onnxruntime has one, else the CPU. Maps of different providers differ slightly; a set records the provider.
+        onnx_threads: Threads of each worker for these networks, 1 to 256. Above 1, set --jobs to fewer workers.
         classes: drawn only: number of classes.
         images_per_class: drawn only: number of images per class, test images included.
         size: drawn only: longer side in pixels.
@@ -96,6 +103,7 @@ def build_shards(
     from .building import build
     from .building.plan import recorded_plugins
     from .cores import available_cores
+    from .saliency import with_onnx
 
     out = out or Path("shards") / dataset
     if missing := plugins.ask(str(out), recorded_plugins(out)):
@@ -114,7 +122,7 @@ def build_shards(
     done = build.build(
         source,
         out,
-        saliency=saliency,
+        saliency=with_onnx(saliency, onnx_provider, onnx_threads),
         objective=Objective(objective, grid=grid).override(tau=tau, k=k, min_area=min_area),
         max_side=max_side,
         quality=quality,
@@ -146,7 +154,7 @@ def build_shards(
 def rebox(
     shards: ShardFolder,
     objective: Literal["max-excess", "max-mean"] | None = None,
-    tau: float | None = None,
+    tau: float | Literal["own"] | None = None,
     k: float | None = None,
     min_area: float | None = None,
     grid: int | None = None,
@@ -162,7 +170,7 @@ def rebox(
         shards: The folder of the shard set.
         objective: How a box is chosen from a saliency map; see `fgdata build-shards --help`. Default: the set's.
             Another objective starts with its own default tau or k.
-        tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: the set's.
+        tau: For max-excess, 0 to 100: smaller values give larger boxes; own: each detector's own. Default: the set's.
         k: For max-mean: the minimum area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: the
             set's.
         min_area: For max-mean, instead of k: the minimum area as a fraction of the image, in (0, 1]. Default: the
@@ -187,7 +195,14 @@ def rebox(
     return 0
 
 
-def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int | None = None) -> int:
+def add(
+    shards: ShardFolder,
+    saliency: str,
+    out: Path | None = None,
+    jobs: int | None = None,
+    onnx_provider: Provider = "cpu",
+    onnx_threads: int = 1,
+) -> int:
     """Add the boxes of one detector to a shard set, computed from its images; everything else is unchanged.
 
     The set is replaced in one step at the end, as by `fgdata rebox`. The objective is the set's.
@@ -197,12 +212,16 @@ def add(shards: ShardFolder, saliency: str, out: Path | None = None, jobs: int |
         saliency: The detector; `fgdata list` shows them.
         out: Write the new set to this folder and keep the old one. Default: replace the old set.
         jobs: Worker processes, one thread each. Default: all cores.
+        onnx_provider: See `fgdata build-shards --help`.
+        onnx_threads: See `fgdata build-shards --help`.
     """
     from .building.rewrite import add as add_to_set
     from .cores import available_cores
     from .files.swap import is_working_folder
+    from .saliency import with_onnx
 
     inside = out is None and is_working_folder(shards)
+    (saliency,) = with_onnx((saliency,), onnx_provider, onnx_threads)
     done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: added boxes by {saliency} to {_total(done.manifest)} in {done.seconds:,.1f} s")
     if inside:
@@ -243,24 +262,32 @@ def check(shards: ShardFolder) -> int:
     return 0
 
 
-def score(shards: ShardFolder, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
-    """Compare a shard set's boxes with the ground truth: mean IoU and CorLoc of every detector and two baselines.
+def score(
+    shards: ShardFolder,
+    against: str | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """Compare a shard set's boxes with the ground truth: mean IoU and the share of boxes that overlap it enough.
+
+    CorLoc is the share with an IoU of at least 0.5. Two baselines are listed too.
 
     Of a set without ground truth: how far the detectors agree (mean IoU of every two), and the share of boxes that are
     the whole image.
 
     Args:
         shards: The folder of the shard set.
+        against: Compare with the boxes of this detector of the set instead, for a set without ground truth.
         as_json: Print JSON instead of a table.
     """
     from .report.agreement import agree
-    from .report.score import read_boxes, table
+    from .report.score import read_boxes
+    from .report.score import score as score_set
     from .report.terminal import print_agreement, print_scores
     from .shards.reader import ShardSet
 
     scored = read_boxes(ShardSet.open(shards))
-    if any(map(len, scored.truth)):
-        scores = table(scored, shards)
+    if against is not None or any(map(len, scored.truth)):
+        scores = score_set(shards, against)
         if as_json:
             print(json.dumps(scores, indent=1))
         else:
@@ -307,6 +334,23 @@ def list_all(folder: Path = Path("shards")) -> int:
     return 0
 
 
+def fetch_model(name: Annotated[str, tyro.conf.Positional]) -> int:
+    """Download the network of a detector (u2netp, u2net, isnet, birefnet-lite) to where fgdata looks for it.
+
+    That is $FGDATA_MODELS if it is set, else fgdata/models in your cache folder. If it is stopped, rerun the command:
+    it resumes. The sha256 is checked.
+
+    Args:
+        name: The detector.
+    """
+    from .saliency.learned import NETWORKS, fetch
+
+    path = fetch(name)
+    print(f"{path} is the published file of {name} ({NETWORKS[name].licence}).")
+    print(f"Use it: fgdata build-shards --dataset drawn --saliency {name}")
+    return 0
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line -> exit code: 0, 1 if damage is found, 2 for input that cannot be used.
 
@@ -320,6 +364,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "score": score,
         "show": show,
         "list": list_all,
+        "fetch-model": fetch_model,
     }
 
     def command() -> int:
@@ -339,6 +384,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "build-shards": "Finished shards are kept: rerun the command to resume after them.",
         "rebox": "The shard set is unchanged.",
         "add": "The shard set is unchanged.",
+        "fetch-model": "What was downloaded is kept: rerun the command to resume.",
     }
     return run_command("fgdata", command, when_stopped.get(given[0] if given else "", ""))
 

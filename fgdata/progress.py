@@ -31,7 +31,7 @@ class Progress:
         """Adds `count` images or bytes and updates the display."""
         self.count += count
         if self._bar:
-            rate = f"{self.rate:,.0f} images/s" if self.unit == "images" else ""
+            rate = self.rate_text if self.unit == "images" else ""
             self._bar.update(self._bar.task_ids[0], completed=self.count, rate=rate)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
@@ -47,6 +47,13 @@ class Progress:
         """Images or bytes per second since the start."""
         return (self.count - self._at_start) / max(self.seconds, 1e-9)
 
+    @property
+    def rate_text(self) -> str:
+        """The rate of images: per second, or the seconds that one takes if that is more than one."""
+        if 0 < self.rate < 1:
+            return f"{1 / self.rate:,.1f} s/image"
+        return f"{self.rate:,.0f} images/s"
+
     def __exit__(self, kind: type | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar:
             with suppress(OSError):  # the terminal may be gone
@@ -56,7 +63,7 @@ class Progress:
         if self.unit == "bytes":
             of = f" of {self.total / 1e6:,.0f}" if self.total else ""
             return f"{self.title}: {self.count / 1e6:,.0f}{of} MB, {self.rate / 1e6:,.1f} MB/s"
-        line = f"{self.title}: {self.count:,} of {self.total or 0:,} images, {self.rate:,.0f} images/s"
+        line = f"{self.title}: {self.count:,} of {self.total or 0:,} images, {self.rate_text}"
         if self.rate and self.total:
             line += f", {(self.total - self.count) / self.rate:,.0f} s left"
         return line

@@ -1,5 +1,6 @@
 """tools/bench.py saliency: accuracy of maps and boxes, and the time per map."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from fgdata.boxes.objective import Objective, solve
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode
-from fgdata.saliency import least_side, saliency_map
+from fgdata.saliency import component, least_side, own_tau, row_of, saliency_map
+from fgdata.saliency.learned import NETWORKS, find
 
 BETA_SQUARED = 0.3
 """Of the F-measure, as usual since Achanta et al., CVPR 2009: precision counts more than recall."""
+CLASSICS = ("rbd", "rbd-centred", "gs", "spectral-residual", "vsf")
 AUTHORS = ("rbd", "gs")
 """Detectors whose authors' maps are in saliency-reference, in folders of these names."""
 
@@ -38,7 +41,7 @@ class Item:
 
 def saliency(
     data: Path = Path("../shared/data"),
-    detectors: tuple[str, ...] = ("rbd", "rbd-centred", "gs", "spectral-residual", "vsf"),
+    detectors: tuple[str, ...] = (*CLASSICS, *NETWORKS),
     tau: tuple[float, ...] = (0.5, 0.75),
     k: tuple[float, ...] = (2.0,),
     limit: int | None = None,
@@ -52,13 +55,14 @@ def saliency(
     Datasets: saliency-reference (45 images, masks, the authors' RBD and GS maps), duts300 (masks) and cub50 (boxes).
     Masks are thresholded at half of their range; the ground-truth box is the mask's bounding box. MAE is the mean over
     images. Max F is the largest F-measure (beta^2 = .3) over 256 thresholds, from precision and recall averaged over
-    the images. Where the authors' maps exist, their MAE, max F and correlation r with ours are listed too. ms is the
-    median processor time of a map, without decoding.
+    the images. Where the authors' maps exist, their MAE, max F and correlation r with ours are listed too. s is the
+    median processor time of a map in seconds, without decoding. CorLoc is the share of boxes with an IoU of at least
+    0.5, corloc_70 with 0.7. Networks whose file is not there are left out, with a message.
 
     Args:
         data: folder that holds saliency-reference, duts300 and cub50.
         detectors: the detectors to measure.
-        tau: values of tau for max-excess.
+        tau: further values of tau for max-excess, besides each detector's own.
         k: values of k for max-mean, multiples of the effective area.
         limit: largest number of images per dataset, spread evenly over it.
         every: step between the images used of cub50; use it with --first to select a part.
@@ -66,14 +70,17 @@ def saliency(
         workers: number of processes, of one thread each.
         json: file to write the figures to.
     """
-    objectives = [Objective(tau=value) for value in tau] + [Objective("max-mean", k=value) for value in k]
     figures = []
+    detectors = tuple(name for name in detectors if _is_available(name))
     with single_threaded(workers) as pool:
         for dataset in ("saliency-reference", "duts300", "cub50"):
             items = cub(data, every, first) if dataset == "cub50" else masked(data / dataset)
             some = len(items) if limit is None else min(limit, len(items))
             items = [items[i * len(items) // some] for i in range(some)]
             for name in detectors:
+                own = Objective(tau=own_tau(component(name)))
+                objectives = [own] + [Objective(tau=value) for value in tau if value != own.tau]
+                objectives += [Objective("max-mean", k=value) for value in k]
                 scores = run(pool, partial(score, name, objectives), items, f"{name} on {dataset}")
                 figures += summary(name, dataset, objectives, scores)
             overlaps = np.array(run(pool, score_baselines, items, f"baselines on {dataset}"))
@@ -102,12 +109,12 @@ def cub(data: Path, every: int, first: int) -> list[Item]:
 
 
 def score(name: str, objectives: list[Objective], item: Item) -> dict[str, Any]:
-    """One image -> ms, IoU of each objective's box and, with a mask, errors, precision and recall."""
+    """One image -> seconds, IoU of each objective's box and, with a mask, errors, precision and recall."""
     rgb, mask, truth = _ground_truth(item)
     rgb = decode(item.load(), item.name, side) if (side := least_side(name)) else rgb
     start = time.process_time()
     predicted = saliency_map(name, rgb, item.name)
-    result: dict[str, Any] = {"ms": (time.process_time() - start) * 1e3}
+    result: dict[str, Any] = {"s": time.process_time() - start}
     result["iou"] = [float(iou(solve(predicted, objective)[0], truth).max()) for objective in objectives]
     if mask is not None:
         predicted = predicted if predicted.shape == mask.shape else cv2.resize(predicted, mask.shape[::-1])
@@ -127,12 +134,13 @@ def summary(name: str, dataset: str, objectives: list[Objective], scores: list[d
     for suffix in ("", "_authors"):
         precision, recall = _mean(scores, f"precision{suffix}"), _mean(scores, f"recall{suffix}")
         maps[f"max_f{suffix}"] = None if precision is None else float(f_measure(precision, recall).max())
-    times = {"ms": float(np.median([one["ms"] for one in scores]))}
+    row = row_of(component(name))
+    last = {"s": float(np.median([one["s"] for one in scores])), "trained_on": row.trained_on if row else "unknown"}
     rows = []
     for i, objective in enumerate(objectives):
         constant = f"tau {objective.tau:g}" if objective.name == "max-excess" else f"k {objective.k:g}"
         labels = {"dataset": dataset, "detector": name, "objective": f"{objective.name} {constant}"}
-        rows.append(labels | box_figures(np.array([one["iou"][i] for one in scores])) | maps | times)
+        rows.append(labels | box_figures(np.array([one["iou"][i] for one in scores])) | maps | last)
     return rows
 
 
@@ -156,8 +164,20 @@ def score_baselines(item: Item) -> list[float]:
 
 
 def box_figures(overlap: np.ndarray) -> dict[str, float]:
-    """(n,) IoU -> mean IoU and CorLoc, the share of images with IoU >= 0.5 (Deselaers et al. 2010)."""
-    return {"corloc": (overlap >= 0.5).mean(), "mean_iou": overlap.mean(), "n": len(overlap)}
+    """(n,) IoU -> mean IoU, CorLoc, the share of images with IoU >= 0.5 (Deselaers et al. 2010), and that with 0.7."""
+    shares = {"corloc": float((overlap >= 0.5).mean()), "corloc_70": float((overlap >= 0.7).mean())}
+    return {**shares, "mean_iou": float(overlap.mean()), "n": len(overlap)}
+
+
+def _is_available(name: str) -> bool:
+    """Whether the file of a network is there; prints what to do if it is not."""
+    if name in NETWORKS:
+        try:
+            find(name)
+        except InputError as fault:
+            print(f"{name} is left out: {fault}", file=sys.stderr)
+            return False
+    return True
 
 
 def _ground_truth(item: Item) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

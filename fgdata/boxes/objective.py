@@ -13,7 +13,7 @@ Both need one operation: the rectangle with the largest sum among ALL rectangles
 (rectangles.py).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +24,8 @@ from .geometry import WHOLE
 FLAT = 1e-6
 """A map that varies by less than this share of its maximum contains only float32 rounding noise."""
 CONSTANTS = ("tau", "k", "min_area")
+ANY_TAU = 0.75
+"""tau for a map of unknown origin; a detector's module states the TAU that suits its maps."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Objective:
     name: Literal["max-excess", "max-mean"] = "max-excess"
     """max-excess: the box with the largest sum of saliency minus tau times the map's mean.
     max-mean: the box with the highest mean saliency among those of at least min_area."""
-    tau: float = 0.75
-    """max-excess only: the constant c in sum(S - c mean(S)), 0 to 100. Smaller values give larger boxes."""
+    tau: float | Literal["own"] = "own"
+    """max-excess only: the constant c in sum(S - c mean(S)), 0 to 100. Smaller values give larger boxes. "own": the one
+    that suits the detector, see `suit`."""
     k: float = 2.0
     """max-mean without min_area: least area as a multiple, above 0, of the map's effective area (sum S)^2 / sum S^2."""
     min_area: float | None = None
@@ -54,7 +57,7 @@ class Objective:
                 raise InputError(f"objective {field} is {value!r}; allowed: {allowed}. Set --{flag}.")
 
         need(self.name in ("max-excess", "max-mean"), "name", "max-excess, max-mean")
-        need(0 <= self.tau <= 100, "tau", "0 to 100")
+        need(self.tau == "own" or (not isinstance(self.tau, str) and 0 <= self.tau <= 100), "tau", "0 to 100, or own")
         need(0 < self.k < float("inf"), "k", "a number above 0")
         need(self.min_area is None or 0 < self.min_area <= 1, "min_area", "above 0, at most 1, or nothing")
         need(isinstance(self.grid, int) and 2 <= self.grid <= 256, "grid", "a whole number from 2 to 256")
@@ -67,6 +70,15 @@ class Objective:
         if self.name == "max-excess":
             return "tau"
         return "k" if self.min_area is None else "min_area"
+
+    def suit(self, tau: float) -> "Objective":
+        """This objective for the maps of a detector whose own tau is given: it replaces "own", and nothing else."""
+        return replace(self, tau=tau) if self.name == "max-excess" and self.tau == "own" else self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As a manifest records it: without tau if every detector has its own."""
+        return {name: value for name, value in asdict(self).items() if value != "own"}
 
     def override(self, **settings: Any) -> "Objective":
         """This objective with other settings; those that are None are ignored. k also replaces min_area.
@@ -82,7 +94,8 @@ class Objective:
                 why, instead = f"the objective is {new.name}", f"set --objective {other}"
                 if name == "k" and new.constant == "min_area":
                     why, instead = "--min-area replaces it", "omit --min-area"
-                raise InputError(f"{flag} {given[name]:g} has no effect: {why}. Omit {flag}, or {instead}.")
+                value = given[name] if isinstance(given[name], str) else f"{given[name]:g}"
+                raise InputError(f"{flag} {value} has no effect: {why}. Omit {flag}, or {instead}.")
         return new
 
 
@@ -94,7 +107,7 @@ def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str |
 
     Args:
         saliency: (H, W) float map, at least 0; any scale.
-        objective: The objective.
+        objective: The objective; a tau of "own" is ANY_TAU here.
 
     Returns:
         The box, (4,) float32, and None; or the whole image and "flat" if the map is constant or not finite. Among
@@ -107,7 +120,8 @@ def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str |
     if not np.isfinite(low + high) or high - low <= FLAT * max(abs(low), abs(high)):
         return WHOLE.copy(), "flat"
     if objective.name == "max-excess":
-        rectangle = best_box(cells - objective.tau * cells.mean(), 1)
+        tau = ANY_TAU if objective.tau == "own" else objective.tau
+        rectangle = best_box(cells - tau * cells.mean(), 1)
     else:
         area = objective.min_area
         if area is None:

@@ -276,7 +276,7 @@ def _move_boxes_forward(records: list[Record], among: int) -> None:
 
 
 def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
-    """Reads the header of every image before the work starts. Raises InputError if an image cannot be used."""
+    """Reads every image before the work starts. Raises InputError if one cannot be used."""
     faults, total = [], sum(len(job.records) for job in jobs)
     with Progress("Checking images", total) as progress, ThreadPoolExecutor(threads) as pool:
         for job in jobs:  # shard by shard: the pool keeps a future for every image passed to `map`

@@ -15,7 +15,7 @@ from ..datasets import Dataset
 from ..errors import InputError, counted
 from ..files.json import parse_json
 from ..plugins import needed
-from ..saliency import component, detector, find_row
+from ..saliency import component, find_row, own_settings
 from ..shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, read_objective
 from ..shards.maps import SIDE
 from .sample import Recipe
@@ -39,8 +39,8 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
             "settings": dataset.settings,
             "records_sha256": records,
         },
-        "detectors": {component(name): {} if name == "gt" else detector(name).SETTINGS for name in recipe.saliency},
-        "objective": asdict(recipe.objective),
+        "detectors": {component(name): own_settings(name) for name in recipe.saliency},
+        "objective": recipe.objective.settings,
         "images": {"max_side": recipe.max_side, "quality": recipe.quality, **chroma},
         "shard_samples": shard_samples,
         "order_seed": ORDER_SEED,
@@ -51,11 +51,12 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """-> the versions of this package and of the libraries that affect the output of detectors."""
+    """-> the versions of this package and of the libraries that affect the bytes of a set."""
     import cv2
     import h5py
     import numba
     import PIL
+    import simplejpeg
 
     return {
         "fgdata": __version__,
@@ -64,6 +65,7 @@ def versions() -> dict[str, str]:
         "numba": numba.__version__,
         "pillow": PIL.__version__,
         "h5py": h5py.__version__,
+        "simplejpeg": simplejpeg.__version__,
     }
 
 
@@ -87,8 +89,7 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
     number of images in the dataset when the set was started (None if unknown), and now. ignored: prefixes of settings
     that may differ.
     """
-    if "objective" in old:  # it may record a constant that had no effect
-        old = old | {"objective": asdict(read_objective(old))}
+    old, new = _with_defaults(old), _with_defaults(new)
     old, new = _flat(old), _flat(json.loads(json.dumps(new)))
     unrecorded = {key for key in new if key.startswith("versions.")} - {*old}  # sets of older versions record fewer
     differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored) and key not in unrecorded]
@@ -114,6 +115,11 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
         lines.insert(0, f"  the dataset's files, labels or boxes have changed since the build started{counts}")
         last = f"Restore the dataset (or name its --root). {last}"
     raise InputError("\n".join([f"{out} holds a shard set built with other settings or images:", *lines, last]))
+
+
+def _with_defaults(plan: dict) -> dict:
+    """A plan whose objective is complete: plans omit a tau of "own", and old ones have constants without effect."""
+    return plan | {"objective": asdict(read_objective(plan))} if "objective" in plan else plan
 
 
 def _flat(value: dict, prefix: str = "") -> dict:

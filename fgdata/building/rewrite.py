@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..files.atomic import is_part, write_atomic
 from ..files.swap import recover, replacing
 from ..plugins import needed
 from ..progress import Progress
-from ..saliency import check_available, component, detector, find_row
+from ..saliency import check_available, component, find_row, own_settings, own_tau
 from ..shards.manifest import (
     BUILDING,
     MANIFEST,
@@ -51,8 +51,9 @@ class Job:
     records: range
     """Rows of its samples in maps.h5."""
     objective: Objective
-    solve: tuple[str, ...]
-    """Detectors whose boxes are solved from the maps."""
+    """Of an added detector."""
+    solve: dict[str, Objective]
+    """The detectors whose boxes are solved from the maps, and how."""
     detectors: tuple[str, ...]
     """Of the old set."""
     classes: int
@@ -90,9 +91,13 @@ def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers:
         raise InputError(f"{path} has no {MAPS} to solve boxes from. Build the set with --keep-maps.")
     if damage := _maps_fault(shards):
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
-    names = tuple(name for name in shards.detectors if name != "gt")
-    changes = {"objective": asdict(objective), "reboxed": versions()}
-    return _rewrite(shards, objective, names, None, changes, out, workers)
+    detectors = {  # sets before format 1.3 record no tau of a detector
+        name: settings if name == "gt" else {"tau": own_tau(name)} | settings
+        for name, settings in shards.manifest["detectors"].items()
+    }
+    solved = {name: objective.suit(settings["tau"]) for name, settings in detectors.items() if name != "gt"}
+    changes = {"objective": objective.settings, "detectors": detectors, "reboxed": versions()}
+    return _rewrite(shards, objective, solved, None, changes, out, workers)
 
 
 def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> Reboxed:
@@ -108,7 +113,7 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
     stored = component(name)
     if stored in shards.detectors:
         raise InputError(f"{path} already has boxes by {stored}; it has {', '.join(shards.detectors)}.")
-    settings = {} if name == "gt" else detector(name).SETTINGS
+    settings = own_settings(name)
     if name == "gt" and not _has_truth(shards):
         raise InputError(
             f"{path} has no ground-truth boxes: its dataset, {shards.manifest['dataset']['name']}, has none. "
@@ -123,7 +128,7 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
         changes["plugins"] = shards.manifest.get("plugins", {}) | used
     if differs_in_version(shards.manifest["versions"]):
         changes["added"] = shards.manifest.get("added", {}) | {stored: versions()}
-    return _rewrite(shards, objective, (), name, changes, out, workers)
+    return _rewrite(shards, objective, {}, name, changes, out, workers)
 
 
 def _open(path: Path) -> ShardSet:
@@ -152,7 +157,7 @@ def _files(shards: ShardSet) -> list[str]:
 def _rewrite(
     shards: ShardSet,
     objective: Objective,
-    names: tuple[str, ...],
+    solved: dict[str, Objective],
     added: str | None,
     changes: dict,
     out: Path | None,
@@ -165,7 +170,7 @@ def _rewrite(
             raise InputError(f"{source} has just been changed by another process. Rerun this command.")
         keep_maps = "maps" in shards.manifest
         detectors, classes = shards.detectors, len(shards.classes)
-        job = Job(source, new, "", {}, range(0), objective, names, detectors, classes, added, keep_maps)
+        job = Job(source, new, "", {}, range(0), objective, solved, detectors, classes, added, keep_maps)
         jobs, row = [], 0
         for split, entry in shards.manifest["splits"].items():
             for shard in entry["shards"]:
@@ -211,9 +216,9 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
             del fields["crc32"], sample["json"]
             for result in fields["detectors"].values():  # null before format 1.2
                 result["fallback"] = result["fallback"] or ""
-            for name in job.solve:
+            for name, objective in job.solve.items():
                 assert maps is not None
-                box, kind = solve(maps.read(name, row), job.objective)
+                box, kind = solve(maps.read(name, row), objective)
                 sample[f"{name}.npy"] = box_bytes(box)
                 fields["detectors"][name]["fallback"] = kind or ""
             if job.add == "gt":

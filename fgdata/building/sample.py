@@ -15,7 +15,7 @@ from ..datasets import Record
 from ..errors import InputError, printable
 from ..images.jpeg import clear_orientation
 from ..images.orientation import read_orientation, turn_upright
-from ..saliency import component, least_side, saliency_map, uses_superpixels
+from ..saliency import component, least_side, saliency_map, suit, uses_superpixels
 from ..shards.maps import shrink_map
 from ..shards.writer import box_bytes
 from .log import Log
@@ -86,7 +86,7 @@ def find_box(name: str, image: Decoded, objective: Objective, keep_map: bool, lo
     graph = image.superpixels() if uses_superpixels(name) else None
     with log.stage(component(name)):
         saliency = saliency_map(name, rgb, image.file, graph)
-        box, fallback = solve(saliency, objective)
+        box, fallback = solve(saliency, suit(objective, name))
     if keep_map:
         with log.stage("maps"):
             stored = shrink_map(saliency)
@@ -106,6 +106,8 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         data, pixel_boxes = recipe.load(record)
     size_read = len(data)
     header = images.header(data, record.file)
+    if recipe.on_bad_image == "skip" and (damage := images.find_scan_damage(data, record.file)):
+        raise InputError(damage)  # with "stop", `find_fault` has read all files before
     width, height = header.width, header.height
     truth, clipped = _truth(pixel_boxes, header, record.file)
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
@@ -148,13 +150,15 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
 
 
 def find_fault(record: Record, load: Callable) -> str | None:
-    """-> what is wrong with the name, image or boxes of a record, or None. Does not decode the pixels of JPEGs."""
+    """-> what is wrong with the name, image or boxes of a record, or None."""
     try:
         _refuse_name(record)
         data, pixel_boxes = load(record)
         header = images.header(data, record.file)
         if not header.plain:
             images.decode(data, record.file)
+        if damage := images.find_scan_damage(data, record.file):
+            return damage
         _truth(pixel_boxes, header, record.file)
     except InputError as error:
         return str(error)

@@ -4,31 +4,19 @@ ROOT/.download holds the state. FILE.part grows; it becomes FILE when its MD5 is
 replaced by FILE.done. If the command is stopped at any point, running it again resumes.
 """
 
-import hashlib
 import os
-import shutil
 import sys
-import time
-from contextlib import ExitStack, suppress
-from http.client import HTTPException
+from contextlib import suppress
 from pathlib import Path
-from ssl import SSLError
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from ..errors import InputError
-from ..files.lock import create_folder, lock
-from ..files.regular import open_regular
-from ..progress import Progress
+from ..files import download as http
 from . import DATASETS, Archive, default_root
 from .scan import is_never_data
 from .unpack import unpack
 
 WORK = ".download"
-TRIES = 5  # consecutive attempts without progress
-CHUNK = 1 << 20
-TIMEOUT_S = 60
-SECONDS_BETWEEN_LINES = 15.0
+_BY_HAND = "Download it yourself (`fgdata list` shows where), then name its folder: --root FOLDER"
 
 
 def download(name: str, root: Path | str | None = None, archives: tuple[Archive, ...] | None = None) -> None:
@@ -56,14 +44,7 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
     if root.is_dir() and not work.is_dir() and any(not is_never_data(entry.name) for entry in root.iterdir()):
         print(f"{root} already contains files; nothing was downloaded.", file=sys.stderr)
         return
-    create_folder(work, "--root")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock(work))
-        except InputError:
-            raise InputError(
-                f"Another process is downloading to {root}. Wait until it ends, or name another folder: --root FOLDER"
-            ) from None
+    with http.only_downloader(work, "--root"):
         for archive in archives:
             _install(archive, root)
 
@@ -78,7 +59,7 @@ def _install(archive: Archive, root: Path) -> None:
     path = work / archive.file
     if not path.is_file():
         try:
-            _fetch(archive, path)
+            http.download(archive.url, archive.md5, path, by_hand=_BY_HAND, flag="--root")
         except InputError:
             with suppress(OSError):  # removes empty folders only, so a partial download is kept
                 work.rmdir()
@@ -90,81 +71,3 @@ def _install(archive: Archive, root: Path) -> None:
         os.sync()
     done.write_text(archive.md5, "ascii")
     path.unlink()
-
-
-def _fetch(archive: Archive, path: Path) -> None:
-    """Downloads an archive to `path`. InputError if the server fails repeatedly or the MD5 is wrong."""
-    part = path.with_name(f"{path.name}.part")
-    resume = f"Run the same command again to resume ({part})."
-    if part.exists() and not part.is_file():
-        raise InputError(f"{part} is not a regular file. Remove it and run the same command again.")
-    tries = 0
-    while True:
-        size = part.stat().st_size if part.is_file() else 0
-        try:
-            _append(archive, part, size)
-            break
-        except HTTPError as fault:
-            if fault.code not in (408, 425, 429) and fault.code < 500:
-                raise InputError(
-                    f"{archive.url}: the server answered {fault.code} {fault.reason}. The publisher may have moved "
-                    "the file. Download it yourself (`fgdata list` shows where), then name its folder: --root FOLDER"
-                ) from None
-            reason = f"the server answered {fault.code} {fault.reason}"
-        except URLError as fault:
-            reason = str(fault.reason)
-        except (HTTPException, TimeoutError, ConnectionError, SSLError) as fault:
-            reason = str(fault) or type(fault).__name__
-        now = part.stat().st_size if part.is_file() else 0
-        tries = 0 if now > size else tries + 1
-        if tries >= TRIES:
-            raise InputError(f"{archive.url}: {reason}; {now:,} bytes were downloaded so far. {resume}") from None
-        time.sleep(0.2 * 2**tries)
-    print(f"Checking {archive.file}", file=sys.stderr)
-    if (md5 := _md5(part)) != archive.md5:
-        size = part.stat().st_size
-        part.unlink()
-        raise InputError(
-            f"{archive.url} is not the published file: MD5 {md5} of {size:,} bytes, expected {archive.md5}. "
-            "The download was removed. Try again; if the MD5 is the same, the publisher has changed the file."
-        )
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _append(archive: Archive, part: Path, start: int) -> None:
-    """Requests the bytes after the first `start` and appends them to `part`; starts over if the server sends all."""
-    request = Request(archive.url, headers={"User-Agent": "fgdata", "Accept-Encoding": "identity"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        answer = urlopen(request, timeout=TIMEOUT_S)
-    except HTTPError as fault:
-        if start and fault.code == 416:  # there are no more bytes; the MD5 tells whether the file is complete
-            return
-        raise
-    with answer:
-        resumes = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        if start and not resumes and answer.status == 206:
-            raise HTTPException(f"the server sent bytes {answer.headers.get('Content-Range')}, not those from {start}")
-        start = start if resumes else 0
-        length = answer.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdecimal() else None
-        free = shutil.disk_usage(part.parent).free
-        if total and total - start > free:
-            raise InputError(
-                f"{archive.file} needs {(total - start) / 1e9:,.1f} GB more; {part.parent} has {free / 1e9:,.1f} GB "
-                "free. Free some space, or name another folder: --root FOLDER"
-            )
-        with part.open("ab" if resumes else "wb") as file, Progress(archive.file, total, start, "bytes") as progress:
-            while data := answer.read(CHUNK):
-                file.write(data)
-                progress.advance(len(data))
-    if total is not None and part.stat().st_size < total:
-        raise HTTPException(f"the connection ended {total - part.stat().st_size:,} bytes early")
-
-
-def _md5(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

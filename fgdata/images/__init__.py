@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from ..errors import InputError
 from . import jpeg
@@ -93,6 +94,32 @@ def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
     if pixels is None and size.format == "jpeg" and not size.plain:
         pixels = _decode_odd_jpeg(data, name)
     return _decode_with_pillow(data, name) if pixels is None else pixels
+
+
+def find_scan_damage(data: bytes, name: str) -> str | None:
+    """What is wrong with the compressed pixels of a JPEG, as a sentence; None if nothing is found.
+
+    OpenCV shows whatever it can decode, so a damaged file becomes a partly wrong image. libjpeg-turbo warns of it, and
+    simplejpeg can turn its warnings into errors. About a quarter of single wrong bytes are found, and all truncation.
+
+    name: names the image. Other formats than JPEG, and JPEGs that TurboJPEG does not know, are not judged.
+    """
+    if not data.startswith(jpeg.START):
+        return None
+    try:  # the smallest size: all of the scan is read, but few pixels are computed
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
+        return None
+    except ValueError as fault:
+        reason = str(fault).rstrip(". ")
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=False)
+    except ValueError:
+        return None  # TurboJPEG cannot decode it at all; `decode` says whether OpenCV or Pillow can
+    return (
+        f"{name} is a damaged JPEG: {reason} (simplejpeg {simplejpeg.__version__}). OpenCV decodes it, perhaps to a "
+        "partly wrong image. Restore the file, or build the set without such images: fgdata build-shards "
+        "--on-bad-image skip"
+    )
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95, chroma: str = "420") -> bytes:

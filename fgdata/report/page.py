@@ -18,7 +18,7 @@ from ..files.output import check_output
 from ..shards.manifest import read_objective
 from ..shards.reader import ShardSet, meta
 from .agreement import agree, join, section
-from .score import Scored, read_boxes, table
+from .score import THRESHOLDS, Scored, find_disagreements, read_boxes, table
 
 THUMBNAIL_SIDE = 260
 PALETTE = ("#ff5d5d", "#3fa7ff", "#ffb52e", "#9b6bff", "#2bc48a", "#ff7ad1")
@@ -58,7 +58,7 @@ def write_report(path: Path, out: Path, samples: int = 96, other: Path | None = 
     known, agreement = any(map(len, scored.truth)), agree(scored)
     sections = [
         _head(shards, title, scored),
-        _score(scored, path, colours) if known else "",
+        _score(scored, shards, colours) if known else "",
         section(agreement, colours) if other is not None or not known else "",
         _histograms(scored, colours),
         _cost(shards),
@@ -94,7 +94,9 @@ def _head(shards: ShardSet, name: str, scored: Scored) -> str:
     summary += f"Boxes by {', '.join(scored.boxes)}"
     try:
         objective = read_objective(manifest)
-        summary += f"; objective {objective.name} ({objective.constant} {getattr(objective, objective.constant):g})"
+        value = getattr(objective, objective.constant)
+        value = "of each detector" if value == "own" else f"{value:g}"
+        summary += f"; objective {objective.name} ({objective.constant} {value})"
         summary += f" on a {objective.grid} x {objective.grid} grid"
     except InputError:  # an objective of a newer format
         summary += f"; objective {manifest['objective']['name']}"
@@ -102,18 +104,21 @@ def _head(shards: ShardSet, name: str, scored: Scored) -> str:
     return f"{title}<p class=sub>{html.escape(summary)}.</p><div class=tiles>{tiles}</div>"
 
 
-def _score(scored: Scored, path: Path, colours: dict[str, str]) -> str:
-    scores = table(scored, path)
+def _score(scored: Scored, shards: ShardSet, colours: dict[str, str]) -> str:
+    scores = table(scored, shards)
     names = {"whole": "whole image", "centred": "centred 70 % box"}
     rows = ""
     for name, row in (scores["detectors"] | scores["baselines"]).items():
         colour = colours.get(name, "#8a94a6")
         bars = "".join(
             f"<td class=bar><i style='width:{row[key]:.1%};background:{colour}'></i><span>{row[key]:.3f}</span></td>"
-            for key in ("mean_iou", "corloc")
+            for key in ("mean_iou", *THRESHOLDS)
         )
-        rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}<td>{row['n']:,}</td></tr>"
-    head = "<tr><th>box</th><td>mean IoU</td><td>CorLoc (IoU ≥ 0.5)</td><td>images</td></tr>"
+        time = f"{row['seconds'] * 1e3:,.1f} ms" if row.get("seconds") else ""
+        about = f"<td>{row['n']:,}</td><td>{time}</td><td>{html.escape(row.get('trained_on', ''))}</td>"
+        rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}{about}</tr>"
+    shares = "<td>CorLoc (IoU ≥ 0.5)</td><td>IoU ≥ 0.7</td><td>IoU ≥ 0.9</td>"
+    head = f"<tr><th>box</th><td>mean IoU</td>{shares}<td>images</td><td>an image</td><td>trained on</td></tr>"
     return f"<h2>Boxes against the ground truth</h2><table class=score>{head}{rows}</table>"
 
 
@@ -156,6 +161,8 @@ def _images(
         ranked = np.argsort(np.where(np.isnan(overlap), 2, overlap), kind="stable")
         groups[f"worst of {name}"] = [int(i) for i in ranked[:WORST] if not np.isnan(overlap[i])]
         groups[f"whole-image box from {name}"] = [i for i, kind in enumerate(scored.fallback[name]) if kind][:WORST]
+    for (first, second), numbers in find_disagreements(scored, WORST).items():
+        groups[f"{first} and {second} disagree most"] = numbers
     slow = {entry["id"]: entry["seconds"] for line in read_log(shards) for entry in line["slowest"]}
     slowest = sorted((i for i, name in enumerate(scored.id) if name in slow), key=lambda i: -slow[scored.id[i]])
     groups["slowest to build"] = slowest[:SLOWEST]

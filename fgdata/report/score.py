@@ -1,15 +1,19 @@
-"""`fgdata score`: compares the boxes of a shard set with the ground truth."""
+"""`fgdata score`: compares the boxes of a shard set with the ground truth, or with those of one of its detectors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from ..boxes.geometry import CENTRED, WHOLE, iou
+from ..building.log import read_log
 from ..errors import InputError
+from ..saliency import row_of
 from ..shards.reader import ShardSet, box, label, meta
 
-CORLOC_IOU = 0.5
+THRESHOLDS = {"corloc": 0.5, "corloc_70": 0.7, "corloc_90": 0.9}
+"""The least IoU of a box that counts. 0.5 is CorLoc (Deselaers et al. 2010); the others show how tight boxes are."""
 
 
 @dataclass(frozen=True)
@@ -56,37 +60,83 @@ def read_boxes(shards: ShardSet) -> Scored:
     return Scored(np.array(split), np.array(number), ids, np.array(labels), truth, stacked, fallback, best)
 
 
-def score(path: Path) -> dict:
+def score(path: Path, against: str | None = None) -> dict:
     """Scores the boxes of a shard set.
 
     Args:
         path: The folder of the shard set.
+        against: A detector of the set, whose boxes take the place of the ground truth.
 
     Returns:
-        {"detectors": {name: {mean_iou, corloc, n}}, "baselines": {"whole": ..., "centred": ...}}. CorLoc is the share
-        of images whose box overlaps a ground-truth box with an IoU of at least 0.5 (Deselaers et al. 2010).
+        {"against": name or None, "detectors": {name: {mean_iou, corloc, corloc_70, corloc_90, n, trained_on, seconds}},
+        "baselines": {"whole": ..., "centred": ...}}. corloc is the share of images whose box overlaps a ground-truth
+        box with an IoU of at least 0.5, corloc_70 and corloc_90 with 0.7 and 0.9. seconds is the mean time of a map
+        and its box, without decoding and without the superpixels that detectors share; None if it was not logged.
 
     Raises:
-        InputError: The set cannot be read, or none of its images has a ground-truth box.
+        InputError: The set cannot be read, it lacks the detector, or none of its images has a ground-truth box.
 
     Example:
         rows = score(Path("shards/cub"))["detectors"]
         print(rows["rbd"]["mean_iou"])
     """
     shards = ShardSet.open(path)
-    return table(read_boxes(shards), path)
+    scored = read_boxes(shards)
+    if against is not None:
+        if against not in scored.boxes:
+            raise InputError(f"{path} has no boxes by {against}; it has {', '.join(scored.boxes)}.")
+        scored = _take_as_truth(scored, against)
+    return {"against": against} | table(scored, shards)
 
 
-def table(scored: Scored, path: Path) -> dict:
-    """What `score` returns, from the boxes of the set at `path`. InputError without any ground-truth box."""
+def table(scored: Scored, shards: ShardSet) -> dict:
+    """What `score` returns, from the boxes of a set. InputError without any ground-truth box."""
     if not any(len(boxes) for boxes in scored.truth):
+        other = next((name for name in scored.boxes if name != "gt"), "rbd")
         raise InputError(
-            f"{path} has no ground-truth boxes, so its boxes cannot be scored. Score a set of an annotated dataset; "
-            "`fgdata list` shows the datasets."
+            f"{shards.path} has no ground-truth boxes, so its boxes cannot be scored. Compare them with those of one "
+            f"of its detectors (--against {other}), or score a set of an annotated dataset (`fgdata list`)."
         )
-    rows = {name: _row(values) for name, values in scored.iou.items()}
-    baselines = {name: rows.pop(name) for name in ("whole", "centred")}
-    return {"detectors": rows, "baselines": baselines}
+    seconds = _seconds_per_image(shards)
+    baselines = {name: _row(scored.iou[name]) for name in ("whole", "centred")}
+    detectors = {}
+    for name in scored.boxes:
+        row = row_of(name)
+        about = {"trained_on": row.trained_on if row else "unknown", "seconds": seconds.get(name)}
+        detectors[name] = _row(scored.iou[name]) | about
+    return {"detectors": detectors, "baselines": baselines}
+
+
+def _take_as_truth(scored: Scored, name: str) -> Scored:
+    truth = [box[None] for box in scored.boxes[name]]
+    fixed = {"whole": np.broadcast_to(WHOLE, (len(truth), 4)), "centred": np.broadcast_to(CENTRED, (len(truth), 4))}
+    others = {other: boxes for other, boxes in scored.boxes.items() if other != name}
+    best = {other: _best_iou(predicted, truth) for other, predicted in (others | fixed).items()}
+    return replace(scored, truth=truth, boxes=others, iou=best)
+
+
+def _seconds_per_image(shards: ShardSet) -> dict[str, float]:
+    """By detector, from the lines of the build's log that time it."""
+    seconds: dict[str, list[float]] = {}
+    for line in read_log(shards):
+        for name, value in line["seconds"].items():
+            if name in shards.detectors:
+                total = seconds.setdefault(name, [0.0, 0])
+                total[0], total[1] = total[0] + value, total[1] + line["samples"]
+    return {name: total / samples for name, (total, samples) in seconds.items() if samples}
+
+
+def find_disagreements(scored: Scored, most: int) -> dict[tuple[str, str], list[int]]:
+    """For every pair of detectors, the numbers of at most `most` samples whose two boxes overlap least, least first.
+
+    Pairs of boxes with an IoU of at least 0.5 are left out, and so is `gt`.
+    """
+    found = {}
+    for first, second in combinations([name for name in scored.boxes if name != "gt"], 2):
+        overlap = iou(scored.boxes[first], scored.boxes[second])
+        ranked = np.argsort(overlap, kind="stable")[:most]
+        found[first, second] = [int(i) for i in ranked if overlap[i] < THRESHOLDS["corloc"]]
+    return found
 
 
 def _best_iou(boxes: np.ndarray, truth: list[np.ndarray]) -> np.ndarray:
@@ -95,4 +145,5 @@ def _best_iou(boxes: np.ndarray, truth: list[np.ndarray]) -> np.ndarray:
 
 def _row(values: np.ndarray) -> dict:
     values = values[~np.isnan(values)]
-    return {"mean_iou": float(values.mean()), "corloc": float((values >= CORLOC_IOU).mean()), "n": len(values)}
+    shares = {name: float((values >= least).mean()) for name, least in THRESHOLDS.items()}
+    return {"mean_iou": float(values.mean()), **shares, "n": len(values)}

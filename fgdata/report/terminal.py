@@ -1,24 +1,30 @@
 """`fgdata score` on standard output."""
 
 import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from .agreement import Agreement
+from .score import THRESHOLDS
 
 
 def print_scores(shards: Path, scores: dict) -> None:
     """Prints what `score` returned, as a table."""
-    table = Table("box", "mean IoU", "CorLoc", "n", title=f"Boxes of {shards} against the ground truth")
-    for name, row in scores["detectors"].items():
-        table.add_row(name, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
-    table.add_section()
-    for name, row in scores["baselines"].items():
-        title = {"whole": "whole image", "centred": "centred 70 % box"}[name]
-        table.add_row(title, f"{row['mean_iou']:.3f}", f"{row['corloc']:.3f}", f"{row['n']:,}")
-    Console(markup=False, emoji=False).print(table)
+    truth = "the ground truth" if scores["against"] is None else f"those of {scores['against']}"
+    table = Table("box", "mean IoU", "CorLoc", "IoU >= .7", "IoU >= .9", "n", "s/image", "trained on")
+    table.title = f"Boxes of {shards} against {truth}"
+    titles = {"whole": "whole image", "centred": "centred 70 % box"}
+    for group in ("detectors", "baselines"):
+        for name, row in scores[group].items():
+            shares = (f"{row[key]:.3f}" for key in ("mean_iou", *THRESHOLDS))
+            seconds = f"{row['seconds']:.3g}" if row.get("seconds") else ""
+            table.add_row(titles.get(name, name), *shares, f"{row['n']:,}", seconds, row.get("trained_on", ""))
+        table.add_section()
+    width = None if sys.stdout.isatty() else 160  # a pipe has no width, and rich would wrap at 80
+    Console(markup=False, emoji=False, width=width).print(table)
 
 
 def print_agreement(shards: Path, agreement: Agreement) -> None:

@@ -1,15 +1,17 @@
 """Saliency detectors: an image (H, W, 3) uint8 RGB -> a map (H, W) float32 in [0, 1], higher where the object is.
 
-A detector is a module with `saliency_map(rgb)` and `SETTINGS`, the constants that a shard set's manifest records.
-Two more names are optional:
+A detector is a module with `saliency_map(rgb)` and `SETTINGS`, the constants that a shard set's manifest records. Three
+more names are optional:
 
+    TAU                      the constant of max-excess (boxes/objective.py) that suits the maps; else ANY_TAU
     LEAST_SIDE               the detector works on a small image; a build decodes JPEGs at the smallest scale at which
                              both sides are at least this many pixels
     USES_SUPERPIXELS = True  `saliency_map` takes the image's superpixels as its second argument; a build computes
                              them once and passes them to all such detectors
 
-A detector that reads a file or a folder is written FAMILY:PATH. Its module has `detector(argument)`, which returns an
-object with `saliency_map` and `SETTINGS`.
+A detector that reads a file or a folder is written FAMILY:PATH, possibly with settings, `onnx:u2net.onnx,size=288`. Its
+module has `detector(argument)`, which returns an object with `saliency_map`, `SETTINGS` and `TAU`. A module that has
+both several detectors and `detector` gets the whole name as the argument (learned.py).
 Every detector is deterministic, uses one thread, and accepts any image down to one pixel; the map of an image without
 contrast is all zeros. To add a detector, write its module and add its row to DETECTORS.
 """
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from ..boxes.objective import ANY_TAU, Objective
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ class Detector(Protocol):
 
     SETTINGS: dict[str, Any]
     """The constants that determine the map; JSON-serialisable."""
+    TAU: float
+    """The tau of max-excess that suits the maps; docs/saliency.md says how it was chosen."""
 
     def saliency_map(self, rgb: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]."""
@@ -53,6 +58,10 @@ class DetectorRow:
     """Imported on first use; None if the box needs no map."""
     about: str
     """One line for `fgdata list`."""
+    runs_network: bool = False
+    """With onnxruntime: it takes an execution provider and threads."""
+    trained_on: str = "nothing"
+    """Whose images and labels determined its weights or constants. Column of `fgdata score` and of docs/saliency.md."""
 
 
 DETECTORS = {
@@ -60,17 +69,51 @@ DETECTORS = {
     "rbd-centred": DetectorRow(
         "fgdata.saliency.rbd_centred",
         "rbd with a centre prior and a second pass (ours): better boxes for images of one object",
+        trained_on="constants: half of cub50, duts300",
     ),
     "gs": DetectorRow("fgdata.saliency.gs", "geodesic saliency, Wei et al., ECCV 2012"),
     "spectral-residual": DetectorRow("fgdata.saliency.spectral_residual", "spectral residual, Hou & Zhang, CVPR 2007"),
     "vsf": DetectorRow("fgdata.saliency.vsf", "fine-grained visual saliency, Montabone & Soto, 2010"),
+    "u2netp": DetectorRow(
+        "fgdata.saliency.learned",
+        "small U2-Net, Qin et al., 2020; 4.6 MB (fgdata fetch-model u2netp)",
+        runs_network=True,
+        trained_on="masks of DUTS-TR",
+    ),
+    "u2net": DetectorRow(
+        "fgdata.saliency.learned",
+        "U2-Net, Qin et al., 2020; 176 MB (fgdata fetch-model u2net)",
+        runs_network=True,
+        trained_on="masks of DUTS-TR",
+    ),
+    "isnet": DetectorRow(
+        "fgdata.saliency.learned",
+        "IS-Net for general use, Qin et al., ECCV 2022; 179 MB (fgdata fetch-model isnet)",
+        runs_network=True,
+        trained_on="masks of DIS5K and others, not listed",
+    ),
+    "birefnet-lite": DetectorRow(
+        "fgdata.saliency.learned",
+        "BiRefNet, general, Swin-T, Zheng et al., 2024; 224 MB (fgdata fetch-model birefnet-lite)",
+        runs_network=True,
+        trained_on="masks of DIS5K, DUTS, HRSOD, UHRSD, P3M and others",
+    ),
     "onnx:FILE": DetectorRow(
-        "fgdata.saliency.onnx_model", "a salient-object network (U2-Net, BASNet) exported to ONNX; needs onnxruntime"
+        "fgdata.saliency.onnx_model",
+        "a salient-object network (U2-Net, BASNet) exported to ONNX; needs onnxruntime",
+        runs_network=True,
+        trained_on="unknown",
     ),
     "maps:DIR": DetectorRow(
-        "fgdata.saliency.maps_folder", "maps computed elsewhere: a greyscale image named like each image"
+        "fgdata.saliency.maps_folder",
+        "maps computed elsewhere: a greyscale image named like each image",
+        trained_on="unknown",
     ),
-    "gt": DetectorRow(None, "the dataset's own box, the largest where there are several; no map"),
+    "gt": DetectorRow(
+        None,
+        "the dataset's own box, the largest where there are several; no map",
+        trained_on="it is the ground truth",
+    ),
 }
 
 
@@ -83,7 +126,7 @@ def detector(name: str) -> "Detector | MapsFolder":
     Raises:
         InputError: the name is unknown, it is `gt` (which has boxes but no maps), or its file cannot be used.
     """
-    family, _, argument = name.partition(":")
+    family, separator, rest = _split(name)
     key = find_row(name)
     row = DETECTORS.get(key)
     if row is None or row.module is None:
@@ -93,15 +136,18 @@ def detector(name: str) -> "Detector | MapsFolder":
             f"{name!r} {problem}; detectors with maps: {with_maps}. Run `fgdata list` for a description of each. "
             "One of your own: --plugin MODULE (docs/extending.md)"
         )
-    if (":" in key) != bool(argument):
-        raise InputError(f"{name!r} is not a valid form of {family}. Use --saliency {key}")
     module = import_module(row.module)
-    return module.detector(argument) if argument else cast(Detector, module)
+    allowed = (":",) if ":" in key else ("", ",") if hasattr(module, "detector") else ("",)
+    if separator not in allowed or (separator and not rest):
+        raise InputError(f"{name!r} is not a valid form of {family}. Use --saliency {key}")
+    if not hasattr(module, "detector"):
+        return cast(Detector, module)
+    return module.detector(rest if ":" in key else name)
 
 
 def find_row(name: str) -> str:
     """The key in DETECTORS of a detector's name: onnx:u2net.onnx -> onnx:FILE; "" if there is none."""
-    return next((key for key in DETECTORS if key.partition(":")[0] == name.partition(":")[0]), "")
+    return next((key for key in DETECTORS if key.partition(":")[0] == _split(name)[0]), "")
 
 
 def component(name: str) -> str:
@@ -109,12 +155,18 @@ def component(name: str) -> str:
 
     rbd -> rbd; onnx:models/U2-Net.onnx -> onnx-u2-net; maps:out/basnet_maps -> maps-basnet-maps
     """
-    family, colon, argument = name.partition(":")
-    if not colon:
-        return name
+    family, separator, argument = _split(name)
+    if separator != ":":
+        return family
     path = Path(argument.partition(",")[0] if family == "onnx" else argument).expanduser()
     words = re.findall("[a-z0-9]+", (path.stem if family == "onnx" else path.resolve().name).lower())
     return "-".join([family, *words])
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """onnx:a.onnx,size=32 -> onnx : a.onnx,size=32; u2netp,threads=2 -> u2netp , threads=2; rbd -> rbd and twice ""."""
+    family = re.split("[:,]", name, maxsplit=1)[0]
+    return family, name[len(family) : len(family) + 1], name[len(family) + 1 :]
 
 
 def saliency_map(name: str, rgb: np.ndarray, file: str, graph: "Superpixels | None" = None) -> np.ndarray:
@@ -122,7 +174,7 @@ def saliency_map(name: str, rgb: np.ndarray, file: str, graph: "Superpixels | No
 
         rgb = fgdata.images.decode(Path("bird.jpg").read_bytes(), "bird.jpg")
         saliency = saliency_map("rbd", rgb, "bird.jpg")
-        box, _ = fgdata.boxes.objective.solve(saliency, Objective())
+        box, _ = fgdata.boxes.objective.solve(saliency, suit(Objective(), "rbd"))
 
     Args:
         name: The detector, as in `detector`.
@@ -152,9 +204,51 @@ def least_side(name: str) -> int | None:
     return getattr(_open(name), "LEAST_SIDE", None)
 
 
+def own_settings(name: str) -> dict[str, Any]:
+    """What a manifest records about the named detector: its SETTINGS and its TAU; nothing about `gt`."""
+    if name == "gt":
+        return {}
+    opened = detector(name)
+    return {**opened.SETTINGS, "tau": getattr(opened, "TAU", ANY_TAU)}
+
+
+def own_tau(stored: str) -> float:
+    """The TAU of a detector, by its name in a shard set (see `component`); ANY_TAU if this version does not know it."""
+    row = row_of(stored)
+    if row is None or row.module is None:
+        return ANY_TAU
+    return getattr(import_module(row.module), "TAU", ANY_TAU)
+
+
+def row_of(stored: str) -> DetectorRow | None:
+    """The row of a detector, by its name in a shard set; None if this version does not know it."""
+    family = stored if stored in DETECTORS else stored.partition("-")[0]
+    return next((row for key, row in DETECTORS.items() if key.partition(":")[0] == family), None)
+
+
+def suit(objective: Objective, name: str) -> Objective:
+    """The objective for the maps of the named detector: a tau of "own" is replaced by the detector's TAU."""
+    return objective.suit(getattr(_open(name), "TAU", ANY_TAU))
+
+
 @lru_cache(maxsize=8)
 def _open(name: str) -> Any:
     return detector(name)
+
+
+def with_onnx(names: Sequence[str], provider: str, threads: int) -> tuple[str, ...]:
+    """Names of detectors -> the same with an execution provider and a number of threads, where they run a network.
+
+    u2netp -> u2netp,provider=cuda; rbd stays rbd. A setting that a name already has is kept.
+    """
+    settings = {"provider": provider, "threads": str(threads)}
+    chosen = {key: value for key, value in settings.items() if value not in ("cpu", "1")}
+    result = []
+    for name in names:
+        row = row_of(component(name))
+        added = [f",{key}={value}" for key, value in chosen.items() if f",{key}=" not in name]
+        result.append(name + "".join(added) if row and row.runs_network else name)
+    return tuple(result)
 
 
 def check_available(names: Sequence[str], files: Iterable[str]) -> None:

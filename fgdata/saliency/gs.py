@@ -30,6 +30,9 @@ TOP = 0.02
 VERSION = 2
 """Version of the algorithm: 1 did not link the boundary superpixels."""
 
+TAU = 0.8
+"""Of max-excess; chosen on the even-numbered images of cub50 (docs/saliency.md)."""
+
 SETTINGS = superpixels.SETTINGS | {
     "version": VERSION,
     "nearest": NEAREST,

@@ -24,10 +24,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..boxes.objective import ANY_TAU
 from ..errors import InputError
 from ..images import decode, header
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+TAU = ANY_TAU
+"""Of max-excess: nothing is known about the maps. Those of a network need 0.1 (docs/saliency.md)."""
 COLOURED = 16
 """Channels of a grey JPEG may differ by a few levels of 255; a larger difference means a photo or false colours."""
 
@@ -38,6 +41,8 @@ MOST_ENLARGED = 4
 
 class MapsFolder:
     """A detector (fgdata/saliency/__init__.py) that reads an image's map by the image's path, not from its pixels."""
+
+    TAU = TAU
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():

@@ -27,6 +27,9 @@ TOUCHING_WEIGHT = 0.1
 CUT = 3.0
 """Every Gaussian weight is zero beyond this many sigmas."""
 
+TAU = 0.4
+"""Of max-excess; chosen on the even-numbered images of cub50 (docs/saliency.md)."""
+
 SETTINGS = superpixels.SETTINGS | {
     "position_sigma": POSITION_SIGMA,
     "boundary_sigma": BOUNDARY_SIGMA,

@@ -25,6 +25,9 @@ LIKE_SIGMA = 12.0
 FULL = 0.5
 """Values from here up become 1: a part of the object that is half certain belongs in its box."""
 
+TAU = 0.5
+"""Of max-excess; chosen on the even-numbered images of cub50 (docs/saliency.md)."""
+
 SETTINGS = rbd.SETTINGS | {"centre_sigma": CENTRE_SIGMA, "like_sigma": LIKE_SIGMA, "full": FULL}
 del SETTINGS["certain"]
 

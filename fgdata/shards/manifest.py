@@ -15,7 +15,7 @@ from ..files.json import read_json
 from .schema import MANIFEST as MANIFEST_SHAPE
 from .schema import find_fault
 
-FORMAT_MAJOR, FORMAT_MINOR = 1, 2
+FORMAT_MAJOR, FORMAT_MINOR = 1, 3
 MANIFEST = "manifest.json"
 BUILDING = ".building"  # folder inside an unfinished set: its plan and a record of each finished shard
 SPLITS = ("train", "test")

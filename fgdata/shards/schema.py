@@ -116,7 +116,7 @@ SHARD = {
 
 MANIFEST = {
     "dataset": {"name": TEXT, "classes?": [TEXT], "settings?": OBJECT, "records_sha256?": TEXT},
-    "detectors": Each(NAME, OBJECT),
+    "detectors": Each(NAME, {"tau?": NUMBER}),
     "objective": {"name": TEXT, "tau?": NUMBER, "k?": NUMBER, "min_area?": OPTIONAL, "grid?": NUMBER},
     "images": {"max_side": OPTIONAL, "quality": NUMBER},
     "versions": Each(".*", TEXT),

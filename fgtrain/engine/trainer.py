@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,6 +49,8 @@ class Trainer:
         with enough_memory(lambda: f"The networks and banks of these settings do not fit into the memory of {device}."):
             self.objective: Any = objectives.build(built, samples).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
+            from timm.layers.norm_act import convert_sync_batchnorm  # torch's does not keep timm's activations
+
             self.objective = convert_sync_batchnorm(self.objective)
         if config.machine.compile:
             for module in self.objective.modules():

@@ -4,7 +4,6 @@ import re
 from functools import cached_property
 from typing import Any
 
-from timm.models._manipulate import group_with_matcher
 from torch import nn
 
 
@@ -51,6 +50,8 @@ class Groups:
 
 
 def _numbered(names: list[str], matcher: Any) -> dict[str, int]:
+    from timm.models._manipulate import group_with_matcher  # imports every network of timm
+
     return group_with_matcher(iter((name, name) for name in names), matcher, reverse=True)  # pyright: ignore
 
 

@@ -260,7 +260,7 @@ def cvsa_vit() -> CvsaConfig:
 
     fgtrain run cvsa-vit
 
-    byol-vit with SaliencySwap views and the alignment loss.
+    byol-vit with SaliencySwap views and the alignment loss. The settings are ours.
     """
     base = byol_vit()
     return CvsaConfig(

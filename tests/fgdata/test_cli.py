@@ -7,21 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shard_files import boxes
 
 from fgdata.boxes.geometry import CENTRED, iou
 from fgdata.building.build import build
 from fgdata.building.log import LOG
 from fgdata.cli import main
-from fgdata.datasets import Dataset, Record
+from fgdata.datasets import Dataset, Record, read
 from fgdata.errors import InputError
 from fgdata.images import encode_jpeg
 from fgdata.report.page import write_report
-from fgdata.report.score import score
+from fgdata.report.score import find_disagreements, read_boxes, score
 from fgdata.shards.reader import ShardSet, box, meta
 
 
@@ -64,7 +66,7 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
     assert main(build) == 0
     assert "already complete: 12 samples (8 train, 4 test)" in capsys.readouterr().out
     assert main([*build, "--tau", "0.5"]) == 2
-    assert re.search("objective.tau: 0.75 .*0.5", capsys.readouterr().err)
+    assert re.search('objective.tau: "own" .*0.5', capsys.readouterr().err)
     assert main(["check", "shards/drawn"]) == 0
     assert "12 samples in 2 tars" in capsys.readouterr().out
     assert main(["score", "shards/drawn", "--json"]) == 0
@@ -135,7 +137,12 @@ def test_score_is_the_mean_over_every_sample(drawn_set):
     assert row["n"] == count == 48
     assert row["mean_iou"] == pytest.approx(np.mean(spectral), abs=1e-6)
     assert row["corloc"] == pytest.approx(np.mean(np.array(spectral) >= 0.5))
-    assert scores["detectors"]["gt"] == {"mean_iou": pytest.approx(1, abs=1e-5), "corloc": 1, "n": 48}
+    assert row["corloc_70"] == pytest.approx(np.mean(np.array(spectral) >= 0.7))
+    assert row["corloc_90"] == pytest.approx(np.mean(np.array(spectral) >= 0.9))
+    assert row["trained_on"] == "nothing"
+    assert 0 < row["seconds"] < 60
+    gt = {"mean_iou": pytest.approx(1, abs=1e-5), "corloc": 1, "corloc_70": 1, "corloc_90": 1, "n": 48}
+    assert scores["detectors"]["gt"] == gt | {"trained_on": "it is the ground truth", "seconds": None}
     assert scores["baselines"]["centred"]["mean_iou"] == pytest.approx(np.mean(centred), abs=1e-6)
 
 
@@ -150,6 +157,47 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags[tag] = self.tags.get(tag, 0) + 1
         self.fetches += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
+
+
+def test_boxes_against_those_of_a_detector(drawn_set, capsys):
+    truth, other = score(drawn_set), score(drawn_set, against="gt")
+    assert list(other["detectors"]) == ["spectral-residual"]
+    spectral = other["detectors"]["spectral-residual"]
+    assert spectral["mean_iou"] == pytest.approx(truth["detectors"]["spectral-residual"]["mean_iou"], abs=1e-6)
+    assert spectral["n"] == 48
+    assert main(["score", str(drawn_set), "--against", "gt"]) == 0
+    assert "against those of gt" in " ".join(capsys.readouterr().out.split())
+    assert main(["score", str(drawn_set), "--against", "rbd"]) == 2
+    assert "no boxes by rbd; it has spectral-residual, gt" in capsys.readouterr().err
+
+
+def test_a_set_without_truth_is_scored_against_a_detector_and_shows_where_two_disagree(tmp_path, monkeypatch):
+    for room in ("build", "rewrite"):
+        monkeypatch.setattr(f"fgdata.building.{room}.run_jobs", lambda function, jobs, **_: map(function, jobs))
+    birds = read("drawn", classes=2, images_per_class=4, size=96)
+    birds = replace(
+        birds, records=tuple(replace(record, boxes=()) for record in birds.records), load=WithoutBoxes(birds)
+    )
+    build(birds, tmp_path / "set", saliency=("spectral-residual", "vsf"))
+    with pytest.raises(InputError, match="no ground-truth boxes.*--against spectral-residual"):
+        score(tmp_path / "set")
+    row = score(tmp_path / "set", against="vsf")["detectors"]["spectral-residual"]
+    ours, theirs = (boxes(tmp_path / "set", name) for name in ("spectral-residual", "vsf"))
+    overlap = [float(iou(a, b)) for a, b in zip(ours, theirs)]
+    assert row["mean_iou"] == pytest.approx(np.mean(overlap))
+    scored = read_boxes(ShardSet.open(tmp_path / "set"))
+    expected = [i for i in sorted(range(len(overlap)), key=lambda i: overlap[i])[:3] if overlap[i] < 0.5]
+    assert find_disagreements(scored, 3) == {("spectral-residual", "vsf"): expected}
+    page = write_report(tmp_path / "set", tmp_path / "report.html").read_text()
+    assert ("spectral-residual and vsf disagree most (" in page) == bool(expected)
+
+
+class WithoutBoxes:
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __call__(self, record):
+        return self.dataset.load(record)[0], ()
 
 
 def test_report_is_one_file_that_fetches_nothing(drawn_set, tmp_path):

@@ -1,6 +1,7 @@
 """Decoding by content. Oracles are Pillow's decoder and truncated or altered files."""
 
 import io
+import re
 
 import cv2
 import numpy as np
@@ -86,6 +87,31 @@ def test_progressive_jpeg(picture):
     data = saved(picture, "JPEG", progressive=True)
     assert images.header(data, "x").width == 90
     assert images.decode(data, "x").shape == (60, 90, 3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"progressive": True}, {"keep_rgb": True}, {"subsampling": 0}, {"restart_marker_rows": 1}]
+)
+def test_damage_in_a_scan_is_found_where_opencv_decodes_it(picture, settings):
+    data = saved(picture, "JPEG", quality=95, **settings)
+    assert images.find_scan_damage(data, "x.jpg") is None
+    middle = (data.index(b"\xff\xda") + len(data)) // 2
+    damaged = data[:middle] + b"\xff\xd9"
+    assert images.decode(damaged, "x.jpg").shape == (60, 90, 3)
+    assert re.search(
+        r"^x.jpg is a damaged JPEG: .+ \(simplejpeg .*OpenCV decodes it, .*--on-bad-image skip$",
+        images.find_scan_damage(damaged, "x.jpg") or "",
+    )
+
+
+def test_only_scans_that_turbojpeg_knows_are_judged(picture):
+    assert images.find_scan_damage(saved(picture, "PNG"), "x.png") is None
+    buffer = io.BytesIO()
+    Image.fromarray(picture).convert("CMYK").save(buffer, "JPEG")
+    assert images.find_scan_damage(buffer.getvalue(), "x.jpg") is None
+    grey = io.BytesIO()
+    Image.fromarray(picture).convert("L").save(grey, "JPEG")
+    assert images.find_scan_damage(grey.getvalue(), "x.jpg") is None
 
 
 def broken(picture: np.ndarray) -> dict[str, bytes]:

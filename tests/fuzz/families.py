@@ -38,9 +38,9 @@ class Prepared:
         self.name, self.module, self.folder = name, import_family(name), folder
         self.valid = folder / "valid"
         (self.valid / "here").mkdir(parents=True)
-        # In a child: a fork must not copy threads that OpenCV, torch or BLAS have started.
+        # In a child: a fork must not copy threads that OpenCV, torch or BLAS have started. It imports all libraries.
         (self.valid / "tmp").mkdir()
-        ended = check_call(self.valid, lambda: self.module.prepare(self.valid / "here"), seconds=600)
+        ended = check_call(self.valid, lambda: self.module.prepare(self.valid / "here"), seconds=600, memory=4 << 30)
         if ended.verdict != "ok":
             raise RuntimeError(f"the valid files of {name} could not be written: {ended.text}\n{_stderr(self.valid)}")
         preload(*self.module.PRELOAD)

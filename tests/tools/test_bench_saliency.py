@@ -42,6 +42,7 @@ def test_the_command_writes_its_table(real_data, tmp_path):
     assert "cub50" in result.stdout
     content = json.loads(file.read_text())
     rows = content["figures"]
-    assert [row["n"] for row in rows] == [3] * 12  # three datasets, each with two objectives and two baselines
+    assert {row["objective"] for row in rows} == {"max-excess tau 0.7", "max-excess tau 0.5", "max-mean k 2", None}
+    assert [row["n"] for row in rows] == [3] * 15  # three datasets, each with three objectives and two baselines
     assert all((row["mae"] is None) == (row["dataset"] == "cub50" or not row["objective"]) for row in rows)
     assert str(tmp_path) not in content["command"]

@@ -8,7 +8,7 @@ import pytest
 
 from fgdata.boxes import objective as boxes
 from fgdata.boxes.geometry import CENTRED, WHOLE, clip_boxes, iou
-from fgdata.boxes.objective import Objective, solve
+from fgdata.boxes.objective import ANY_TAU, Objective, solve
 from fgdata.boxes.rectangles import best_box, densest_box
 from fgdata.errors import InputError
 
@@ -65,9 +65,10 @@ def test_solve_is_its_equation_by_brute_force(seed, objective):
     chosen = inside(cells, (top, top + height, left, left + width))
     assert fallback is None
     if objective.name == "max-excess":
-        excess = cells - objective.tau * cells.mean()
+        tau = ANY_TAU if objective.tau == "own" else objective.tau
+        excess = cells - tau * cells.mean()
         best = max(inside(excess, candidate).sum() for candidate in every_box(9))
-        reached = (chosen - objective.tau * cells.mean()).sum()
+        reached = (chosen - tau * cells.mean()).sum()
     else:
         least = objective.k * cells.sum() ** 2 / (cells**2).sum()
         best = max(part.mean() for b in every_box(9) if (part := inside(cells, b)).size >= least)
@@ -179,6 +180,7 @@ def test_a_flat_or_non_finite_map_gives_the_whole_image(name, saliency):
         ({"name": "max-sum"}, "max-mean"),
         ({"tau": -0.1}, "tau is -0.1"),
         ({"tau": float("nan")}, "tau"),
+        ({"tau": "mine"}, "tau is 'mine'; allowed: 0 to 100, or own"),
         ({"k": 0.0}, "k is 0.0"),
         ({"min_area": 0.0}, "min_area"),
         ({"min_area": 1.5}, "at most 1"),
@@ -195,6 +197,15 @@ def test_equal_boxes_have_equal_objectives():
     assert Objective("max-mean", tau=0.5, k=3.0) == Objective("max-mean", k=3.0)
     assert Objective("max-mean", k=3.0, min_area=0.2) == Objective("max-mean", min_area=0.2)
     assert Objective(tau=0.5, k=3.0, min_area=0.2) == Objective(tau=0.5)
+
+
+def test_a_detectors_own_tau_is_used_unless_another_is_given():
+    assert Objective().suit(0.3) == Objective(tau=0.3)
+    assert Objective(tau=0.5).suit(0.3) == Objective(tau=0.5)
+    assert Objective("max-mean").suit(0.3) == Objective("max-mean")
+    assert "tau" not in Objective().settings
+    assert Objective(tau=0.5).settings["tau"] == 0.5
+    assert Objective(tau=0.5).override(tau="own") == Objective()
 
 
 def test_override_keeps_other_settings():

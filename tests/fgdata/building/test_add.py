@@ -1,6 +1,6 @@
 """add: the bytes of a direct build with the detector."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,6 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     leftover.rename(".new/gone.old")
     assert main(["list", "--folder", "."]) == 0
     assert "mv .new/gone.old gone" in capsys.readouterr().out
-    assert ShardSet.open(Path("shards/drawn")).manifest["objective"] == asdict(Objective())
+    assert ShardSet.open(Path("shards/drawn")).manifest["objective"] == Objective().settings
     assert main(["rebox", "nowhere"]) == 2
     assert "no shard set at nowhere" in capsys.readouterr().err

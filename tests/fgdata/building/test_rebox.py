@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,6 +14,7 @@ from shard_files import MEAN, TIGHT, Flat, boxes, files
 
 from fgdata.boxes.geometry import iou
 from fgdata.boxes.objective import Objective, solve
+from fgdata.building import rewrite
 from fgdata.building.build import build
 from fgdata.building.rewrite import add, rebox
 from fgdata.cli import main
@@ -22,6 +23,7 @@ from fgdata.images import decode
 from fgdata.saliency import detector
 from fgdata.shards import maps
 from fgdata.shards.check import check
+from fgdata.shards.manifest import dump, signed
 from fgdata.shards.reader import ShardSet, meta
 
 
@@ -30,7 +32,7 @@ def test_maps_change_no_other_file_and_have_the_same_bytes_every_time(kept, draw
     manifest, plain = json.loads(with_maps.pop("manifest.json")), json.loads(without.pop("manifest.json"))
     assert set(with_maps) - set(without) == {"maps.h5"}
     assert with_maps | without == with_maps
-    assert (manifest.pop("format_version"), plain.pop("format_version")) == ("1.2", "1.2")
+    assert (manifest.pop("format_version"), plain.pop("format_version")) == ("1.3", "1.3")
     entry = manifest.pop("maps")
     assert {key: manifest[key] for key in plain if key != "digest"} == {k: v for k, v in plain.items() if k != "digest"}
     assert entry["bytes"] == len(with_maps["maps.h5"])
@@ -66,7 +68,7 @@ def test_maps_are_the_detectors_maps_to_half_a_step(kept, birds):
 def test_rebox_gives_the_boxes_of_a_direct_build(copy, birds, tmp_path, objective):
     done = rebox(copy, objective)
     assert check(copy)[1] == []
-    assert done.manifest["objective"] == asdict(objective)
+    assert done.manifest["objective"] == objective.settings
     build(birds, tmp_path / "direct", saliency=("spectral-residual", "gt"), objective=objective, shard_samples=12)
     np.testing.assert_array_equal(boxes(copy, "gt"), boxes(tmp_path / "direct", "gt"))
     overlap = iou(boxes(copy, "spectral-residual"), boxes(tmp_path / "direct", "spectral-residual"))
@@ -196,3 +198,36 @@ def test_rebox_changes_only_the_given_settings(birds, tmp_path, capsys):
     assert reboxed("--grid", "16") == Objective("max-mean", k=3.0, grid=16)
     assert reboxed("--objective", "max-excess") == Objective(grid=16)
     assert reboxed("--tau", "0.5") == Objective(tau=0.5, grid=16)
+    assert reboxed("--tau", "own") == Objective(grid=16)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_boxes_are_solved_with_each_detectors_own_tau(birds, tmp_path):
+    few = replace(birds, records=birds.records[:6])
+    names = ("rbd", "vsf")
+    own = {name: detector(name).TAU for name in names}
+    assert own["rbd"] != own["vsf"]
+    build(few, tmp_path / "own", saliency=names, keep_maps=True)
+    manifest = ShardSet.open(tmp_path / "own").manifest
+    assert {name: manifest["detectors"][name]["tau"] for name in names} == own
+    assert "tau" not in manifest["objective"]
+    for name in names:
+        build(few, tmp_path / name, saliency=names, objective=Objective(tau=own[name]), keep_maps=True)
+        np.testing.assert_array_equal(boxes(tmp_path / "own", name), boxes(tmp_path / name, name))
+    assert (boxes(tmp_path / "own", "vsf") != boxes(tmp_path / "rbd", "vsf")).any()
+    # A set of format 1.2 records one tau for all and none of a detector.
+    old = ShardSet.open(tmp_path / "vsf").manifest | {"format_version": "1.2"}
+    old["detectors"] = {name: {k: v for k, v in old["detectors"][name].items() if k != "tau"} for name in names}
+    (tmp_path / "vsf" / "manifest.json").write_bytes(dump(signed(old)))
+    rebox(tmp_path / "vsf", rewrite.objective_of(tmp_path / "vsf").override(tau="own"))
+    renewed = ShardSet.open(tmp_path / "vsf").manifest
+    assert (renewed["detectors"], renewed["objective"]) == (manifest["detectors"], manifest["objective"])
+    np.testing.assert_allclose(boxes(tmp_path / "vsf", "rbd"), boxes(tmp_path / "own", "rbd"), atol=2 / 64)
+
+
+def test_another_tau_of_a_detector_is_another_set(birds, tmp_path, monkeypatch):
+    few = replace(birds, records=birds.records[:2])
+    build(few, tmp_path / "set", saliency=("vsf",))
+    monkeypatch.setattr("fgdata.saliency.vsf.TAU", 0.25)
+    with pytest.raises(InputError, match=r"detectors.vsf.tau: 0.9 in the set, 0.25 now"):
+        build(few, tmp_path / "set", saliency=("vsf",))

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -136,7 +135,7 @@ def test_a_users_own_files_ending_in_part_are_kept(copy):
 def test_a_set_may_be_named_by_a_dot_or_a_link(copy, tmp_path, monkeypatch):
     monkeypatch.chdir(copy)
     rebox(Path("."), TIGHT)
-    assert ShardSet.open(copy).manifest["objective"] == asdict(TIGHT)
+    assert ShardSet.open(copy).manifest["objective"] == TIGHT.settings
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     rebox(copy, MEAN, out=Path("."))
@@ -267,7 +266,7 @@ def test_killed_at_random_moments_the_set_is_either_the_old_or_the_new(kept, tmp
         "rewrite.run_jobs = lambda f, jobs, **_: (f(job) for job in jobs)\n"
         "print('ready', flush=True)\n"
         "while True:\n"
-        "    for tau in (1.5, 0.75): rewrite.rebox(Path(sys.argv[1]), Objective(tau=tau))\n"
+        "    for tau in (1.5, 'own'): rewrite.rebox(Path(sys.argv[1]), Objective(tau=tau))\n"
     )
     rebox(kept, Objective(), out=tmp_path / "first")
     again = files(tmp_path / "first")

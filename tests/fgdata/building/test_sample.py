@@ -57,6 +57,19 @@ def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_
     assert check(tmp_path / "set")[1] == []
 
 
+def test_damaged_scans_stop_the_build_or_are_skipped(tmp_path):
+    whole = jpeg()
+    data = dataset(tmp_path, {"a.jpg": whole, "cut.jpg": whole[: len(whole) // 2] + b"\xff\xd9"})
+    for detectors in (("gt",), ("spectral-residual",)):
+        with pytest.raises(InputError, match=r"^cut.jpg is a damaged JPEG: .*OpenCV decodes it.*--on-bad-image skip$"):
+            build(data, tmp_path / "set", saliency=detectors)
+    assert not (tmp_path / "set").exists()
+    [skipped] = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip").manifest["skipped"]
+    assert skipped["file"] == "cut.jpg"
+    assert "damaged JPEG" in skipped["why"]
+    assert list(samples(tmp_path / "set")) == ["a.jpg"]
+
+
 def test_images_are_checked_one_shard_at_a_time(tmp_path, monkeypatch):
     """A pool keeps a future for every image passed to `map`: 2 GB for ImageNet's 1.3 million."""
     counts = []

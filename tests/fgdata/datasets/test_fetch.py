@@ -1,81 +1,29 @@
 """--download from a server on 127.0.0.1: complete, interrupted, resumed, wrong, missing and malicious files."""
 
-import hashlib
 import io
 import re
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from http_server import Server, serving
 
 from fgdata import datasets
 from fgdata.cli import main
-from fgdata.datasets import DATASETS, Archive, fetch
+from fgdata.datasets import DATASETS, fetch
 from fgdata.errors import InputError
+from fgdata.files import download
 
 NOISE = np.random.default_rng(0).bytes(300_000)  # does not compress, so that archives have some length
 
 
-class Server:
-    """An HTTP server that records requests and fails on demand."""
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.ranges: list[str | None] = []
-        self.cut_after: list[int] = []
-        """For each of the next answers, the number of bytes after which the connection is dropped."""
-        self.refuse: list[int] = []
-        """Status codes of the next answers."""
-        self.knows_ranges = True
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.answer(self)
-
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range")
-        self.ranges.append(wanted)
-        data = self.files.get(handler.path[1:])
-        if self.refuse or data is None:
-            handler.send_error(self.refuse.pop(0) if self.refuse else 404)
-            return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.knows_ranges else 0
-        if start and start >= len(data):
-            handler.send_error(416)
-            return
-        handler.send_response(206 if start else 200)
-        if start:
-            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        handler.send_header("Content-Length", str(len(data) - start))
-        handler.end_headers()
-        end = start + self.cut_after.pop(0) if self.cut_after else len(data)
-        handler.wfile.write(data[start:end])
-
-    def offer(self, name: str, data: bytes) -> Archive:
-        self.files[name] = data
-        return Archive(f"http://127.0.0.1:{self.http.server_port}/{name}", hashlib.md5(data).hexdigest())
-
-
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
-    monkeypatch.setattr(fetch.time, "sleep", lambda seconds: None)
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    server.thread.join()
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    with serving() as server:
+        yield server
 
 
 def tar(members: dict[str, bytes], kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
@@ -115,7 +63,7 @@ def test_bytes_are_synced_before_files_are_renamed_or_removed(server, tmp_path, 
     def look(handle: int | None = None) -> None:
         written.append((sorted(path.name for path in work.iterdir()), (tmp_path / "r/x").exists()))
 
-    monkeypatch.setattr(fetch.os, "fsync", look)
+    monkeypatch.setattr(download.os, "fsync", look)
     monkeypatch.setattr(fetch.os, "sync", look, raising=False)
     fetch.download("cub", tmp_path / "r", (archive,))
     assert written == [(["a.tgz.part"], False), (["a.tgz"], True)]
@@ -139,7 +87,7 @@ def test_temporary_server_errors_are_retried(server, tmp_path):
 
 def test_a_failed_download_is_resumed_by_the_same_command(server, tmp_path):
     archive = server.offer("a.tgz", tar({"x": NOISE}))
-    server.cut_after = [100_000, *[0] * fetch.TRIES]
+    server.cut_after = [100_000, *[0] * download.TRIES]
     with pytest.raises(
         InputError, match=r"100,000 bytes were downloaded.*same command again to resume \(.*a.tgz.part\)"
     ):

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from onnx_files import blob, write_network
 
 from fgdata import saliency
 from fgdata.boxes.objective import Objective, solve
@@ -20,46 +21,6 @@ from fgdata.errors import InputError
 from fgdata.saliency import component, detector, onnx_trial
 from fgdata.saliency.onnx_file import hash_files
 from fgdata.shards.reader import ShardSet, box, meta
-
-
-def write_network(file, size=(None, None), channels=3, kind="red", outputs=1, metadata=None, dtype=1, flat=False):
-    """Writes a model that returns the red channel of its input, or one that is wrong. size is (height, width)."""
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
-    from onnx import TensorProto, helper
-
-    height, width = (side or name for side, name in zip(size, ("h", "w")))
-    image = helper.make_tensor_value_info("image", dtype, [1, channels, height, width])
-    starts, ends, axes = (
-        helper.make_tensor(name, TensorProto.INT64, [1], [value])
-        for name, value in (("start", 0), ("end", 2 if kind == "two planes" else 1), ("axis", 1))
-    )
-    nodes = [helper.make_node("Slice", ["image", "start", "end", "axis"], ["cut"])]
-    constants = [starts, ends, axes]
-    last = "cut"
-    if kind == "vector":
-        nodes.append(helper.make_node("GlobalAveragePool", ["cut"], ["pooled"]))
-        last = "pooled"
-    if flat:
-        constants.append(helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]))
-        nodes.append(helper.make_node("Mul", ["cut", "zero"], ["nothing"]))
-        last = "nothing"
-    names = [f"d{i}" for i in range(outputs)]
-    nodes += [helper.make_node("Identity" if i == 0 else "Neg", [last], [name]) for i, name in enumerate(names)]
-    results = [helper.make_tensor_value_info(name, dtype, None) for name in names]
-    graph = helper.make_graph(nodes, "net", [image], results, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    helper.set_model_props(model, metadata or {})
-    onnx.save(model, file)
-    return file
-
-
-def blob(height=60, width=80):
-    """A red rectangle on blue, which is also the network's map."""
-    image = np.zeros((height, width, 3), np.uint8)
-    image[..., 2] = 200
-    image[height // 4 : height // 2, width // 4 : width // 2] = (250, 0, 0)
-    return image
-
 
 # --- onnx:FILE
 
@@ -116,6 +77,25 @@ def test_a_network_accepts_any_image(tmp_path, shape):
     assert not actual.any()
 
 
+def test_another_output_logits_half_precision_and_threads(tmp_path):
+    pytest.importorskip("onnxruntime")
+    file = write_network(tmp_path / "net.onnx", size=(60, 80), outputs=2)  # the second output is minus the first
+    first, second = (detector(f"onnx:{file},mean=0:0:0,std=1:1:1,output={i}").saliency_map(blob()) for i in (0, 1))
+    np.testing.assert_allclose(second, 1 - first, atol=1e-6)  # float32
+    logits = detector(f"onnx:{file},mean=0:0:0,std=1:1:1,sigmoid=yes")
+    raw = blob()[..., 0] / 255
+    expected = 1 / (1 + np.exp(-raw))
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    np.testing.assert_allclose(logits.saliency_map(blob()), expected, atol=1e-6)  # float32
+    assert logits.SETTINGS["sigmoid"] is True
+    half = detector(f"onnx:{write_network(tmp_path / 'half.onnx', size=(60, 80), dtype=10)},mean=0:0:0,std=1:1:1")
+    np.testing.assert_allclose(half.saliency_map(blob()), first, atol=2e-3)  # float16 has 11 bits
+    threads = detector(f"onnx:{file},mean=0:0:0,std=1:1:1,threads=2,provider=auto")
+    np.testing.assert_array_equal(threads.saliency_map(blob()), first)
+    assert threads.SETTINGS["threads"] == 2
+    assert not {"sigmoid", "threads", "provider"} & set(detector(f"onnx:{file}").SETTINGS)
+
+
 def test_a_constant_output_gives_zeros(tmp_path):
     pytest.importorskip("onnxruntime")
     assert not detector(f"onnx:{write_network(tmp_path / 'net.onnx', flat=True)}").saliency_map(blob()).any()
@@ -125,7 +105,7 @@ def test_a_constant_output_gives_zeros(tmp_path):
     ("network", "after", "message"),
     [
         ({"channels": 4}, "", r"tensor.float. .1, 4, .*allowed .*\(1, 3, h, w\)"),
-        ({"dtype": 10}, "", r"tensor.float16.*allowed .*tensor.float..*\(1, 3, h, w\)"),
+        ({"dtype": 11}, "", r"tensor.double.*allowed .*tensor.float. or tensor.float16..*\(1, 3, h, w\)"),
         ({"kind": "two planes"}, "", r"'d0' has shape \(1, 2, 320, 320\).*\(1, 1, h, w\)"),
         ({"kind": "vector"}, "", r"'d0' has shape \(1, 1, 1, 1\).*\(1, 1, h, w\)"),
         ({"size": (32, 48)}, ",size=64", "48x32.*size=64"),
@@ -133,7 +113,12 @@ def test_a_constant_output_gives_zeros(tmp_path):
         ({}, ",size=5", "size is '5'; allowed: 8 to 4096"),
         ({}, ",mean=.5", "mean is '.5'; allowed: three numbers"),
         ({}, ",std=1:0:1", "std is '1:0:1'.* above 0"),
-        ({}, ",colour=bgr", "'colour'.*allowed: size=, mean=, std="),
+        ({}, ",colour=bgr", "'colour'.*allowed: size=, mean=, std=, output="),
+        ({"outputs": 2}, ",output=2", "output is '2'; allowed: .*0 d0, 1 d1"),
+        ({}, ",sigmoid=maybe", "sigmoid is 'maybe'; allowed: yes, no"),
+        ({}, ",provider=abacus", "provider is 'abacus'; allowed: auto, cuda"),
+        ({}, ",provider=coreml", "has no CoreMLExecutionProvider; it has .*CPU.*pip install .*--onnx-provider cpu"),
+        ({}, ",threads=0", "threads is '0'; allowed: 1 to 256"),
         ({"metadata": {"std": "a:b:c"}}, "", "std is 'a:b:c'"),
     ],
 )

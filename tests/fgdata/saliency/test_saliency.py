@@ -11,7 +11,7 @@ from fgdata.errors import InputError
 from fgdata.images import decode
 from fgdata.saliency import DETECTORS, detector, rbd, spectral_residual, superpixels
 
-MAPS = [name for name, row in DETECTORS.items() if row.module and ":" not in name]
+MAPS = [name for name, row in DETECTORS.items() if row.module and ":" not in name and not row.runs_network]
 
 
 def need(folder):

@@ -119,10 +119,10 @@ def test_detectors_of_one_image_share_its_superpixels(monkeypatch):
     decoded = Decoded(encode_png(image), "image.png", Log())
     for name in names:
         expected = shrink_map(detector(name).saliency_map(image))
-        actual = find_box(name, decoded, Objective(), keep_map=True, log=Log())
+        actual = find_box(name, decoded, Objective(tau=0.6), keep_map=True, log=Log())
         assert actual.stored_map is not None
         np.testing.assert_array_equal(actual.stored_map[0], expected[0])
-        np.testing.assert_array_equal(actual.box, solve(detector(name).saliency_map(image), Objective())[0])
+        np.testing.assert_array_equal(actual.box, solve(detector(name).saliency_map(image), Objective(tau=0.6))[0])
     shared = Decoded(encode_png(image), "image.png", Log())
     segmented.clear()
     for name in names:

@@ -205,7 +205,7 @@ def test_a_run_prints_what_it_starts_from(drawn_set: Path, tmp_path: Path, capsy
     lifecycle.train(config, "cvsa")
     printed = capsys.readouterr().out
     assert "1 epoch of 4 steps" in printed
-    assert re.search("frozen: the stem, layer1, layer2.*random weights.*--init", printed)
+    assert re.search("frozen: the stem and 2 stages.*random weights.*--init", printed)
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint(drawn_set: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
