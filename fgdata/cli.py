@@ -312,7 +312,7 @@ def show(
     Args:
         shards: The folder of the shard set.
         other: Another set of the same images, such as one with another objective: the page shows the boxes of both.
-        out: The file to write. Default: report.html in the (first) shard set's folder.
+        out: The file to write; its name ends in .html or .htm. Default: report.html in the (first) shard set's folder.
         samples: Images to show, 1 to 1,000. The statistics cover all samples.
     """
     from .report.page import write_report

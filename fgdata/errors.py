@@ -9,10 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-_USER_ERRORS = {
+_STORAGE = ("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO", "ENODEV")
+_STORAGE += ("ENXIO", "ENOMEM", "EMFILE", "ENFILE")
+_FAILING = {getattr(errno, name) for name in _STORAGE if hasattr(errno, name)}
+_USER_ERRORS = _FAILING | {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EBUSY),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY),
 }
 
 
@@ -26,6 +29,20 @@ class InputError(Exception):
     """
 
 
+class NotEnoughMemory(InputError):
+    """Memory ran out while an image was processed. The image may be good: it is never skipped for this."""
+
+    def __init__(self, image: str):
+        super().__init__(image)
+        self.image = image
+
+    def __str__(self) -> str:
+        return (
+            f"{self.image}: not enough memory for this image. Rerun the command with fewer workers (--jobs), or on a "
+            "machine with more memory. If the image is not worth it, remove it from the dataset."
+        )
+
+
 def counted(count: int, noun: str) -> str:
     """1, "image" -> "1 image"; 2889, "image" -> "2,889 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -34,6 +51,11 @@ def counted(count: int, noun: str) -> str:
 def printable(text: str) -> str:
     """A file's name -> text that can be encoded as UTF-8: bytes of the name that are not UTF-8 become \\udcNN."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_failing_storage(fault: BaseException) -> bool:
+    """Whether an error comes from a disk, a network drive or this machine, and says nothing about the file it names."""
+    return isinstance(fault, OSError) and fault.errno in _FAILING
 
 
 @contextmanager
@@ -59,8 +81,9 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
 
     program: the name that starts every message. command: returns an exit code; None means 0. when_stopped: a sentence
     on what an interrupted command leaves on disk and how to resume; empty for a command that writes nothing.
-    Errors that a user can fix (InputError, a full disk, missing permissions) print one message and give 2, Ctrl-C gives
-    130, a closed pipe 141. Any other exception is raised. Standard streams that are closed are replaced.
+    Errors that a user can fix (InputError, a full or failing disk, too little memory, missing permissions) print one
+    message and give 2, Ctrl-C gives 130, a closed pipe 141. Any other exception is raised. Standard streams that are
+    closed are replaced.
     """
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # an ASCII-only terminal gets \\u2026 instead of an exception
@@ -80,6 +103,8 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         raise
     except BrokenPipeError:  # the reader of the pipe has exited, like `head`
         return _report("", 141)
+    except MemoryError:
+        return _report(f"{program}: Not enough memory. {when_stopped}".rstrip(), 2)
     except OSError as fault:
         if fault.errno == errno.ENOENT and not _has_working_folder():
             return _report(f"{program}:{_REPLACED}", 2)

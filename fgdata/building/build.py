@@ -18,7 +18,7 @@ import numpy as np
 from .. import images
 from ..boxes.objective import Objective
 from ..datasets import DATASETS, Dataset, Record
-from ..errors import InputError, printable, warn
+from ..errors import InputError, NotEnoughMemory, printable, warn
 from ..files.atomic import write_atomic
 from ..files.lock import create_and_lock
 from ..progress import Progress
@@ -165,7 +165,10 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
     with ShardWriter(job.folder, job.name) as writer:
         for number, record in enumerate(job.records):
             try:
-                components, meta, stored_maps = sample.make(record, job.recipe, log)
+                with sample.name_image(record.file):
+                    components, meta, stored_maps = sample.make(record, job.recipe, log)
+            except NotEnoughMemory:
+                raise
             except InputError as fault:
                 if job.recipe.on_bad_image == "stop":
                     raise

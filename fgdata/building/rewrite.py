@@ -37,7 +37,7 @@ from ..shards.writer import ShardWriter, box_bytes
 from .engine import run_jobs, validate
 from .log import Log
 from .plan import differs_in_version, versions
-from .sample import Decoded, find_box, largest_box
+from .sample import Decoded, find_box, largest_box, name_image
 
 
 @dataclass(frozen=True)
@@ -227,14 +227,15 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
                 fields["detectors"]["gt"] = {"fallback": ""}
             elif job.add:
                 image = Decoded(sample["jpg"], fields["file"], log)
-                result = find_box(job.add, image, job.objective, job.keep_maps, log)
+                with name_image(fields["file"]):
+                    result = find_box(job.add, image, job.objective, job.keep_maps, log)
                 sample[f"{component(job.add)}.npy"] = box_bytes(result.box)
                 fields["detectors"][component(job.add)] = {"fallback": result.fallback or ""}
                 if result.stored_map is not None:
                     new_maps.append(result.stored_map)
+                    keys.append(_number(key, job))
             writer.add(key, sample, fields)
             count_fallbacks(fact["fallbacks"], fields)
-            keys.append(int(key))
             advance(1)
     reader.close()
     if maps:
@@ -242,6 +243,16 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
     if new_maps and job.add:
         write_atomic(maps_part(job.folder, job.shard["name"]), pack(keys, {component(job.add): new_maps}))
     return {**fact, "entry": writer.entry}
+
+
+def _number(key: str, job: Job) -> int:
+    """The key of a sample as maps.h5 stores it. InputError unless it is a whole number below 2^64."""
+    if key.isdecimal() and int(key) < 1 << 64:
+        return int(key)
+    raise InputError(
+        f"{job.source / job.shard['name']}.tar: the key {key} of a sample is not a whole number below 2^64, so its map "
+        f"cannot be stored in {MAPS}. Build the set again: fgdata build-shards numbers the samples."
+    )
 
 
 def _link_other_files(source: Path, new: Path, manifest: dict) -> None:

@@ -2,17 +2,19 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from .. import images
 from ..boxes.geometry import clip_boxes
 from ..boxes.objective import Objective, solve
 from ..datasets import Record
-from ..errors import InputError, printable
+from ..errors import InputError, NotEnoughMemory, printable
 from ..images.jpeg import clear_orientation
 from ..images.orientation import read_orientation, turn_upright
 from ..saliency import component, least_side, saliency_map, suit, uses_superpixels
@@ -149,17 +151,33 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     return components | {f"{name}.npy": box_bytes(box.box) for name, box in boxes.items()}, meta, maps
 
 
+@contextmanager
+def name_image(file: str) -> Iterator[None]:
+    """Raises NotEnoughMemory, which names the image, for whatever NumPy and OpenCV raise in the block."""
+    try:
+        yield
+    except MemoryError:
+        raise NotEnoughMemory(printable(file)) from None
+    except cv2.error as fault:
+        if fault.code != cv2.Error.StsNoMem:
+            raise
+        raise NotEnoughMemory(printable(file)) from None
+
+
 def find_fault(record: Record, load: Callable) -> str | None:
-    """-> what is wrong with the name, image or boxes of a record, or None."""
+    """-> what is wrong with the name, image or boxes of a record, or None. Raises NotEnoughMemory."""
     try:
         _refuse_name(record)
-        data, pixel_boxes = load(record)
-        header = images.header(data, record.file)
-        if not header.plain:
-            images.decode(data, record.file)
-        if damage := images.find_scan_damage(data, record.file):
-            return damage
-        _truth(pixel_boxes, header, record.file)
+        with name_image(record.file):
+            data, pixel_boxes = load(record)
+            header = images.header(data, record.file)
+            if not header.plain:
+                images.decode(data, record.file)
+            if damage := images.find_scan_damage(data, record.file):
+                return damage
+            _truth(pixel_boxes, header, record.file)
+    except NotEnoughMemory:
+        raise
     except InputError as error:
         return str(error)
     return None

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import InputError
 from ..files.atomic import remove_parts, write_atomic
 from ..files.json import read_json
+from ..files.regular import open_regular
 from ..shards.manifest import BUILDING, digest, dump, signed
 from ..shards.maps import maps_part
 
@@ -58,7 +59,7 @@ def find_damage(out: Path, fact: dict) -> Path | None:
     for path, _, sha256 in _files(out, fact):
         if not path.is_file():
             return path
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 return path
     return None

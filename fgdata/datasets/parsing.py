@@ -16,7 +16,7 @@ from pathlib import Path
 from reprlib import repr as excerpt
 from typing import Any, TypeVar
 
-from ..errors import InputError
+from ..errors import InputError, is_failing_storage
 from ..files.regular import open_regular
 from . import PixelBoxes, Record
 
@@ -45,13 +45,18 @@ class Files:
 
 
 def read_bytes(name: str, path: Path) -> bytes:
-    """The content of a regular file. `name` starts the message of the InputError if it cannot be read."""
+    """The content of a regular file. `name` starts the message of the InputError if it cannot be read.
+
+    A failing disk or network drive is an OSError: the file may be good.
+    """
     try:
         with open_regular(path) as file:
             return file.read()
     except InputError as fault:
         raise InputError(f"{name}: {fault}") from None
     except (OSError, ValueError) as fault:
+        if is_failing_storage(fault):
+            raise
         raise InputError(f"{name}: {path} cannot be read: {getattr(fault, 'strerror', None) or fault}") from None
 
 

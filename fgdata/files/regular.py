@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, name_file
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -13,6 +13,8 @@ def open_regular(path: Path) -> io.BufferedReader:
 
     Args:
         path: The file, or a link to it.
+
+    An error while reading names the file too: Python's own names it only while opening.
 
     Raises:
         InputError: It is a folder, a FIFO, a device or a socket, or a link to one.
@@ -26,10 +28,26 @@ def open_regular(path: Path) -> io.BufferedReader:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         _check(path, os.fstat(handle).st_mode)
-        return os.fdopen(handle, "rb")
+        return io.BufferedReader(_NamedFile(path, handle))
     except BaseException:
         os.close(handle)
         raise
+
+
+class _NamedFile(io.FileIO):
+    """A raw file whose errors name it."""
+
+    def __init__(self, path: Path, handle: int):
+        super().__init__(handle, "rb")
+        self._path = path
+
+    def readinto(self, buffer) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with name_file(self._path):
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with name_file(self._path):
+            return super().readall()
 
 
 def _check(path: Path, mode: int) -> None:

@@ -25,13 +25,15 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
 
     source: the folder to read from; it is locked. out: the folder to create; None replaces `source`.
     Until the rename the new folder is `.new/NAME` beside the target. It is removed if the block raises; the next call
-    clears what a killed process left. Raises InputError if `out` exists and is not an empty folder, if the folder to
-    replace is a mount point, or if another process writes to the same folder.
+    clears what a killed process left. Raises InputError if `out` exists and is not an empty folder or lies inside
+    `source`, if the folder to replace is a mount point, or if another process writes to the same folder.
     """
     target = _resolve(out or source)
     hidden = target.parent / ".new"
     new = hidden / target.name
     _refuse_mount_point(target)
+    if out is not None and _resolve(source) in target.parents:
+        raise InputError(f"{out} is inside {source}, the folder that is read. Name a folder beside it: --out FOLDER")
     _refuse_full(out)  # before a folder is created, and again under the lock
     with lock(source), create_and_lock(new):
         try:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from ..errors import InputError
+from ..errors import InputError, NotEnoughMemory
 from . import jpeg
 from .orientation import FORMATS
 
@@ -179,6 +179,8 @@ def _open_with_pillow(data: bytes, name: str) -> Iterator["PillowImage"]:
         raise _unreadable(name, data, "not an image") from None
     except Image.DecompressionBombError:
         raise _unreadable(name, data, f"more pixels than the {_MOST_PIXELS:,} allowed") from None
+    except MemoryError:
+        raise NotEnoughMemory(name) from None
     except Exception as fault:  # Pillow raises many kinds of exceptions on damaged files
         raise _unreadable(name, data, str(fault)) from None
 

@@ -29,6 +29,8 @@ def read_orientation(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             value = 1 if image.format == "TIFF" else image.getexif().get(0x0112, 1)
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises many kinds of exceptions on damaged EXIF
         return 1
     return value if value in range(1, 9) else 1

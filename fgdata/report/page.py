@@ -14,6 +14,7 @@ from .. import images
 from ..building.log import read_log
 from ..errors import InputError, counted
 from ..files.atomic import write_atomic
+from ..files.output import check_output
 from ..shards.manifest import read_objective
 from ..shards.reader import ShardSet, meta
 from .agreement import agree, join, section
@@ -30,7 +31,7 @@ def write_report(path: Path, out: Path, samples: int = 96, other: Path | None = 
 
     Args:
         path: The folder of the shard set.
-        out: The file to write.
+        out: The file to write; its name ends in .html or .htm.
         samples: Images to show, 1 to 1,000, besides the worst and the slowest. The figures cover all images.
         other: A second set of the same images; its boxes are shown beside the first's.
 
@@ -46,8 +47,7 @@ def write_report(path: Path, out: Path, samples: int = 96, other: Path | None = 
     if not 1 <= samples <= 1000:
         raise InputError(f"--samples {samples}: 1 to 1,000 is allowed. Set --samples 96")
     shards = ShardSet.open(path)
-    if out.is_dir():
-        raise InputError(f"{out} is a folder. Name a file: --out FILE")
+    check_output(out, (".html", ".htm"), "--out")
     if not out.parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}. Create it, or set --out FILE")
     scored, title = read_boxes(shards), shards.path.resolve().name

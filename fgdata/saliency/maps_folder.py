@@ -26,6 +26,7 @@ import numpy as np
 
 from ..boxes.objective import ANY_TAU
 from ..errors import InputError
+from ..files.regular import open_regular
 from ..images import decode, header
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -57,7 +58,7 @@ class MapsFolder:
         for file in sorted(_walk(self._folder)):
             if file.suffix.lower() in SUFFIXES and file.is_file():
                 sha256.update(os.fsencode(file.relative_to(self._folder).as_posix()) + b"\0")
-                with file.open("rb") as content:
+                with open_regular(file) as content:
                     sha256.update(hashlib.file_digest(content, "sha256").digest())
                 count += 1
         return {"sha256": sha256.hexdigest(), "files": count}
@@ -142,7 +143,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _read_values(file: Path, most_pixels: int) -> np.ndarray:
     """A map's file -> (H, W, C) float32 in [0, 1]: its grey or RGB channels, or its alpha channel if it varies."""
-    data = file.read_bytes()
+    with open_regular(file) as content:
+        data = content.read()
     width, height = _read_size(data, str(file))
     if width * height > most_pixels:
         raise InputError(

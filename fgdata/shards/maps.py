@@ -125,7 +125,7 @@ def merge(sources: dict[str, list[Path]], out: Path) -> dict:
 
 def entry(path: Path) -> dict:
     """The manifest's entry for a map file: side, name, bytes and sha256."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"side": SIDE, "name": path.name, "bytes": path.stat().st_size, "sha256": digest}
 

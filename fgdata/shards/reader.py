@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, name_file
 from ..files.regular import open_regular
 from .manifest import is_sealed, manifest_faults, read_manifest
 from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
@@ -139,18 +139,19 @@ class SplitReader:
         self.__init__(**state)
 
     def _read_span(self, shard: int, offset: int, size: int) -> bytes:
-        handle = self._files.get(shard)
-        if handle is None:
-            with open_regular(self.folder / f"{self.shards[shard]['name']}.tar") as file:
-                handle = os.dup(file.fileno())
-            with self._lock:
-                stays_open = len(self._files) < _KEPT and self._files.setdefault(shard, handle) == handle
-            if not stays_open:
-                try:
-                    return self._read_at(handle, size, offset)
-                finally:
-                    os.close(handle)
-        return self._read_at(handle, size, offset)
+        handle, tar = self._files.get(shard), self.folder / f"{self.shards[shard]['name']}.tar"
+        with name_file(tar):
+            if handle is None:
+                with open_regular(tar) as file:
+                    handle = os.dup(file.fileno())
+                with self._lock:
+                    stays_open = len(self._files) < _KEPT and self._files.setdefault(shard, handle) == handle
+                if not stays_open:
+                    try:
+                        return self._read_at(handle, size, offset)
+                    finally:
+                        os.close(handle)
+            return self._read_at(handle, size, offset)
 
     def _read_at(self, handle: int, size: int, offset: int) -> bytes:
         """Reads until all bytes have arrived or the file ends: one call may return fewer, as FUSE file systems do."""

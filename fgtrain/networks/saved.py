@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from fgdata.errors import InputError, counted, printable
+from fgdata.files.output import check_output
 
 from ..printing import say
 from ..runs.checkpoint import Checkpoint
@@ -76,9 +77,9 @@ def run_export(flags: Export) -> None:
     InputError when the checkpoint is damaged or the file cannot be written.
     """
     checkpoint, file = Checkpoint.find(flags.run), flags.file
-    if file.suffix != ".safetensors":
-        raise InputError(f"{file} does not end in .safetensors, the format that export writes. Name FILE accordingly.")
-    if any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents):
+    check_output(file, (".safetensors",), "FILE", [checkpoint.file])
+    inside = any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents)
+    if inside or file.with_name("state.pt").exists():
         raise InputError(f"{file} is inside the checkpoints of a run. Choose another folder for FILE.")
     encoder, config = load_encoder(checkpoint), file.with_name("config.json")
     if config.exists() and "architecture" not in read_json(config):

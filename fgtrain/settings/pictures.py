@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from .common import need
+from fgdata.files.output import check_output
+
 from .evaluations import need_seed
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -20,7 +21,8 @@ class Picture:
     def __post_init__(self) -> None:
         out = getattr(self, "out", None)
         need_seed(getattr(self, "seed", 0))
-        need(out is None or out.suffix in FORMATS, "out", out, f"a file whose name ends in {', '.join(FORMATS)}")
+        if out is not None:
+            check_output(out, FORMATS, "--out")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ def failing(error):
             "fgdata: File too large (limited by `ulimit -f` or by the file system). Rerun.\n",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "y"), 2, "fgdata: Permission denied: y. Rerun.\n"),
+        (OSError(errno.EIO, "Input/output error", "z"), 2, "fgdata: Input/output error: z. Rerun.\n"),
+        (OSError(errno.ESTALE, "Stale file handle", "z"), 2, "fgdata: Stale file handle: z. Rerun.\n"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "z"), 2, "fgdata: Disk quota exceeded: z. Rerun.\n"),
+        (MemoryError(), 2, "fgdata: Not enough memory. Rerun.\n"),
     ],
 )
 def test_errors_that_a_user_can_fix_print_one_message(capsys, error, code, message):
@@ -47,8 +51,8 @@ def test_a_command_that_writes_nothing_has_no_advice_on_resuming(capsys):
 
 
 def test_other_errors_keep_their_traceback():
-    with pytest.raises(OSError, match="Input/output"):
-        run_command("fgdata", failing(OSError(errno.EIO, os.strerror(errno.EIO))))
+    with pytest.raises(OSError, match="Invalid argument"):
+        run_command("fgdata", failing(OSError(errno.EINVAL, os.strerror(errno.EINVAL))))
 
 
 def test_an_ascii_terminal_gets_escapes():

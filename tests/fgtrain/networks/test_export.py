@@ -1,5 +1,6 @@
 """Other libraries load an exported encoder with no key missing, and compute the same features."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,9 +106,15 @@ def test_export_refuses_damaged_weights_and_a_target_among_checkpoints(
     folder = RunDir(tmp_path).save_checkpoint(1, network, about, {}, keep=1)
     (tmp_path / "config.json").write_text("{}")
     file = folder / "encoder.safetensors"
-    assert cli.main(["export", str(file), str(file)]) == 2
-    assert "inside the checkpoints of a run" in capsys.readouterr().err
     assert cli.main(["export", str(file), str(tmp_path / "checkpoints" / "x.safetensors")]) == 2
+    loose = tmp_path / "loose"
+    shutil.copytree(folder, loose)
+    for target in ("encoder.safetensors", "x.safetensors"):
+        assert cli.main(["export", str(file), str(loose / target)]) == 2, "a checkpoint outside a run"
+    assert "inside the checkpoints of a run" in capsys.readouterr().err
+    (alone := tmp_path / "alone.safetensors").write_bytes(file.read_bytes())
+    assert cli.main(["export", str(alone), str(alone)]) == 2
+    assert "alone.safetensors is the file that this command reads" in capsys.readouterr().err
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)

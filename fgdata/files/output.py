@@ -1,0 +1,33 @@
+"""A file that the user names for output: it never takes the place of something else."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import InputError
+
+
+def check_output(path: Path, suffixes: Sequence[str], flag: str, inputs: Iterable[Path] = ()) -> None:
+    """Refuses a path that is not a new file, or an earlier one of the same kind. Writes nothing.
+
+    Args:
+        path: The file to write.
+        suffixes: How its name may end, such as (".png", ".pdf"). No file of a shard set or a run has such a name,
+            weights excepted.
+        flag: The flag or argument that names the file, for messages.
+        inputs: Files that the command reads.
+
+    Raises:
+        InputError: The name ends differently; the path is a folder, a device or a FIFO; or it is one of the inputs.
+
+    Example:
+        check_output(Path("cub.html"), (".html",), "--out")
+    """
+    again = f"{flag} FILE" if flag.startswith("--") else flag
+    if path.is_dir():
+        raise InputError(f"{path} is a folder. Name a file: {again}")
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{flag} is {path}; allowed: a file whose name ends in {', '.join(suffixes)}.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file. Name another file: {again}")
+    if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
+        raise InputError(f"{path} is the file that this command reads. Name another file: {again}")
