@@ -110,7 +110,7 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
             return _report(f"{program}:{_REPLACED}", 2)
         if fault.errno not in _USER_ERRORS:
             raise
-        path = fault.filename2 or fault.filename or _name_failing_output(fault.errno)
+        path = fault.filename2 or fault.filename or _name_failing_output(fault.errno or 0)
         where = f": {path if isinstance(path, str) else os.fsdecode(path)}" if path else ""
         why = " (limited by `ulimit -f` or by the file system)" if fault.errno == errno.EFBIG else ""
         return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), 2)

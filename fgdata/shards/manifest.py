@@ -92,7 +92,9 @@ def describe_objective(manifest: dict) -> str:
         objective = read_objective(manifest)
     except InputError:
         return manifest["objective"]["name"]
-    return f"{objective.name}, {objective.constant.replace('_', '-')} {getattr(objective, objective.constant):g}"
+    value = getattr(objective, objective.constant)
+    value = "of each detector" if value == "own" else f"{value:g}"
+    return f"{objective.name}, {objective.constant.replace('_', '-')} {value}"
 
 
 def newest_version(manifest: dict) -> str:

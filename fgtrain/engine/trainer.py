@@ -21,7 +21,7 @@ from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import load
 
 from .. import objectives, parallel
-from ..evaluate import probe
+from ..evaluate import knn
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import Reporting
@@ -269,7 +269,7 @@ class Trainer:
         with parallel.together():
             if self.first and not self.run.has("knn", self.step):
                 encoder, size = copy.deepcopy(self.objective.encoder), self.config.views.size
-                correct = probe.knn(encoder, self.shards, size, self.device, NEIGHBOURS, TEMPERATURE)
+                correct = knn.knn(encoder, self.shards, size, self.device, NEIGHBOURS, TEMPERATURE)
                 accuracy = correct.float().mean().item()
                 monitor.record({"step": self.step, "epoch": self.epoch(), "knn": accuracy})
 
