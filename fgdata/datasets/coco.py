@@ -32,6 +32,7 @@ class StoredBoxes(parsing.Files):
         upright = stored[::-1] if swaps_sides(orientation) else stored
         square = stored[0] == stored[1]
         if orientation == 1 and (square or record.size != stored[::-1]):
+            parsing.check_size(self.name, record, stored)
             return data, boxes
         if swaps_sides(orientation) and not square and record.size in (stored, upright):
             if record.size == upright:

@@ -10,15 +10,30 @@ classes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from .. import images
 from ..errors import InputError
-from . import Dataset, Record, parsing, scan
+from . import Dataset, PixelBoxes, Record, parsing, scan
 
 NAME = "gtsrb"
 ROI = ("Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
 PUBLISHED = {"classes": 43, "train": 39209, "test": 12630}
-Sign = tuple[str, int, parsing.Box]
+Sign = tuple[str, int, parsing.Box, tuple[int, int] | None]
+"""Path, class, box, and the stated width and height."""
+
+
+@dataclass(frozen=True)
+class Sized(parsing.Files):
+    """Loads a Record; InputError if the file is not as large as its csv states."""
+
+    def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
+        data, boxes = super().__call__(record)
+        if record.size:
+            header = images.header(data, record.file)
+            parsing.check_size(self.name, record, (header.width, header.height))
+        return data, boxes
 
 
 def read(root: Path) -> Dataset:
@@ -31,12 +46,12 @@ def read(root: Path) -> Dataset:
     }
     classes = tuple(f"{number:05d}" for number in rank)
     records = tuple(
-        Record(path.rsplit(".", 1)[0], path, rank[number], f"{number:05d}", split, (box,))
+        Record(path.rsplit(".", 1)[0], path, rank[number], f"{number:05d}", split, (box,), size=size)
         for split, half in halves.items()
-        for path, number, box in half
+        for path, number, box, size in half
     )
     note = parsing.check_counts(NAME, classes, records, PUBLISHED)
-    return Dataset(NAME, classes, records, parsing.Files(NAME, root), note=note)
+    return Dataset(NAME, classes, records, Sized(NAME, root), note=note)
 
 
 def _kaggle(root: Path) -> dict[str, list[Sign]]:
@@ -76,10 +91,14 @@ def _official(root: Path) -> dict[str, list[Sign]]:
 
 def _sign(column: str, folder: str) -> Callable[[dict[str, str]], Sign]:
     def parse(row: dict[str, str]) -> Sign:
-        number = int(row["ClassId"])
-        if not 0 <= number < PUBLISHED["classes"]:
+        number = parsing.whole_number(row, "ClassId")
+        if number >= PUBLISHED["classes"]:
             raise ValueError(f"ClassId {number}: signs are 0 to {PUBLISHED['classes'] - 1}")
         x1, y1, x2, y2 = (float(row[edge]) for edge in ROI)
-        return parsing.check_relative_path(folder + row[column]), number, parsing.check_box(x1, y1, x2 - x1, y2 - y1)
+        size = None
+        if "Width" in row and "Height" in row:
+            size = parsing.whole_number(row, "Width"), parsing.whole_number(row, "Height")
+        box = parsing.check_box(x1, y1, x2 - x1, y2 - y1)
+        return parsing.check_relative_path(folder + row[column]), number, box, size
 
     return parse

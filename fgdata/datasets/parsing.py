@@ -211,6 +211,27 @@ def box_from_corners(x1: float, y1: float, x2: float, y2: float, first: int) -> 
     return check_box(x1 - first, y1 - first, x2 - x1 + 1, y2 - y1 + 1)
 
 
+def check_size(name: str, record: Record, stored: tuple[int, int]) -> None:
+    """InputError unless a file has the size that the annotations state, if they do: boxes belong to that size.
+
+    stored: (width, height) of the file in pixels.
+    """
+    if record.size not in (None, stored):
+        size = f"{record.size[0]:,} x {record.size[1]:,}"
+        raise InputError(
+            f"{name}: image {record.id}, {record.file}: the file has {stored[0]:,} x {stored[1]:,} pixels, its "
+            f"annotation states {size}, so its boxes are those of another picture. Restore the file, or scale the "
+            "boxes and correct the stated size. Or skip such images: --on-bad-image skip"
+        )
+
+
+def whole_number(row: Mapping[str, str], column: str) -> int:
+    """The value of a column. ValueError, which names it, unless it is a whole number from 0."""
+    if not (row[column].isdecimal() and len(row[column]) <= MOST_DIGITS):
+        raise ValueError(f"{column} is {row[column][:40]!r}; it must be a whole number")
+    return int(row[column])
+
+
 # -- the whole dataset ------------------------------------------------------------------------------------------------
 
 

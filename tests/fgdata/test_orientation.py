@@ -212,6 +212,19 @@ def test_boxes_of_an_unknown_grid_are_refused_by_name(tmp_path, tag, size):
         build(dataset, tmp_path / "set", saliency=("gt",), workers=1)
 
 
+@pytest.mark.parametrize("size", [(800, 600), (WIDTH, HEIGHT + 1), (WIDTH - 1, HEIGHT), (2 * WIDTH, 2 * HEIGHT)])
+def test_a_coco_picture_of_another_size_than_the_json_states_is_a_bad_image(tmp_path, size):
+    sizes = [{"width": size[0], "height": size[1]}, {"width": WIDTH, "height": HEIGHT}, {}]
+    files = {name: encode(None) for name in ("a.jpg", "b.jpg", "c.jpg")}
+    dataset = datasets.read("coco", write_coco(tmp_path, files, sizes, [list(MARK)] * 3))
+    says = rf"train2017/a\.jpg: the file has 90 x 60 pixels, its annotation states {size[0]} x {size[1]}"
+    with pytest.raises(InputError, match=says):
+        build(dataset, tmp_path / "set", saliency=("gt",), workers=1)
+    done = build(dataset, tmp_path / "set", saliency=("gt",), workers=1, on_bad_image="skip")
+    assert [skipped["file"] for skipped in done.manifest["skipped"]] == ["train2017/a.jpg"]
+    assert done.manifest["splits"]["train"]["samples"] == 2
+
+
 def test_boxes_of_a_square_turned_picture_are_refused(tmp_path):
     square = np.zeros((40, 40, 3), np.uint8)
     root = write_coco(tmp_path, {"a.jpg": encode(6, rgb=square)}, [{"width": 40, "height": 40}], [[1, 2, 3, 4]])

@@ -30,7 +30,7 @@ def signs(tmp_path) -> Path:
         "GTSRB/Final_Test/Images/GT-final_test.test.csv": f"{HEADER}".replace(";ClassId", ""),
     }
     images = [f"{train}/00000/00000_00000.ppm", f"{train}/00014/00000_00000.ppm", "GTSRB/Final_Test/Images/00000.ppm"]
-    return write(tmp_path, {**files, **{name: image(30, 29, ".ppm") for name in images}})
+    return write(tmp_path, {**files, **{name: image(30, 29, ".ppm") for name in images[:2]}, images[2]: image(54, 53)})
 
 
 def test_gtsrb_as_its_archives_unpack(signs):
@@ -52,6 +52,8 @@ def test_gtsrb_as_its_archives_unpack(signs):
         ("00000_00000.ppm;29;30;5;6;24;x;0", "line 2: .*could not convert string to float: 'x'"),
         ("00000_00000.ppm;29;30;5;6;2;25;0", "line 2: .*-3 wide"),
         ("00000_00000.ppm;29;30;5;6;24;25;43", "line 2: .*ClassId 43.*0 to 42"),
+        ("00000_00000.ppm;29;30;5;6;24;25;0.5", "line 2: .*ClassId is '0.5'; it must be a whole number"),
+        ("00000_00000.ppm;29;x;5;6;24;25;0", "line 2: .*Height is 'x'; it must be a whole number"),
         ("../00000.ppm;29;30;5;6;24;25;0", "line 2: .*must lie inside"),
         ("9.ppm;29;30;5;6;24;25;0", "1 of 2 files listed .*00000/9.ppm"),
         ("", "GT-00000.csv has no rows"),
@@ -61,6 +63,17 @@ def test_gtsrb_names_the_file_and_the_line(signs, row, says):
     (signs / "GTSRB/Final_Training/Images/00000/GT-00000.csv").write_text(f"{HEADER}{row}\n")
     with pytest.raises(InputError, match=says):
         datasets.read("gtsrb", signs)
+
+
+@pytest.mark.parametrize("stated", ["290;300", "30;29", "29;31", "28;30"])
+def test_gtsrb_refuses_a_picture_of_another_size_than_its_csv_states(signs, stated):
+    """Boxes belong to the stated size: those of shrunk or turned pictures would be wrong."""
+    folder = signs / "GTSRB/Final_Training/Images/00000"
+    (folder / "GT-00000.csv").write_text(f"{HEADER}00000_00000.ppm;{stated};5;6;24;25;0\n")
+    known = datasets.read("gtsrb", signs)
+    width, height = stated.split(";")
+    with pytest.raises(InputError, match=f"00000_00000.ppm: the file has 29 x 30 .*states {width} x {height}"):
+        boxes(known)
 
 
 def test_gtsrb_with_the_test_list_that_has_no_classes(signs):
