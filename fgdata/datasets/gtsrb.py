@@ -78,7 +78,7 @@ def _sign(column: str, folder: str) -> Callable[[dict[str, str]], Sign]:
     def parse(row: dict[str, str]) -> Sign:
         number = int(row["ClassId"])
         if not 0 <= number < PUBLISHED["classes"]:
-            raise ValueError(f"ClassId {number}: signs are 0 to {PUBLISHED['classes'] - 1}")
+            raise ValueError(f"ClassId is {number}; allowed: 0 to {PUBLISHED['classes'] - 1}")
         x1, y1, x2, y2 = (float(row[edge]) for edge in ROI)
         return parsing.check_relative_path(folder + row[column]), number, parsing.check_box(x1, y1, x2 - x1, y2 - y1)
 
