@@ -70,7 +70,7 @@ def name_file(path: Path | str) -> Iterator[None]:
 
 
 def warn(message: str) -> None:
-    """Prints a message to stderr. Work that it interrupts goes on if nobody reads stderr, or if it is closed."""
+    """Prints a message to stderr. Does nothing if stderr is closed or has no reader, so the work continues."""
     if sys.stderr:
         with suppress(OSError):
             print(message, file=sys.stderr, flush=True)
@@ -117,7 +117,7 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
 
 
 def _name_failing_output(code: int) -> str | None:
-    """For an error without a file's name: whether standard output raises it. It costs a line break there if not."""
+    """Names standard output if it raised an error that names no file. If it did not, this prints a line break to it."""
     try:
         print(flush=True)
     except OSError as fault:

@@ -106,5 +106,5 @@ def _read(path: Path, shape: dict[str, type], advice: str) -> Any:
     except (AttributeError, KeyError):
         intact = False
     if not intact:
-        raise InputError(f"{path} is damaged: it is not what a build wrote. {advice}")
+        raise InputError(f"{path} is damaged: its content is not what the build wrote. {advice}")
     return value

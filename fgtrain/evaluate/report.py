@@ -146,7 +146,7 @@ def run_retrieval(flags: Retrieval) -> dict[str, Any]:
     alone = len(labels) - len(r.first)
     notes = [f"± one standard error. mAP of a random ranking: {r.chance.mean():.1%}"]
     if alone:
-        notes.append(f"{alone:,} images are the only one of their class: they are in the gallery and are not queries.")
+        notes.append(f"{counted(alone, 'image')} without another of the same class: in the gallery, but not queries.")
     values = {"rank1": float(r.rank(1).mean()), "rank5": float(r.rank(5).mean()), "map": float(r.precision.mean())}
     values |= {"map_standard_error": standard_error(r.precision), "map_chance": float(r.chance.mean())}
     values |= {"n": len(r.first)}
