@@ -21,6 +21,10 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 """Defaults of kNN: the number of neighbours that vote, and the temperature of their weights."""
 
 
+LARGEST = 1e6
+"""Largest learning rate and weight decay; float32 arithmetic cannot use much larger ones."""
+
+
 def need(ok: bool, flag: str, value: Any, allowed: str) -> None:
     """InputError unless `ok`, naming the flag, its value and what is allowed."""
     if not ok:
@@ -175,9 +179,10 @@ class Config:
         need(self.data.batch_size >= 2, "data.batch-size", self.data.batch_size, "2 or more, as batch norm needs")
         need(self.views.views == 2, "views.views", self.views.views, "2, the pair that every method here compares")
         need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
-        need(self.optim.lr > 0, "optim.lr", self.optim.lr, "above 0")
+        need(0 < self.optim.lr <= LARGEST, "optim.lr", self.optim.lr, f"above 0, at most {LARGEST:g}")
         need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")
-        need(self.optim.weight_decay >= 0, "optim.weight-decay", self.optim.weight_decay, "0 or more")
+        decay = self.optim.weight_decay
+        need(0 <= decay <= LARGEST, "optim.weight-decay", decay, f"0 to {LARGEST:g}")
         need(self.optim.warmup_epochs >= 0, "optim.warmup-epochs", self.optim.warmup_epochs, "0 or more")
         need(0 <= self.model.drop_path < 1, "model.drop-path", self.model.drop_path, "0 to below 1")
         need(0 < self.optim.layer_decay <= 1, "optim.layer-decay", self.optim.layer_decay, "above 0, at most 1")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from .common import NEIGHBOURS, TEMPERATURE, Model, need
+from .common import LARGEST, NEIGHBOURS, TEMPERATURE, Model, need
 
 RunOrCheckpoint = Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
 
@@ -109,9 +109,9 @@ class Finetune(Evaluation):
         need(self.batch_size >= 2, "batch-size", self.batch_size, "2 or more, as batch norm needs")
         need(self.trials >= 1, "trials", self.trials, "1 or more")
         for name, values, least in (("rates", self.rates, 1e-12), ("decays", self.decays, 0.0)):
-            ok = len(values) > 0 and all(least <= value < float("inf") for value in values)
+            ok = len(values) > 0 and all(least <= value <= LARGEST for value in values)
             given = " ".join(f"{value:g}" for value in values) or "empty"
-            need(ok, name, given, "numbers above 0" if least else "0 or more")
+            need(ok, name, given, f"numbers {'above 0' if least else 'from 0'}, at most {LARGEST:g}")
 
 
 @dataclass(frozen=True)

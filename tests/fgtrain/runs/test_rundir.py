@@ -326,6 +326,8 @@ def test_a_config_is_unchanged_by_writing_and_reading_it(name: str, tmp_path: Pa
         ({"epochs": "3"}, "epochs is '3'; expected int"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"seed": 1 << 64}, "--seed is 18446744073709551616; allowed: "),
+        ({"optim": {"lr": 1e300}}, "--optim.lr is 1e.300; allowed: above 0, at most 1e.06"),
+        ({"optim": {"weight_decay": 1e300}}, "--optim.weight-decay is 1e.300; allowed: 0 to 1e.06"),
         ({"optim": {"lr": float("inf")}}, "--optim.lr is inf; allowed: a finite number"),
         ({"optim": {"weight_decay": float("nan")}}, "--optim.weight-decay is nan; allowed: a finite number"),
         ({"optim": {"momentum": 1.0}}, "--optim.momentum is 1.0; allowed: 0 to below 1"),
