@@ -14,8 +14,8 @@ from .commandline import help_as_paragraphs
 from .errors import InputError, counted, run_command
 
 DESCRIPTION = (
-    "Saliency boxes cached with the data. Every command takes --plugin MODULE: datasets and detectors of your own "
-    "(docs/extending.md)."
+    "Saliency boxes cached with the data. Every command takes --plugin MODULE, which loads your own datasets and "
+    "detectors (docs/extending.md)."
 )
 RECIPE_BATCH = 256
 """Samples per step of the recipe cvsa, and so the least number of train images that it takes."""
@@ -76,26 +76,27 @@ def build_shards(
         quality: JPEG quality of re-encoded images, 1 to 100.
         chroma: Colour resolution of re-encoded images: 420 is half, 444 full, for small coloured details.
         on_bad_image: stop: name the first image that cannot be read or whose box lies outside it, and stop. skip:
-            omit such images and list them in the manifest. This includes JPEGs whose compressed pixels are damaged,
-            which would decode to a partly wrong image. Truncation is always found, a single wrong byte rarely.
+            omit such images and list them in the manifest. This includes JPEGs whose compressed data is damaged, which
+            would decode to a partly wrong image. Truncation is always detected, a single wrong byte only rarely.
         shard_samples: Samples per shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where to build the shards: in local processes, or on a Ray cluster.
-        keep_maps: Also store the saliency maps, in maps.h5, so that `fgdata rebox` can solve other boxes from them.
-        onnx_provider: What runs the networks of u2netp, u2net, isnet, birefnet-lite and onnx:FILE. auto: a GPU if
-            onnxruntime has one, else the CPU. Maps of different providers differ slightly; a set records the provider.
-        onnx_threads: Threads of each worker for these networks, 1 to 256. Above 1, set --jobs to fewer workers.
+        keep_maps: Also store the saliency maps, in maps.h5, so that `fgdata rebox` can compute other boxes from them.
+        onnx_provider: Execution provider that runs u2netp, u2net, isnet, birefnet-lite and onnx:FILE. auto: a GPU if
+            onnxruntime supports one, else the CPU. Maps of different providers differ slightly; a set records its
+            provider.
+        onnx_threads: Threads per worker for these networks, 1 to 256. If above 1, lower --jobs.
         classes: drawn only: number of classes.
         images_per_class: drawn only: number of images per class, test images included.
         size: drawn only: longer side in pixels.
         seed: drawn only: the seed of the drawings.
-        level: aircraft only: what a class is. Default: variant.
+        level: aircraft only: the level of the class labels. Default: variant.
         class_list: imagenet100 only: the file with the classes. Default: imagenet100.txt in the root.
         table: table only: the CSV file, with the columns path, label, x, y, w, h, split. Default: labels.csv in the
             root. Without --root, paths are relative to its folder.
-        test_fraction: folder and table only, for a dataset without a test split: the share of every class that becomes
-            one, above 0 and below 1.
-        split_seed: Seed of that choice. Default: 0.
+        test_fraction: folder and table only, for a dataset without a test split: the fraction of every class to move
+            to a new test split, above 0 and below 1.
+        split_seed: Seed for drawing that test split. Default: 0.
         download: First download the dataset into the root, if it is freely available and not there yet.
     """
     from . import datasets
@@ -138,7 +139,7 @@ def build_shards(
         print(f"{out} is already complete: {total}. Nothing to do.")
         return 0
     if done.written:
-        print(f"{out}: {total}, {done.written:,} of them built now in {done.seconds:,.1f} s")
+        print(f"{out}: {total}, {done.written:,} of them built by this run in {done.seconds:,.1f} s")
     else:
         print(f"{out}: {total}. All shards were already built; wrote the manifest in {done.seconds:,.1f} s")
     for line in _remarks(done.manifest):
@@ -161,10 +162,10 @@ def rebox(
     out: Path | None = None,
     jobs: int | None = None,
 ) -> int:
-    """Solve the boxes of a shard set again from its stored maps; no detector runs, images are unchanged.
+    """Recompute the boxes of a shard set from its stored maps; no detector runs and the images are unchanged.
 
-    Needs a set built with --keep-maps. The set is replaced in one step at the end: a stop at any moment leaves either
-    the old set or the new one. Do not run this while a training reads the set.
+    Needs a set built with --keep-maps. The set is replaced in one step at the end: an interruption leaves either
+    the old set or the new one. Do not run this while a training run reads the set.
 
     Args:
         shards: The folder of the shard set.
@@ -187,7 +188,7 @@ def rebox(
     inside = out is None and is_working_folder(shards)
     wanted = objective_of(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
-    print(f"{done.path}: solved the boxes of {_total(done.manifest)} again in {done.seconds:,.1f} s")
+    print(f"{done.path}: recomputed the boxes of {_total(done.manifest)} in {done.seconds:,.1f} s")
     if inside:
         _explain_replacement()
     both = [str(shards), str(out)] if out else []
@@ -203,9 +204,9 @@ def add(
     onnx_provider: Provider = "cpu",
     onnx_threads: int = 1,
 ) -> int:
-    """Add the boxes of one detector to a shard set, computed from its images; everything else is unchanged.
+    """Run one more detector on the images of a shard set and add its boxes; everything else is unchanged.
 
-    The set is replaced in one step at the end, as by `fgdata rebox`. The objective is the set's.
+    The set is replaced in one step at the end, as by `fgdata rebox`. The set's own objective chooses the boxes.
 
     Args:
         shards: The folder of the shard set.
@@ -271,12 +272,12 @@ def score(
 
     CorLoc is the share with an IoU of at least 0.5. Two baselines are listed too.
 
-    Of a set without ground truth: how far the detectors agree (mean IoU of every two), and the share of boxes that are
-    the whole image.
+    For a set without ground truth: how far the detectors agree (mean IoU of every pair), and the share of boxes that
+    cover the whole image.
 
     Args:
         shards: The folder of the shard set.
-        against: Compare with the boxes of this detector of the set instead, for a set without ground truth.
+        against: Compare with the boxes of this detector instead of the ground truth, for a set that has none.
         as_json: Print JSON instead of a table.
     """
     from .report.agreement import agree
@@ -337,8 +338,8 @@ def list_all(folder: Path = Path("shards")) -> int:
 def fetch_model(name: Annotated[str, tyro.conf.Positional]) -> int:
     """Download the network of a detector (u2netp, u2net, isnet, birefnet-lite) to where fgdata looks for it.
 
-    That is $FGDATA_MODELS if it is set, else fgdata/models in your cache folder. If it is stopped, rerun the command:
-    it resumes. The sha256 is checked.
+    That is $FGDATA_MODELS if it is set, else fgdata/models in your cache folder. To resume a stopped
+    download, rerun the command. The sha256 is checked.
 
     Args:
         name: The detector.
@@ -409,10 +410,10 @@ def _remarks(manifest: dict) -> list[str]:
         lines.append(f"{counted(len(manifest['skipped']), 'unusable image')} skipped; manifest.json lists them")
     if manifest["boxes_clipped"]:
         clipped = counted(manifest["boxes_clipped"], "image")
-        lines.append(f"{clipped} had ground-truth boxes that extended beyond the image; clipped")
+        lines.append(f"{clipped} had ground-truth boxes that extended beyond the image; these were clipped")
     if manifest["reencoded"]:
         encoded = counted(manifest["reencoded"], "image")
-        lines.append(f"{encoded} re-encoded as JPEG (not JPEG of 1 or 3 channels, or larger than --max-side)")
+        lines.append(f"{encoded} re-encoded as JPEG (not a JPEG of 1 or 3 channels, or larger than --max-side)")
     for name, counts in manifest["fallbacks"].items():
         lines += [
             f"{counted(count, 'image')} got the whole-image box from {name}: {kind} map"

@@ -11,8 +11,8 @@ def available_cores() -> int:
 def share_of_cores(processes: int) -> int:
     """Cores for one of several processes, at least 1: the available ones, divided by those on this machine.
 
-    processes: how many there are on all machines. LOCAL_WORLD_SIZE, which torchrun sets, is the number on this one; all
-    of the cores where it is not set.
+    processes: how many there are on all machines. LOCAL_WORLD_SIZE, which torchrun sets, is the number on this one;
+    if it is not set, the result is all available cores.
     """
     local = os.environ.get("LOCAL_WORLD_SIZE", "")
     here = int(local) if processes > 1 and local.isdecimal() and len(local) < 10 else 1

@@ -70,7 +70,7 @@ def name_file(path: Path | str) -> Iterator[None]:
 
 
 def warn(message: str) -> None:
-    """Prints a message to stderr. Work that it interrupts goes on if nobody reads stderr, or if it is closed."""
+    """Prints a message to stderr. Does nothing if stderr is closed or has no reader, so the work continues."""
     if sys.stderr:
         with suppress(OSError):
             print(message, file=sys.stderr, flush=True)
@@ -110,14 +110,14 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
             return _report(f"{program}:{_REPLACED}", 2)
         if fault.errno not in _USER_ERRORS:
             raise
-        path = fault.filename2 or fault.filename or _name_failing_output(fault.errno)
+        path = fault.filename2 or fault.filename or _name_failing_output(fault.errno or 0)
         where = f": {path if isinstance(path, str) else os.fsdecode(path)}" if path else ""
         why = " (limited by `ulimit -f` or by the file system)" if fault.errno == errno.EFBIG else ""
         return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), 2)
 
 
 def _name_failing_output(code: int) -> str | None:
-    """For an error without a file's name: whether standard output raises it. It costs a line break there if not."""
+    """Names standard output if it raised an error that names no file. If it did not, this prints a line break to it."""
     try:
         print(flush=True)
     except OSError as fault:

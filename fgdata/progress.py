@@ -49,7 +49,7 @@ class Progress:
 
     @property
     def rate_text(self) -> str:
-        """The rate of images: per second, or the seconds that one takes if that is more than one."""
+        """The rate: images per second, or seconds per image if an image takes more than one."""
         if 0 < self.rate < 1:
             return f"{1 / self.rate:,.1f} s/image"
         return f"{self.rate:,.0f} images/s"

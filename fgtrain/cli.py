@@ -24,8 +24,8 @@ from .settings.methods import METHODS
 from .settings.recipes import RECIPES
 
 DESCRIPTION = (
-    "Train encoders on fgdata shard sets without labels, and evaluate them. Every command takes --plugin MODULE: "
-    "methods and recipes of your own (docs/extending.md)."
+    "Train encoders on fgdata shard sets without labels, and evaluate them. Every command takes --plugin MODULE, "
+    "which loads your own methods and recipes (docs/extending.md)."
 )
 TRAINING = ("torch", "torchvision", "timm", "safetensors", "scipy")
 """Packages that only training and evaluation need."""
@@ -45,7 +45,7 @@ def commands(defaults: Config | None, name: str | None) -> Any:
         """Train an encoder.
 
         SIGTERM, SIGUSR1, SIGHUP (a closed terminal) and Ctrl-C write a checkpoint and stop; the exit status is then 0,
-        after Ctrl-C 130. If the output cannot be written any more, as after `| head`, training continues silently.
+        or 130 after Ctrl-C. If the output can no longer be written, as after `| head`, training continues silently.
         """
 
         recipe: Annotated[recipes, arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
@@ -67,8 +67,8 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
         if "--resume" in argv and (missing := plugins.ask(str(out), RunDir(out).facts.get("plugins"))):
             raise InputError(missing)
         raise InputError(
-            f"{name!r} is not a recipe; allowed: {', '.join(RECIPES)}. Show them: fgtrain list. One of your "
-            "own: --plugin MODULE (docs/extending.md)"
+            f"{name!r} is not a recipe; allowed: {', '.join(RECIPES)}. Show them: fgtrain list. For one of "
+            "your own, add --plugin MODULE (docs/extending.md)"
         )
     if name is None:
         return None, None

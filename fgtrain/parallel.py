@@ -25,7 +25,7 @@ TIMEOUT = timedelta(days=2)  # one process may work for hours, as in a decoder's
 JOIN_TIMEOUT = timedelta(minutes=10)
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Set by torchrun for each process, and by other launchers of torch.distributed."""
-LOST_PROCESS = "Another process of this training ended; its own output says why."
+LOST_PROCESS = "Another process of this run ended; see its output for the reason."
 
 _launcher: int | None = None
 """The parent of this process when it joined the others."""
@@ -89,7 +89,7 @@ def _join(backend: str) -> None:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"Process {os.environ['RANK']} of {world} cannot join the others at {address}: {reason}\nIf torchrun did "
-            "not start it, the variables are left over: env -u WORLD_SIZE fgtrain ..."
+            "not start it, unset the leftover variable: env -u WORLD_SIZE fgtrain ..."
         ) from error
 
 
@@ -114,7 +114,7 @@ def _own_device(name: str) -> torch.device:
         )
     if local >= gpus:
         raise InputError(
-            f"Process {local} of this machine has no GPU of its own: the machine has {gpus}. Use torchrun "
+            f"Process {local} of this machine has no GPU of its own (GPUs here: {gpus}). Use torchrun "
             f"--nproc-per-node {max(1, gpus)}, or --device cpu."
         )
     return pick_device(f"cuda:{local}")

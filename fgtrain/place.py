@@ -19,7 +19,7 @@ def open_shards(path: Path | None) -> ShardSet:
     sets = [p.parent for p in manifests if p.parent.name != "tiny"]  # shards/tiny is the format's golden example
     if not sets:
         raise InputError(
-            f"No shard set is named, and {SHARDS.resolve()} has none (looked for */manifest.json). Build one:\n"
+            f"No shard set was named, and {SHARDS.resolve()} has none (looked for */manifest.json). Build one:\n"
             "  fgdata build-shards --dataset cub --saliency rbd\n"
             "or name one with --shards FOLDER (for fgtrain run: --data.shards). Without a dataset, use the drawn one:\n"
             "  fgdata build-shards --dataset drawn --saliency rbd"

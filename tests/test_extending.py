@@ -162,7 +162,7 @@ def test_a_build_asks_for_the_plugin_of_its_set(tmp_path: Path, monkeypatch: pyt
         (["--plugin", "empty"], "X = 1", "defines none of DATASETS, DETECTORS, METHODS, RECIPES"),
         (["--plugin", "broken.py"], "import nothing_of_that_name", "nothing_of_that_name"),
         (["--plugin", "broken.py"], "1 / 0", "ZeroDivisionError"),
-        (["--plugin", "mine.py"], "DETECTORS = {'rbd': 1}", "adds 'rbd' to DETECTORS, and this program already has"),
+        (["--plugin", "mine.py"], "DETECTORS = {'rbd': 1}", "adds 'rbd' to DETECTORS, but this program already has"),
     ],
 )
 def test_a_plugin_that_cannot_be_used_is_named(words, content, message, tmp_path: Path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
-    """Converts boxes from pixels to shares of the image, clipped to it.
+    """Converts boxes from pixels to fractions of the image, and clips them to it.
 
     Args:
         boxes: (n, 4) boxes (l, t, w, h) in pixels, any real type; n may be 0.
@@ -32,8 +32,8 @@ def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
         height: Its height.
 
     Returns:
-        (n, 4) float32 in [0, 1], and whether a box was clipped. An overrun of less than a pixel is the rounding of a
-        box or of a resized image and does not count.
+        (n, 4) float32 in [0, 1], and whether a box was clipped. An overrun of less than a pixel comes from
+        rounding and does not count.
 
     Raises:
         InputError: a box is not finite or has no area inside the image.

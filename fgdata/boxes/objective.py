@@ -59,7 +59,7 @@ class Objective:
         need(self.name in ("max-excess", "max-mean"), "name", "max-excess, max-mean")
         need(self.tau == "own" or (not isinstance(self.tau, str) and 0 <= self.tau <= 100), "tau", "0 to 100, or own")
         need(0 < self.k < float("inf"), "k", "a number above 0")
-        need(self.min_area is None or 0 < self.min_area <= 1, "min_area", "above 0, at most 1, or nothing")
+        need(self.min_area is None or 0 < self.min_area <= 1, "min_area", "above 0 and at most 1, or unset")
         need(isinstance(self.grid, int) and 2 <= self.grid <= 256, "grid", "a whole number from 2 to 256")
         for unused in {*CONSTANTS} - {self.constant}:
             object.__setattr__(self, unused, getattr(Objective, unused))
@@ -72,7 +72,7 @@ class Objective:
         return "k" if self.min_area is None else "min_area"
 
     def suit(self, tau: float) -> "Objective":
-        """This objective for the maps of a detector whose own tau is given: it replaces "own", and nothing else."""
+        """This objective with a tau of "own" replaced by the given tau of a detector; any other tau is kept."""
         return replace(self, tau=tau) if self.name == "max-excess" and self.tau == "own" else self
 
     @property
@@ -133,7 +133,7 @@ def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str |
 
 
 def area_average(saliency: np.ndarray, n: int) -> np.ndarray:
-    """(H, W) -> (n, n) float64: the exact mean of each cell, pixels being unit squares; H and W may be below n.
+    """(H, W) -> (n, n) float64: the exact mean of each cell; pixels are unit squares, H and W may be below n.
 
     OpenCV's INTER_AREA computes the same when it shrinks, but interpolates when it enlarges.
     """

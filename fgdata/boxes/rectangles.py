@@ -10,7 +10,7 @@ from ..compiled import compiled
 
 @compiled()
 def average_cells(values, n):  # pragma: no cover (compiled)
-    """(H, W) -> (n, n) float64: the exact mean of each cell, pixels being unit squares; H and W may be below n."""
+    """(H, W) -> (n, n) float64: the exact mean of each cell; pixels are unit squares, H and W may be below n."""
     height, width = values.shape
     bands = np.zeros((n, width))
     for i in range(n):

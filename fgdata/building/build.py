@@ -53,7 +53,7 @@ class Built:
     written: int
     seconds: float
     was_complete: bool = False
-    """The set was complete before: nothing was written, not even the manifest."""
+    """The set was already complete: nothing was written, not even the manifest."""
 
 
 def build(
@@ -79,8 +79,9 @@ def build(
     on_bad_image: "stop" or "skip". shard_samples: samples per shard, at least 1. workers: processes of the local
     engine, at least 1. engine: "local" or "ray". keep_maps: also store the saliency maps in maps.h5.
     chroma: colour resolution of re-encoded JPEGs, "420" or "444".
-    Raises InputError, before any detector runs, if the folder holds anything else (the message lists the differences),
-    if a detector needs boxes that the dataset lacks, or, with on_bad_image "stop", if an image cannot be read.
+    Raises InputError, before any detector runs, if the folder holds another set or other files (the message lists the
+    differences), if a detector needs boxes that the dataset lacks, or, with on_bad_image "stop", if an image cannot be
+    read.
 
         birds = datasets.read("drawn", classes=4, images_per_class=12, size=96)
         done = build(birds, Path("shards/drawn"), saliency=("rbd", "gt"))
@@ -116,7 +117,7 @@ def build(
         _build_shards(out, todo, facts, len(dataset.records), workers, engine)
         damaged = _find_damaged(out, jobs, facts, workers)
         for path in damaged.values():
-            warn(f"{path} is damaged: its sha256 is not the one written. Its shard is rebuilt.")
+            warn(f"{path} is damaged: its sha256 differs from the recorded one. Rebuilding its shard.")
         rebuilt = [job for job in jobs if job.name in damaged]
         _build_shards(out, rebuilt, facts, len(dataset.records), workers, engine)
         for path in _find_damaged(out, rebuilt, facts, workers).values():
@@ -299,7 +300,7 @@ def _make_manifest(plan: dict, jobs: list[Job], facts: dict[str, dict]) -> dict:
         if entries:
             splits[split] = {"samples": sum(entry["samples"] for entry in entries), "shards": entries}
     if not splits:
-        raise InputError("No image of the dataset can be read. See why the first one fails: --on-bad-image stop")
+        raise InputError("None of the dataset's images can be read. See why the first one fails: --on-bad-image stop")
     ordered = [facts[job.name] for job in jobs]
     manifest = {
         **plan,

@@ -12,8 +12,8 @@ from .worker import ENVIRONMENT, load_plugins
 def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -> Iterator[Any]:
     """Yields function(job, advance) for every job; see `run_jobs`. Uses the cluster of RAY_ADDRESS, or starts one.
 
-    Jobs run in this process's working folder, so relative paths mean the same there. When it ends early, tasks that
-    still run are cancelled and waited for: none writes to the folder after its lock is released.
+    Jobs run in this process's working folder, so relative paths mean the same there. If it ends early, running
+    tasks are cancelled and awaited, so that none writes to the folder after its lock is released.
     """
     try:
         import ray
@@ -24,7 +24,9 @@ def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -
         try:
             ray.init(log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as fault:
-            raise InputError(f"--engine ray: no cluster ({fault}). Check RAY_ADDRESS, or use --engine local") from None
+            raise InputError(
+                f"--engine ray: no cluster available ({fault}). Check RAY_ADDRESS, or use --engine local"
+            ) from None
     environment = ENVIRONMENT | {VARIABLE: os.environ.get(VARIABLE, "")}
     remote = ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": environment})(_call)
     folder = os.getcwd()

@@ -1,4 +1,4 @@
-"""Runs jobs in a pool of local processes. The first Ctrl-C ends after the images in hand, the second at once."""
+"""Runs jobs in a pool of local processes. The first Ctrl-C stops after the images in progress, the second at once."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[
                 advance(reported - before)
                 if interrupts.count and not announced:
                     announced = True
-                    warn("\nStopping after the images in hand. Press Ctrl-C again to stop at once.")
+                    warn("\nStopping after the images in progress. Press Ctrl-C again to stop at once.")
                     waiting = {future for future in waiting if not future.cancel()}
                 for future in done:
                     try:
@@ -43,7 +43,7 @@ def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[
                     yield result
         except BrokenProcessPool:
             unguarded = (
-                " No job had finished: if this is a script of your own, put the call under "
+                " No job had finished. If the call is in a script of your own, put it under "
                 '`if __name__ == "__main__":`, because each worker process imports the script.'
             )
             raise InputError(
@@ -59,7 +59,7 @@ def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[
 
 
 class _Interrupts:
-    """Counts Ctrl-C during the block. The first sets `stop` and is raised at the end, the second kills the block's
+    """Counts Ctrl-C during the block. The first sets `stop` and is raised at the end; the second kills the block's
     processes and is raised at once.
 
     Nothing is raised within `pool.shutdown` (`closing`): CPython below 3.13 would hang at exit. A handler that another

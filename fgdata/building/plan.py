@@ -78,7 +78,7 @@ def recorded_plugins(out: Path) -> Any:
 
 
 def differs_in_version(recorded: dict[str, str]) -> bool:
-    """Whether these libraries are not those of a set. One that the set does not record says nothing."""
+    """Whether the installed libraries differ from those of a set. Libraries that it does not record are ignored."""
     return any(recorded.get(name, version) != version for name, version in versions().items())
 
 
@@ -113,8 +113,8 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
         classes = len(old.get("dataset.classes", ())), len(new["dataset.classes"])
         counts += f"; classes: {classes[0]:,} then, {classes[1]:,} now" if classes[0] != classes[1] else ""
         lines.insert(0, f"  the dataset's files, labels or boxes have changed since the build started{counts}")
-        last = f"Restore the dataset (or name its --root). {last}"
-    raise InputError("\n".join([f"{out} holds a shard set built with other settings or images:", *lines, last]))
+        last = f"Restore the dataset (or correct --root). {last}"
+    raise InputError("\n".join([f"{out} holds a shard set built with different settings or images:", *lines, last]))
 
 
 def _with_defaults(plan: dict) -> dict:

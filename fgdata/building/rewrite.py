@@ -1,7 +1,7 @@
-"""Changes the boxes of an existing set: solves them again from its maps, or adds one detector. Images are unchanged.
+"""Changes the boxes of an existing set: recomputes them from its maps, or adds one detector. Images are unchanged.
 
-The new set is written to a hidden folder beside the old one, which it then replaces in one step (files/swap.py): a stop
-at any moment leaves either the old set or the new one.
+The new set is written to a hidden folder beside the old one, which it then replaces in one step (files/swap.py): an
+interruption at any moment leaves either the old set or the new one.
 """
 
 import os
@@ -78,7 +78,7 @@ def objective_of(path: Path) -> Objective:
 
 
 def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers: int = 1) -> Reboxed:
-    """Solves the boxes of every detector again from maps.h5.
+    """Recomputes the boxes of every detector from maps.h5.
 
     path: the folder of a set with maps. objective: how a box is chosen. out: the folder of the new set; None replaces
     the old set. workers: processes, at least 1.
@@ -88,7 +88,7 @@ def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers:
     """
     shards = _open(path)
     if "maps" not in shards.manifest:
-        raise InputError(f"{path} has no {MAPS} to solve boxes from. Build the set with --keep-maps.")
+        raise InputError(f"{path} has no {MAPS} to compute boxes from. Build the set with --keep-maps.")
     if damage := _maps_fault(shards):
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     detectors = {  # sets before format 1.3 record no tau of a detector
@@ -112,7 +112,7 @@ def add(path: Path, name: str, *, out: Path | None = None, workers: int = 1) -> 
     shards = _open(path)
     stored = component(name)
     if stored in shards.detectors:
-        raise InputError(f"{path} already has boxes by {stored}; it has {', '.join(shards.detectors)}.")
+        raise InputError(f"{path} already has boxes by {stored}; its detectors: {', '.join(shards.detectors)}.")
     settings = own_settings(name)
     if name == "gt" and not _has_truth(shards):
         raise InputError(
@@ -167,7 +167,7 @@ def _rewrite(
     start, source = time.monotonic(), shards.path
     with replacing(source, out) as new:
         if read_manifest(source) != shards.manifest:  # it was read before the folder was locked
-            raise InputError(f"{source} has just been changed by another process. Rerun this command.")
+            raise InputError(f"{source} was changed by another process while it was being opened. Rerun this command.")
         keep_maps = "maps" in shards.manifest
         detectors, classes = shards.detectors, len(shards.classes)
         job = Job(source, new, "", {}, range(0), objective, solved, detectors, classes, added, keep_maps)

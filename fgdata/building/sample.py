@@ -190,7 +190,9 @@ def _refuse_name(record: Record) -> None:
         return
     encoding = sys.getfilesystemencoding()
     if encoding.lower() != "utf-8":
-        raise InputError(f"{name}: Python reads file names as {encoding} here. Set PYTHONUTF8=1 and rerun this command")
+        raise InputError(
+            f"{name}: Python decodes file names as {encoding} here. Set PYTHONUTF8=1 and rerun this command"
+        )
     raise InputError(
         f"{name}: the file's name is not UTF-8 text. Rename the file, or skip such images: --on-bad-image skip"
     )

@@ -121,5 +121,5 @@ def _read(path: Path, shape: Shape, advice: str, name: str = "") -> Any:
     if not fault and name and {value["name"], value["entry"]["name"]} != {name}:
         fault = "it is about another shard"
     if fault:
-        raise InputError(f"{path} is damaged: it is not what a build wrote: {fault}. {advice}")
+        raise InputError(f"{path} is damaged: its content is not what the build wrote: {fault}. {advice}")
     return value

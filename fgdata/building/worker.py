@@ -27,7 +27,7 @@ class Stopped(Exception):
 
 
 def start_worker(counter: Any, stop: Any) -> None:
-    """Prepares this process. counter: of all images done. stop: nonzero once jobs must end after the image in hand."""
+    """Prepares this process. counter: of all images done. stop: nonzero once jobs must end after the current image."""
     global _counter, _stop
     _counter, _stop = counter, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
@@ -44,7 +44,7 @@ def load_plugins() -> None:
 
 
 def call(function: Callable, job: Any) -> Any:
-    """-> function(job, advance). Raises Stopped after the image in hand if the parent says so."""
+    """-> function(job, advance). Raises Stopped after the current image if the parent requests it."""
     _count(0)
     return function(job, _count)
 

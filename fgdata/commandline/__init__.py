@@ -1,7 +1,7 @@
 """Help as paragraphs: docstrings are wrapped at the terminal's width, not where the source file breaks its lines.
 
 tyro 1.0 keeps the source's line breaks in the description of an argument, and before a line that starts with a space or
-a sign, and prints the description of a command without wrapping it. All are changed here while it prints help.
+a sign, and prints the description of a command without wrapping it. This module changes all of that.
 """
 
 import re
@@ -21,7 +21,7 @@ FRAME = "│╭╰─"
 
 @contextmanager
 def help_as_paragraphs(words: Sequence[str]) -> Iterator[None]:
-    """Help that tyro prints in the block is made of paragraphs. words: the command line; without -h nothing changes."""
+    """Reflows the help that tyro prints in the block into paragraphs. words: the command line; no effect without -h."""
     if not {"-h", "--help"} & {*words}:
         yield
         return

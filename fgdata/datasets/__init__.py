@@ -23,7 +23,7 @@ class Record:
 
     id: str
     file: str
-    """Path relative to the dataset's root, with forward slashes. For drawn, a stable name without a file."""
+    """Path relative to the dataset's root, with forward slashes. For drawn, a stable name that has no file."""
     label: int
     """0-based."""
     class_name: str
@@ -251,8 +251,8 @@ def read(name: str, root: Path | str | None = None, **options: Any) -> Dataset:
     """
     if name not in DATASETS:
         raise InputError(
-            f"Unknown dataset {name!r}; available: {', '.join(DATASETS)}. See: fgdata list. One of your own: --plugin "
-            "MODULE (docs/extending.md)"
+            f"Unknown dataset {name!r}; available: {', '.join(DATASETS)}. See: fgdata list. For one of your own, add "
+            "--plugin MODULE (docs/extending.md)"
         )
     row = DATASETS[name]
     if unknown := sorted(set(options) - set(row.options)):

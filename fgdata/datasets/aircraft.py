@@ -19,10 +19,10 @@ PUBLISHED = {"train": 6667, "test": 3333}
 def read(root: Path, level: str = "variant") -> Dataset:
     """Reads the dataset from `root`, or from data/ or fgvc-aircraft-2013b/data/ inside it.
 
-    level: what a class is: variant (default), family or manufacturer. InputError at the first fault of a list.
+    level: of the class labels: variant (default), family or manufacturer. InputError at the first fault of a list.
     """
     if level not in LEVELS:
-        raise InputError(f"{NAME}: --level {level}: allowed are {', '.join(LEVELS)}.")
+        raise InputError(f"{NAME}: --level {level}: allowed: {', '.join(LEVELS)}.")
     listing, count = LEVELS[level]
     halves = {split: f"images_{level}_{half}.txt" for split, half in (("train", "trainval"), ("test", "test"))}
     needed = (listing, *halves.values(), "images_box.txt", "images")
@@ -36,7 +36,8 @@ def read(root: Path, level: str = "variant") -> Dataset:
     }
     if duplicates := [id_ for id_ in labels["train"] if id_ in labels["test"]]:
         raise InputError(
-            f"{NAME}: {parsing.abbreviate(duplicates)} in both {' and '.join(halves.values())} (in {folder})."
+            f"{NAME}: {parsing.abbreviate(duplicates)} listed in both {' and '.join(halves.values())} (in {folder}). "
+            "Remove the duplicates from one of them."
         )
     ids = labels["train"] | labels["test"]
     parsing.check_same_ids(NAME, folder, " or ".join(halves.values()), ids, "images_box.txt", boxes)
@@ -53,7 +54,7 @@ def read(root: Path, level: str = "variant") -> Dataset:
 def _class_of(classes: Collection[str], listing: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in classes:
-            raise ValueError(f"{text!r} is not in {listing}, which has {len(classes)}: {parsing.abbreviate(classes)}")
+            raise ValueError(f"{text!r} is not in {listing}, which lists {len(classes)}: {parsing.abbreviate(classes)}")
         return text
 
     return parse

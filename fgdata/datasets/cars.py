@@ -110,7 +110,7 @@ def _records(
             x1, y1, x2, y2 = (float(entry[corner]) for corner in CORNERS)
             label = int(entry["class"]) - 1
             if not 0 <= label < len(classes):
-                raise ValueError(f"class {label + 1}: classes are 1 to {len(classes)}")
+                raise ValueError(f"class is {label + 1}; allowed: 1 to {len(classes)}")
             half = split or ("test" if int(entry["test"]) else "train")
             box = parsing.box_from_corners(x1, y1, x2, y2, first=1)
         except (ValueError, TypeError, OverflowError) as fault:

@@ -61,7 +61,7 @@ ADMITTED = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-100 does not use; nothing was run")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which CIFAR-100 does not use; nothing was run")
         return ADMITTED[module, name]
 
 
@@ -136,7 +136,7 @@ def _check_memo(content: bytes) -> None:
     """UnpicklingError if an object's number exceeds the pickle's length: the unpickler reserves that many slots."""
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
-            raise pickle.UnpicklingError(f"it numbers an object {argument:,} in {len(content):,} bytes")
+            raise pickle.UnpicklingError(f"it gives an object the number {argument:,} in {len(content):,} bytes")
 
 
 def _find_offset(content: bytes, raw: bytes, path: Path) -> int:

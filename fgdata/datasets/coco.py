@@ -40,12 +40,12 @@ class StoredBoxes(parsing.Files):
             return data, boxes
         stated = f"{record.size[0]} x {record.size[1]}" if record.size else "no size"
         if orientation == 1:
-            advice = "Its boxes belong to a picture that lies on its side. Replace the file with the annotated picture."
+            advice = "Its boxes belong to a picture rotated by 90 degrees. Replace the file with the annotated picture."
         else:
             advice = (
-                "That does not show whether its boxes belong to the stored or to the turned picture. If to the stored "
-                "one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If to the turned one, turn the file "
-                "(mogrify -auto-orient FILE)."
+                "This does not show whether its boxes were drawn on the stored or on the upright picture. If on the "
+                "stored one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If on the upright one, rotate "
+                "the file (mogrify -auto-orient FILE)."
             )
         raise InputError(
             f"{self.name}: image {record.id}, {record.file}: stored as {stored[0]} x {stored[1]} pixels with EXIF "

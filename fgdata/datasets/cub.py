@@ -63,7 +63,7 @@ def _class_of(classes: Collection[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in classes:
             raise ValueError(
-                f"class {text!r} is not in classes.txt, which has {len(classes)}: {parsing.abbreviate(classes)}"
+                f"class {text!r} is not in classes.txt, which lists {len(classes)}: {parsing.abbreviate(classes)}"
             )
         return text
 
@@ -72,7 +72,7 @@ def _class_of(classes: Collection[str]) -> Callable[[str], str]:
 
 def _split(text: str) -> str:
     if text not in ("0", "1"):
-        raise ValueError(f"found {text!r}; 1 is train and 0 is test")
+        raise ValueError(f"found {text!r}; expected 1 (train) or 0 (test)")
     return "train" if text == "1" else "test"
 
 

@@ -93,8 +93,8 @@ def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Datase
     path = Path(class_list) if class_list else root / "imagenet100.txt"
     if not path.is_file():
         raise InputError(
-            f"imagenet100: no class list at {path}. Save there the 100 WordNet ids of the paper you compare with, "
-            "one per line, or name another file: --class-list FILE"
+            f"imagenet100: no class list at {path}. Save the 100 WordNet ids of the paper you compare with to "
+            "that file, one per line, or name another file: --class-list FILE"
         )
     classes: list[str] = []
     for number, line in enumerate(parsing.read_text("imagenet100", path).splitlines(), 1):
@@ -108,7 +108,8 @@ def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Datase
     train = _train("imagenet100", root)
     if missing := [word for word in classes if not (train / word).is_dir()]:
         raise InputError(
-            f"imagenet100: {len(missing)} classes of {path} have no folder in {train}: {parsing.abbreviate(missing)}."
+            f"imagenet100: {len(missing)} classes of {path} have no folder in {train}: {parsing.abbreviate(missing)}. "
+            "Unpack their images there, or correct the list."
         )
     dataset = _dataset("imagenet100", root, _halves("imagenet100", root), {word: [word] for word in classes})
     published = {"classes": 100, "test": 5000}  # the number of training images depends on the list

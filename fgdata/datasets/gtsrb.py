@@ -93,7 +93,7 @@ def _sign(column: str, folder: str) -> Callable[[dict[str, str]], Sign]:
     def parse(row: dict[str, str]) -> Sign:
         number = parsing.whole_number(row, "ClassId")
         if number >= PUBLISHED["classes"]:
-            raise ValueError(f"ClassId {number}: signs are 0 to {PUBLISHED['classes'] - 1}")
+            raise ValueError(f"ClassId is {number}; allowed: 0 to {PUBLISHED['classes'] - 1}")
         x1, y1, x2, y2 = (float(row[edge]) for edge in ROI)
         size = None
         if "Width" in row and "Height" in row:

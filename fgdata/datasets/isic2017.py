@@ -72,5 +72,5 @@ def _mask(split: str, id_: str) -> str:
 def _label(row: dict[str, str]) -> tuple[str, int]:
     flags = [float(row[name]) for name in CLASSES[:2]]
     if flags not in ([0, 0], [1, 0], [0, 1]):
-        raise ValueError(f"{CLASSES[0]} {flags[0]:g} and {CLASSES[1]} {flags[1]:g}: at most one may be 1, the other 0")
+        raise ValueError(f"{CLASSES[0]} is {flags[0]:g}, {CLASSES[1]} is {flags[1]:g}; allowed: 0 or 1, at most one 1")
     return parsing.check_relative_path(row["image_id"]), flags.index(1) if 1 in flags else 2

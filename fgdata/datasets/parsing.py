@@ -110,7 +110,7 @@ def read_table(
         key, rest = (*line.split(maxsplit=1), "")[:2]
         try:
             if not rest or (whole_keys and not (key.isdecimal() and len(key) <= MOST_DIGITS)):
-                raise ValueError(f"expected `{form}`{', the first a whole number' if whole_keys else ''}")
+                raise ValueError(f"expected `{form}`{', starting with a whole number' if whole_keys else ''}")
             if key in values:
                 raise ValueError(f"{form.split()[0].lower()} {key} appears twice")
             values[key] = parse(rest.strip())
@@ -168,7 +168,7 @@ def read_json_lists(
     for key in keys:
         if not isinstance(content.get(key), list) or not all(isinstance(entry, dict) for entry in content[key]):
             present = ", ".join(list(content)[:SHOWN]) or "nothing"
-            raise InputError(f"{name}: {path} has no list of objects {key!r}; it has {present}.")
+            raise InputError(f"{name}: {path} has no list of objects under the key {key!r}; it has {present}.")
     return {key: content[key] for key in keys}
 
 
@@ -290,7 +290,7 @@ def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mappi
     absent = []
     for id_, path in paths.items():
         if ids.setdefault(path, id_) != id_:
-            raise InputError(f"{name}: {listing} assigns {path} to image {ids[path]} and to image {id_}.")
+            raise InputError(f"{name}: {listing} assigns {path} to both image {ids[path]} and image {id_}.")
         parent, _, last = path.rpartition("/")
         if parent not in names:
             subfolder = os.path.join(folder, parent)

@@ -49,7 +49,7 @@ class LeftOut:
                 f"{suffix or 'no suffix'} {count:,}" for suffix, count in sorted(self.by_suffix.items())
             )
             lines.append(
-                f"left out {counted(len(self.files), 'file')} that are not images ({suffixes}): "
+                f"left out {counted(len(self.files), 'non-image file')} ({suffixes}): "
                 f"{abbreviate(self.files)}; suffixes of images: {' '.join(sorted(SUFFIXES))}"
             )
         if self.never_data:
@@ -58,8 +58,7 @@ class LeftOut:
             )
         if self.links:
             lines.append(
-                f"left out {counted(len(self.links), 'link')} to a folder that is read elsewhere: "
-                f"{abbreviate(self.links)}"
+                f"left out {counted(len(self.links), 'duplicate or circular folder link')}: {abbreviate(self.links)}"
             )
         return lines
 

@@ -27,9 +27,9 @@ def split_off(dataset: Dataset, fraction: float | None, seed: int = 0) -> Datase
             raise InputError("--split-seed has no effect without --test-fraction. Omit it, or set --test-fraction 0.2")
         return dataset
     if not 0 < fraction < 1:
-        raise InputError(f"--test-fraction {fraction:g}: a fraction above 0 and below 1 is allowed, such as 0.2")
+        raise InputError(f"--test-fraction {fraction:g}: must be above 0 and below 1, such as 0.2")
     if seed < 0:
-        raise InputError(f"--split-seed {seed}: 0 or more is allowed.")
+        raise InputError(f"--split-seed {seed}: must be 0 or more.")
     if any(record.split != "train" for record in dataset.records):
         raise InputError(f"--test-fraction: {dataset.name} already has a test split. Omit the flag to use it.")
     members: dict[int, list[str]] = {}
@@ -42,11 +42,11 @@ def split_off(dataset: Dataset, fraction: float | None, seed: int = 0) -> Datase
         test |= {sorted(ids)[i] for i in order[:count]}
     if not test:
         raise InputError(
-            f"--test-fraction: no class of {dataset.name} has two images, so none can be tested. Omit the flag."
+            f"--test-fraction: no class of {dataset.name} has two images, so no test split can be drawn. Omit the flag."
         )
-    notes = [f"{len(test):,} of {counted(len(dataset.records), 'image')} are the test split, drawn with seed {seed}"]
+    notes = [f"{len(test):,} of {counted(len(dataset.records), 'image')} form the test split, drawn with seed {seed}"]
     if single := sum(len(ids) == 1 for ids in members.values()):
-        notes.append(f"classes of one image, without a test image: {single:,}")
+        notes.append(f"classes of a single image, which have no test image: {single:,}")
     return replace(
         dataset,
         records=tuple(replace(r, split="test") if r.id in test else r for r in dataset.records),

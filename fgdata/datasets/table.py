@@ -31,7 +31,7 @@ class Row:
 def read(
     root: Path, table: Path | str | None = None, test_fraction: float | None = None, split_seed: int = 0
 ) -> Dataset:
-    """Reads the list and checks that its files exist. The note says which columns there are.
+    """Reads the list and checks that its files exist. The note lists the columns.
 
     Args:
         root: The folder that paths are relative to.
@@ -45,13 +45,13 @@ def read(
     path = Path(table) if table else root / "labels.csv"
     if not path.is_file():
         raise InputError(
-            f"table: there is no list at {path}. Name it: --table FILE (columns path, label, x, y, w, h, split)"
+            f"table: there is no CSV file at {path}. Name it: --table FILE (columns path, label, x, y, w, h, split)"
         )
     header = [word.strip() for word in (parsing.read_text(NAME, path).splitlines() or [""])[0].split(",")]
     boxed = [column for column in BOX if column in header]
     if boxed and len(boxed) < len(BOX):
         raise InputError(
-            f"table: {path} has the columns {', '.join(boxed)} of a box; x, y, w and h are needed, or none."
+            f"table: {path} has only the columns {', '.join(boxed)} of a box; it needs all of x, y, w and h, or none."
         )
     rows = parsing.read_csv(NAME, path, ("path",), _row)
     first: dict[str, Row] = {}
@@ -75,7 +75,7 @@ def read(
     ignored = [column for column in header if column and column not in ("path", *OPTIONAL)]
     note = f"{path.name} has the columns {', '.join(c for c in header if c in ('path', *OPTIONAL))}"
     note += f"; without {', '.join(absent)}" if absent else ""
-    note += f"; {', '.join(ignored)} not used" if ignored else ""
+    note += f"; ignored: {', '.join(ignored)}" if ignored else ""
     return split_off(Dataset(NAME, classes, records, parsing.Files(NAME, root), note=note), test_fraction, split_seed)
 
 

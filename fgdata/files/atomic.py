@@ -81,7 +81,7 @@ def append_line(path: Path, line: str, sync: bool = False) -> None:
     Raises OSError, for example on a full disk, after removing what was written of the line.
     """
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} is not a regular file, and a line is to be added to it. Move it away and try again.")
+        raise InputError(f"{path} is not a regular file: no line can be appended. Move it away and rerun the command.")
     with name_file(path), path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))

@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: bad text is one error, whatever is wrong with it."""
+"""Reads JSON that somebody else may have written: any defect of the text raises the same exception."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def parse_json(data: bytes | str) -> Any:
 
     Raises:
         ValueError: It is not valid JSON or not UTF-8; has a number of more than 4,300 digits, more than MOST_LEVELS
-            nested lists and objects, or half of a surrogate pair. The message completes "it is not valid JSON: ...".
+            nested lists and objects, or an unpaired surrogate. The message completes "it is not valid JSON: ...".
 
     Example:
         >>> parse_json(b'{"samples": 3}')
@@ -37,7 +37,7 @@ def parse_json(data: bytes | str) -> Any:
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     except UnicodeEncodeError:
-        raise ValueError("it has half of a surrogate pair (\\ud800 to \\udfff)") from None
+        raise ValueError("it has an unpaired surrogate (\\ud800 to \\udfff)") from None
     return value
 
 

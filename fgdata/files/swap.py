@@ -141,7 +141,7 @@ def _describe(new: Path) -> str:
         return f"{new} is the set {name}; a process was killed while replacing it. Restore it: mv {quoted} {back}"
     if is_locked(new):
         return f"{new}: {name} is being written by `fgdata rebox` or `fgdata add`"
-    clears = "Remove it: " if old else f"The next one of {name} removes it, or run: "
+    clears = "Remove it: " if old else f"The next such command on {name} removes it, or run: "
     return f"{new} was left by a killed `fgdata rebox` or `fgdata add`. {clears}rm -r {quoted}"
 
 

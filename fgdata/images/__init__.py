@@ -102,7 +102,7 @@ def find_scan_damage(data: bytes, name: str) -> str | None:
     OpenCV shows whatever it can decode, so a damaged file becomes a partly wrong image. libjpeg-turbo warns of it, and
     simplejpeg can turn its warnings into errors. About a quarter of single wrong bytes are found, and all truncation.
 
-    name: names the image. Other formats than JPEG, and JPEGs that TurboJPEG does not know, are not judged.
+    name: names the image. Formats other than JPEG, and JPEGs that TurboJPEG does not support, are not checked.
     """
     if not data.startswith(jpeg.START):
         return None
@@ -153,8 +153,8 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
     with _open_with_pillow(data, name) as image:
         if image.mode.startswith(("F", "I")):  # Pillow would cut values at 255: floats of 0 to 1 become black
             raise ValueError(
-                f"a {image.format} of floating-point or 32-bit pixels, which state no range of values; convert it to 8 "
-                "or 16 bits per channel"
+                f"a {image.format} of floating-point or 32-bit pixels, whose range of values is unknown; convert it to "
+                "8 or 16 bits per channel"
             )
         return np.array(image.convert("RGB"))
 
@@ -169,7 +169,7 @@ def _decode_odd_jpeg(data: bytes, name: str) -> np.ndarray:
 
 @contextmanager
 def _open_with_pillow(data: bytes, name: str) -> Iterator["PillowImage"]:
-    """Yields the opened image; what Pillow raises, also in the block, becomes an InputError."""
+    """Yields the opened image; any Pillow error, including one in the block, becomes an InputError."""
     from PIL import Image, UnidentifiedImageError
 
     try:

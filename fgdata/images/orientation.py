@@ -11,7 +11,7 @@ import numpy as np
 from . import jpeg
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
-"""What Pillow may open. Others of its formats start programs (EPS) or are not pictures."""
+"""Formats that Pillow may open. Some of its others start programs (EPS) or are not pictures."""
 _MIRRORED, _FLIPPED, _TRANSPOSED = (2, 3, 7, 8), (3, 4, 6, 7), (5, 6, 7, 8)
 
 PixelBox = tuple[float, float, float, float]

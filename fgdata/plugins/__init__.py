@@ -8,7 +8,7 @@ A plug-in is a module, or a file ending in .py, with one or more of these dicts:
     RECIPES    name -> function without arguments that returns such a config
 
 `--plugin MODULE` loads one; installed distributions name them as entry points (GROUPS). A set and a run record the
-plug-ins that they need, and a command that lacks one asks for it by name: no code is run because a file names it.
+plug-ins that they need, and a command that lacks one asks for it by name: no code runs merely because a file names it.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ GROUPS = {
 }
 """Kind of entry -> the group of its entry points. The name of an entry point is the entry's, its object the value."""
 VARIABLE = "FGDATA_PLUGINS"
-"""Environment variable with the plug-ins of worker processes, as `load` takes them, one a line."""
+"""Environment variable with the plug-ins of worker processes, as `load` takes them, one per line."""
 Tables = Mapping[str, dict[str, Any]]
 """Kind -> the dict that plug-ins add to."""
 
@@ -51,7 +51,7 @@ def take(words: list[str]) -> tuple[list[str], list[str]]:
             continue
         value = value if equals else next(given, "")
         if not value or value.startswith("-"):
-            raise InputError("--plugin takes the name of a module, or a file: --plugin mine, --plugin mine.py")
+            raise InputError("--plugin takes the name of a module or of a file: --plugin mine, --plugin mine.py")
         names.append(value)
     return rest, names
 
@@ -143,7 +143,7 @@ def _add(kind: str, key: str, value: Any, name: str, tables: Tables) -> None:
     if key in table:
         other = _providers.get((kind, key), "")
         raise InputError(
-            f"{f'--plugin {name}' if name else 'An installed plug-in'} adds {key!r} to {kind}, and "
+            f"{f'--plugin {name}' if name else 'An installed plug-in'} adds {key!r} to {kind}, but "
             f"{f'--plugin {other}' if other else 'this program'} already has that name. Rename it."
         )
     table[key] = value
@@ -163,7 +163,7 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as fault:
         if fault.name == module.partition(".")[0]:
             raise InputError(
-                f"--plugin {name}: there is no module {module} in {folder} or among the installed ones."
+                f"--plugin {name}: there is no module {module} in {folder} or among the installed packages."
             ) from None
         raise InputError(f"--plugin {name}: {_describe(fault)}. Install it.") from fault
     except Exception as fault:

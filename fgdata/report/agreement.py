@@ -1,7 +1,7 @@
 """How far the detectors of a set agree: what can be said about boxes without ground truth.
 
-Two detectors that find the same object overlap; agreement says nothing about which is right when they differ. A box
-that covers the whole image, or comes from a flat map, holds no information.
+Two detectors that find the same object overlap; agreement does not show which is right when they differ. A box
+that covers the whole image, or comes from a flat map, carries no information.
 """
 
 import html
@@ -40,7 +40,7 @@ class Agreement:
         """A sentence about each detector whose boxes are often the whole image."""
         return [
             f"{name}: {share:.0%} of its boxes are the whole image ({self.flat[name]:.0%} from flat maps), so they "
-            "guide nothing there. Try another detector, or smaller boxes: fgdata rebox --help"
+            "give no guidance there. Try another detector, or smaller boxes: fgdata rebox --help"
             for name, share in self.whole.items()
             if share > LARGE
         ]
@@ -113,6 +113,6 @@ def section(agreement: Agreement, colours: dict[str, str]) -> str:
         colour = colours.get(name, "inherit")
         rows += f"<tr><th style='color:{colour}'>{html.escape(name)}</th>{cells}{shares}</tr>"
     warnings = "".join(f"<p class=sub><b>{html.escape(line)}</b></p>" for line in agreement.warnings)
-    text = "Mean IoU of two detectors' boxes; the share of boxes that are the whole image, and of flat maps."
+    text = "Mean IoU of each pair of detectors; the share of boxes that are the whole image; the share of flat maps."
     table = f"<table class=score><tr><th>box</th>{head}<td>whole image</td><td>flat map</td></tr>{rows}</table>"
     return f"<h2>Agreement of the detectors</h2><p class=sub>{text}</p>{warnings}{table}"

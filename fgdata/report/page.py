@@ -45,7 +45,7 @@ def write_report(path: Path, out: Path, samples: int = 96, other: Path | None = 
         write_report(Path("shards/cub"), Path("cub.html"), samples=200)
     """
     if not 1 <= samples <= 1000:
-        raise InputError(f"--samples {samples}: 1 to 1,000 is allowed. Set --samples 96")
+        raise InputError(f"--samples {samples}: must be 1 to 1,000, for example --samples 96")
     shards = ShardSet.open(path)
     check_output(out, (".html", ".htm"), "--out")
     if not out.parent.is_dir():
@@ -84,7 +84,7 @@ def _head(shards: ShardSet, name: str, scored: Scored) -> str:
     for detector, counts in manifest["fallbacks"].items():
         facts.append((f"{sum(counts.values()):,}", f"whole-image boxes from {detector}"))
     if manifest["boxes_clipped"]:
-        facts.append((f"{manifest['boxes_clipped']:,}", "images with clipped truth boxes"))
+        facts.append((f"{manifest['boxes_clipped']:,}", "images with clipped ground-truth boxes"))
     if manifest["reencoded"]:
         facts.append((f"{manifest['reencoded']:,}", "re-encoded"))
     if manifest["skipped"]:
@@ -118,7 +118,7 @@ def _score(scored: Scored, shards: ShardSet, colours: dict[str, str]) -> str:
         about = f"<td>{row['n']:,}</td><td>{time}</td><td>{html.escape(row.get('trained_on', ''))}</td>"
         rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}{about}</tr>"
     shares = "<td>CorLoc (IoU ≥ 0.5)</td><td>IoU ≥ 0.7</td><td>IoU ≥ 0.9</td>"
-    head = f"<tr><th>box</th><td>mean IoU</td>{shares}<td>images</td><td>an image</td><td>trained on</td></tr>"
+    head = f"<tr><th>box</th><td>mean IoU</td>{shares}<td>images</td><td>per image</td><td>trained on</td></tr>"
     return f"<h2>Boxes against the ground truth</h2><table class=score>{head}{rows}</table>"
 
 
@@ -193,7 +193,7 @@ def _images(
     missing = int(np.isin(np.arange(len(shards.classes)), scored.label[list(chosen)], invert=True).sum())
     text = f"{len(chosen):,} of {counted(len(scored.label), 'image')} are on this page; the figures above cover all."
     classes_without = f"{missing:,} classes have" if missing != 1 else "1 class has"
-    text += f" {classes_without} no image here: <code>--samples</code> shows more." if missing else ""
+    text += f" {classes_without} no image here; a larger <code>--samples</code> shows more." if missing else ""
     text += " Dashed: the ground truth. Coloured: a detector's box, with its IoU below the image." if known else ""
     return f"<h2>Images and their boxes</h2><p class=sub>{text}</p>{controls}<div class=grid>{cards}</div>"
 
@@ -276,7 +276,7 @@ def _settings(shards: ShardSet) -> str:
     total, samples = sum(stages.values()), sum(line["samples"] for line in log)
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td class=bar><i style='width:{seconds / total:.1%};background:#8a94a6'></i>"
-        f"<span>{seconds:,.1f} s</span></td><td>{seconds / samples * 1e3:,.2f} ms an image</td></tr>"
+        f"<span>{seconds:,.1f} s</span></td><td>{seconds / samples * 1e3:,.2f} ms per image</td></tr>"
         for name, seconds in sorted(stages.items(), key=lambda stage: -stage[1])
         if total
     )

@@ -37,7 +37,7 @@ def read_boxes(shards: ShardSet) -> Scored:
         InputError: A sample is damaged.
     """
     if not sum(shards.splits.values()):
-        raise InputError(f"{shards.path} has no samples. Build a set that has: fgdata build-shards --dataset drawn")
+        raise InputError(f"{shards.path} has no samples. Build another set: fgdata build-shards --dataset drawn")
     split, number, ids, labels, truth = [], [], [], [], []
     boxes: dict[str, list[np.ndarray]] = {name: [] for name in shards.detectors}
     fallback: dict[str, list[str | None]] = {name: [] for name in shards.detectors}
@@ -65,7 +65,7 @@ def score(path: Path, against: str | None = None) -> dict:
 
     Args:
         path: The folder of the shard set.
-        against: A detector of the set, whose boxes take the place of the ground truth.
+        against: A detector of the set, whose boxes replace the ground truth.
 
     Returns:
         {"against": name or None, "detectors": {name: {mean_iou, corloc, corloc_70, corloc_90, n, trained_on, seconds}},

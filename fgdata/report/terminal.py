@@ -30,13 +30,13 @@ def print_scores(shards: Path, scores: dict) -> None:
 def print_agreement(shards: Path, agreement: Agreement) -> None:
     """Prints the agreement of a set's detectors as a table, its warnings, and what to type next."""
     folder, names = shlex.quote(str(shards)), list(agreement.whole)
-    table = Table("box", *names[1:], "whole image", "flat map", title=f"Boxes of {shards}: mean IoU of two detectors")
+    table = Table("box", *names[1:], "whole image", "flat map", title=f"Boxes of {shards}: mean IoU per detector pair")
     for name, share in agreement.whole.items():
         values = (agreement.pairs.get((name, other)) for other in names[1:])
         cells = ("" if value is None else f"{value:.3f}" for value in values)
         table.add_row(name, *cells, f"{share:.1%}", f"{agreement.flat[name]:.1%}")
     Console(markup=False, emoji=False).print(table)
-    print(f"{shards} has no ground-truth boxes: agreement says where detectors differ, not which one is right.")
+    print(f"{shards} has no ground-truth boxes: agreement shows where detectors differ, not which one is right.")
     for line in agreement.warnings:
         print(line)
     if len(names) < 2:

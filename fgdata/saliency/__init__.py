@@ -59,7 +59,7 @@ class DetectorRow:
     about: str
     """One line for `fgdata list`."""
     runs_network: bool = False
-    """With onnxruntime: it takes an execution provider and threads."""
+    """Whether it runs on onnxruntime, with a choice of execution provider and threads."""
     trained_on: str = "nothing"
     """Whose images and labels determined its weights or constants. Column of `fgdata score` and of docs/saliency.md."""
 
@@ -134,7 +134,7 @@ def detector(name: str) -> "Detector | MapsFolder":
         problem = "is not a detector" if row is None else "has no saliency map"
         raise InputError(
             f"{name!r} {problem}; detectors with maps: {with_maps}. Run `fgdata list` for a description of each. "
-            "One of your own: --plugin MODULE (docs/extending.md)"
+            "For one of your own, add --plugin MODULE (docs/extending.md)"
         )
     module = import_module(row.module)
     allowed = (":",) if ":" in key else ("", ",") if hasattr(module, "detector") else ("",)

@@ -4,7 +4,7 @@ The background is connected to the image's boundary by paths of small colour ste
 
     S(p) = min over p_1 = p, ..., p_n, B of sum_i d(p_i, p_i+1),  d = max(0, colour difference - clip)     eqs. 1, 2
 
-B is a virtual node for the boundary. To keep an object that the border cuts off from counting as background, a
+B is a virtual node for the boundary. An object that the border cuts off must not count as background, so a
 boundary superpixel that differs from the rest of the boundary is not linked to B: the paper's one-dimensional saliency
 of the boundary, with the contrast of Goferman et al., CVPR 2010. The constants are those of the superpixel version that
 the authors of RBD published with their code, as is one step: all boundary superpixels are linked to each other. The

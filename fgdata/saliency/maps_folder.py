@@ -75,7 +75,7 @@ class MapsFolder:
         spread = round(255 * float((values.max(2) - values.min(2)).max()))
         if spread > COLOURED:
             raise InputError(
-                f"{map_file} is a colour image (its channels differ by {spread} of 255); allowed are greyscale maps. "
+                f"{map_file} is a colour image (its channels differ by {spread} of 255); allowed: greyscale maps. "
                 "Convert it."
             )
         grey = np.ascontiguousarray(values[..., values.shape[2] // 2])
@@ -148,7 +148,7 @@ def _read_values(file: Path, most_pixels: int) -> np.ndarray:
     width, height = _read_size(data, str(file))
     if width * height > most_pixels:
         raise InputError(
-            f"{file} has {width:,} x {height:,} pixels; allowed are {most_pixels:,} pixels for this image. Shrink the "
+            f"{file} has {width:,} x {height:,} pixels; allowed: at most {most_pixels:,} for this image. Shrink the "
             "map to the size of its image."
         )
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -167,10 +167,10 @@ def _read_values(file: Path, most_pixels: int) -> np.ndarray:
     if pixels.dtype == np.uint16:
         return pixels.astype(np.float32) / 65535
     if not np.issubdtype(pixels.dtype, np.floating):
-        raise InputError(f"{file} has {pixels.dtype} values; allowed are unsigned 8 or 16 bits, or floats. Convert it.")
+        raise InputError(f"{file} has {pixels.dtype} values; allowed: unsigned 8 or 16 bits, or floats. Convert it.")
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):  # nan is neither
-        raise InputError(f"{file} has floats from {low} to {high}; allowed are 0 to 1. Scale and clip them.")
+        raise InputError(f"{file} has floats from {low} to {high}; allowed: 0 to 1. Scale and clip them.")
     return pixels.astype(np.float32)
 
 

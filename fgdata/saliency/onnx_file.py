@@ -56,7 +56,7 @@ def hash_files(file: Path) -> dict[str, str]:
         path = PurePosixPath(location)
         if path.is_absolute() or ".." in path.parts or "\0" in location or "\\" in location:
             raise InputError(
-                f"{file} reads its weights from {location!r}; allowed are files in its own folder. Export the model "
+                f"{file} reads its weights from {location!r}; allowed: files in its own folder. Export the model "
                 "again, as one file or with its weights beside it."
             )
         if not (file.parent / path).is_file():

@@ -137,7 +137,7 @@ class Model:
         plane = output.shape[-2:]
         if output.ndim < 2 or output.ndim > 4 or output.size != np.prod(plane) or min(plane) < 2:
             raise InputError(
-                f"{self._file}: its output {self._output!r} has shape {output.shape} for one image; allowed is one "
+                f"{self._file}: its output {self._output!r} has shape {output.shape} for one image; allowed: one "
                 "plane, (1, 1, h, w). Use a salient-object network, and give the number of the output that is its map: "
                 f"--saliency onnx:{self._file},output=N"
             )
@@ -149,7 +149,7 @@ class Model:
         if not number.isdecimal() or int(number) >= len(names):
             listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
             raise InputError(
-                f"{self._file}: output is {number!r}; allowed: the number of one of its outputs, {listed}."
+                f"{self._file}: output is {number!r}; allowed: the number of one of its outputs: {listed}."
             )
         return names[int(number)]
 
@@ -158,7 +158,7 @@ class Model:
         inputs = self._session.get_inputs()
         shapes = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
         fault = InputError(
-            f"{self._file} takes {shapes or 'no input'}; allowed is one input, tensor(float) or "
+            f"{self._file} takes {shapes or 'no input'}; allowed: one input, tensor(float) or "
             "tensor(float16), of shape (1, 3, h, w). "
             "Export it again with an RGB image, channels first, as its only input."
         )

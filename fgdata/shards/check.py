@@ -21,7 +21,7 @@ def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -
         advance: Called after each shard with its number of samples.
 
     Returns:
-        The manifest and the faults, one sentence each, which names the file. The set is whole when there are none.
+        The manifest and the faults, one sentence each that names the file. An intact set has none.
 
     Raises:
         InputError: The manifest cannot be read.

@@ -92,7 +92,9 @@ def describe_objective(manifest: dict) -> str:
         objective = read_objective(manifest)
     except InputError:
         return manifest["objective"]["name"]
-    return f"{objective.name}, {objective.constant.replace('_', '-')} {getattr(objective, objective.constant):g}"
+    value = getattr(objective, objective.constant)
+    value = "of each detector" if value == "own" else f"{value:g}"
+    return f"{objective.name}, {objective.constant.replace('_', '-')} {value}"
 
 
 def newest_version(manifest: dict) -> str:
@@ -117,7 +119,7 @@ def _find_bad_shard_name(manifest: dict) -> str | None:
 
 def _explain_missing_manifest(folder: Path) -> str:
     if not folder.is_dir():
-        return f"There is no shard set at {folder}: the folder does not exist. List the sets that do: fgdata list"
+        return f"There is no shard set at {folder}: the folder does not exist. List the existing sets: fgdata list"
     if (folder / BUILDING).is_dir():
         return f"{folder} is an unfinished shard set. Rerun the `fgdata build-shards` command that started it."
     return f"{folder} is not a shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"

@@ -1,4 +1,4 @@
-"""maps.h5: the saliency maps of a shard set, downsized to eight bits; `fgdata rebox` solves boxes from them.
+"""maps.h5: the saliency maps of a shard set, downsized to eight bits; `fgdata rebox` computes boxes from them.
 
 A map is stored as SIDE x SIDE cells, each the mean of an equal share of the image, whatever its aspect ratio. Boxes are
 solved on such a grid: for a grid that divides SIDE, only the rounding to 1/255 of the map's range is lost. FORMAT.md,
@@ -141,9 +141,9 @@ def fault(folder: Path, expected: dict, detectors: Iterable[str], samples: int) 
     """
     path = folder / MAPS
     if wrong := size_fault(path, expected["bytes"]):
-        return wrong.replace("is damaged:", "is damaged, or of another set:")
+        return wrong.replace("is damaged:", "is damaged, or belongs to another set:")
     if entry(path)["sha256"] != expected["sha256"]:
-        return f"{path} is damaged, or of another set: its sha256 differs from the manifest's"
+        return f"{path} is damaged, or belongs to another set: its sha256 differs from the manifest's"
     try:
         with _open(path) as file, _hdf5_faults(path, "is not what FORMAT.md states"):
             rows = {len(_dataset(file, "key", "<u8", ()))}

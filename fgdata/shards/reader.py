@@ -92,7 +92,7 @@ class SplitReader:
     def _read(self, number: int) -> Sample:
         """Raises ValueError for a sample that is not what FORMAT.md states; the text names it within its tar."""
         if not 0 <= number < len(self):
-            raise IndexError(f"sample {number} of a split of {len(self)}")
+            raise IndexError(f"there is no sample {number} in a split of {len(self)} samples")
         shard = self._shard(number)
         name = f"sample {number - self._first(shard)}, counted from 0"
         try:

@@ -27,12 +27,12 @@ def parse_index_line(line: str, tar_bytes: int) -> tuple[str, dict[str, tuple[in
     fields, spans = line.split(" "), {}
     key = fields[3].partition(".")[0] if len(fields) > 3 else ""
     if len(fields) % 4 or not key.isdigit() or len(key) > 80:
-        raise ValueError("its line of the index is not a list of components")
+        raise ValueError("its line in the index is not a list of components")
     for extension, offset, size, name in zip(*(fields[i::4] for i in range(4))):
         if extension in spans or name != f"{key}.{extension}" or not (offset.isdigit() and size.isdigit()):
-            raise ValueError("its line of the index is not a list of its components")
+            raise ValueError("its line in the index is not a list of its components")
         if len(offset) > 15 or len(size) > 15 or int(offset) + int(size) > tar_bytes:
-            raise ValueError(f"its line of the index places the {extension} outside the tar")
+            raise ValueError(f"its line in the index places the {extension} outside the tar")
         spans[extension] = int(offset), int(size)
     return key, spans
 

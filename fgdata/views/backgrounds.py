@@ -50,8 +50,8 @@ def open_backgrounds(sets: "str | Path | ShardSet | Sequence[str | Path | ShardS
         if _identify_images(shards) == _identify_images(own):
             raise InputError(
                 f"{shards.path} cannot be used for backgrounds: it has the same images as {own.path}, so an object "
-                "could be pasted onto itself. For backgrounds from the same dataset omit them; "
-                "otherwise use a set of another dataset."
+                "could be pasted onto itself. To use images of the same dataset, omit the "
+                "backgrounds; otherwise name a set of another dataset."
             )
         opened.append(shards)
     return Backgrounds(opened)

@@ -110,8 +110,8 @@ class Loader:
         self._yield_boxes = boxes
         if backgrounds and views.crop != "saliency-swap":
             raise InputError(
-                f"Backgrounds are used by the crop saliency-swap only; the crop of the views is {views.crop}. Omit "
-                "them, or set crop to saliency-swap."
+                f"Only the crop saliency-swap uses backgrounds, and the crop of these views is {views.crop}. Omit "
+                "the backgrounds, or set crop to saliency-swap."
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._check(shards, split)

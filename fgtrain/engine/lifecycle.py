@@ -60,7 +60,7 @@ def train(config: Config, name: str) -> Path:
                     number = "1 process" if trainer.world == 1 else f"{trainer.world} processes"
                     opening += (
                         f" with {number} instead of {before}: from here on the results differ slightly from those of "
-                        "an undisturbed run"
+                        "an uninterrupted run"
                     )
             elif config.extend is not None:
                 opening = trainer.extend(config.extend)
@@ -97,7 +97,7 @@ def describe_failure(error: BaseException) -> str:
     if parallel.is_lost_process(error):
         return parallel.LOST_PROCESS
     if isinstance(error, SystemExit):
-        return "another process of this training failed; its own output says why"
+        return "another process of this run failed; see its output for the reason"
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
@@ -138,8 +138,8 @@ def suggest_evaluation(shards: ShardSet, out: str) -> str:
     train, test = (shards.splits.get(split, 0) for split in ("train", "test"))
     if len(shards.classes) < 2:
         return (
-            "The set has no classes to evaluate with: name an annotated one, fgtrain eval knn "
-            f"{out} --shards FOLDER{plugins.flags()}, or use the encoder: fgtrain export {out} encoder.safetensors"
+            f"The set has no classes to evaluate with. Name a labelled set: fgtrain eval knn {out} --shards FOLDER"
+            f"{plugins.flags()}, or export the encoder: fgtrain export {out} encoder.safetensors"
         )
     if not test:
         return (

@@ -21,7 +21,7 @@ from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import load
 
 from .. import objectives, parallel
-from ..evaluate import probe
+from ..evaluate import knn
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import Reporting
@@ -46,7 +46,9 @@ class Trainer:
         stored = resumed or config.extend is not None
         built = replace(config, init="") if stored else config
         samples = len(shards.split(config.data.split))
-        with enough_memory(lambda: f"The networks and banks of these settings do not fit into the memory of {device}."):
+        with enough_memory(
+            lambda: f"These settings need networks and banks that do not fit into the memory of {device}."
+        ):
             self.objective: Any = objectives.build(built, samples).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
             from timm.layers.norm_act import convert_sync_batchnorm  # torch's does not keep timm's activations
@@ -120,7 +122,7 @@ class Trainer:
             lines.append(self.objective.encoder.origin)
         if config.freeze_stages:
             frozen = f"the stem and {counted(config.freeze_stages, 'stage')}"
-            advice = "" if config.init else ", at random weights; use --init to load pretrained weights"
+            advice = "" if config.init else ", with random weights; use --init to load pretrained weights"
             lines.append(f"frozen: {frozen}{advice}")
         if config.sync_norm and self.world > 1 and self.device.type != "cuda":
             lines.append("batch norm: separate statistics in each process; torch synchronises them on GPUs only")
@@ -232,7 +234,7 @@ class Trainer:
         if parallel.any_of(not all(v.isfinite().all() for v in tensors)):
             samples = parallel.gather(self.latest).tolist()
             with parallel.together():
-                raise InputError(self.not_finite("The weights stopped being finite", samples))
+                raise InputError(self.not_finite("The weights became NaN or infinite", samples))
 
     def not_finite(self, what: str, numbers: list[int]) -> str:
         """The message for a loss or weights that are not finite at this step. numbers: its samples in the split."""
@@ -269,7 +271,7 @@ class Trainer:
         with parallel.together():
             if self.first and not self.run.has("knn", self.step):
                 encoder, size = copy.deepcopy(self.objective.encoder), self.config.views.size
-                correct = probe.knn(encoder, self.shards, size, self.device, NEIGHBOURS, TEMPERATURE)
+                correct = knn.knn(encoder, self.shards, size, self.device, NEIGHBOURS, TEMPERATURE)
                 accuracy = correct.float().mean().item()
                 monitor.record({"step": self.step, "epoch": self.epoch(), "knn": accuracy})
 
@@ -331,7 +333,7 @@ class Trainer:
         if changed:
             raise InputError(
                 f"--extend {path}: {', '.join(changed)} differ from that run; allowed to differ: epochs, seed and "
-                f"optim. Take its settings: --config {path / 'config.json'}"
+                f"optim. Use its settings: --config {path / 'config.json'}"
             )
         self.restore(state, last)
         steps, self.step, self.pending, self.indices = self.step, 0, [], []

@@ -153,7 +153,7 @@ def columns_of(groups: Sequence[Group]) -> list[Column]:
 
 
 def untrained(groups: Sequence[Group]) -> dict[str, dict[Column, list[float]]]:
-    """Network -> column -> its figures at initial weights, one a seed. A network is what --model, --init and the view
+    """Network -> column -> its figures at initial weights, one per seed. A network is what --model, --init and the view
     size say; its name is "" where there is only one."""
     networks: dict[str, list[Run]] = {}
     for run in (run for group in groups for run in group.runs):

@@ -101,7 +101,7 @@ def true_boxes(shards: ShardSet, split: str) -> list[np.ndarray]:
     boxes = [np.array(meta(reader.read(i))["boxes"], np.float64).reshape(-1, 4) for i in range(len(reader))]
     if not any(map(len, boxes)):
         raise InputError(
-            f"{shards.path} has no ground-truth boxes in its {split} split, and localization is scored against them; "
+            f"{shards.path} has no ground-truth boxes in its {split} split, and localization needs them; "
             "its dataset has none. Name another set with --shards."
         )
     return boxes

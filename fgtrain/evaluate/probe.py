@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, and k nearest neighbours on them: the train split votes, the test split is scored.
+"""Features of a frozen encoder over a split, and the parts of a split that evaluations train and choose on.
 
 Nothing is chosen on the test split: no epoch, no learning rate and no k.
 """
@@ -6,7 +6,6 @@ Nothing is chosen on the test split: no epoch, no learning rate and no k.
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fgdata.errors import InputError
@@ -91,38 +90,6 @@ def _rows(batches: Iterator[tuple[Features, dict[str, Tensor]]]) -> Rows:
             "The encoder's features are not finite on this set: its training has diverged. Name an earlier checkpoint."
         )
     return pooled, labels, index
-
-
-def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
-    """(N, n), (N,), (Q, n) -> (Q,) classes voted by the k most similar rows (cosine). Ties go to the lowest class.
-
-    A vote has the weight exp(cosine / temperature) (Wu et al., CVPR 2018, section 3.4), or 1 when temperature is 0.
-    """
-    bank, predictions = F.normalize(bank, dim=1), []
-    for rows in F.normalize(queries, dim=1).split(1024):
-        similarity, nearest = (rows @ bank.T).topk(min(k, len(bank)))  # (Q, k)
-        below = (
-            similarity - similarity[:, :1]
-        )  # relative to the largest, since exp(1 / temperature) may overflow float32
-        weight = (below / temperature).exp() if temperature > 0 else torch.ones_like(similarity)
-        votes = weight.new_zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
-        predictions.append(votes.argmax(1))
-    return torch.cat(predictions)
-
-
-def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: int, temperature: float) -> Tensor:
-    """-> (n,) bool: whether each test sample is classified right by its neighbours in the train split.
-
-    Features are those of the central square at `size` pixels.
-    """
-    view = encoder.evaluation_view(size)
-    train, test = (embed(encoder, shards, split, view, device) for split in ("train", "test"))
-    return classify(train, test, k, temperature, len(shards.classes))
-
-
-def classify(train: Rows, test: Rows, k: int, temperature: float, classes: int) -> Tensor:
-    """-> (n,) bool: whether each of the n test rows is classified right by its k neighbours among the train rows."""
-    return knn_predict(train[0], train[1], test[0], k, temperature, classes) == test[1]
 
 
 def labels_of(shards: ShardSet, split: str) -> Tensor:

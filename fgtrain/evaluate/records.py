@@ -94,7 +94,7 @@ def read_records(path: Path) -> list[Line]:
             raise _fault(path, number, f"is not a JSON object: {_short(content)}")
         checked = _has_checksum(path, number, text)
         if not checked and lines and lines[-1].checked:
-            raise _fault(path, number, "has no checksum, and the line before it has one")
+            raise _fault(path, number, "has no checksum, but the line before it has one")
         lines.append(Line(path, number, {k: v for k, v in values.items() if not checked or k != "crc32"}, checked))
     return lines
 
@@ -119,7 +119,7 @@ def _has_checksum(path: Path, number: int, text: str) -> bool:
 
 
 def _fault(path: Path, number: int, found: str) -> InputError:
-    return InputError(f"{path}, line {number} {found}. Delete that line, and measure again what it held.")
+    return InputError(f"{path}, line {number} {found}. Delete that line, then rerun the evaluation that wrote it.")
 
 
 def _short(value: object) -> str:

@@ -21,7 +21,7 @@ from ..runs import provenance
 from ..runs.state import checksum
 from ..settings.common import need
 from ..settings.evaluations import Finetune, Knn, Linear, Localization, Retrieval
-from . import finetune, linear, localization, probe, retrieval
+from . import finetune, knn, linear, localization, probe, retrieval
 from .intervals import mean_interval, percent
 from .records import append_record, read_records
 from .subject import Subject
@@ -39,7 +39,7 @@ def run_knn(flags: Knn) -> dict[str, Any]:
     for name, encoder in subject.encoders(flags.untrained).items():
         train, test = (embed(subject, encoder, split) for split in BOTH)
         notes = subject.check_classes(train[1], test[1])
-        right[name] = probe.classify(train, test, k, temperature, len(subject.shards.classes))
+        right[name] = knn.classify(train, test, k, temperature, len(subject.shards.classes))
     table = new_table(f"kNN, k = {k}, {subject.size} px", "encoder", "test accuracy", "standard error", "n")
     for name, r in right.items():
         s = probe.score(r)
@@ -146,7 +146,7 @@ def run_retrieval(flags: Retrieval) -> dict[str, Any]:
     alone = len(labels) - len(r.first)
     notes = [f"± one standard error. mAP of a random ranking: {r.chance.mean():.1%}"]
     if alone:
-        notes.append(f"{alone:,} images are the only one of their class: they are in the gallery and are not queries.")
+        notes.append(f"{counted(alone, 'image')} without another of the same class: in the gallery, but not queries.")
     values = {"rank1": float(r.rank(1).mean()), "rank5": float(r.rank(5).mean()), "map": float(r.precision.mean())}
     values |= {"map_standard_error": standard_error(r.precision), "map_chance": float(r.chance.mean())}
     values |= {"n": len(r.first)}

@@ -46,7 +46,7 @@ def retrieve(features: Tensor, labels: Tensor) -> Retrieval:
     queries = np.flatnonzero(ends - starts > 1)
     if not len(queries):
         raise InputError(
-            "Retrieval needs a class with two test images, and this set has none. Name another set with --shards."
+            "Retrieval needs a class with two test images, but this set has none. Name another set with --shards."
         )
     first, precision = np.empty(n, np.int64), np.empty(n)
     for rows in torch.arange(n).split(max(1, CELLS // n)):

@@ -89,13 +89,13 @@ class Subject:
         if missing := [split for split in splits if not data.splits.get(split)]:
             has = ", ".join(f"{split} ({n:,})" for split, n in data.splits.items() if n) or "no images"
             raise InputError(
-                f"{data.path} has no {' and no '.join(missing)} split, and this evaluation reads "
+                f"{data.path} has no {' and no '.join(missing)} split, but this evaluation reads "
                 f"{' and '.join(splits)}; it has {has}. Name another set with --shards."
             )
         if len(data.classes) < 2:
             raise InputError(
-                f"{data.path} has {len(data.classes) or 'no'} class{'es' * (not data.classes)}, and this evaluation "
-                "needs images labelled with two or more. Name another set with --shards."
+                f"{data.path} has {len(data.classes) or 'no'} class{'es' * (not data.classes)}, but this evaluation "
+                "needs images of at least two. Name another set with --shards."
             )
         size = checkpoint.size if flags.size is None else flags.size
         need(SMALLEST <= size <= LARGEST, "size", size, f"{SMALLEST} to {LARGEST} pixels")
@@ -133,8 +133,8 @@ class Subject:
         """
         if (largest := int(torch.cat([train, test]).max())) >= len(self.shards.classes):
             raise InputError(
-                f"{self.shards.path} has a sample of class {largest}; its manifest names {len(self.shards.classes)}. "
-                "Build the set again: fgdata build-shards"
+                f"{self.shards.path} has a sample of class {largest}, but its manifest lists only "
+                f"{len(self.shards.classes)} classes. Rebuild the set: fgdata build-shards"
             )
         absent = sorted(set(test.tolist()) - set(train.tolist()))
         if not absent:
@@ -144,12 +144,12 @@ class Subject:
         if len(absent) == len(test.unique()):
             raise InputError(
                 f"No class of the test split of {self.shards.path} has train images ({names}), so no test image can "
-                f"be classified right. {retrieval}, or name another set with --shards."
+                f"be classified correctly. {retrieval}, or name another set with --shards."
             )
         images = int(torch.isin(test, torch.tensor(absent)).sum())
         return [
             f"{len(absent):,} of {len(test.unique()):,} test classes have no train images ({names}), so no classifier "
-            f"can answer their {images:,} test images right. {retrieval}"
+            f"can get their {images:,} test images right. {retrieval}"
         ]
 
     def record(self, evaluation: str, **values: Any) -> dict[str, Any]:
@@ -171,7 +171,9 @@ def open_encoder(flags: Evaluation) -> Checkpoint | Given:
     """What the flags name: a run or checkpoint, or given weights. InputError unless it is one of them."""
     if (flags.run is None) == (flags.weights is None):
         both = "both a run and --weights" if flags.run else "neither a run nor --weights"
-        raise InputError(f"This evaluation has {both}; allowed: one of them. Try: fgtrain eval knn runs/NAME")
+        raise InputError(
+            f"This evaluation was given {both}; allowed: exactly one of them. Try: fgtrain eval knn runs/NAME"
+        )
     if flags.run is not None:
         need(flags.model == Model(), "model", "set", "only with --weights; a run states its own network")
         return Checkpoint.find(flags.run)
@@ -197,8 +199,8 @@ def recorded_set(run: RunDir) -> dict[str, str]:
 
 
 def untrained_encoder(checkpoint: Checkpoint | Given) -> Encoder:
-    """Builds the encoder that a run started from: the same network from the same seed; of given weights their network
-    at random.
+    """Builds the encoder that a run started from: the same network from the same seed; for given weights, that network
+    with random weights.
 
     InputError when the checkpoint belongs to no run directory, so that its settings and seed are unknown.
     """

@@ -1,4 +1,4 @@
-"""`fgtrain compare`: one row a group of runs, one column a figure, as a table, Markdown, LaTeX, CSV or JSON."""
+"""`fgtrain compare`: one row per group of runs, one column per figure, as a table, Markdown, LaTeX, CSV or JSON."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ FLAGS = {"knn": evaluations.Knn, "linear": evaluations.Linear, "finetune": evalu
 
 @dataclass(frozen=True)
 class Cell:
-    """The figures of one row in one column: fractions of one, one a seed."""
+    """The figures of one row in one column: fractions of one, one per seed."""
 
     values: Sequence[float] = ()
     runs: int = 0
@@ -130,8 +130,8 @@ def notes_of(groups: Sequence[Group], names: Sequence[str], columns: Sequence[Co
         notes.append("%, mean over seeds ± half its 95 % interval (Student's t).")
     if 2 in counts:
         notes.append(
-            "An interval of two seeds is of little use: t is 12.7, at three seeds 4.3. Train a third seed, or print "
-            "the raw values: --seeds"
+            "An interval over two seeds is of little use: t is 12.7, against 4.3 for three seeds. Train a third seed, "
+            "or print the raw values: --seeds"
         )
     for run in (run for group in groups for run in group.runs if run.unchecked):
         where = f"{counted(run.unchecked, 'result')} in {run.path / 'results.jsonl'}"
@@ -153,7 +153,7 @@ def _missing(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
             if lacking:
                 command = f"fgtrain eval {kind} {shlex.join(lacking)} {_flags(column, group, runs)}".strip()
                 have = "has" if len(lacking) == 1 else "have"
-                lines.append(f"{', '.join(lacking)} {have} no such result of {kind}. Measure: {command}")
+                lines.append(f"{', '.join(lacking)} {have} no such {kind} result. Measure: {command}")
     return lines
 
 

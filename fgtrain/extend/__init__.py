@@ -1,4 +1,4 @@
-"""What a method of one's own is built from (docs/extending.md): names that stay where other modules move.
+"""Building blocks for your own methods (docs/extending.md): these names stay stable when other modules move.
 
 Config, Data, Model, Optim: the settings that all methods share; a method's settings are a subclass of Config.
 encoder(config): the network that the run keeps, with the weights that the seed or --init gives. `encoder(x)` of images

@@ -69,7 +69,7 @@ def _refuse(wrong: bool, flag: str, value: str, allowed: str, model: Model) -> N
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network makes of an image."""
+    """The shapes of a network's outputs."""
 
     dim: int
     """Length of the pooled feature."""

@@ -141,8 +141,8 @@ def from_sequential(named: Weights) -> dict[str, Tensor]:
 
 
 def _in_order(named: Weights, network: nn.Module) -> dict[str, Tensor]:
-    """A table whose tensors have, in their order, exactly the shapes of the network's: its names are then a matter of
-    taste. Tensors after those, such as a classifier, keep their names."""
+    """A table whose tensors have, in their order, exactly the shapes of the network's: its names then do not
+    matter. Tensors after those, such as a classifier, keep their names."""
     ours = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     theirs = {k: v for k, v in named.items() if not k.endswith("num_batches_tracked")}
     if len(theirs) < len(ours) or any(a.shape != b.shape for a, b in zip(ours.values(), theirs.values())):

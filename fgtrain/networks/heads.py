@@ -5,7 +5,7 @@ from torch import nn
 
 def mlp(inputs: int, hidden: int, outputs: int, norm: bool = True, bias: bool = True) -> nn.Sequential:
     """(B, inputs) -> (B, outputs): linear - batch norm - ReLU - linear. `norm` False omits the norm, as in MoCo v2;
-    `bias` False omits the first layer's bias, which batch norm takes away again."""
+    `bias` False omits the first layer's bias, which batch norm cancels."""
     normalization = [nn.BatchNorm1d(hidden)] if norm else []
     first = nn.Linear(inputs, hidden, bias=bias)
     return nn.Sequential(first, *normalization, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))

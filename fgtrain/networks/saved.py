@@ -84,7 +84,7 @@ def run_export(flags: Export) -> None:
     encoder, config = load_encoder(checkpoint), file.with_name("config.json")
     if config.exists() and "architecture" not in read_json(config):
         raise InputError(
-            f"{config} exists and is not timm's, which export writes there. Choose another folder for FILE."
+            f"{config} exists and is not a timm config, which export writes there. Choose another folder for FILE."
         )
     expected = checksum(dict(encoder.state_dict()))
     with whole(file) as part:
@@ -105,11 +105,13 @@ def run_export(flags: Export) -> None:
             f"timm.create_model({name!r}, num_classes=0).load_state_dict(weights)",
         ]
         if file.name == "model.safetensors":
-            lines.append(f"timm.create_model({f'local-dir:{file.parent}'!r}, pretrained=True)  # by {config.name}")
+            lines.append(f"timm.create_model({f'local-dir:{file.parent}'!r}, pretrained=True)  # reads {config.name}")
         if name in BLOCKS:
             lines.append(f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random")
     else:
-        lines.append("The names are torchvision's; the shapes are not those of its standard network. Load it here:")
+        lines.append(
+            "The names are torchvision's; the shapes are not those of its standard network. Load it with fgtrain:"
+        )
     lines.append(f"fgtrain.networks.saved.load({str(file)!r})")
     lines.append(f"fgtrain run byol --init {at} --model.backbone {name}  # or eval knn --weights")
     say(*lines)

@@ -140,7 +140,7 @@ def _read_safetensors(file: Path) -> list[Table]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
     if size < 8 or length > size - 8:
-        raise InputError(f"--init {file} is not a complete safetensors file: it is cut short or damaged. {FORMATS}")
+        raise InputError(f"--init {file} is not a complete safetensors file: it is truncated or damaged. {FORMATS}")
     if length > METADATA_BYTES:
         raise InputError(
             f"--init {file} has a header of {length:,} bytes; allowed: up to {METADATA_BYTES:,}. Save only the weights "

@@ -66,10 +66,10 @@ class Prepared(Protocol):
 
 @runtime_checkable
 class Reporting(Protocol):
-    """An objective that looks back at every epoch."""
+    """An objective that checks every epoch when it ends."""
 
     def after_epoch(self, say: "Callable[[str], None]") -> None:
-        """Called after every epoch, also one that was stopped; `say` prints a line."""
+        """Called after every epoch, including one that was stopped; `say` prints a line."""
         ...
 
 

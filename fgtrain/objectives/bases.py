@@ -71,8 +71,8 @@ class Moco(nn.Module):
         size = 1 << (samples.bit_length() - 1) if moco.queue == "auto" else moco.queue
         if size > samples:
             warnings.warn(
-                f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so every image is its "
-                "own negative; use --moco.queue auto to avoid this",
+                f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so every image is one "
+                "of its own negatives; use --moco.queue auto to avoid this",
                 stacklevel=2,
             )
         self.register_buffer("queue", F.normalize(torch.randn(size, moco.dim), dim=1))

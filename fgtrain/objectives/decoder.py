@@ -98,14 +98,14 @@ class Decoder(nn.Module):
                 if shape.get(k) != v
             ]
             raise InputError(
-                f"--decoder {file} has another shape.\n  "
+                f"--decoder {file} has a different shape.\n  "
                 + "\n  ".join(differences)
                 + "\nChange these flags to match, "
                 f"or omit --decoder {quote(str(file))} to warm up a new decoder."
             )
         if stored != {k: list(v.shape) for k, v in self.state_dict().items()}:
             raise InputError(
-                f"--decoder {file} is damaged: its tensors are not those of its shape. {self._remedy(file)}"
+                f"--decoder {file} is damaged: its tensors do not match the shape in its metadata. {self._remedy(file)}"
             )
         return crc32
 

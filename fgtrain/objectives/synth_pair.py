@@ -153,15 +153,15 @@ class SynthPair(nn.Module):
         self.base.after_step(progress)
 
     def after_epoch(self, say: Callable[[str], None]) -> None:
-        """Warns once when low-variance noise reached no dimension in a whole epoch, or every one."""
+        """Warns once if low-variance noise reached no dimension, or every dimension, in a whole epoch."""
         share = torch.stack(self.selected).mean().item() if self.selected else 0.5
         self.selected = []
         if share in (0, 1) and not self.warned and self.pair.kappa_quantile < 1:
             self.warned = True
             say(
-                f"low-variance noise: {'no' if share == 0 else 'every'} dimension was selected in this epoch, by "
-                f"--pair.kappa {self.pair.kappa:g} with --pair.bank-normalize {self.pair.bank_normalize}. A share of "
-                "them: --pair.kappa-quantile 0.2"
+                f"low-variance noise: {'no' if share == 0 else 'every'} dimension was selected in this epoch by "
+                f"--pair.kappa {self.pair.kappa:g} with --pair.bank-normalize {self.pair.bank_normalize}. To select a "
+                "fraction of them: --pair.kappa-quantile 0.2"
             )
 
 

@@ -62,8 +62,8 @@ class Checkpoint:
                 metadata = (weights.metadata() or {}).get("fgtrain")
             if metadata is None:
                 raise InputError(
-                    f"{file} does not say what network it holds (its metadata has no key fgtrain): it was exported, or "
-                    f"written by another program. Start a run from it: fgtrain run ... --init {quote(str(file))}"
+                    f"{file} does not state which network it has (its metadata has no key fgtrain): it was exported, "
+                    f"or written by another program. Start a run from it: fgtrain run ... --init {quote(str(file))}"
                 )
             about = parse_json(metadata)
             described = {"backbone": about["backbone"], "width": int(about["width"]), "stem": about["stem"]}

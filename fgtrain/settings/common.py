@@ -49,7 +49,7 @@ class Model:
 
     backbone: str = "resnet18"
     """Name of the network in timm: resnet18, convnext_tiny, vit_small_patch16_dinov3, tf_efficientnet_lite0, ... Its
-    weights are random unless --init names some."""
+    weights are random unless --init loads others."""
     width: int = 64
     """resnet18 and resnet50: channels of the stem and of the first stage; every stage scales with it. 64 is the
     standard network."""
@@ -80,15 +80,16 @@ class Optim:
     """Exclude biases, normalisation weights, and position, class and register tokens from weight decay and from the
     LARS adaptation."""
     layer_decay: float = 1.0
-    """Factor on the learning rate from one layer of the encoder to the one below it: at 0.65 the last block trains at
-    0.65 of the rate, the one before at 0.42. 1: one rate for all."""
+    """Factor by which the learning rate changes from one layer of the encoder to the one below it: with 0.65 the last
+    block trains at 0.65 of the rate, the one before it at 0.42. 1: the same rate for all."""
     clip: float = 0.0
     """Largest norm of the gradient of all parameters together; larger gradients are scaled down to it. 0: no limit."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero; at most a tenth of the run."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after the other: less memory, the same samples and learning rate. Batch
-    norm then sees one part at a time. Not allowed for methods whose negatives are the batch itself."""
+    """Number of parts in which a batch is computed, one after the other. This saves memory; the samples and the
+    learning rate stay the same. Batch norm then sees one part at a time. Not allowed for methods whose negatives are
+    the batch itself."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Machine:
     """Run directory. Default: runs/<name>."""
     resume: Switch = False
     """Resume the run in --out exactly at its last checkpoint; its settings become the defaults. If there is nothing to
-    resume, start a new run and say so, so that a requeued job needs no other command."""
+    resume, start a new run and report it, so that a requeued job can use the same command."""
     config: Path | None = None
     """Read settings from the config.json of another run; flags override them."""
     device: str = "auto"
@@ -145,10 +146,10 @@ class Config:
     """Seed of the initial weights, the order of samples and all random draws of the views."""
     init: str | None = None
     """Weights the encoder starts from. imagenet: torchvision's first ones (IMAGENET1K_V1), as in the papers;
-    imagenet-v2: its newer ones. timm:NAME and hf-hub:ORG/NAME: timm's, downloaded once. Else a run directory, or a
+    imagenet-v2: its newer ones. timm:NAME and hf-hub:ORG/NAME: timm's, downloaded once. Otherwise a run directory, or a
     checkpoint file of torchvision, timm, Hugging Face, DINO, DINOv2, DINOv3, iBOT, MAE, MoCo, OpenMixup, solo-learn,
-    lightly or fgtrain. Of an online network and its moving average in one file, the online network is used, but the
-    teacher of DINO and iBOT. Default: random."""
+    lightly or fgtrain. If a file has an online network and its moving average, the online network is used,
+    except for DINO and iBOT: there it is the teacher. Default: random."""
     extend: Path | None = None
     """Run directory whose training this one continues with a new schedule: all weights, heads, moving averages and
     banks, and the optimiser. The run must have the same method, networks, views and shard set; epochs and --optim may

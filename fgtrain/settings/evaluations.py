@@ -28,21 +28,21 @@ class Evaluation:
     shards: Path | None = None
     """Shard set with the splits that the evaluation uses. Default: the run's own, or the newest under shards/."""
     size: int | None = None
-    """Side of the evaluated images in pixels. Default: the run's view size; of --weights the network's own."""
+    """Side of the evaluated images in pixels. Default: the run's view size; with --weights, the network's own."""
     device: str = "auto"
     """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
     others: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN...]", help_behavior_hint="")] = ()
     """More runs, measured one after the other with the same flags."""
     weights: str | None = None
-    """Measure given weights instead of a run: what --init of a training takes, for the network of --model.backbone.
-    The results are printed, not kept."""
+    """Evaluate these weights instead of a run: any value that `fgtrain run --init` takes, for the network of
+    --model.backbone. The results are printed but not saved."""
     model: Model = NETWORK
 
 
 @dataclass(frozen=True)
 class All(Evaluation):
     """Every evaluation that fits the shard set, with default settings: knn, retrieval and localization with
-    --untrained, linear, finetune. What does not fit is skipped and named."""
+    --untrained, linear, finetune. The others are skipped, and the reason is printed."""
 
     skip: tuple[Literal["knn", "retrieval", "localization", "linear", "finetune"], ...] = ()
     """Evaluations to leave out; finetune takes hours on a CPU."""
@@ -72,7 +72,7 @@ class Linear(Evaluation):
     """Compute the features once, from the central square, instead of from a new random crop and flip every epoch:
     seconds instead of minutes, usually slightly lower accuracy."""
     fractions: tuple[float, ...] = (1.0,)
-    """Fractions of the training labels, the same fraction of every class; the paper has 1 0.5 0.2."""
+    """Fractions of the training labels, the same fraction of every class; the paper uses 1 0.5 0.2."""
     trials: int = 1
     """Number of layers trained, each with its own seed (labelled images, weights, order), on the same crops."""
     epochs: int | None = None
@@ -87,8 +87,8 @@ class Linear(Evaluation):
 @dataclass(frozen=True)
 class Finetune(Evaluation):
     """Train the whole network further with labels. Learning rate and weight decay are chosen on a tenth of the train
-    split; then several trials train on all of it and are scored on the test split. After a stop, a rerun resumes after
-    the last finished fit."""
+    split; then several trials train on all of it and are scored on the test split. To resume a stopped evaluation
+    after the last finished fit, rerun the command."""
 
     epochs: int = 50
     """Passes over the train split."""
@@ -153,7 +153,7 @@ class Compare:
 @dataclass(frozen=True)
 class Export:
     """Copy the encoder of a run to FILE (safetensors), with the names of timm or torchvision, and a config.json beside
-    it by which timm builds the network."""
+    it from which timm builds the network."""
 
     run: RunOrCheckpoint
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""

@@ -19,7 +19,7 @@ class SimsiamSettings:
 
     hidden: Literal["auto"] | int = "auto"
     """Width of the projector's two hidden layers. auto: that of the encoder's features, as in the authors' code: 2048
-    of a ResNet-50, 512 of a ResNet-18."""
+    for a ResNet-50, 512 for a ResNet-18."""
     dim: int = 2048
     """Width of the projection."""
     bottleneck: int = 512
@@ -75,7 +75,7 @@ class MocoSettings:
     """Temperature of InfoNCE."""
     queue: Literal["auto"] | int = "auto"
     """Number of negatives. auto: the largest power of two up to the number of training images, so that an image is
-    rarely its own negative; the paper has 65536."""
+    rarely its own negative; the paper uses 65536."""
     ema: float = 0.999
     """Momentum of the key network."""
     norm_splits: Literal["auto"] | int = "auto"
@@ -107,7 +107,7 @@ class AlignSettings:
     """Levels of the network whose maps are aligned: 3 (stride 16), 4 (the last, stride 32) or both. A ViT has its patch
     grid as level 4 only."""
     hidden: int = 4096
-    """Hidden channels of the convolutional projector and predictor. 512 makes them an eighth of the cost."""
+    """Hidden channels of the convolutional projector and predictor. 512 reduces their cost to an eighth."""
     dim: int = 256
     """Channels of the convolutional projection."""
     normalize: Literal["none", "cosine"] = "none"

@@ -80,7 +80,7 @@ class Gradcam(Picture):
     split: str | None = None
     """Split the images come from; the classifier is trained on train. Default: test, or train for a set without it."""
     ids: tuple[str, ...] = ()
-    """Images to draw, by their id or file name in the dataset, instead of --rows at random."""
+    """Images to draw, by their id or file name in the dataset, instead of --rows random ones."""
     labels: tuple[str, ...] = ()
     """Headings of the runs, in their order. Default: their folders' names."""
     colours: Literal["jet", "turbo", "viridis", "inferno", "grey"] = "jet"
@@ -100,12 +100,12 @@ class Gradcam(Picture):
 @dataclass(frozen=True)
 class Curves(Picture):
     """Draw the loss and the other metrics of metrics.jsonl over the epochs, several runs in one picture. Runs that
-    differ only in the seed are one line, their mean, in a band from the least to the largest."""
+    differ only in the seed are drawn as one line, their mean, in a band from the smallest to the largest value."""
 
     runs: Runs
     """Run directories."""
     labels: tuple[str, ...] = ()
-    """Names of the runs in the legend, in their order; of runs that differ only in the seed, one name for all.
+    """Names of the runs in the legend, in their order; runs that differ only in the seed share one name.
     Default: their folders' names, or the method and what differs for several seeds."""
     figures: tuple[str, ...] = ()
     """Names of the metrics to draw. Default: all except throughput."""

@@ -45,7 +45,7 @@ def moco() -> MocoConfig:
 
 
 def simsiam() -> SimsiamConfig:
-    """SimSiam from scratch on RandomResizedCrop views: SGD 0.05 per 256 samples, cosine, the predictor's constant.
+    """SimSiam from scratch on RandomResizedCrop views: SGD 0.05 per 256 samples, cosine; constant for the predictor.
 
     fgtrain run simsiam
 
@@ -212,7 +212,7 @@ def synth_pair_cub_r50() -> SynthPairConfig:
 
     fgtrain run synth-pair-cub-r50 --data.shards shards/cub
 
-    The queue is the paper's, and so is Eq. 6 as printed, by which every dimension gets low-variance noise; the decoder
+    The queue is the paper's, and Eq. 6 is used as printed, so every dimension gets low-variance noise; the decoder
     has 27.0 M parameters and a warm-up of 200 epochs. Cars, Aircraft, GTSRB and ISIC 2017 use the same settings. The
     paper's learning rate of 0.03 is for its batches of 128, so 0.06 per 256 here.
     Wang et al., ECCV 2024, Table 1.
@@ -326,7 +326,7 @@ def demo() -> CvsaConfig:
 
     fgtrain run demo --data.shards shards/demo
 
-    Colour jitter changes the hue little and never to grey: the drawn birds differ in the colours of their field marks.
+    Colour jitter changes the hue little and no view is grey, as the drawn birds differ in the colours of field marks.
     """
     return CvsaConfig(
         data=Data(batch_size=64),

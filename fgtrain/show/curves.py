@@ -33,9 +33,11 @@ Band = tuple[list[float], list[float], list[float]]
 def draw_curves(flags: Curves) -> Path:
     """Writes the picture and returns its path. InputError for a run without metrics, or a metric that no run has."""
     paths, figures = flags.runs, flags.figures
-    need(len(paths) >= 1, "RUN", "absent", "1 run or more")
+    if not paths:
+        raise InputError("No run is named. Name run directories: fgtrain show curves runs/cvsa")
     groups = grouped(paths, flags.labels)
-    need(len(groups) <= len(COLOURS), "RUN", f"{len(groups)} kinds of runs", f"1 to {len(COLOURS)} in one picture")
+    if len(groups) > len(COLOURS):
+        raise InputError(f"{len(groups)} kinds of runs are named; allowed: at most {len(COLOURS)} in one picture.")
     seeds = {name: [curves(path) for path in group] for name, group in groups.items()}
     runs = {name: {figure: mean for figure, (mean, _) in average(each).items()} for name, each in seeds.items()}
     bands = {name: {figure: band for figure, (_, band) in average(each).items()} for name, each in seeds.items()}
@@ -93,7 +95,9 @@ def grouped(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Path
     if len(groups) < len(paths):
         default = names_of([Group(own) for own in settings])
     allowed = f"one for each of {len(groups)}, in this order: {'; '.join(default)}"
-    need(len({*labels}) == len(labels) in (0, len(groups)), "labels", f"{len({*labels})} different names", allowed)
+    need(
+        len({*labels}) == len(labels) in (0, len(groups)), "labels", f"given {len({*labels})} different names", allowed
+    )
     return dict(zip(labels or default, groups))
 
 

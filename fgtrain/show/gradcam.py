@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fgdata.errors import InputError, counted
 from fgdata.images import decode
 from fgdata.shards.reader import ShardSet, meta
 
@@ -40,7 +41,8 @@ def draw_gradcam(flags: Gradcam) -> Path:
     All runs use the shard set and the view size of the first.
     """
     paths = flags.runs
-    need(1 <= len(paths) <= 8, "RUN", f"given {len(paths)} times", "1 to 8 runs, side by side")
+    if not 1 <= len(paths) <= 8:
+        raise InputError(f"{counted(len(paths), 'run')} named; allowed: 1 to 8. Try: fgtrain show gradcam runs/cvsa")
     options = Evaluation(paths[0], shards=flags.shards, size=flags.size, device=flags.device)
     first = Subject.open(options, ("train",))
     options = replace(options, shards=first.shards.path, size=first.size)
@@ -48,7 +50,7 @@ def draw_gradcam(flags: Gradcam) -> Path:
     need(
         len(flags.labels) in (0, len(paths)),
         "labels",
-        f"{len(flags.labels)} names",
+        f"given {counted(len(flags.labels), 'name')}",
         f"one for each of {len(paths)} runs",
     )
     data, split = first.shards, default_split(first.shards, flags.split)
@@ -75,7 +77,7 @@ def draw_gradcam(flags: Gradcam) -> Path:
         layout(cells, captions, heads, CELL).save(part, out.suffix)
     say(f"{out}: {rows} images of {data.path} ({split}) at {first.size} px, maps of {grid[0]} x {grid[1]}")
     for subject, count in zip(subjects, right):
-        say(f"  {subject.name}: {count} of these {rows} classified right")
+        say(f"  {subject.name}: {count} of these {rows} classified correctly")
     if min(grid) < 4:
         say(f"  A map of {grid[0]} x {grid[1]} positions shows little; try a larger --size, such as 224.")
     return out

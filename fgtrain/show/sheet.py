@@ -42,9 +42,9 @@ def choose(shards: ShardSet, split: str, ids: Sequence[str], rows: int, seed: in
         exact = [i for i, info in enumerate(known) if wanted in (info["id"], info["file"])]
         found = exact or [i for i, info in enumerate(known) if info["file"].endswith(f"/{wanted}")]
         if len(found) != 1:
-            what = f"is {len(found)} images" if found else "is not an image"
+            what = f"matches {len(found)} images" if found else "is not an image"
             first = ", ".join(info["id"] for info in known[:3])
-            raise InputError(f"--ids: {wanted} {what} of the {split} split of {shards.path}. Ids are like {first}.")
+            raise InputError(f"--ids: {wanted} {what} of the {split} split of {shards.path}. Ids look like {first}.")
         numbers += found
     return np.array(numbers)
 

@@ -244,11 +244,11 @@ def test_report_states_the_cost_of_reencoding_and_embeds_only_a_sample(tmp_path)
     reader = ShardSet.open(tmp_path / "set").split("train")
     after = sum(len(reader.read(i)["jpg"]) for i in range(800)) / 1e6
     assert f"{before:,.1f} MB before, {after:,.1f} MB stored ({after / before - 1:+.0%})" in page
-    assert "ms an image" in page
+    assert "ms per image" in page
     (tmp_path / "set" / LOG).unlink()
     page = write_report(tmp_path / "set", tmp_path / "set" / "report.html", samples=20).read_text()
     assert "800 of 800" in page
-    assert "ms an image" not in page, "a set without its log still has a report"
+    assert "ms per image" not in page, "a set without its log still has a report"
 
 
 class Noise:

@@ -92,11 +92,11 @@ def test_a_killed_process_ends_the_others_with_a_message(drawn_set: Path, tmp_pa
     second.communicate()
     _, message = first.communicate()
     assert first.returncode == 2, message
-    assert "Another process of this training ended" in message
+    assert "Another process of this run ended" in message
     assert "Traceback" not in message
     facts = json.loads((run / "run.json").read_text())
     assert facts["status"] == "failed"
-    assert "Another process of this training ended" in facts["reason"]
+    assert "Another process of this run ended" in facts["reason"]
 
 
 @pytest.mark.slow

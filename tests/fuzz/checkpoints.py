@@ -45,7 +45,7 @@ FAILING = ()
 
 def spoil_input(rng: Random, here: Path, command: str) -> str:
     path = here / command
-    if path.suffix == ".safetensors" and rng.random() < 0.7:
+    if path.suffix == ".safetensors" and path.is_file() and rng.random() < 0.7:  # an earlier step may have removed it
         return spoil_safetensors(rng, path)
     if rng.random() < 0.5:
         return spoil.spoil_file(rng, path)
@@ -57,7 +57,7 @@ def hostile(rng: Random, path: Path) -> str:
     """Another kind of content under the same name."""
     import torch
 
-    kinds = "pickle module list numpy expanded nan keys nested sparse half zip start"
+    kinds = "pickle module list numpy expanded nan keys nested sparse half zip start vit numbered"
     kind = rng.choice(kinds.split())
     tensor = torch.zeros(2, 3, 7, 7)
     content: object = {"conv1.weight": tensor}
@@ -90,6 +90,11 @@ def hostile(rng: Random, path: Path) -> str:
             content = {"state_dict": content}
     elif kind == "sparse":
         content = {"conv1.weight": torch.zeros(4, 4).to_sparse(), "bn1.weight": torch.zeros(2, dtype=torch.complex64)}
+    elif kind == "vit":  # names that are converted
+        names = ("embeddings.cls_token", "layers.0.attention.q_proj.weight", "encoder.layer.x.norm1.bias", "mask_token")
+        content = dict.fromkeys(names, tensor)
+    elif kind == "numbered":
+        content = {f"{i}.0.conv1.weight": tensor for i in (0, 3, 10**9)} | {"5.": tensor, ".5": tensor}
     elif kind == "half":
         content = {"conv1.weight": tensor.half(), "bn1.weight": torch.zeros(2, dtype=torch.int8)}
     torch.save(content, stream := BytesIO())

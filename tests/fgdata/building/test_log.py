@@ -50,7 +50,7 @@ def test_a_line_after_an_incomplete_one_starts_on_a_new_line(make, tmp_path, mon
     assert "train-000000" in logged
     assert lost
     assert check(folder)[1] == []
-    assert "ms an image" in write_report(folder, folder / "report.html").read_text()
+    assert "ms per image" in write_report(folder, folder / "report.html").read_text()
     append_log(folder, {"shard": lost.pop(), "seconds": {}, "slowest": []})
     assert sum(lines(folder).values()) == 8
     log.write_bytes(b"")

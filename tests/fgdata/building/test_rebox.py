@@ -126,9 +126,9 @@ def test_missing_or_damaged_maps_are_refused(copy, drawn_set, tmp_path):
     }
     for damaged in damages.values():
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"maps.h5 is damaged, or of another set.*--keep-maps"):
+        with pytest.raises(InputError, match=r"maps.h5 is damaged, or belongs to another set.*--keep-maps"):
             rebox(copy, TIGHT)
-        with pytest.raises(InputError, match=r"maps.h5 is damaged, or of another set"):
+        with pytest.raises(InputError, match=r"maps.h5 is damaged, or belongs to another set"):
             add(copy, "rbd")
         [fault] = check(copy)[1]
         assert "maps.h5 is damaged" in fault

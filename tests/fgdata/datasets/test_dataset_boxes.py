@@ -85,7 +85,7 @@ def test_cars_with_one_car_only(cars):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"class_": 3}, r"annotation 1: class 3.*1 to 2"),
+        ({"class_": 3}, r"annotation 1: class is 3.*1 to 2"),
         ({"x2": 3}, r"annotation 1: the box is -35 wide"),
         ({"relative_im_path": "../x.jpg"}, r"annotation 1: .* must lie inside"),
         ({"relative_im_path": "car_ims/9.jpg"}, r"1 of 1 files listed .*car_ims/9.jpg"),
@@ -171,9 +171,9 @@ def test_aircraft_at_each_level(aircraft):
         ("images_box.txt", "1025794 3 144 998 431\n0034309 9 1 2 2\n", "line 2: .* -6 wide"),
         ("images_box.txt", "1025794 3 144 998 431\n", "not in images_box.txt: 0034309"),
         ("images_box.txt", AIRCRAFT["images_box.txt"] + "7 1 1 2 2\n", "are in images_box.txt but not in .*: 7 "),
-        ("images_variant_test.txt", "0034309 Concorde\n", "line 1: .*'Concorde' is not in variants.txt, which has 2"),
-        ("images_variant_test.txt", "1025794 707-320\n", "1025794 in both"),
-        ("images_variant_test.txt", "x 707-320\n", "line 1: .*the first a whole number"),
+        ("images_variant_test.txt", "0034309 Concorde\n", "line 1: .*'Concorde' is not in variants.txt, which lists 2"),
+        ("images_variant_test.txt", "1025794 707-320\n", "1025794 listed in both"),
+        ("images_variant_test.txt", "x 707-320\n", "line 1: .*starting with a whole number"),
         ("images_variant_test.txt", "\n", "images_variant_test.txt.*`ID VARIANT`"),
     ],
 )

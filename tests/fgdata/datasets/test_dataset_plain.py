@@ -173,11 +173,11 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (pickle.dumps({b"data": Evil()}), "asks for builtins.exec, which CIFAR-100 does not"),
-        (pickle.dumps(Evil(), protocol=2), "asks for __builtin__.exec"),
-        (b"cos\nsystem\n(U\x02lstR.", "asks for os.system"),
-        (b"(U\x02lsios\nsystem\n.", "asks for os.system"),
-        (b"cnumpy\nsave\n.", "asks for numpy.save"),
+        (pickle.dumps({b"data": Evil()}), "refers to builtins.exec, which CIFAR-100 does not"),
+        (pickle.dumps(Evil(), protocol=2), "refers to __builtin__.exec"),
+        (b"cos\nsystem\n(U\x02lstR.", "refers to os.system"),
+        (b"(U\x02lsios\nsystem\n.", "refers to os.system"),
+        (b"cnumpy\nsave\n.", "refers to numpy.save"),
         (b"cnumpy\ndtype\n}U\x01xK\x01sb.", "is not one of CIFAR-100's files"),
         (b"", "is not one of CIFAR-100's files"),
         (b"\x80\x02}", "is not one of CIFAR-100's files"),

@@ -51,7 +51,7 @@ def test_gtsrb_as_its_archives_unpack(signs):
         ("00000_00000.ppm;29;30;5;6;24;25", "line 2: '00000_00000.ppm;29;30;5;6;24;25': 7 fields; the header has 8"),
         ("00000_00000.ppm;29;30;5;6;24;x;0", "line 2: .*could not convert string to float: 'x'"),
         ("00000_00000.ppm;29;30;5;6;2;25;0", "line 2: .*-3 wide"),
-        ("00000_00000.ppm;29;30;5;6;24;25;43", "line 2: .*ClassId 43.*0 to 42"),
+        ("00000_00000.ppm;29;30;5;6;24;25;43", "line 2: .*ClassId is 43.*0 to 42"),
         ("00000_00000.ppm;29;30;5;6;24;25;0.5", "line 2: .*ClassId is '0.5'; it must be a whole number"),
         ("00000_00000.ppm;29;x;5;6;24;25;0", "line 2: .*Height is 'x'; it must be a whole number"),
         ("../00000.ppm;29;30;5;6;24;25;0", "line 2: .*must lie inside"),
@@ -250,7 +250,7 @@ def test_coco_names_json_that_is_none_or_another(coco):
     for content, says in (
         ('{"images": [\n1, }', "line 2, column 4"),
         ("[]", "JSON list; .*object with images"),
-        ('{"info": 1, "images": 3}', "has no list of objects 'images'; it has info, images"),
+        ('{"info": 1, "images": 3}', "has no list of objects under the key 'images'; it has info, images"),
     ):
         path.write_text(content)
         with pytest.raises(InputError, match=f"{re.escape(str(path))}.*{says}"):

@@ -239,13 +239,13 @@ def test_cub_is_found_inside_its_parent_folder(cub, tmp_path_factory):
     ("name", "line", "text", "expected"),
     [
         ("images.txt", 2, "2", "expected `ID PATH`"),
-        ("images.txt", 1, "one 001.Auk/Auk_1.jpg", "expected `ID PATH`, the first a whole number"),
+        ("images.txt", 1, "one 001.Auk/Auk_1.jpg", "expected `ID PATH`, starting with a whole number"),
         ("images.txt", 3, "1 007.Owl/Owl_1.jpg", "id 1 appears twice"),
         ("images.txt", 1, "1 ../secret.jpg", "must lie inside images/"),
         ("images.txt", 1, "1 /etc/secret.jpg", "must lie inside images/"),
-        ("image_class_labels.txt", 3, "5 8", "class '8' is not in classes.txt, which has 2: 1, 7"),
+        ("image_class_labels.txt", 3, "5 8", "class '8' is not in classes.txt, which lists 2: 1, 7"),
         ("image_class_labels.txt", 3, "5 owl", "class 'owl' is not in classes.txt"),
-        ("train_test_split.txt", 2, "2 yes", "found 'yes'; 1 is train and 0 is test"),
+        ("train_test_split.txt", 2, "2 yes", "found 'yes'; expected 1 (train) or 0 (test)"),
         ("bounding_boxes.txt", 2, "2 1 2 3", "found 3 numbers after the id"),
         ("bounding_boxes.txt", 2, "2 1 2 x 4", "could not convert string to float: 'x'"),
         ("bounding_boxes.txt", 2, "2 1 nan 3 4", "finite"),
@@ -295,7 +295,7 @@ def test_cub_names_files_that_are_absent_or_listed_twice(cub):
     with pytest.raises(InputError, match=r"2 of 3 files listed .*001.Auk/Auk 2.jpg, 007.Owl/Owl_1.jpg"):
         datasets.read("cub", cub)
     (cub / "images.txt").write_text(CUB["images.txt"].replace("Auk 2", "Auk_1"))
-    with pytest.raises(InputError, match=r"001.Auk/Auk_1.jpg to image 1 and to image 2"):
+    with pytest.raises(InputError, match=r"001.Auk/Auk_1.jpg to both image 1 and image 2"):
         datasets.read("cub", cub)
 
 

@@ -22,7 +22,7 @@ def test_every_image_suffix_is_read_and_other_files_are_named(tmp_path):
     names = [f"a/{n}{s}" for n, s in enumerate(".jfif .jpe .JPEG .jpg .PNG .webp .bmp .tif .TIFF .gif .avif".split())]
     dataset = datasets.read("folder", write(tmp_path, {name: b"x" for name in [*names, "a/none", "a/x.jpg_large"]}))
     assert sorted(files_of(dataset)) == sorted(names)
-    assert "2 files" in dataset.note
+    assert "2 non-image files" in dataset.note
     assert "a/none, a/x.jpg_large" in dataset.note
 
 

@@ -40,7 +40,7 @@ def test_every_column_is_read(images: Path):
         Record("a.png", "a.png", 1, "wren", "train", ((1, 2, 10, 20), (5, 5, 4, 4))),
         Record("sub/c.png", "sub/c.png", 0, "robin", "test", ()),
     )
-    assert found.note == "labels.csv has the columns split, path, label, x, y, w, h; photographer not used"
+    assert found.note == "labels.csv has the columns split, path, label, x, y, w, h; ignored: photographer"
     assert found.load(found.records[0])[1] == ((1, 2, 10, 20), (5, 5, 4, 4))
 
 
@@ -54,7 +54,7 @@ def test_only_the_path_is_needed(images: Path):
     ("text", "message"),
     [
         ("file\na.png\n", "no column path"),
-        ("path,x,y\na.png,1,2\n", "columns x, y of a box; x, y, w and h are needed"),
+        ("path,x,y\na.png,1,2\n", "only the columns x, y of a box; it needs all of x, y, w and h"),
         ("path,x,y,w,h\na.png,1,2,3,\n", "line 2.*all four empty"),
         ("path,x,y,w,h\na.png,1,2,3,0\n", "line 2.*above 0 pixels"),
         ("path,split\na.png,dev\n", "line 2.*split is 'dev'; allowed: train, test"),
@@ -71,7 +71,7 @@ def test_a_fault_of_the_list_is_named(text: str, message: str, images: Path):
 
 
 def test_a_list_that_is_missing_is_named(images: Path):
-    with pytest.raises(InputError, match=r"no list at .*labels\.csv. Name it: --table FILE"):
+    with pytest.raises(InputError, match=r"no CSV file at .*labels\.csv. Name it: --table FILE"):
         datasets.read("table", images)
 
 
@@ -106,7 +106,7 @@ def test_a_drawn_split_has_the_same_share_of_every_class():
     test = Counter(r.class_name for r in drawn.records if r.split == "test")
     assert test == {"a": 20, "b": 2, "c": 1, "d": 1}
     assert [r.id for r in drawn.records] == [r.id for r in whole.records]
-    assert "classes of one image, without a test image: 1" in drawn.note
+    assert "classes of a single image, which have no test image: 1" in drawn.note
     assert Counter(r.class_name for r in split_off(whole, 0.99, 0).records if r.split == "train") == {
         **{"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}
     }

@@ -104,8 +104,8 @@ def test_a_constant_output_gives_zeros(tmp_path):
 @pytest.mark.parametrize(
     ("network", "after", "message"),
     [
-        ({"channels": 4}, "", r"tensor.float. .1, 4, .*allowed .*\(1, 3, h, w\)"),
-        ({"dtype": 11}, "", r"tensor.double.*allowed .*tensor.float. or tensor.float16..*\(1, 3, h, w\)"),
+        ({"channels": 4}, "", r"tensor.float. .1, 4, .*allowed: .*\(1, 3, h, w\)"),
+        ({"dtype": 11}, "", r"tensor.double.*allowed: .*tensor.float. or tensor.float16..*\(1, 3, h, w\)"),
         ({"kind": "two planes"}, "", r"'d0' has shape \(1, 2, 320, 320\).*\(1, 1, h, w\)"),
         ({"kind": "vector"}, "", r"'d0' has shape \(1, 1, 1, 1\).*\(1, 1, h, w\)"),
         ({"size": (32, 48)}, ",size=64", "48x32.*size=64"),
@@ -187,7 +187,7 @@ def test_external_data_outside_the_models_folder_is_refused(tmp_path, location):
     file = write_weights(tmp_path / "a/net.onnx", 0, "X" * len(location))
     file.write_bytes(file.read_bytes().replace(b"X" * len(location), location.encode()))
     (tmp_path / "net.data").write_bytes((tmp_path / "a" / ("X" * len(location))).read_bytes())
-    with pytest.raises(InputError, match=f"net.onnx .*'{location}'; allowed .*own folder"):
+    with pytest.raises(InputError, match=f"net.onnx .*'{location}'; allowed: .*own folder"):
         detector(f"onnx:{file}")
 
 
@@ -320,11 +320,11 @@ def test_a_map_keeps_all_its_levels(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.full((6, 8), 255, np.float32), ".*255.0 to 255.0; allowed are 0 to 1"),
-        (np.full((6, 8), -0.5, np.float32), ".*-0.5 to -0.5; allowed are 0 to 1"),
-        (np.full((6, 8), np.nan, np.float32), ".*nan to nan; allowed are 0 to 1"),
-        (np.full((6, 8), np.inf, np.float64), ".*inf to inf; allowed are 0 to 1"),
-        (np.full((6, 8), 7, np.int16), ".*int16.*; allowed are .*8 or 16 bits, or floats"),
+        (np.full((6, 8), 255, np.float32), ".*255.0 to 255.0; allowed: 0 to 1"),
+        (np.full((6, 8), -0.5, np.float32), ".*-0.5 to -0.5; allowed: 0 to 1"),
+        (np.full((6, 8), np.nan, np.float32), ".*nan to nan; allowed: 0 to 1"),
+        (np.full((6, 8), np.inf, np.float64), ".*inf to inf; allowed: 0 to 1"),
+        (np.full((6, 8), 7, np.int16), ".*int16.*; allowed: .*8 or 16 bits, or floats"),
         (np.full((6, 8, 3), (0, 0, 50_000), np.uint16), r".*colour.*differ by 195.*grey"),
         (np.full((6, 8, 3), (0, 0, 0.5), np.float32), r".*colour.*differ by 128.*grey"),
     ],
@@ -381,7 +381,7 @@ def tiff(width, height):
 def test_a_map_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch, name, data):
     (tmp_path / name).write_bytes(data)
     monkeypatch.setattr(cv2, "imdecode", None)
-    with pytest.raises(InputError, match=f"{name} has 9,000 x 9,000 pixels; allowed are 16,777,216 .*Shrink"):
+    with pytest.raises(InputError, match=f"{name} has 9,000 x 9,000 pixels; allowed: at most 16,777,216 .*Shrink"):
         saliency.saliency_map(f"maps:{tmp_path}", np.zeros((6, 8, 3), np.uint8), "a.jpg")
 
 

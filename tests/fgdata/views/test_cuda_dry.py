@@ -24,7 +24,7 @@ from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
 from fgtrain.engine import monitor
 from fgtrain.engine.trainer import Trainer
-from fgtrain.evaluate import cam, finetune, localization, probe
+from fgtrain.evaluate import cam, finetune, knn, localization, probe
 from fgtrain.networks import optim
 from fgtrain.networks.encoder import Encoder
 from fgtrain.objectives import decoder
@@ -196,7 +196,7 @@ def test_evaluations_stay_on_one_device(drawn_set: Path, monkeypatch: pytest.Mon
     fit, tuning = finetune.Fit(rate=0.1, decay=0.0, seed=0, search=True), Finetune(Path(), epochs=1)
     with simulated_gpu():
         features, labels, _ = probe.embed(Encoder(model), shards, "test", ViewSpec.evaluation(size), CUDA)
-        probe.knn_predict(features, labels, features, 3, 0.07, classes)
+        knn.knn_predict(features, labels, features, 3, 0.07, classes)
         network = finetune.fine_tune(Encoder(model), shards, size, CUDA, fit, tuning)
         assert {x.device for x in network.parameters()} == {CUDA}
         finetune.accuracy(network, shards, "test", size, CUDA)

@@ -91,7 +91,7 @@ def test_given_weights_are_evaluated_without_a_run(drawn_set: Path, tmp_path: Pa
     assert "in 'state_dict'" in capsys.readouterr().out
     assert report.run_knn(replace(flags, untrained=True))["untrained"] != given["accuracy"]
     for wrong in (replace(flags, run=run), replace(flags, weights=None)):
-        with pytest.raises(InputError, match="allowed: one of them"):
+        with pytest.raises(InputError, match="allowed: exactly one of them"):
             report.run_knn(wrong)
     with pytest.raises(InputError, match="does not fit the encoder"):
         report.run_knn(replace(flags, model=common.Model(width=16)))

@@ -320,7 +320,7 @@ def test_weights_that_are_not_finite_are_not_saved(drawn_set: Path, tmp_path: Pa
             self.objective.encoder.network.conv1.weight.data[0, 0, 0, 0] = float("inf")
 
     monkeypatch.setattr(Trainer, "train_step", step_to_infinity)
-    with pytest.raises(InputError, match=r"weights stopped being finite at step 8 \(epoch 2\).*checkpoint: 0000004"):
+    with pytest.raises(InputError, match=r"weights became NaN or infinite at step 8 \(epoch 2\).*checkpoint: 0000004"):
         lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
     assert final(tmp_path / "run")["step"] == 4
     monkeypatch.setattr(Trainer, "train_step", step)

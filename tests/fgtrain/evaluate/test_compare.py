@@ -82,7 +82,7 @@ def test_table_states_settings_seeds_and_shard_set(runs: list[Path], capsys: pyt
     assert "one shard set (digest aaaaaaaaaaaa)" in printed
     assert "two seeds is of little use" in printed
     assert f"Measure: fgtrain eval knn {runs[0]} {runs[2]} --k 5 --size 64" not in printed  # one line a group
-    assert f"{runs[0]} has no such result of knn. Measure: fgtrain eval knn {runs[0]} --k 5 --size 64" in printed
+    assert f"{runs[0]} has no such knn result. Measure: fgtrain eval knn {runs[0]} --k 5 --size 64" in printed
 
 
 def test_labels_name_the_rows(runs: list[Path], capsys: pytest.CaptureFixture[str]):

@@ -17,7 +17,7 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import cli, objectives
 from fgtrain.engine import lifecycle
-from fgtrain.evaluate import finetune, linear, probe, report
+from fgtrain.evaluate import finetune, knn, linear, probe, report
 from fgtrain.evaluate.subject import untrained_encoder
 from fgtrain.networks.saved import load_encoder, run_export
 from fgtrain.runs import provenance
@@ -54,7 +54,7 @@ def test_knn_agrees_with_scikit_learn(k: int, temperature: float):
     weights = "uniform" if temperature == 0 else (lambda distance: np.exp((1 - distance) / temperature))
     theirs = KNeighborsClassifier(k, algorithm="brute", metric="cosine", weights=weights)  # pyright: ignore[reportArgumentType]
     theirs.fit(bank.double().numpy(), labels.numpy())
-    ours = probe.knn_predict(bank.double(), labels, queries.double(), k, temperature, 5)
+    ours = knn.knn_predict(bank.double(), labels, queries.double(), k, temperature, 5)
     assert ours.tolist() == theirs.predict(queries.double().numpy()).tolist()
 
 
@@ -68,11 +68,11 @@ def test_knn_at_a_low_temperature_equals_float64():
     for q in range(150):
         for n in similarity[q].argsort(descending=True)[:7].tolist():
             votes[q, labels[n]] += (similarity[q, n] / 0.005).exp()
-    assert probe.knn_predict(bank, labels, queries, 7, 0.005, 5).tolist() == votes.argmax(1).tolist()
+    assert knn.knn_predict(bank, labels, queries, 7, 0.005, 5).tolist() == votes.argmax(1).tolist()
 
 
 def test_knn_with_more_neighbours_than_bank_uses_them_all():
-    predicted = probe.knn_predict(torch.eye(3), torch.tensor([1, 1, 0]), torch.eye(3), 20, 0.0, 2)
+    predicted = knn.knn_predict(torch.eye(3), torch.tensor([1, 1, 0]), torch.eye(3), 20, 0.0, 2)
     assert predicted.tolist() == [1, 1, 1]
 
 

@@ -184,7 +184,7 @@ def test_a_set_whose_splits_share_no_class_is_refused(run: Path, tmp_path: Path,
 
 def test_a_label_beyond_the_classes_of_the_set_is_named(run: Path):
     subject = Subject.open(Knn(run, device="cpu"), ())
-    with pytest.raises(InputError, match="class 9; its manifest names 4"):
+    with pytest.raises(InputError, match="class 9, but its manifest lists only 4"):
         subject.check_classes(torch.tensor([0, 1]), torch.tensor([9]))
 
 

@@ -185,7 +185,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "code.pth": (lambda p: pickled(p, b"\x80\x02cposix\nsystem\nX\x01\x00\x00\x00x\x85R."), "posix.system"),
     "bytes.pth": (lambda p: pickled(p, b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."), "bytearray"),
     "objects.pth": (lambda p: pickled(p, b"\x80\x02" + b"}" * 2_000_001 + b"."), "too many Python objects"),
-    "length.safetensors": (lambda p: p.write_bytes(safetensors({}, length=1 << 62)), "cut short or damaged"),
+    "length.safetensors": (lambda p: p.write_bytes(safetensors({}, length=1 << 62)), "truncated or damaged"),
     "range.safetensors": (lambda p: p.write_bytes(safetensors({"a": ONE}, b"12")), "not a complete safetensors"),
     "overlap.safetensors": (lambda p: p.write_bytes(safetensors({"a": ONE, "b": ONE}, b"1234")), "not a complete"),
     "dtype.safetensors": (

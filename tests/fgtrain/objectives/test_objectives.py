@@ -252,7 +252,7 @@ def test_accumulated_gradients_equal_the_batch_when_the_objective_accumulates(na
 
 
 def test_queue_larger_than_the_dataset_warns():
-    with pytest.warns(UserWarning, match="own negative"):
+    with pytest.warns(UserWarning, match="its own negatives"):
         objectives.build(small(MocoConfig, moco=MocoSettings(dim=8, queue=64)), samples=10)
 
 

@@ -79,7 +79,7 @@ def test_images_are_chosen_by_id_or_at_random(drawn_set: Path):
     wanted = [infos[5]["id"], infos[2]["file"]]
     assert choose(shards, "test", wanted, 2, 0).tolist() == [5, 2]
     assert choose(shards, "test", (), 3, 0).tolist() == sorted({*choose(shards, "test", (), 3, 0).tolist()})
-    with pytest.raises(InputError, match="--ids: nothing is not an image of the test split.*Ids are like"):
+    with pytest.raises(InputError, match="--ids: nothing is not an image of the test split.*Ids look like"):
         choose(shards, "test", ["nothing"], 1, 0)
 
 
@@ -120,7 +120,7 @@ def test_runs_that_differ_in_the_seed_are_one_line_in_a_band(tmp_path: Path):
     assert groups == {"byol": runs[:2], "moco": runs[2:]}
     assert list(curves.grouped(runs[1:], ())) == ["b", "c"]  # one run each: their folders
     assert list(curves.grouped(runs, ("BYOL", "MoCo"))) == ["BYOL", "MoCo"]
-    with pytest.raises(InputError, match="--labels is 1 different names; allowed: one for each of 2.*byol; moco"):
+    with pytest.raises(InputError, match="--labels is given 1 different names; allowed: one for each of 2.*byol; moco"):
         curves.grouped(runs, ("BYOL",))
     mean, band = curves.average([curves.curves(path) for path in runs[:2]])["loss"]
     assert mean == ([0.5, 1.0], [5.0, 2.5])  # the epochs that both have

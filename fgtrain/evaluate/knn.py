@@ -1,0 +1,42 @@
+"""k nearest neighbours on frozen features: the train split votes, the test split is scored."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgdata.shards.reader import ShardSet
+
+from ..networks.encoder import Encoder
+from .probe import Rows, embed
+
+
+def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
+    """(N, n), (N,), (Q, n) -> (Q,) classes voted by the k most similar rows (cosine). Ties go to the lowest class.
+
+    A vote has the weight exp(cosine / temperature) (Wu et al., CVPR 2018, section 3.4), or 1 when temperature is 0.
+    """
+    bank, predictions = F.normalize(bank, dim=1), []
+    for rows in F.normalize(queries, dim=1).split(1024):
+        similarity, nearest = (rows @ bank.T).topk(min(k, len(bank)))  # (Q, k)
+        below = (
+            similarity - similarity[:, :1]
+        )  # relative to the largest, since exp(1 / temperature) may overflow float32
+        weight = (below / temperature).exp() if temperature > 0 else torch.ones_like(similarity)
+        votes = weight.new_zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
+        predictions.append(votes.argmax(1))
+    return torch.cat(predictions)
+
+
+def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: int, temperature: float) -> Tensor:
+    """-> (n,) bool: whether each test sample is classified right by its neighbours in the train split.
+
+    Features are those of the central square at `size` pixels.
+    """
+    view = encoder.evaluation_view(size)
+    train, test = (embed(encoder, shards, split, view, device) for split in ("train", "test"))
+    return classify(train, test, k, temperature, len(shards.classes))
+
+
+def classify(train: Rows, test: Rows, k: int, temperature: float, classes: int) -> Tensor:
+    """-> (n,) bool: whether each of the n test rows is classified right by its k neighbours among the train rows."""
+    return knn_predict(train[0], train[1], test[0], k, temperature, classes) == test[1]
