@@ -257,7 +257,7 @@ def _number(key: str, job: Job) -> int:
 
 def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
     """Links every other file of the old folder into the new one, except report.html, which shows the old boxes."""
-    own = {MANIFEST, MAPS, BUILDING, "report.html"}
+    own = {MANIFEST, MAPS, "report.html"}
     own |= {
         f"{s['name']}.{end}" for split in manifest["splits"].values() for s in split["shards"] for end in ("tar", "idx")
     }

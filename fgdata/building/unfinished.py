@@ -6,8 +6,9 @@ digest. Those of older versions have none; they are read too.
 """
 
 import hashlib
+import re
 import shlex
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,23 @@ from ..files.json import read_json
 from ..files.regular import open_regular
 from ..shards.manifest import BUILDING, digest, dump, signed
 from ..shards.maps import maps_part
+from ..shards.schema import COUNT, MANIFEST, SHA256, SHARD, TEXT, Is, Shape, find_fault
 
-_PLAN: dict[str, type] = dict.fromkeys(("dataset", "detectors", "objective", "images", "versions"), dict)
-_FACT = {"name": str, "skipped": list, "boxes_clipped": int, "reencoded": int, "fallbacks": dict, "entry": dict}
-_ENTRY = {"samples": int, "bytes": int, "sha256": str, "index_bytes": int, "index_sha256": str}
+_PLAN = {key: MANIFEST[key] for key in ("dataset", "detectors", "objective", "images", "versions")}
+_PLAN |= {"begun_with?": Is("a whole number or null", lambda value: value is None or COUNT.test(value))}
+_FACT = {key: MANIFEST[key] for key in ("boxes_clipped", "reencoded", "fallbacks")}
+_FACT |= {"name": TEXT, "skipped": [{"file": TEXT, "why": TEXT}], "entry": SHARD}
+_FACT |= {"maps_bytes?": COUNT, "maps_sha256?": SHA256}
+_OWN = re.compile(r"plan\.json|[a-z0-9-]+-[0-9]{6}\.(json|maps\.h5)")
+"""Names of the files that a build creates in `.building`."""
 
 
 def read_plan(out: Path) -> dict | None:
     """-> the plan of an unfinished set; None if the folder has none. Raises InputError if it is damaged."""
-    path = out / BUILDING / "plan.json"
+    folder = out / BUILDING
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"{folder} is not a folder that a build created. Name another folder: --out FOLDER")
+    path = folder / "plan.json"
     return _read(path, _PLAN, f"Delete the unfinished set and rerun this command: rm -r {shlex.quote(str(out))}")
 
 
@@ -47,8 +56,9 @@ def write_mark(out: Path, fact: dict, maps: bytes | None) -> dict:
 def read_mark(out: Path, name: str) -> dict | None:
     """-> the facts of a shard whose files all have their sizes; otherwise None. Raises InputError if it is damaged."""
     path = _mark(out, name)
-    fact = _read(path, _FACT, f"Remove it, and rerun this command to rebuild the shard: rm {shlex.quote(str(path))}")
-    fact = fact and {**fact, "name": name}
+    fact = _read(
+        path, _FACT, f"Remove it, and rerun this command to rebuild the shard: rm {shlex.quote(str(path))}", name
+    )
     if fact is None or not all(file.is_file() and file.stat().st_size == size for file, size, _ in _files(out, fact)):
         return None
     return fact
@@ -73,9 +83,15 @@ def remove_leftovers(out: Path) -> None:
 
 
 def remove_building(out: Path) -> None:
-    """Removes `.building` from a complete set."""
-    if (out / BUILDING).exists():
-        shutil.rmtree(out / BUILDING)
+    """Removes the files of a build from a complete set, and `.building` if nothing else is in it."""
+    folder = out / BUILDING
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _OWN.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
+            path.unlink()
+    with suppress(OSError):  # it holds files of the user
+        folder.rmdir()
 
 
 def _mark(out: Path, name: str) -> Path:
@@ -94,17 +110,16 @@ def _files(out: Path, fact: dict) -> list[tuple[Path, int, str | None]]:
     return files
 
 
-def _read(path: Path, shape: dict[str, type], advice: str) -> Any:
-    """-> the object in a file of `.building`; None if there is no such file."""
+def _read(path: Path, shape: Shape, advice: str, name: str = "") -> Any:
+    """-> the object in a file of `.building`; None if there is no such file. name: of the shard that it is about."""
     if not path.is_file():
         return None
     value = read_json(path, advice)
-    try:
-        intact = value.get("digest", digest(value)) == digest(value)
-        intact &= all(isinstance(value[key], kind) for key, kind in shape.items())
-        intact &= all(isinstance(value["entry"][key], kind) for key, kind in _ENTRY.items() if shape is _FACT)
-    except (AttributeError, KeyError):
-        intact = False
-    if not intact:
-        raise InputError(f"{path} is damaged: its content is not what the build wrote. {advice}")
+    fault = find_fault(value, shape)
+    if not fault and value.get("digest", digest(value)) != digest(value):
+        fault = "its digest does not match"
+    if not fault and name and {value["name"], value["entry"]["name"]} != {name}:
+        fault = "it is about another shard"
+    if fault:
+        raise InputError(f"{path} is damaged: its content is not what the build wrote: {fault}. {advice}")
     return value

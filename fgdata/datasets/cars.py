@@ -6,6 +6,8 @@ in devkit/ or beside it (`annotations` with bbox_x1 .. bbox_y2, class, fname), c
 Corners count from 1 and are both inside the box; classes count from 1 and become labels from 0.
 """
 
+import struct
+import zlib
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -22,6 +24,8 @@ PUBLISHED = {"classes": 196, "train": 8144, "test": 8041}
 TEST = "cars_test_annos_withlabels.mat"
 DEVKITS = ("devkit", "car_devkit/devkit")
 MOST_VALUES = 1_000_000  # in one variable; the published files have 16,185
+MOST_BYTES = 256 << 20  # of a file's variables, decompressed; those of the published files have 10 MB
+_COMPRESSED = 15  # MAT-file 5: the type of a variable that is compressed
 
 
 def read(root: Path) -> Dataset:
@@ -71,6 +75,7 @@ def _load(path: Path, variables: tuple[str, ...]) -> dict[str, Any]:
         raise InputError(f"{NAME}: reading {path} needs SciPy: pip install scipy") from None
     data = parsing.read_bytes(NAME, path)
     try:
+        _check_decompressed(data)
         sizes = {name: prod(shape) for name, shape, _ in whosmat(BytesIO(data))}
         if large := [name for name, size in sizes.items() if size > MOST_VALUES]:
             raise ValueError(f"{large[0]} has {sizes[large[0]]:,} values; at most {MOST_VALUES:,} are allowed")
@@ -87,6 +92,26 @@ def _load(path: Path, variables: tuple[str, ...]) -> dict[str, Any]:
             f"{NAME}: {path} is not one of the devkit's .mat files: no {', '.join(missing)}; it has {present}.{hint}"
         )
     return content
+
+
+def _check_decompressed(data: bytes) -> None:
+    """ValueError if the compressed variables of a MAT-file 5 expand to more than MOST_BYTES: SciPy has no limit.
+
+    Each variable is a type and a length, four bytes each, after a header of 128 bytes whose last two give the order.
+    """
+    if 0 in data[:4]:  # MAT-file 4, which has no compression
+        return
+    order, position, left = ("<" if data[126:128] == b"IM" else ">"), 128, MOST_BYTES
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from(f"{order}II", data, position)
+        if kind == _COMPRESSED:
+            stream, rest = zlib.decompressobj(), data[position + 8 : position + 8 + length]
+            while rest and not stream.eof:
+                left -= len(stream.decompress(rest, 1 << 20))
+                rest = stream.unconsumed_tail
+                if left < 0:
+                    raise ValueError(f"its variables have more than {MOST_BYTES:,} bytes, the largest size allowed")
+        position += 8 + length
 
 
 def _classes(variables: dict[str, Any]) -> tuple[str, ...]:

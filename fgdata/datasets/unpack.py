@@ -12,6 +12,10 @@ from ..errors import InputError
 
 MOST_TIMES = 100
 """How many times larger than its archive the content may be. Images compress little, their lists about tenfold."""
+MOST_HEADER = 1 << 20
+"""Bytes of a header's extension: attributes (pax) or a long name (GNU). Published ones have a few hundred."""
+_EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENSIONS += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE)
 LEAST_LIMIT = 1 << 30
 """A content of this many bytes is always allowed."""
 
@@ -40,7 +44,7 @@ def unpack(path: Path, root: Path) -> None:
                 budget.spend(member.size)
                 return tarfile.data_filter(member, folder)
 
-            with tarfile.open(path) as archive:
+            with tarfile.open(path, tarinfo=_Member) as archive:
                 archive.extractall(root, filter=check)
     except tarfile.FilterError as fault:
         raise InputError(f"{path}: {fault}. Unpacking stopped.") from None
@@ -48,6 +52,20 @@ def unpack(path: Path, root: Path) -> None:
         raise _damaged(path, fault) from None
     except (EOFError, RuntimeError, ValueError) as fault:  # truncated, encrypted or of an unknown method, bad names
         raise _damaged(path, fault) from None
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is refused before `tarfile` reads a long extension of it into memory."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _EXTENSIONS and member.size > MOST_HEADER:
+            raise InputError(
+                f"One of the headers in the archive has {member.size:,} bytes; at most {MOST_HEADER:,} are allowed, so "
+                "it is not the published dataset. Unpacking stopped. Remove the archive."
+            )
+        return member
 
 
 class _Budget:

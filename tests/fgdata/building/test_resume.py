@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,15 @@ import pytest
 from shard_files import dataset, from_folder, hashes, jpeg
 
 from fgdata.building import build as build_module
+from fgdata.building import unfinished as unfinished_set
 from fgdata.building.build import build
+from fgdata.building.plan import refuse_other
+from fgdata.building.rewrite import add
 from fgdata.cli import main
 from fgdata.datasets import Record
 from fgdata.errors import InputError
 from fgdata.shards.check import check
-from fgdata.shards.manifest import dump
+from fgdata.shards.manifest import dump, signed
 
 
 @pytest.mark.slow
@@ -177,6 +181,83 @@ def test_a_mark_of_any_other_content_is_refused(unfinished, content):
     (out / ".building" / "plan.json").write_bytes(content)
     with pytest.raises(InputError, match=r"plan.json is damaged.* rm -r \S+set"):
         resume()
+
+
+ODD = (None, True, -1, 1.5, "text", [], {}, [[]], {"a": {"b": "c"}}, {"a": [1]}, 10**30)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "train-000000.json"])
+def test_a_strangers_unfinished_set_with_odd_inner_types_is_refused_or_resumed(unfinished, tmp_path, name):
+    """Every value, at every depth, is replaced and the digest is right: an error of the input, or the right bytes."""
+    out, resume = unfinished
+    path = out / ".building" / name
+    original = json.loads(path.read_bytes())
+    del original["digest"]
+    for place in _places(original):
+        for odd in ODD:
+            value = json.loads(json.dumps(original))
+            inner = value
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = odd
+            path.write_bytes(dump(signed(value)))
+            with suppress(InputError):
+                unfinished_set.read_plan(out)
+                unfinished_set.read_mark(out, "train-000000")
+                if name == "plan.json":
+                    refuse_other(out, value, original, (value.get("begun_with"), 3), ())
+    path.write_bytes(dump(signed(original)))
+    resume()
+    assert hashes(out) == hashes(tmp_path / "direct")
+
+
+def _places(value, place=()):
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*place, key)
+        yield from _places(inner, (*place, key))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "train-000001"},
+        {"entry": {"name": "../x"}},
+        {"entry": {"sha256": "0"}},
+        {"entry": {"samples": True}},
+        {"fallbacks": {"vsf": {"flat": "1"}}},
+        {"skipped": [{"file": "a"}]},
+        {"skipped": ["a.jpg"]},
+        {"maps_bytes": "9"},
+    ],
+)
+def test_a_mark_of_other_types_or_of_another_shard_is_refused(unfinished, change):
+    out, resume = unfinished
+    path = out / ".building" / "train-000000.json"
+    value = json.loads(path.read_bytes())
+    for key, new in change.items():
+        value[key] = {**value[key], **new} if isinstance(new, dict) else new
+    path.write_bytes(dump(signed(value)))
+    with pytest.raises(InputError, match=r"train-000000.json is damaged: .* rm \S+train-000000.json"):
+        resume()
+
+
+def test_what_is_not_of_the_build_stays(unfinished, tmp_path):
+    out, resume = unfinished
+    (out / ".building" / "notes.txt").write_text("mine")
+    (out / ".building" / "folder-000000.json").mkdir()
+    resume()
+    left = sorted(entry.name for entry in (out / ".building").iterdir())
+    assert left == ["folder-000000.json", "notes.txt"]
+    assert check(out)[1] == []
+    add(out, "vsf")
+    assert sorted(entry.name for entry in (out / ".building").iterdir()) == left
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (linked / ".building").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="not a folder that a build created"):
+        unfinished_set.read_plan(linked)
 
 
 def test_a_set_begun_by_an_older_version_is_resumed(unfinished, tmp_path):

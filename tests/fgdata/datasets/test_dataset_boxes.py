@@ -1,5 +1,7 @@
 """Readers of cars, aircraft and nabirds: each layout is written as published, read back, and damaged."""
 
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from dataset_files import boxes, image, labels, write
 from scipy.io import savemat
 
 from fgdata import datasets
+from fgdata.datasets import cars as cars_reader
 from fgdata.errors import InputError
 
 # -- cars -------------------------------------------------------------------------------------------------------------
@@ -72,6 +75,50 @@ def test_cars_in_two_halves(halves, place):
     assert Counter(record.split for record in dataset.records) == {"train": 2, "test": 2}
     assert boxes(dataset)["cars_train/00001.jpg"] == ((38, 115, 531, 260),)
     assert len({record.id for record in dataset.records}) == 4
+
+
+@pytest.mark.parametrize("devkit", ["devkit", "car_devkit/devkit"])
+def test_cars_as_kaggles_copies_unpack(halves, devkit):
+    """Each folder contains one of its own name, which contains the images."""
+    for folder in ("cars_train", "cars_test"):
+        (halves / folder).rename(halves / "inner")
+        (halves / folder).mkdir()
+        (halves / "inner").rename(halves / folder / folder)
+    (halves / devkit).parent.mkdir(exist_ok=True)
+    (halves / "devkit").rename(halves / devkit)
+    dataset = datasets.read("cars", halves)
+    assert labels(dataset) == {
+        f"cars_{half}/cars_{half}/0000{number}.jpg": (2 - number, half)
+        for half in ("train", "test")
+        for number in (1, 2)
+    }
+    assert boxes(dataset)["cars_test/cars_test/00001.jpg"] == ((38, 115, 531, 260),)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_cars_limits_what_the_variables_of_a_mat_file_expand_to(cars, monkeypatch, order):
+    path = cars / "cars_annos.mat"
+    content = {"annotations": annotations([car(relative_im_path="car_ims/000001.jpg", test=0)]), **NAMES}
+    savemat(str(path), content, do_compression=True)
+    data, size, position = path.read_bytes(), 0, 128
+    while position < len(data):
+        kind, length = struct.unpack_from("<II", data, position)
+        assert kind == 15
+        size += len(zlib.decompress(data[position + 8 : position + 8 + length]))
+        position += 8 + length
+    monkeypatch.setattr(cars_reader, "MOST_BYTES", size)
+    assert len(datasets.read("cars", cars).records) == 1
+    monkeypatch.setattr(cars_reader, "MOST_BYTES", size - 1)
+    if order == ">":  # the lengths of a big-endian file
+        swapped = bytearray(data[:126] + b"MI" + data[128:])
+        position = 128
+        while position < len(data):
+            kind, length = struct.unpack_from("<II", data, position)
+            struct.pack_into(">II", swapped, position, kind, length)
+            position += 8 + length
+        path.write_bytes(swapped)
+    with pytest.raises(InputError, match=f"cars_annos.mat .*more than {size - 1:,} bytes"):
+        datasets.read("cars", cars)
 
 
 def test_cars_with_one_car_only(cars):

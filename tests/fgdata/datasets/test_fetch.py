@@ -1,8 +1,12 @@
 """--download from a server on 127.0.0.1: complete, interrupted, resumed, wrong, missing and malicious files."""
 
+import gzip
 import io
 import re
+import subprocess
+import sys
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator
 
@@ -13,6 +17,7 @@ from http_server import Server, serving
 from fgdata import datasets
 from fgdata.cli import main
 from fgdata.datasets import DATASETS, fetch
+from fgdata.datasets.unpack import MOST_HEADER
 from fgdata.errors import InputError
 from fgdata.files import download
 
@@ -156,6 +161,62 @@ def test_members_outside_the_root_are_refused(server, tmp_path, name, data, expe
         fetch.download("cub", tmp_path / "r", (server.offer(name, data),))
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
     assert [path.name for path in (tmp_path / "r").iterdir()] == [".download"]
+
+
+def extended(kind: bytes, size: int) -> bytes:
+    """A tar of one file after an extension of its header with `size` bytes."""
+    header = tarfile.TarInfo("extension")
+    header.type, header.size = kind, size
+    record = b" comment=" + b"x" * size
+    record = b"%d" % size + record[: size - len(b"%d" % size) - 1] + b"\n"  # pax: "LENGTH KEY=VALUE\n"
+    content = record if kind in (tarfile.XHDTYPE, tarfile.XGLTYPE) else b"n" * 40 + bytes(size - 40)
+    member = tarfile.TarInfo("a.txt")
+    member.size = 1
+    blocks = [header.tobuf(), content, bytes(-size % 512), member.tobuf(), b"1" + bytes(511), bytes(1024)]
+    return gzip.compress(b"".join(blocks), mtime=0)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_long_extension_of_a_header_is_refused_before_it_is_read(server, tmp_path, kind):
+    fetch.download("cub", tmp_path / "r", (server.offer("a.tgz", extended(kind, MOST_HEADER)),))
+    assert any(path.is_file() and path.read_bytes() == b"1" for path in (tmp_path / "r").iterdir())
+    with pytest.raises(InputError, match=r"headers in the archive has 1,048,577 bytes; at most 1,048,576"):
+        fetch.download("cub", tmp_path / "s", (server.offer("b.tgz", extended(kind, MOST_HEADER + 1)),))
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [".download"]
+
+
+def test_of_two_processes_that_download_to_one_folder_one_is_refused(server, tmp_path, monkeypatch):
+    archive = server.offer("a.tgz", tar({"x": NOISE}))
+    started, second_ended = threading.Event(), threading.Event()
+    answer = server.answer
+
+    def wait_and_answer(handler):
+        started.set()
+        second_ended.wait()
+        answer(handler)
+
+    monkeypatch.setattr(server, "answer", wait_and_answer)
+    script = f"""
+from fgdata.datasets import Archive, fetch
+from fgdata.errors import run_command
+archive = Archive({archive.url!r}, {archive.md5!r})
+raise SystemExit(run_command("fgdata", lambda: fetch.download("cub", {str(tmp_path / "r")!r}, (archive,))))
+"""
+    command = [sys.executable, "-c", script]
+    try:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as first:
+            while not started.wait(0.2):
+                assert first.poll() is None, "it ended without a request"
+            second = subprocess.run(command, capture_output=True, text=True, check=False)
+            second_ended.set()
+            first.communicate()
+    finally:
+        second_ended.set()
+    assert second.returncode == 2
+    assert "Another process is downloading to" in second.stderr
+    assert first.returncode == 0
+    assert (tmp_path / "r" / "x").read_bytes() == NOISE
+    assert server.ranges == [None]
 
 
 def test_existing_files_are_unchanged(server, tmp_path, capsys):
