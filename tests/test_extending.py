@@ -92,7 +92,7 @@ def test_the_three_examples_of_the_page_work_as_written(tmp_path: Path, monkeypa
     assert "fgtrain run cvsa --data.shards shards/photos --data.batch-size 8" in said
     manifest = json.loads(Path("shards/photos/manifest.json").read_text())
     assert list(manifest["plugins"]) == ["photos.py", "contrast.py"]
-    assert manifest["detectors"]["contrast"] == {"version": 1}
+    assert manifest["detectors"]["contrast"] == {"version": 1, "tau": 0.75}
     assert manifest["splits"]["test"]["samples"] == 4
     assert list(json.loads(Path("runs/vicreg/run.json").read_text())["plugins"]) == ["vicreg.py"]
 

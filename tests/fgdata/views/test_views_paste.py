@@ -208,7 +208,7 @@ def test_resumption_in_mid_epoch_gives_the_same_batches(backend: str):
 
 
 def test_backgrounds_without_saliency_swap_are_refused():
-    with pytest.raises(InputError, match="Backgrounds.*crop of the views is rrc.*crop to saliency-swap"):
+    with pytest.raises(InputError, match="Only the crop saliency-swap uses backgrounds.*is rrc.*crop to saliency-swap"):
         open_loader(Greys(10, "own", train=9), Greys(80, "a", train=8), ViewSpec(size=16))
 
 

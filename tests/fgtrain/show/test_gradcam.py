@@ -118,7 +118,7 @@ def test_a_picture_that_cannot_be_written_is_named(what: str, runs: list[Path], 
     (taken / "p.png").mkdir()
     rows = [] if what == "curves" else ["--rows", "2"]
     assert cli.main(["show", what, str(runs[0]), *rows, "--out", str(taken / "p.png")]) == 2
-    assert f"{taken / 'p.png'} could not be written: Is a directory" in " ".join(capsys.readouterr().err.split())
+    assert f"{taken / 'p.png'} is a folder. Name a file: --out FILE" in " ".join(capsys.readouterr().err.split())
     assert [path.name for path in taken.iterdir()] == ["p.png"]
 
 
