@@ -102,7 +102,8 @@ def find_scan_damage(data: bytes, name: str) -> str | None:
     OpenCV shows whatever it can decode, so a damaged file becomes a partly wrong image. libjpeg-turbo warns of it, and
     simplejpeg can turn its warnings into errors. About a quarter of single wrong bytes are found, and all truncation.
 
-    name: names the image. Formats other than JPEG, and JPEGs that TurboJPEG does not support, are not checked.
+    name: names the image. Formats other than JPEG, and JPEGs that only OpenCV or Pillow supports, are not checked.
+    Raises InputError if no decoder can decode it.
     """
     if not data.startswith(jpeg.START):
         return None
@@ -113,8 +114,9 @@ def find_scan_damage(data: bytes, name: str) -> str | None:
         reason = str(fault).rstrip(". ")
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=False)
-    except ValueError:
-        return None  # TurboJPEG cannot decode it at all; `decode` says whether OpenCV or Pillow can
+    except ValueError:  # TurboJPEG cannot decode it at all
+        decode(data, name)
+        return None
     return (
         f"{name} is a damaged JPEG: {reason} (simplejpeg {simplejpeg.__version__}). OpenCV decodes it, perhaps to a "
         "partly wrong image. Restore the file, or build the set without such images: fgdata build-shards "

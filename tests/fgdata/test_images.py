@@ -7,11 +7,16 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from shard_files import dataset, encode
 
 from fgdata import images
+from fgdata.boxes.objective import Objective
+from fgdata.building import sample
 from fgdata.building.build import build
+from fgdata.building.log import Log
 from fgdata.datasets import read
 from fgdata.errors import InputError
+from fgdata.images.jpeg import FRAMES
 
 
 @pytest.fixture
@@ -34,6 +39,29 @@ def test_the_content_decides_the_format(picture, form):
     theirs = np.array(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     # JPEG and WebP decoders may round chroma upsampling differently; the others are exact.
     assert np.abs(images.decode(data, "called.jpg") - theirs).mean() < (2 if form in ("JPEG", "WEBP") else 1e-9)
+
+
+@pytest.mark.parametrize("marker", sorted(FRAMES))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_of_another_process_than_its_frame_states_never_becomes_a_sample(tmp_path, marker, mode):
+    """A baseline JPEG whose frame header says progressive, lossless, arithmetic-coded and so on.
+
+    0xC0 is what it is, and 0xC1, extended, contains baseline.
+    """
+    original = encode("JPEG", mode)
+    place = original.index(b"\xff\xc0")
+    patched = original[: place + 1] + bytes([marker]) + original[place + 2 :]
+    files = dataset(tmp_path, {"good.jpg": original, "odd.jpg": patched})
+    fault = sample.find_fault(files.records[1], files.load)
+    if marker in (0xC0, 0xC1):
+        assert fault is None
+        np.testing.assert_array_equal(images.decode(patched, "odd.jpg"), images.decode(original, "good.jpg"))
+        return
+    assert fault is not None
+    assert re.match("odd.jpg (cannot be read as an image|is a damaged JPEG): ", fault)
+    recipe = sample.Recipe(files.load, ("gt",), Objective(), None, 90, "skip")
+    with pytest.raises(InputError, match=r"^odd\.jpg "):
+        sample.make(files.records[1], recipe, Log())
 
 
 def pillows(data: bytes) -> np.ndarray:
