@@ -21,8 +21,8 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 """Defaults of kNN: the number of neighbours that vote, and the temperature of their weights."""
 
 
-LARGEST = 1e6
-"""Largest learning rate and weight decay; float32 arithmetic cannot use much larger ones."""
+LARGEST = 1e30
+"""Largest learning rate and weight decay: float32 ends at 3.4e38."""
 
 
 def need(ok: bool, flag: str, value: Any, allowed: str) -> None:
