@@ -1,12 +1,15 @@
 """Fixtures shared by the tests of several rooms: real images, if present, and a small drawn shard set."""
 
+import os
 from pathlib import Path
 
-import pytest
-from paths import REAL_DATA
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores
 
-from fgdata.building.build import build
-from fgdata.datasets import read
+import pytest  # noqa: E402
+from paths import REAL_DATA  # noqa: E402
+
+from fgdata.building.build import build  # noqa: E402
+from fgdata.datasets import read  # noqa: E402
 
 
 @pytest.fixture(scope="session")
