@@ -9,14 +9,41 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-_STORAGE = ("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO", "ENODEV")
-_STORAGE += ("ENXIO", "ENOMEM", "EMFILE", "ENFILE")
-_FAILING = {getattr(errno, name) for name in _STORAGE if hasattr(errno, name)}
-_USER_ERRORS = _FAILING | {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY),
+_DRIVE = "the disk or network drive failed; the system's log says more"
+_SERVER = "the server of the network drive does not answer; check the connection and mount the drive again"
+_DEVICE = "the device is not there any more; connect it and mount it again"
+_STORAGE = {
+    "EIO": _DRIVE,
+    **dict.fromkeys(("EREMOTEIO", "EPROTO", "ECOMM"), _DRIVE),
+    "ESTALE": "the network drive was mounted again, or its server replaced the file; enter the folder again",
+    **dict.fromkeys(("ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN"), _SERVER),
+    **dict.fromkeys(("ENETUNREACH", "ENETRESET", "ENOLINK", "ENONET", "ECONNREFUSED"), _SERVER),
+    **dict.fromkeys(("ENODEV", "ENXIO", "ENOMEDIUM"), _DEVICE),
+    **dict.fromkeys(("EUCLEAN", "EBADMSG"), "the file system is damaged; unmount it and check it with fsck"),
+    **dict.fromkeys(("EKEYEXPIRED", "EKEYREVOKED", "ENOKEY"), "the key to the drive has expired; log in to it again"),
+    "ENOMEM": "the system has no memory left",
+    "EMFILE": "this process may not open more files; `ulimit -n` raises the limit",
+    "ENFILE": "the system cannot open more files",
 }
+"""Errors of a disk, a network drive or this machine, which say nothing about the file: name -> what it means."""
+_OTHERS = {
+    "EFBIG": "limited by `ulimit -f` or by the file system",
+    "EROFS": "the file system is mounted read-only; name another folder, or mount it again for writing",
+    "ELOOP": "a symbolic link leads back to itself; `ls -l` shows where it leads",
+}
+REMARKS = {getattr(errno, name): text for name, text in (_STORAGE | _OTHERS).items() if hasattr(errno, name)}
+"""What an error number of the system means, where the system's own words do not say what to do."""
+_FAILING = {getattr(errno, name) for name in _STORAGE if hasattr(errno, name)}
+_USER_ERRORS = {
+    *REMARKS,
+    *(errno.ENOSPC, errno.EDQUOT),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.EBUSY),
+}
+_FEWER_WORKERS = (
+    "Rerun the command with fewer workers (--jobs), or on a machine with more memory. If the image is not worth it, "
+    "remove it from the dataset."
+)
 
 
 _REPLACED = ' The working folder was removed or replaced. Enter it again: cd "$PWD"'
@@ -32,15 +59,16 @@ class InputError(Exception):
 class NotEnoughMemory(InputError):
     """Memory ran out while an image was processed. The image may be good: it is never skipped for this."""
 
-    def __init__(self, image: str):
-        super().__init__(image)
-        self.image = image
+    def __init__(self, image: str, advice: str = _FEWER_WORKERS):
+        super().__init__(image, advice)
+        self.image, self.advice = image, advice
 
     def __str__(self) -> str:
-        return (
-            f"{self.image}: not enough memory for this image. Rerun the command with fewer workers (--jobs), or on a "
-            "machine with more memory. If the image is not worth it, remove it from the dataset."
-        )
+        return f"{self.image}: not enough memory for this image. {self.advice}"
+
+
+class DetectorError(InputError):
+    """A detector failed on an image. The image may be good: it is never skipped for this."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -56,6 +84,17 @@ def printable(text: str) -> str:
 def is_failing_storage(fault: BaseException) -> bool:
     """Whether an error comes from a disk, a network drive or this machine, and says nothing about the file it names."""
     return isinstance(fault, OSError) and fault.errno in _FAILING
+
+
+def is_reported(fault: BaseException) -> bool:
+    """Whether `run_command` reports an error of the system in one line: a full or failing disk, no permission, ..."""
+    return isinstance(fault, OSError) and fault.errno in _USER_ERRORS
+
+
+def describe(fault: OSError) -> str:
+    """The system's words for an error, and what they mean: "Read-only file system (the file system is mounted ...)"."""
+    remark = REMARKS.get(fault.errno or 0)
+    return f"{fault.strerror or fault}" + (f" ({remark})" if remark else "")
 
 
 @contextmanager
@@ -108,11 +147,11 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
     except OSError as fault:
         if fault.errno == errno.ENOENT and not _has_working_folder():
             return _report(f"{program}:{_REPLACED}", 2)
-        if fault.errno not in _USER_ERRORS:
+        if not is_reported(fault):
             raise
         path = fault.filename2 or fault.filename or _name_failing_output(fault.errno or 0)
         where = f": {path if isinstance(path, str) else os.fsdecode(path)}" if path else ""
-        why = " (limited by `ulimit -f` or by the file system)" if fault.errno == errno.EFBIG else ""
+        why = f" ({REMARKS[code]})" if (code := fault.errno or 0) in REMARKS else ""
         return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), 2)
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import InputError, warn
+from ..errors import InputError, describe, warn
 from ..plugins import VARIABLE
 from .worker import ENVIRONMENT, load_plugins
 
@@ -65,7 +65,7 @@ def _call(function: Callable, job: Any, folder: str) -> Any:
         os.chdir(folder)
     except OSError as fault:
         raise InputError(
-            f"{folder} cannot be opened on the Ray worker {os.uname().nodename}: {fault.strerror}. --engine ray needs "
+            f"{folder} cannot be opened on the Ray worker {os.uname().nodename}: {describe(fault)}. --engine ray needs "
             "a file system that all machines share."
         ) from None
     cv2.setNumThreads(1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from reprlib import repr as excerpt
 from typing import Any, TypeVar
 
-from ..errors import InputError, is_failing_storage
+from ..errors import InputError, describe, is_failing_storage
 from ..files.regular import open_regular
 from . import PixelBoxes, Record
 
@@ -57,7 +57,8 @@ def read_bytes(name: str, path: Path) -> bytes:
     except (OSError, ValueError) as fault:
         if is_failing_storage(fault):
             raise
-        raise InputError(f"{name}: {path} cannot be read: {getattr(fault, 'strerror', None) or fault}") from None
+        reason = describe(fault) if isinstance(fault, OSError) else fault
+        raise InputError(f"{name}: {path} cannot be read: {reason}") from None
 
 
 def read_text(name: str, path: Path) -> str:
@@ -293,8 +294,7 @@ def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mappi
             raise InputError(f"{name}: {listing} assigns {path} to both image {ids[path]} and image {id_}.")
         parent, _, last = path.rpartition("/")
         if parent not in names:
-            subfolder = os.path.join(folder, parent)
-            names[parent] = {entry.name for entry in os.scandir(subfolder)} if os.path.isdir(subfolder) else set()
+            names[parent] = _list_names(os.path.join(folder, parent))
         if last not in names[parent]:
             absent.append(path)
     if absent:
@@ -303,6 +303,14 @@ def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mappi
             f"{listing.name if isinstance(listing, Path) else listing} are not in {folder}: "
             f"{abbreviate(absent)}. Unpack the archive again, or remove them from every list."
         )
+
+
+def _list_names(folder: str) -> set[str]:
+    """The names in a folder; none if it does not exist. A failing disk is an OSError: its files are not missing."""
+    try:
+        return {entry.name for entry in os.scandir(folder)}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def check_counts(name: str, classes: Collection[str], records: Iterable[Record], published: Mapping[str, int]) -> str:

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and files that grow by whole lines."""
 
+import errno
 import os
 import re
 import secrets
@@ -7,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError, name_file
+from ..errors import InputError, is_failing_storage, name_file
 
 _PART = re.compile(r".+\.[0-9a-f]{8}\.part|.+\.(tar|idx|h5|json)\.[0-9]+\.part")  # the second: of older versions
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -62,15 +64,20 @@ def write_synced(path: Path, data: bytes | memoryview) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Syncs the names in a folder to disk. Does nothing on systems that cannot open a folder."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Syncs the names in a folder to disk. Does nothing on systems that cannot open or sync a folder.
+
+    Raises OSError, which names the folder, if the disk is full or fails.
+    """
+    with name_file(folder):
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as fault:
+            if fault.errno in _FULL or is_failing_storage(fault):
+                raise
 
 
 def append_line(path: Path, line: str, sync: bool = False) -> None:

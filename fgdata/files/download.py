@@ -13,7 +13,7 @@ from ssl import SSLError
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from ..errors import InputError
+from ..errors import InputError, name_file
 from ..progress import Progress
 from .lock import create_folder, lock
 from .regular import open_regular
@@ -89,7 +89,7 @@ def download(url: str, checksum: str, path: Path, *, by_hand: str, flag: str) ->
             f"{url} is not the published file: {kind} {found} of {size:,} bytes, expected {checksum}. "
             f"The download was removed. Try again; if the {kind} is the same, the publisher has changed the file."
         )
-    with part.open("rb+") as file:
+    with name_file(part), part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
 
@@ -121,7 +121,8 @@ def _append(url: str, part: Path, start: int, flag: str) -> None:
             )
         with part.open("ab" if resumes else "wb") as file, Progress(name, total, start, "bytes") as progress:
             while data := answer.read(CHUNK):
-                file.write(data)
+                with name_file(part):
+                    file.write(data)
                 progress.advance(len(data))
     if total is not None and part.stat().st_size < total:
         raise HTTPException(f"the connection ended {total - part.stat().st_size:,} bytes early")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError, warn
+from ..errors import InputError, describe, warn
 
 try:
     import fcntl
@@ -27,7 +27,7 @@ def create_folder(folder: Path, flag: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise InputError(
-            f"The folder {folder} cannot be created: {fault.strerror}. Name another folder: {flag} FOLDER"
+            f"The folder {folder} cannot be created: {describe(fault)}. Name another folder: {flag} FOLDER"
         ) from None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, describe
 from .atomic import sync_folder
 from .lock import create_and_lock, is_locked, lock
 
@@ -48,7 +48,8 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
                 exchange(new, target) if out is None else new.replace(target)
             except OSError as fault:  # for example of an overlay file system, which cannot rename folders of an image
                 raise InputError(
-                    f"{target} cannot be replaced: {fault.strerror}. It is unchanged. Name another folder: --out FOLDER"
+                    f"{target} cannot be replaced: {describe(fault)}. It is unchanged. "
+                    "Name another folder: --out FOLDER"
                 ) from None
             if inside:
                 os.chdir(target)  # the working folder is the old one, which is removed now

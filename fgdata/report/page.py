@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import images
 from ..building.log import read_log
-from ..errors import InputError, counted
+from ..errors import InputError, counted, describe
 from ..files.atomic import write_atomic
 from ..files.output import check_output
 from ..shards.manifest import read_objective
@@ -70,7 +70,7 @@ def write_report(path: Path, out: Path, samples: int = 96, other: Path | None = 
     try:
         write_atomic(out, page.encode("utf-8", "backslashreplace"))
     except OSError as fault:
-        raise InputError(f"{out} cannot be written: {fault.strerror}. Name another file: --out FILE") from None
+        raise InputError(f"{out} cannot be written: {describe(fault)}. Name another file: --out FILE") from None
     return out
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..boxes.objective import Objective
-from ..errors import InputError
+from ..errors import InputError, describe
 from ..files.json import read_json
 from .schema import MANIFEST as MANIFEST_SHAPE
 from .schema import find_fault
@@ -47,7 +47,7 @@ def read_manifest(folder: Path) -> dict:
     except OSError as fault:
         if isinstance(fault, FileNotFoundError | NotADirectoryError):
             raise InputError(_explain_missing_manifest(folder)) from None
-        raise InputError(f"{path} cannot be read: {fault.strerror}. Check the folder's permissions.") from None
+        raise InputError(f"{path} cannot be read: {describe(fault)}.") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if not (isinstance(version, str) and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", version)):
         raise InputError(f"{path} is damaged: it has no format_version such as 1.0. {_REBUILD}")

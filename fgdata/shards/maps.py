@@ -5,10 +5,10 @@ solved on such a grid: for a grid that divides SIDE, only the rounding to 1/255 
 "maps.h5", specifies the layout. The file contains no timestamps: the same maps give the same bytes.
 """
 
-import errno
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from ..boxes.objective import area_average
-from ..errors import InputError
+from ..errors import InputError, is_reported
 from ..files.atomic import atomic
 from ..files.regular import open_regular
 from .manifest import BUILDING
@@ -80,6 +80,7 @@ def _hdf5_faults(path: Path, problem: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing; {_AGAIN}") from None
     except (KeyError, OSError, IndexError, ValueError, RuntimeError) as fault:
+        _raise_system_fault(fault, path)
         raise InputError(f"{path} {problem} ({fault}); {_AGAIN}") from None
 
 
@@ -238,14 +239,20 @@ def _copy(file: h5py.File, name: str, paths: list[Path]) -> None:
 
 @contextmanager
 def _disk_faults(path: Path) -> Iterator[None]:
-    """Raises a plain OSError for a full disk: HDF5 wraps the system's error in a text of its own."""
+    """Raises a plain OSError for a full or failing disk."""
     try:
         yield
     except (OSError, RuntimeError) as fault:
-        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            if f"errno = {code}" in str(fault) or os.strerror(code) in str(fault):
-                raise OSError(code, os.strerror(code), str(path)) from None
+        _raise_system_fault(fault, path)
         raise
+
+
+def _raise_system_fault(fault: Exception, path: Path) -> None:
+    """Raises the OSError of a full or failing disk that HDF5 wrapped in a text of its own; else does nothing."""
+    number = re.search(r"errno = ([0-9]+)", str(fault))
+    code = int(number[1]) if number else fault.errno if isinstance(fault, OSError) else None
+    if code and is_reported(plain := OSError(code, os.strerror(code), str(path))):
+        raise plain from None
 
 
 def maps_part(folder: Path, name: str) -> Path:

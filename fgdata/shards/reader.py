@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, name_file
+from ..errors import InputError, describe, is_failing_storage, name_file
 from ..files.regular import open_regular
 from .manifest import is_sealed, manifest_faults, read_manifest
 from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
@@ -254,7 +254,9 @@ def size_fault(path: Path, size: int) -> str | None:
     except FileNotFoundError:
         return f"{path} is missing"
     except OSError as fault:
-        return f"{path} cannot be read: {fault.strerror}"
+        if is_failing_storage(fault) or isinstance(fault, PermissionError):  # the file may be intact
+            raise
+        return f"{path} cannot be read: {describe(fault)}"
     return None if actual == size else f"{path} is damaged: it has {actual:,} bytes; the manifest states {size:,}"
 
 
