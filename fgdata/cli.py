@@ -400,7 +400,7 @@ def _explain_replacement() -> None:
 def _total(manifest: dict) -> str:
     counts = {name: split["samples"] for name, split in manifest["splits"].items()}
     parts = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    return f"{counted(sum(counts.values()), 'sample')} ({parts})"
+    return counted(sum(counts.values()), "sample") + (f" ({parts})" if parts else "")
 
 
 def _remarks(manifest: dict) -> list[str]:

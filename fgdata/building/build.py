@@ -18,7 +18,7 @@ import numpy as np
 from .. import images
 from ..boxes.objective import Objective
 from ..datasets import DATASETS, Dataset, Record
-from ..errors import InputError, NotEnoughMemory, printable, warn
+from ..errors import DetectorError, InputError, NotEnoughMemory, printable, warn
 from ..files.atomic import write_atomic
 from ..files.lock import create_and_lock
 from ..progress import Progress
@@ -92,6 +92,7 @@ def build(
     )
     _validate(dataset, recipe, shard_samples)
     validate(workers, engine)
+    images.silence_decoders()
     plan = make_plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
@@ -101,7 +102,8 @@ def build(
             _refuse_damaged(out, manifest)
             stored = sum(split["samples"] for split in manifest["splits"].values())
             counts = stored + len(manifest.get("skipped", ())), len(dataset.records)
-            refuse_other(out, manifest, plan, counts, ("versions", "format_version"))
+            ignored = ("versions", "format_version", *(() if manifest["reencoded"] else ("images.version",)))
+            refuse_other(out, manifest, plan, counts, ignored)
             unfinished.remove_leftovers(out)
             unfinished.remove_building(out)
             return Built(manifest, 0, 0.0, was_complete=True)
@@ -166,9 +168,9 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
     with ShardWriter(job.folder, job.name) as writer:
         for number, record in enumerate(job.records):
             try:
-                with sample.name_image(record.file):
+                with images.name_image(record.file):
                     components, meta, stored_maps = sample.make(record, job.recipe, log)
-            except NotEnoughMemory:
+            except (NotEnoughMemory, DetectorError):
                 raise
             except InputError as fault:
                 if job.recipe.on_bad_image == "stop":

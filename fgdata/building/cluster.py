@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import InputError, describe, warn
 from ..plugins import VARIABLE
-from .worker import ENVIRONMENT, load_plugins
+from .worker import ENVIRONMENT, prepare_libraries
 
 
 def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -> Iterator[Any]:
@@ -59,8 +59,6 @@ def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -
 
 
 def _call(function: Callable, job: Any, folder: str) -> Any:
-    import cv2
-
     try:
         os.chdir(folder)
     except OSError as fault:
@@ -68,6 +66,5 @@ def _call(function: Callable, job: Any, folder: str) -> Any:
             f"{folder} cannot be opened on the Ray worker {os.uname().nodename}: {describe(fault)}. --engine ray needs "
             "a file system that all machines share."
         ) from None
-    cv2.setNumThreads(1)
-    load_plugins()
+    prepare_libraries()
     return function(job, lambda images: None)

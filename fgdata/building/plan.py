@@ -14,6 +14,7 @@ from .. import __version__
 from ..datasets import Dataset
 from ..errors import InputError, counted
 from ..files.json import parse_json
+from ..images import VERSION
 from ..plugins import needed
 from ..saliency import component, find_row, own_settings
 from ..shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, read_objective
@@ -41,7 +42,7 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
         },
         "detectors": {component(name): own_settings(name) for name in recipe.saliency},
         "objective": recipe.objective.settings,
-        "images": {"max_side": recipe.max_side, "quality": recipe.quality, **chroma},
+        "images": {"version": VERSION, "max_side": recipe.max_side, "quality": recipe.quality, **chroma},
         "shard_samples": shard_samples,
         "order_seed": ORDER_SEED,
         "versions": versions(),
@@ -90,7 +91,7 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
     that may differ.
     """
     old, new = _with_defaults(old), _with_defaults(new)
-    old, new = _flat(old), _flat(json.loads(json.dumps(new)))
+    old, new = flatten(old), flatten(json.loads(json.dumps(new)))
     unrecorded = {key for key in new if key.startswith("versions.")} - {*old}  # sets of older versions record fewer
     differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored) and key not in unrecorded]
     differs += [key for key in old if key.startswith(("detectors.", "maps.side", "images.")) and key not in new]
@@ -122,12 +123,12 @@ def _with_defaults(plan: dict) -> dict:
     return plan | {"objective": asdict(read_objective(plan))} if "objective" in plan else plan
 
 
-def _flat(value: dict, prefix: str = "") -> dict:
-    """Flattens nested settings to dotted names; a list is one value."""
+def flatten(value: dict, prefix: str = "") -> dict:
+    """Nested settings -> {dotted name: value}; a list is one value."""
     flat = {}
     for key, inner in value.items():
         if isinstance(inner, dict):
-            flat |= _flat(inner, f"{prefix}{key}.") or {f"{prefix}{key}": {}}
+            flat |= flatten(inner, f"{prefix}{key}.") or {f"{prefix}{key}": {}}
         else:
             flat[f"{prefix}{key}"] = inner
     return flat

@@ -17,6 +17,7 @@ from ..boxes.objective import Objective, solve
 from ..errors import InputError, name_file
 from ..files.atomic import is_part, write_atomic
 from ..files.swap import recover, replacing
+from ..images import name_image
 from ..plugins import needed
 from ..progress import Progress
 from ..saliency import check_available, component, find_row, own_settings, own_tau
@@ -37,7 +38,7 @@ from ..shards.writer import ShardWriter, box_bytes
 from .engine import run_jobs, validate
 from .log import Log
 from .plan import differs_in_version, versions
-from .sample import Decoded, find_box, largest_box, name_image
+from .sample import Decoded, find_box, largest_box
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from .. import images
@@ -151,24 +149,11 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     return components | {f"{name}.npy": box_bytes(box.box) for name, box in boxes.items()}, meta, maps
 
 
-@contextmanager
-def name_image(file: str) -> Iterator[None]:
-    """Raises NotEnoughMemory, which names the image, for whatever NumPy and OpenCV raise in the block."""
-    try:
-        yield
-    except MemoryError:
-        raise NotEnoughMemory(printable(file)) from None
-    except cv2.error as fault:
-        if fault.code != cv2.Error.StsNoMem:
-            raise
-        raise NotEnoughMemory(printable(file)) from None
-
-
 def find_fault(record: Record, load: Callable) -> str | None:
     """-> what is wrong with the name, image or boxes of a record, or None. Raises NotEnoughMemory."""
     try:
         _refuse_name(record)
-        with name_image(record.file):
+        with images.name_image(record.file):
             data, pixel_boxes = load(record)
             header = images.header(data, record.file)
             if not header.plain:

@@ -32,9 +32,17 @@ def start_worker(counter: Any, stop: Any) -> None:
     _counter, _stop = counter, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    prepare_libraries()
+
+
+def prepare_libraries() -> None:
+    """In every worker: OpenCV uses one thread, decoders print nothing, and plug-ins are loaded."""
     import cv2
 
+    from ..images import silence_decoders
+
     cv2.setNumThreads(1)
+    silence_decoders()
     load_plugins()
 
 

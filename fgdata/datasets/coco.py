@@ -73,6 +73,7 @@ def read(root: Path) -> Dataset:
     for split, path in halves.items():
         lists = parsing.read_json_lists(NAME, path, ("images", "annotations", "categories"), remove="segmentation")
         categories = parsing.read_categories(NAME, path, lists["categories"])
+        _refuse_equal_names(path, categories)
         if names and categories != names:
             raise InputError(f"{NAME}: {path} and {halves['train'].name} have different categories.")
         names = categories
@@ -94,6 +95,18 @@ def read(root: Path) -> Dataset:
 def _halves(folder: Path, year: int) -> dict[str, Path]:
     paths = {"train": folder / f"instances_train{year}.json", "test": folder / f"instances_val{year}.json"}
     return {split: path for split, path in paths.items() if path.is_file()}
+
+
+def _refuse_equal_names(path: Path, categories: dict[int, str]) -> None:
+    """InputError if two categories have one name: nothing that shows a class by its name could tell them apart."""
+    first: dict[str, int] = {}
+    for number, name in categories.items():
+        other = first.setdefault(scan.normalize(name).strip(), number)
+        if other != number:
+            raise InputError(
+                f"{NAME}: {path}: the categories {other} and {number} are both called {name!r}. If they are one class, "
+                "give the annotations of both the same category_id and remove the other category; else rename one."
+            )
 
 
 def _explain_other_files(root: Path) -> str:

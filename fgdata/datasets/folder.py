@@ -162,6 +162,7 @@ def _dataset(
     records, left_out = [], scan.LeftOut()
     names = tuple(folders[0] for folders in classes.values())
     for split, half in halves.items():
+        scan.leave_out_beside_classes(root, half, left_out)
         in_split = classes if split == "train" else _classes(name, root / half)
         for label, (key, word) in enumerate(zip(classes, names)):
             files = [file for part in in_split.get(key, ()) for file in scan.walk_images(root, half + part, left_out)]

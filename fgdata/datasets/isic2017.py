@@ -37,7 +37,7 @@ class Masked:
                 f"{NAME}: the mask {path} is {of_mask.width} x {of_mask.height} pixels; its image is "
                 f"{size.width} x {size.height}. Restore the mask, or skip such images: --on-bad-image skip"
             )
-        mask = images.decode(content, f"{NAME}: the mask {path}").max(axis=-1)
+        mask = images.decode(content, f"{NAME}: the mask {path}", ground=0).max(axis=-1)
         inside = mask > mask.max() // 2  # half of the brightest value: masks are 0 and 255, in some copies 0 and 1
         left, top, width, height = cv2.boundingRect(inside.astype(np.uint8))
         if not width:

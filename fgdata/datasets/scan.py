@@ -38,6 +38,8 @@ class LeftOut:
     by_suffix: Counter[str] = field(default_factory=Counter)
     files: list[str] = field(default_factory=list)
     never_data: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    """Images beside the class folders."""
     links: list[str] = field(default_factory=list)
     """Links to a folder that contains them, or that was already read."""
 
@@ -51,6 +53,10 @@ class LeftOut:
             lines.append(
                 f"left out {counted(len(self.files), 'non-image file')} ({suffixes}): "
                 f"{abbreviate(self.files)}; suffixes of images: {' '.join(sorted(SUFFIXES))}"
+            )
+        if self.outside:
+            lines.append(
+                f"left out {counted(len(self.outside), 'image')} in no class folder: {abbreviate(self.outside)}"
             )
         if self.never_data:
             lines.append(
@@ -66,6 +72,20 @@ class LeftOut:
 def list_folders(folder: Path) -> list[str]:
     """Names of the subfolders that can be data, sorted."""
     return sorted(entry.name for entry in os.scandir(folder) if not is_never_data(entry.name) and entry.is_dir())
+
+
+def leave_out_beside_classes(root: Path, half: str, left_out: LeftOut) -> None:
+    """Adds everything in root/half that is not a class folder to `left_out`. half: "" or a folder's name and a slash.
+
+    Beside train/, only hidden and system files are added: lists and texts belong there.
+    """
+    for folder in ("", half) if half == "train/" else (half,):
+        for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
+            path = f"{folder}{entry.name}"
+            if is_never_data(entry.name):
+                left_out.never_data.append(path)
+            elif folder == half and not entry.is_dir():
+                left_out.outside.append(path) if _is_image(entry) else _leave_out(path, left_out)
 
 
 def list_images(folder: Path, left_out: LeftOut) -> list[str]:

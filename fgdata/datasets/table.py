@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import InputError
 from . import Dataset, Record, parsing
 from .folder import TESTS
+from .scan import normalize
 from .split import split_off
 
 NAME, BOX = "table", ("x", "y", "w", "h")
@@ -87,6 +88,6 @@ def _row(row: dict[str, str]) -> Row:
     if any(given) and not all(given):
         raise ValueError("a box needs x, y, w and h; leave all four empty for an image without a box")
     box = parsing.check_box(*map(float, given)) if all(given) else None
-    if not (label := row.get("label", UNLABELLED)):
+    if not (label := normalize(row.get("label", UNLABELLED))):
         raise ValueError("the label is empty")
     return Row(parsing.check_relative_path(row["path"]), label, "train" if split == "train" else "test", box)

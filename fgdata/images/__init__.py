@@ -1,10 +1,14 @@
 """Decodes images to RGB pixels and encodes JPEG. The content decides the format, not the file name.
 
+Transparent pixels are shown on white, as an image viewer shows them: what is stored under them is often black or noise.
 EXIF orientation is ignored everywhere: width, height and boxes are those of the stored pixel grid, as the annotators of
 these datasets saw it. In a TIFF the orientation is part of the format rather than EXIF, and both decoders apply it.
 """
 
+import errno
 import io
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,19 +18,23 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from ..errors import InputError, NotEnoughMemory
+from ..errors import InputError, NotEnoughMemory, printable
 from . import jpeg
 from .orientation import FORMATS
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
+VERSION = 2
+"""Version of the rules by which an image becomes a stored JPEG: 1 dropped the alpha channel."""
 _PNG_START = b"\x89PNG"
 _SIGNATURES = {_PNG_START: "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
 _MOST_PIXELS = 178_956_970
 """Of one image, 0.5 GB decoded. Pillow opens no larger ones, so neither could many readers of a shard set."""
 _MOST_SIDE = 1 << 20  # OpenCV's limit, unless its environment variables change it
 CHROMA = {"420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444}
+_BLENDED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+"""Pillow's modes whose transparency `decode` applies; the others are of 16 bits and more, or have none."""
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV's flags for reduced decoding also choose grey or BGR. The grey ones only reduce; _FLAGS chooses RGB.
 _REDUCED = (
@@ -47,6 +55,8 @@ class Header:
     channels: int
     plain: bool = field(default=False, compare=False)
     """A JPEG that every decoder reads: 8-bit baseline, extended or progressive, with 1 or 3 channels."""
+    transparent: bool = field(default=False, compare=False)
+    """It has an alpha channel or a transparent colour."""
 
 
 def header(data: bytes, name: str) -> Header:
@@ -71,8 +81,8 @@ def header(data: bytes, name: str) -> Header:
     return content
 
 
-def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
-    """Encoded bytes -> (H, W, 3) uint8 RGB. Grey is repeated, alpha is dropped (as Pillow's convert("RGB") does).
+def decode(data: bytes, name: str, least_side: int | None = None, ground: int = 255) -> np.ndarray:
+    """Encoded bytes -> (H, W, 3) uint8 RGB. Grey is repeated; transparent pixels are blended with the ground.
 
     Args:
         data: The encoded image. OpenCV decodes what it can, Pillow the rest.
@@ -80,20 +90,51 @@ def decode(data: bytes, name: str, least_side: int | None = None) -> np.ndarray:
         least_side: If given, a JPEG is decoded at a half, quarter or eighth of its size (sides rounded up), as long as
             both sides keep at least this many pixels. Its blocks are transformed to fewer pixels, which saves most of
             the decoding time. Default: full size.
+        ground: The grey level behind transparent pixels. Default: white.
 
-    Raises InputError if the bytes are not a complete image.
+    Raises InputError if the bytes are not a complete image, NotEnoughMemory if its pixels do not fit into memory.
 
         rgb = decode(Path("bird.jpg").read_bytes(), "bird.jpg")
     """
     size = header(data, name)  # before any decoder reserves memory for it
+    if size.transparent:
+        return _decode_on_ground(data, name, ground)
     flags = _FLAGS
     if size.format == "jpeg" and least_side:
         side = min(size.width, size.height)
         flags |= next((flag for by, flag in _REDUCED if side >= by * least_side), 0)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    with name_image(name):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None and size.format == "jpeg" and not size.plain:
         pixels = _decode_odd_jpeg(data, name)
     return _decode_with_pillow(data, name) if pixels is None else pixels
+
+
+@contextmanager
+def name_image(name: str, *advice: str) -> Iterator[None]:
+    """Raises NotEnoughMemory, which names the image, for whatever NumPy, OpenCV and torch raise in the block.
+
+    advice: what to do about it, if not what NotEnoughMemory says by itself.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise NotEnoughMemory(printable(name), *advice) from None
+    except (cv2.error, RuntimeError) as fault:
+        from_opencv = isinstance(fault, cv2.error) and fault.code == cv2.Error.StsNoMem
+        if not from_opencv and "can't allocate memory" not in str(fault):  # the second: torch
+            raise
+        raise NotEnoughMemory(printable(name), *advice) from None
+
+
+def silence_decoders() -> None:
+    """Stops what OpenCV and Pillow print to stderr about odd files, in this process.
+
+    What makes an image unusable is raised as InputError instead. To see OpenCV's lines, set OPENCV_LOG_LEVEL.
+    """
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.setLogLevel(0)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def find_scan_damage(data: bytes, name: str) -> str | None:
@@ -148,7 +189,25 @@ def shrink(rgb: np.ndarray, max_side: int) -> np.ndarray:
 
 def _header_with_pillow(data: bytes, name: str) -> Header:
     with _open_with_pillow(data, name) as image:
-        return Header(_format(data, image.format), image.width, image.height, len(image.getbands()))
+        kind, transparent = _format(data, image.format), _is_transparent(image)
+        return Header(kind, image.width, image.height, len(image.getbands()), transparent=transparent)
+
+
+def _is_transparent(image: "PillowImage") -> bool:
+    key = image.info.get("transparency")
+    deep = isinstance(key, tuple) and max(key, default=0) > 255  # a colour of 16 bits per channel, where Pillow has 8
+    return image.mode in _BLENDED and image.has_transparency_data and not deep
+
+
+def _decode_on_ground(data: bytes, name: str, ground: int) -> np.ndarray:
+    """(H, W, 3): colour x alpha + ground x (1 - alpha), rounded."""
+    from PIL import Image
+
+    with _open_with_pillow(data, name) as image:
+        above = image.convert("RGBA")
+        page = Image.new("RGB", image.size, (ground, ground, ground))
+        page.paste(above, mask=above.getchannel("A"))
+        return np.array(page)
 
 
 def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
@@ -164,6 +223,8 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
 def _decode_odd_jpeg(data: bytes, name: str) -> np.ndarray:
     try:
         return _decode_with_pillow(data, name)
+    except NotEnoughMemory:
+        raise
     except InputError:
         kind = jpeg.read_frame(data).kind
         raise _unreadable(name, data, f"{kind}; use 8-bit baseline or progressive JPEG, grey or RGB") from None
@@ -184,6 +245,8 @@ def _open_with_pillow(data: bytes, name: str) -> Iterator["PillowImage"]:
     except MemoryError:
         raise NotEnoughMemory(name) from None
     except Exception as fault:  # Pillow raises many kinds of exceptions on damaged files
+        if isinstance(fault, OSError) and (fault.errno == errno.ENOMEM or "out of memory" in str(fault)):
+            raise NotEnoughMemory(name) from None
         raise _unreadable(name, data, str(fault)) from None
 
 

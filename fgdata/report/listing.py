@@ -49,6 +49,7 @@ def _describe_set(path: Path) -> str:
         return f"{fault}. Check it: {shlex.join(['fgdata', 'check', str(path)])}"
     built = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime)
     counts = " + ".join(f"{split['samples']:,} {name}" for name, split in manifest["splits"].items())
+    counts = counts or "no samples"
     boxes = ", ".join(manifest["detectors"])
     if {*manifest["detectors"]} - {"gt"}:
         boxes += f" ({describe_objective(manifest)})"

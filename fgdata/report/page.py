@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import images
 from ..building.log import read_log
+from ..building.plan import flatten
 from ..errors import InputError, counted, describe
 from ..files.atomic import write_atomic
 from ..files.output import check_output
@@ -24,6 +25,8 @@ THUMBNAIL_SIDE = 260
 PALETTE = ("#ff5d5d", "#3fa7ff", "#ffb52e", "#9b6bff", "#2bc48a", "#ff7ad1")
 TRUTH = "#ffffff"
 WORST, SLOWEST = 12, 8
+_SETTINGS = ("dataset", "images", "objective", "shard_samples", "plugins")
+"""Of the manifest: what the user chose. The page also has the whole manifest, folded."""
 
 
 def write_report(path: Path, out: Path, samples: int = 96, other: Path | None = None) -> Path:
@@ -255,7 +258,8 @@ def _cost(shards: ShardSet) -> str:
     if settings["max_side"]:
         limit = f"--max-side {settings['max_side']}"
     total = sum(shards.splits.values())
-    rows = [("images re-encoded", f"{manifest['reencoded']:,} of {total:,} ({limit}, --quality {settings['quality']})")]
+    how = f"{limit}, --quality {settings['quality']}, --chroma {settings.get('chroma', '420')}"
+    rows = [("images re-encoded", f"{manifest['reencoded']:,} of {total:,} ({how})")]
     if sum(line["samples"] for line in log) == total and all("image_bytes" in line for line in log):
         before, after = (sum(line["image_bytes"][i] for line in log) for i in (0, 1))
         change = f"{after / before - 1:+.0%}" if before else ""
@@ -280,10 +284,16 @@ def _settings(shards: ShardSet) -> str:
         for name, seconds in sorted(stages.items(), key=lambda stage: -stage[1])
         if total
     )
+    chosen = {key: manifest[key] for key in _SETTINGS if key in manifest}
+    chosen["dataset"] = manifest["dataset"].get("settings", {})
+    table = "".join(
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>"
+        for key, value in flatten(chosen).items()
+    )
     times = f"<h2>Build time by stage</h2><table>{rows}</table>" if rows else ""
     text = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
     summary = "<summary>manifest.json, without the lists of shards and classes</summary>"
-    return f"{times}<h2>Settings</h2><details>{summary}<pre>{text}</pre></details>"
+    return f"{times}<h2>Settings</h2><table>{table}</table><details>{summary}<pre>{text}</pre></details>"
 
 
 def _script_hash() -> str:

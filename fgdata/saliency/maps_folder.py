@@ -27,7 +27,7 @@ import numpy as np
 from ..boxes.objective import ANY_TAU
 from ..errors import InputError
 from ..files.regular import open_regular
-from ..images import decode, header
+from ..images import decode, header, name_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TAU = ANY_TAU
@@ -131,7 +131,7 @@ class MapsFolder:
 def _walk(folder: Path) -> Iterator[Path]:
     """All files below a folder, also through links to folders; each folder once, so loops of links end."""
     visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()
@@ -139,6 +139,11 @@ def _walk(folder: Path) -> Iterator[Path]:
         visited.add((status.st_dev, status.st_ino))
         folders.sort()
         yield from (Path(parent, name) for name in names)
+
+
+def _raise(fault: OSError) -> None:
+    """For os.walk, which otherwise leaves out a folder that cannot be listed."""
+    raise fault
 
 
 def _read_values(file: Path, most_pixels: int) -> np.ndarray:
@@ -151,17 +156,13 @@ def _read_values(file: Path, most_pixels: int) -> np.ndarray:
             f"{file} has {width:,} x {height:,} pixels; allowed: at most {most_pixels:,} for this image. Shrink the "
             "map to the size of its image."
         )
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    with name_image(str(file)):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         return decode(data, str(file)).astype(np.float32) / 255
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     colour, alpha = pixels[..., :3], pixels[..., 3:]
-    if alpha.size and alpha.min() < alpha.max():
-        pixels = alpha[..., :1]
-    elif pixels.dtype == np.uint8:
-        return decode(data, str(file)).astype(np.float32) / 255
-    else:
-        pixels = colour
+    pixels = alpha[..., :1] if alpha.size and alpha.min() < alpha.max() else colour
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / 255
     if pixels.dtype == np.uint16:

@@ -214,7 +214,7 @@ class ShardSet:
     def split(self, name: str) -> SplitReader:
         """Returns the reader of one split. Raises InputError when the set has no such split."""
         if name not in self.splits:
-            available = ", ".join(f"{split} ({count:,})" for split, count in self.splits.items())
+            available = ", ".join(f"{split} ({count:,})" for split, count in self.splits.items()) or "no samples"
             raise InputError(f"{self.path} has no split {name!r}; it has {available}.")
         if name not in self._readers:
             self._readers[name] = self.reader(name, self.manifest["splits"][name]["shards"])

@@ -18,13 +18,14 @@ import cv2
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..images import decode
+from ..errors import InputError, is_reported
+from ..images import decode, name_image
 from .batch import Work, check_size
 from .finish import finish
 from .pool import Buffers, Pool
 from .spec import ViewSpec
 
+_SMALLER = "Use a smaller batch or fewer threads, or a machine with more memory."
 _IDENTITY, _NONE = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
 
 
@@ -107,7 +108,8 @@ class Threads:
         if batch.future.done():  # cancelled, or another of its samples failed
             return
         try:
-            step(batch, i)
+            with name_image(batch.work.names[i], _SMALLER):
+                step(batch, i)
         except BaseException as fault:
             batch.fail(i, fault)
 
@@ -195,12 +197,15 @@ class _Batch:
             self.future.set_result(self.tensors)
 
     def fail(self, i: int, fault: BaseException) -> None:
-        """Sets the future's exception, naming sample i; only the first failure counts."""
+        """Sets the future's exception, naming sample i; only the first failure counts.
+
+        An error of the system keeps its type: `run_command` reports it in one line.
+        """
         with self._lock:
             first, self._failed = not self._failed, True
         if not first or not self.future.set_running_or_notify_cancel():
             return
-        if not isinstance(fault, InputError):
+        if not isinstance(fault, InputError) and not is_reported(fault):
             cause, fault = fault, RuntimeError(f"{self.work.names[i]}: {type(fault).__name__}: {fault}")
             fault.__cause__ = cause
         self.future.set_exception(fault)
