@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from ..boxes.objective import ANY_TAU, Objective
-from ..errors import InputError
+from ..errors import DetectorError, InputError, printable
 
 if TYPE_CHECKING:
     from .maps_folder import MapsFolder
@@ -186,11 +186,17 @@ def saliency_map(name: str, rgb: np.ndarray, file: str, graph: "Superpixels | No
         (H, W) float32 in [0, 1].
 
     Raises:
-        InputError: the detector cannot be opened, or its map of this image cannot be used.
+        InputError: the detector cannot be opened, or its map of this image cannot be used. A DetectorError if a
+            network fails on this image.
     """
     opened = _open(name)
     if name.startswith("maps:"):
         return opened.saliency_map(rgb, file)
+    if (row := DETECTORS.get(find_row(name))) and row.runs_network:
+        try:
+            return opened.saliency_map(rgb)
+        except InputError as fault:  # it ran on another image: its provider, or the model, fails on this one
+            raise DetectorError(f"{printable(file)}: {fault}") from None
     return opened.saliency_map(rgb, graph) if uses_superpixels(name) else opened.saliency_map(rgb)
 
 

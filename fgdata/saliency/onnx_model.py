@@ -10,8 +10,8 @@ the first of these that has it: the name; the model's fixed input shape (size on
 and `std` in the same notation; the default. U2-Net's own code divides by the image's maximum instead of 255; this does
 not. Further settings: `output=2`, the number of the output, from 0; `sigmoid=yes` for an output of logits; `provider`
 and `threads` (onnx_provider.py).
-Weights may be in external data in the model's folder (onnx_file.py). A model is tried once, with limits of time and
-memory, before it is used (onnx_trial.py).
+Weights may be in external data in the model's folder (onnx_file.py). A model with a loop that may not end is refused
+(onnx_loops.py); any other is tried once, with limits of time and memory, before it is used (onnx_trial.py).
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 from ..errors import InputError
 from ..images import shrink
 from .onnx_file import hash_files
-from .onnx_provider import first_line, import_onnxruntime, open_session
+from .onnx_provider import first_line, import_onnxruntime, lacks_memory, open_session
 from .onnx_trial import try_model
 
 SIZE = 320
@@ -126,10 +126,12 @@ class Model:
         return np.clip(cv2.resize(scaled, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
 
     def _run(self, image: np.ndarray) -> np.ndarray:
-        """(1, 3, h, w) -> the chosen output as one plane, (h', w') float32."""
+        """(1, 3, h, w) -> the chosen output as one plane, (h', w') float32. MemoryError if there is too little."""
         try:
             output = np.asarray(self._session.run([self._output], {self._input: image})[0])
-        except Exception as fault:
+        except Exception as fault:  # onnxruntime's own exceptions share no base class
+            if lacks_memory(fault):
+                raise MemoryError from None
             raise InputError(
                 f"{self._file} fails on an input of shape {image.shape}: {first_line(fault)} "
                 f"Give the size it expects: --saliency onnx:{self._file},size=N"

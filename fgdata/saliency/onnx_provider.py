@@ -21,6 +21,7 @@ PROVIDERS = {
 AUTO = ("cuda", "coreml", "openvino", "cpu")
 """What `auto` tries, in this order. TensorRT must be asked for: it compiles a network for minutes."""
 MOST_THREADS = 256
+_NO_MEMORY = re.compile("bad.?alloc|failed to allocate|out of memory|alloc_failed", re.IGNORECASE)
 
 
 def open_session(file: Path, provider: str, threads: str) -> tuple[Any, dict[str, Any]]:
@@ -63,6 +64,10 @@ def _open(onnxruntime: Any, file: Path, official: str, threads: int) -> Any:
     try:  # by path, because onnxruntime then reads external data from the model's folder
         return onnxruntime.InferenceSession(str(file), options, [official])
     except Exception as fault:  # onnxruntime's own exceptions share no base class
+        if lacks_memory(fault):
+            raise InputError(
+                f"{file}: not enough memory to open this model on {official}. Use fewer workers (--jobs)."
+            ) from None
         raise InputError(
             f"{file} is not an ONNX model for onnxruntime {onnxruntime.__version__} on {official}: {first_line(fault)} "
             "Export the model again."
@@ -76,6 +81,11 @@ def import_onnxruntime() -> Any:
     except ImportError:
         raise InputError("onnx:FILE needs onnxruntime, which is not installed: pip install onnxruntime") from None
     return onnxruntime
+
+
+def lacks_memory(fault: Exception) -> bool:
+    """Whether an exception of onnxruntime, or of the library of a provider, is about memory."""
+    return bool(_NO_MEMORY.search(str(fault)))
 
 
 def first_line(fault: Exception) -> str:

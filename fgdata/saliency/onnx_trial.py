@@ -76,4 +76,9 @@ def run_child() -> None:
         Model(Path(file), dict(json.loads(settings)), {Path(file).name: ""}).check_output()
     except InputError as error:
         fault = str(error)
+    except MemoryError:
+        fault = (
+            f"{file} needs more memory for one image than the {int(memory) >> 20:,} MiB that it may use. Use another "
+            "network, or a smaller size: --saliency onnx:FILE,size=N"
+        )
     print(json.dumps({"fault": fault}))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -9,10 +10,12 @@ from functools import partial
 import pytest
 
 from fgdata.cli import main
-from fgdata.errors import InputError, counted, run_command
+from fgdata.datasets.parsing import read_bytes
+from fgdata.errors import REMARKS, InputError, counted, describe, is_failing_storage, is_reported, run_command
 from fgdata.files import lock as locks
 from fgdata.files.lock import create_and_lock, is_locked, lock
 from fgdata.shards.check import check
+from fgdata.shards.manifest import read_manifest
 
 
 def failing(error):
@@ -34,8 +37,6 @@ def failing(error):
             "fgdata: File too large (limited by `ulimit -f` or by the file system). Rerun.\n",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "y"), 2, "fgdata: Permission denied: y. Rerun.\n"),
-        (OSError(errno.EIO, "Input/output error", "z"), 2, "fgdata: Input/output error: z. Rerun.\n"),
-        (OSError(errno.ESTALE, "Stale file handle", "z"), 2, "fgdata: Stale file handle: z. Rerun.\n"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "z"), 2, "fgdata: Disk quota exceeded: z. Rerun.\n"),
         (MemoryError(), 2, "fgdata: Not enough memory. Rerun.\n"),
     ],
@@ -43,6 +44,43 @@ def failing(error):
 def test_errors_that_a_user_can_fix_print_one_message(capsys, error, code, message):
     assert run_command("fgdata", failing(error), "Rerun.") == code
     assert capsys.readouterr().err == message
+
+
+STORAGE = "EIO ESTALE ENOLINK EREMOTEIO ETIMEDOUT ENOTCONN EHOSTDOWN EHOSTUNREACH ENETDOWN ENODEV ENXIO EUCLEAN".split()
+STORAGE += ["EKEYEXPIRED", "ENOMEM", "EMFILE", "ENFILE"]
+
+
+@pytest.mark.parametrize("name", [*STORAGE, "EROFS", "ELOOP", "EFBIG"])
+def test_an_error_of_the_system_is_explained_where_its_words_are_not_plain(capsys, tmp_path, monkeypatch, name):
+    if not hasattr(errno, name):
+        pytest.skip("this system has no such error")
+    code = getattr(errno, name)
+    words, remark = os.strerror(code), REMARKS[code]
+    assert run_command("fgdata", failing(OSError(code, words, "/mnt/x")), "Rerun.") == 2
+    assert capsys.readouterr().err == f"fgdata: {words}: /mnt/x ({remark}). Rerun.\n"
+    assert is_failing_storage(OSError(code, words)) == (name in STORAGE)
+    assert describe(OSError(code, words)) == f"{words} ({remark})"
+    assert "permission" not in remark
+
+    def fail(path, *_, **__):
+        raise OSError(code, words, str(path))
+
+    path = tmp_path / "list.txt"
+    path.touch()
+    monkeypatch.setattr("fgdata.files.regular.os.open", fail)
+    kind = OSError if name in STORAGE else InputError
+    with pytest.raises(kind, match=re.escape(words)) as raised:
+        read_bytes("cub", path)
+    assert str(path) in str(raised.value)
+    with pytest.raises(InputError, match=rf"manifest.json cannot be read: {re.escape(f'{words} ({remark})')}\.$"):
+        read_manifest(tmp_path)
+
+
+def test_every_remark_is_about_a_number_that_is_reported():
+    assert all(is_reported(OSError(code, os.strerror(code))) for code in REMARKS)
+    assert len(REMARKS) > 20
+    assert not is_reported(OSError(errno.EINVAL, ""))
+    assert describe(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
 
 
 def test_a_command_that_writes_nothing_has_no_advice_on_resuming(capsys):
@@ -248,3 +286,11 @@ def test_paths_that_the_system_refuses_are_one_message(tmp_path, monkeypatch, ca
     for path in ("a" * 300, "loop"):
         assert main([*words, path]) == 2
         assert path in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["check"], ["score"], ["build-shards", "--dataset", "flat", "--root"]])
+def test_a_loop_of_links_is_explained(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    assert main([*words, "loop"]) == 2
+    assert "permission" not in capsys.readouterr().err

@@ -274,6 +274,35 @@ def test_a_set_begun_by_an_older_version_is_resumed(unfinished, tmp_path):
     assert hashes(out) == hashes(tmp_path / "direct")
 
 
+@pytest.mark.parametrize("recorded", [None, 1])
+def test_a_build_begun_with_other_rules_for_images_is_not_resumed(unfinished, recorded):
+    out, resume = unfinished
+    path = out / ".building" / "plan.json"
+    plan = json.loads(path.read_bytes())
+    assert plan["images"]["version"] == 2
+    plan["images"] = {"max_side": None, "quality": 90} | ({} if recorded is None else {"version": recorded})
+    path.write_bytes(dump(signed(plan)))
+    text = "null" if recorded is None else "1"
+    with pytest.raises(InputError, match=rf"different settings(?s:.*)images\.version: {text} in the set, 2 now"):
+        resume()
+
+
+@pytest.mark.parametrize("reencoded", [0, 3])
+def test_a_complete_set_of_other_rules_stays_complete_unless_they_matter(unfinished, reencoded):
+    out, resume = unfinished
+    resume()
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    del manifest["images"]["version"]
+    (out / "manifest.json").write_bytes(dump(signed(manifest | {"reencoded": reencoded})))
+    assert check(out)[1] == []
+    add(out, "vsf", out=out.parent / "more")
+    if not reencoded:
+        assert resume().was_complete
+        return
+    with pytest.raises(InputError, match=r"images\.version: null in the set, 2 now"):
+        resume()
+
+
 def test_files_of_killed_processes_are_removed_and_a_users_files_are_not(unfinished):
     out, resume = unfinished
     (out / "mine.part").touch()

@@ -245,6 +245,16 @@ def test_coco_names_the_file_and_the_entry(coco, where, change, says):
         datasets.read("coco", coco)
 
 
+@pytest.mark.parametrize(("one", "other"), [("person", "person"), ("Pérez", "Pe\u0301rez"), ("person", "person ")])
+def test_coco_refuses_two_categories_of_one_name(coco, one, other):
+    """They would be two classes that nothing tells apart; in json of some tools, one of them is never used."""
+    made = instances()
+    made["categories"] = [{"id": number, "name": name} for number, name in ((0, other), (1, one), (90, "toothbrush"))]
+    (coco / "annotations/instances_train2017.json").write_text(json.dumps(made))
+    with pytest.raises(InputError, match=r"train2017.json: the categories 0 and 1 are both called 'P?.*remove.*rename"):
+        datasets.read("coco", coco)
+
+
 def test_coco_names_json_that_is_none_or_another(coco):
     path = coco / "annotations/instances_train2017.json"
     for content, says in (

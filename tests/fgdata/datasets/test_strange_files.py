@@ -1,5 +1,6 @@
 """Dataset folders and files as strangers leave them: links, FIFOs, hidden copies, bombs, deep JSON, odd JPEGs."""
 
+import errno
 import os
 import struct
 import unicodedata
@@ -10,8 +11,9 @@ import pytest
 from dataset_files import image, write
 
 from fgdata import datasets, images
-from fgdata.datasets import parsing, unpack
+from fgdata.datasets import parsing, scan, unpack
 from fgdata.errors import InputError
+from fgdata.images.jpeg import FRAMES
 
 
 def files_of(dataset: datasets.Dataset) -> list[str]:
@@ -32,6 +34,20 @@ def test_copies_and_hidden_files_are_never_data(tmp_path):
     dataset = datasets.read("folder", write(tmp_path, {name: b"x" for name in ["a/1.jpg", *copies]}))
     assert (dataset.classes, files_of(dataset)) == (("a",), ["a/1.jpg"])
     assert "@eaDir" in dataset.note
+
+
+@pytest.mark.parametrize("half", ["", "train/"])
+def test_what_lies_beside_the_class_folders_is_counted_too(tmp_path, half):
+    hidden = [".DS_Store", f"{half}.cache/1.jpg", f"{half}._a", f"{half}a/.1.jpg"]
+    files = [f"{half}a/1.jpg", f"{half}lost.jpg", f"{half}notes.txt", *hidden]
+    dataset = datasets.read("folder", write(tmp_path, {name: b"x" for name in files}))
+    assert (dataset.classes, files_of(dataset)) == (("a",), [f"{half}a/1.jpg"])
+    names = sorted((".DS_Store", f"{half}._a", f"{half}.cache", f"{half}a/.1.jpg"))
+    assert dataset.note.splitlines() == [
+        f"left out 1 non-image file (.txt 1): {half}notes.txt; suffixes of images: " + " ".join(sorted(scan.SUFFIXES)),
+        f"left out 1 image in no class folder: {half}lost.jpg",
+        "left out 4 hidden or system files and folders: " + ", ".join(names),
+    ]
 
 
 def test_two_unicode_forms_of_a_name_are_one_class(tmp_path):
@@ -100,6 +116,19 @@ def test_bombs_are_refused_before_any_decoder(data, monkeypatch):
         images.decode(data, "x.png")
 
 
+@pytest.mark.parametrize("marker", sorted(FRAMES))
+def test_a_jpeg_of_any_process_is_limited_before_any_decoder(marker, monkeypatch):
+    """Baseline, arithmetic-coded, lossless and hierarchical: the frame header states the size in all of them."""
+    for decoder in ("cv2.imdecode", "PIL.Image.open", "simplejpeg.decode_jpeg"):
+        monkeypatch.setattr(decoder, lambda *_, **__: pytest.fail("a decoder ran"))
+    jpeg = image()
+    at = jpeg.index(b"\xff\xc0")
+    size = struct.pack(">HH", 50_000, 60_000)
+    data = jpeg[: at + 1] + bytes([marker]) + jpeg[at + 2 : at + 5] + size + jpeg[at + 9 :]
+    with pytest.raises(InputError, match="x.jpg cannot be read .*60,000 x 50,000 pixels; at most 178,956,970"):
+        images.decode(data, "x.jpg")
+
+
 def test_a_twelve_bit_jpeg_is_not_plain_and_named():
     jpeg = image()
     at = jpeg.index(b"\xff\xc0")
@@ -120,3 +149,16 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="a.zip: its content is larger"):
         unpack.unpack(tmp_path / "a.zip", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_files_in_a_folder_that_the_disk_cannot_list_are_not_missing(tmp_path, monkeypatch):
+    write(tmp_path, {"a/1.jpg": b"x"})
+    with pytest.raises(InputError, match="2 of 3 files .*b/1.jpg"):
+        parsing.check_files_exist("cub", "x.txt", tmp_path, {"1": "a/1.jpg", "2": "b/1.jpg", "3": "a/1.jpg/x.jpg"})
+
+    def fail(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(parsing.os, "scandir", fail)
+    with pytest.raises(OSError, match="Stale file handle.*a"):
+        parsing.check_files_exist("cub", "x.txt", tmp_path, {"1": "a/1.jpg"})

@@ -145,3 +145,9 @@ def test_folder_takes_the_same_flags(images: Path):
             Image.new("RGB", (40, 30)).save(images / "birds" / label / f"{i}.png")
     drawn = datasets.read("folder", images / "birds", test_fraction=0.25)
     assert Counter((r.class_name, r.split) for r in drawn.records)["wren", "test"] == 1
+
+
+def test_two_unicode_forms_of_a_label_are_one_class(images: Path):
+    found = table(images, "path,label\na.png,caf\u00e9\nb.png,cafe\u0301\n")
+    assert found.classes == ("caf\u00e9",)
+    assert [record.label for record in found.records] == [0, 0]

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from paths import TINY
 
+from fgdata.cli import main
 from fgdata.errors import InputError
 from fgdata.shards.check import check
-from fgdata.shards.manifest import digest
+from fgdata.shards.manifest import digest, dump, signed
 from fgdata.shards.reader import ShardSet, box, label, meta
 from fgdata.shards.writer import ShardWriter, box_bytes
 
@@ -280,3 +281,21 @@ def test_golden_set(tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "tiny").iterdir()} == {
         p.name: p.read_bytes() for p in TINY.iterdir()
     }
+
+
+def test_a_set_without_splits_says_so(tmp_path, capsys):
+    manifest = json.loads((TINY / "manifest.json").read_text())
+    manifest |= {"splits": {}, "fallbacks": {}}
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/manifest.json").write_bytes(dump(signed(manifest)))
+    with pytest.raises(InputError, match=r"set has no split 'train'; it has no samples\.$"):
+        ShardSet.open(tmp_path / "set").split("train")
+    outputs = {}
+    for words in ("check", "score", "show", "list --folder", "add --saliency vsf --jobs 1"):
+        main([*words.split(), str(tmp_path if words.startswith("list") else tmp_path / "set")])
+        outputs[words.split()[0]] = "".join(capsys.readouterr())
+    assert "is intact: 0 samples in 0 tars" in outputs["check"]
+    assert "has no samples. Build another set" in outputs["score"]
+    assert "has no samples. Build another set" in outputs["show"]
+    assert "drawn: no samples; boxes rbd, gt" in outputs["list"]
+    assert "added boxes by vsf to 0 samples in" in outputs["add"]
