@@ -133,7 +133,7 @@ def silence_decoders() -> None:
     What makes an image unusable is raised as InputError instead. To see OpenCV's lines, set OPENCV_LOG_LEVEL.
     """
     if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.setLogLevel(0)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

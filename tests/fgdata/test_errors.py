@@ -67,6 +67,7 @@ def test_an_error_of_the_system_is_explained_where_its_words_are_not_plain(capsy
 
     path = tmp_path / "list.txt"
     path.touch()
+    (tmp_path / "manifest.json").touch()
     monkeypatch.setattr("fgdata.files.regular.os.open", fail)
     kind = OSError if name in STORAGE else InputError
     with pytest.raises(kind, match=re.escape(words)) as raised:

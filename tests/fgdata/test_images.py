@@ -1,11 +1,8 @@
 """Decoding by content. Oracles are Pillow's decoder and truncated or altered files."""
 
 import io
-import os
 import re
-import subprocess
-import sys
-from functools import partial
+import warnings
 
 import cv2
 import numpy as np
@@ -18,6 +15,7 @@ from fgdata.boxes.objective import Objective
 from fgdata.building import sample
 from fgdata.building.build import build
 from fgdata.building.log import Log
+from fgdata.building.worker import prepare_libraries
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images.jpeg import FRAMES
@@ -145,23 +143,38 @@ def test_what_is_under_transparent_pixels_is_not_stored(cut_out, tmp_path):
     assert np.abs(stored - on_white(cut_out)).mean() < 8
 
 
-def test_decoders_print_nothing_during_a_build(tmp_path):
+@pytest.fixture
+def loud(monkeypatch):
+    """OpenCV at its default log level, before and after the test."""
+    monkeypatch.delenv("OPENCV_LOG_LEVEL", raising=False)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
+    with warnings.catch_warnings():
+        yield
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
+
+
+def test_decoders_print_nothing_during_a_build(tmp_path, monkeypatch, capfd, loud):
     """A TIFF with a tag that libtiff does not know: OpenCV prints a warning unless it is silenced."""
-    (tmp_path / "images").mkdir()
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
-    image.save(tmp_path / "images" / "a.tif", tiffinfo={65001: "odd", 65002: 7})
-    (tmp_path / "images" / "b.tif").write_bytes(b"II*\0" + bytes(40))
-    words = "build-shards --dataset flat --root images --saliency vsf --on-bad-image skip --jobs 1 --out set".split()
-    script = "import sys; from fgdata.cli import main; sys.exit(main(sys.argv[1:]))"
-    environment = {key: value for key, value in os.environ.items() if key != "OPENCV_LOG_LEVEL"}
-    run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, check=False)
-    done = run([sys.executable, "-c", script, *words], env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "1 unusable image skipped" in done.stdout
-    decode = "import sys, cv2; sys.exit(cv2.imread('images/a.tif') is None)"
-    loud = run([sys.executable, "-c", decode], env=environment)
-    assert loud.returncode == 0
-    assert "tag 65001" in loud.stderr, "OpenCV no longer warns of such a file: this test needs another"
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(buffer, "TIFF", tiffinfo={65001: "odd", 65002: 7})
+    images.decode(buffer.getvalue(), "a.tif")
+    assert "tag 65001" in capfd.readouterr().err, "OpenCV no longer warns of such a file: this test needs another"
+    monkeypatch.setattr("fgdata.building.build.run_jobs", lambda function, jobs, **_: map(function, jobs))
+    files = dataset(tmp_path, {"a.tif": buffer.getvalue(), "b.tif": b"II*\0" + bytes(40)})
+    done = build(files, tmp_path / "set", saliency=("gt",), on_bad_image="skip")
+    assert capfd.readouterr().err == ""
+    assert [entry["file"] for entry in done.manifest["skipped"]] == ["b.tif"], "our own message is in the manifest"
+    with pytest.raises(InputError, match=r"^b\.tif cannot be read as an image"):
+        build(files, tmp_path / "other", saliency=("gt",))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("level", ["", "INFO"])
+def test_workers_silence_decoders_unless_the_environment_says_otherwise(monkeypatch, loud, level):
+    if level:
+        monkeypatch.setenv("OPENCV_LOG_LEVEL", level)
+    prepare_libraries()
+    assert (cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT) == (not level)
 
 
 def test_grey_jpegs(picture):
