@@ -118,6 +118,8 @@ def name_image(name: str, *advice: str) -> Iterator[None]:
     """
     try:
         yield
+    except NotEnoughMemory as fault:
+        raise NotEnoughMemory(fault.image, *(advice or (fault.advice,))) from None
     except MemoryError:
         raise NotEnoughMemory(printable(name), *advice) from None
     except (cv2.error, RuntimeError) as fault:
