@@ -1,5 +1,6 @@
 """Agreement of detectors: figures compared with loops; what the commands say about a set without ground truth."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -145,3 +146,22 @@ def test_adding_gt_to_a_set_without_truth_says_so(photos: Path, monkeypatch, cap
     assert main(["add", "set", "--saliency", "gt", "--out", "other"]) == 2
     assert "set has no ground-truth boxes: its dataset, flat, has none" in capsys.readouterr().err
     assert not Path("other").exists()
+
+
+def test_the_report_shows_the_settings_that_changed_pixels(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("fgdata.building.build.run_jobs", lambda function, jobs, **_: map(function, jobs))
+    birds = read("drawn", classes=2, images_per_class=3, size=96, seed=7)
+    build(birds, tmp_path / "set", saliency=("vsf",), max_side=64, quality=81, chroma="444", shard_samples=5)
+    text = re.sub(r"<[^>]*>", " ", write_report(tmp_path / "set", tmp_path / "a.html").read_text())
+    assert "6 of 6 (--max-side 64, --quality 81, --chroma 444)" in text
+    table = dict(re.findall(r"<tr><th>([a-z_.]+)</th><td>([^<]*)</td></tr>", (tmp_path / "a.html").read_text()))
+    manifest = ShardSet.open(tmp_path / "set").manifest
+    expected = {f"images.{key}": value for key, value in manifest["images"].items()}
+    expected |= {f"objective.{key}": value for key, value in manifest["objective"].items()}
+    expected |= {f"dataset.{key}": value for key, value in manifest["dataset"]["settings"].items()}
+    expected["shard_samples"] = 5
+    assert {key: json.loads(html.unescape(value)) for key, value in table.items()} == expected
+    assert expected["images.chroma"] == "444"
+    build(birds, tmp_path / "plain", saliency=("vsf",))
+    page = write_report(tmp_path / "plain", tmp_path / "b.html").read_text()
+    assert "--chroma" not in page, "no image was re-encoded"
