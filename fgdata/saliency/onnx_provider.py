@@ -66,7 +66,8 @@ def _open(onnxruntime: Any, file: Path, official: str, threads: int) -> Any:
     except Exception as fault:  # onnxruntime's own exceptions share no base class
         if lacks_memory(fault):
             raise InputError(
-                f"{file}: not enough memory to open this model on {official}. Use fewer workers (--jobs)."
+                f"{file} needs more memory to be opened on {official} than there is. Use fewer workers (--jobs), a "
+                "smaller network, or a machine with more memory."
             ) from None
         raise InputError(
             f"{file} is not an ONNX model for onnxruntime {onnxruntime.__version__} on {official}: {first_line(fault)} "

@@ -166,12 +166,12 @@ def test_a_loop_in_a_function_is_refused(tmp_path):
 
 
 def test_a_model_that_takes_all_memory_is_refused(tmp_path, monkeypatch):
-    """Its output takes 40 GB."""
+    """Its output takes 40 GB. Some versions of onnxruntime compute it while they open the model."""
     pytest.importorskip("onnxruntime")
     shape = helper.make_tensor("shape", TensorProto.INT64, [4], [1, 1, 100_000, 100_000])
     file = write(tmp_path / "net.onnx", [helper.make_node("ConstantOfShape", ["shape"], ["y"])], [shape])
     monkeypatch.setattr(onnx_trial, "MEMORY", 4 << 30)
-    with pytest.raises(InputError, match=r"net.onnx needs more memory for one image than the 4,096 MiB"):
+    with pytest.raises(InputError, match=r"net.onnx needs more memory (for one image than the 4,096 MiB|to be opened)"):
         detector(f"onnx:{file}")
 
 
