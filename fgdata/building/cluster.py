@@ -8,6 +8,9 @@ from ..errors import InputError, describe, warn
 from ..plugins import VARIABLE
 from .worker import ENVIRONMENT, prepare_libraries
 
+RETRIES = 3
+"""Times that a shard is started again after its worker died."""
+
 
 def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -> Iterator[Any]:
     """Yields function(job, advance) for every job; see `run_jobs`. Uses the cluster of RAY_ADDRESS, or starts one.
@@ -28,7 +31,7 @@ def run_on_ray(function: Callable, jobs: list, advance: Callable[[int], None]) -
                 f"--engine ray: no cluster available ({fault}). Check RAY_ADDRESS, or use --engine local"
             ) from None
     environment = ENVIRONMENT | {VARIABLE: os.environ.get(VARIABLE, "")}
-    remote = ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": environment})(_call)
+    remote = ray.remote(num_cpus=1, max_retries=RETRIES, runtime_env={"env_vars": environment})(_call)
     folder = os.getcwd()
     waiting = {remote.remote(function, job, folder): job for job in jobs}
     try:

@@ -18,7 +18,9 @@ def birds():
 def kept(birds, tmp_path_factory) -> Path:
     """drawn_set with its maps. Read only."""
     out = tmp_path_factory.mktemp("kept") / "set"
-    build(birds, out, saliency=("spectral-residual", "gt"), shard_samples=12, workers=2, keep_maps=True)
+    with pytest.MonkeyPatch.context() as patch:
+        run_in_process(patch)
+        build(birds, out, saliency=("spectral-residual", "gt"), shard_samples=12, keep_maps=True)
     return out
 
 
@@ -30,7 +32,9 @@ def copy(kept: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def in_process(monkeypatch):
     """Runs jobs in this process: a worker process takes a second to start."""
+    run_in_process(monkeypatch)
+
+
+def run_in_process(patch: pytest.MonkeyPatch) -> None:
     for room in ("build", "rewrite"):
-        monkeypatch.setattr(
-            f"fgdata.building.{room}.run_jobs", lambda function, jobs, **_: (function(job) for job in jobs)
-        )
+        patch.setattr(f"fgdata.building.{room}.run_jobs", lambda function, jobs, **_: map(function, jobs))

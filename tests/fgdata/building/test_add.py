@@ -17,7 +17,8 @@ from fgdata.shards.check import check
 from fgdata.shards.reader import ShardSet, meta
 
 
-def test_add_gives_the_bytes_of_a_direct_build(birds, tmp_path, kept):
+@pytest.mark.usefixtures("in_process")
+def test_add_gives_the_bytes_of_a_direct_build(birds, tmp_path):
     build(birds, tmp_path / "set", saliency=("gt",), shard_samples=12)
     (tmp_path / "set" / "notes.txt").write_text("mine")
     (tmp_path / "set" / "report.html").write_text("old boxes")
@@ -47,18 +48,20 @@ def test_an_added_gt_equals_that_of_a_direct_build_to_seven_decimals(birds, tmp_
         assert {**meta(added), "crc32": ""} == {**meta(direct), "crc32": ""}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_add_to_a_set_with_maps_stores_the_new_maps(birds, tmp_path):
     few = replace(birds, records=birds.records[:10])
     build(few, tmp_path / "set", saliency=("spectral-residual",), shard_samples=6, keep_maps=True)
-    add(tmp_path / "set", "rbd")
-    build(few, tmp_path / "direct", saliency=("spectral-residual", "rbd"), shard_samples=6, keep_maps=True)
+    add(tmp_path / "set", "vsf")
+    build(few, tmp_path / "direct", saliency=("spectral-residual", "vsf"), shard_samples=6, keep_maps=True)
     assert files(tmp_path / "set") == files(tmp_path / "direct")
     rebox(tmp_path / "set", TIGHT)
     add(tmp_path / "set", "gt")
-    assert ShardSet.open(tmp_path / "set").detectors == ("spectral-residual", "rbd", "gt")
+    assert ShardSet.open(tmp_path / "set").detectors == ("spectral-residual", "vsf", "gt")
     assert check(tmp_path / "set")[1] == []
 
 
+@pytest.mark.usefixtures("in_process")
 def test_the_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = "build-shards --classes 2 --images-per-class 6 --size 96 --saliency spectral-residual --jobs 1".split()

@@ -20,14 +20,14 @@ SETTINGS = {"saliency": ("spectral-residual", "gt"), "shard_samples": 12, "engin
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two workers whose working folder is not that of the test."""
+    """A worker whose working folder is not that of the test."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         paths = Path(__file__).parent, *(Path(path) for path in sys.path if path)
         here = {"env_vars": {"PYTHONPATH": os.pathsep.join(map(str, paths))}}  # workers find this file's functions
         ray.init(
-            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=here
+            "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=here
         )
         yield
         ray.shutdown()
@@ -89,7 +89,8 @@ def test_a_lost_worker_is_replaced_and_leaves_nothing(cluster, data):
     assert check(Path("set"))[1] == []
 
 
-def test_a_worker_that_dies_every_time_is_an_input_error(cluster, data):
+def test_a_worker_that_dies_every_time_is_an_input_error(cluster, data, monkeypatch):
+    monkeypatch.setattr("fgdata.building.cluster.RETRIES", 1)
     with pytest.raises(InputError, match=r"A Ray worker died .*rerun the command"):
         list(run_jobs(die, [replace(data)], workers=1, engine="ray", advance=lambda images: None))
 
