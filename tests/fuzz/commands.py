@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -58,9 +59,20 @@ def _stop_training_after(steps: int) -> None:
 
 
 def preload(*modules: str) -> None:
-    """Import modules before the fork, so that every input does not pay for it."""
+    """Import modules before the fork, so that every input does not pay for it. Unknown ones are passed over."""
     from importlib import import_module
 
     for module in modules:
-        import_module(module)
+        with suppress(ImportError):
+            import_module(module)
     sys.stdout.flush()
+
+
+def compile_search() -> None:
+    """Compile or load the search over boxes before the fork."""
+    import numpy as np
+
+    from fgdata.boxes.objective import Objective, solve
+
+    for objective in (Objective(tau=1.0), Objective("max-mean", k=1.0)):
+        solve(np.eye(8, dtype=np.float32), objective)

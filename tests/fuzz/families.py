@@ -1,6 +1,8 @@
 """The families by name, and one input of a family by its seed."""
 
+import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from random import Random
 from types import ModuleType
 from typing import NamedTuple
 
-from .commands import preload
+from .commands import compile_search, preload
 from .contract import MEMORY, SECONDS, Outcome, check_call, make_case
 
 FAMILIES = ("shards", "unfinished", "datasets", "images", "models", "runs", "checkpoints")
@@ -38,12 +40,20 @@ class Prepared:
         self.name, self.module, self.folder = name, import_family(name), folder
         self.valid = folder / "valid"
         (self.valid / "here").mkdir(parents=True)
-        # In a child: a fork must not copy threads that OpenCV, torch or BLAS have started. It imports all libraries.
+        preload(*self.module.PRELOAD)
         (self.valid / "tmp").mkdir()
-        ended = check_call(self.valid, lambda: self.module.prepare(self.valid / "here"), seconds=600, memory=4 << 30)
+        # In a child: a fork must not copy threads that OpenCV, torch or BLAS have started.
+        ended = check_call(self.valid, self._prepare, seconds=600, memory=4 << 30)
         if ended.verdict != "ok":
             raise RuntimeError(f"the valid files of {name} could not be written: {ended.text}\n{_stderr(self.valid)}")
-        preload(*self.module.PRELOAD)
+        preload(*json.loads((self.valid / "tmp" / "modules").read_text()))
+        compile_search()
+
+    def _prepare(self) -> None:
+        """Writes the valid files, and the names of the modules that this took: the parent imports them once."""
+        before = set(sys.modules)
+        self.module.prepare(self.valid / "here")
+        (self.valid / "tmp" / "modules").write_text(json.dumps(sorted(set(sys.modules) - before)))
 
     def run_valid(self, command: str) -> Outcome:
         """A command on the valid files."""
