@@ -59,9 +59,8 @@ class LeftOut:
                 f"left out {counted(len(self.outside), 'image')} in no class folder: {abbreviate(self.outside)}"
             )
         if self.never_data:
-            lines.append(
-                f"left out {len(self.never_data):,} hidden or system files and folders: {abbreviate(self.never_data)}"
-            )
+            kinds = "file or folder" if len(self.never_data) == 1 else "files and folders"
+            lines.append(f"left out {len(self.never_data):,} hidden or system {kinds}: {abbreviate(self.never_data)}")
         if self.links:
             lines.append(
                 f"left out {counted(len(self.links), 'duplicate or circular folder link')}: {abbreviate(self.links)}"

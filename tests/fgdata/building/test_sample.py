@@ -178,8 +178,9 @@ def test_chroma_444_keeps_the_colours_of_reencoded_images_and_is_a_setting(tmp_p
     data = dataset(tmp_path, {"sign.png": buffer.getvalue(), "a.jpg": jpeg()})
     make = partial(build, data, saliency=("gt",))
     half, full = make(tmp_path / "420").manifest, make(tmp_path / "444", chroma="444").manifest
-    assert half["images"] == {"max_side": None, "quality": 90}, "the default is not recorded: older sets stay the same"
-    assert full["images"] == {"max_side": None, "quality": 90, "chroma": "444"}
+    settings = {"version": images.VERSION, "max_side": None, "quality": 90}
+    assert half["images"] == settings, "the default is not recorded: older sets stay the same"
+    assert full["images"] == settings | {"chroma": "444"}
     pictures = {name: samples(tmp_path / name) for name in ("420", "444")}
     errors = {
         name: np.abs(images.decode(found["sign.png"]["jpg"], name).astype(int) - stripes).mean()

@@ -319,6 +319,7 @@ def test_folder_with_train_and_test(tmp_path):
         "val/ is left out: test/ is the test split",
         "validation/ is left out: test/ is the test split",
         "extra/ beside train/ is left out: a test split is called test, val, valid, validation",
+        "left out 1 hidden or system file or folder: .cache",
     ]
     write(tmp_path, {"test/z/9.jpg": b""})
     with pytest.raises(InputError, match=r"test has classes that train/ lacks: z"):
