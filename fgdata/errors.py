@@ -28,7 +28,7 @@ _STORAGE = {
 """Errors of a disk, a network drive or this machine, which say nothing about the file: name -> what it means."""
 _OTHERS = {
     "EFBIG": "limited by `ulimit -f` or by the file system",
-    "EROFS": "the file system is mounted read-only; name another folder, or mount it again for writing",
+    "EROFS": "the file system is mounted for reading only",
     "ELOOP": "a symbolic link leads back to itself; `ls -l` shows where it leads",
 }
 REMARKS = {getattr(errno, name): text for name, text in (_STORAGE | _OTHERS).items() if hasattr(errno, name)}

@@ -26,8 +26,10 @@ def create_folder(folder: Path, flag: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
+        leads_nowhere = folder.is_symlink() and not folder.exists()
+        reason = "it is a link that leads nowhere, or back to itself" if leads_nowhere else describe(fault)
         raise InputError(
-            f"The folder {folder} cannot be created: {describe(fault)}. Name another folder: {flag} FOLDER"
+            f"The folder {folder} cannot be created: {reason}. Name another folder: {flag} FOLDER"
         ) from None
 
 

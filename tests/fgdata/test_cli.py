@@ -239,7 +239,7 @@ def test_report_states_the_cost_of_reencoding_and_embeds_only_a_sample(tmp_path)
     cards = page.count("<figure class=card")
     assert 20 <= cards <= 20 + 12 + 8
     assert f"{cards} of 800 images are on this page" in page
-    assert "800 of 800 (--max-side 32, --quality 60)" in page
+    assert "800 of 800 (--max-side 32, --quality 60, --chroma 420)" in page
     before = 800 * len(Noise()(records[0])[0]) / 1e6
     reader = ShardSet.open(tmp_path / "set").split("train")
     after = sum(len(reader.read(i)["jpg"]) for i in range(800)) / 1e6
