@@ -273,14 +273,8 @@ def _existing_root(name: str, row: DatasetRow, root: Path | str | None) -> Path:
     path = default_root(name) if root is None else Path(root)
     if path.is_dir():
         return path
-    state = (
-        "is a file, not a folder"
-        if path.exists()
-        else "is a link that leads nowhere or to itself"
-        if path.is_symlink()
-        else ""
-    )
-    state = state or "does not exist"
+    absent = "is a link that leads nowhere or to itself" if path.is_symlink() else "does not exist"
+    state = "is a file, not a folder" if path.exists() else absent
     variable = os.environ.get("FGDATA_ROOT")
     hint = "\nOr download it to that folder: add --download" if row.archives else ""
     source = "given by --root" if root is not None else f"the default; FGDATA_ROOT is {variable or 'not set'}"
