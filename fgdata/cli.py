@@ -54,7 +54,7 @@ def build_shards(
     split_seed: int | None = None,
     download: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """Run saliency detectors over a dataset and write WebDataset shards that carry the boxes.
+    """Run saliency detectors over a dataset and write WebDataset shards that contain the boxes.
 
     If it is stopped, rerun the command: it resumes after the last complete shard.
 
@@ -313,7 +313,8 @@ def show(
     Args:
         shards: The folder of the shard set.
         other: Another set of the same images, such as one with another objective: the page shows the boxes of both.
-        out: The file to write; its name ends in .html or .htm. Default: report.html in the (first) shard set's folder.
+        out: The file to write; its name must end in .html or .htm. Default: report.html in the (first) shard set's
+            folder.
         samples: Images to show, 1 to 1,000. The statistics cover all samples.
     """
     from .report.page import write_report
@@ -385,7 +386,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "build-shards": "Finished shards are kept: rerun the command to resume after them.",
         "rebox": "The shard set is unchanged.",
         "add": "The shard set is unchanged.",
-        "fetch-model": "What was downloaded is kept: rerun the command to resume.",
+        "fetch-model": "The part that was downloaded is kept: rerun the command to resume.",
     }
     return run_command("fgdata", command, when_stopped.get(given[0] if given else "", ""))
 
