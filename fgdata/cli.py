@@ -77,7 +77,8 @@ def build_shards(
         chroma: Colour resolution of re-encoded images: 420 is half, 444 full, for small coloured details.
         on_bad_image: stop: name the first image that cannot be read or whose box lies outside it, and stop. skip:
             omit such images and list them in the manifest. This includes JPEGs whose compressed data is damaged, which
-            would decode to a partly wrong image. Truncation is always detected, a single wrong byte only rarely.
+            would decode to a partly wrong image. Truncation is always detected, a single wrong byte in about a quarter
+            of cases.
         shard_samples: Samples per shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where to build the shards: in local processes, or on a Ray cluster.
