@@ -273,7 +273,7 @@ def score(
 
     CorLoc is the share with an IoU of at least 0.5. Two baselines are listed too.
 
-    For a set without ground truth: how far the detectors agree (mean IoU of every pair), and the share of boxes that
+    For a set without ground truth: how well the detectors agree (mean IoU of every pair), and the share of boxes that
     cover the whole image.
 
     Args:

@@ -14,7 +14,7 @@ from ..settings.common import Model
 from .resnet import BLOCKS, ResNet
 
 METHODS = ("forward_intermediates", "forward_head", "group_matcher", "feature_info", "pretrained_cfg")
-"""What the encoder asks of a network; a few of timm's lack some."""
+"""What the encoder needs from a network; a few of timm's networks lack some of it."""
 
 
 def build(model: Model) -> nn.Module:
