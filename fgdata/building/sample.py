@@ -153,7 +153,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
 
 @contextmanager
 def name_image(file: str) -> Iterator[None]:
-    """Raises NotEnoughMemory, which names the image, if NumPy or OpenCV runs out of memory in the block."""
+    """Raises NotEnoughMemory, which names the image, for whatever NumPy and OpenCV raise in the block."""
     try:
         yield
     except MemoryError:

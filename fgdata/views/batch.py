@@ -28,7 +28,7 @@ class Work:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """Values that are yielded unchanged, by name: label, index, and boxes if they were asked for."""
+        """What is yielded as it is, by name: label, index, and boxes if they were asked for."""
         named = {"label": self.label, "index": self.index, "boxes": self.boxes}
         return {name: array[: self.keep] for name, array in named.items() if array is not None}
 

@@ -57,7 +57,7 @@ class ViewSpec:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from RGB in [0, 1]; ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Divisor of RGB in [0, 1] after the mean is subtracted; ImageNet's."""
+    """RGB in [0, 1] is divided by it; ImageNet's."""
     masks: Suppress[bool] = False
     """Also yield object masks: the pasted rectangle, or the sample's own box transformed by the crop (ours)."""
     plain: Suppress[bool] = False

@@ -22,7 +22,7 @@ SECONDS_BETWEEN_LINES = 10.0  # without a terminal
 
 
 class ForgivingConsole(Console):
-    """A console that stops printing once its output has no reader, as after `| head` or a closed terminal. Training
+    """A console that goes silent when nobody can read it any more, as after `| head` or a closed terminal. Training
     continues; log.txt has all lines."""
 
     def on_broken_pipe(self) -> None:  # rich's own ends the program

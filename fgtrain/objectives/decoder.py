@@ -85,7 +85,7 @@ class Decoder(nn.Module):
                 shape = json.loads((weights.metadata() or {})["fgtrain_decoder"])
                 stored = {k: list(weights.get_slice(k).get_shape()) for k in weights.keys()}  # noqa: SIM118
             crc32 = shape.pop("crc32", None)
-        except Exception as error:  # SafetensorError, and others for damaged metadata
+        except Exception as error:  # SafetensorError, and whatever damaged metadata leads to
             raise InputError(
                 f"--decoder {file} is not a decoder of fgtrain ({type(error).__name__}: {error}). Name the {FILE} of a "
                 "run of synth-pair."
