@@ -5,11 +5,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores
 
-import pytest  # noqa: E402
-from paths import REAL_DATA  # noqa: E402
+import pytest
+from paths import REAL_DATA
 
-from fgdata.building.build import build  # noqa: E402
-from fgdata.datasets import read  # noqa: E402
+from fgdata.building.build import build
+from fgdata.datasets import read
 
 
 @pytest.fixture(scope="session")
