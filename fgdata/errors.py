@@ -41,8 +41,8 @@ _USER_ERRORS = {
     *(errno.ENAMETOOLONG, errno.EBUSY),
 }
 _FEWER_WORKERS = (
-    "Rerun the command with fewer workers (--jobs), or on a machine with more memory. If the image is not worth it, "
-    "remove it from the dataset."
+    "Rerun the command with fewer workers (--jobs), or on a machine with more memory. Or remove the image from the "
+    "dataset."
 )
 
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests of several rooms: real images, if present, and a small drawn shard set."""
+"""Fixtures shared by the tests of several modules: real images, if present, and a small drawn shard set."""
 
 import os
 from pathlib import Path
