@@ -40,6 +40,8 @@ class LeftOut:
     never_data: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     """Images beside the class folders."""
+    folders: list[str] = field(default_factory=list)
+    """Folders beside the images, where only one folder is read."""
     links: list[str] = field(default_factory=list)
     """Links to a folder that contains them, or that was already read."""
 
@@ -57,6 +59,10 @@ class LeftOut:
         if self.outside:
             lines.append(
                 f"left out {counted(len(self.outside), 'image')} in no class folder: {abbreviate(self.outside)}"
+            )
+        if self.folders:
+            lines.append(
+                f"left out {counted(len(self.folders), 'folder')} beside the images: {abbreviate(self.folders)}"
             )
         if self.never_data:
             kinds = "file or folder" if len(self.never_data) == 1 else "files and folders"
@@ -88,18 +94,18 @@ def leave_out_beside_classes(root: Path, half: str, left_out: LeftOut) -> None:
 
 
 def list_images(folder: Path, left_out: LeftOut) -> list[str]:
-    """Names of the images directly in a folder, sorted. Other files are added to `left_out`."""
+    """Names of the images directly in a folder, sorted. What else is there is added to `left_out`."""
     names = []
-    for entry in os.scandir(folder):
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if is_never_data(entry.name):
             left_out.never_data.append(entry.name)
         elif _is_image(entry):
             names.append(entry.name)
-        elif not entry.is_dir():
+        elif entry.is_dir():
+            left_out.folders.append(f"{entry.name}/")
+        else:
             _leave_out(entry.name, left_out)
-    left_out.files.sort()
-    left_out.never_data.sort()
-    return sorted(names)
+    return names
 
 
 def walk_images(root: Path, folder: str, left_out: LeftOut) -> list[str]:

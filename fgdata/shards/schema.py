@@ -118,7 +118,7 @@ MANIFEST = {
     "dataset": {"name": TEXT, "classes?": [TEXT], "settings?": OBJECT, "records_sha256?": TEXT},
     "detectors": Each(NAME, {"tau?": NUMBER}),
     "objective": {"name": TEXT, "tau?": NUMBER, "k?": NUMBER, "min_area?": OPTIONAL, "grid?": NUMBER},
-    "images": {"max_side": OPTIONAL, "quality": NUMBER},
+    "images": {"version?": NUMBER, "max_side": OPTIONAL, "quality": NUMBER},
     "versions": Each(".*", TEXT),
     "splits": Each(NAME, {"samples": COUNT, "shards": [SHARD]}),
     "skipped": [OBJECT],

@@ -137,6 +137,14 @@ def test_isic2017_boxes_are_around_the_masks(lesions, tmp_path_factory):
     assert build(known, tmp_path_factory.mktemp("s") / "s", saliency=("gt",), workers=1).written == 4
 
 
+def test_isic2017_masks_with_a_transparent_background_are_read_as_stored(lesions):
+    """A picture is shown on white, but what is transparent in a mask is not a lesion."""
+    path = lesions / "ISIC-2017_Test_v2_Part1_GroundTruth/ISIC_7_segmentation.png"
+    grey = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    path.write_bytes(cv2.imencode(".png", np.dstack([grey] * 4))[1].tobytes())
+    assert list(boxes(datasets.read("isic2017", lesions)).values())[-1] == ((10, 4, 20, 10),)
+
+
 def test_isic2017_refuses_an_empty_mask_before_any_work(lesions, tmp_path_factory):
     path = lesions / "ISIC-2017_Test_v2_Part1_GroundTruth/ISIC_7_segmentation.png"
     known = datasets.read("isic2017", lesions)

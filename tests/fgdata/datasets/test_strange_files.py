@@ -50,6 +50,16 @@ def test_what_lies_beside_the_class_folders_is_counted_too(tmp_path, half):
     ]
 
 
+def test_flat_names_what_it_leaves_out(tmp_path):
+    names = ["2.jpg", "1.jpg", "more/3.jpg", "even more/4.jpg", "b.txt", ".x"]
+    dataset = datasets.read("flat", write(tmp_path, {name: b"x" for name in names}))
+    assert files_of(dataset) == ["1.jpg", "2.jpg"]
+    assert dataset.note.splitlines()[1:] == [
+        "left out 2 folders beside the images: even more/, more/",
+        "left out 1 hidden or system file or folder: .x",
+    ]
+
+
 def test_two_unicode_forms_of_a_name_are_one_class(tmp_path):
     one, two = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
     dataset = datasets.read("folder", write(tmp_path, {f"train/{one}/1.jpg": b"x", f"train/{two}/2.jpg": b"x"}))

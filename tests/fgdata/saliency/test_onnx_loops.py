@@ -157,6 +157,14 @@ def test_external_and_overridden_numbers_are_not_constants(tmp_path):
         hash_files(write(tmp_path / "net.onnx", double))
 
 
+def test_a_constant_of_an_older_file_is_listed_among_the_inputs_too(tmp_path):
+    """Before IR version 4 every initializer had to be an input; nobody gives it another value."""
+    model = onnx.load(write(tmp_path / "net.onnx", [RED, loop("n", "v", "y")]))
+    model.graph.input.append(value("n", TensorProto.INT64, []))
+    onnx.save(model, tmp_path / "net.onnx")
+    assert list(hash_files(tmp_path / "net.onnx")) == ["net.onnx"]
+
+
 def test_a_loop_in_a_function_is_refused(tmp_path):
     operators = [helper.make_opsetid("", 17)]
     function = helper.make_function("own", "Repeat", ["n", "true", "one", "v"], ["y"], [loop("n", "v", "y")], operators)
