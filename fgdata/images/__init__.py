@@ -207,8 +207,11 @@ def _decode_on_ground(data: bytes, name: str, ground: int) -> np.ndarray:
 
     with _open_with_pillow(data, name) as image:
         above = image.convert("RGBA")
+        alpha = above.getchannel("A")
+        if alpha.getextrema() == (0, 0):
+            raise ValueError("all of its pixels are transparent")
         page = Image.new("RGB", image.size, (ground, ground, ground))
-        page.paste(above, mask=above.getchannel("A"))
+        page.paste(above, mask=alpha)
         return np.array(page)
 
 

@@ -102,6 +102,16 @@ def test_transparent_pixels_are_shown_on_white(cut_out, form, options):
     assert (images.decode(buffer.getvalue(), "x")[:, :10] == 255).all()
 
 
+def test_an_image_that_nobody_can_see_is_a_bad_image(cut_out, tmp_path):
+    cut_out[..., 3] = 0
+    buffer = io.BytesIO()
+    Image.fromarray(cut_out).save(buffer, "PNG")
+    data = dataset(tmp_path, {"a.png": buffer.getvalue(), "b.jpg": saved(cut_out[..., :3], "JPEG")})
+    with pytest.raises(InputError, match=r"^a\.png cannot be read as an image: .*all of its pixels are transparent"):
+        build(data, tmp_path / "set", saliency=("gt",))
+    assert sample.find_fault(data.records[1], data.load) is None
+
+
 def test_grey_with_alpha_and_sixteen_bits_with_alpha_are_shown_on_white(cut_out):
     grey = cut_out[..., [0, 0, 0, 3]]
     data = saved(cut_out[..., 0], "PNG", "L")

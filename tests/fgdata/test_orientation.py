@@ -217,7 +217,7 @@ def test_a_coco_picture_of_another_size_than_the_json_states_is_a_bad_image(tmp_
     sizes = [{"width": size[0], "height": size[1]}, {"width": WIDTH, "height": HEIGHT}, {}]
     files = {name: encode(None) for name in ("a.jpg", "b.jpg", "c.jpg")}
     dataset = datasets.read("coco", write_coco(tmp_path, files, sizes, [list(MARK)] * 3))
-    says = rf"train2017/a\.jpg: the file has 90 x 60 pixels, its annotation states {size[0]} x {size[1]}"
+    says = rf"train2017/a\.jpg: the file has 90 x 60 pixels, but its annotation states {size[0]} x {size[1]}"
     with pytest.raises(InputError, match=says):
         build(dataset, tmp_path / "set", saliency=("gt",), workers=1)
     done = build(dataset, tmp_path / "set", saliency=("gt",), workers=1, on_bad_image="skip")
