@@ -64,6 +64,7 @@ def test_maps_are_the_detectors_maps_to_half_a_step(kept, birds):
         np.testing.assert_allclose(low + (high - low) * stored[row] / 255, cells, atol=(high - low) / 509)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("objective", [TIGHT, MEAN, Objective("max-mean", min_area=0.3), Objective(grid=48)])
 def test_rebox_gives_the_boxes_of_a_direct_build(copy, birds, tmp_path, objective):
     done = rebox(copy, objective)
@@ -93,6 +94,7 @@ def test_rebox_with_the_same_objective_gives_the_same_boxes(kept, tmp_path):
     assert files(tmp_path / "third") == first, "the same maps give the same bytes"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_flat_maps_give_whole_images(tmp_path, birds):
     few = replace(birds, records=birds.records[:3], load=Flat())
     build(few, tmp_path / "set", saliency=("spectral-residual",), keep_maps=True)
