@@ -6,6 +6,13 @@ same draws for a sample. The published algorithm fixes the stream, so no NumPy r
 
 import numpy as np
 
+# Columns of a sample's draws. Append only: moving a column changes every view of every seed.
+AREA, RATIO = slice(0, 10), slice(10, 20)
+X, Y, PLACE_AREA, PLACE_X, PLACE_Y, FLIP, JITTER = range(20, 27)
+FACTORS, ORDER = slice(27, 31), slice(31, 35)
+GRAY, BLUR, SIGMA, LENDER = range(35, 39)
+COUNT = 39
+
 _WORD = np.uint64(0xFFFFFFFF)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85

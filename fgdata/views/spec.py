@@ -7,11 +7,13 @@ A value out of its range raises InputError. Docstrings of the class and its fiel
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tyro.conf import Suppress
 
 from ..errors import InputError
+
+CropName = Literal["rrc", "saliency-swap", "centre"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ViewSpec:
     """Side of a view in pixels, 8 to 4096."""
     views: Suppress[int] = 2  # not a flag, like masks and plain: the method sets it, not its user
     """Views per image, each with its own draws; 1 to 64."""
-    crop: Literal["rrc", "saliency-swap", "centre"] = "rrc"
+    crop: CropName = "rrc"
     """rrc: a random resized crop. saliency-swap: a patch of the sample's box over another sample's box (CVSA 2.1),
     or anywhere over an image of another shard set if backgrounds are given.
     centre: short side resized to size * 256 / 224, central square (test time)."""
@@ -80,7 +82,7 @@ class ViewSpec:
 
         need(isinstance(self.size, int) and 8 <= self.size <= 4096, "size", "a whole number from 8 to 4096")
         need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")
-        need(self.crop in ("rrc", "saliency-swap", "centre"), "crop", "rrc, saliency-swap, centre")
+        need(self.crop in get_args(CropName), "crop", ", ".join(get_args(CropName)))
         need(0 < self.area[0] <= self.area[1] <= 1, "area", "two shares of the image, 0 < low <= high <= 1")
         need(0 < self.aspect[0] <= self.aspect[1], "aspect", "two ratios, 0 < low <= high")
         need(0 < self.patch_area <= 1, "patch_area", "above 0, at most 1")

@@ -262,7 +262,7 @@ def test_a_damaged_background_is_named_in_the_consumer():
 
 
 def test_paste_leaves_the_first_38_draws_unchanged():
-    assert geometry.COUNT == 39
+    assert draws.COUNT == 39
     assert np.array_equal(draws.uniforms(7, 3, np.arange(9), 1, 39)[:, :38], draws.uniforms(7, 3, np.arange(9), 1, 38))
 
 

@@ -1,0 +1,170 @@
+"""Crops: where each view is cut from its image, where it is placed, and what is behind it; `CROPS` has one by name.
+
+A crop takes the samples of a batch and the draws of one view, and returns rectangles (x, y, w, h) in whole pixels,
+int32. A rectangle of the image is inside it; a place is a rectangle of the view.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .draws import AREA, LENDER, PLACE_AREA, PLACE_X, PLACE_Y, RATIO, X, Y
+from .spec import ViewSpec
+
+LONGEST = 8
+"""Crop centre: at most this multiple of the short side is read of the long side. A view shows 0.875 of it."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a batch and their draws for one view."""
+
+    sizes: np.ndarray  # (B, 2) int, width and height of the images
+    boxes: np.ndarray  # (B, 4) float32 in [0, 1]
+    u: np.ndarray  # (B, COUNT) float64 in [0, 1)
+    partners: Callable[[], np.ndarray]  # another sample of the batch for each: (B,) int32 positions
+    lenders: int  # images of other sets that may be backgrounds; 0: backgrounds are the batch's own images
+
+    def backgrounds(self) -> np.ndarray:
+        """(B,) int32: whose image is behind each sample's patch."""
+        if self.lenders:
+            return np.floor(self.u[:, LENDER] * self.lenders).astype(np.int32)
+        return self.partners()
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What a crop chose for each sample."""
+
+    source: np.ndarray  # (B, 4) int32, pixels of the image
+    place: np.ndarray  # (B, 4) int32, pixels of the view
+    mask: np.ndarray  # (B, 4) int32, the object in pixels of the view
+    partner: np.ndarray | None = None  # (B,) int32, as of `Samples.backgrounds`; None if no background shows
+
+
+def rrc(samples: Samples, spec: ViewSpec) -> Crop:
+    """A random resized crop."""
+    return _fill(random_resized_crop(samples.sizes, samples.u, spec), samples, spec)
+
+
+def saliency_swap(samples: Samples, spec: ViewSpec) -> Crop:
+    """A patch of each box: over the partner's box (CVSA's `swap`), or with lenders anywhere (its `paste`)."""
+    sizes, partner = samples.sizes, samples.backgrounds()
+    source = patch(samples.boxes, sizes, samples.u, spec)
+    if samples.lenders:
+        source, place = paste_place(source, samples.u, spec)
+    else:
+        place = pixels(samples.boxes[partner], np.full_like(sizes, spec.size))
+    return Crop(source, place, place, partner)
+
+
+def centre(samples: Samples, spec: ViewSpec) -> Crop:
+    """The central square at test time."""
+    source, place = central(samples.sizes, spec.size)
+    return Crop(source, place, carry(samples.boxes, samples.sizes, source, place, spec.size))
+
+
+CROPS: dict[str, Callable[[Samples, ViewSpec], Crop]] = {
+    "rrc": rrc,
+    "saliency-swap": saliency_swap,
+    "centre": centre,
+}
+"""Every value of `ViewSpec.crop`."""
+
+
+def random_resized_crop(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:
+    """(B, 2), (B, COUNT) -> (B, 4). torchvision's RandomResizedCrop.get_params: the first of ten attempts that fits."""
+    width, height = sizes[:, :1].astype(float), sizes[:, 1:].astype(float)
+    area = width * height * (spec.area[0] + (spec.area[1] - spec.area[0]) * u[:, AREA])  # (B, 10)
+    ratio = _log_uniform(spec.aspect, u[:, RATIO])
+    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    first = np.argmax(fits, 1)[:, None]
+    w, h = np.take_along_axis(w, first, 1)[:, 0], np.take_along_axis(h, first, 1)[:, 0]
+    width, height, any_fits = width[:, 0], height[:, 0], fits.any(1)
+    # Without a fit: the whole image, trimmed to the nearest allowed aspect.
+    centre_w = np.minimum(width, np.rint(height * spec.aspect[1]))
+    centre_h = np.minimum(height, np.rint(width / spec.aspect[0]))
+    x = np.where(any_fits, np.floor(u[:, X] * (width - w + 1)), (width - centre_w) // 2)
+    y = np.where(any_fits, np.floor(u[:, Y] * (height - h + 1)), (height - centre_h) // 2)
+    return np.stack([x, y, np.where(any_fits, w, centre_w), np.where(any_fits, h, centre_h)], 1).astype(np.int32)
+
+
+def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:
+    """(B, 4), (B, 2), (B, COUNT) -> (B, 4). A random rectangle inside each box (CVSA 2.1).
+
+    Its share a of the box's area is uniform in [patch_area, 1]. Its aspect relative to the box's is log-uniform,
+    clipped to [a, 1 / a] so that a rectangle of exactly that share fits in the box.
+    """
+    x, y, w, h = pixels(boxes, sizes).T
+    share = spec.patch_area + (1 - spec.patch_area) * u[:, AREA.start]
+    ratio = np.clip(_log_uniform(spec.aspect, u[:, RATIO.start]), share, 1 / share)
+    patch_w = np.clip(np.rint(w * np.sqrt(share * ratio)), 1, w)
+    patch_h = np.clip(np.rint(h * np.sqrt(share / ratio)), 1, h)
+    left = x + np.floor(u[:, X] * (w - patch_w + 1))
+    top = y + np.floor(u[:, Y] * (h - patch_h + 1))
+    return np.stack([left, top, patch_w, patch_h], 1).astype(np.int32)
+
+
+def paste_place(source: np.ndarray, u: np.ndarray, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 4) patches, (B, COUNT) -> patches (B, 4), places (B, 4) anywhere in the view. Area and place are ours.
+
+    The place has the patch's aspect and a share of the view's area uniform in [paste_area, 1]. If it is wider or taller
+    than the view, the excess is cut off both sides of the patch equally, which keeps its scale and reduces its share.
+    """
+    x, y, w, h = source.T.astype(float)
+    share = spec.paste_area + (1 - spec.paste_area) * u[:, PLACE_AREA]
+    wide, tall = spec.size * np.sqrt(share * w / h), spec.size * np.sqrt(share * h / w)
+    place_w, place_h = np.clip(np.rint([wide, tall]), 1, spec.size)
+    cut_w = np.clip(np.rint(w * np.minimum(1, spec.size / wide)), 1, w)
+    cut_h = np.clip(np.rint(h * np.minimum(1, spec.size / tall)), 1, h)
+    left = np.floor(u[:, PLACE_X] * (spec.size - place_w + 1))
+    top = np.floor(u[:, PLACE_Y] * (spec.size - place_h + 1))
+    source = np.stack([x + (w - cut_w) // 2, y + (h - cut_h) // 2, cut_w, cut_h], 1)
+    return source.astype(np.int32), np.stack([left, top, place_w, place_h], 1).astype(np.int32)
+
+
+def central(sizes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 2) -> sources (B, 4), places (B, 4): the whole image, placed so that the view shows its centre. torchvision's
+    Resize and CenterCrop.
+
+    If the long side exceeds LONGEST times the short one, its two ends are cut off equally, so that the resized image
+    does not take hundreds of megabytes. Its scale is then rounded, by 1/16 pixel at the view's edge.
+    """
+    short = round(size * 256 / 224)
+    least = sizes.min(1, keepdims=True)
+    scaled = short * sizes // least
+    start = -np.rint((scaled - size) / 2)
+    cut = np.maximum(0, sizes - LONGEST * least) // 2  # pixels of the image
+    cut_scaled = np.rint(cut * scaled / sizes)  # pixels of the view
+    source = np.concatenate([cut, sizes - 2 * cut], 1)
+    return source.astype(np.int32), np.concatenate([start + cut_scaled, scaled - 2 * cut_scaled], 1).astype(np.int32)
+
+
+def pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(B, 4) boxes in [0, 1], (B, 2) sizes -> (B, 4) rectangles. Edges are rounded to pixel edges; at least one pixel,
+    inside the image."""
+    low, high = boxes[:, :2].astype(float), boxes[:, :2].astype(float) + boxes[:, 2:]
+    start = np.clip(np.floor(low * sizes + 0.5), 0, sizes - 1)
+    end = np.clip(np.floor(high * sizes + 0.5), start + 1, sizes)
+    return np.concatenate([start, end - start], 1).astype(np.int32)
+
+
+def carry(boxes: np.ndarray, sizes: np.ndarray, source: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
+    """Boxes -> their rectangles in the view when `source` is resized to `place`: (B, 4), clipped, may be empty."""
+    scale = place[:, 2:] / source[:, 2:]
+    low = place[:, :2] + (boxes[:, :2] * sizes - source[:, :2]) * scale
+    high = low + boxes[:, 2:] * sizes * scale
+    start, end = np.clip(np.floor(low + 0.5), 0, size), np.clip(np.floor(high + 0.5), 0, size)
+    return np.concatenate([start, end - start], 1).astype(np.int32)
+
+
+def _fill(source: np.ndarray, samples: Samples, spec: ViewSpec) -> Crop:
+    """A crop that fills the view."""
+    place = np.tile(np.array([0, 0, spec.size, spec.size], np.int32), (len(source), 1))
+    return Crop(source, place, carry(samples.boxes, samples.sizes, source, place, spec.size))
+
+
+def _log_uniform(span: tuple[float, float], u: np.ndarray) -> np.ndarray:
+    return span[0] * (span[1] / span[0]) ** u
