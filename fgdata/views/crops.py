@@ -6,12 +6,16 @@ int32. A rectangle of the image is inside it; a place is a rectangle of the view
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from ..errors import InputError
 from .draws import AREA, LENDER, PLACE_AREA, PLACE_X, PLACE_Y, RATIO, X, Y
 from .spec import ViewSpec
 
+CENTRE_BOX = np.array([0.25, 0.25, 0.5, 0.5])
+"""The box of SimCCrop."""
 LONGEST = 8
 """Crop centre: at most this multiple of the short side is read of the long side. A view shows 0.875 of it."""
 
@@ -65,30 +69,67 @@ def centre(samples: Samples, spec: ViewSpec) -> Crop:
     return Crop(source, place, carry(samples.boxes, samples.sizes, source, place, spec.size))
 
 
+def contrastive(samples: Samples, spec: ViewSpec) -> Crop:
+    """A random resized crop whose centre is Beta(alpha, alpha)-distributed inside a box (Peng et al., CVPR 2022).
+
+    Its centre can only be where the crop fits into the image. The box of the whole image and alpha 1 give `rrc`.
+    """
+    sizes, u = samples.sizes, samples.u[:, [X, Y]]
+    boxes = CENTRE_BOX[None] if spec.crop_box == "centre" else samples.boxes.astype(float)
+    shape, fits = crop_shape(sizes, samples.u, spec, sizes)
+    low = np.clip(np.floor(boxes[:, :2] * sizes) - shape // 2, 0, sizes - shape)
+    high = np.clip(np.floor((boxes[:, :2] + boxes[:, 2:]) * sizes) - shape // 2, 0, sizes - shape)
+    if spec.crop_alpha != 1:
+        u = np.interp(u, np.linspace(0, 1, 4097), beta_quantile(spec.crop_alpha))
+    start = np.where(fits, np.minimum(low + np.floor(u * (high - low + 1)), high), (sizes - shape) // 2)
+    return _fill(np.concatenate([start, shape], 1).astype(np.int32), samples, spec)
+
+
 CROPS: dict[str, Callable[[Samples, ViewSpec], Crop]] = {
     "rrc": rrc,
     "saliency-swap": saliency_swap,
+    "contrastive": contrastive,
     "centre": centre,
 }
 """Every value of `ViewSpec.crop`."""
 
 
-def random_resized_crop(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:
-    """(B, 2), (B, COUNT) -> (B, 4). torchvision's RandomResizedCrop.get_params: the first of ten attempts that fits."""
-    width, height = sizes[:, :1].astype(float), sizes[:, 1:].astype(float)
-    area = width * height * (spec.area[0] + (spec.area[1] - spec.area[0]) * u[:, AREA])  # (B, 10)
+def random_resized_crop(
+    sizes: np.ndarray, u: np.ndarray, spec: ViewSpec, within: np.ndarray | None = None
+) -> np.ndarray:
+    """(B, 2), (B, COUNT) -> (B, 4), uniform inside the rectangles `within` (B, 4); by default the whole images."""
+    within = np.concatenate([np.zeros_like(sizes), sizes], 1) if within is None else within
+    shape, fits = crop_shape(sizes, u, spec, within[:, 2:])
+    room = within[:, 2:] - shape
+    start = within[:, :2] + np.where(fits, np.floor(u[:, [X, Y]] * (room + 1)), room // 2)
+    return np.concatenate([start, shape], 1).astype(np.int32)
+
+
+def crop_shape(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 2), (B, COUNT), (B, 2) -> width and height (B, 2), whether an attempt fitted (B, 1).
+
+    torchvision's RandomResizedCrop.get_params: the first of ten attempts that fits into `limit`, else all of it,
+    trimmed to the nearest allowed aspect.
+    """
+    area = sizes.prod(1, keepdims=True) * (spec.area[0] + (spec.area[1] - spec.area[0]) * u[:, AREA])  # (B, 10)
     ratio = _log_uniform(spec.aspect, u[:, RATIO])
-    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-    first = np.argmax(fits, 1)[:, None]
-    w, h = np.take_along_axis(w, first, 1)[:, 0], np.take_along_axis(h, first, 1)[:, 0]
-    width, height, any_fits = width[:, 0], height[:, 0], fits.any(1)
-    # Without a fit: the whole image, trimmed to the nearest allowed aspect.
-    centre_w = np.minimum(width, np.rint(height * spec.aspect[1]))
-    centre_h = np.minimum(height, np.rint(width / spec.aspect[0]))
-    x = np.where(any_fits, np.floor(u[:, X] * (width - w + 1)), (width - centre_w) // 2)
-    y = np.where(any_fits, np.floor(u[:, Y] * (height - h + 1)), (height - centre_h) // 2)
-    return np.stack([x, y, np.where(any_fits, w, centre_w), np.where(any_fits, h, centre_h)], 1).astype(np.int32)
+    attempts = np.rint(np.sqrt([area * ratio, area / ratio]))  # (2, B, 10)
+    fits = ((attempts >= 1) & (attempts <= limit.T[..., None])).all(0)
+    first = np.take_along_axis(attempts, np.argmax(fits, 1)[None, :, None], 2)[..., 0].T
+    widest = np.rint(np.stack([limit[:, 1] * spec.aspect[1], limit[:, 0] / spec.aspect[0]], 1))
+    whole = np.minimum(limit, np.maximum(1, widest))
+    fitted = fits.any(1, keepdims=True)
+    return np.where(fitted, first, whole), fitted
+
+
+@lru_cache
+def beta_quantile(alpha: float) -> np.ndarray:
+    """(4097,) values of the quantile function of Beta(alpha, alpha) at equal steps from 0 to 1."""
+    try:
+        from scipy.special import betaincinv
+    except ImportError:
+        raise InputError("The crop contrastive needs SciPy, which is not installed: pip install scipy") from None
+    return betaincinv(alpha, alpha, np.linspace(0, 1, 4097))
 
 
 def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:

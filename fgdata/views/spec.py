@@ -13,7 +13,7 @@ from tyro.conf import Suppress
 
 from ..errors import InputError
 
-CropName = Literal["rrc", "saliency-swap", "centre"]
+CropName = Literal["rrc", "saliency-swap", "contrastive", "centre"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class ViewSpec:
     crop: CropName = "rrc"
     """rrc: a random resized crop. saliency-swap: a patch of the sample's box over another sample's box (CVSA 2.1),
     or anywhere over an image of another shard set if backgrounds are given.
+    contrastive: a random resized crop whose centre lies in a box (ContrastiveCrop).
     centre: short side resized to size * 256 / 224, central square (test time)."""
     area: tuple[float, float] = (0.2, 1.0)
-    """rrc: range of the crop's share of the image's area."""
+    """rrc, contrastive: range of the crop's share of the image's area."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
     patch_area: float = 0.5
@@ -37,6 +38,13 @@ class ViewSpec:
     paste_area: float = 0.2
     """saliency-swap with backgrounds: least share of the view that a patch covers, in (0, 1]; beta of CVSA (the value
     is ours)."""
+    crop_box: Literal["detector", "centre", "given"] = "detector"
+    """contrastive: the box of the crop's centre. detector: the sample's. centre: half of each side, in the middle
+    (SimCCrop). given: the one that the method sets during training, the whole image until then."""
+    crop_alpha: float = 0.6
+    """contrastive: the centre is Beta(alpha, alpha)-distributed in the box along each axis, 0.01 to 1000; below 1 most
+    centres are near the box's edges. The paper uses 0.6 for ImageNet, 0.1 for CIFAR-10, CIFAR-100, STL-10 and Tiny
+    ImageNet."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     jitter: float = 0.8
@@ -72,8 +80,11 @@ class ViewSpec:
 
     @property
     def needs_boxes(self) -> bool:
-        """Whether the views use the samples' boxes."""
-        return self.crop == "saliency-swap" or self.masks
+        """Whether the views use the detector's boxes."""
+        if self.crop == "contrastive" and self.crop_box == "given":
+            return False  # all boxes are those of Loader.set_boxes
+        by_box = self.crop == "saliency-swap" or (self.crop == "contrastive" and self.crop_box == "detector")
+        return by_box or self.masks
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, allowed: str) -> None:
@@ -87,6 +98,8 @@ class ViewSpec:
         need(0 < self.aspect[0] <= self.aspect[1], "aspect", "two ratios, 0 < low <= high")
         need(0 < self.patch_area <= 1, "patch_area", "above 0, at most 1")
         need(0 < self.paste_area <= 1, "paste_area", "above 0, at most 1")
+        need(self.crop_box in ("detector", "centre", "given"), "crop_box", "detector, centre, given")
+        need(0.01 <= self.crop_alpha <= 1000, "crop_alpha", "0.01 to 1000")
         for field in ("flip", "jitter", "grayscale", "blur"):
             need(0 <= getattr(self, field) <= 1, field, "a probability, 0 to 1")
         for field in ("brightness", "contrast", "saturation"):

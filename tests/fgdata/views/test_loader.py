@@ -107,7 +107,7 @@ def test_a_batch_from_a_shard_set_on_disk(drawn_set, backend: str):
     assert [int(reader.read(i)["cls"]) for i in batch["index"].tolist()] == batch["label"].tolist()
 
 
-@pytest.mark.parametrize("crop", ["rrc", "saliency-swap", "centre"])
+@pytest.mark.parametrize("crop", ["rrc", "saliency-swap", "contrastive", "centre"])
 def test_whole_views_against_the_reference(backend: str, crop: str):
     spec = ViewSpec(size=48, crop=crop, masks=True, plain=True)  # type: ignore[arg-type]
     shards = MemorySet(10, side=(50, 300))
