@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import InputError
-from .draws import AREA, LENDER, PLACE_AREA, PLACE_X, PLACE_Y, RATIO, X, Y
+from .draws import AREA, PLACE_AREA, PLACE_X, PLACE_Y, RATIO, X, Y, lender
 from .spec import ViewSpec
 
 CENTRE_BOX = np.array([0.25, 0.25, 0.5, 0.5])
@@ -33,7 +33,7 @@ class Samples:
     def backgrounds(self) -> np.ndarray:
         """(B,) int32: whose image is behind each sample's patch."""
         if self.lenders:
-            return np.floor(self.u[:, LENDER] * self.lenders).astype(np.int32)
+            return lender(self.u, self.lenders)
         return self.partners()
 
 
@@ -85,10 +85,17 @@ def contrastive(samples: Samples, spec: ViewSpec) -> Crop:
     return _fill(np.concatenate([start, shape], 1).astype(np.int32), samples, spec)
 
 
+def inside_box(samples: Samples, spec: ViewSpec) -> Crop:
+    """A random resized crop inside each box (ours). Its area is a share of the image's, as in `rrc`."""
+    within = pixels(samples.boxes, samples.sizes)
+    return _fill(random_resized_crop(samples.sizes, samples.u, spec, within), samples, spec)
+
+
 CROPS: dict[str, Callable[[Samples, ViewSpec], Crop]] = {
     "rrc": rrc,
     "saliency-swap": saliency_swap,
     "contrastive": contrastive,
+    "inside-box": inside_box,
     "centre": centre,
 }
 """Every value of `ViewSpec.crop`."""
@@ -114,11 +121,11 @@ def crop_shape(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec, limit: np.ndarr
     area = sizes.prod(1, keepdims=True) * (spec.area[0] + (spec.area[1] - spec.area[0]) * u[:, AREA])  # (B, 10)
     ratio = _log_uniform(spec.aspect, u[:, RATIO])
     attempts = np.rint(np.sqrt([area * ratio, area / ratio]))  # (2, B, 10)
-    fits = ((attempts >= 1) & (attempts <= limit.T[..., None])).all(0)
+    fits = np.logical_and.reduce((attempts >= 1) & (attempts <= limit.T[..., None]))  # (B, 10)
     first = np.take_along_axis(attempts, np.argmax(fits, 1)[None, :, None], 2)[..., 0].T
     widest = np.rint(np.stack([limit[:, 1] * spec.aspect[1], limit[:, 0] / spec.aspect[0]], 1))
     whole = np.minimum(limit, np.maximum(1, widest))
-    fitted = fits.any(1, keepdims=True)
+    fitted = np.logical_or.reduce(fits, 1)[:, None]
     return np.where(fitted, first, whole), fitted
 
 

@@ -3,8 +3,8 @@
 A rectangle is (x, y, w, h) in whole pixels, int32. `compute` determines, for a batch and one view, where the patch is
 cut (`source`, pixels of the image), where it is placed (`place`, pixels of the view), whose image is its background
 (`partner`), and the flip, colour and blur. A backend resizes `source` to `place`, pastes it, and then applies, in this
-order: colour, blur, one clamp to [0, 255], flip, normalise. Colour and blur are linear, so a backend may reorder them
-and the flip.
+order: colour, blur, one clamp to [0, 255], solarisation, flip, normalise. Colour and blur are linear, so a backend may
+reorder them and the flip.
 
 Brightness, contrast, saturation, hue (in any order) and grey are one affine map of RGB,
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .crops import CROPS, Samples
-from .draws import BLUR, COUNT, FACTORS, FLIP, GRAY, JITTER, ORDER, SIGMA, partners, uniforms
+from .draws import BLUR, COUNT, FACTORS, FLIP, GRAY, JITTER, ORDER, SIGMA, SOLARIZE, partners, uniforms
 from .spec import ViewSpec
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -40,6 +40,7 @@ class Geometry:
     colour: np.ndarray  # (B, 3, 3) float32, A
     centre: np.ndarray  # (B, 3, 3) float32, C
     sigma: np.ndarray  # (B,) float32 pixels, 0 without blur
+    solarize: np.ndarray  # (B,) bool, whether values x >= 128 become 255 - x
     mask: np.ndarray  # (B, 4) int32, pixels of the view after the flip; w or h is 0 if the object was cropped away
 
 
@@ -83,7 +84,8 @@ def compute(
         flip=flip,
         colour=colour.astype(np.float32),
         centre=centre.astype(np.float32),
-        sigma=np.where(u[:, BLUR] < spec.blur, sigma, 0).astype(np.float32),
+        sigma=np.where(u[:, BLUR] < spec.chance("blur", view), sigma, 0).astype(np.float32),
+        solarize=u[:, SOLARIZE] < spec.chance("solarize", view),
         mask=mirror(crop.mask, flip, spec.size),
     )
 

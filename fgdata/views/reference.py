@@ -24,6 +24,8 @@ def view(
     if geometry.sigma[i] > 0:
         image = blur(image, float(geometry.sigma[i]))
     image = np.clip(image, 0, 255)
+    if geometry.solarize[i]:
+        image = np.where(image >= 128, 255 - image, image)
     return normalise(image[:, ::-1] if geometry.flip[i] else image, spec)
 
 

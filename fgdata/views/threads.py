@@ -69,6 +69,13 @@ def paint(mask: np.ndarray, out: np.ndarray) -> None:
     out[y : y + h, x : x + w] = 1
 
 
+def _open_image(name: str, jpeg: bytes, size: np.ndarray | tuple[int, int]) -> np.ndarray:
+    """Decodes an image of this (width, height)."""
+    image = decode(jpeg, name)
+    check_size(name, (image.shape[1], image.shape[0]), size)
+    return image
+
+
 class Threads:
     """Computes batches in its own `threads` threads.
 
@@ -114,13 +121,14 @@ class Threads:
     def _open(self, batch: "_Batch", i: int) -> None:
         """Decodes sample i and stores its patches; the last sample to finish starts the compositions."""
         work, size = batch.work, self._spec.size
-        image = decode(work.jpegs[i], work.names[i])
-        check_size(work.names[i], (image.shape[1], image.shape[0]), work.sizes[i])
-        swaps = self._spec.crop == "saliency-swap" and not work.backgrounds  # backgrounds are the batch's own images
+        image = _open_image(work.names[i], work.jpegs[i], work.sizes[i])
+        swaps = self._spec.pastes and not work.backgrounds  # backgrounds are the batch's own images
         if self._spec.plain or swaps:
             batch.whole[i] = resize(image, size, size)
         if i < work.keep:
-            batch.patches[i] = [cut(image, p.source[i], p.place[i]) for p in work.geometries]
+            for name, shots in work.shots.items():
+                source = _open_image(*work.lent[i]) if name == "lent" else image
+                batch.patches[i][name] = [cut(source, p.source[i], p.place[i]) for p in shots]
         if not swaps:
             self._compose(batch, i)
         elif batch.count_down():
@@ -130,28 +138,30 @@ class Threads:
 
     def _compose(self, batch: "_Batch", i: int) -> None:
         spec, work = self._spec, batch.work
-        for v, (patch, geometry, views) in enumerate(
-            zip(batch.patches[i], work.geometries, batch.tensors["views"].numpy())
-        ):
-            view = paste(patch, geometry.place[i], self._background(batch, v, i), spec.size)
-            has_shift = geometry.centre[i].any()
-            shift = geometry.centre[i] @ cv2.mean(view)[:3] if has_shift else _NONE  # C m, from before the blur
-            if geometry.sigma[i] > 0:
-                view = blur(view, geometry.sigma[i])
-            finish(view, geometry.colour[i], shift, geometry.flip[i], spec, views[i])
+        for name, shots in work.shots.items():
+            out = batch.tensors[name].numpy()[:, i] if name != "lent" else batch.tensors[name].numpy()[None, i]
+            for v, geometry in enumerate(shots):
+                view = batch.patches[i][name][v]
+                if name == "views":
+                    view = paste(view, geometry.place[i], self._background(batch, v, i), spec.size)
+                has_shift = geometry.centre[i].any()
+                shift = geometry.centre[i] @ cv2.mean(view)[:3] if has_shift else _NONE  # C m, from before the blur
+                if geometry.sigma[i] > 0:
+                    view = blur(view, geometry.sigma[i])
+                finish(view, geometry.colour[i], shift, geometry.flip[i], spec, out[v], geometry.solarize[i])
         if spec.masks:
             for geometry, masks in zip(work.geometries, batch.tensors["masks"].numpy()):
                 paint(geometry.mask[i], masks[i, 0])
         if spec.plain:
             finish(batch.whole[i], _IDENTITY, _NONE, False, spec, batch.tensors["plain"].numpy()[i])
-        batch.patches[i] = []
+        batch.patches[i] = {}
         if batch.count_down():
             batch.complete()
 
     def _background(self, batch: "_Batch", v: int, i: int) -> np.ndarray | None:
         if not batch.work.backgrounds:
             return batch.whole[batch.work.geometries[v].partner[i]]
-        name, jpeg = batch.work.backgrounds[v][i]
+        name, jpeg, _ = batch.work.backgrounds[v][i]
         return resize(decode(jpeg, name), self._spec.size, self._spec.size)
 
     def _compile(self) -> None:
@@ -170,16 +180,14 @@ class _Batch:
     def __init__(self, work: Work, future: Future, rank: int, empty: Callable, spec: ViewSpec):
         self.work, self.future, self.rank = work, future, rank
         self.whole: list = [None] * len(work.jpegs)
-        self.patches: list = [[] for _ in work.jpegs]
+        self.patches: list[dict[str, list]] = [{} for _ in work.jpegs]  # by the name of the tensor
         self.left = len(work.jpegs)
         self._lock = threading.Lock()
         self._failed = False
-        shape = (spec.views, work.keep), (spec.size, spec.size)
-        self.tensors = {"views": empty((*shape[0], 3, *shape[1]))}
-        if spec.masks:
-            self.tensors["masks"] = empty((*shape[0], 1, *shape[1]))
-        if spec.plain:
-            self.tensors["plain"] = empty((work.keep, 3, *shape[1]))
+        self.tensors = {name: torch.from_numpy(array) for name, array in work.arrays(spec).items()}
+        for name, shape in spec.tensors.items():
+            if name not in self.tensors:
+                self.tensors[name] = empty(tuple(work.keep if n == -1 else n for n in shape))
 
     def count_down(self) -> bool:
         """Counts one part as done; True for the last part."""
@@ -189,8 +197,6 @@ class _Batch:
 
     def complete(self) -> None:
         """Sets the future's result."""
-        for name, array in self.work.arrays.items():
-            self.tensors[name] = torch.from_numpy(array.copy())
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(self.tensors)
 

@@ -41,7 +41,7 @@ def test_the_whole_image_and_alpha_1_are_a_random_resized_crop():
 @pytest.mark.parametrize("alpha", [0.1, 0.6, 3.0])
 def test_contrastive_crops_follow_the_papers_equation(alpha: float):
     spec = ViewSpec(crop="contrastive", crop_alpha=alpha)
-    sizes = RNG.integers(40, 500, (200, 2))
+    sizes = RNG.integers(250, 500, (200, 2))  # an attempt always fits
     corners = np.sort(RNG.uniform(0, 1, (200, 2, 2)), 1)
     boxes = np.concatenate([corners[:, 0], corners[:, 1] - corners[:, 0]], 1).astype(np.float32)
     u = draws.uniforms(11, 2, np.arange(200), 0, draws.COUNT)
@@ -68,8 +68,10 @@ def test_centres_are_beta_distributed_in_the_box(alpha: float):
         centre = (source[:, :2] + source[:, 2:] // 2) / 8000
         assert centre.min() >= 0.25
         assert centre.max() <= 0.75
+        expected = N * np.diff(stats.beta(alpha, alpha).cdf(np.linspace(0, 1, 11)))
         for axis in (0, 1):
-            assert stats.kstest((centre[:, axis] - 0.25) / 0.5, stats.beta(alpha, alpha).cdf).pvalue > 0.001
+            counts = np.histogram((centre[:, axis] - 0.25) / 0.5, 10, (0, 1))[0]
+            assert stats.chisquare(counts, expected).pvalue > 0.001
         assert abs(np.corrcoef(centre.T)[0, 1]) < 0.06  # x and y are independent
 
 
