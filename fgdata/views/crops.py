@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import InputError
-from .draws import AREA, PLACE_AREA, PLACE_X, PLACE_Y, RATIO, X, Y, lender
+from .draws import AREA, PLACE_AREA, PLACE_SIDE, PLACE_X, PLACE_Y, RATIO, X, Y, lender
 from .spec import ViewSpec
 
 CENTRE_BOX = np.array([0.25, 0.25, 0.5, 0.5])
@@ -69,6 +69,22 @@ def centre(samples: Samples, spec: ViewSpec) -> Crop:
     return Crop(source, place, carry(samples.boxes, samples.sizes, source, place, spec.size))
 
 
+def paste(samples: Samples, spec: ViewSpec) -> Crop:
+    """A random resized crop at a random place over the whole image of another sample (InsLoc, Yang et al. 2021).
+
+    It keeps its aspect and is as large as fits into a width and a height, each uniform from half the view to 2 pixels
+    less than the view.
+    """
+    u, low, high = samples.u, spec.size // 2, spec.size - 2
+    source = random_resized_crop(samples.sizes, u, spec)
+    limit = low + np.floor(u[:, [PLACE_AREA, PLACE_SIDE]] * (high - low + 1))  # (B, 2)
+    scale = (limit / source[:, 2:]).min(1, keepdims=True)
+    shape = np.maximum(1, np.rint(source[:, 2:] * scale))
+    start = np.floor(u[:, [PLACE_X, PLACE_Y]] * (spec.size - shape + 1))
+    place = np.concatenate([start, shape], 1).astype(np.int32)
+    return Crop(source, place, place, samples.backgrounds())
+
+
 def contrastive(samples: Samples, spec: ViewSpec) -> Crop:
     """A random resized crop whose centre is Beta(alpha, alpha)-distributed inside a box (Peng et al., CVPR 2022).
 
@@ -96,6 +112,7 @@ CROPS: dict[str, Callable[[Samples, ViewSpec], Crop]] = {
     "saliency-swap": saliency_swap,
     "contrastive": contrastive,
     "inside-box": inside_box,
+    "paste": paste,
     "centre": centre,
 }
 """Every value of `ViewSpec.crop`."""

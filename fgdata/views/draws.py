@@ -10,8 +10,8 @@ import numpy as np
 AREA, RATIO = slice(0, 10), slice(10, 20)
 X, Y, PLACE_AREA, PLACE_X, PLACE_Y, FLIP, JITTER = range(20, 27)
 FACTORS, ORDER = slice(27, 31), slice(31, 35)
-GRAY, BLUR, SIGMA, LENDER, SOLARIZE = range(35, 40)
-COUNT = 40
+GRAY, BLUR, SIGMA, LENDER, SOLARIZE, PLACE_SIDE = range(35, 41)
+COUNT = 41
 
 _WORD = np.uint64(0xFFFFFFFF)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -67,8 +67,7 @@ def compute(
         epoch: Key of the draws.
         batch: The batch's number over all ranks, the key of its partners.
         view: The view's number, 0 to spec.views - 1.
-        lenders: Number of background images of other sets. With 0, saliency-swap is the paper's `swap` among the
-            samples of the batch; otherwise it is `paste` over one of these.
+        lenders: Number of background images of other sets. With 0, backgrounds are images of the batch.
     """
     u = uniforms(seed, epoch, samples, view, COUNT)
     own = np.arange(len(u), dtype=np.int32)

@@ -11,10 +11,10 @@ threads.
     keep         the last global batch is short: its parts differ by at most one sample, and a rank without any has one
                  batch less, so every sample occurs exactly once over all ranks
 
-SaliencySwap takes its backgrounds from the batch. A batch of a single sample takes the next sample of the epoch's order
-as its background, and still yields one sample; a split of a single sample is refused. With `backgrounds` they come from
-other shard sets instead: each view of each sample draws one, keyed like its other draws, uniformly over all samples of
-all splits of those sets.
+SaliencySwap and the other crops that paste take their backgrounds from the batch. A batch of a single sample takes the
+next sample of the epoch's order as its background, and still yields one sample; a split of a single sample is refused.
+With `backgrounds` they come from other shard sets instead: each view of each sample draws one, keyed like its other
+draws, uniformly over all samples of all splits of those sets.
 """
 
 import importlib.util
@@ -72,7 +72,7 @@ class Loader:
         batch_size: Samples in a batch, per rank; 1 or more.
         split: Name of the split. Default: train.
         detector: Whose boxes. Default: the set's first detector other than gt, else gt.
-        backgrounds: Other shard sets over whose images saliency-swap pastes, and from which `lent` views come; they
+        backgrounds: Other shard sets over whose images crops are pasted, and from which `lent` views come; they
             need no boxes. Default: none.
         backend: threads, dali, or auto (default): dali on a CUDA device if DALI is installed, else threads.
         seed: Determines the order and every draw; 0 to 2^64 - 1. Default: 0.
@@ -116,8 +116,8 @@ class Loader:
         self._yield_box = box
         if backgrounds and not (views.pastes or views.lent):
             raise InputError(
-                f"Only the crop saliency-swap uses backgrounds, and the crop of these views is {views.crop}. Omit "
-                "the backgrounds, or set crop to saliency-swap."
+                f"Only the crops saliency-swap and paste use backgrounds, and the crop of these views is {views.crop}. "
+                "Omit the backgrounds, or set crop to one of them."
             )
         if views.lent and not backgrounds:
             raise InputError(

@@ -13,7 +13,7 @@ from tyro.conf import Suppress
 
 from ..errors import InputError
 
-CropName = Literal["rrc", "saliency-swap", "contrastive", "inside-box", "centre"]
+CropName = Literal["rrc", "saliency-swap", "contrastive", "inside-box", "paste", "centre"]
 
 
 def _need(ok: bool, field: str, value: object, allowed: str) -> None:
@@ -62,9 +62,10 @@ class ViewSpec:
     or anywhere over an image of another shard set if backgrounds are given.
     contrastive: a random resized crop whose centre lies in a box (ContrastiveCrop).
     inside-box: a random resized crop inside the sample's box; the whole box, trimmed to the nearest aspect, if that is
-    too small (ours). centre: short side resized to size * 256 / 224, central square (test time)."""
+    too small (ours). paste: a random resized crop at a random place over the whole image of another sample, or of
+    another shard set (InsLoc). centre: short side resized to size * 256 / 224, central square (test time)."""
     area: tuple[float, float] = (0.2, 1.0)
-    """rrc, contrastive, inside-box: range of the crop's share of the image's area."""
+    """rrc, contrastive, inside-box, paste: range of the crop's share of the image's area."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
     patch_area: float = 0.5
@@ -133,12 +134,12 @@ class ViewSpec:
             return False  # all boxes are those of Loader.set_boxes
         by_box = self.crop in ("saliency-swap", "inside-box") or (self.local.count > 0 and self.local.inside_box)
         by_box = by_box or (self.crop == "contrastive" and self.crop_box == "detector")
-        return by_box or self.masks or self.boxes
+        return by_box or ((self.masks or self.boxes) and self.crop != "paste")
 
     @property
     def pastes(self) -> bool:
         """Whether the views have backgrounds."""
-        return self.crop == "saliency-swap"
+        return self.crop in ("saliency-swap", "paste")
 
     @property
     def shots(self) -> "dict[str, ViewSpec]":

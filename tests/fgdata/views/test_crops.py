@@ -89,10 +89,42 @@ def test_contrastive_changes_no_other_draw():
         assert np.array_equal(getattr(ours, name), getattr(theirs, name))
 
 
+# Paste
+
+
+@pytest.mark.parametrize("lenders", [0, 7])
+def test_a_pasted_crop_keeps_its_aspect_inside_the_view(lenders: int):
+    spec, sizes = ViewSpec(size=100, crop="paste", aspect=(0.5, 2), masks=True), RNG.integers(200, 500, (N, 2))
+    p = plan(spec, sizes, tiled((0, 0, 1, 1)), lenders=lenders)
+    rrc = plan(ViewSpec(aspect=(0.5, 2)), sizes, tiled((0, 0, 1, 1)))
+    assert np.array_equal(p.source, rrc.source)
+    x, y, w, h = p.place.T
+    assert min(x.min(), y.min()) >= 0
+    assert max((x + w).max(), (y + h).max()) <= 100
+    longest = np.maximum(w, h)  # it touches the smaller limit, so it is at most 98 and the longer side at least 50 / 2
+    assert longest.max() <= 98
+    for start, length in ((x, w), (y, h)):  # uniform over all places
+        jittered = (start + np.random.default_rng(0).random(N)) / (100 - length + 1)
+        assert stats.kstest(jittered, "uniform").pvalue > 0.001
+    aspect = np.log(w / h) - np.log(p.source[:, 2] / p.source[:, 3])
+    assert np.abs(aspect).max() < 1 / np.minimum(w, h).min()
+    mirrored = np.where(p.flip, 100 - x - w, x)
+    assert np.array_equal(p.mask, np.stack([mirrored, y, w, h], 1))
+    assert (p.partner != np.arange(N)).all() if not lenders else set(p.partner) == set(range(7))
+
+
+def test_the_side_of_a_square_crop_is_the_smaller_of_two_uniform_ones():
+    """P(min of two U{50 ... 98} <= s) = 1 - ((98 - s) / 49)^2."""
+    side = plan(ViewSpec(size=100, crop="paste", aspect=(1, 1)), np.full((N, 2), 400), tiled((0, 0, 1, 1))).place[:, 2]
+    expected = -N * np.diff(((98 - np.arange(49, 99)) / 49) ** 2)
+    assert stats.chisquare(np.bincount(side - 50, minlength=49), expected).pvalue > 0.001
+
+
 def test_which_crops_need_boxes():
     assert ViewSpec(crop="contrastive").needs_boxes
     assert not ViewSpec(crop="contrastive", crop_box="centre").needs_boxes
     assert ViewSpec(crop="contrastive", crop_box="centre", masks=True).needs_boxes
     assert not ViewSpec(crop="contrastive", crop_box="given", masks=True).needs_boxes
+    assert not ViewSpec(crop="paste", masks=True, boxes=True).needs_boxes
     with pytest.raises(InputError, match="views.crop_alpha is 0; allowed: 0.01 to 1000"):
         ViewSpec(crop_alpha=0)

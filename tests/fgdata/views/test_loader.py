@@ -58,7 +58,7 @@ def test_a_batch_from_a_shard_set_on_disk(drawn_set, backend: str):
     assert [int(reader.read(i)["cls"]) for i in batch["index"].tolist()] == batch["label"].tolist()
 
 
-@pytest.mark.parametrize("crop", ["rrc", "saliency-swap", "contrastive", "centre"])
+@pytest.mark.parametrize("crop", ["rrc", "saliency-swap", "contrastive", "paste", "centre"])
 def test_whole_views_against_the_reference(backend: str, crop: str):
     spec = ViewSpec(size=48, crop=crop, masks=True, plain=True)  # type: ignore[arg-type]
     shards = MemorySet(10, side=(50, 300))
@@ -70,7 +70,7 @@ def test_whole_views_against_the_reference(backend: str, crop: str):
     for i in range(10):
         assert np.abs(batch["plain"][i].numpy() - reference.plain(images[i], spec)).max() * 58 < 6
         for v in range(2):
-            behind = images[work.geometries[v].partner[i]] if crop == "saliency-swap" else None
+            behind = images[work.geometries[v].partner[i]] if spec.pastes else None
             exact = reference.view(images[i], work.geometries[v], i, spec, behind)
             error = levels * np.abs(batch["views"][v, i].numpy() - exact)
             # Roundings to 8 bits, amplified by up to 1.4^3 by the jitter, and DALI's edges (see test_dali_resize).
