@@ -1,6 +1,7 @@
 """The input of a backend: the encoded images of a batch and the geometries of its views."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ..shards.reader import SplitReader, box, label, meta
 from .backgrounds import Backgrounds, Lender
 from .draws import COUNT, LENT, lender, uniforms
 from .geometry import Geometry, compute
+from .mattes import Mattes
 from .spec import ViewSpec
 
 
@@ -26,6 +28,7 @@ class Work:
     keep: int
     backgrounds: list[list[Lender]]  # per view, n images of other sets; [] if not used
     lent: list[Lender]  # n images of other sets; [] if not used
+    mattes: list[np.ndarray]  # n of (SIDE, SIDE) uint8; [] if not used
     box: np.ndarray | None = None  # (n, 4) float32, in [0, 1]; None if not asked for
 
     @property
@@ -50,6 +53,7 @@ def gather(
     keep: int,
     *,
     backgrounds: Backgrounds | None = None,
+    mattes: Mattes | None = None,
     seed: int,
     epoch: int,
     batch: int,
@@ -65,6 +69,7 @@ def gather(
         index: (n,) integer sample numbers within the split.
         keep: How many of them are yielded.
         backgrounds: Images of other sets; None to paste over the batch's own images.
+        mattes: The mattes of the split, if the views need maps.
         seed: Key of the draws.
         epoch: Key of the draws.
         batch: The batch's number over all ranks, the key of its partners.
@@ -86,7 +91,11 @@ def gather(
     if spec.lent and backgrounds is not None:
         lent = [backgrounds.read(int(i)) for i in lender(uniforms(seed, epoch, index, LENT, COUNT), lenders)]
     keys = {"seed": seed, "epoch": epoch, "batch": batch}
-    shots = plan(spec, sizes, boxes, index, np.array([image.size for image in lent]), lenders=lenders, **keys)
+    lent_sizes, read = np.array([image.size for image in lent]), []
+    if mattes is not None:
+        read = [mattes.read(int(i)) for i in index]
+    cuts = np.stack([matte.box for matte in read]) if read else None
+    shots = plan(spec, sizes, boxes, index, lent_sizes, cuts, lenders=lenders, **keys)
     behind = backgrounds if spec.pastes else None
     return Work(
         names=[f"{m['id']} of split {reader.split} (sample {i})" for m, i in zip(metas, index)],
@@ -98,15 +107,22 @@ def gather(
         keep=keep,
         backgrounds=[[behind.read(int(i)) for i in p.partner] for p in shots["views"]] if behind is not None else [],
         lent=lent,
+        mattes=[matte.alpha for matte in read],
         box=boxes if yield_box else None,
     )
 
 
 def plan(
-    spec: ViewSpec, sizes: np.ndarray, boxes: np.ndarray, index: np.ndarray, lent_sizes: np.ndarray, **keys: int
+    spec: ViewSpec,
+    sizes: np.ndarray,
+    boxes: np.ndarray,
+    index: np.ndarray,
+    lent_sizes: np.ndarray,
+    cuts: np.ndarray | None,
+    **keys: Any,
 ) -> dict[str, list[Geometry]]:
-    """(n, 2), (n, 4), (n,), the sizes of lent images (n, 2), keys of `compute` -> the shots of a batch."""
-    shots = {"views": [compute(spec, sizes, boxes, index, view=v, **keys) for v in range(spec.views)]}
+    """(n, 2), (n, 4), (n,), (n, 2) sizes of lent images, (n, 4) boxes of mattes, keys of `compute` -> the shots."""
+    shots = {"views": [compute(spec, sizes, boxes, index, view=v, cuts=cuts, **keys) for v in range(spec.views)]}
     if spec.local.count:
         shots["local"] = [
             compute(spec.shots["local"], sizes, boxes, index, view=spec.views + j, **keys)

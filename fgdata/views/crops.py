@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import InputError
-from .draws import AREA, PLACE_AREA, PLACE_SIDE, PLACE_X, PLACE_Y, RATIO, X, Y, lender
+from .draws import AREA, MATTE, PLACE_AREA, PLACE_SIDE, PLACE_X, PLACE_Y, RATIO, X, Y, lender
 from .spec import ViewSpec
 
 CENTRE_BOX = np.array([0.25, 0.25, 0.5, 0.5])
@@ -27,6 +27,7 @@ class Samples:
     sizes: np.ndarray  # (B, 2) int, width and height of the images
     boxes: np.ndarray  # (B, 4) float32 in [0, 1]
     u: np.ndarray  # (B, COUNT) float64 in [0, 1)
+    cuts: np.ndarray | None  # (B, 4) float32 in [0, 1], the boxes of the mattes; None without mattes
     partners: Callable[[], np.ndarray]  # another sample of the batch for each: (B,) int32 positions
     lenders: int  # images of other sets that may be backgrounds; 0: backgrounds are the batch's own images
 
@@ -45,6 +46,7 @@ class Crop:
     place: np.ndarray  # (B, 4) int32, pixels of the view
     mask: np.ndarray  # (B, 4) int32, the object in pixels of the view
     partner: np.ndarray | None = None  # (B,) int32, as of `Samples.backgrounds`; None if no background shows
+    blend: np.ndarray | None = None  # (B,) bool, whether the matte decides what is pasted; None if it never does
 
 
 def rrc(samples: Samples, spec: ViewSpec) -> Crop:
@@ -85,6 +87,26 @@ def paste(samples: Samples, spec: ViewSpec) -> Crop:
     return Crop(source, place, place, samples.backgrounds())
 
 
+def matte_paste(samples: Samples, spec: ViewSpec) -> Crop:
+    """DiLo (Zhao et al. 2021): with probability `matte` the object's matte over another image, else `rrc`.
+
+    Its rectangle is that of the matte, its area and place are ours (`paste_place`). A constant map gives `rrc`.
+    """
+    if samples.cuts is None:
+        raise ValueError("matte-paste needs mattes")
+    crop, u = rrc(samples, spec), samples.u
+    blend = (u[:, MATTE] < spec.matte) & (samples.cuts[:, 2] > 0)
+    source, place = paste_place(pixels(samples.cuts, samples.sizes), u, spec)
+    pasted = blend[:, None]
+    return Crop(
+        np.where(pasted, source, crop.source),
+        np.where(pasted, place, crop.place),
+        np.where(pasted, place, crop.mask),
+        samples.backgrounds(),
+        blend,
+    )
+
+
 def contrastive(samples: Samples, spec: ViewSpec) -> Crop:
     """A random resized crop whose centre is Beta(alpha, alpha)-distributed inside a box (Peng et al., CVPR 2022).
 
@@ -113,6 +135,7 @@ CROPS: dict[str, Callable[[Samples, ViewSpec], Crop]] = {
     "contrastive": contrastive,
     "inside-box": inside_box,
     "paste": paste,
+    "matte-paste": matte_paste,
     "centre": centre,
 }
 """Every value of `ViewSpec.crop`."""

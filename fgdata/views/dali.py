@@ -58,6 +58,19 @@ def paste(patch, anchors, background, size: int):
     return fn.multi_paste(background, patch, out_anchors=anchors, output_size=[size, size])
 
 
+def place(patch, anchors, size: int):
+    """Patches with one channel, anchors as of `paste` -> (size, size, 1), zero elsewhere."""
+    return fn.multi_paste(patch, out_anchors=anchors[1:2], output_size=[size, size])
+
+
+def blend(view, background, weight, solid):
+    """The view where the weight (S, S, 1) is 255, the background where it is 0. solid: FLOAT scalar, at least which the
+    weight is; on the device of the view."""
+    share = math.max(fn.cast(weight, dtype=FLOAT), solid) / 255.0
+    under: Any = fn.cast(background, dtype=FLOAT)
+    return fn.cast(under + share * (fn.cast(view, dtype=FLOAT) - under), dtype=types.DALIDataType.UINT8)
+
+
 def blur(view, sigma):
     """Gaussian over 2 ceil(3 sigma) + 1 pixels; edges reflected without repeating the edge pixel."""
     return fn.gaussian_blur(view, sigma=sigma)
@@ -98,29 +111,47 @@ def decode(name: str, gpu: bool):
 @pipeline_def(enable_conditionals=True)
 def graph(spec: ViewSpec, gpu: bool, other_sets: bool):
     """Inputs `jpeg`, `lent` and, for view v of tensor t, `start-t{v}` ... `flip-t{v}` (see `Dali._feed`) -> the views
-    of each tensor, then plain.
+    of each tensor, then plain, then the mattes.
 
     other_sets: the background of view v is decoded from `background{v}`, JPEGs of other sets; else it is in the batch.
     """
     image = decode("jpeg", gpu)
     outputs = []
     whole: Any = None
+    alpha: Any = None
+    mattes = []
+    if spec.needs_maps:
+        alpha = external("alpha", types.DALIDataType.UINT8, 3, "HWC")
+        alpha = resize(alpha.gpu() if gpu else alpha, external("whole", FLOAT, 1))
     if spec.plain or (spec.pastes and not other_sets):
         whole = resize(image, [spec.size, spec.size])
     for name, shot in spec.shots.items():
         source = decode("lent", gpu) if name == "lent" else image
         for v in range(shot.views):
             tag = f"{name}{v}"
-            view: Any = cut(source, external(f"start-{tag}", INT32, 1), external(f"shape-{tag}", INT32, 1))
-            view = resize(view, external(f"size-{tag}", FLOAT, 1))
+            start, shape = external(f"start-{tag}", INT32, 1), external(f"shape-{tag}", INT32, 1)
+            target = external(f"size-{tag}", FLOAT, 1)
+            view: Any = resize(cut(source, start, shape), target)
+            matte: Any = None
+            if shot.needs_maps:
+                matte = resize(cut(alpha, start, shape), target)
             if shot.pastes:
                 if other_sets:
                     background = resize(decode(f"background{v}", gpu), [shot.size, shot.size])
                 else:
                     background = fn.permute_batch(whole, indices=external(f"partner{v}", INT32, 0))
-                view = paste(view, external(f"anchors{v}", INT32, 2), background, shot.size)
+                anchors = external(f"anchors{v}", INT32, 2)
+                view = paste(view, anchors, background, shot.size)
+                if shot.needs_maps:
+                    matte = place(matte, anchors, shot.size)
+                if shot.crop == "matte-paste":
+                    solid = external(f"solid{v}", FLOAT, 0)
+                    view = blend(view, background, matte, solid.gpu() if gpu else solid)
             if shot.crop == "centre":
-                view = cut(view, external(f"inset{v}", INT32, 1), [shot.size, shot.size])
+                inset = external(f"inset{v}", INT32, 1)
+                view = cut(view, inset, [shot.size, shot.size])
+                if shot.needs_maps:
+                    matte = cut(matte, inset, [shot.size, shot.size])
             mean = fn.reductions.mean(view, axes=[0, 1])
             sigma: Any = external(f"sigma-{tag}", FLOAT, 0)  # DALI rewrites an `if` on data as a split of the batch
             if sigma > 0:
@@ -132,10 +163,15 @@ def graph(spec: ViewSpec, gpu: bool, other_sets: bool):
             if shot.chance("solarize", v):
                 chosen = external(f"solarize-{tag}", FLOAT, 0)
                 view = solarise(view, chosen.gpu() if gpu else chosen)
-            outputs.append(normalise(view, shot, external(f"flip-{tag}", INT32, 0)))
+            flip = external(f"flip-{tag}", INT32, 0)
+            outputs.append(normalise(view, shot, flip))
+            if shot.mattes:
+                mattes.append(
+                    fn.crop_mirror_normalize(matte, mirror=flip, std=[255.0], dtype=FLOAT, output_layout="CHW")
+                )
     if spec.plain:
         outputs.append(normalise(whole, spec, 0))
-    return tuple(outputs)
+    return tuple(outputs + mattes)
 
 
 class Dali:
@@ -180,9 +216,10 @@ class Dali:
         boxes, sizes = np.tile(WHOLE, (2, 1)), np.full((2, 2), side)
         jpeg = encode_jpeg(np.full((side, side, 3), 128, np.uint8))
         lent = [Lender("", jpeg, (side, side))] * 2
-        shots = plan(self._spec, sizes, boxes, samples, sizes, seed=0, epoch=0, batch=0, lenders=int(self._other_sets))
+        keys = {"seed": 0, "epoch": 0, "batch": 0, "lenders": int(self._other_sets)}
+        shots, alpha = plan(self._spec, sizes, boxes, samples, sizes, boxes, **keys), np.zeros((side, side), np.uint8)
         backgrounds = [lent] * self._spec.views
-        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, shots, keep=2, backgrounds=backgrounds, lent=lent)
+        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, shots, 2, backgrounds, lent, [alpha] * 2)
         for _ in range(_DEPTH):
             self._feed(work)
         self._pipeline.schedule_run()
@@ -236,7 +273,12 @@ class Dali:
         feed("jpeg", [np.frombuffer(jpeg, np.uint8) for jpeg in work.jpegs])
         if self._spec.lent:
             feed("lent", [np.frombuffer(image.jpeg, np.uint8) for image in work.lent])
+        if self._spec.needs_maps:
+            feed("alpha", [alpha[..., None] for alpha in work.mattes])
+            feed("whole", work.sizes[:, ::-1].astype(np.float32))  # height, width
         for v, p in enumerate(work.geometries):
+            if self._spec.crop == "matte-paste":
+                feed(f"solid{v}", np.where(p.blend, 0, 255).astype(np.float32))
             if self._spec.pastes and self._other_sets:
                 feed(f"background{v}", [np.frombuffer(image.jpeg, np.uint8) for image in work.backgrounds[v]])
             elif self._spec.pastes:
@@ -268,6 +310,8 @@ class Dali:
                 tensors[name] = torch.stack(views) if len(shapes[name]) == 5 else views[0]
             if self._spec.plain:
                 tensors["plain"] = next(copies)
+            if self._spec.mattes:
+                tensors["mattes"] = torch.stack(list(copies))
             if self._spec.masks:
                 shape = (work.keep if n == -1 else n for n in shapes["masks"])
                 tensors["masks"] = torch.empty(*shape, device=self._device)

@@ -40,6 +40,7 @@ class Geometry:
     colour: np.ndarray  # (B, 3, 3) float32, A
     centre: np.ndarray  # (B, 3, 3) float32, C
     sigma: np.ndarray  # (B,) float32 pixels, 0 without blur
+    blend: np.ndarray  # (B,) bool, whether the patch is blended with its background by the matte
     solarize: np.ndarray  # (B,) bool, whether values x >= 128 become 255 - x
     mask: np.ndarray  # (B, 4) int32, pixels of the view after the flip; w or h is 0 if the object was cropped away
 
@@ -55,6 +56,7 @@ def compute(
     batch: int,
     view: int,
     lenders: int = 0,
+    cuts: np.ndarray | None = None,
 ) -> Geometry:
     """Computes one view of each of B samples.
 
@@ -68,10 +70,13 @@ def compute(
         batch: The batch's number over all ranks, the key of its partners.
         view: The view's number, 0 to spec.views - 1.
         lenders: Number of background images of other sets. With 0, backgrounds are images of the batch.
+        cuts: (B, 4) float boxes of the mattes in [0, 1], without area for a constant map.
     """
     u = uniforms(seed, epoch, samples, view, COUNT)
     own = np.arange(len(u), dtype=np.int32)
-    crop = CROPS[spec.crop](Samples(sizes, boxes, u, lambda: partners(seed, epoch, batch, view, len(u)), lenders), spec)
+    crop = CROPS[spec.crop](
+        Samples(sizes, boxes, u, cuts, lambda: partners(seed, epoch, batch, view, len(u)), lenders), spec
+    )
     flip = u[:, FLIP] < spec.flip
     colour, centre = colour_map(u, spec)
     low, high = spec.sigma
@@ -84,6 +89,7 @@ def compute(
         colour=colour.astype(np.float32),
         centre=centre.astype(np.float32),
         sigma=np.where(u[:, BLUR] < spec.chance("blur", view), sigma, 0).astype(np.float32),
+        blend=np.zeros(len(u), bool) if crop.blend is None else crop.blend,
         solarize=u[:, SOLARIZE] < spec.chance("solarize", view),
         mask=mirror(crop.mask, flip, spec.size),
     )

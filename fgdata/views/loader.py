@@ -54,6 +54,7 @@ class Loader:
         label   (B,) int64
         index   (B,) int64, sample numbers within the split
         local   (L, B, 3, s, s) float32, normalised: the small views, if the spec has local
+        mattes  (V, B, 1, S, S) float32 in [0, 1], the object's matte in each view, if the spec has mattes
         boxes   (V, B, 4) float32, the masks' rectangles (left, top, width, height) in pixels of the view, if the spec
                 has boxes
         lent    (B, 3, S, S) float32, normalised: a view of an image of the backgrounds, if the spec has lent
@@ -112,12 +113,13 @@ class Loader:
         self._reader = shards.split(split)
         self._spec, self._batch_size, self._seed = views, batch_size, seed
         self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
-        self._detector = _choose_detector(shards, detector) if views.needs_boxes or detector or box else None
+        boxed = views.needs_boxes or views.needs_maps or detector or box
+        self._detector = _choose_detector(shards, detector) if boxed else None
         self._yield_box = box
         if backgrounds and not (views.pastes or views.lent):
             raise InputError(
-                f"Only the crops saliency-swap and paste use backgrounds, and the crop of these views is {views.crop}. "
-                "Omit the backgrounds, or set crop to one of them."
+                "Only the crops saliency-swap, paste and matte-paste use backgrounds, and the crop of these views is "
+                f"{views.crop}. Omit the backgrounds, or set crop to one of them."
             )
         if views.lent and not backgrounds:
             raise InputError(
@@ -125,6 +127,7 @@ class Loader:
                 "backgrounds."
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
+        self._mattes = _open_mattes(shards, split, self._detector) if views.needs_maps else None
         self._check(shards, split)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
@@ -305,6 +308,7 @@ class Loader:
             epoch=epoch,
             batch=number * self._world_size + self._rank,
             backgrounds=self._backgrounds,
+            mattes=self._mattes,
             given=self._given.at(epoch),
             yield_box=self._yield_box,
         )
@@ -376,6 +380,12 @@ def _choose_detector(shards: ShardSet, detector: str | None) -> str:
             f"{shards.path} --saliency rbd"
         )
     return detector or next((name for name in shards.detectors if name != "gt"), "gt")
+
+
+def _open_mattes(shards: ShardSet, split: str, detector: str | None) -> Any:
+    from .mattes import Mattes  # loads OpenCV
+
+    return Mattes(shards, split, detector or "")
 
 
 def _start(

@@ -13,7 +13,7 @@ from tyro.conf import Suppress
 
 from ..errors import InputError
 
-CropName = Literal["rrc", "saliency-swap", "contrastive", "inside-box", "paste", "centre"]
+CropName = Literal["rrc", "saliency-swap", "contrastive", "inside-box", "paste", "matte-paste", "centre"]
 
 
 def _need(ok: bool, field: str, value: object, allowed: str) -> None:
@@ -63,16 +63,19 @@ class ViewSpec:
     contrastive: a random resized crop whose centre lies in a box (ContrastiveCrop).
     inside-box: a random resized crop inside the sample's box; the whole box, trimmed to the nearest aspect, if that is
     too small (ours). paste: a random resized crop at a random place over the whole image of another sample, or of
-    another shard set (InsLoc). centre: short side resized to size * 256 / 224, central square (test time)."""
+    another shard set (InsLoc). matte-paste: rrc, or the object cut out along its saliency map and pasted over another
+    whole image (DiLo). centre: short side resized to size * 256 / 224, central square (test time)."""
     area: tuple[float, float] = (0.2, 1.0)
-    """rrc, contrastive, inside-box, paste: range of the crop's share of the image's area."""
+    """All random crops but saliency-swap: range of the crop's share of the image's area."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
     patch_area: float = 0.5
     """saliency-swap: least share of its box that a patch covers, in (0, 1]; lambda of CVSA."""
     paste_area: float = 0.2
-    """saliency-swap with backgrounds: least share of the view that a patch covers, in (0, 1]; beta of CVSA (the value
-    is ours)."""
+    """saliency-swap with backgrounds, and matte-paste: least share of the view that the pasted rectangle covers, in
+    (0, 1]; beta of CVSA (the value is ours)."""
+    matte: float = 0.3
+    """matte-paste: probability that a view is pasted; the rest are random resized crops."""
     crop_box: Literal["detector", "centre", "given"] = "detector"
     """contrastive: the box of the crop's centre. detector: the sample's. centre: half of each side, in the middle
     (SimCCrop). given: the one that the method sets during training, the whole image until then."""
@@ -112,6 +115,8 @@ class ViewSpec:
     """Also yield the whole image, only resized to size x size and normalised."""
 
     local: Local = Local()
+    mattes: Suppress[bool] = False
+    """Also yield the object's matte in each view, from its saliency map."""
     boxes: Suppress[bool] = False
     """Also yield the masks' rectangles, in pixels of the view."""
     lent: Suppress[bool] = False
@@ -139,14 +144,19 @@ class ViewSpec:
     @property
     def pastes(self) -> bool:
         """Whether the views have backgrounds."""
-        return self.crop in ("saliency-swap", "paste")
+        return self.crop in ("saliency-swap", "paste", "matte-paste")
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether the views use the detector's saliency maps."""
+        return self.crop == "matte-paste" or self.mattes
 
     @property
     def shots(self) -> "dict[str, ViewSpec]":
         """The tensors of a batch that are crops of images -> the views in each of them."""
         shots: dict[str, ViewSpec] = {"views": self}
         crop = replace(
-            self, views=1, crop="rrc", masks=False, plain=False, boxes=False, lent=False, local=Local(),
+            self, views=1, crop="rrc", masks=False, plain=False, mattes=False, boxes=False, lent=False, local=Local(),
             blur=self.chance("blur", 0), solarize=self.chance("solarize", 0),
         )  # fmt: skip
         if (local := self.local).count:
@@ -168,6 +178,7 @@ class ViewSpec:
             "masks": (self.masks, (v, -1, 1, *side)),
             "plain": (self.plain, (-1, 3, *side)),
             "local": (local.count > 0, (local.count, -1, 3, local.size, local.size)),
+            "mattes": (self.mattes, (v, -1, 1, *side)),
             "boxes": (self.boxes, (v, -1, 4)),
             "lent": (self.lent, (-1, 3, *side)),
             "label": (True, (-1,)),
@@ -188,7 +199,7 @@ class ViewSpec:
         need(0 < self.paste_area <= 1, "paste_area", "above 0, at most 1")
         need(self.crop_box in ("detector", "centre", "given"), "crop_box", "detector, centre, given")
         need(0.01 <= self.crop_alpha <= 1000, "crop_alpha", "0.01 to 1000")
-        for field in ("flip", "jitter", "grayscale"):
+        for field in ("flip", "jitter", "grayscale", "matte"):
             need(0 <= getattr(self, field) <= 1, field, "a probability, 0 to 1")
         for field in ("blur", "solarize"):
             value = getattr(self, field)

@@ -29,10 +29,10 @@ _IDENTITY, _NONE = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
 
 
 def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (height, width, 3) uint8, antialiased triangle filter."""
+    """(H, W, 3) or (H, W) uint8 -> (height, width, 3) or (height, width) uint8, antialiased triangle filter."""
     if width >= rgb.shape[1] and height >= rgb.shape[0]:
         return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
-    planes = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(np.ascontiguousarray(rgb.reshape(*rgb.shape[:2], -1))).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)[0]
     return cv2.merge([plane.numpy() for plane in small.contiguous()])
 
@@ -52,6 +52,13 @@ def paste(patch: np.ndarray, place: np.ndarray, background: np.ndarray | None, s
     view = background.copy()
     view[max(0, y) : y + h, max(0, x) : x + w] = inside
     return view
+
+
+def blend(patch: np.ndarray, background: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(S, S, 3) uint8, (S, S, 3) uint8, (S, S) uint8 -> the patch where the weight is 255, the background where it is
+    0."""
+    share = weight[..., None].astype(np.float32) / 255
+    return np.rint(share * patch + (1 - share) * background).astype(np.uint8)
 
 
 def blur(view: np.ndarray, sigma: float) -> np.ndarray:
@@ -129,6 +136,13 @@ class Threads:
             for name, shots in work.shots.items():
                 source = _open_image(*work.lent[i]) if name == "lent" else image
                 batch.patches[i][name] = [cut(source, p.source[i], p.place[i]) for p in shots]
+            if work.mattes:
+                alpha = resize(work.mattes[i], *map(int, work.sizes[i]))
+                patches = [cut(alpha, p.source[i], p.place[i]) for p in work.geometries]
+                canvas = np.zeros((size, size), np.uint8)
+                batch.patches[i]["mattes"] = [
+                    paste(x, p.place[i], canvas, size) for x, p in zip(patches, work.geometries)
+                ]
         if not swaps:
             self._compose(batch, i)
         elif batch.count_down():
@@ -143,7 +157,11 @@ class Threads:
             for v, geometry in enumerate(shots):
                 view = batch.patches[i][name][v]
                 if name == "views":
-                    view = paste(view, geometry.place[i], self._background(batch, v, i), spec.size)
+                    blends, covers = geometry.blend[i], min(view.shape[:2]) >= spec.size
+                    background = None if covers and not blends else self._background(batch, v, i)
+                    view = paste(view, geometry.place[i], background, spec.size)
+                    if blends and background is not None:
+                        view = blend(view, background, batch.patches[i]["mattes"][v])
                 has_shift = geometry.centre[i].any()
                 shift = geometry.centre[i] @ cv2.mean(view)[:3] if has_shift else _NONE  # C m, from before the blur
                 if geometry.sigma[i] > 0:
@@ -152,6 +170,11 @@ class Threads:
         if spec.masks:
             for geometry, masks in zip(work.geometries, batch.tensors["masks"].numpy()):
                 paint(geometry.mask[i], masks[i, 0])
+        if spec.mattes:
+            for matte, geometry, out in zip(
+                batch.patches[i]["mattes"], work.geometries, batch.tensors["mattes"].numpy()
+            ):
+                np.divide(matte[:, ::-1] if geometry.flip[i] else matte, 255, out=out[i, 0], dtype=np.float32)
         if spec.plain:
             finish(batch.whole[i], _IDENTITY, _NONE, False, spec, batch.tensors["plain"].numpy()[i])
         batch.patches[i] = {}

@@ -211,7 +211,7 @@ def test_resumption_in_mid_epoch_gives_the_same_batches(backend: str):
 
 def test_backgrounds_without_saliency_swap_are_refused():
     with pytest.raises(
-        InputError, match="Only the crops saliency-swap and paste use backgrounds.*is rrc.*crop to one of"
+        InputError, match="Only the crops saliency-swap, paste and matte-paste use backgrounds.*is rrc.*crop to one of"
     ):
         open_loader(Greys(10, "own", train=9), Greys(80, "a", train=8), ViewSpec(size=16))
 
