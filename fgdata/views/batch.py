@@ -124,10 +124,8 @@ def plan(
     """(n, 2), (n, 4), (n,), (n, 2) sizes of lent images, (n, 4) boxes of mattes, keys of `compute` -> the shots."""
     shots = {"views": [compute(spec, sizes, boxes, index, view=v, cuts=cuts, **keys) for v in range(spec.views)]}
     if spec.local.count:
-        shots["local"] = [
-            compute(spec.shots["local"], sizes, boxes, index, view=spec.views + j, **keys)
-            for j in range(spec.local.count)
-        ]
+        local, streams = spec.shots["local"], range(spec.views, spec.views + spec.local.count)
+        shots["local"] = [compute(local, sizes, boxes, index, view=stream, **keys) for stream in streams]
     if spec.lent:
         whole = np.tile(WHOLE, (len(index), 1))
         shots["lent"] = [compute(spec.shots["lent"], lent_sizes, whole, index, view=LENT, **keys)]

@@ -263,7 +263,7 @@ class Dali:
         return None
 
     def _feed(self, work: Work) -> None:
-        for name, jpeg, size in zip(work.names, work.jpegs, work.sizes):
+        for name, jpeg, size in [*zip(work.names, work.jpegs, work.sizes), *(work.lent if self._spec.lent else [])]:
             try:
                 frame = header(jpeg, name)
             except InputError:  # a damaged image, which DALI reports when it decodes it
@@ -287,9 +287,9 @@ class Dali:
                 feed(f"anchors{v}", np.stack([np.zeros_like(p.place[:, :2]), p.place[:, 1::-1]], 1))
             if self._spec.crop == "centre":
                 feed(f"inset{v}", -p.place[:, :2])
-        shots = [(name, v, p) for name, views in work.shots.items() for v, p in enumerate(views)]
-        for name, v, p in shots:
-            tag, shot = f"{name}{v}", self._spec.shots[name]
+        shots = self._spec.shots
+        for name, v, p in ((name, v, p) for name, views in work.shots.items() for v, p in enumerate(views)):
+            tag = f"{name}{v}"
             feed(f"start-{tag}", p.source[:, :2].copy())
             feed(f"shape-{tag}", p.source[:, 2:].copy())
             feed(f"size-{tag}", p.place[:, :1:-1].astype(np.float32))  # height, width
@@ -297,7 +297,7 @@ class Dali:
             feed(f"centre-{tag}", p.centre)
             feed(f"colour-{tag}", p.colour)
             feed(f"flip-{tag}", p.flip.astype(np.int32))
-            if shot.chance("solarize", v):
+            if shots[name].chance("solarize", v):
                 feed(f"solarize-{tag}", p.solarize.astype(np.float32))
 
     def _fetch(self, work: Work) -> dict[str, torch.Tensor]:

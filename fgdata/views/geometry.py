@@ -68,7 +68,7 @@ def compute(
         seed: Key of the draws, 0 to 2^64 - 1.
         epoch: Key of the draws.
         batch: The batch's number over all ranks, the key of its partners.
-        view: The view's number, 0 to spec.views - 1.
+        view: The view's stream of draws: its number, or for other shots of the batch another number.
         lenders: Number of background images of other sets. With 0, backgrounds are images of the batch.
         cuts: (B, 4) float boxes of the mattes in [0, 1], without area for a constant map.
     """

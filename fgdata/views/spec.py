@@ -59,14 +59,13 @@ class ViewSpec:
     """Views per image, each with its own draws; 1 to 64."""
     crop: CropName = "rrc"
     """rrc: a random resized crop. saliency-swap: a patch of the sample's box over another sample's box (CVSA 2.1),
-    or anywhere over an image of another shard set if backgrounds are given.
-    contrastive: a random resized crop whose centre lies in a box (ContrastiveCrop).
-    inside-box: a random resized crop inside the sample's box; the whole box, trimmed to the nearest aspect, if that is
-    too small (ours). paste: a random resized crop at a random place over the whole image of another sample, or of
-    another shard set (InsLoc). matte-paste: rrc, or the object cut out along its saliency map and pasted over another
-    whole image (DiLo). centre: short side resized to size * 256 / 224, central square (test time)."""
+    or anywhere over an image of another shard set if backgrounds are given. contrastive: a random resized crop whose
+    centre lies in a box (ContrastiveCrop). inside-box: a random resized crop inside the sample's box, or all of a box
+    that is too small for it (ours). paste: a random resized crop at a random place over the whole image of another
+    sample, or of another shard set (InsLoc). matte-paste: rrc, or the object cut out along its saliency map and pasted
+    over such an image (DiLo). centre: short side resized to size * 256 / 224, central square (test time)."""
     area: tuple[float, float] = (0.2, 1.0)
-    """All random crops but saliency-swap: range of the crop's share of the image's area."""
+    """Range of the crop's share of the image's area; has no effect with saliency-swap and centre."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
     patch_area: float = 0.5
@@ -105,6 +104,7 @@ class ViewSpec:
     solarize: float | tuple[float, ...] = 0.0
     """Probability of solarisation, which inverts every channel from 128 up, after colour and blur: one for all views,
     or one for each view, such as 0 0.2 (BYOL)."""
+    local: Local = Local()
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from RGB in [0, 1]; ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -113,8 +113,6 @@ class ViewSpec:
     """Also yield object masks: the pasted rectangle, or the sample's own box transformed by the crop (ours)."""
     plain: Suppress[bool] = False
     """Also yield the whole image, only resized to size x size and normalised."""
-
-    local: Local = Local()
     mattes: Suppress[bool] = False
     """Also yield the object's matte in each view, from its saliency map."""
     boxes: Suppress[bool] = False

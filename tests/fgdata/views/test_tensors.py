@@ -222,6 +222,16 @@ def test_set_boxes_take_effect_at_the_next_epoch(backend: str):
         assert not any(same(a, b) for a, b in zip(loader, other, strict=True))
 
 
+def test_given_boxes_need_no_detector():
+    bare = MemorySet(8)
+    bare.detectors = ()
+    for sample in bare.samples:
+        del sample["gt.npy"], sample["rbd.npy"]
+    with open_loader(bare, GIVEN) as loader:
+        loader.set_boxes(boxes(8, 0.5))
+        assert len(list(loader)) == 2
+
+
 def test_resumption_with_boxes_that_were_set():
     shards = MemorySet(16)
     with open_loader(shards, GIVEN) as loader:
@@ -260,5 +270,23 @@ def test_set_boxes_refuses_views_without_boxes():
         loader.set_boxes(boxes(16, 0.5))
 
 
+# Draws
+
+
 def test_columns_of_the_draws_do_not_move():
-    assert (draws.X, draws.FLIP, draws.SIGMA, draws.LENDER, draws.SOLARIZE) == (20, 25, 37, 38, 39)
+    names = (
+        "X",
+        "Y",
+        "PLACE_AREA",
+        "PLACE_X",
+        "PLACE_Y",
+        "FLIP",
+        "JITTER",
+        "GRAY",
+        "BLUR",
+        "SIGMA",
+        "LENDER",
+        "SOLARIZE",
+    )
+    assert [getattr(draws, name) for name in names] == [20, 21, 22, 23, 24, 25, 26, 35, 36, 37, 38, 39]
+    assert (draws.AREA.start, draws.RATIO.start, draws.FACTORS.start, draws.ORDER.start) == (0, 10, 27, 31)
