@@ -102,7 +102,7 @@ def matte_paste(samples: Samples, spec: ViewSpec) -> Crop:
         np.where(pasted, source, crop.source),
         np.where(pasted, place, crop.place),
         np.where(pasted, place, crop.mask),
-        samples.backgrounds(),
+        None if spec.grey else samples.backgrounds(),
         blend,
     )
 

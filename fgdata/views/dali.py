@@ -37,8 +37,8 @@ except ImportError:
         "threads."
     ) from None
 
-INT32, FLOAT = types.DALIDataType.INT32, types.DALIDataType.FLOAT
-_RESIZE = {"interp_type": types.DALIInterpType.INTERP_TRIANGULAR, "antialias": True, "dtype": types.DALIDataType.UINT8}
+UINT8, INT32, FLOAT = types.DALIDataType.UINT8, types.DALIDataType.INT32, types.DALIDataType.FLOAT
+_RESIZE = {"interp_type": types.DALIInterpType.INTERP_TRIANGULAR, "antialias": True, "dtype": UINT8}
 _DEPTH = 2  # batches in DALI at once: one is decoded while the views of the other are computed
 
 
@@ -68,7 +68,7 @@ def blend(view, background, weight, solid):
     weight is; on the device of the view."""
     share = math.max(fn.cast(weight, dtype=FLOAT), solid) / 255.0
     under: Any = fn.cast(background, dtype=FLOAT)
-    return fn.cast(under + share * (fn.cast(view, dtype=FLOAT) - under), dtype=types.DALIDataType.UINT8)
+    return fn.cast(under + share * (fn.cast(view, dtype=FLOAT) - under), dtype=UINT8)
 
 
 def blur(view, sigma):
@@ -100,7 +100,7 @@ def external(name: str, dtype, ndim: int, layout: str | None = None):
 def decode(name: str, gpu: bool):
     """Decodes the JPEGs of input `name` to RGB images."""
     return fn.decoders.image(
-        external(name, types.DALIDataType.UINT8, 1),
+        external(name, UINT8, 1),
         device="mixed" if gpu else "cpu",
         output_type=types.DALIImageType.RGB,
         adjust_orientation=False,
@@ -121,9 +121,9 @@ def graph(spec: ViewSpec, gpu: bool, other_sets: bool):
     alpha: Any = None
     mattes = []
     if spec.needs_maps:
-        alpha = external("alpha", types.DALIDataType.UINT8, 3, "HWC")
+        alpha = external("alpha", UINT8, 3, "HWC")
         alpha = resize(alpha.gpu() if gpu else alpha, external("whole", FLOAT, 1))
-    if spec.plain or (spec.pastes and not other_sets):
+    if spec.plain or spec.grey or (spec.pastes and not other_sets):
         whole = resize(image, [spec.size, spec.size])
     for name, shot in spec.shots.items():
         source = decode("lent", gpu) if name == "lent" else image
@@ -135,8 +135,11 @@ def graph(spec: ViewSpec, gpu: bool, other_sets: bool):
             matte: Any = None
             if shot.needs_maps:
                 matte = resize(cut(alpha, start, shape), target)
-            if shot.pastes:
-                if other_sets:
+            if shot.pastes or shot.grey:
+                if shot.grey:
+                    level = external(f"grey{v}", UINT8, 0)
+                    background = fn.cast(whole * 0 + (level.gpu() if gpu else level), dtype=UINT8)
+                elif other_sets:
                     background = resize(decode(f"background{v}", gpu), [shot.size, shot.size])
                 else:
                     background = fn.permute_batch(whole, indices=external(f"partner{v}", INT32, 0))
@@ -277,13 +280,15 @@ class Dali:
             feed("alpha", [alpha[..., None] for alpha in work.mattes])
             feed("whole", work.sizes[:, ::-1].astype(np.float32))  # height, width
         for v, p in enumerate(work.geometries):
+            if self._spec.grey:
+                feed(f"grey{v}", p.grey)
             if self._spec.crop == "matte-paste":
                 feed(f"solid{v}", np.where(p.blend, 0, 255).astype(np.float32))
             if self._spec.pastes and self._other_sets:
                 feed(f"background{v}", [np.frombuffer(image.jpeg, np.uint8) for image in work.backgrounds[v]])
             elif self._spec.pastes:
                 feed(f"partner{v}", p.partner)
-            if self._spec.pastes:
+            if self._spec.pastes or self._spec.grey:
                 feed(f"anchors{v}", np.stack([np.zeros_like(p.place[:, :2]), p.place[:, 1::-1]], 1))
             if self._spec.crop == "centre":
                 feed(f"inset{v}", -p.place[:, :2])

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .crops import CROPS, Samples
-from .draws import BLUR, COUNT, FACTORS, FLIP, GRAY, JITTER, ORDER, SIGMA, SOLARIZE, partners, uniforms
+from .draws import BLUR, COUNT, FACTORS, FLIP, GRAY, GREY, JITTER, ORDER, SIGMA, SOLARIZE, partners, uniforms
 from .spec import ViewSpec
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -41,6 +41,7 @@ class Geometry:
     centre: np.ndarray  # (B, 3, 3) float32, C
     sigma: np.ndarray  # (B,) float32 pixels, 0 without blur
     blend: np.ndarray  # (B,) bool, whether the patch is blended with its background by the matte
+    grey: np.ndarray  # (B,) uint8, the level behind the patch if the spec asks for grey
     solarize: np.ndarray  # (B,) bool, whether values x >= 128 become 255 - x
     mask: np.ndarray  # (B, 4) int32, pixels of the view after the flip; w or h is 0 if the object was cropped away
 
@@ -90,6 +91,7 @@ def compute(
         centre=centre.astype(np.float32),
         sigma=np.where(u[:, BLUR] < spec.chance("blur", view), sigma, 0).astype(np.float32),
         blend=np.zeros(len(u), bool) if crop.blend is None else crop.blend,
+        grey=np.floor(256 * u[:, GREY]).astype(np.uint8),
         solarize=u[:, SOLARIZE] < spec.chance("solarize", view),
         mask=mirror(crop.mask, flip, spec.size),
     )

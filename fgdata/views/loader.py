@@ -119,7 +119,7 @@ class Loader:
         if backgrounds and not (views.pastes or views.lent):
             raise InputError(
                 "Only the crops saliency-swap, paste and matte-paste use backgrounds, and the crop of these views is "
-                f"{views.crop}. Omit the backgrounds, or set crop to one of them."
+                f"{views.crop}{' over grey' if views.grey else ''}. Omit the backgrounds, or set crop to one of them."
             )
         if views.lent and not backgrounds:
             raise InputError(

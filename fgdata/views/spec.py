@@ -75,6 +75,8 @@ class ViewSpec:
     (0, 1]; beta of CVSA (the value is ours)."""
     matte: float = 0.3
     """matte-paste: probability that a view is pasted; the rest are random resized crops."""
+    matte_grey: bool = False
+    """matte-paste: over a random grey instead of another image."""
     crop_box: Literal["detector", "centre", "given"] = "detector"
     """contrastive: the box of the crop's centre. detector: the sample's. centre: half of each side, in the middle
     (SimCCrop). given: the one that the method sets during training, the whole image until then."""
@@ -141,8 +143,13 @@ class ViewSpec:
 
     @property
     def pastes(self) -> bool:
-        """Whether the views have backgrounds."""
-        return self.crop in ("saliency-swap", "paste", "matte-paste")
+        """Whether other images are behind the views."""
+        return self.crop in ("saliency-swap", "paste", "matte-paste") and not self.grey
+
+    @property
+    def grey(self) -> bool:
+        """Whether a grey level is behind the views."""
+        return self.crop == "matte-paste" and self.matte_grey
 
     @property
     def needs_maps(self) -> bool:

@@ -182,6 +182,8 @@ class Threads:
             batch.complete()
 
     def _background(self, batch: "_Batch", v: int, i: int) -> np.ndarray | None:
+        if self._spec.grey:
+            return np.full((self._spec.size, self._spec.size, 3), batch.work.geometries[v].grey[i])
         if not batch.work.backgrounds:
             return batch.whole[batch.work.geometries[v].partner[i]]
         name, jpeg, _ = batch.work.backgrounds[v][i]

@@ -228,6 +228,7 @@ def test_data_wait_is_the_time_from_the_last_step_to_the_next_batch(monkeypatch:
         ViewSpec(crop="saliency-swap"),
         ViewSpec(crop="paste"),
         ViewSpec(crop="matte-paste", mattes=True),
+        ViewSpec(crop="matte-paste", matte_grey=True),
         ViewSpec.evaluation(),
         ViewSpec(lent=True, local=Local(count=2), solarize=(0, 0.2)),
     ],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from memory_set import MemorySet
+from scipy import stats
 from skimage.filters import threshold_otsu
 
 from fgdata.building.build import build
@@ -109,6 +110,12 @@ def test_the_pasted_rectangle_is_that_of_saliency_swap_at_the_same_draws():
         assert np.array_equal(getattr(p, name), getattr(swap, name))
 
 
+def test_a_grey_background_is_uniform_over_the_levels():
+    level = plan(ViewSpec(crop="matte-paste", matte_grey=True), 4096, (0.2, 0.3, 0.4, 0.5)).grey
+    assert stats.chisquare(np.bincount(level // 16, minlength=16)).pvalue > 0.001
+    assert not ViewSpec(crop="matte-paste", matte_grey=True).pastes  # so a single image is enough
+
+
 def test_a_constant_map_gives_a_random_resized_crop():
     p = plan(ViewSpec(size=48, crop="matte-paste", matte=1), 50, (0, 0, 0, 0))
     assert not p.blend.any()
@@ -119,17 +126,30 @@ def test_a_constant_map_gives_a_random_resized_crop():
 
 
 @pytest.mark.parametrize(
-    ("crop", "lend"),
-    [("rrc", False), ("saliency-swap", False), ("matte-paste", False), ("matte-paste", True), ("centre", False)],
+    ("crop", "behind"),
+    [
+        ("rrc", ""),
+        ("saliency-swap", ""),
+        ("matte-paste", ""),
+        ("matte-paste", "lenders"),
+        ("matte-paste", "grey"),
+        ("centre", ""),
+    ],
 )
-def test_views_and_mattes_against_the_reference(mapped: Path, backend: str, crop: Any, lend: bool):
-    spec, shards, lenders = ViewSpec(size=48, crop=crop, mattes=True, matte=0.6), ShardSet.open(mapped), MemorySet(5)
-    options = {"backend": backend, "seed": 3, "threads": 2} | ({"backgrounds": [lenders]} if lend else {})
+def test_views_and_mattes_against_the_reference(mapped: Path, backend: str, crop: Any, behind: str):
+    spec, shards, lenders = (
+        ViewSpec(size=48, crop=crop, mattes=True, matte=0.6, matte_grey=behind == "grey"),
+        ShardSet.open(mapped),
+        MemorySet(5),
+    )
+    options = {"backend": backend, "seed": 3, "threads": 2} | (
+        {"backgrounds": [lenders]} if behind == "lenders" else {}
+    )
     with load(shards, views=spec, batch_size=8, detector=DETECTOR, **options) as loader:
         batch = next(iter(loader))
     index, mattes = batch["index"].numpy(), Mattes(shards, "train", DETECTOR)
-    behind = Backgrounds([lenders]) if lend else None  # type: ignore[list-item]
-    work = gather(shards.split("train"), spec, DETECTOR, index, 8, backgrounds=behind, mattes=mattes, **KEYS)
+    others = Backgrounds([lenders]) if behind == "lenders" else None  # type: ignore[list-item]
+    work = gather(shards.split("train"), spec, DETECTOR, index, 8, backgrounds=others, mattes=mattes, **KEYS)
     images = [decode(jpeg, "") for jpeg in work.jpegs]
     levels = np.array(spec.std)[:, None, None] * 255
     assert work.geometries[0].blend.any() == (crop == "matte-paste")
@@ -137,7 +157,9 @@ def test_views_and_mattes_against_the_reference(mapped: Path, backend: str, crop
         for i in range(8):
             under = None
             if spec.pastes:
-                under = decode(work.backgrounds[v][i].jpeg, "") if lend else images[shot.partner[i]]
+                under = decode(work.backgrounds[v][i].jpeg, "") if others else images[shot.partner[i]]
+            if spec.grey:
+                under = np.full((9, 9, 3), shot.grey[i])
             alpha = work.mattes[i] / 255
             exact = reference.view(images[i], shot, i, spec, under, alpha)
             error = levels * np.abs(batch["views"][v, i].numpy() - exact)
