@@ -17,7 +17,6 @@ With `backgrounds` they come from other shard sets instead: each view of each sa
 draws, uniformly over all samples of all splits of those sets.
 """
 
-import importlib.util
 import json
 import weakref
 from collections import deque
@@ -29,12 +28,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..cores import share_of_cores
 from ..errors import InputError
 from ..shards.reader import ShardSet
 from .backgrounds import open_backgrounds
 from .draws import permutation
 from .given import Given
+from .opening import choose_detector, open_mattes, start
 from .spec import ViewSpec
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class Loader:
         self._spec, self._batch_size, self._seed = views, batch_size, seed
         self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
         boxed = views.needs_boxes or views.needs_maps or detector or box
-        self._detector = _choose_detector(shards, detector) if boxed else None
+        self._detector = choose_detector(shards, detector) if boxed else None
         self._yield_box = box
         if backgrounds and not (views.pastes or views.lent):
             raise InputError(
@@ -127,7 +126,7 @@ class Loader:
                 "backgrounds."
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
-        self._mattes = _open_mattes(shards, split, self._detector) if views.needs_maps else None
+        self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
         self._check(shards, split)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
@@ -149,7 +148,7 @@ class Loader:
         self._submitted = 0
         self._given = Given()
         self._orders: dict[int, np.ndarray] = {}
-        self._device, self._backend = _start(
+        self._device, self._backend = start(
             views, batch_size, backend, threads, device, world_size=world_size, other_sets=self._backgrounds is not None
         )
         self._stop = weakref.finalize(self, self._backend.close)
@@ -364,67 +363,6 @@ class Loader:
                 f"two or more for {self._spec.crop}, which uses other samples as backgrounds; or backgrounds from "
                 "another set, or crop rrc",
             )
-
-
-def _choose_detector(shards: ShardSet, detector: str | None) -> str:
-    """The given detector, or the default one. InputError if the set has no such boxes."""
-    available = ", ".join(shards.detectors) or "none"
-    if detector is not None and detector not in shards.detectors:
-        raise InputError(
-            f"{shards.path} has no boxes by {detector!r}; it has: {available}. Choose one of them, or add them to the "
-            f"set: fgdata add {shards.path} --saliency {detector}"
-        )
-    if not shards.detectors:
-        raise InputError(
-            f"{shards.path} has no boxes, which saliency-swap, masks and boxes need. Add some: fgdata add "
-            f"{shards.path} --saliency rbd"
-        )
-    return detector or next((name for name in shards.detectors if name != "gt"), "gt")
-
-
-def _open_mattes(shards: ShardSet, split: str, detector: str | None) -> Any:
-    from .mattes import Mattes  # loads OpenCV
-
-    return Mattes(shards, split, detector or "")
-
-
-def _start(
-    views: ViewSpec,
-    batch_size: int,
-    backend: str,
-    threads: int | None,
-    device: "str | torch.device",
-    *,
-    world_size: int,
-    other_sets: bool,
-) -> tuple:
-    """Starts the backend -> (torch device, backend)."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError("Loading views needs torch, which is not installed: pip install torch") from None
-    place = torch.device(device)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {device}, but torch finds no CUDA device; allowed: cpu.")
-    if backend not in ("auto", "threads", "dali"):
-        raise InputError(f"backend is {backend!r}; allowed: auto, threads, dali.")
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; allowed: 1 or more; omit it for all available cores.")
-    threads = threads or share_of_cores(world_size)
-    if backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali()):
-        from .dali import Dali
-
-        return place, Dali(views, max(2, batch_size), threads, place, other_sets=other_sets)
-    from .threads import Threads
-
-    return place, Threads(views, threads, pinned=place.type == "cuda")
-
-
-def _has_dali() -> bool:
-    try:
-        return importlib.util.find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _as_json(value: dict) -> dict:

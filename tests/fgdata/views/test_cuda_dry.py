@@ -235,7 +235,7 @@ def test_data_wait_is_the_time_from_the_last_step_to_the_next_batch(monkeypatch:
 )
 def test_dali_graph_for_a_gpu_has_no_constants_on_it(spec: ViewSpec):
     pytest.importorskip("nvidia.dali")
-    from fgdata.views.dali import graph
+    from fgdata.views.dali_graph import graph
 
     pipeline = graph(spec, True, False, batch_size=2, device_id=0)
     pipeline._build_graph()

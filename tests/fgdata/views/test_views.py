@@ -286,9 +286,9 @@ def test_threads_finish(flip: bool):
 @pytest.fixture(scope="module")
 def dali():
     pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install nvidia-dali-cuda130")
-    from fgdata.views import dali
+    from fgdata.views import dali_graph
 
-    return dali
+    return dali_graph
 
 
 def run(dali, body, *batches) -> list[np.ndarray]:
