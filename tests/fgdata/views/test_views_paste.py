@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
 from fgdata.shards.sample import Sample
-from fgdata.views import Loader, ViewSpec, draws, geometry, load, reference
+from fgdata.views import Loader, Local, ViewSpec, draws, geometry, load, reference
 from fgdata.views.backgrounds import Backgrounds, open_backgrounds
 from fgdata.views.batch import gather
 
@@ -277,8 +278,20 @@ def test_only_settings_of_the_user_are_flags(capsys: pytest.CaptureFixture[str])
         cli.main(["run", "cvsa", "--help"])
     shown = capsys.readouterr().out
     assert all(flag in shown for flag in ("--data.backgrounds", "--views.crop", "--views.paste-area"))
-    assert not any(flag in shown for flag in ("--views.masks", "--views.plain", "--views.views"))
+    assert all(f"--views.{flag} " in shown for flag in ("crop-box", "crop-alpha", "solarize", "matte", "local.count"))
+    assert not any(f"--views.{flag}" in shown for flag in ("masks", "plain", "views", "mattes", "boxes", "lent"))
     assert ViewSpec(views=3, masks=True, plain=True).plain  # users of the library may set these
+
+
+def test_settings_of_views_survive_config_json():
+    from fgtrain.settings import file, methods
+
+    views = ViewSpec(crop="contrastive", blur=(1.0, 0.1), solarize=(0.0, 0.2), local=Local(8, 96, inside_box=True))
+    config = methods.MocoConfig(views=views)
+    stored = json.loads(json.dumps(file.to_dict(config)))
+    assert file.from_dict(stored, "config.json") == config
+    del stored["views"]["local"], stored["views"]["solarize"]  # as an older version wrote it
+    assert file.from_dict(stored, "config.json").views == replace(views, local=Local(), solarize=0.0)
 
 
 def test_the_sheet_shows_patches_over_other_backgrounds(drawn_set: Path, tmp_path: Path):
