@@ -114,7 +114,7 @@ def test_weights_of_another_project_need_the_name_of_their_network(runs: Path, t
     assert opened.SETTINGS["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert opened.SETTINGS["backbone"] == "test_vit"
     for name, problem in {
-        f"tokencut:{file}": "is not an encoder saved by fgtrain.*name their network as timm does.*,backbone=",
+        f"tokencut:{file}": "is not an encoder saved by fgtrain.*Weights of another project.*,backbone=NAME",
         f"tokencut:{file},backbone=test_vit2": "does not fit the encoder, a test_vit2",
         f"tokencut:{file},backbone=bird": "--model.backbone bird is not a network of timm",
         f"tokencut:{file},backbone=test_vit,colour=red": "'colour' is not a setting; allowed: backbone=, size=",
