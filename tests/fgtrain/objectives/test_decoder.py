@@ -158,7 +158,7 @@ def test_interrupted_warm_up_resumes_and_gives_the_same_decoder(
         [float(figure) for figure in re.findall(r"(?:reconstruct|mean image) ([\d.]+)", line)] for line in output[1:]
     ]
     assert errors[2][0] < errors[0][0]
-    assert errors[2][1] == errors[0][1] == pytest.approx(1, abs=0.9)  # the images do not change
+    assert errors[2][1] == pytest.approx(errors[0][1], rel=0.2)  # the same images, in other batches
     changed = differing_keys(uninterrupted.state_dict(), before)
     assert changed == [k for k in before if k.startswith("decoder.")]  # the encoder and its statistics are unchanged
     expected = load_file(tmp_path / decoder.FILE)
