@@ -155,3 +155,10 @@ def test_a_build_has_the_same_bytes_each_time_and_add_gives_the_same_boxes(runs:
         whole, later = (ShardSet.open(tmp_path / name).split(split) for name in ("a", "c"))
         for number in range(len(whole)):
             assert whole.read(number)["tokencut-vit.npy"] == later.read(number)["tokencut-vit.npy"]
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(detectors, "find_spec", lambda name: None if name in ("timm", "scipy") else object())
+    for name in ("scda:x", "tokencut:x", "lost:x"):
+        with pytest.raises(InputError, match=f"{name} needs timm, scipy, not installed: pip install timm scipy"):
+            saliency.detector(name)
