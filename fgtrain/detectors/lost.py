@@ -29,7 +29,7 @@ def find_region(keys: np.ndarray) -> np.ndarray:
     products = flat @ flat.T  # (n, n)
     positive = products > 0
     fewest = positive.sum(1).argsort(kind="stable")  # every patch has a positive product with itself
-    seed, candidates = fewest[0], fewest[:EXPAND]
+    seed, candidates = int(fewest[0]), fewest[:EXPAND]
     joined = candidates[positive[seed, candidates]]
     mask = (products[joined].sum(0) > 0).reshape(keys.shape[:2])
-    return around(np.unravel_index(seed, mask.shape), mask)
+    return around(seed, mask)

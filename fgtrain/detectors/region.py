@@ -43,7 +43,7 @@ class Region:
         return cv2.resize(region, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def around(seed: tuple[int, int], mask: np.ndarray) -> np.ndarray:
-    """(h, w) bool -> its connected component, of four neighbours each, that contains the seed (row, column)."""
+def around(seed: int, mask: np.ndarray) -> np.ndarray:
+    """(h, w) bool -> its connected component, of four neighbours each, that contains the seed, an index of mask.flat."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    return labels == labels[seed]
+    return labels == labels.flat[seed]

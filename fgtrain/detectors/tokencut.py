@@ -34,8 +34,8 @@ def find_region(keys: np.ndarray) -> np.ndarray:
     if edges.min() == edges.max():
         return np.zeros(keys.shape[:2], bool)
     y = cut(edges).reshape(keys.shape[:2])
-    seed = np.unravel_index(np.abs(y).argmax(), y.shape)
-    return around(seed, (y > y.mean()) == (y[seed] > y.mean()))  # whichever sign the eigenvector has
+    seed = int(np.abs(y).argmax())
+    return around(seed, (y > y.mean()) == (y.flat[seed] > y.mean()))  # whichever sign the eigenvector has
 
 
 def make_edges(keys: np.ndarray) -> np.ndarray:

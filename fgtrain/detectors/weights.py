@@ -102,7 +102,9 @@ def _open_run(family: str, path: Path) -> tuple[Encoder, int, dict[str, Any]]:
     try:
         checkpoint = Checkpoint.find(path)
     except InputError as fault:
-        hint = f"\nWeights of another project need timm's name of their network: --saliency {family}:{path},backbone=NAME"
+        hint = (
+            f"\nWeights of another project need timm's name of their network: --saliency {family}:{path},backbone=NAME"
+        )
         raise InputError(f"{fault}{hint if path.is_file() else ''}") from None
     if (path / "config.json").is_file() and checkpoint.run and checkpoint.run.facts.get("status") == "running":
         raise InputError(

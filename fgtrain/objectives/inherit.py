@@ -28,8 +28,8 @@ def load_heads(objective: nn.Module, encoder: nn.Module, run: Path) -> str:
     theirs = {name.removeprefix(BASE): value for name, value in stored.items()}
     loaded, random = [], []
     for part, tensors in _parts(objective, encoder).items():
-        values = {name: theirs.get(name.removeprefix(BASE)) for name in tensors}
-        if all(value is not None and value.shape == tensors[name].shape for name, value in values.items()):
+        values = {name: theirs[short] for name in tensors if (short := name.removeprefix(BASE)) in theirs}
+        if len(values) == len(tensors) and all(value.shape == tensors[name].shape for name, value in values.items()):
             loaded.append(part)
             for name, value in values.items():
                 tensors[name].data.copy_(value)
