@@ -13,17 +13,17 @@ from fgdata.saliency import DetectorRow
 SCDA = DetectorRow(
     f"{__name__}.scda",
     "region that activates a network's last map, Wei et al., 2017; WEIGHTS: a run, or FILE,backbone=NAME",
-    trained_on="the images of WEIGHTS",
+    trained_on="what WEIGHTS was trained on",
 )
 TOKENCUT = DetectorRow(
     f"{__name__}.tokencut",
     "normalised cut of a ViT's patches, Wang et al., CVPR 2022; WEIGHTS: a run, or FILE,backbone=NAME",
-    trained_on="the images of WEIGHTS",
+    trained_on="what WEIGHTS was trained on",
 )
 LOST = DetectorRow(
     f"{__name__}.lost",
     "seed and its like among a ViT's patches, Simeoni et al., BMVC 2021; WEIGHTS: a run, or FILE,backbone=NAME",
-    trained_on="the images of WEIGHTS",
+    trained_on="what WEIGHTS was trained on",
 )
 ROWS = {"scda:WEIGHTS": SCDA, "tokencut:WEIGHTS": TOKENCUT, "lost:WEIGHTS": LOST}
 """By the names of their entry points."""

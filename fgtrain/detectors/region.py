@@ -44,6 +44,6 @@ class Region:
 
 
 def around(seed: int, mask: np.ndarray) -> np.ndarray:
-    """(h, w) bool -> its connected component, of four neighbours each, that contains the seed, an index of mask.flat."""
+    """(h, w) bool -> its connected component, of four neighbours each, around the seed, an index of mask.flat."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     return labels == labels.flat[seed]
