@@ -1,5 +1,4 @@
-"""Detectors of fgdata that need an encoder: `scda:`, `tokencut:` and `lost:WEIGHTS`. They use no box,
-mask or label.
+"""Detectors of fgdata that need an encoder: `scda:`, `tokencut:` and `lost:WEIGHTS`. They use no box, mask or label.
 
 fgdata finds the rows through the entry points of this distribution (pyproject.toml), like those of other plug-ins
 (docs/extending.md). Only opening a detector imports torch.
