@@ -42,7 +42,7 @@ class Data:
     detector: str | None = None
     """Detector whose boxes guide the views and masks. Default: the set's first detector that is not gt, else gt."""
     backgrounds: tuple[Path, ...] = ()
-    """Other shard sets whose images saliency-swap uses as backgrounds. Default: other images of the batch."""
+    """Other shard sets whose images the crops that paste use as backgrounds. Default: other images of the batch."""
     batch_size: int = 256
     """Samples per step, summed over all processes."""
 
