@@ -17,14 +17,19 @@ from fgdata.boxes.objective import Objective, solve
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode
-from fgdata.saliency import component, least_side, own_tau, row_of, saliency_map
-from fgdata.saliency.learned import NETWORKS, find
+from fgdata.saliency import DETECTORS, component, least_side, own_tau, row_of, saliency_map
+from fgdata.saliency.learned import NETWORKS, find, folder
+from fgtrain.detectors import ROWS
 
 BETA_SQUARED = 0.3
 """Of the F-measure, as usual since Achanta et al., CVPR 2009: precision counts more than recall."""
 CLASSICS = ("rbd", "rbd-centred", "gs", "spectral-residual", "vsf")
+SCDA = "scda:efficientnet-lite0-57934424.pth,backbone=tf_efficientnet_lite0"
+TRAINED_ON = {component(SCDA): "classes of ImageNet"}
+"""Where the row of a detector cannot know its weights."""
 AUTHORS = ("rbd", "gs")
 """Detectors whose authors' maps are in saliency-reference, in folders of these names."""
+DETECTORS.update(ROWS)  # here, since worker processes import this module
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Item:
 
 def saliency(
     data: Path = Path("../shared/data"),
-    detectors: tuple[str, ...] = (*CLASSICS, *NETWORKS),
+    detectors: tuple[str, ...] = (*CLASSICS, *NETWORKS, SCDA),
     tau: tuple[float, ...] = (0.5, 0.75),
     k: tuple[float, ...] = (2.0,),
     limit: int | None = None,
@@ -57,11 +62,12 @@ def saliency(
     images. Max F is the largest F-measure (beta^2 = .3) over 256 thresholds, from precision and recall averaged over
     the images. Where the authors' maps exist, their MAE, max F and correlation r with ours are listed too. s is the
     median processor time of a map in seconds, without decoding. CorLoc is the share of boxes with an IoU of at least
-    0.5, corloc_70 with 0.7. Networks whose file is not there are left out, with a message.
+    0.5, corloc_70 with 0.7. Files of networks and weights are looked for in $FGDATA_MODELS too. Detectors whose file
+    is not there are left out, with a message.
 
     Args:
         data: folder that holds saliency-reference, duts300 and cub50.
-        detectors: the detectors to measure.
+        detectors: the detectors to measure, as after --saliency.
         tau: further values of tau for max-excess, besides each detector's own.
         k: values of k for max-mean, multiples of the effective area.
         limit: largest number of images per dataset, spread evenly over it.
@@ -71,7 +77,7 @@ def saliency(
         json: file to write the figures to.
     """
     figures = []
-    detectors = tuple(name for name in detectors if _is_available(name))
+    detectors = tuple(name for name in map(_with_path, detectors) if _is_available(name))
     with single_threaded(workers) as pool:
         for dataset in ("saliency-reference", "duts300", "cub50"):
             items = cub(data, every, first) if dataset == "cub50" else masked(data / dataset)
@@ -81,13 +87,13 @@ def saliency(
                 own = Objective(tau=own_tau(component(name)))
                 objectives = [own] + [Objective(tau=value) for value in tau if value != own.tau]
                 objectives += [Objective("max-mean", k=value) for value in k]
-                scores = run(pool, partial(score, name, objectives), items, f"{name} on {dataset}")
+                scores = run(pool, partial(score, name, objectives), items, f"{component(name)} on {dataset}")
                 figures += summary(name, dataset, objectives, scores)
             overlaps = np.array(run(pool, score_baselines, items, f"baselines on {dataset}"))
             blank = dict.fromkeys(figures[0]) | {"dataset": dataset}
             for i, name in enumerate(("whole image", "centred box")):
                 figures.append(blank | {"detector": name} | box_figures(overlaps[:, i]))
-    report("saliency", figures, json)
+    report("saliency", figures, json, ("torch", "timm"))
 
 
 def masked(folder: Path) -> list[Item]:
@@ -134,8 +140,10 @@ def summary(name: str, dataset: str, objectives: list[Objective], scores: list[d
     for suffix in ("", "_authors"):
         precision, recall = _mean(scores, f"precision{suffix}"), _mean(scores, f"recall{suffix}")
         maps[f"max_f{suffix}"] = None if precision is None else float(f_measure(precision, recall).max())
-    row = row_of(component(name))
-    last = {"s": float(np.median([one["s"] for one in scores])), "trained_on": row.trained_on if row else "unknown"}
+    name = component(name)  # without the path of a file
+    row = row_of(name)
+    trained_on = TRAINED_ON.get(name, row.trained_on if row else "unknown")
+    last = {"s": float(np.median([one["s"] for one in scores])), "trained_on": trained_on}
     rows = []
     for i, objective in enumerate(objectives):
         constant = f"tau {objective.tau:g}" if objective.name == "max-excess" else f"k {objective.k:g}"
@@ -169,14 +177,27 @@ def box_figures(overlap: np.ndarray) -> dict[str, float]:
     return {**shares, "mean_iou": float(overlap.mean()), "n": len(overlap)}
 
 
+def _with_path(name: str) -> str:
+    """FAMILY:FILE[,...] with the file's path if it is in the folder of models and not here."""
+    family, colon, rest = name.partition(":")
+    file = rest.partition(",")[0]
+    return f"{family}:{folder() / rest}" if colon and not Path(file).exists() and (folder() / file).exists() else name
+
+
 def _is_available(name: str) -> bool:
-    """Whether the file of a network is there; prints what to do if it is not."""
-    if name in NETWORKS:
-        try:
+    """Whether the file of a network or of weights is there; prints what to do if it is not."""
+    family, _, rest = name.partition(":")
+    file = Path(rest.partition(",")[0])
+    try:
+        if name in NETWORKS:
             find(name)
-        except InputError as fault:
-            print(f"{name} is left out: {fault}", file=sys.stderr)
-            return False
+        elif f"{family}:WEIGHTS" in ROWS and not file.exists():
+            raise InputError(
+                f"{file} does not exist, nor in {folder()}. Set FGDATA_MODELS to the folder that holds it."
+            )
+    except InputError as fault:
+        print(f"{name} is left out: {fault}", file=sys.stderr)
+        return False
     return True
 
 

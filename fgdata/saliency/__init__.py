@@ -64,6 +64,8 @@ class DetectorRow:
     """Whose images and labels determined its weights or constants. Column of `fgdata score` and of docs/saliency.md."""
 
 
+WEIGHTS = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors")
+"""Suffixes of files that a detector's name in a shard set leaves out."""
 DETECTORS = {
     "rbd": DetectorRow("fgdata.saliency.rbd", "robust background detection, Zhu et al., CVPR 2014"),
     "rbd-centred": DetectorRow(
@@ -153,13 +155,15 @@ def find_row(name: str) -> str:
 def component(name: str) -> str:
     """Converts a detector's name to its name in a shard set, which has no colon, slash or dot.
 
-    rbd -> rbd; onnx:models/U2-Net.onnx -> onnx-u2-net; maps:out/basnet_maps -> maps-basnet-maps
+    rbd -> rbd; onnx:models/U2-Net.onnx -> onnx-u2-net; maps:out/basnet_maps -> maps-basnet-maps;
+    scda:runs/byol -> scda-byol; scda:lite0.pth,backbone=tf_efficientnet_lite0 -> scda-lite0
     """
     family, separator, argument = _split(name)
     if separator != ":":
         return family
-    path = Path(argument.partition(",")[0] if family == "onnx" else argument).expanduser()
-    words = re.findall("[a-z0-9]+", (path.stem if family == "onnx" else path.resolve().name).lower())
+    path = Path(argument if family == "maps" else argument.partition(",")[0]).expanduser()
+    weights = family == "onnx" or (family != "maps" and path.suffix in WEIGHTS)
+    words = re.findall("[a-z0-9]+", (path.stem if weights else path.resolve().name).lower())
     return "-".join([family, *words])
 
 

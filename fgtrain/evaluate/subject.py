@@ -214,4 +214,5 @@ def untrained_encoder(checkpoint: Checkpoint | Given) -> Encoder:
     small = replace(config, **({"moco": replace(config.moco, queue="auto")} if hasattr(config, "moco") else {}))  # pyright: ignore
     if hasattr(small, "decoder"):  # its file may be gone; the encoder does not need it
         small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
+    small = replace(small, init_heads=False)
     return objectives.build(small, samples=2).encoder

@@ -110,21 +110,24 @@ def run_export(flags: Export) -> None:
             lines.append(f"torchvision.models.{name}().load_state_dict(weights, strict=False)  # fc stays random")
     else:
         lines.append(
-            "The names are torchvision's; the shapes are not those of its standard network. Load it with fgtrain:"
+            "The names are torchvision's; the shapes are not those of its standard network, so other libraries cannot "
+            "load it. In Python, with fgtrain installed:"
         )
-    lines.append(f"fgtrain.networks.saved.load({str(file)!r})")
-    lines.append(f"fgtrain run byol --init {at} --model.backbone {name}  # or eval knn --weights")
+    lines.append(f"import fgtrain.networks; encoder = fgtrain.networks.load({str(file)!r})")
+    lines.append("encoder(images).pooled  # images normalised by encoder.mean and encoder.std")
+    shape = "" if plain else f" --model.width {checkpoint.model.width} --model.stem {checkpoint.model.stem}"
+    lines.append(f"fgtrain run byol --init {at} --model.backbone {name}{shape}  # or eval knn --weights")
     say(*lines)
 
 
-def load(file: Path) -> Encoder:
+def load(file: str | Path) -> Encoder:
     """The encoder of a run, a checkpoint folder or an exported file, on the CPU and in evaluation mode.
 
     InputError when there is none, or it is damaged.
 
-        features = load(Path("cvsa.safetensors"))(images)  # (B, 3, S, S) -> Features
+        features = load("cvsa.safetensors")(images)  # (B, 3, S, S) -> Features
     """
-    return load_encoder(Checkpoint.find(file)).eval()
+    return load_encoder(Checkpoint.find(Path(file))).eval()
 
 
 def timm_config(encoder: Encoder) -> dict[str, Any]:

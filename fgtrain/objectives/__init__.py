@@ -5,6 +5,7 @@ Banks, queues and moving averages are buffers or parameters of the module, so ch
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..settings.common import Config
@@ -76,7 +77,8 @@ class Reporting(Protocol):
 def build(config: Config, samples: int) -> Any:
     """Builds the objective of a config, on the CPU. Initial weights depend only on the seed and --init.
 
-    `samples` is the number of training images. InputError when --init or --decoder cannot be used.
+    `samples` is the number of training images. InputError when --init, --init-heads or --decoder cannot be
+    used.
     """
     import torch
 
@@ -84,4 +86,8 @@ def build(config: Config, samples: int) -> Any:
     with torch.random.fork_rng(devices=[]):  # saving the GPU states too would initialise every GPU
         torch.default_generator.manual_seed(config.seed)
         objective = getattr(import_module(module), name)(config, samples)
+    if config.init_heads and config.init:  # "": a checkpoint brings them
+        from .inherit import load_heads
+
+        objective.encoder.origin += f"\n{load_heads(objective, objective.encoder, Path(config.init))}"
     return objective.to(memory_format=torch.channels_last)

@@ -201,7 +201,7 @@ def warm_up(
 
     with loader:
         while epoch < settings.epochs:
-            losses = []
+            losses, constants = [], []
             for batch in loader:
                 x = batch["plain"].to(device, non_blocking=True)
                 with bf16:
@@ -212,25 +212,34 @@ def warm_up(
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
+                constants.append(mean_image_error(x))
                 if (
                     stop() and loader.state_dict()["batch"] > 0
                 ):  # at the end of an epoch the loader is at the start of the next
                     save_state()
                     return False
             epoch += 1
-            error = torch.stack(losses).mean().item()
+            error, constant = (torch.stack(values).mean().item() for values in (losses, constants))
             if not math.isfinite(error):
                 raise InputError(
                     f"The decoder's loss became {error} in warm-up epoch {epoch}. Lower --reconstruct.lr, now "
                     f"{settings.lr:g}."
                 )
-            say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}")
+            say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}  mean image {constant:.4f}")
             if epoch < settings.epochs and (stop() or time.perf_counter() - last_save >= SAVE_SECONDS):
                 save_state()
                 last_save = time.perf_counter()
             if stop():
                 break
     return epoch == settings.epochs
+
+
+def mean_image_error(x: Tensor) -> Tensor:
+    """(B, 3, S, S) images -> (): the squared error of their mean image over all data, estimated from this batch.
+
+    A decoder that ignores the features cannot do better. It is the unbiased variance, averaged over pixels.
+    """
+    return (x - x.mean(0)).square().sum(0).mean() / max(1, len(x) - 1)
 
 
 def restore(unfinished: Path, epochs: int, decoder: Decoder, optimizer: torch.optim.Optimizer, loader: Any) -> int:

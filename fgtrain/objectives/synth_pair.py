@@ -31,7 +31,6 @@ class SynthPair(nn.Module):
     accumulates = False
     bank: Tensor
     stored: Tensor
-    warned = False
 
     def __init__(self, config: SynthPairConfig, samples: int):
         super().__init__()
@@ -46,6 +45,8 @@ class SynthPair(nn.Module):
         self.register_buffer("bank", torch.zeros(config.pair.bank, n))
         self.register_buffer("stored", torch.zeros((), dtype=torch.long))
         self.selected: list[Tensor] = []  # share of the dimensions with low-variance noise, per step of this epoch
+        self.errors: list[Tensor] = []  # squared errors of the decoder and of the mean image, per step of this epoch
+        self.warned: set[str] = set()
 
     @property
     def encoder(self) -> Encoder:
@@ -80,7 +81,8 @@ class SynthPair(nn.Module):
         x_hat = self.decoder(v)
         reconstruct = F.mse_loss(x_hat, x)  # L_R, Eq. 2, on normalised pixels
         loss = contrast + pair.alpha * reconstruct
-        logs |= {"reconstruct": reconstruct.detach()}
+        logs |= {"reconstruct": reconstruct.detach(), "mean_image": decoder.mean_image_error(x)}
+        self.errors.append(torch.stack([logs["reconstruct"], logs["mean_image"]]))
         if self.training:
             self.remember(v.detach())
         if pair.nu > 0:
@@ -153,16 +155,25 @@ class SynthPair(nn.Module):
         self.base.after_step(progress)
 
     def after_epoch(self, say: Callable[[str], None]) -> None:
-        """Warns once if low-variance noise reached no dimension, or every dimension, in a whole epoch."""
+        """Warns once about each way in which a whole epoch had no effect: low-variance noise in no dimension, or in
+        every one, and a decoder that is no better than the mean image."""
         share = torch.stack(self.selected).mean().item() if self.selected else 0.5
-        self.selected = []
-        if share in (0, 1) and not self.warned and self.pair.kappa_quantile < 1:
-            self.warned = True
+        if share in (0, 1) and self.pair.kappa_quantile < 1 and "selected" not in self.warned:
+            self.warned.add("selected")
             say(
                 f"low-variance noise: {'no' if share == 0 else 'every'} dimension was selected in this epoch by "
                 f"--pair.kappa {self.pair.kappa:g} with --pair.bank-normalize {self.pair.bank_normalize}. To select a "
                 "fraction of them: --pair.kappa-quantile 0.2"
             )
+        error, constant = torch.stack(self.errors).mean(0).tolist() if self.errors else (0.0, 1.0)
+        if error >= constant and "decoder" not in self.warned:
+            self.warned.add("decoder")
+            say(
+                f"decoder: in this epoch it was no better than the mean image (squared error {error:.4f}; mean image "
+                f"{constant:.4f}), so the pairs show nothing of their images. Warm it up for longer: a new run with "
+                f"--reconstruct.epochs above {self.config.reconstruct.epochs}"
+            )
+        self.selected, self.errors = [], []
 
 
 def variance(bank: Tensor, stored: Tensor, normalize: str) -> Tensor:

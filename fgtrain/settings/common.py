@@ -154,6 +154,9 @@ class Config:
     checkpoint file of torchvision, timm, Hugging Face, DINO, DINOv2, DINOv3, iBOT, MAE, MoCo, OpenMixup, solo-learn,
     lightly or fgtrain. If a file has an online network and its moving average, the online network is used,
     except for DINO and iBOT: there it is the teacher. Default: random."""
+    init_heads: Switch = False
+    """With --init RUN: start also from the heads and moving averages of that run, as far as they have the shapes of
+    this method's. The optimiser, queues and banks start anew; --extend keeps them too."""
     extend: Path | None = None
     """Run directory whose training this run continues with a new schedule. All weights, heads, moving averages, banks
     and the state of the optimiser are kept. The run must have the same method, networks, views and shard set; epochs
@@ -190,6 +193,8 @@ class Config:
         standard = (self.model.width, self.model.stem) == (64, "imagenet")
         allowed = f"a file; {self.init} only with --model.width 64 and --model.stem imagenet"
         need(self.init not in ("imagenet", "imagenet-v2") or standard, "init", self.init, allowed)
+        allowed = "only with --init RUN, whose heads it loads; --extend RUN keeps them anyway"
+        need(not self.init_heads or (self.init is not None and self.extend is None), "init-heads", "set", allowed)
         need(self.freeze_stages >= 0, "freeze-stages", self.freeze_stages, "0 or more")
         need(
             self.norm == "train" or self.init is not None or self.extend is not None,

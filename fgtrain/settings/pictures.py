@@ -38,6 +38,8 @@ class Views(Picture):
     """Detector whose boxes are used. Default: the run's, else the set's first that is not gt, else gt."""
     split: str = "train"
     """Split the images come from."""
+    ids: tuple[str, ...] = ()
+    """Images to draw, by their id or file name in the dataset, instead of --rows random ones."""
     backgrounds: tuple[Path, ...] = ()
     """Other shard sets whose images are used as backgrounds. Default: the run's."""
     size: int = 224
@@ -60,6 +62,8 @@ class Pairs(Picture):
     """Shard set. Default: the run's."""
     split: str | None = None
     """Split the images come from. Default: test, or train for a set without it."""
+    ids: tuple[str, ...] = ()
+    """Images to draw, by their id or file name in the dataset, instead of --rows random ones."""
     rows: int = 6
     """Number of images."""
     seed: int = 0

@@ -30,7 +30,7 @@ from ..runs.state import load_state
 from ..settings.methods import SynthPairConfig
 from ..settings.pictures import Pairs
 from .layout import layout
-from .sheet import caption, check_rows, default_split, pixels
+from .sheet import caption, check_rows, choose, default_split, first_in, pixels
 
 BATCH = 64
 """Images per batch, of which the first are drawn. The scores compare an image with the others of its batch."""
@@ -43,13 +43,16 @@ def draw_pairs(flags: Pairs) -> Path:
     The first is decoded from the features of the image, the second from the features with added noise. Between them is
     the mean image of the batch, which is what a decoder that learned nothing gives.
     """
-    checkpoint, rows, seed = Checkpoint.find(flags.run), flags.rows, flags.seed
+    checkpoint, rows, seed = Checkpoint.find(flags.run), len(flags.ids) or flags.rows, flags.seed
     objective = load_objective(checkpoint)
     data = open_shards(flags.shards or (recorded_shards(checkpoint.run) if checkpoint.run else None))
     split = default_split(data, flags.split)
-    reader = data.split(split)
     check_rows(rows, data, split, most=BATCH)
-    with load(data, views=objective.views, batch_size=min(BATCH, len(reader)), split=split, seed=seed) as loader:
+    if flags.ids:
+        data = first_in(data, split, choose(data, split, flags.ids, rows, seed), BATCH, seed)
+    reader = data.split(split)
+    size, shuffle = min(BATCH, len(reader)), not flags.ids
+    with load(data, views=objective.views, batch_size=size, split=split, seed=seed, shuffle=shuffle) as loader:
         batch = next(iter(loader))
     x, x_hat, x_p, noise = pairs(objective, batch, seed)
     spec, gain = objective.views, visible(x_p - x_hat, objective.views)
@@ -86,7 +89,7 @@ def load_objective(checkpoint: Checkpoint) -> SynthPair:
             "Train one: fgtrain run synth-pair"
         )
     weights = load_state(checkpoint.file.parent).get("objective", {})
-    config = replace(config, init=None, decoder=None)  # every weight comes from the checkpoint
+    config = replace(config, init="", decoder=None)  # every weight comes from the checkpoint
     queue = len(weights.get("base.queue", ()))
     if queue:
         config = replace(config, moco=replace(config.moco, queue=queue))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fgdata.errors import InputError
@@ -10,6 +11,7 @@ from fgdata.shards.reader import ShardSet, label, meta
 from fgdata.shards.sample import Sample
 from fgdata.views import ViewSpec
 
+from ..evaluate.finetune import Part
 from ..settings.common import need
 from .layout import INK, PAPER, wrapped
 
@@ -47,6 +49,15 @@ def choose(shards: ShardSet, split: str, ids: Sequence[str], rows: int, seed: in
             raise InputError(f"--ids: {wanted} {what} of the {split} split of {shards.path}. Ids look like {first}.")
         numbers += found
     return np.array(numbers)
+
+
+def first_in(shards: ShardSet, split: str, chosen: np.ndarray, most: int, seed: int) -> ShardSet:
+    """The set with only the chosen samples in the split, and after them random others of it, up to `most` in all: a
+    picture's views and statistics may need a larger batch than the images that it shows."""
+    others = np.random.default_rng(seed).permutation(len(shards.split(split)))
+    others = others[~np.isin(others, chosen)]
+    numbers = np.concatenate([chosen, others[: max(0, most - len(chosen))]])
+    return Part(shards, split, torch.from_numpy(numbers))
 
 
 def caption(shards: ShardSet, sample: Sample) -> str:

@@ -17,7 +17,7 @@ from ..runs.files import whole
 from ..runs.rundir import RunDir
 from ..settings.pictures import Views
 from .layout import layout
-from .sheet import caption, check_rows, extent, fitted, framed, pixels
+from .sheet import caption, check_rows, choose, extent, first_in, fitted, framed, pixels
 
 
 def draw_views(flags: Views) -> Path:
@@ -26,7 +26,7 @@ def draw_views(flags: Views) -> Path:
     The last two are pasted over images of the background sets, or are random resized crops when no set is named.
     """
     path, shards, detector, backgrounds = flags.run, flags.shards, flags.detector, flags.backgrounds
-    split, size, rows = flags.split, flags.size, flags.rows
+    split, size, rows = flags.split, flags.size, len(flags.ids) or flags.rows
     spec = ViewSpec()
     if path is not None:
         if not (path / "config.json").is_file():
@@ -39,8 +39,12 @@ def draw_views(flags: Views) -> Path:
         shards = shards or recorded_shards(run)
         backgrounds = backgrounds or config.data.backgrounds
     data = open_shards(shards)
-    reader = data.split(split)
     check_rows(rows, data, split)
+    batch_size = rows
+    if flags.ids:
+        batch_size = min(max(2, rows), len(data.split(split)))  # a single image would have no other to be pasted on
+        data = first_in(data, split, choose(data, split, flags.ids, rows, flags.seed), batch_size, flags.seed)
+    reader = data.split(split)
     detector = detector or next((name for name in data.detectors if name != "gt"), "gt")
     sheets = []
     heads = [(f"image and its {detector} box", 1), ("SaliencySwap: over another image's object", 2)]
@@ -48,9 +52,9 @@ def draw_views(flags: Views) -> Path:
     for crop, behind in (("saliency-swap", ()), ("saliency-swap" if backgrounds else "rrc", backgrounds)):
         view = replace(spec, size=size, views=2, crop=crop, masks=True, plain=False)
         options = {"split": split, "detector": detector, "seed": flags.seed, "backgrounds": behind}
-        with load(data, views=view, batch_size=rows, **options) as loader:
+        with load(data, views=view, batch_size=batch_size, shuffle=not flags.ids, **options) as loader:
             sheets.append(next(iter(loader)))
-    index = sheets[0]["index"].tolist()
+    index = sheets[0]["index"][:rows].tolist()
     originals, captions = [], []
     for number in index:
         sample = reader.read(number)

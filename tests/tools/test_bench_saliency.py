@@ -46,3 +46,19 @@ def test_the_command_writes_its_table(real_data, tmp_path):
     assert [row["n"] for row in rows] == [3] * 15  # three datasets, each with three objectives and two baselines
     assert all((row["mae"] is None) == (row["dataset"] == "cub50" or not row["objective"]) for row in rows)
     assert str(tmp_path) not in content["command"]
+
+
+def test_files_are_found_in_the_folder_of_models_and_others_left_out(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FGDATA_MODELS", str(tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "w.pth").touch()
+    assert bench._with_path("scda:w.pth,backbone=b") == f"scda:{tmp_path}/w.pth,backbone=b"
+    assert bench._with_path("rbd") == "rbd"
+    assert bench._is_available(f"scda:{tmp_path}/w.pth,backbone=b")
+    assert bench._is_available("rbd")
+    assert not bench._is_available("tokencut:gone.pth,backbone=b")
+    assert not bench._is_available("u2netp")
+    printed = capsys.readouterr().err
+    assert "gone.pth does not exist, nor in" in printed
+    assert "u2netp is left out" in printed
+    assert bench.TRAINED_ON[bench.component(bench.SCDA)] == "classes of ImageNet"

@@ -1,6 +1,7 @@
 """Runs of every family of networks: exact resumption, evaluations, another number of processes, a new schedule."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from trainable import final, metrics, same, small, stop_at_step
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
+from fgtrain import objectives
 from fgtrain.engine import lifecycle
 from fgtrain.evaluate import report
+from fgtrain.networks.encoder import Encoder
 from fgtrain.networks.saved import load_encoder
 from fgtrain.objectives import bases
 from fgtrain.runs.checkpoint import Checkpoint
@@ -130,6 +133,46 @@ def test_a_new_schedule_starts_from_everything_of_another_run(drawn_set: Path, t
     machine = replace(config.machine, out=tmp_path / "wrong")
     with pytest.raises(InputError, match=r"model.width differ.*--config"):
         lifecycle.train(replace(config, model=common.Model(width=16), machine=machine), "moco")
+
+
+def test_init_heads_starts_from_the_heads_of_another_run(drawn_set: Path, tmp_path: Path, capsys):
+    """Every head of BYOL, with its batch-norm statistics and moving averages; CVSA on BYOL has them too, and more."""
+    old = lifecycle.train(replace(small(drawn_set, tmp_path / "old", "byol"), epochs=1), "byol")
+    theirs = final(old)["objective"]
+    fresh = replace(small(drawn_set, tmp_path / "new", "byol"), seed=1, init=str(old))
+    assert not same(dict(objectives.build(fresh, samples=32).state_dict()), dict(theirs))
+    new = objectives.build(replace(fresh, init_heads=True), samples=32)
+    assert same(dict(new.state_dict()), dict(theirs))
+    assert new.encoder.origin.endswith(": projector, predictor, target_encoder, target_projector")
+    cvsa = replace(small(drawn_set, tmp_path / "cvsa", "cvsa"), seed=1, init=str(old), init_heads=True)
+    objective = objectives.build(cvsa, samples=32)
+    own = objective.state_dict()
+    assert all(torch.equal(own[f"base.{name}"], value) for name, value in theirs.items())
+    assert objective.encoder.origin.endswith("none of these shapes: aligners")
+    wider = replace(fresh, init_heads=True, byol=methods.ByolSettings(hidden=24, dim=8))
+    part = objectives.build(wider, samples=32)
+    assert "target_encoder; random" in part.encoder.origin
+    kept = part.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in theirs.items() if "encoder" in name)
+    run = lifecycle.train(replace(cvsa, epochs=1), "cvsa")
+    assert "heads of" in (run / "log.txt").read_text()
+    machine = replace(cvsa.machine, resume=True)
+    shutil.rmtree(old)  # a resumed run has its own copy
+    lifecycle.train(replace(cvsa, epochs=1, machine=machine), "cvsa")
+
+
+def test_init_heads_needs_a_run_with_such_heads(drawn_set: Path, tmp_path: Path):
+    config = small(drawn_set, tmp_path / "new", "simclr")
+    with pytest.raises(InputError, match=r"--init-heads is set; allowed: only with --init RUN"):
+        replace(config, init_heads=True)
+    file = tmp_path / "weights.pth"
+    torch.save(Encoder(config.model).state_dict(), file)
+    with pytest.raises(InputError, match=r"--init-heads takes the heads of a run, but --init is .*weights.pth"):
+        objectives.build(replace(config, init=str(file), init_heads=True), samples=32)
+    run = lifecycle.train(replace(small(drawn_set, tmp_path / "byol", "byol"), epochs=1), "byol")
+    wider = replace(config, init=str(run), init_heads=True, simclr=methods.SimclrSettings(hidden=24, dim=8))
+    with pytest.raises(InputError, match=r"no part of this method \(projector\) has the names and shapes.*predictor"):
+        objectives.build(wider, samples=32)
 
 
 def test_moco_normalises_parts_of_a_batch_and_returns_its_keys_in_order():

@@ -1,11 +1,13 @@
 """Other libraries load an exported encoder with no key missing, and compute the same features."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+import tyro
 from safetensors.torch import load_file
 from torch import nn
 
@@ -77,7 +79,19 @@ def test_export_leaves_the_config_of_something_else_alone(tmp_path: Path, capsys
     about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "1", "method": "byol"}
     checkpoint = RunDir(tmp_path / "run").save_checkpoint(1, Encoder(Model(width=8)), about, {}, keep=1)
     assert cli.main(["export", str(checkpoint), str(tmp_path / "narrow.safetensors")]) == 0
-    assert "fgtrain.networks.saved.load(" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the shapes are not those" in printed
+    namespace: dict = {}
+    line = re.search(r"import fgtrain.networks; encoder = fgtrain.networks.load\('.*?'\)", printed)
+    assert line, printed
+    exec(line[0], namespace)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = load_encoder(Checkpoint.find(checkpoint)).eval()(x).pooled
+        assert torch.equal(namespace["encoder"](x).pooled, expected)
+    flags = printed.partition("fgtrain run byol ")[2].partition("  #")[0].partition(" #")[0].split()
+    chosen = tyro.cli(Model, args=[word.replace("--model.", "--") for word in flags[2:]])
+    assert (chosen.backbone, chosen.width, chosen.stem) == ("resnet18", 8, "imagenet")
     assert not (tmp_path / "config.json").exists()  # timm has no such network
     (tmp_path / "config.json").write_text('{"method": "byol"}')
     assert cli.main(["export", str(checkpoint), str(tmp_path / "a.safetensors")]) == 2

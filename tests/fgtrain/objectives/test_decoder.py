@@ -2,19 +2,23 @@
 
 import json
 import os
+import re
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet
-from fgdata.views import ViewSpec
+from fgdata.shards.reader import ShardSet, meta
+from fgdata.views import ViewSpec, load
 from fgtrain import objectives
 from fgtrain.engine import lifecycle
 from fgtrain.engine.trainer import Trainer
@@ -24,6 +28,7 @@ from fgtrain.runs.rundir import RunDir
 from fgtrain.runs.state import load_state
 from fgtrain.settings import common, methods, recipes
 from fgtrain.settings.pictures import Pairs
+from fgtrain.show import pairs
 from fgtrain.show.pairs import draw_pairs
 
 
@@ -149,8 +154,11 @@ def test_interrupted_warm_up_resumes_and_gives_the_same_decoder(
 
     before = objectives.build(settings, samples=32).state_dict()
     uninterrupted, output = prepare()
-    errors = [float(line.rpartition(" ")[2]) for line in output[1:]]
-    assert errors[2] < errors[0]
+    errors = [
+        [float(figure) for figure in re.findall(r"(?:reconstruct|mean image) ([\d.]+)", line)] for line in output[1:]
+    ]
+    assert errors[2][0] < errors[0][0]
+    assert errors[2][1] == pytest.approx(errors[0][1], rel=0.2)  # the same images, in other batches
     changed = differing_keys(uninterrupted.state_dict(), before)
     assert changed == [k for k in before if k.startswith("decoder.")]  # the encoder and its statistics are unchanged
     expected = load_file(tmp_path / decoder.FILE)
@@ -216,13 +224,56 @@ def test_picture_of_pairs(whole: Path, drawn_set: Path, tmp_path: Path):
     assert out == whole / "pairs.png"
     sheet = np.asarray(Image.open(out).convert("RGB"))
     assert sheet.shape[1] > 4 * 160
-    again = draw_pairs(Pairs(whole, drawn_set, "train", 3, out=tmp_path / "again.png"))
-    other = draw_pairs(Pairs(whole, drawn_set, "test", 3, 1, tmp_path / "other.png"))
+    again = draw_pairs(Pairs(whole, drawn_set, "train", rows=3, out=tmp_path / "again.png"))
+    other = draw_pairs(Pairs(whole, drawn_set, "test", rows=3, seed=1, out=tmp_path / "other.png"))
     assert again.read_bytes() == out.read_bytes()
     assert other.read_bytes() != out.read_bytes()
     assert not list(tmp_path.glob("*.part"))
     with pytest.raises(InputError, match="--rows is 99.*1 to 32"):
-        draw_pairs(Pairs(whole, drawn_set, "train", 99))
+        draw_pairs(Pairs(whole, drawn_set, "train", rows=99))
+
+
+def test_pairs_of_chosen_images_are_first_in_the_batch(whole: Path, drawn_set: Path, tmp_path: Path, monkeypatch):
+    reader, batches, captions = ShardSet.open(drawn_set).split("test"), [], []
+    draw = pairs.pairs
+    monkeypatch.setattr(
+        pairs, "pairs", lambda objective, batch, seed: batches.append(batch) or draw(objective, batch, seed)
+    )
+    monkeypatch.setattr(pairs, "caption", lambda data, sample: captions.append(meta(sample)["id"]) or "")
+    ids = tuple(meta(reader.read(number))["id"] for number in (7, 2))
+    pairs.draw_pairs(Pairs(whole, drawn_set, "test", ids, out=tmp_path / "ids.png"))
+    assert captions == [*ids]
+    views = small().views
+    with load(drawn_set, views=replace(views, plain=True), batch_size=16, split="test", shuffle=False) as loader:
+        everything = next(iter(loader))["plain"]
+    assert torch.equal(batches[0]["plain"][:2], everything[[7, 2]])
+    assert len(batches[0]["plain"]) == 16, "the statistics of the batch are those of all 16 images"
+    with pytest.raises(InputError, match="--ids: nothing is not an image of the test split"):
+        pairs.draw_pairs(Pairs(whole, drawn_set, "test", ("nothing",)))
+
+
+def test_the_mean_image_error_is_that_of_the_best_constant():
+    """Over many batches its mean is the variance around the mean of all images, which no constant image can beat."""
+    x = torch.randn(4000, 3, 2, 2, generator=torch.Generator().manual_seed(0)).double() * 2 + 1
+    best = F.mse_loss(x.mean(0).expand_as(x), x)
+    estimate = torch.stack([decoder.mean_image_error(part) for part in x.split(4)]).mean()
+    assert float(estimate) == pytest.approx(float(best), rel=0.01)
+    assert float(decoder.mean_image_error(x[:1])) == 0
+
+
+def test_the_first_line_of_metrics_does_not_count_the_warm_up(drawn_set: Path, tmp_path: Path, monkeypatch):
+    """A warm-up of a million seconds, by a clock that jumps, does not lower the rate of the steps after it."""
+    clock, jump = time.perf_counter, [0.0]
+    monkeypatch.setattr("fgtrain.engine.monitor.time.perf_counter", lambda: clock() + jump[0])
+
+    def warm_up(*_: Any) -> bool:
+        jump[0] += 1e6
+        return True
+
+    monkeypatch.setattr(decoder, "warm_up", warm_up)
+    run = lifecycle.train(replace(small(drawn_set, tmp_path / "run"), epochs=1), "synth-pair")
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["images_per_second"] > 0.05
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "not finite", "other shape", "not torch"])

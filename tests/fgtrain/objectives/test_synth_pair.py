@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import objectives
+from fgtrain.objectives import decoder
 from fgtrain.objectives.synth_pair import SynthPair, min_max, variance
 from fgtrain.settings import common, methods
 
@@ -277,13 +278,31 @@ def test_an_epoch_that_selects_nothing_or_everything_is_said_once(kappa: float, 
     for _ in range(2):
         objective(batch(), 0.0)
         objective.after_epoch(lines.append)
-    (line,) = lines
+    (line,) = [line for line in lines if "selected" in line]
     assert f"{which} dimension was selected" in line
     assert "--pair.kappa-quantile" in line
-    share = build()
+    share, lines = build(), []
     share(batch(), 0.0)
     share.after_epoch(lines.append)
-    assert len(lines) == 1
+    assert not any("selected" in line for line in lines)
+
+
+def test_a_decoder_no_better_than_the_mean_image_is_said_once(monkeypatch):
+    objective, lines = build(), []
+    images = batch()
+    x = images["plain"]
+    constant = float((x - x.mean(0)).square().sum(0).mean()) / (len(x) - 1)
+    for factor, expected in ((1.01, 0), (0.99, 1), (0.99, 1)):  # of the mean image's error to that of the decoder
+        with torch.no_grad():
+            error = float(((objective.decoder(objective.encoder(x).pooled) - x) ** 2).mean())
+        fixed = torch.tensor(error * factor, dtype=torch.float64)
+        monkeypatch.setattr(decoder, "mean_image_error", lambda _, fixed=fixed: fixed)
+        _, logs = objective(images, 0.0)
+        assert float(logs["mean_image"]) == pytest.approx(factor * float(logs["reconstruct"]), rel=1e-3)
+        objective.after_epoch(lines.append)
+        assert sum("no better than the mean image" in line for line in lines) == expected
+    monkeypatch.undo()
+    assert float(objective(images, 0.0)[1]["mean_image"]) == pytest.approx(constant, rel=1e-6)
 
 
 def test_each_perturbation_adds_only_its_own_noise():

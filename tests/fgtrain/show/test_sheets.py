@@ -10,14 +10,15 @@ import pytest
 from PIL import Image, ImageFont
 
 from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet, meta
+from fgdata.images import decode
+from fgdata.shards.reader import ShardSet, box, meta
 from fgtrain.runs.files import write_json
 from fgtrain.settings import methods
 from fgtrain.settings.file import to_dict
-from fgtrain.settings.pictures import Gradcam
-from fgtrain.show import curves, gradcam
+from fgtrain.settings.pictures import Gradcam, Views
+from fgtrain.show import curves, gradcam, views
 from fgtrain.show.layout import MARGIN, heading, layout, shortened, wrapped
-from fgtrain.show.sheet import choose, default_split
+from fgtrain.show.sheet import choose, default_split, fitted, framed
 
 LONG = "image and its maps-a-folder-with-a-very-long-name-of-a-detector box"
 
@@ -81,6 +82,24 @@ def test_images_are_chosen_by_id_or_at_random(drawn_set: Path):
     assert choose(shards, "test", (), 3, 0).tolist() == sorted({*choose(shards, "test", (), 3, 0).tolist()})
     with pytest.raises(InputError, match="--ids: nothing is not an image of the test split.*Ids look like"):
         choose(shards, "test", ["nothing"], 1, 0)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_views_of_chosen_images(rows: int, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first column shows these images with their boxes, in the given order; one image alone has views too."""
+    reader, sheets = ShardSet.open(drawn_set).split("test"), []
+    monkeypatch.setattr(views, "layout", lambda *parts: sheets.append(parts) or layout(*parts))
+    samples = [reader.read(number) for number in (7, 2, 11)[:rows]]
+    ids = tuple(meta(sample)["id"] for sample in samples)
+    views.draw_views(Views(shards=drawn_set, split="test", ids=ids, size=64, out=tmp_path / "views.png"))
+    cells = sheets[0][0]
+    assert [len(row) for row in cells] == [5] * rows
+    for row, sample in zip(cells, samples):
+        image = fitted(decode(sample["jpg"], ""), 64)
+        x, y, w, h = box(sample, "spectral-residual") * (image.size * 2)
+        np.testing.assert_array_equal(row[0], framed(image, (x, y, x + w, y + h), 1))
+    with pytest.raises(InputError, match="--ids: nothing is not an image of the test split"):
+        views.draw_views(Views(shards=drawn_set, split="test", ids=("nothing",)))
 
 
 @pytest.mark.parametrize(("splits", "given", "expected"), [

@@ -1,0 +1,35 @@
+"""Detectors of fgdata that need an encoder: `scda:`, `tokencut:` and `lost:WEIGHTS`. They use no box, mask or label.
+
+fgdata finds the rows through the entry points of this distribution (pyproject.toml), like those of other plug-ins
+(docs/extending.md). Only opening a detector imports torch.
+"""
+
+from importlib.util import find_spec
+
+from fgdata.errors import InputError
+from fgdata.saliency import DetectorRow
+
+SCDA = DetectorRow(
+    f"{__name__}.scda",
+    "region that activates a network's last map, Wei et al., 2017; WEIGHTS: a run, or FILE,backbone=NAME",
+    trained_on="what WEIGHTS was trained on",
+)
+TOKENCUT = DetectorRow(
+    f"{__name__}.tokencut",
+    "normalised cut of a ViT's patches, Wang et al., CVPR 2022; WEIGHTS: a run, or FILE,backbone=NAME",
+    trained_on="what WEIGHTS was trained on",
+)
+LOST = DetectorRow(
+    f"{__name__}.lost",
+    "seed and its like among a ViT's patches, Simeoni et al., BMVC 2021; WEIGHTS: a run, or FILE,backbone=NAME",
+    trained_on="what WEIGHTS was trained on",
+)
+ROWS = {"scda:WEIGHTS": SCDA, "tokencut:WEIGHTS": TOKENCUT, "lost:WEIGHTS": LOST}
+"""By the names of their entry points."""
+PACKAGES = ("torch", "torchvision", "timm", "safetensors", "scipy")
+
+
+def check_packages(name: str) -> None:
+    """InputError when a package that runs encoders is not installed. name: the detector."""
+    if missing := [package for package in PACKAGES if find_spec(package) is None]:
+        raise InputError(f"{name} needs {', '.join(missing)}, not installed: pip install {' '.join(missing)}")
