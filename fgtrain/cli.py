@@ -147,6 +147,15 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(
                 f"fgtrain needs {fault.name}, which is not installed: pip install {' '.join(TRAINING)}"
             ) from None
+        except (RuntimeError, MemoryError) as fault:
+            from .place import is_out_of_memory
+
+            if not is_out_of_memory(fault):
+                raise
+            raise InputError(
+                f"Not enough memory ({str(fault).partition(chr(10))[0]}). Use smaller images (--size, --views.size) or "
+                "batches, or --device cpu if this was a GPU's memory."
+            ) from fault
 
     training = "run" in argv[:3]
     hint = "To resume from the last checkpoint, add --resume to the same command." if training else ""

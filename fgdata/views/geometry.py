@@ -124,8 +124,8 @@ def random_resized_crop(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.
     w, h = np.take_along_axis(w, first, 1)[:, 0], np.take_along_axis(h, first, 1)[:, 0]
     width, height, any_fits = width[:, 0], height[:, 0], fits.any(1)
     # Without a fit: the whole image, trimmed to the nearest allowed aspect.
-    centre_w = np.minimum(width, np.rint(height * spec.aspect[1]))
-    centre_h = np.minimum(height, np.rint(width / spec.aspect[0]))
+    centre_w = np.clip(np.rint(height * spec.aspect[1]), 1, width)
+    centre_h = np.clip(np.rint(width / spec.aspect[0]), 1, height)
     x = np.where(any_fits, np.floor(u[:, X] * (width - w + 1)), (width - centre_w) // 2)
     y = np.where(any_fits, np.floor(u[:, Y] * (height - h + 1)), (height - centre_h) // 2)
     return np.stack([x, y, np.where(any_fits, w, centre_w), np.where(any_fits, h, centre_h)], 1).astype(np.int32)

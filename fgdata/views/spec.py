@@ -29,11 +29,12 @@ class ViewSpec:
     area: tuple[float, float] = (0.2, 1.0)
     """rrc: range of the crop's share of the image's area."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
+    """Range of aspect ratios, log-uniform, 0.01 to 100: of the crop, or of the patch relative to its box
+    (saliency-swap; ours)."""
     patch_area: float = 0.5
-    """saliency-swap: least share of its box that a patch covers, in (0, 1]; lambda of CVSA."""
+    """saliency-swap: least share of its box that a patch covers, 0.001 to 1; lambda of CVSA."""
     paste_area: float = 0.2
-    """saliency-swap with backgrounds: least share of the view that a patch covers, in (0, 1]; beta of CVSA (the value
+    """saliency-swap with backgrounds: least share of the view that a patch covers, 0.001 to 1; beta of CVSA (the value
     is ours)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
@@ -53,11 +54,12 @@ class ViewSpec:
     blur: float = 0.5
     """Probability of a Gaussian blur."""
     sigma: tuple[float, float] = (0.1, 2.0)
-    """Blur: range of the standard deviation in pixels at size 224, scaled by size / 224 at other sizes (ours)."""
+    """Blur: range of the standard deviation in pixels at size 224, 0.01 to 50, scaled by size / 224 at other sizes
+    (ours)."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Subtracted from RGB in [0, 1]; ImageNet's."""
+    """Subtracted from RGB in [0, 1]; ImageNet's. Allowed: -10 to 10."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """RGB in [0, 1] is divided by it; ImageNet's."""
+    """RGB in [0, 1] is divided by it; ImageNet's. Allowed: 0.001 to 1000, so that views fit in half precision."""
     masks: Suppress[bool] = False
     """Also yield object masks: the pasted rectangle, or the sample's own box transformed by the crop (ours)."""
     plain: Suppress[bool] = False
@@ -82,13 +84,16 @@ class ViewSpec:
         need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")
         need(self.crop in ("rrc", "saliency-swap", "centre"), "crop", "rrc, saliency-swap, centre")
         need(0 < self.area[0] <= self.area[1] <= 1, "area", "two shares of the image, 0 < low <= high <= 1")
-        need(0 < self.aspect[0] <= self.aspect[1], "aspect", "two ratios, 0 < low <= high")
-        need(0 < self.patch_area <= 1, "patch_area", "above 0, at most 1")
-        need(0 < self.paste_area <= 1, "paste_area", "above 0, at most 1")
+        need(0.01 <= self.aspect[0] <= self.aspect[1] <= 100, "aspect", "two ratios, 0.01 <= low <= high <= 100")
+        need(0.001 <= self.patch_area <= 1, "patch_area", "0.001 to 1")
+        need(0.001 <= self.paste_area <= 1, "paste_area", "0.001 to 1")
         for field in ("flip", "jitter", "grayscale", "blur"):
             need(0 <= getattr(self, field) <= 1, field, "a probability, 0 to 1")
         for field in ("brightness", "contrast", "saturation"):
             need(0 <= getattr(self, field) <= 1, field, "0 to 1")
         need(0 <= self.hue <= 0.5, "hue", "0 to 0.5 of a full turn")
-        need(0 < self.sigma[0] <= self.sigma[1] <= 50, "sigma", "two lengths in pixels, 0 < low <= high <= 50")
-        need(all(value > 0 for value in self.std), "std", "three numbers above 0")
+        need(0.01 <= self.sigma[0] <= self.sigma[1] <= 50, "sigma", "two lengths in pixels, 0.01 <= low <= high <= 50")
+        for field, least, most in (("mean", -10, 10), ("std", 0.001, 1000)):
+            values = getattr(self, field)
+            ok = len(values) == 3 and all(least <= value <= most for value in values)
+            need(ok, field, f"three numbers from {least} to {most:,}")

@@ -22,9 +22,9 @@ class StopSignals:
     SIGTERM, SIGUSR1 and SIGHUP (a closed terminal; ignored under nohup) may come any number of times: schedulers send
     them twice, launchers pass them on once more. Only SIGKILL ends the run without its checkpoint.
 
-    SIGINT (Ctrl-C) is a person's. A second one, after more than ONE_PRESS seconds, raises KeyboardInterrupt at once: the
-    last complete checkpoint stays. Under torchrun it has no effect, since each process may get the same Ctrl-C from the
-    terminal and from torchrun.
+    SIGINT (Ctrl-C) is a person's. A second one, after more than ONE_PRESS seconds, raises KeyboardInterrupt at once:
+    the last complete checkpoint stays. Under torchrun it has no effect, since each process may get the same Ctrl-C from
+    the terminal and from torchrun.
     """
 
     def __init__(self) -> None:

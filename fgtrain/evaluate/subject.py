@@ -21,7 +21,7 @@ from ..printing import say
 from ..runs import provenance
 from ..runs.checkpoint import Checkpoint
 from ..runs.rundir import RunDir
-from ..settings.common import Model, need
+from ..settings.common import Model, need, need_model
 from ..settings.evaluations import Evaluation
 from .records import append_record
 
@@ -178,6 +178,7 @@ def open_encoder(flags: Evaluation) -> Checkpoint | Given:
         need(flags.model == Model(), "model", "set", "only with --weights; a run states its own network")
         return Checkpoint.find(flags.run)
     assert flags.weights is not None
+    need_model(flags.model)
     return Given(flags.weights, flags.model)
 
 

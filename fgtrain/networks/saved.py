@@ -16,13 +16,10 @@ from ..printing import say
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import read_json, whole, write_json
 from ..runs.state import checksum
-from ..settings.common import Model
+from ..settings.common import WIDEST, Model
 from ..settings.evaluations import Export
 from .encoder import Encoder
 from .resnet import BLOCKS
-
-WIDEST = 4096
-"""Widest encoder that is read: 64 times the standard width."""
 
 
 def load_encoder(checkpoint: Checkpoint) -> Encoder:
