@@ -19,6 +19,7 @@ all splits of those sets.
 
 import importlib.util
 import json
+import shlex
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ import numpy as np
 
 from ..cores import share_of_cores
 from ..errors import InputError
-from ..shards.reader import ShardSet
+from ..shards.reader import ShardSet, meta
 from .backgrounds import open_backgrounds
 from .draws import permutation
 from .spec import ViewSpec
@@ -318,18 +319,25 @@ class Loader:
 
 def _choose_detector(shards: ShardSet, detector: str | None) -> str:
     """The given detector, or the default one. InputError if the set has no such boxes."""
-    available = ", ".join(shards.detectors) or "none"
+    available, add = ", ".join(shards.detectors), shlex.join(["fgdata", "add", str(shards.path), "--saliency"])
     if detector is not None and detector not in shards.detectors:
-        raise InputError(
-            f"{shards.path} has no boxes by {detector!r}; it has: {available}. Choose one of them, or add them to the "
-            f"set: fgdata add {shards.path} --saliency {detector}"
-        )
+        choose = f"it has: {available}. Choose one of them" if available else f"it has none. Add some: {add} rbd"
+        if _can_be_added(shards, detector):
+            choose += f", or add them: {add} {detector}"
+        raise InputError(f"{shards.path} has no boxes by {detector!r}; {choose}")
     if not shards.detectors:
-        raise InputError(
-            f"{shards.path} has no boxes, which saliency-swap, masks and boxes need. Add some: fgdata add "
-            f"{shards.path} --saliency rbd"
-        )
+        raise InputError(f"{shards.path} has no boxes, which saliency-swap, masks and boxes need. Add some: {add} rbd")
     return detector or next((name for name in shards.detectors if name != "gt"), "gt")
+
+
+def _can_be_added(shards: ShardSet, detector: str) -> bool:
+    """Whether `fgdata add` knows the detector. gt: only if the first sample has a ground-truth box."""
+    from ..saliency import DETECTORS
+
+    if detector == "gt":
+        first = next((shards.split(name) for name, count in shards.splits.items() if count), None)
+        return first is not None and bool(meta(first.read(0))["boxes"])
+    return detector in DETECTORS and ":" not in detector
 
 
 def _start(

@@ -26,6 +26,7 @@ from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import Reporting
 from ..place import enough_memory, has_bf16
+from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
@@ -114,7 +115,8 @@ class Trainer:
         splits = self.shards.splits
         if config.machine.knn_every and not (splits.get("train") and splits.get("test")):
             raise InputError(
-                f"--knn-every needs a train and a test split; {self.shards.path} has {', '.join(splits)}. Omit it."
+                f"--knn-every needs a train and a test split; {self.shards.path} has "
+                f"{', '.join(name for name, count in splits.items() if count) or 'no split'}. Omit it."
             )
 
     def remarks(self) -> list[str]:
@@ -315,6 +317,7 @@ class Trainer:
             self.indices = [i.to(self.device) for i in own["indices"]]
             self.step = state["step"]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise_system_error(str(checkpoint / "state.pt"), error)
             raise InputError(
                 f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Resume with the "
                 "version that wrote it (run.json has its commit and versions), or start a new run with another --out."

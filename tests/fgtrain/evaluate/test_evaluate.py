@@ -166,7 +166,7 @@ def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
     [
         ("knn --k 0", "--k is 0; allowed: 1 to 32, the images of the train split"),
         ("knn --k 33", "--k is 33"),
-        ("knn --temperature -1", "--temperature is -1.0; allowed: 0 or more"),
+        ("knn --temperature -1", "--temperature is -1.0; allowed: 0, or 0.001 to 1,000"),
         ("knn --size 7", "--size is 7; allowed: 8 to 4096 pixels"),
         ("linear --fractions 0", "--fractions is 0; allowed"),
         (
