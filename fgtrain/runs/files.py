@@ -15,9 +15,7 @@ from fgdata.files.atomic import append_line, atomic
 
 from ..place import is_out_of_memory
 
-SYSTEM_ERROR = (
-    "This is an error of the system, and the file may be intact: fix its cause, then run the same command again."
-)
+SYSTEM_ERROR = "The file may be intact: fix the cause of this error of the system, then run the same command again."
 """What to do about a file that a failing disk, missing permissions or too little memory keep from being read."""
 
 
