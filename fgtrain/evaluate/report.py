@@ -53,9 +53,6 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
     """Runs `fgtrain eval linear` and returns one record per fraction of the labels."""
     subject = Subject.open(flags, BOTH)
     cache, fractions, trials, epochs = flags.cache, flags.fractions, flags.trials, flags.epochs
-    for fraction in fractions:
-        need(0 < fraction <= 1, "fractions", f"{fraction:g}", "fractions of the labels, above 0 and at most 1")
-    need(bool(fractions), "fractions", "empty", "one fraction of the labels or more")
     protocol = linear.PROTOCOLS[flags.protocol]
     protocol = protocol if epochs is None else replace(protocol, epochs=epochs)
     encoder = subject.load()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from .common import LARGEST, NEIGHBOURS, TEMPERATURE, Model, need, need_between, need_seed, need_temperature
+from .common import LARGEST, MOST, NEIGHBOURS, TEMPERATURE, Model, need, need_between, need_seed, need_temperature
 
 RunOrCheckpoint = Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
 
@@ -81,6 +81,9 @@ class Linear(Evaluation):
     """Seed of the first trial, and of the crops."""
 
     def __post_init__(self) -> None:
+        for fraction in self.fractions:
+            need(0 < fraction <= 1, "fractions", f"{fraction:g}", "fractions of the labels, above 0 and at most 1")
+        need(bool(self.fractions), "fractions", "empty", "one fraction of the labels or more")
         need_between(1, self.trials, MOST_TRIALS, "trials")
         need_seed(self.seed, self.trials)
         need(self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"1 to {MOST_EPOCHS:,}")
@@ -107,7 +110,8 @@ class Finetune(Evaluation):
 
     def __post_init__(self) -> None:
         need_between(1, self.epochs, MOST_EPOCHS, "epochs")
-        need(self.batch_size >= 2, "batch-size", self.batch_size, "2 or more, as batch norm needs")
+        batch = self.batch_size
+        need(2 <= batch <= MOST, "batch-size", batch, f"2 or more, as batch norm needs, up to {MOST:,}")
         need_between(1, self.trials, MOST_TRIALS, "trials")
         need_seed(self.seed, self.trials)
         for name, values, least in (("rates", self.rates, 1e-12), ("decays", self.decays, 0.0)):
