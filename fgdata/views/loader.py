@@ -321,10 +321,10 @@ def _choose_detector(shards: ShardSet, detector: str | None) -> str:
     """The given detector, or the default one. InputError if the set has no such boxes."""
     available, add = ", ".join(shards.detectors), shlex.join(["fgdata", "add", str(shards.path), "--saliency"])
     if detector is not None and detector not in shards.detectors:
-        choose = f"it has: {available}. Choose one of them" if available else f"it has none. Add some: {add} rbd"
+        advice = "Choose one of them" if available else f"Add some: {add} rbd"
         if _can_be_added(shards, detector):
-            choose += f", or add them: {add} {detector}"
-        raise InputError(f"{shards.path} has no boxes by {detector!r}; {choose}")
+            advice = f"{'Choose one of them, or add' if available else 'Add'} these boxes: {add} {detector}"
+        raise InputError(f"{shards.path} has no boxes by {detector!r}; it has: {available or 'none'}. {advice}")
     if not shards.detectors:
         raise InputError(f"{shards.path} has no boxes, which saliency-swap, masks and boxes need. Add some: {add} rbd")
     return detector or next((name for name in shards.detectors if name != "gt"), "gt")
@@ -336,7 +336,7 @@ def _can_be_added(shards: ShardSet, detector: str) -> bool:
 
     if detector == "gt":
         first = next((shards.split(name) for name, count in shards.splits.items() if count), None)
-        return first is not None and bool(meta(first.read(0))["boxes"])
+        return first is not None and bool(meta(first.read(0)).get("boxes"))
     return detector in DETECTORS and ":" not in detector
 
 

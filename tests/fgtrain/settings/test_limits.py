@@ -43,7 +43,7 @@ PLACES = {
     ".".join(path): (settings, path, value)
     for settings in OBJECTS
     for path, value in numbers(settings)
-    if path[-1] not in LATER and path[0] != "model" or isinstance(settings, methods.Config)
+    if (path[-1] not in LATER and path[0] != "model") or isinstance(settings, methods.Config)
 }
 
 
