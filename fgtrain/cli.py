@@ -45,7 +45,9 @@ def commands(defaults: Config | None, name: str | None) -> Any:
         """Train an encoder.
 
         SIGTERM, SIGUSR1, SIGHUP (a closed terminal) and Ctrl-C write a checkpoint and stop; the exit status is then 0,
-        or 130 after Ctrl-C. If the output can no longer be written, as after `| head`, training continues silently.
+        or 130 after Ctrl-C. A second Ctrl-C ends the run at once, with its last complete checkpoint; a second signal of
+        the others changes nothing. If the output can no longer be written, as after `| head`, training continues
+        silently.
         """
 
         recipe: Annotated[recipes, arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
