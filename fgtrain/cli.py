@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     argv: the arguments. Default: those of the process.
 
     0: done, or stopped by SIGTERM, SIGUSR1 or SIGHUP after a checkpoint, so that a scheduler can queue the job again.
-    130: stopped by Ctrl-C, also after a checkpoint if a run was training. 2: input that cannot be used.
+    130: stopped by Ctrl-C, after a checkpoint if a run was training and it was the first. 2: input that cannot be used.
     """
     argv = sys.argv[1:] if argv is None else argv
     # By default torch's threads spin while they wait for one another. Next to another busy process that starves both:
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(
                 f"fgtrain needs {fault.name}, which is not installed: pip install {' '.join(TRAINING)}"
             ) from None
-        except (RuntimeError, MemoryError) as fault:
+        except RuntimeError as fault:
             from .place import is_out_of_memory
 
             if not is_out_of_memory(fault):

@@ -42,7 +42,10 @@ def pick_device(name: str):
             torch.cuda.set_device(device)  # for code that uses the current device
     except (RuntimeError, AssertionError) as error:
         gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-        raise InputError(f"--device {name} is not available; this machine has: {', '.join(['cpu', *gpus])}.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"--device {name} is not available ({reason}); this machine has: {', '.join(['cpu', *gpus])}."
+        ) from error
     return device
 
 

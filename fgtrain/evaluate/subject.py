@@ -161,7 +161,8 @@ class Subject:
 
 
 def open_encoder(flags: Evaluation) -> Checkpoint | Given:
-    """What the flags name: a run or checkpoint, or given weights. InputError unless it is one of them."""
+    """What the flags name: a run or checkpoint, or given weights. InputError unless it is one of them, and for a run
+    whose config.json has changed since the checkpoint."""
     if (flags.run is None) == (flags.weights is None):
         both = "both a run and --weights" if flags.run else "neither a run nor --weights"
         raise InputError(
@@ -169,7 +170,9 @@ def open_encoder(flags: Evaluation) -> Checkpoint | Given:
         )
     if flags.run is not None:
         need(flags.model == Model(), "model", "set", "only with --weights; a run states its own network")
-        return Checkpoint.find(flags.run)
+        checkpoint = Checkpoint.find(flags.run)
+        checkpoint.config()  # its results are compared by these settings
+        return checkpoint
     assert flags.weights is not None
     need_model(flags.model)
     return Given(flags.weights, flags.model)

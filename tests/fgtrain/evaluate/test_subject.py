@@ -91,7 +91,7 @@ def test_an_edited_config_is_reported_wherever_it_is_read(run: Path, capsys: pyt
     for words in (
         ["show", "views", "runs/edited", "--rows", "1", "--size", "32"],
         ["show", "curves", "runs/edited", "runs/good"],
-        [*KNN[:2], "runs/edited", *KNN[3:], "--untrained"],
+        [*KNN[:2], "runs/edited", *KNN[3:]],
         ["run", "byol", "--out", "runs/edited", "--resume"],
     ):
         assert cli.main(words) == 2

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fgdata.errors import InputError
+from fgtrain.evaluate.subject import open_encoder
 from fgtrain.objectives.losses import attention, info_nce, nt_xent, unit
 from fgtrain.settings import evaluations, methods, pictures
-from fgtrain.settings.common import SEEDS
+from fgtrain.settings.common import SEEDS, Model
 
 LATER = {"k", "size", "rows"}
 """Flags of evaluations and pictures that are compared with the shard set or the network when it is known."""
@@ -80,6 +81,19 @@ def test_losses_and_gradients_are_finite_at_the_limits():
         a = attention(maps, -maps, "cosine", scale)
         (gradient,) = torch.autograd.grad(a.amax(2).sigmoid().sum(), maps)
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("model", [Model(width=0), Model(width=10**12), Model(drop_path=1.0)])
+def test_the_network_of_given_weights_has_the_same_limits(model: Model):
+    messages = []
+    for use in (
+        lambda: methods.ByolConfig(model=model),
+        lambda: open_encoder(evaluations.Knn(weights="a.pth", model=model)),
+    ):
+        with pytest.raises(InputError, match=r"--model\.(width|drop-path) is .*; allowed: .*\d") as error:
+            use()
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize("seed", [-1, SEEDS])
