@@ -321,7 +321,7 @@ def _choose_detector(shards: ShardSet, detector: str | None) -> str:
     """The given detector, or the default one. InputError if the set has no such boxes."""
     available, add = ", ".join(shards.detectors), shlex.join(["fgdata", "add", str(shards.path), "--saliency"])
     if detector is not None and detector not in shards.detectors:
-        advice = "Choose one of them" if available else f"Add some: {add} rbd"
+        advice = "Choose one of them." if available else f"Add some: {add} rbd"
         if _can_be_added(shards, detector):
             advice = f"{'Choose one of them, or add' if available else 'Add'} these boxes: {add} {detector}"
         raise InputError(f"{shards.path} has no boxes by {detector!r}; it has: {available or 'none'}. {advice}")

@@ -1,9 +1,10 @@
-"""Whether the networks, queues and banks of a training fit into memory, determined before any is allocated.
+"""Whether the tensors of a training fit into memory, determined before any is allocated.
 
 An allocation that is too large may succeed and the process be killed later, without a word, when it uses the memory: a
 container and Linux's overcommit do that.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -22,10 +23,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
 
-def check_memory(config: Config, samples: int, device: torch.device) -> None:
+def check_memory(config: Config, samples: int, device: torch.device, processes: int = 1) -> None:
     """InputError if the tensors of some settings are larger than the memory of the device.
 
-    samples: number of training images. Counts what is certain: weights, gradients, the optimiser's averages, buffers.
+    samples: number of training images. processes: how many share a batch. Counts what is certain: weights, gradients,
+    the optimiser's averages, queues and banks, and the views of one batch.
     """
     limit = available_memory(device)
     copies = 3 if config.optim.name == "adamw" else 2
@@ -38,20 +40,25 @@ def check_memory(config: Config, samples: int, device: torch.device) -> None:
         if not is_out_of_memory(error):
             return  # a plug-in's objective, which cannot be built without memory
         raise InputError(f"These settings need tensors of more than 2^63 bytes. {_ADVICE}") from error
-    sizes = {name: value.nbytes for name, value in objective.named_buffers()}
-    sizes |= {name: value.nbytes * (1 + copies * value.requires_grad) for name, value in objective.named_parameters()}
-    total = sum(sizes.values())
+    batch = min(config.data.batch_size, samples) // processes
+    views = (2, batch, 3, config.views.size, config.views.size)
+    tensors = [("the views of a batch", views, 4 * math.prod(views))]
+    tensors += [(name, value.shape, value.nbytes) for name, value in objective.named_buffers()]
+    tensors += [(n, p.shape, p.nbytes * (1 + copies * p.requires_grad)) for n, p in objective.named_parameters()]
+    total = sum(size for _, _, size in tensors)
     if total > limit:
-        tensors = dict([*objective.named_buffers(), *objective.named_parameters()])
-        largest = max(sizes, key=lambda name: sizes[name])
-        shape = " x ".join(f"{side:,}" for side in tensors[largest].shape)
+        name, sides, size = max(tensors, key=lambda tensor: tensor[2])
+        shape = " x ".join(f"{side:,}" for side in sides)
         raise InputError(
-            f"These settings need {_gigabytes(total)} for networks, queues and banks, {_gigabytes(sizes[largest])} of "
-            f"them for {largest} ({shape}), but the memory of {device} is {_gigabytes(limit)}. {_ADVICE}"
+            f"These settings need {_gigabytes(total)} of memory, {_gigabytes(size)} of it for {name} ({shape}), but "
+            f"{device} has {_gigabytes(limit)}. {_ADVICE}"
         )
 
 
-_ADVICE = "Lower the setting of that size, such as --moco.queue, --pair.bank, --model.width or a head's hidden width."
+_ADVICE = (
+    "Lower the setting of that size, such as --moco.queue, --pair.bank, --data.batch-size, --views.size, --model.width "
+    "or a head's hidden width."
+)
 
 
 def available_memory(device: torch.device) -> int:

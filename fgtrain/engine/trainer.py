@@ -48,7 +48,7 @@ class Trainer:
         stored = resumed or config.extend is not None
         built = replace(config, init="") if stored else config
         samples = len(shards.split(config.data.split))
-        check_memory(replace(config, init=""), samples, device)
+        check_memory(replace(config, init=""), samples, device, self.world)
         with enough_memory(
             lambda: f"These settings need networks and banks that do not fit into the memory of {device}."
         ):

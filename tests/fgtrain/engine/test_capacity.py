@@ -11,7 +11,7 @@ from fgdata.errors import InputError
 from fgtrain import objectives
 from fgtrain.engine import capacity, lifecycle
 from fgtrain.settings import methods, recipes
-from fgtrain.settings.common import Config, Optim
+from fgtrain.settings.common import Config, Data, Optim
 
 CPU = torch.device("cpu")
 
@@ -19,15 +19,15 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", ["byol", "moco", "simsiam", "simclr", "cvsa", "synth-pair"])
 @pytest.mark.parametrize(("optimiser", "copies"), [("sgd", 2), ("adamw", 3)])
 def test_the_sum_is_that_of_the_real_objective(name: str, optimiser: str, copies: int, monkeypatch):
-    """Weights and buffers once, gradients once, and one or two averages of the optimiser, in float32."""
+    """Weights and buffers once, gradients once, one or two averages of the optimiser, and the views, in float32."""
     config: Config = replace(small(Path(), Path(), name), optim=Optim(name=optimiser))  # pyright: ignore
     real = objectives.build(config, samples=32)
     parameters = sum(p.numel() * (1 + copies * p.requires_grad) for p in real.parameters())
-    need = 4 * parameters + sum(buffer.nbytes for buffer in real.buffers())
+    need = 4 * parameters + sum(buffer.nbytes for buffer in real.buffers()) + torch.zeros(2, 8, 3, 32, 32).nbytes
     monkeypatch.setattr(capacity, "available_memory", lambda _: need)
     capacity.check_memory(config, 32, CPU)
     monkeypatch.setattr(capacity, "available_memory", lambda _: need - 1)
-    with pytest.raises(InputError, match="for networks, queues and banks"):
+    with pytest.raises(InputError, match="of memory"):
         capacity.check_memory(config, 32, CPU)
 
 
@@ -45,7 +45,7 @@ def test_the_sum_is_that_of_the_real_objective(name: str, optimiser: str, copies
             {"align": methods.AlignSettings(hidden=10**6, dim=10**6)},
             r"aligners.4.* \(1,000,000 x 1,000,000 x 1 x 1\)",
         ),
-        ("byol", {"byol": methods.ByolSettings(hidden=10**6, dim=10**6)}, r"GB of them for p\w+or"),
+        ("byol", {"byol": methods.ByolSettings(hidden=10**6, dim=10**6)}, r"GB of it for p\w+or"),
         ("moco", {"moco": methods.MocoSettings(queue=1 << 40, dim=10**6)}, "2.63 bytes|GB .*queue"),
     ],
 )
@@ -58,6 +58,15 @@ def test_huge_sizes_name_the_tensor_and_both_amounts(
     assert "Lower" in str(error.value)
     assert not recwarn.list
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_no_machine_holds_is_named():
+    config = replace(small(Path(), Path(), "byol"), data=Data(batch_size=10**9))
+    with pytest.raises(
+        InputError, match=r"24,576\.0 GB of it for the views of a batch \(2 x 1,000,000,000 x 3 x 32 x 32\)"
+    ):
+        capacity.check_memory(config, 10**9, CPU)
+    capacity.check_memory(config, 32, CPU)  # a batch larger than the split is another error
 
 
 def test_an_objective_that_cannot_be_built_without_memory_is_not_checked(monkeypatch: pytest.MonkeyPatch):

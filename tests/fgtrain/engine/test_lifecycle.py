@@ -332,9 +332,10 @@ def test_full_memory_is_an_error_that_says_what_to_do(
     drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
 ):
     config = small(drawn_set, tmp_path / "run", "moco")
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="do not fit into the memory of cpu"):
+    with monkeypatch.context() as patch:
         patch.setattr(trainer, "check_memory", lambda *_: None)
-        lifecycle.train(replace(config, moco=replace(config.moco, queue=1 << 40)), "moco")
+        with pytest.raises(InputError, match="do not fit into the memory of cpu"):
+            lifecycle.train(replace(config, moco=replace(config.moco, queue=1 << 40)), "moco")
     assert not (tmp_path / "run").exists()
 
     def run_out_of_memory(*_: object) -> None:
