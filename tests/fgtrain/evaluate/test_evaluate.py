@@ -248,7 +248,7 @@ def test_files_that_are_not_encoders_are_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("eval linear RUN --seed -1", "--seed is -1; allowed: 0 to 2^32 - 1"),
+        ("eval linear RUN --seed -1", "--seed is -1; allowed: 0 to 2^64 - 1"),
         ("eval localization RUN --seed -1", "--seed is -1"),
         ("show gradcam RUN --seed -1", "--seed is -1"),
         ("show curves RUN --out a.txt", "--out is a.txt; allowed: a file whose name ends in .png"),
