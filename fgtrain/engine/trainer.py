@@ -50,7 +50,10 @@ class Trainer:
         samples = len(shards.split(config.data.split))
         check_memory(replace(config, init=""), samples, device, self.world)
         with enough_memory(
-            lambda: f"These settings need networks and banks that do not fit into the memory of {device}."
+            lambda: (
+                f"The networks and banks of these settings do not fit into the memory of {device}. "
+                "Choose a smaller network, bank or queue."
+            )
         ):
             self.objective: Any = objectives.build(built, samples).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
@@ -120,7 +123,7 @@ class Trainer:
             )
 
     def remarks(self) -> list[str]:
-        """Lines that a person should read before the first step."""
+        """Notes to print before the first step."""
         config, lines = self.config, []
         if config.init is not None:
             lines.append(self.objective.encoder.origin)
