@@ -3,9 +3,11 @@
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
@@ -153,6 +155,24 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         where = f": {path if isinstance(path, str) else os.fsdecode(path)}" if path else ""
         why = f" ({REMARKS[code]})" if (code := fault.errno or 0) in REMARKS else ""
         return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), 2)
+
+
+def run_program(program: str, module: str) -> int:
+    """Imports the command line `module` and calls its `main`, for the entry point of a program -> its exit code.
+
+    Ctrl-C gives 130 and no traceback during the imports too. The exit code is decided when `main` returns: a signal
+    that comes while Python shuts down does not change it, except for Ctrl-C, which ends the process at once.
+    """
+    try:
+        return import_module(module).main()
+    except KeyboardInterrupt:
+        return _report(f"\n{program}: stopped.", 130)
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):  # a scheduler may send one twice
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _name_failing_output(code: int) -> str | None:

@@ -70,14 +70,15 @@ class Progress:
 
     def _show_bar(self):
         from rich import progress as rich
-        from rich.console import Console
+
+        from .commandline.console import PlainConsole
 
         units = {
             "images": (rich.MofNCompleteColumn(), rich.TextColumn("{task.fields[rate]}")),
             "bytes": (rich.DownloadColumn(), rich.TransferSpeedColumn()),
         }
         columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), *units[self.unit])
-        bar = rich.Progress(*columns, rich.TimeRemainingColumn(), console=Console(stderr=True))
+        bar = rich.Progress(*columns, rich.TimeRemainingColumn(), console=PlainConsole(stderr=True, forgiving=True))
         bar.add_task(self.title, total=self.total, completed=self.count, rate="")
         bar.start()
         return bar

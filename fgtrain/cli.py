@@ -45,7 +45,9 @@ def commands(defaults: Config | None, name: str | None) -> Any:
         """Train an encoder.
 
         SIGTERM, SIGUSR1, SIGHUP (a closed terminal) and Ctrl-C write a checkpoint and stop; the exit code is then 0,
-        or 130 after Ctrl-C. If the output can no longer be written, as after `| head`, training continues silently.
+        or 130 after Ctrl-C. A second Ctrl-C ends the run at once, with its last complete checkpoint; a second signal of
+        the others changes nothing. If the output can no longer be written, as after `| head`, training continues
+        silently.
         """
 
         recipe: Annotated[recipes, arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
@@ -112,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     argv: the arguments. Default: those of the process.
 
     0: done, or stopped by SIGTERM, SIGUSR1 or SIGHUP after a checkpoint, so that a scheduler can queue the job again.
-    130: stopped by Ctrl-C, also after a checkpoint if a run was training. 2: input that cannot be used.
+    130: stopped by Ctrl-C, after a checkpoint if a run was training and it was the first. 2: input that cannot be used.
     """
     argv = sys.argv[1:] if argv is None else argv
     # By default torch's threads spin while they wait for one another. Next to another busy process that starves both:
@@ -147,6 +149,15 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(
                 f"fgtrain needs {fault.name}, which is not installed: pip install {' '.join(TRAINING)}"
             ) from None
+        except RuntimeError as fault:
+            from .place import is_out_of_memory
+
+            if not is_out_of_memory(fault):
+                raise
+            raise InputError(
+                f"Not enough memory ({str(fault).partition(chr(10))[0]}). Use smaller images (--size, --views.size) or "
+                "batches, or --device cpu if this was a GPU's memory."
+            ) from fault
 
     training = "run" in argv[:3]
     hint = "To resume from the last checkpoint, add --resume to the same command." if training else ""

@@ -1,5 +1,7 @@
 """Picks the shard set and the device of a run."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fgdata.errors import InputError
@@ -40,8 +42,31 @@ def pick_device(name: str):
             torch.cuda.set_device(device)  # for code that uses the current device
     except (RuntimeError, AssertionError) as error:
         gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-        raise InputError(f"--device {name} is not available; this machine has: {', '.join(['cpu', *gpus])}.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"--device {name} is not available ({reason}); this machine has: {', '.join(['cpu', *gpus])}."
+        ) from error
     return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of a GPU or of the machine could not be allocated."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    words = ("can't allocate memory", "size calculation overflowed", "multiplication overflow", "numel: integer")
+    return bool({"MemoryError", "OutOfMemoryError"} & names) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+@contextmanager
+def enough_memory(message: Callable[[], str]) -> Iterator[None]:
+    """InputError with the text of `message()` if a tensor cannot be allocated in the block, on a GPU or on a CPU."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise InputError(message()) from error
+        raise
 
 
 def has_bf16(device) -> bool:

@@ -1,22 +1,8 @@
 """Text and tables on standard output. Names are printed as they are: rich's markup and emoji codes have no effect."""
 
-import errno
-import os
-from typing import Any
-
-from rich.console import Console
 from rich.table import Table
 
-
-class PlainConsole(Console):
-    """A console without markup that leaves a closed pipe to `run_command`."""
-
-    def __init__(self, **options: Any):
-        super().__init__(highlight=False, markup=False, emoji=False, **options)
-
-    def on_broken_pipe(self) -> None:
-        """Raises BrokenPipeError, where rich would end the process with its own exit code."""
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+from fgdata.commandline.console import PlainConsole
 
 
 def say(*parts: Table | str) -> None:

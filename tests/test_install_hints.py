@@ -69,4 +69,4 @@ def test_hints_are_found(text: str, names: list[str]):
 
 def test_the_distribution_has_a_name_of_ours_and_both_commands():
     assert PROJECT["name"] == "fgtrain"
-    assert PROJECT["scripts"] == {"fgdata": "fgdata.cli:main", "fgtrain": "fgtrain.cli:main"}
+    assert PROJECT["scripts"] == {name: f"{name}.__main__:main" for name in ("fgdata", "fgtrain")}

@@ -4,9 +4,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from ..commandline.console import PlainConsole
 from .agreement import Agreement
 from .score import THRESHOLDS
 
@@ -24,7 +24,7 @@ def print_scores(shards: Path, scores: dict) -> None:
             table.add_row(titles.get(name, name), *shares, f"{row['n']:,}", seconds, row.get("trained_on", ""))
         table.add_section()
     width = None if sys.stdout.isatty() else 160  # a pipe has no width, and rich would wrap at 80
-    Console(markup=False, emoji=False, width=width).print(table)
+    PlainConsole(width=width).print(table)
 
 
 def print_agreement(shards: Path, agreement: Agreement) -> None:
@@ -35,7 +35,7 @@ def print_agreement(shards: Path, agreement: Agreement) -> None:
         values = (agreement.pairs.get((name, other)) for other in names[1:])
         cells = ("" if value is None else f"{value:.3f}" for value in values)
         table.add_row(name, *cells, f"{share:.1%}", f"{agreement.flat[name]:.1%}")
-    Console(markup=False, emoji=False).print(table)
+    PlainConsole().print(table)
     print(f"{shards} has no ground-truth boxes: agreement shows where detectors differ, not which one is right.")
     for line in agreement.warnings:
         print(line)

@@ -1,11 +1,12 @@
 """What a loader opens first: whose boxes, the mattes, and the backend."""
 
 import importlib.util
+import shlex
 from typing import TYPE_CHECKING
 
 from ..cores import share_of_cores
 from ..errors import InputError
-from ..shards.reader import ShardSet
+from ..shards.reader import ShardSet, meta
 from .spec import ViewSpec
 
 if TYPE_CHECKING:
@@ -16,17 +17,25 @@ if TYPE_CHECKING:
 
 def choose_detector(shards: ShardSet, detector: str | None) -> str:
     """The given detector, or the default one. InputError if the set has no such boxes."""
-    available = ", ".join(shards.detectors) or "none"
+    available, add = ", ".join(shards.detectors), shlex.join(["fgdata", "add", str(shards.path), "--saliency"])
     if detector is not None and detector not in shards.detectors:
-        raise InputError(
-            f"{shards.path} has no boxes by {detector!r}; it has: {available}. Choose one of them, or add them to the "
-            f"set: fgdata add {shards.path} --saliency {detector}"
-        )
+        advice = "Choose one of them." if available else f"Add some: {add} rbd"
+        if _can_be_added(shards, detector):
+            advice = f"{'Choose one of them, or add' if available else 'Add'} these boxes: {add} {detector}"
+        raise InputError(f"{shards.path} has no boxes by {detector!r}; it has: {available or 'none'}. {advice}")
     if not shards.detectors:
-        raise InputError(
-            f"{shards.path} has no boxes, which these views need. Add some: fgdata add {shards.path} --saliency rbd"
-        )
+        raise InputError(f"{shards.path} has no boxes, which these views need. Add some: {add} rbd")
     return detector or next((name for name in shards.detectors if name != "gt"), "gt")
+
+
+def _can_be_added(shards: ShardSet, detector: str) -> bool:
+    """Whether `fgdata add` knows the detector. gt: only if the first sample has a ground-truth box."""
+    from ..saliency import DETECTORS
+
+    if detector == "gt":
+        first = next((shards.split(name) for name, count in shards.splits.items() if count), None)
+        return first is not None and bool(meta(first.read(0)).get("boxes"))
+    return detector in DETECTORS and ":" not in detector
 
 
 def open_mattes(shards: ShardSet, split: str, detector: str | None) -> "Mattes":

@@ -67,12 +67,13 @@ class ViewSpec:
     area: tuple[float, float] = (0.2, 1.0)
     """Range of the crop's share of the image's area; has no effect with saliency-swap and centre."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
+    """Range of aspect ratios, log-uniform, 0.01 to 100: of the crop, or of the patch relative to its box
+    (saliency-swap; ours)."""
     patch_area: float = 0.5
-    """saliency-swap: least share of its box that a patch covers, in (0, 1]; lambda of CVSA."""
+    """saliency-swap: least share of its box that a patch covers, 0.001 to 1; lambda of CVSA."""
     paste_area: float = 0.2
-    """saliency-swap with backgrounds, and matte-paste: least share of the view that the pasted rectangle covers, in
-    (0, 1]; beta of CVSA (the value is ours)."""
+    """saliency-swap with backgrounds, and matte-paste: least share of the view that the pasted rectangle covers,
+    0.001 to 1; beta of CVSA (the value is ours)."""
     matte: float = 0.3
     """matte-paste: probability that a view is pasted; the rest are random resized crops."""
     matte_grey: bool = False
@@ -102,15 +103,16 @@ class ViewSpec:
     blur: float | tuple[float, ...] = 0.5
     """Probability of a Gaussian blur: one for all views, or one for each view, such as 1 0.1 (BYOL)."""
     sigma: tuple[float, float] = (0.1, 2.0)
-    """Blur: range of the standard deviation in pixels at size 224, scaled by size / 224 at other sizes (ours)."""
+    """Blur: range of the standard deviation in pixels at size 224, 0.01 to 50, scaled by size / 224 at other sizes
+    (ours)."""
     solarize: float | tuple[float, ...] = 0.0
     """Probability of solarisation, which inverts every channel from 128 up, after colour and blur: one for all views,
     or one for each view, such as 0 0.2 (BYOL)."""
     local: Local = Local()
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Subtracted from RGB in [0, 1]; ImageNet's."""
+    """Subtracted from RGB in [0, 1]; ImageNet's. Allowed: -10 to 10."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """RGB in [0, 1] is divided by it; ImageNet's."""
+    """RGB in [0, 1] is divided by it; ImageNet's. Allowed: 0.001 to 1000, so that views fit in half precision."""
     masks: Suppress[bool] = False
     """Also yield object masks: the pasted rectangle, or the sample's own box transformed by the crop (ours)."""
     plain: Suppress[bool] = False
@@ -165,7 +167,7 @@ class ViewSpec:
             blur=self.chance("blur", 0), solarize=self.chance("solarize", 0),
         )  # fmt: skip
         if (local := self.local).count:
-            low, high = (min(50, sigma * self.size / local.size) for sigma in self.sigma)
+            low, high = (min(50, max(0.01, sigma * self.size / local.size)) for sigma in self.sigma)
             shots["local"] = replace(
                 crop, views=local.count, crop="inside-box" if local.inside_box else "rrc", size=local.size,
                 area=local.area, blur=local.blur, sigma=(low, high), solarize=0,
@@ -199,9 +201,9 @@ class ViewSpec:
         need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")
         need(self.crop in get_args(CropName), "crop", ", ".join(get_args(CropName)))
         need(0 < self.area[0] <= self.area[1] <= 1, "area", "two shares of the image, 0 < low <= high <= 1")
-        need(0 < self.aspect[0] <= self.aspect[1], "aspect", "two ratios, 0 < low <= high")
-        need(0 < self.patch_area <= 1, "patch_area", "above 0, at most 1")
-        need(0 < self.paste_area <= 1, "paste_area", "above 0, at most 1")
+        need(0.01 <= self.aspect[0] <= self.aspect[1] <= 100, "aspect", "two ratios, 0.01 <= low <= high <= 100")
+        need(0.001 <= self.patch_area <= 1, "patch_area", "0.001 to 1")
+        need(0.001 <= self.paste_area <= 1, "paste_area", "0.001 to 1")
         need(self.crop_box in ("detector", "centre", "given"), "crop_box", "detector, centre, given")
         need(0.01 <= self.crop_alpha <= 1000, "crop_alpha", "0.01 to 1000")
         for field in ("flip", "jitter", "grayscale", "matte"):
@@ -214,5 +216,8 @@ class ViewSpec:
         for field in ("brightness", "contrast", "saturation"):
             need(0 <= getattr(self, field) <= 1, field, "0 to 1")
         need(0 <= self.hue <= 0.5, "hue", "0 to 0.5 of a full turn")
-        need(0 < self.sigma[0] <= self.sigma[1] <= 50, "sigma", "two lengths in pixels, 0 < low <= high <= 50")
-        need(all(value > 0 for value in self.std), "std", "three numbers above 0")
+        need(0.01 <= self.sigma[0] <= self.sigma[1] <= 50, "sigma", "two lengths in pixels, 0.01 <= low <= high <= 50")
+        for field, least, most in (("mean", -10, 10), ("std", 0.001, 1000)):
+            values = getattr(self, field)
+            ok = len(values) == 3 and all(least <= value <= most for value in values)
+            need(ok, field, f"three numbers from {least} to {most:,}")

@@ -1,10 +1,8 @@
 """Runs one training from its settings to its end: checks, start or resume, messages, stop signals."""
 
-import signal
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 from fgdata import plugins
 from fgdata.errors import InputError, counted
@@ -18,9 +16,8 @@ from ..runs.rundir import RunDir
 from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, Config
 from .monitor import Monitor
+from .signals import StopSignals
 from .trainer import Trainer
-
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 def train(config: Config, name: str) -> Path:
@@ -35,6 +32,7 @@ def train(config: Config, name: str) -> Path:
     path, interrupted = config.machine.out or Path("runs") / name, False
     with parallel.group(config.machine.device) as device, ExitStack() as stack:
         first = parallel.rank() == 0
+        signals = stack.enter_context(StopSignals())  # first, so that it ends last: until then the run is not finished
         with parallel.together():
             shards = open_shards(config.data.shards)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
@@ -74,6 +72,7 @@ def train(config: Config, name: str) -> Path:
         try:
             monitored, board = (run, config.machine.tensorboard) if first else (None, False)
             with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, board) as monitor:
+                signals.catch(trainer)
                 status = run_training(trainer, monitor, name, opening, fresh=last is None)
         except BaseException as error:
             if first:
@@ -96,6 +95,8 @@ def describe_failure(error: BaseException) -> str:
         return str(error)
     if parallel.is_lost_process(error):
         return parallel.LOST_PROCESS
+    if isinstance(error, KeyboardInterrupt):
+        return "ended at once by a second Ctrl-C; the last complete checkpoint is kept"
     if isinstance(error, SystemExit):
         return "another process of this run failed; see its output for the reason"
     return f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -112,16 +113,15 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
         monitor.say(opening)
     for line in trainer.remarks() if fresh else []:
         monitor.say(line)
-    with stop_on_signal(trainer):
-        if fresh and trainer.config.extend is None and isinstance(trainer.objective, Prepared):
-            with monitor.paused(trainer.device), parallel.together():
-                if trainer.first:
-                    trainer.objective.prepare(run, shards, trainer.device, monitor.say, trainer.must_stop)
-        if parallel.any_of(trainer.must_stop()):
-            status = "stopped"  # without a checkpoint: `prepare` keeps its own files and resumes from them
-        else:
-            trainer.join()
-            status = trainer.fit(monitor)
+    if fresh and trainer.config.extend is None and isinstance(trainer.objective, Prepared):
+        with monitor.paused(trainer.device), parallel.together():
+            if trainer.first:
+                trainer.objective.prepare(run, shards, trainer.device, monitor.say, trainer.must_stop)
+    if parallel.any_of(trainer.must_stop()):
+        status = "stopped"  # without a checkpoint: `prepare` keeps its own files and resumes from them
+    else:
+        trainer.join()
+        status = trainer.fit(monitor)
     out = quote(str(run.path))
     if status == "stopped":
         monitor.say(
@@ -160,27 +160,3 @@ def check_origin(run: RunDir, shards: ShardSet) -> None:
             f"{run.path} was trained on a shard set with digest {old[:12]}, but {shards.path} has digest "
             f"{digest[:12]}. Name the original set with --data.shards, or start a new run with another --out."
         )
-
-
-@contextmanager
-def stop_on_signal(trainer: Trainer):
-    """SIGTERM, SIGUSR1, Ctrl-C or a closed terminal (SIGHUP) makes the trainer write a checkpoint at the next step and
-    stop. Under nohup SIGHUP stays ignored.
-
-    A second signal has its usual effect, but not under torchrun, where each process may get the same signal several
-    times: from the terminal or scheduler, and from torchrun.
-    """
-
-    def handle(caught: int, _frame: Any) -> None:
-        trainer.signalled = True
-        trainer.interrupted |= caught == signal.SIGINT
-        if trainer.world == 1:
-            signal.signal(caught, old[signal.Signals(caught)])
-
-    ignored = {s for s in STOP_SIGNALS if s.name == "SIGHUP" and signal.getsignal(s) is signal.SIG_IGN}
-    old = {caught: signal.signal(caught, handle) for caught in STOP_SIGNALS if caught not in ignored}
-    try:
-        yield
-    finally:
-        for caught, handler in old.items():
-            signal.signal(caught, handler)

@@ -1,16 +1,14 @@
 """Reports the progress of a run: a progress bar on a terminal, plain lines elsewhere, and log.txt always."""
 
-import os
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fgdata.commandline.console import PlainConsole
 from fgdata.errors import InputError
 
 from ..runs.rundir import RunDir
@@ -19,27 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 SECONDS_BETWEEN_LINES = 10.0  # without a terminal
-
-
-class ForgivingConsole(Console):
-    """A console that goes silent when nobody can read it any more, as after `| head` or a closed terminal. Training
-    continues; log.txt has all lines."""
-
-    def on_broken_pipe(self) -> None:  # rich's own ends the program
-        self.silence()
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """As Console.print; any error of the output, such as a full disk, silences the console."""
-        try:
-            super().print(*objects, **options)
-        except OSError:
-            self.silence()
-
-    def silence(self) -> None:
-        """Discards this and all later output."""
-        self.quiet = True
-        with suppress(OSError, ValueError, AttributeError):  # Python flushes stdout at exit, which would fail again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Monitor:
@@ -51,7 +28,8 @@ class Monitor:
     def __init__(self, run: RunDir | None, step: int, total: int, steps_per_epoch: int, board: bool = False):
         self.run, self.total, self.steps_per_epoch = run, total, steps_per_epoch
         self.board = _board(run.path, step) if run and board else None
-        self.console = ForgivingConsole(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=run is None)
+        # Training continues when nobody can read its output any more; log.txt has all lines.
+        self.console = PlainConsole(forgiving=True, soft_wrap=True, quiet=run is None)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),

@@ -6,8 +6,8 @@ all processes at the same point.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from ..evaluate import knn
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import Reporting
-from ..place import has_bf16
+from ..place import enough_memory, has_bf16
+from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
 from ..settings.file import differences, relevant
+from .capacity import check_memory
 from .monitor import Monitor
 
 MOST_NAMED = 16  # samples named in a message; log.txt names all
@@ -45,6 +47,7 @@ class Trainer:
         stored = resumed or config.extend is not None
         built = replace(config, init="") if stored else config
         samples = len(shards.split(config.data.split))
+        check_memory(replace(config, init=""), samples, device, self.world)
         with enough_memory(
             lambda: (
                 f"The networks and banks of these settings do not fit into the memory of {device}. "
@@ -114,7 +117,8 @@ class Trainer:
         splits = self.shards.splits
         if config.machine.knn_every and not (splits.get("train") and splits.get("test")):
             raise InputError(
-                f"--knn-every needs a train and a test split; {self.shards.path} has {', '.join(splits)}. Omit it."
+                f"--knn-every needs a train and a test split; {self.shards.path} has "
+                f"{', '.join(name for name, count in splits.items() if count) or 'no split'}. Omit it."
             )
 
     def remarks(self) -> list[str]:
@@ -128,6 +132,7 @@ class Trainer:
             lines.append(f"frozen: {frozen}{advice}")
         if config.sync_norm and self.world > 1 and self.device.type != "cuda":
             lines.append("batch norm: separate statistics in each process; torch synchronises them on GPUs only")
+        lines += [line for module in self.objective.modules() for line in getattr(module, "remarks", ())]
         return lines
 
     def join(self) -> None:
@@ -161,7 +166,7 @@ class Trainer:
         """(all) Trains the rest of the current epoch, or until a stop signal."""
         batches: Iterator[dict[str, Tensor]] = iter(self.loader)
         while True:
-            with monitor.waiting(self.device):
+            with monitor.waiting(self.device), enough_memory(self.too_large):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -315,6 +320,7 @@ class Trainer:
             self.indices = [i.to(self.device) for i in own["indices"]]
             self.step = state["step"]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise_system_error(str(checkpoint / "state.pt"), error)
             raise InputError(
                 f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Resume with the "
                 "version that wrote it (run.json has its commit and versions), or start a new run with another --out."
@@ -357,18 +363,6 @@ class Trainer:
                 keep = self.config.machine.keep_last
                 self.run.save_checkpoint(self.step, self.objective.encoder, about, state, keep)
                 self.run.note(checkpoint=self.step)
-
-
-@contextmanager
-def enough_memory(message: Callable[[], str]) -> Iterator[None]:
-    """InputError with the text of `message()` if a tensor cannot be allocated, on a GPU or on a CPU."""
-    try:
-        yield
-    except RuntimeError as error:
-        words = ("can't allocate memory", "size calculation overflowed")
-        if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words):
-            raise InputError(message()) from error
-        raise
 
 
 def pick_precision(name: str, device: torch.device) -> str:

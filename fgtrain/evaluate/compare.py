@@ -13,6 +13,7 @@ from typing import Any
 
 from fgdata.errors import InputError
 
+from ..runs.checkpoint import checked_config
 from ..runs.rundir import RunDir
 from ..settings.file import flat, to_dict
 from .records import Line, is_finite, read_records
@@ -106,7 +107,7 @@ def compare(paths: Sequence[Path]) -> tuple[list[Group], list[str]]:
     for path in {os.path.realpath(path): path for path in paths}.values():
         try:
             run = read_run(path)
-        except InputError as error:
+        except (InputError, OSError) as error:
             faults.append(str(error))
             continue
         groups.setdefault(json.dumps(run.settings, sort_keys=True), Group(run.settings)).runs.append(run)
@@ -119,7 +120,7 @@ def read_run(path: Path) -> Run:
     if not run.config_path.is_file():
         raise InputError(f"{path} is not a run directory: it has no config.json. Name folders such as runs/cvsa.")
     results = latest(read_records(path / "results.jsonl"))
-    settings = {k: v for k, v in flat(to_dict(run.config())).items() if not k.startswith("machine.")}
+    settings = {k: v for k, v in flat(to_dict(checked_config(run))).items() if not k.startswith("machine.")}
     settings["data.shards"] = recorded_set(run).get("digest", "unknown")[:12]
     seed = settings.pop("seed")
     return Run(path, settings, seed, results)

@@ -17,6 +17,8 @@ from typing import Any
 from fgdata.errors import InputError
 from fgdata.files.atomic import append_line
 
+from ..runs.files import read_bytes
+
 LAST_KEY = re.compile(r', "([^"]*)": (\d+)\}$')
 COMPLETE = re.compile(rb', "crc32": \d+\D')
 """Bytes that only a complete line has; an incomplete one ends before or within the digits."""
@@ -77,10 +79,7 @@ def read_records(path: Path) -> list[Line]:
         return []
     if not path.is_file():
         raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. Fix its permissions.") from error
+    data = read_bytes(path)
     lines: list[Line] = []
     for number, content in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], 1):
         try:

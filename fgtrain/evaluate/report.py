@@ -34,7 +34,6 @@ def run_knn(flags: Knn) -> dict[str, Any]:
     subject, k, temperature = Subject.open(flags, BOTH), flags.k, flags.temperature
     bank = subject.shards.splits["train"]
     need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split")
-    need(0 <= temperature < float("inf"), "temperature", temperature, "0 or more")
     right, notes = {}, []
     for name, encoder in subject.encoders(flags.untrained).items():
         train, test = (embed(subject, encoder, split) for split in BOTH)
@@ -54,11 +53,6 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
     """Runs `fgtrain eval linear` and returns one record per fraction of the labels."""
     subject = Subject.open(flags, BOTH)
     cache, fractions, trials, epochs = flags.cache, flags.fractions, flags.trials, flags.epochs
-    for fraction in fractions:
-        need(0 < fraction <= 1, "fractions", f"{fraction:g}", "fractions of the labels, above 0 and at most 1")
-    need(bool(fractions), "fractions", "empty", "one fraction of the labels or more")
-    need(trials >= 1, "trials", trials, "1 or more")
-    need(epochs is None or epochs >= 1, "epochs", epochs, "1 or more")
     protocol = linear.PROTOCOLS[flags.protocol]
     protocol = protocol if epochs is None else replace(protocol, epochs=epochs)
     encoder = subject.load()

@@ -16,12 +16,12 @@ from .. import objectives
 from ..networks import architecture, initial
 from ..networks.encoder import Encoder
 from ..networks.saved import load_encoder
-from ..place import open_shards, pick_device
+from ..place import SHARDS, open_shards, pick_device
 from ..printing import say
 from ..runs import provenance
 from ..runs.checkpoint import Checkpoint
 from ..runs.rundir import RunDir
-from ..settings.common import Model, need
+from ..settings.common import Model, need, need_model
 from ..settings.evaluations import Evaluation
 from .records import append_record
 
@@ -51,9 +51,7 @@ class Given:
         """The network with the weights; what matched is printed once."""
         encoder = self.untrained()
         initial.load(encoder, self.weights, self.model)
-        if self not in _REPORTED:
-            _REPORTED.add(self)
-            say(encoder.origin)
+        _say_once(encoder.origin)
         return encoder
 
     def untrained(self) -> Encoder:
@@ -61,9 +59,6 @@ class Given:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return Encoder(self.model)
-
-
-_REPORTED: set[Given] = set()
 
 
 @dataclass(frozen=True)
@@ -82,10 +77,8 @@ class Subject:
         `splits` are the splits that the evaluation reads. InputError when the run or the shard set cannot be opened,
         when a split is empty, when the set has fewer than two classes, or when the size is out of range.
         """
-        checkpoint, shards = open_encoder(flags), flags.shards
-        if shards is None and checkpoint.run is not None:
-            shards = recorded_shards(checkpoint.run)
-        data = open_shards(shards)
+        checkpoint = open_encoder(flags)
+        data = open_set(flags.shards, checkpoint.run)
         if missing := [split for split in splits if not data.splits.get(split)]:
             has = ", ".join(f"{split} ({n:,})" for split, n in data.splits.items() if n) or "no images"
             raise InputError(
@@ -168,7 +161,8 @@ class Subject:
 
 
 def open_encoder(flags: Evaluation) -> Checkpoint | Given:
-    """What the flags name: a run or checkpoint, or given weights. InputError unless it is one of them."""
+    """What the flags name: a run or checkpoint, or given weights. InputError unless it is one of them, and for a run
+    whose config.json has changed since the checkpoint."""
     if (flags.run is None) == (flags.weights is None):
         both = "both a run and --weights" if flags.run else "neither a run nor --weights"
         raise InputError(
@@ -176,15 +170,41 @@ def open_encoder(flags: Evaluation) -> Checkpoint | Given:
         )
     if flags.run is not None:
         need(flags.model == Model(), "model", "set", "only with --weights; a run states its own network")
-        return Checkpoint.find(flags.run)
+        checkpoint = Checkpoint.find(flags.run)
+        checkpoint.config()  # its results are compared by these settings
+        return checkpoint
     assert flags.weights is not None
+    need_model(flags.model)
     return Given(flags.weights, flags.model)
 
 
-def recorded_shards(run: RunDir) -> Path | None:
-    """The shard set that a run was trained on, by its run.json; None when that names none."""
-    path = recorded_set(run).get("path")
-    return Path(path) if path else None
+def open_set(given: Path | None, run: RunDir | None) -> ShardSet:
+    """The shard set that a command names, else the one that a run was trained on, else the newest under shards/.
+
+    Prints a line, once, where a reader could take it for another: when the set at the run's path has changed since the
+    training, and when nothing names a set.
+    """
+    recorded = recorded_set(run) if run is not None and given is None else {}
+    path = given or (Path(recorded["path"]) if recorded.get("path") else None)
+    shards = open_shards(path)
+    new, old = shards.manifest["digest"], recorded.get("digest")
+    if run is not None and path is not None and old not in (None, new):
+        _say_once(
+            f"{run.path} was trained on a shard set of digest {old[:12]}, but {shards.path} now has digest {new[:12]}: "
+            "it was changed or built again. Name the original set with --shards, if you have it."
+        )
+    if path is None:
+        _say_once(f"shard set: {shards.path}, the newest under {SHARDS}/; name another with --shards")
+    return shards
+
+
+_PRINTED: set[str] = set()
+
+
+def _say_once(line: str) -> None:
+    if line not in _PRINTED:
+        _PRINTED.add(line)
+        say(line)
 
 
 def recorded_set(run: RunDir) -> dict[str, str]:

@@ -18,6 +18,8 @@ from .foreign import Weights
 from .matching import DINO_HEAD, ENOUGH, Match, candidates, describe_resnet
 from .weights import WeightsFile, printable_name
 
+NEVER_NEGATIVE = {"running_var": "the variance", "num_batches_tracked": "the number of batches"}
+
 
 def encoder(config: Config) -> Encoder:
     """Builds the encoder of a config with its initial weights and frozen stages, on the CPU.
@@ -58,7 +60,8 @@ def load(into: Encoder, init: str, model: Model) -> None:
 
 
 def _check_values(source: WeightsFile, match: Match, ours: Weights) -> None:
-    """InputError naming the first matched tensor that is not dense, not real, or not finite as a weight of `ours`."""
+    """InputError naming the first matched tensor that is not dense, not real, not finite as a weight of `ours`, or
+    negative where batch norm has none."""
     for name, value in match.matched.items():
         full = printable_name(match.prefix + name)
         plain = value.layout == torch.strided and not (value.is_quantized or value.is_meta or value.is_complex())
@@ -74,6 +77,13 @@ def _check_values(source: WeightsFile, match: Match, ours: Weights) -> None:
                 f"--init {source.path}: {full} has {count:,} of {value.numel():,} values that are not finite (NaN or "
                 "infinite); allowed: finite weights. Training cannot repair them: name an earlier checkpoint or "
                 "download the file again."
+            )
+        kind = NEVER_NEGATIVE.get(name.rpartition(".")[2])
+        if kind and (count := int((value < 0).sum())):
+            raise InputError(
+                f"--init {source.path}: {full} has {count:,} of {value.numel():,} values below 0, but it is {kind} of "
+                "batch norm; allowed: 0 or more. The file is damaged, or this is not what its name says: name an "
+                "earlier checkpoint or download the file again."
             )
 
 

@@ -14,15 +14,12 @@ from fgdata.files.output import check_output
 
 from ..printing import say
 from ..runs.checkpoint import Checkpoint
-from ..runs.files import read_json, whole, write_json
+from ..runs.files import raise_system_error, read_json, read_through, whole, write_json
 from ..runs.state import checksum
-from ..settings.common import Model
+from ..settings.common import WIDEST, Model
 from ..settings.evaluations import Export
 from .encoder import Encoder
 from .resnet import BLOCKS
-
-WIDEST = 4096
-"""Widest encoder that is read: 64 times the standard width."""
 
 
 def load_encoder(checkpoint: Checkpoint) -> Encoder:
@@ -51,6 +48,7 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
             f"version of fgtrain or timm. {other}"
         ) from error
     try:
+        read_through(file)
         with safe_open(file, "pt") as opened:
             shapes = {k: tuple(opened.get_slice(k).get_shape()) for k in opened.keys()}  # noqa: SIM118
         if different := sorted(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k)):
@@ -60,7 +58,8 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
                 f"{printable(different[0])[:100]}. {other}"
             )
         weights = load_file(file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise_system_error(str(file), error)
         raise InputError(f"{file} cannot be read: {error}. {other}") from error
     if checkpoint.crc32 not in (None, checksum(weights)):
         raise InputError(f"{file} is damaged: its weights do not match the checksum in its metadata. {other}")

@@ -29,6 +29,7 @@ from torch import Tensor
 from fgdata.errors import InputError
 
 from ..runs.checkpoint import Checkpoint
+from ..runs.files import raise_system_error
 from ..runs.state import damage, saved_by_torch
 from .saved import load_encoder
 
@@ -91,17 +92,17 @@ def read(path: Path) -> WeightsFile:
     try:
         with file.open("rb") as opened:
             head = opened.read(9)
-        if head[8:9] == b"{" or file.suffix == ".safetensors":
-            tables = _read_safetensors(file)
-        elif saved_by_torch(file):
-            tables = _find_tables(_read_torch(file, zipped=head[:2] == b"PK"))
-        else:
-            raise InputError(f"--init {file} cannot be read: {damage(file, ValueError())}. {FORMATS}")
-        with file.open("rb") as opened:
+            is_safetensors = head[8:9] == b"{" or file.suffix == ".safetensors"
+            if not is_safetensors and not saved_by_torch(file):
+                raise InputError(f"--init {file} cannot be read: {damage(file, ValueError())}. {FORMATS}")
+            opened.seek(0)  # before it is mapped: a failing disk is an error here, but a signal there
             sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        zipped = head[:2] == b"PK"
+        tables = _read_safetensors(file) if is_safetensors else _find_tables(_read_torch(file, zipped))
     except InputError:
         raise
     except Exception as error:  # on damaged files, the readers raise errors of many types
+        raise_system_error(f"--init {file}", error)
         raise InputError(f"--init {file} cannot be read: {_reason(file, error)}. {FORMATS}") from error
     if not tables:
         raise InputError(f"--init {file} contains no table of named tensors. {FORMATS}")
@@ -155,6 +156,7 @@ def _read_safetensors(file: Path) -> list[Table]:
     except InputError:
         raise
     except Exception as error:  # SafetensorError, and others for dtypes that torch lacks
+        raise_system_error(f"--init {file}", error)
         reason = printable_name(str(error) or type(error).__name__)
         raise InputError(f"--init {file} is not a complete safetensors file ({reason}). {FORMATS}") from error
 

@@ -28,7 +28,10 @@ class Objective(Protocol):
     accumulates: bool
     """Whether gradients accumulated over parts of a batch equal those of the whole batch."""
     constant_rate: tuple[str, ...]
-    """Name prefixes of the parameters whose learning rate stays at its peak."""
+    """Name prefixes of the parameters whose learning rate stays at its peak.
+
+    The module, or one in it, may also have `remarks`: lines that are printed before the first step of a run.
+    """
 
     @property
     def encoder(self) -> "Encoder":

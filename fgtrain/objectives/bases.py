@@ -8,8 +8,6 @@ synthesized pairs can build on it:
 As in the published code, each view is a separate forward pass with its own batch-norm statistics, except in SimCLR.
 """
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from ..networks.encoder import Features
 from ..networks.heads import mlp
 from ..networks.norm import uses_batch
 from ..settings import methods
+from ..settings.common import SEEDS
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
 
 PART = 16
@@ -69,12 +68,10 @@ class Moco(nn.Module):
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
         size = 1 << (samples.bit_length() - 1) if moco.queue == "auto" else moco.queue
-        if size > samples:
-            warnings.warn(
-                f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so every image is one "
-                "of its own negatives; use --moco.queue auto to avoid this",
-                stacklevel=2,
-            )
+        self.remarks = [
+            f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so every image is one of "
+            "its own negatives; use --moco.queue auto to avoid this"
+        ] * (size > samples)
         self.register_buffer("queue", F.normalize(torch.randn(size, moco.dim), dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
         self.new_keys: list[Tensor] = []  # keys of all processes since the last step
@@ -111,7 +108,7 @@ class Moco(nn.Module):
         if (parallel.world_size() == 1 and splits == 1) or not uses_batch(*networks):
             features, z = in_parts(*networks, view, splits)
             return features, unit(z)
-        generator = torch.Generator().manual_seed(self.seed + int(progress * 2**31))
+        generator = torch.Generator().manual_seed((self.seed + int(progress * 2**31)) % SEEDS)
         shuffled, order = parallel.shuffle(view, generator)
         features, z = in_parts(*networks, shuffled, splits)
         key = unit(z)

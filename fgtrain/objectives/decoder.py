@@ -28,7 +28,7 @@ from fgdata.views import load
 
 from ..networks.encoder import Encoder
 from ..place import has_bf16
-from ..runs.files import write_bytes
+from ..runs.files import raise_system_error, read_through, write_bytes
 from ..runs.rundir import RunDir
 from ..runs.state import checksum, damage
 from ..settings.methods import SynthPairConfig
@@ -81,11 +81,13 @@ class Decoder(nn.Module):
             what = "is not a regular file" if os.path.lexists(file) else "does not exist"
             raise InputError(f"--decoder {file} {what}. Name the {FILE} of a run of synth-pair.")
         try:
+            read_through(file)
             with safe_open(file, "pt") as weights:
                 shape = json.loads((weights.metadata() or {})["fgtrain_decoder"])
                 stored = {k: list(weights.get_slice(k).get_shape()) for k in weights.keys()}  # noqa: SIM118
             crc32 = shape.pop("crc32", None)
         except Exception as error:  # SafetensorError, and whatever damaged metadata leads to
+            raise_system_error(f"--decoder {file}", error)
             raise InputError(
                 f"--decoder {file} is not a decoder of fgtrain ({type(error).__name__}: {error}). Name the {FILE} of a "
                 "run of synth-pair."
@@ -114,7 +116,8 @@ class Decoder(nn.Module):
         crc32 = self.check(file)
         try:
             weights = load_file(file)
-        except (OSError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise_system_error(f"--decoder {file}", error)
             raise InputError(f"--decoder {file} cannot be read: {error}. {self._remedy(file)}") from error
         if crc32 not in (None, checksum(weights)):
             raise InputError(f"--decoder {file} is damaged: its checksum differs. {self._remedy(file)}")
@@ -245,6 +248,7 @@ def mean_image_error(x: Tensor) -> Tensor:
 def restore(unfinished: Path, epochs: int, decoder: Decoder, optimizer: torch.optim.Optimizer, loader: Any) -> int:
     """Restores an interrupted warm-up and returns its completed epochs. InputError when its state is damaged."""
     try:
+        read_through(unfinished)
         with zipfile.ZipFile(unfinished) as parts:  # torch stores checksums and does not compare them
             if changed := parts.testzip():
                 raise ValueError(changed)
@@ -258,6 +262,7 @@ def restore(unfinished: Path, epochs: int, decoder: Decoder, optimizer: torch.op
         optimizer.load_state_dict(state["optimizer"])
         loader.load_state_dict(state["loader"])
     except Exception as error:  # damaged content leads torch and the loader into errors of many types
+        raise_system_error(str(unfinished), error)
         raise InputError(
             f"{unfinished} cannot be used: {damage(unfinished, error)}. Remove it and run the same command again to "
             f"warm up the decoder from the start:\n  rm {quote(str(unfinished))}"

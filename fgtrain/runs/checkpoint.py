@@ -12,7 +12,7 @@ from fgdata.errors import InputError
 
 from ..settings.common import Config, Model
 from ..settings.file import build
-from .files import parse_json
+from .files import parse_json, raise_system_error
 from .rundir import RunDir
 
 WEIGHTS = "encoder.safetensors"
@@ -58,7 +58,9 @@ class Checkpoint:
         try:
             if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
                 raise ValueError("it is not a regular file")
-            with safe_open(file, "pt") as weights:
+            with file.open("rb") as opened:  # safetensors calls a file that it may not open missing
+                opened.read(1 << 16)
+            with safe_open(file, "np") as weights:  # only its metadata, so torch is not imported
                 metadata = (weights.metadata() or {}).get("fgtrain")
             if metadata is None:
                 raise InputError(
@@ -74,6 +76,7 @@ class Checkpoint:
             if not isinstance(settings, dict | None):
                 raise ValueError("the settings in its metadata are damaged")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise_system_error(str(file), error)
             raise InputError(
                 f"{file} is not an encoder saved by fgtrain ({_reason(error)}). Name a run directory, a folder "
                 f"under its checkpoints/, or the {WEIGHTS} in one."
@@ -90,6 +93,19 @@ class Checkpoint:
         config = self.run.config()
         self.run.check_unchanged(config, self.settings, self.file.parent)
         return config
+
+
+def checked_config(run: RunDir) -> Config:
+    """The settings of a run, read from config.json and compared with those saved in its last checkpoint, if it has one.
+
+    InputError if config.json cannot be read or has changed since, or if the checkpoint is damaged.
+    """
+    last = run.last_checkpoint
+    if last is None or not (last / WEIGHTS).exists():  # a copy of a run without its large files
+        return run.config()
+    config = Checkpoint.find(last).config()
+    assert config is not None
+    return config
 
 
 def _normalisation(about: dict[str, Any]) -> tuple[Triple, Triple] | None:

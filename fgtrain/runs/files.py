@@ -1,6 +1,9 @@
 """Reads and writes the files of a run. An error of the disk becomes an InputError that names the file."""
 
+import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +12,11 @@ from typing import Any
 
 from fgdata.errors import InputError, printable
 from fgdata.files.atomic import append_line, atomic
+
+from ..place import is_out_of_memory
+
+SYSTEM_ERROR = "The file may be intact: fix the cause of this error of the system, then run the same command again."
+"""What to do about a file that a failing disk, missing permissions or too little memory keep from being read."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -72,8 +80,42 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}.")
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (OSError, MemoryError) as error:
+        raise_system_error(str(path), error)
+        raise InputError(f"{path} cannot be read: {error}.") from error
+
+
+def read_through(path: Path) -> None:
+    """Reads a file once, and keeps nothing of it, so that a failing disk raises its OSError here.
+
+    Libraries hide that error behind one of their own, and a library that maps the file is ended by a signal.
+    """
+    with path.open("rb") as file:
+        while file.read(1 << 20):
+            pass
+
+
+def raise_system_error(what: str, error: BaseException) -> None:
+    """Raises InputError if an error is the system's, which says nothing about the content of the file; else returns.
+
+    what: the file, as messages name it. error: what a reader raised, perhaps because of an error of the system.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if reason := _system_reason(cause):
+            raise InputError(f"{what} cannot be read: {reason}. {SYSTEM_ERROR}") from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _system_reason(error: BaseException) -> str | None:
+    if is_out_of_memory(error):
+        return "not enough memory"
+    if not isinstance(error, OSError):
+        return None
+    of_rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors: its errors have no errno
+    number = error.errno or (int(of_rust[1]) if of_rust else None)
+    # A missing file has its own message, and a reader of damaged bytes may seek to an impossible place.
+    return None if number in (None, errno.ENOENT, errno.EINVAL) else os.strerror(number)
 
 
 def parse_json(data: bytes | str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "pillow", "h5py"),
     "nvidia-dali-cuda130",
 )
+TREE = Path(__file__).resolve().parents[2]
+"""The folder of both packages: a clone, or where packages are installed."""
 
 
 def describe_run(shards: ShardSet, device: torch.device) -> dict[str, Any]:
@@ -58,17 +60,24 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def commit() -> str | None:
-    """The commit of this source tree, or None for an installed package."""
-    git = Path(__file__).resolve().parents[2] / ".git"
+def commit(tree: Path = TREE) -> str | None:
+    """The commit of a source tree, by default this one; None for an installed package.
+
+    In a worktree or submodule, .git is a file that names a folder; a worktree's branches are in its `commondir`.
+    """
+    git = tree / ".git"
     try:
+        if git.is_file():
+            git = tree / git.read_text().removeprefix("gitdir: ").strip()
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
-        loose = git / head[5:]
-        if loose.is_file():
-            return loose.read_text().strip()
-        packed = (git / "packed-refs").read_text().splitlines()
-        return next((line.split()[0] for line in packed if line.endswith(head[5:])), None)
+        common = git / "commondir"
+        branches = git / common.read_text().strip() if common.is_file() else git
+        branch = head.removeprefix("ref: ")
+        if (branches / branch).is_file():
+            return (branches / branch).read_text().strip()
+        packed = (branches / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {branch}")), None)
     except (OSError, ValueError):  # no repository, or not the text that git writes
         return None

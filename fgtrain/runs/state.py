@@ -1,5 +1,6 @@
 """Reads state.pt of a checkpoint, and checksums weights."""
 
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -8,10 +9,20 @@ from typing import Any
 
 from fgdata.errors import InputError
 
+from .files import raise_system_error, read_through
+
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint folders in `folder`, oldest first. Unfinished ones, whose names end in .part, are left out."""
-    return sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir())
+    """The checkpoint folders in `folder`, oldest first. Unfinished ones, whose names end in .part, are left out.
+
+    OSError if the folder exists and cannot be read: it may hold checkpoints.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    numbers = (name for name in names if name.isascii() and name.isdigit())
+    return sorted(path for name in numbers if (path := folder / name).is_dir())
 
 
 def checksum(weights: dict[str, Any]) -> int:
@@ -25,13 +36,15 @@ def checksum(weights: dict[str, Any]) -> int:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """Reads state.pt of a checkpoint folder. InputError, naming the other checkpoints, if it is missing or damaged."""
+    """Reads state.pt of a checkpoint folder. InputError if it cannot be read; if it is missing or damaged, the message
+    names the other checkpoints."""
     import torch
 
     file = checkpoint / "state.pt"
     try:
         if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
             raise ValueError("not a regular file")
+        read_through(file)
         with zipfile.ZipFile(file) as parts:  # torch writes a checksum of each part but does not check it
             if changed := parts.testzip():
                 raise ValueError(f"{changed} has changed")
@@ -40,6 +53,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             raise ValueError("not the state of a run")
         return state
     except Exception as error:  # torch raises errors of every type on damaged bytes
+        raise_system_error(str(file), error)
         others = [p.name for p in complete_checkpoints(checkpoint.parent) if p.name != checkpoint.name]
         advice = (
             f"Other checkpoints of this run: {', '.join(others)}. To resume from {others[-1]}, remove the damaged one "

@@ -22,13 +22,36 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 
 
 LARGEST = 1e30
-"""Largest learning rate and weight decay: float32 ends at 3.4e38."""
+"""Largest learning rate, weight decay and other numbers without a natural limit: float32 ends at 3.4e38."""
+MOST = 1_000_000_000
+"""Most epochs, and most steps or epochs between two events."""
+MOST_CHANNELS, WIDEST = 1_000_000, 4096
+"""Widest layer of a head, and widest encoder: 64 times the standard width."""
+SEEDS = 1 << 64
+"""Seeds are below this, as torch's generators and the views' draws need."""
 
 
 def need(ok: bool, flag: str, value: Any, allowed: str) -> None:
     """InputError unless `ok`, naming the flag, its value and what is allowed."""
     if not ok:
         raise InputError(f"--{flag} is {value}; allowed: {allowed}.")
+
+
+def need_between(least: float, value: float, most: float, flag: str, before: str = "") -> None:
+    """InputError unless `value` is a number from `least` to `most`. `before`: what else is allowed."""
+    allowed = " to ".join(f"{limit:,}" if isinstance(limit, int) else f"{limit:g}" for limit in (least, most))
+    need(least <= value <= most, flag, value, before + allowed)
+
+
+def need_temperature(value: float, flag: str, before: str = "") -> None:
+    """InputError unless a temperature is usable: the logits are cosines divided by it, and small ones overflow."""
+    need_between(0.001, value, 1000, flag, before)
+
+
+def need_seed(seed: int, trials: int = 1) -> None:
+    """InputError unless every trial has a usable seed: `seed`, `seed` + 1, ..."""
+    last = "1" if trials == 1 else f"{trials}, since every trial adds 1"
+    need(0 <= seed <= SEEDS - trials, "seed", seed, f"0 to 2^64 - {last}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,12 @@ class Model:
     zero_init_residual: bool = False
     """resnet18 and resnet50: start the last batch norm of every residual block at zero, so that each block starts as
     the identity, as the authors of SimSiam and SimCLR do. Has no effect when --init loads weights."""
+
+
+def need_model(model: Model) -> None:
+    """InputError for a width or drop path out of range."""
+    need_between(1, model.width, WIDEST, "model.width")
+    need_between(0, model.drop_path, 0.99, "model.drop-path")
 
 
 @dataclass(frozen=True)
@@ -128,8 +157,8 @@ class Machine:
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_last", "log_every"):
-            need(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
-        need(self.knn_every >= 0, "knn-every", self.knn_every, "0 for never, or a number of epochs")
+            need_between(1, getattr(self, name), MOST, name.replace("_", "-"))
+        need(0 <= self.knn_every <= MOST, "knn-every", self.knn_every, f"0 for never, or 1 to {MOST:,} epochs")
         need(self.threads is None or 1 <= self.threads <= 1024, "threads", self.threads, "1 to 1024")
 
 
@@ -177,32 +206,33 @@ class Config:
     def __post_init__(self) -> None:
         for flag, value in _numbers(self):
             need(math.isfinite(value), flag, value, "a finite number")
-        need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        need(-(1 << 63) <= self.seed < 1 << 64, "seed", self.seed, "-2^63 to 2^64 - 1")
-        need(self.data.batch_size >= 2, "data.batch-size", self.data.batch_size, "2 or more, as batch norm needs")
+        need_between(1, self.epochs, MOST, "epochs")
+        need_seed(self.seed)
+        batch = self.data.batch_size
+        need(2 <= batch <= MOST, "data.batch-size", batch, f"2 or more, as batch norm needs, up to {MOST:,}")
         need(self.views.views == 2, "views.views", self.views.views, "2, the pair that every method here compares")
-        need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
+        need_model(self.model)
         need(0 < self.optim.lr <= LARGEST, "optim.lr", self.optim.lr, f"above 0, at most {LARGEST:g}")
         need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")
         decay = self.optim.weight_decay
         need(0 <= decay <= LARGEST, "optim.weight-decay", decay, f"0 to {LARGEST:g}")
-        need(self.optim.warmup_epochs >= 0, "optim.warmup-epochs", self.optim.warmup_epochs, "0 or more")
-        need(0 <= self.model.drop_path < 1, "model.drop-path", self.model.drop_path, "0 to below 1")
+        need_between(0, self.optim.warmup_epochs, LARGEST, "optim.warmup-epochs")
         need(0 < self.optim.layer_decay <= 1, "optim.layer-decay", self.optim.layer_decay, "above 0, at most 1")
-        need(self.optim.clip >= 0, "optim.clip", self.optim.clip, "0 for no limit, or more")
+        clip = self.optim.clip
+        need(0 <= clip <= LARGEST, "optim.clip", clip, f"0 for no limit, or a number up to {LARGEST:g}")
         standard = (self.model.width, self.model.stem) == (64, "imagenet")
         allowed = f"a file; {self.init} only with --model.width 64 and --model.stem imagenet"
         need(self.init not in ("imagenet", "imagenet-v2") or standard, "init", self.init, allowed)
         allowed = "only with --init RUN, whose heads it loads; --extend RUN keeps them anyway"
         need(not self.init_heads or (self.init is not None and self.extend is None), "init-heads", "set", allowed)
-        need(self.freeze_stages >= 0, "freeze-stages", self.freeze_stages, "0 or more")
+        need_between(0, self.freeze_stages, 1000, "freeze-stages")
         need(
             self.norm == "train" or self.init is not None or self.extend is not None,
             "norm",
             "hold",
             "train; hold only with --init or --extend, since random weights have no statistics to keep",
         )
-        need(self.optim.accumulate >= 1, "optim.accumulate", self.optim.accumulate, "1 or more")
+        need_between(1, self.optim.accumulate, MOST, "optim.accumulate")
         need(
             self.data.batch_size % self.optim.accumulate == 0 and self.data.batch_size > self.optim.accumulate,
             "optim.accumulate",

@@ -6,17 +6,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from .common import LARGEST, NEIGHBOURS, TEMPERATURE, Model, need
+from .common import LARGEST, MOST, NEIGHBOURS, TEMPERATURE, Model, need, need_between, need_seed, need_temperature
 
 RunOrCheckpoint = Annotated[Positional[Path], arg(metavar="RUN-or-CHECKPOINT")]
 
 
 NETWORK = Model()
-
-
-def need_seed(seed: int) -> None:
-    """InputError unless NumPy takes the seed."""
-    need(0 <= seed < 1 << 32, "seed", seed, "0 to 2^32 - 1")
+MOST_EPOCHS, MOST_TRIALS = 1_000_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,10 @@ class Knn(Evaluation):
     untrained: bool = False
     """Also score the network at its initial weights."""
 
+    def __post_init__(self) -> None:
+        if self.temperature != 0:
+            need_temperature(self.temperature, "temperature", "0, or ")
+
 
 @dataclass(frozen=True)
 class Linear(Evaluation):
@@ -81,7 +81,12 @@ class Linear(Evaluation):
     """Seed of the first trial, and of the crops."""
 
     def __post_init__(self) -> None:
-        need_seed(self.seed)
+        for fraction in self.fractions:
+            need(0 < fraction <= 1, "fractions", f"{fraction:g}", "fractions of the labels, above 0 and at most 1")
+        need(bool(self.fractions), "fractions", "empty", "one fraction of the labels or more")
+        need_between(1, self.trials, MOST_TRIALS, "trials")
+        need_seed(self.seed, self.trials)
+        need(self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"1 to {MOST_EPOCHS:,}")
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,11 @@ class Finetune(Evaluation):
     """Seed of the search and of the first trial: the new layer's weights, order and crops."""
 
     def __post_init__(self) -> None:
-        need_seed(self.seed)
-        need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        need(self.batch_size >= 2, "batch-size", self.batch_size, "2 or more, as batch norm needs")
-        need(self.trials >= 1, "trials", self.trials, "1 or more")
+        need_between(1, self.epochs, MOST_EPOCHS, "epochs")
+        batch = self.batch_size
+        need(2 <= batch <= MOST, "batch-size", batch, f"2 or more, as batch norm needs, up to {MOST:,}")
+        need_between(1, self.trials, MOST_TRIALS, "trials")
+        need_seed(self.seed, self.trials)
         for name, values, least in (("rates", self.rates, 1e-12), ("decays", self.decays, 0.0)):
             ok = len(values) > 0 and all(least <= value <= LARGEST for value in values)
             given = " ".join(f"{value:g}" for value in values) or "empty"

@@ -4,13 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from .common import Config, need
+from .common import LARGEST, MOST, MOST_CHANNELS, Config, need, need_between, need_temperature
+
+MOST_ROWS = 1 << 40
+"""Most rows of a queue or bank that are considered; the machine's memory is the real limit."""
+HEAVIEST = 1e6
+"""Largest weight of a loss, and largest standard deviation of noise."""
+WIDEST_DECODER = 10_000
 
 
 def _need_widths(prefix: str, settings: Any, *names: str) -> None:
     for name in names:
-        value = getattr(settings, name)
-        need(value >= 1, f"{prefix}.{name}", value, "1 or more")
+        need_between(1, getattr(settings, name), MOST_CHANNELS, f"{prefix}.{name}")
+
+
+def _need_auto(value: str | int, most: int, flag: str) -> None:
+    need(value == "auto" or (isinstance(value, int) and 1 <= value <= most), flag, value, f"auto, or 1 to {most:,}")
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class SimsiamSettings:
     """Hidden width of the predictor."""
 
     def __post_init__(self) -> None:
-        need(self.hidden == "auto" or self.hidden >= 1, "simsiam.hidden", self.hidden, "auto, or 1 or more")
+        _need_auto(self.hidden, MOST_CHANNELS, "simsiam.hidden")
         _need_widths("simsiam", self, "dim", "bottleneck")
 
 
@@ -43,7 +52,7 @@ class SimclrSettings:
 
     def __post_init__(self) -> None:
         _need_widths("simclr", self, "hidden", "dim")
-        need(self.tau > 0, "simclr.tau", self.tau, "above 0")
+        need_temperature(self.tau, "simclr.tau")
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class ByolSettings:
 
     def __post_init__(self) -> None:
         _need_widths("byol", self, "hidden", "dim")
-        need(0 <= self.ema <= 1, "byol.ema", self.ema, "0 to 1")
+        need_between(0, self.ema, 1, "byol.ema")
 
 
 @dataclass(frozen=True)
@@ -87,11 +96,10 @@ class MocoSettings:
 
     def __post_init__(self) -> None:
         _need_widths("moco", self, "dim")
-        need(self.tau > 0, "moco.tau", self.tau, "above 0")
-        splits = self.norm_splits
-        need(splits == "auto" or splits >= 1, "moco.norm-splits", splits, "auto, or 1 or more")
-        need(self.queue == "auto" or self.queue >= 1, "moco.queue", self.queue, "auto, or 1 or more")
-        need(0 <= self.ema <= 1, "moco.ema", self.ema, "0 to 1")
+        need_temperature(self.tau, "moco.tau")
+        _need_auto(self.norm_splits, MOST, "moco.norm-splits")
+        _need_auto(self.queue, MOST_ROWS, "moco.queue")
+        need_between(0, self.ema, 1, "moco.ema")
 
     def need_queue(self, batch_size: int) -> None:
         """InputError if the queue is smaller than a batch."""
@@ -124,8 +132,8 @@ class AlignSettings:
         stages = " ".join(map(str, self.stages)) or "empty"
         need(self.stages in ((3,), (4,), (3, 4), (4, 3)), "align.stages", stages, "3, 4 or both: 3 4")
         _need_widths("align", self, "hidden", "dim")
-        need(self.scale > 0, "align.scale", self.scale, "above 0")
-        need(self.weight >= 0, "align.weight", self.weight, "0 or more")
+        need_between(0.001, self.scale, 1000, "align.scale")
+        need_between(0, self.weight, HEAVIEST, "align.weight")
 
 
 @dataclass(frozen=True)
@@ -163,11 +171,12 @@ class PairSettings:
     """Images that update the running statistics of batch norm, which evaluations use. all: decoded images too."""
 
     def __post_init__(self) -> None:
-        need(0 <= self.kappa_quantile <= 1, "pair.kappa-quantile", self.kappa_quantile, "0 to 1")
-        for name in ("alpha", "nu", "eps_gradcam", "eps_variance", "kappa"):
-            need(getattr(self, name) >= 0, f"pair.{name.replace('_', '-')}", getattr(self, name), "0 or more")
-        need(self.bank >= 2, "pair.bank", self.bank, "2 or more")
-        need(self.tau > 0, "pair.tau", self.tau, "above 0")
+        need_between(0, self.kappa_quantile, 1, "pair.kappa-quantile")
+        for name in ("alpha", "nu", "eps_gradcam", "eps_variance"):
+            need_between(0, getattr(self, name), HEAVIEST, f"pair.{name.replace('_', '-')}")
+        need_between(0, self.kappa, LARGEST, "pair.kappa")
+        need_between(2, self.bank, MOST_ROWS, "pair.bank")
+        need_temperature(self.tau, "pair.tau")
 
 
 @dataclass(frozen=True)
@@ -186,11 +195,13 @@ class ReconstructSettings:
     """Images per step of the warm-up."""
 
     def __post_init__(self) -> None:
-        need(self.width >= 2 and self.width % 2 == 0, "reconstruct.width", self.width, "an even number, 2 or more")
-        need(self.depth >= 0, "reconstruct.depth", self.depth, "0 or more")
-        need(self.epochs >= 0, "reconstruct.epochs", self.epochs, "0 for no warm-up, or more")
-        need(self.lr > 0, "reconstruct.lr", self.lr, "above 0")
-        need(self.batch_size >= 2, "reconstruct.batch-size", self.batch_size, "2 or more, as batch norm needs")
+        even = 2 <= self.width <= WIDEST_DECODER and self.width % 2 == 0
+        need(even, "reconstruct.width", self.width, f"an even number from 2 to {WIDEST_DECODER:,}")
+        need_between(0, self.depth, 100, "reconstruct.depth")
+        need(0 <= self.epochs <= MOST, "reconstruct.epochs", self.epochs, f"0 for no warm-up, or 1 to {MOST:,}")
+        need(0 < self.lr <= LARGEST, "reconstruct.lr", self.lr, f"above 0, at most {LARGEST:g}")
+        batch = self.batch_size
+        need(2 <= batch <= MOST, "reconstruct.batch-size", batch, f"2 or more, as batch norm needs, up to {MOST:,}")
 
 
 @dataclass(frozen=True)

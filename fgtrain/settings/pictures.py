@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from fgdata.files.output import check_output
 
-from .evaluations import need_seed
+from .common import need_seed
 
 FORMATS = (".png", ".pdf", ".svg")
 Runs = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN...]", help_behavior_hint="(required)")]

@@ -11,6 +11,7 @@ from fgdata.errors import InputError, printable
 from ..evaluate.compare import Group, names_of
 from ..evaluate.records import is_finite, read_records
 from ..printing import say
+from ..runs.checkpoint import checked_config
 from ..runs.files import whole
 from ..runs.rundir import RunDir
 from ..settings.common import need
@@ -77,16 +78,16 @@ def grouped(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Path
     """Run directories -> name -> runs that differ only in the seed, in the order given.
 
     A group is named by `labels`; else by its folder where every group is one run, else as `fgtrain compare` names it.
-    Runs whose settings cannot be read are groups of one.
+    A folder without config.json is a group of one. InputError when settings cannot be read, or have changed since the
+    last checkpoint.
     """
     kinds: dict[str, list[Path]] = {}
     settings = []
     for path in dict.fromkeys(paths):
-        try:
-            own = {k: v for k, v in flat(to_dict(RunDir(path).config())).items() if not k.startswith("machine.")}
+        run, own = RunDir(path), {"method": str(path)}
+        if run.config_path.is_file():
+            own = {k: v for k, v in flat(to_dict(checked_config(run))).items() if not k.startswith("machine.")}
             own.pop("seed")
-        except InputError:
-            own = {"method": str(path)}
         if (key := json.dumps(own, sort_keys=True)) not in kinds:
             settings.append(own)
         kinds.setdefault(key, []).append(path)

@@ -11,6 +11,7 @@ from fgdata.shards.reader import ShardSet
 
 from ..place import SHARDS
 from ..printing import say
+from ..runs.checkpoint import checked_config
 from ..runs.rundir import RunDir
 from ..settings.common import Config
 from ..settings.file import as_flags, differences, relevant
@@ -51,11 +52,15 @@ def describe_set(path: Path) -> tuple[str, str]:
         shards = ShardSet.open(path)
     except (InputError, OSError) as error:
         return "unreadable", str(error).split(". ")[0]
-    return ", ".join(f"{split} {n:,}" for split, n in shards.splits.items()), ", ".join(shards.detectors) or "none"
+    splits = ", ".join(f"{split} {n:,}" for split, n in shards.splits.items()) or "no split"
+    return splits, ", ".join(shards.detectors) or "none"
 
 
 def describe_run(path: Path) -> tuple[str, str, str, str]:
-    """Recipe, status, step, and settings that are not the recipe's, of a run; or "unreadable" and why."""
+    """Recipe, status, step, and settings that are not the recipe's, of a run; or "unreadable" and why.
+
+    Where the last checkpoint is damaged, or has other settings than config.json, that replaces the settings.
+    """
     run = RunDir(path)
     try:
         facts, config = run.facts, run.config()
@@ -65,7 +70,12 @@ def describe_run(path: Path) -> tuple[str, str, str, str]:
     recipe = name if name in RECIPES else config.method
     changed = {key: new for key, (_, new) in differences(relevant(RECIPES[recipe]()), relevant(config)).items()}
     status, step = facts.get("status", "unknown"), facts.get("step", 0)
-    return recipe, _short(status), f"{step:,}" if type(step) is int else _short(step), as_flags(changed)
+    remark = as_flags(changed)
+    try:
+        checked_config(run)
+    except (InputError, OSError) as error:
+        remark = str(error)
+    return recipe, _short(status), f"{step:,}" if type(step) is int else _short(step), remark
 
 
 def _short(value: Any) -> str:

@@ -18,11 +18,10 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec, load
 
 from .. import objectives
-from ..evaluate.subject import recorded_shards
+from ..evaluate.subject import open_set
 from ..networks.norm import hold_statistics
 from ..objectives.losses import wide
 from ..objectives.synth_pair import SynthPair
-from ..place import open_shards
 from ..printing import say
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import whole
@@ -45,7 +44,7 @@ def draw_pairs(flags: Pairs) -> Path:
     """
     checkpoint, rows, seed = Checkpoint.find(flags.run), len(flags.ids) or flags.rows, flags.seed
     objective = load_objective(checkpoint)
-    data = open_shards(flags.shards or (recorded_shards(checkpoint.run) if checkpoint.run else None))
+    data = open_set(flags.shards, checkpoint.run)
     split = default_split(data, flags.split)
     check_rows(rows, data, split, most=BATCH)
     if flags.ids:

@@ -10,9 +10,9 @@ from fgdata.images import decode
 from fgdata.shards.reader import box
 from fgdata.views import ViewSpec, load
 
-from ..evaluate.subject import recorded_shards
-from ..place import open_shards
+from ..evaluate.subject import open_set
 from ..printing import say
+from ..runs.checkpoint import checked_config
 from ..runs.files import whole
 from ..runs.rundir import RunDir
 from ..settings.pictures import Views
@@ -27,18 +27,17 @@ def draw_views(flags: Views) -> Path:
     """
     path, shards, detector, backgrounds = flags.run, flags.shards, flags.detector, flags.backgrounds
     split, size, rows = flags.split, flags.size, len(flags.ids) or flags.rows
-    spec = ViewSpec()
+    spec, run = ViewSpec(), None
     if path is not None:
         if not (path / "config.json").is_file():
             raise InputError(
                 f"{path} is not a run directory: it has no config.json. Omit it and name a set with --shards."
             )
         run = RunDir(path)
-        config = run.config()
+        config = checked_config(run)
         spec, detector = config.views, detector or config.data.detector
-        shards = shards or recorded_shards(run)
         backgrounds = backgrounds or config.data.backgrounds
-    data = open_shards(shards)
+    data = open_set(shards, run)
     check_rows(rows, data, split)
     batch_size = rows
     if flags.ids:

@@ -2,8 +2,10 @@
 
 import gc
 import json
+import shlex
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import memory_set
@@ -12,7 +14,7 @@ import pytest
 import torch
 from memory_set import MemorySet, as_sample, same
 
-from fgdata import cores
+from fgdata import cores, saliency
 from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
@@ -292,6 +294,29 @@ def test_state_of_another_loader_is_refused(name: str, change: dict):
 def test_refusals(options: dict, message: str):
     with pytest.raises(InputError, match=message):
         open_loader(8, **options)
+
+
+@pytest.mark.parametrize(
+    ("detector", "truth", "suggested"),
+    [("gs", True, True), ("nope", True, False), ("onnx:FILE", True, False), ("gt", True, True), ("gt", False, False)],
+)
+@pytest.mark.parametrize("own", [("vsf", "rbd"), ()])
+def test_only_a_detector_that_can_be_added_is_suggested(
+    detector: str, truth: bool, suggested: bool, own: tuple, tmp_path: Path
+):
+    shards = MemorySet(8)
+    shards.path, shards.detectors = str(tmp_path / "a set"), own  # pyright: ignore
+    for sample in shards.samples:
+        sample["json"] = json.dumps(json.loads(sample["json"]) | {"boxes": [[0, 0, 1, 1]] * truth}).encode()
+    with pytest.raises(InputError, match=f"a set has no boxes by '{detector}'; it has") as error:
+        open_loader(shards, detector=detector)
+    message = str(error.value)
+    assert all(name in message for name in own)
+    command = shlex.split(message.partition(": fgdata add ")[2])
+    assert command == (
+        [str(tmp_path / "a set"), "--saliency", detector if suggested else "rbd"] if suggested or not own else []
+    )
+    assert not command or command[-1] == "gt" or saliency.detector(command[-1])
 
 
 def test_boxes_are_required_only_if_the_views_use_them():

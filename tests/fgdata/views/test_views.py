@@ -350,8 +350,44 @@ def test_dali_recolour_and_normalise(dali):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("size", 7), ("views", 0), ("crop", "center"), ("area", (0.5, 0.2)), ("aspect", (0, 1)), ("patch_area", 0),
-     ("flip", 1.5), ("hue", 0.6), ("contrast", -1), ("sigma", (0, 1)), ("std", (0, 1, 1))],
+     ("flip", 1.5), ("hue", 0.6), ("contrast", -1), ("sigma", (0, 1)), ("std", (0, 1, 1)),
+     ("std", (-1, 1, 1)), ("std", (1, 1)), ("std", (1, 1, np.nan)), ("std", (1e-30, 1, 1)), ("std", (np.inf, 1, 1)),
+     ("mean", (0, np.nan, 0)), ("mean", (1e30, 0, 0)), ("mean", (0, -11, 0)), ("aspect", (1e-30, 1)),
+     ("aspect", (1, np.inf)), ("aspect", (np.nan, 1)), ("sigma", (1e-30, 1)), ("sigma", (1, np.nan)),
+     ("patch_area", 1e-300), ("paste_area", 1e-300), ("area", (np.nan, 1))],
 )  # fmt: skip
 def test_a_spec_refuses_values_out_of_range(field: str, value: object):
     with pytest.raises(InputError, match=f"views.{field} is .*allowed"):
         ViewSpec(**{field: value})
+
+
+LIMITS = [
+    *({"aspect": (a, b)} for a, b in ((0.01, 0.01), (100, 100), (0.01, 100))),
+    *({"sigma": (a, b), "blur": 1} for a, b in ((0.01, 0.01), (50, 50))),
+    *({"mean": (m, m, m), "std": (s, s, s)} for m in (-10, 10) for s in (0.001, 1000)),
+    {"patch_area": 0.001, "paste_area": 0.001},
+    {"area": (1e-9, 1e-9)},
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize("crop", ["rrc", "saliency-swap"])
+def test_every_view_is_whole_at_the_limits_of_a_spec(limits: dict, crop: str):
+    """Of images down to one pixel, and with values that half precision can hold."""
+    spec = ViewSpec(size=16, crop=crop, **limits)  # pyright: ignore
+    sizes = np.array([[1, 1], [3, 40], [40, 3], [200, 150]])
+    boxes = np.array([[0, 0, 1, 1], [0.2, 0.5, 0.1, 0.01], [0, 0, 0.4, 0.9], [0.5, 0.5, 0.2, 0.2]], np.float32)
+    for keys in ({"seed": 1}, {"seed": 2, "lenders": 5}):
+        g = plan(spec, sizes, boxes, **keys)
+        assert (g.source[:, :2] >= 0).all()
+        assert (g.source[:, 2:] >= 1).all()
+        assert (g.source[:, :2] + g.source[:, 2:] <= sizes).all()
+        assert (g.place[:, 2:] >= 1).all()
+    for i in range(4):
+        view = noise(16, 16)
+        if g.sigma[i] > 0:
+            view = threads.blur(view, g.sigma[i])
+            assert view.std() > 0
+        out = np.empty((3, 16, 16), np.float32)
+        finish(view, g.colour[i], np.zeros(3, np.float32), bool(g.flip[i]), spec, out)
+        assert np.isfinite(out.astype(np.float16)).all()

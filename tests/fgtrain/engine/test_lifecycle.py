@@ -333,11 +333,13 @@ def test_weights_that_are_not_finite_are_not_saved(drawn_set: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_full_memory_is_an_error_that_says_what_to_do(
-    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
 ):
     config = small(drawn_set, tmp_path / "run", "moco")
-    with pytest.raises(InputError, match="memory of cpu"), pytest.warns(UserWarning, match="queue"):
-        lifecycle.train(replace(config, moco=replace(config.moco, queue=1 << 45)), "moco")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "check_memory", lambda *_: None)
+        with pytest.raises(InputError, match="do not fit into the memory of cpu"):
+            lifecycle.train(replace(config, moco=replace(config.moco, queue=1 << 40)), "moco")
     assert not (tmp_path / "run").exists()
 
     def run_out_of_memory(*_: object) -> None:
@@ -345,6 +347,9 @@ def test_full_memory_is_an_error_that_says_what_to_do(
             raise torch.OutOfMemoryError("CUDA out of memory")
         torch.empty(1 << 52)
 
+    run = lifecycle.train(small(drawn_set, tmp_path / "trained"), "cvsa")
     monkeypatch.setattr(Encoder, "forward", run_out_of_memory)
     with pytest.raises(InputError, match=r"8 samples of 32 px.*memory of cpu[\s\S]*--optim\.accumulate 2"):
         lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    assert cli.main(["eval", "knn", str(run), "--device", "cpu", "--k", "5"]) == 2
+    assert "Not enough memory" in capsys.readouterr().err

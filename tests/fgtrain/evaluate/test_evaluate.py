@@ -166,7 +166,7 @@ def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
     [
         ("knn --k 0", "--k is 0; allowed: 1 to 32, the images of the train split"),
         ("knn --k 33", "--k is 33"),
-        ("knn --temperature -1", "--temperature is -1.0; allowed: 0 or more"),
+        ("knn --temperature -1", "--temperature is -1.0; allowed: 0, or 0.001 to 1,000"),
         ("knn --size 7", "--size is 7; allowed: 8 to 4096 pixels"),
         ("linear --fractions 0", "--fractions is 0; allowed"),
         (
@@ -248,7 +248,7 @@ def test_files_that_are_not_encoders_are_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("eval linear RUN --seed -1", "--seed is -1; allowed: 0 to 2^32 - 1"),
+        ("eval linear RUN --seed -1", "--seed is -1; allowed: 0 to 2^64 - 1"),
         ("eval localization RUN --seed -1", "--seed is -1"),
         ("show gradcam RUN --seed -1", "--seed is -1"),
         ("show curves RUN --out a.txt", "--out is a.txt; allowed: a file whose name ends in .png"),

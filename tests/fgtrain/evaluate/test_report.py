@@ -1,7 +1,6 @@
 """What an evaluation keeps: records before print, fits of the same weights and code only, and what a set lacks."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from fgtrain.evaluate import localization, report
 from fgtrain.evaluate.finetune import Fit
 from fgtrain.evaluate.records import read_records
 from fgtrain.evaluate.subject import Subject
-from fgtrain.printing import PlainConsole
 from fgtrain.settings import common, methods
 from fgtrain.settings.evaluations import Finetune, Knn, Linear, Localization, Retrieval
 
@@ -80,17 +78,6 @@ def test_a_measurement_that_cannot_be_recorded_is_printed(run: Path, monkeypatch
     printed = capsys.readouterr()
     assert "mAP" in printed.out
     assert "results.jsonl could not be written" in printed.err
-
-
-def test_a_closed_pipe_is_an_error_that_the_command_line_handles():
-    """rich ends the process itself, with exit code 1; run_command answers 141, as other programs do."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    stream = os.fdopen(writer, "w")
-    with pytest.raises(BrokenPipeError):
-        PlainConsole(file=stream).print("text")
-    with pytest.raises(BrokenPipeError):
-        stream.close()
 
 
 def test_a_fit_is_reused_only_for_the_same_weights_code_and_machine(run: Path, monkeypatch: pytest.MonkeyPatch):

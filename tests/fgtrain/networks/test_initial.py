@@ -287,6 +287,26 @@ def test_imagenet_weights_are_downloaded_once_and_verified(loopback, tmp_path: P
         initial.encoder(config_for(f"{address}/resnet18-00000000.pth"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("layer2.0.bn1.running_var", -0.25, "1 of 16 values below 0.*the variance of batch norm"),
+        ("bn1.num_batches_tracked", -3, "1 of 1 values below 0.*the number of batches of batch norm"),
+    ],
+)
+def test_statistics_that_batch_norm_cannot_have_are_named(
+    name: str, value: float, what: str, weights: dict[str, torch.Tensor], tmp_path: Path
+):
+    damaged = {k: v.clone() for k, v in weights.items()}
+    damaged[name].view(-1)[0] = value
+    torch.save({f"module.{k}": v for k, v in damaged.items()}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=rf"a\.pth: module\.{name} has {what}; allowed: 0 or more"):
+        initial.encoder(config_with(tmp_path / "a.pth"))
+    damaged[name].view(-1)[0] = 0  # a channel that was constant, or a network before its first step
+    torch.save(damaged, tmp_path / "a.pth")
+    initial.encoder(config_with(tmp_path / "a.pth"))
+
+
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_frozen_stages_keep_weights_and_statistics_online_and_target(stages: int):
     config = replace(config_with("x"), init=None, freeze_stages=stages)

@@ -251,9 +251,11 @@ def test_accumulated_gradients_equal_the_batch_when_the_objective_accumulates(na
         torch.testing.assert_close(parts.queue, whole.queue)
 
 
-def test_queue_larger_than_the_dataset_warns():
-    with pytest.warns(UserWarning, match="its own negatives"):
-        objectives.build(small(MocoConfig, moco=MocoSettings(dim=8, queue=64)), samples=10)
+def test_queue_larger_than_the_dataset_is_remarked_on():
+    for queue, count in ((8, 0), (64, 1)):
+        objective = objectives.build(small(MocoConfig, moco=MocoSettings(dim=8, queue=queue)), samples=10)
+        assert len(objective.remarks) == count
+        assert all(f"{queue} negatives" in line and "10 images" in line for line in objective.remarks)
 
 
 def built(**settings) -> Any:
@@ -261,9 +263,9 @@ def built(**settings) -> Any:
 
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
-    (lambda: MocoSettings(tau=0), "--moco.tau is 0; allowed: above 0"),
+    (lambda: MocoSettings(tau=0), "--moco.tau is 0; allowed: 0.001 to 1,000"),
     (lambda: MocoSettings(queue=0), "--moco.queue is 0"),
-    (lambda: MocoSettings(dim=0), "--moco.dim is 0; allowed: 1 or more"),
+    (lambda: MocoSettings(dim=0), "--moco.dim is 0; allowed: 1 to 1,000,000"),
     (lambda: MocoSettings(ema=1.5), "--moco.ema is 1.5; allowed: 0 to 1"),
     (lambda: MocoConfig(moco=MocoSettings(queue=128)), "--moco.queue is 128; .*at least --data.batch-size 256"),
     (lambda: CvsaConfig(base="moco", moco=MocoSettings(queue=128)), "--moco.queue is 128"),

@@ -14,7 +14,6 @@ from fgdata.errors import InputError
 from fgtrain import cli
 from fgtrain.engine import lifecycle
 from fgtrain.networks.saved import load_encoder
-from fgtrain.runs import provenance
 from fgtrain.runs.checkpoint import WEIGHTS, Checkpoint
 from fgtrain.runs.files import append
 from fgtrain.runs.rundir import RunDir
@@ -205,7 +204,3 @@ def test_encoder_metadata_that_describes_no_network(metadata: dict | str, messag
     save_file(weights, tmp_path / "encoder.safetensors", metadata={"fgtrain": text})
     with pytest.raises(InputError, match=message):
         load_encoder(Checkpoint.find(tmp_path / "encoder.safetensors"))
-
-
-def test_versions_name_what_decodes_and_stores_images():
-    assert {"python", "torch", "pillow", "h5py", "numpy"} <= provenance.versions().keys()

@@ -1,0 +1,93 @@
+"""Whether the tensors of a training fit into memory, determined before any is allocated.
+
+An allocation that is too large may succeed and the process be killed later, without a word, when it uses the memory: a
+container and Linux's overcommit do that.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from fgdata.errors import InputError
+
+from .. import objectives
+from ..place import is_out_of_memory
+from ..settings.common import Config
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def check_memory(config: Config, samples: int, device: torch.device, processes: int = 1) -> None:
+    """InputError if the tensors of some settings are larger than the memory of the device.
+
+    samples: number of training images. processes: how many share a batch. Counts what is certain: weights, gradients,
+    the optimiser's averages, queues and banks, and the views of one batch.
+    """
+    limit = available_memory(device)
+    copies = 3 if config.optim.name == "adamw" else 2
+    try:
+        with torch.device("meta"):
+            objective = objectives.build(config, samples)
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            return  # a plug-in's objective, which cannot be built without memory
+        raise InputError(f"These settings need tensors of more than 2^63 bytes. {_ADVICE}") from error
+    batch = min(config.data.batch_size, samples) // processes
+    views = (2, batch, 3, config.views.size, config.views.size)
+    tensors = [("the views of a batch", views, 4 * math.prod(views))]
+    tensors += [(name, value.shape, value.nbytes) for name, value in objective.named_buffers()]
+    tensors += [(n, p.shape, p.nbytes * (1 + copies * p.requires_grad)) for n, p in objective.named_parameters()]
+    total = sum(size for _, _, size in tensors)
+    if total > limit:
+        name, sides, size = max(tensors, key=lambda tensor: tensor[2])
+        shape = " x ".join(f"{side:,}" for side in sides)
+        raise InputError(
+            f"These settings need {_gigabytes(total)} of memory, {_gigabytes(size)} of it for {name} ({shape}), but "
+            f"{device} has {_gigabytes(limit)}. {_ADVICE}"
+        )
+
+
+_ADVICE = (
+    "Lower the setting of that size, such as --moco.queue, --pair.bank, --data.batch-size, --views.size, --model.width "
+    "or a head's hidden width."
+)
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes of a GPU; on a CPU those of the machine, or fewer in a container or under `ulimit -v`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return min(_limits())
+
+
+def _limits() -> Iterator[int]:
+    """Every limit in bytes that the system states: of the machine, of this process, of its control group and those
+    above it."""
+    yield sys.maxsize
+    with suppress(AttributeError, ValueError, OSError):  # not on Windows
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(ImportError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            yield soft
+    groups = [CGROUPS / "memory.max", CGROUPS / "memory/memory.limit_in_bytes"]  # versions 2 and 1
+    with suppress(OSError, ValueError):
+        own = OWN_CGROUP.read_text().rpartition("0::/")[2].strip()
+        groups += [folder / "memory.max" for folder in (CGROUPS / own, *(CGROUPS / own).parents)]
+    for file in groups:
+        with suppress(OSError, ValueError):  # absent, or "max"
+            yield int(file.read_text())
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"

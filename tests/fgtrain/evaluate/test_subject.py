@@ -1,0 +1,115 @@
+"""The shard set that an evaluation or picture uses, and config.json of a run that was edited."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from trainable import small
+
+from fgdata.shards.manifest import signed
+from fgtrain import cli
+from fgtrain.engine import lifecycle
+from fgtrain.evaluate import subject
+from fgtrain.show.listing import describe_run
+
+
+@pytest.fixture(scope="module")
+def trained(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose shard set, beside it, is its own."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(drawn_set, folder / "shards" / "set")
+    run = lifecycle.train(small(folder / "shards" / "set", folder / "run", "byol"), "byol")
+    assert cli.main(["eval", "knn", str(run), "--device", "cpu", "--k", "5"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A copy of the run and of its set, as the working folder."""
+    shutil.copytree(trained, tmp_path / "own", symlinks=True)
+    monkeypatch.chdir(tmp_path / "own")
+    change("run/run.json", shards={"path": str(Path("shards/set").resolve()), "digest": digest()})
+    monkeypatch.setattr(subject, "_PRINTED", set())
+    capsys.readouterr()
+    return Path("run")
+
+
+def digest(folder: str = "shards/set") -> str:
+    return json.loads(Path(folder, "manifest.json").read_text())["digest"]
+
+
+def change(file: str, **values: object) -> None:
+    path = Path(file)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def rebuild(folder: str) -> None:
+    """Gives a set another digest; its samples stay as they are."""
+    path = Path(folder, "manifest.json")
+    path.write_text(json.dumps(signed({**json.loads(path.read_text()), "reencoded": 7})))
+
+
+KNN = ["eval", "knn", "run", "--device", "cpu", "--k", "5"]
+PICTURE = ["show", "views", "run", "--rows", "1", "--size", "32"]
+
+
+@pytest.mark.parametrize("words", [KNN, PICTURE], ids=["eval", "show"])
+def test_a_set_that_changed_since_the_training_is_named_and_used(words: list[str], run: Path, capsys):
+    before = digest()
+    assert cli.main(words) == 0
+    assert "digest" not in capsys.readouterr().out
+    rebuild("shards/set")
+    assert before != digest()
+    assert cli.main(words) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "digest" in line]
+    assert f"run was trained on a shard set of digest {before[:12]}" in line
+    assert f"{Path('shards/set').resolve()} now has digest {digest()[:12]}" in line
+    if words is KNN:
+        assert json.loads((run / "results.jsonl").read_text().splitlines()[-1])["digest"] == digest()
+
+
+def test_a_set_that_is_named_needs_no_remark_but_the_newest_one_does(run: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree("shards/set", "shards/other")
+    rebuild("shards/other")
+    assert cli.main([*KNN, "--shards", "shards/other"]) == 0
+    assert "shard set" not in capsys.readouterr().out
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "shards"}))
+    shutil.rmtree("shards/other")
+    assert cli.main(KNN) == 0
+    assert capsys.readouterr().out.count("shard set: shards/set, the newest under shards/") == 1
+
+
+def test_an_edited_config_is_reported_wherever_it_is_read(run: Path, capsys: pytest.CaptureFixture[str]):
+    """An error where the settings are used; in the list a cell, and the other runs are listed."""
+    shutil.copytree(run, "runs/good", symlinks=True)
+    shutil.copytree(run, "runs/edited", symlinks=True)
+    optim = json.loads(Path("runs/edited/config.json").read_text())["optim"]
+    change("runs/edited/config.json", optim={**optim, "lr": 0.5})
+    changed = f"optim.lr: {optim['lr']} -> 0.5"
+    for words in (
+        ["show", "views", "runs/edited", "--rows", "1", "--size", "32"],
+        ["show", "curves", "runs/edited", "runs/good"],
+        [*KNN[:2], "runs/edited", *KNN[3:]],
+        ["run", "byol", "--out", "runs/edited", "--resume"],
+    ):
+        assert cli.main(words) == 2
+        assert changed in capsys.readouterr().err
+    assert cli.main(["compare", "runs/edited", "runs/good"]) == 2
+    printed = capsys.readouterr()
+    assert "runs/good" in printed.out
+    assert changed in printed.err
+    row, good = describe_run(Path("runs/edited")), describe_run(Path("runs/good"))
+    assert row[:3] == good[:3] == ("byol", "done", "8")
+    assert changed in row[3]
+    assert "changed since" not in good[3]
+    assert cli.main(["list"]) == 0
+    assert {"runs/good", "runs/edited"} <= set(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("lost", ["checkpoints", "checkpoints/0000008/encoder.safetensors"])
+def test_a_run_without_its_large_files_is_still_compared_and_listed(lost: str, run: Path, capsys):
+    shutil.rmtree(run / lost) if (run / lost).is_dir() else (run / lost).unlink()
+    assert cli.main(["compare", "run"]) == 0
+    assert describe_run(run)[:3] == ("byol", "done", "8")
