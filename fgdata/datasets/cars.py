@@ -6,10 +6,6 @@ in devkit/ or beside it (`annotations` with bbox_x1 .. bbox_y2, class, fname), c
 Corners count from 1 and are both inside the box; classes count from 1 and become labels from 0.
 """
 
-import struct
-import zlib
-from io import BytesIO
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +13,13 @@ import numpy as np
 
 from ..errors import InputError
 from . import Dataset, Record, parsing
+from .matlab import read_matlab
 
 NAME = "cars"
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 PUBLISHED = {"classes": 196, "train": 8144, "test": 8041}
 TEST = "cars_test_annos_withlabels.mat"
 DEVKITS = ("devkit", "car_devkit/devkit")
-MOST_VALUES = 1_000_000  # in one variable; the published files have 16,185
-MOST_BYTES = 256 << 20  # of a file's variables, decompressed; those of the published files have 10 MB
-_COMPRESSED = 15  # MAT-file 5: the type of a variable that is compressed
 
 
 def read(root: Path) -> Dataset:
@@ -68,50 +62,15 @@ def _explain_kaggle(root: Path) -> None:
 
 
 def _load(path: Path, variables: tuple[str, ...]) -> dict[str, Any]:
-    """The variables of a .mat file of version 4 to 7, arrays squeezed. InputError if one of `variables` is missing."""
-    try:
-        from scipy.io import loadmat, whosmat
-    except ImportError:
-        raise InputError(f"{NAME}: reading {path} needs SciPy: pip install scipy") from None
-    data = parsing.read_bytes(NAME, path)
-    try:
-        _check_decompressed(data)
-        sizes = {name: prod(shape) for name, shape, _ in whosmat(BytesIO(data))}
-        if large := [name for name, size in sizes.items() if size > MOST_VALUES]:
-            raise ValueError(f"{large[0]} has {sizes[large[0]]:,} values; at most {MOST_VALUES:,} are allowed")
-        content = loadmat(BytesIO(data), squeeze_me=True, variable_names=variables)
-    except Exception as fault:  # SciPy raises many kinds of exceptions on damaged files
-        reason = str(fault).rstrip(" .") or type(fault).__name__
-        raise InputError(
-            f"{NAME}: {path} is not a MATLAB file that SciPy can read: {reason}. Restore the file."
-        ) from None
+    """The variables of a .mat file, arrays squeezed. InputError if one of `variables` is missing."""
+    content, names = read_matlab(NAME, path, variables)
     if missing := [word for word in variables if word not in content]:
-        present = ", ".join(sizes) or "nothing"
+        present = ", ".join(names) or "nothing"
         hint = f" The devkit's own test list has no labels; {TEST} has them." if "test" in path.name else ""
         raise InputError(
             f"{NAME}: {path} is not one of the devkit's .mat files: no {', '.join(missing)}; it has {present}.{hint}"
         )
     return content
-
-
-def _check_decompressed(data: bytes) -> None:
-    """ValueError if the compressed variables of a MAT-file 5 expand to more than MOST_BYTES: SciPy has no limit.
-
-    Each variable is a type and a length, four bytes each, after a header of 128 bytes whose last two give the order.
-    """
-    if 0 in data[:4]:  # MAT-file 4, which has no compression
-        return
-    order, position, left = ("<" if data[126:128] == b"IM" else ">"), 128, MOST_BYTES
-    while position + 8 <= len(data):
-        kind, length = struct.unpack_from(f"{order}II", data, position)
-        if kind == _COMPRESSED:
-            stream, rest = zlib.decompressobj(), data[position + 8 : position + 8 + length]
-            while rest and not stream.eof:
-                left -= len(stream.decompress(rest, 1 << 20))
-                rest = stream.unconsumed_tail
-                if left < 0:
-                    raise ValueError(f"its variables have more than {MOST_BYTES:,} bytes, the largest size allowed")
-        position += 8 + length
 
 
 def _classes(variables: dict[str, Any]) -> tuple[str, ...]:

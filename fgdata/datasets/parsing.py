@@ -22,6 +22,7 @@ from . import PixelBoxes, Record
 
 __all__ = ["Files", "check_box", "check_files_exist", "check_relative_path", "read_csv", "read_table", "read_text"]
 
+MOST_BYTES = 2 << 30  # of a file that is not text: the pixels of the largest image that is read have half as many
 MOST_DIGITS = 18  # of a whole number that is an id
 SHOWN = 5  # how many items of a long list a message names
 Value = TypeVar("Value")
@@ -44,14 +45,24 @@ class Files:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def read_bytes(name: str, path: Path) -> bytes:
+def read_bytes(name: str, path: Path, is_text: bool = False) -> bytes:
     """The content of a regular file. `name` starts the message of the InputError if it cannot be read.
 
+    is_text: a zero byte is an InputError as soon as it is read: a file may have gigabytes of them and take no space.
     A failing disk or network drive is an OSError: the file may be good.
     """
     try:
         with open_regular(path) as file:
-            return file.read()
+            if not is_text:
+                if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+                    raise ValueError(f"it has {size:,} bytes; at most {MOST_BYTES:,} are allowed")
+                return file.read()
+            content = bytearray()
+            while chunk := file.read(1 << 24):
+                if (zero := chunk.find(0)) >= 0:
+                    raise ValueError(f"its byte {len(content) + zero + 1:,} is zero. It is damaged, or not a text file")
+                content += chunk
+            return bytes(content)
     except InputError as fault:
         raise InputError(f"{name}: {fault}") from None
     except (OSError, ValueError) as fault:
@@ -64,7 +75,7 @@ def read_bytes(name: str, path: Path) -> bytes:
 def read_text(name: str, path: Path) -> str:
     """The content of a UTF-8 file, without its byte order mark. InputError if it cannot be read or is not UTF-8."""
     try:
-        return read_bytes(name, path).decode("utf-8-sig")
+        return read_bytes(name, path, is_text=True).decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         raise InputError(f"{name}: {path} cannot be read as text: {fault}") from None
 

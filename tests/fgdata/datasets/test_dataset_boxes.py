@@ -11,7 +11,7 @@ from dataset_files import boxes, image, labels, write
 from scipy.io import savemat
 
 from fgdata import datasets
-from fgdata.datasets import cars as cars_reader
+from fgdata.datasets import matlab
 from fgdata.errors import InputError
 
 # -- cars -------------------------------------------------------------------------------------------------------------
@@ -106,9 +106,9 @@ def test_cars_limits_what_the_variables_of_a_mat_file_expand_to(cars, monkeypatc
         assert kind == 15
         size += len(zlib.decompress(data[position + 8 : position + 8 + length]))
         position += 8 + length
-    monkeypatch.setattr(cars_reader, "MOST_BYTES", size)
+    monkeypatch.setattr(matlab, "MOST_BYTES", size)
     assert len(datasets.read("cars", cars).records) == 1
-    monkeypatch.setattr(cars_reader, "MOST_BYTES", size - 1)
+    monkeypatch.setattr(matlab, "MOST_BYTES", size - 1)
     if order == ">":  # the lengths of a big-endian file
         swapped = bytearray(data[:126] + b"MI" + data[128:])
         position = 128
@@ -118,6 +118,23 @@ def test_cars_limits_what_the_variables_of_a_mat_file_expand_to(cars, monkeypatc
             position += 8 + length
         path.write_bytes(swapped)
     with pytest.raises(InputError, match=f"cars_annos.mat .*more than {size - 1:,} bytes"):
+        datasets.read("cars", cars)
+
+
+@pytest.mark.parametrize("place", [372, 632])
+def test_a_damaged_mat_file_that_crashes_scipy_is_an_input_error(cars, place):
+    path = cars / "cars_annos.mat"
+    content = {"annotations": annotations([car(relative_im_path="car_ims/000001.jpg", test=0)]), **NAMES}
+    savemat(str(path), content)
+    data = path.read_bytes()
+    path.write_bytes(data[:place] + bytes(9) + data[place + 9 :])  # SciPy 1.17 reads this and ends by signal 11
+    with pytest.raises(InputError, match=r"cars_annos.mat is not a MATLAB file that SciPy can read: .*Restore"):
+        datasets.read("cars", cars)
+
+
+def test_a_crash_of_scipy_names_the_signal(cars, monkeypatch):
+    monkeypatch.setattr(matlab, "_CHILD", "import os; os.abort()")
+    with pytest.raises(InputError, match=r"cars_annos.mat .*crashes SciPy \(signal 6\)"):
         datasets.read("cars", cars)
 
 

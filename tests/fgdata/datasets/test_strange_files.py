@@ -92,13 +92,29 @@ def test_only_regular_files_are_opened(tmp_path, kind):
         parsing.read_text("cub", path)
 
 
+def test_an_image_file_of_more_than_its_limit_is_not_read(tmp_path):
+    path = tmp_path / "bird.jpg"
+    path.write_bytes(b"")
+    os.truncate(path, parsing.MOST_BYTES + 1)
+    with pytest.raises(InputError, match=r"bird.jpg cannot be read: it has 2,147,483,649 bytes; at most 2,147,483,648"):
+        parsing.read_bytes("cub", path)
+
+
+def test_a_file_of_zeros_is_refused_before_it_is_read_whole(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("1 a.jpg\n")
+    os.truncate(path, 1 << 40)  # takes no space, and no machine has the memory
+    with pytest.raises(InputError, match=r"list.txt cannot be read: its byte 9 is zero"):
+        parsing.read_text("cub", path)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, f'{{"a": {"1" * 4301}}}', "[1,", "\0"])
 def test_strange_json_is_one_error(tmp_path, text):
     with pytest.raises(InputError, match="x.json"):
         parsing.read_json("coco", write(tmp_path, {"x.json": text}) / "x.json")
 
 
-@pytest.mark.parametrize("text", ["a" * 200_000, "a,b\n" + "c" * 200_000 + ",1", "a\0,b\n1,2", f"a\n{'1' * 4301}\n"])
+@pytest.mark.parametrize("text", ["a" * 200_000, "a,b\n" + "c" * 200_000 + ",1", f"a\n{'1' * 4301}\n"])
 def test_strange_csv_is_one_error(tmp_path, text):
     with pytest.raises(InputError, match="x.csv, line"):
         parsing.read_csv("gtsrb", write(tmp_path, {"x.csv": text}) / "x.csv", ["a"], lambda row: int(row["a"]))
