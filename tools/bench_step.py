@@ -136,8 +136,8 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     from fgtrain import objectives
     from fgtrain.networks import optim
 
-    objective = objectives.build(config, samples=65536).to(device).train()
-    optimizer = optim.build(objective, config.optim, objective.constant_rate)
+    objective = objectives.build(config, samples=65536, classes=200).to(device).train()
+    optimizer = optim.build(objective, config.optim, objective.rates)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
 
     def run() -> None:

@@ -39,8 +39,8 @@ def curve(name: str) -> list[float]:
     parts = {key: replace(getattr(config, key), **sizes) for key, sizes in SMALL.items() if hasattr(config, key)}
     views = replace(config.views, size=64)
     config = replace(config, data=Data(batch_size=8), model=Model(width=8), views=views, **parts)
-    objective = initialise(objectives.build(config, samples=40).double().train())
-    optimizer = optim.build(objective, config.optim, objective.constant_rate)
+    objective = initialise(objectives.build(config, samples=40, classes=4).double().train())
+    optimizer = optim.build(objective, config.optim, objective.rates)
     losses = []
     with torch.random.fork_rng():
         torch.manual_seed(0)  # for random draws of the objective

@@ -9,6 +9,7 @@ As in the published code, each view is a separate forward pass, so batch norm se
 """
 
 import warnings
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from ..networks.ema import frozen_copy, move_towards, target_momentum
 from ..networks.encoder import Features
 from ..networks.heads import mlp
 from ..networks.norm import uses_batch
+from ..networks.optim import Rates
 from ..settings import methods
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
 
@@ -48,7 +50,7 @@ class Moco(nn.Module):
     """
 
     accumulates = True
-    constant_rate: tuple[str, ...] = ()
+    rates: ClassVar[Rates] = {}
     queue: Tensor
     cursor: Tensor
 
@@ -150,7 +152,7 @@ class Simsiam(nn.Module):
     """
 
     accumulates = True
-    constant_rate: tuple[str, ...] = ("predictor.",)
+    rates: ClassVar[Rates] = {"predictor.": "constant"}
 
     def __init__(self, config: methods.SimsiamConfig | methods.SynthPairConfig, samples: int):
         super().__init__()
@@ -184,7 +186,7 @@ class Byol(nn.Module):
     by a moving average of the network."""
 
     accumulates = True
-    constant_rate: tuple[str, ...] = ()
+    rates: ClassVar[Rates] = {}
 
     def __init__(self, config: methods.ByolConfig | methods.CvsaConfig, samples: int):
         super().__init__()
@@ -224,7 +226,7 @@ class Simclr(nn.Module):
     """
 
     accumulates = False
-    constant_rate: tuple[str, ...] = ()
+    rates: ClassVar[Rates] = {}
 
     def __init__(self, config: methods.SimclrConfig, samples: int):
         super().__init__()

@@ -232,6 +232,8 @@ class MocoConfig(Config):
 @dataclass(frozen=True)
 class CvsaConfig(Config):
     method: ClassVar[str] = "cvsa"
+    kind: ClassVar[str] = "contrastive + alignment"
+    needs: ClassVar[tuple[str, ...]] = ("boxes",)
     objective: ClassVar[str] = "fgtrain.objectives.cvsa:Cvsa"
 
     base: Literal["byol", "moco"] = "byol"
@@ -249,6 +251,7 @@ class CvsaConfig(Config):
 @dataclass(frozen=True)
 class SynthPairConfig(Config):
     method: ClassVar[str] = "synth-pair"
+    kind: ClassVar[str] = "contrastive + synthesis"
     objective: ClassVar[str] = "fgtrain.objectives.synth_pair:SynthPair"
 
     base: Literal["moco", "simsiam"] = "moco"

@@ -143,7 +143,7 @@ def on_gpu(shards: Path, out: Path, name: str) -> Iterator[tuple[Trainer, Watch]
     trainer = Trainer(small(shards, out, name), RunDir(out), ShardSet.open(shards), torch.device("cpu"))
     with trainer.loader, simulated_gpu() as watch:
         trainer.device, objective = CUDA, to_gpu(trainer.objective)
-        trainer.optimizer = optim.build(objective, trainer.config.optim, objective.constant_rate)
+        trainer.optimizer = optim.build(objective, trainer.config.optim, objective.rates)
         trainer.autocast = torch.autocast("cuda", torch.bfloat16)
         yield trainer, watch
 

@@ -100,7 +100,7 @@ def test_only_online_weights_receive_gradients_and_targets_follow(name: str):
     assert all(v.ndim == 0 and not v.requires_grad for v in logs.values())
     for key, parameter in objective.named_parameters():
         assert ("target" in key) == (parameter.grad is None), key
-    optimizer = optim.build(objective, Optim("sgd", momentum=0.0), objective.constant_rate)
+    optimizer = optim.build(objective, Optim("sgd", momentum=0.0), objective.rates)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     optimizer.step()
@@ -150,7 +150,7 @@ def test_simsiam_heads_are_the_published_ones():
     layers = [m for m in objective.modules() if isinstance(m, nn.Linear)]
     assert [m.out_features for m in layers] == [512, 512, 2048, 512, 2048]  # the first two as wide as the features
     assert [m.bias is not None for m in layers] == [False, False, False, False, True]
-    constant = [n for n, _ in objective.named_parameters() if n.startswith(objective.constant_rate)]
+    constant = [n for n, _ in objective.named_parameters() if n.startswith(tuple(objective.rates))]
     assert constant == [n for n, _ in objective.named_parameters() if "predictor" in n]
     assert constant
 
