@@ -45,7 +45,7 @@ def build(objective: nn.Module, settings: Optim, rates: Rates) -> torch.optim.Op
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             rate = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), 1.0)
-            factor = factors.get(name, 1.0) * (1.0 if rate == "constant" else rate)
+            factor = factors.get(name, 1.0) * (1.0 if isinstance(rate, str) else rate)
             parts.setdefault((rate == "constant", name in excluded, factor), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {

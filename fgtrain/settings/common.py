@@ -78,13 +78,13 @@ class Optim:
     """Learning rate per 256 samples: the actual rate is lr * batch size / 256."""
     momentum: float = 0.9
     """Momentum of lars and sgd."""
-    nesterov: bool = False
-    """Nesterov's momentum, for lars and sgd."""
     weight_decay: float = 1e-4
     """Weight decay."""
     exclude_norm_and_bias: bool = False
     """Exclude biases, normalisation weights, and position, class and register tokens from weight decay and from the
     LARS adaptation."""
+    nesterov: bool = False
+    """Nesterov's momentum, for lars and sgd."""
     layer_decay: float = 1.0
     """Factor by which the learning rate changes from one layer of the encoder to the one below it: with 0.65 the last
     block trains at 0.65 of the rate, the one before it at 0.42. 1: the same rate for all."""
