@@ -47,6 +47,9 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "rotation": (RECIPES["rotation"](), "moco"),
         "relative-location": (RECIPES["relative-location"](), "moco"),
         "looc": (RECIPES["looc"](), "moco"),
+        "lcr": (RECIPES["lcr"](), "moco"),
+        "lcr-byol": (RECIPES["lcr-byol"](), "byol"),
+        "sam": (RECIPES["sam"](), "supervised"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),

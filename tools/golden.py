@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 # in step 12 (measured with ATEN_CPU_CAPABILITY=default), so its curve is reproducible on one processor only.
 NAMES = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
-    *("supervised", "rotation", "relative-location", "looc"),
+    *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam"),
 )
 CLASSES = 4
 STEPS, WARMUP = 20, 3
@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "simsiam": {"hidden": 32, "dim": 32, "bottleneck": 16},  # with 8, its batch norm amplifies rounding to 1e-4
     "simclr": {"hidden": 32, "dim": 16},
     "align": {"hidden": 32, "dim": 16, "stages": (3, 4)},
+    "attend": {"filters": 4},
     "relative": {"hidden": 32, "dropout": 0.0},  # torch draws dropout in another way on other processors
 }
 

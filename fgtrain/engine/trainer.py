@@ -343,9 +343,10 @@ class Trainer:
         """(all) Writes a checkpoint, after checking that everything in it is finite."""
         self.check()
         self.check_weights()
-        model, state, views = self.config.model, self.state(), self.objective.views
+        model, state, views = self.objective.encoder.model, self.state(), self.objective.views
         about: dict[str, Any] = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
         about |= {"drop_path": model.drop_path} if model.drop_path else {}
+        about |= {"attend": model.attend} if model.attend else {}
         about |= {"mean": views.mean, "std": views.std}
         about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}
         about |= {"settings": relevant(self.config)}

@@ -53,7 +53,11 @@ class Moco(nn.Module):
 
     def __init__(
         self,
-        config: methods.MocoConfig | methods.CvsaConfig | methods.SynthPairConfig | comparisons.LoocConfig,
+        config: methods.MocoConfig
+        | methods.CvsaConfig
+        | methods.SynthPairConfig
+        | comparisons.LoocConfig
+        | comparisons.LcrConfig,
         samples: int,
         symmetric: bool = False,
         maps: bool = False,
@@ -166,7 +170,7 @@ class Byol(nn.Module):
     accumulates = True
     rates: ClassVar[Rates] = {}
 
-    def __init__(self, config: methods.ByolConfig | methods.CvsaConfig, samples: int):
+    def __init__(self, config: methods.ByolConfig | methods.CvsaConfig | comparisons.LcrConfig, samples: int):
         super().__init__()
         self.ema = config.byol.ema
         self.encoder = initial.encoder(config)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
+from tyro.conf import Suppress
 
 from fgdata.errors import InputError
 from fgdata.views.spec import ViewSpec
@@ -66,6 +67,8 @@ class Model:
     zero_init_residual: bool = False
     """resnet18 and resnet50: start the last batch norm of every residual block at zero, so that each block starts as
     the identity, as the authors of SimSiam and SimCLR do. Has no effect when --init loads weights."""
+    attend: Suppress[int] = 0  # not a flag: the method sets it
+    """Filters of an attention branch that weights the pooling in evaluations; 0: none."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from fgdata.views.spec import ViewSpec
 
-from .bases import MocoSettings, need_widths
+from .bases import ByolSettings, MocoSettings, need_widths
 from .common import Config, need
 
 
@@ -38,6 +38,38 @@ class LoocSettings:
     positives: Literal["first", "all"] = "first"
     """Positives in the space that is invariant to all augmentations. first: the key with a turn of its own. all: also
     the key with the query's turn; the loss is then the mean of both."""
+
+
+@dataclass(frozen=True)
+class AttendSettings:
+    """Attention fitted to maps of what explains the loss (LCR, Shu et al. 2023) or the class (SAM, Shu et al. 2022)."""
+
+    filters: int = 32
+    """1x1 filters of the attention branch, whose maximum is the attention. Few filters can only fit what many images
+    have in common."""
+    tau: float = 0.4
+    """Temperature of the softmax over the positions of both maps."""
+    target: Literal["scaled", "raw"] = "scaled"
+    """Map that the attention is fitted to. scaled: divided by its largest value in each image. raw: as it is, like the
+    authors' code; for a contrastive loss it is so small that its softmax is uniform."""
+    weight: float = 1.28
+    """Weight of the divergence, a mean over images. The authors sum over the images of a batch with weight 0.01; this
+    is 0.01 x 128 for LCR, and 0.01 x 24 for SAM."""
+    pool: Literal["attend", "mean"] = "attend"
+    """Feature that evaluations use. attend: the mean over positions weighted by the attention, of length 1. mean: the
+    pooled feature of the network."""
+    detach: bool = False
+    """Fit only the branch: the divergence has no gradient to the encoder."""
+
+    def __post_init__(self) -> None:
+        need_widths("attend", self, "filters")
+        need(self.tau > 0, "attend.tau", self.tau, "above 0")
+        need(self.weight >= 0, "attend.weight", self.weight, "0 or more")
+
+
+def need_plain(config: Config) -> None:
+    """InputError for --compile: the derivative of a loss by the last map needs the network's own operations."""
+    need(not config.machine.compile, "compile", "on", f"off: {config.method} differentiates inside the network")
 
 
 @dataclass(frozen=True)
@@ -93,3 +125,41 @@ class LoocConfig(Config):
         super().__post_init__()
         self.moco.need_queue(self.data.batch_size)
         need(not self.moco.symmetric, "moco.symmetric", "on", "off: the three views of looc have different roles")
+
+
+@dataclass(frozen=True)
+class LcrConfig(Config):
+    method: ClassVar[str] = "lcr"
+    objective: ClassVar[str] = "fgtrain.objectives.attend:Lcr"
+    kind: ClassVar[str] = "contrastive + attention"
+
+    base: Literal["moco", "byol"] = "moco"
+    """Contrastive objective that the divergence is added to."""
+    sign: Literal["loss", "evidence"] = "loss"
+    """Positions that the target marks. loss: where the activation raises the loss, as published. evidence: where it
+    lowers the loss."""
+    moco: MocoSettings = MocoSettings()
+    byol: ByolSettings = ByolSettings()
+    attend: AttendSettings = AttendSettings()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need_plain(self)
+        if self.base == "moco":
+            self.moco.need_queue(self.data.batch_size)
+
+
+@dataclass(frozen=True)
+class SamConfig(Config):
+    method: ClassVar[str] = "sam"
+    objective: ClassVar[str] = "fgtrain.objectives.attend:Sam"
+    kind: ClassVar[str] = "supervised + attention"
+    view_count: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("labels",)
+
+    views: ViewSpec = ViewSpec(views=1)
+    attend: AttendSettings = AttendSettings(filters=16, target="raw", weight=0.24, pool="mean")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need_plain(self)

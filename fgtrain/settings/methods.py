@@ -6,7 +6,14 @@ from typing import ClassVar, Literal
 
 from .bases import ByolSettings, MocoSettings, SimclrSettings, SimsiamSettings, need_widths
 from .common import Config, need
-from .comparisons import LoocConfig, RelativeLocationConfig, RotationConfig, SupervisedConfig
+from .comparisons import (
+    LcrConfig,
+    LoocConfig,
+    RelativeLocationConfig,
+    RotationConfig,
+    SamConfig,
+    SupervisedConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,6 @@ METHODS: dict[str, type[Config]] = {
     config.method: config
     for config in (
         *(ByolConfig, MocoConfig, SimsiamConfig, SimclrConfig, CvsaConfig, SynthPairConfig),
-        *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig),
+        *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig, LcrConfig, SamConfig),
     )
 }

@@ -376,4 +376,12 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "relative-location-cub-r50": others.relative_location_cub_r50,
     "looc": others.looc,
     "looc-cub-r50": others.looc_cub_r50,
+    "lcr": others.lcr,
+    "lcr-byol": others.lcr_byol,
+    "lcr-cub-r50": others.lcr_cub_r50,
+    "lcr-byol-cub-r50": others.lcr_byol_cub_r50,
+    "sam-ssl-cub-r50": others.sam_ssl_cub_r50,
+    "sam-ssl-bilinear-cub-r50": others.sam_ssl_bilinear_cub_r50,
+    "sam": others.sam,
+    "sam-cub-r50": others.sam_cub_r50,
 }

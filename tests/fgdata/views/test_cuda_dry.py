@@ -35,7 +35,7 @@ from fgtrain.settings.evaluations import Finetune
 CUDA = torch.device("cuda", 0)
 METHODS = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
-    *("supervised", "rotation", "relative-location", "looc"),
+    *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam"),
 )
 
 
@@ -86,7 +86,7 @@ def simulated_gpu() -> Iterator[Watch]:
         patch.setattr(Tensor, "backward", backward)
         patch.setattr(Tensor, "numpy", lambda self: np.zeros(self.shape))
         patch.setattr(nn.Module, "to", lambda self, *to, **_: to_gpu(self) if CUDA in to else self)
-        patch.setattr(torch.autograd, "grad", lambda _, inputs: (torch.zeros_like(inputs),))
+        patch.setattr(torch.autograd, "grad", lambda _, inputs, **__: [*map(torch.zeros_like, tree_leaves(inputs))])
         with FakeTensorMode(allow_non_fake_inputs=False), Watch() as watch:
             yield watch
 

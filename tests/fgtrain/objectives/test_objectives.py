@@ -20,10 +20,13 @@ from fgtrain.objectives import bases, looc
 from fgtrain.objectives.losses import alignment, attention
 from fgtrain.settings.common import Config, Data, Model, Optim
 from fgtrain.settings.comparisons import (
+    AttendSettings,
+    LcrConfig,
     LoocConfig,
     RelativeLocationConfig,
     RelativeSettings,
     RotationConfig,
+    SamConfig,
     SupervisedConfig,
 )
 from fgtrain.settings.methods import (
@@ -48,6 +51,7 @@ SMALL: dict[str, Any] = {
     "simsiam": SimsiamSettings(hidden=16, dim=8, bottleneck=4),
     "simclr": SimclrSettings(hidden=16, dim=8),
     "align": AlignSettings(hidden=16, dim=8, stages=(3, 4)),
+    "attend": AttendSettings(filters=4),
     "relative": RelativeSettings(patch=21, hidden=16, dropout=0.0),  # 21 of 64 pixels leaves nothing to draw
 }
 
@@ -70,6 +74,10 @@ CASES: dict[str, Callable[[], Config]] = {
     "rotation": lambda: small(RotationConfig),
     "relative-location": lambda: small(RelativeLocationConfig),
     "looc": lambda: small(LoocConfig),
+    "lcr": lambda: small(LcrConfig),
+    "lcr-mean": lambda: small(LcrConfig, attend=AttendSettings(4, pool="mean")),
+    "lcr-byol": lambda: small(LcrConfig, base="byol"),
+    "sam": lambda: small(SamConfig, attend=AttendSettings(4, target="raw")),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
 }
 

@@ -37,6 +37,15 @@ PUBLISHED = {
     # LooC: as MoCo v2 here
     "looc": ("looc", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "looc-cub-r50": ("looc", "", "resnet50", 256, 0.03, 1e-4, "sgd", 800, "rrc"),
+    # LCR: lr 0.03 at 128 images; on BYOL LARS 0.3 per 256, 1.5e-6. SAM: lr 0.001 at 24 images, 30,000 steps
+    "lcr": ("lcr", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
+    "lcr-byol": ("lcr", "byol", "resnet18", 256, 0.3, 1.5e-6, "lars", 400, "rrc"),
+    "lcr-cub-r50": ("lcr", "moco", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
+    "lcr-byol-cub-r50": ("lcr", "byol", "resnet50", 128, 0.15, 1.5e-6, "lars", 100, "rrc"),
+    "sam-ssl-cub-r50": ("lcr", "moco", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
+    "sam-ssl-bilinear-cub-r50": ("lcr", "moco", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
+    "sam": ("sam", "", "resnet18", 256, 0.001 * 256 / 24, 1e-4, "sgd", 400, "rrc"),
+    "sam-cub-r50": ("sam", "", "resnet50", 24, 0.001, 1e-4, "sgd", 120, "rrc"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
