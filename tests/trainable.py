@@ -32,6 +32,7 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Conf
         "simsiam": methods.SimsiamSettings(hidden=16, dim=8, bottleneck=8),
         "simclr": methods.SimclrSettings(hidden=16, dim=8),
         "attend": replace(getattr(base, "attend", comparisons.AttendSettings()), filters=4),
+        "lewel": comparisons.LewelSettings(hidden=16, dim=8),
         "relative": comparisons.RelativeSettings(hidden=16),
         "align": methods.AlignSettings(hidden=16, dim=8),
         "pair": methods.PairSettings(bank=24, kappa=0.9),

@@ -50,6 +50,7 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "lcr": (RECIPES["lcr"](), "moco"),
         "lcr-byol": (RECIPES["lcr-byol"](), "byol"),
         "sam": (RECIPES["sam"](), "supervised"),
+        "lewel": (RECIPES["lewel"](), "byol"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),

@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 # in step 12 (measured with ATEN_CPU_CAPABILITY=default), so its curve is reproducible on one processor only.
 NAMES = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
-    *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam"),
+    *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
 )
 CLASSES = 4
 STEPS, WARMUP = 20, 3
@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"hidden": 32, "dim": 16},
     "align": {"hidden": 32, "dim": 16, "stages": (3, 4)},
     "attend": {"filters": 4},
+    "lewel": {"hidden": 32, "dim": 16},
     "relative": {"hidden": 32, "dropout": 0.0},  # torch draws dropout in another way on other processors
 }
 

@@ -67,6 +67,32 @@ class AttendSettings:
         need(self.weight >= 0, "attend.weight", self.weight, "0 or more")
 
 
+@dataclass(frozen=True)
+class LewelSettings:
+    """LEWEL on BYOL (Huang et al. 2022)."""
+
+    hidden: int = 4096
+    """Hidden width of the projectors and predictors."""
+    dim: int = 256
+    """Width of the projections, and number of maps."""
+    heads: int = 4
+    """Groups of channels, each with its own maps; a divisor of `dim` and of the network's channels."""
+    scale: float = 1.0
+    """Temperature of the softmax over positions. At 1 the first maps are nearly flat: `map_entropy` in metrics.jsonl is
+    the entropy relative to a flat map."""
+    weight: float = 0.5
+    """Weight of the aligned embeddings; the pooled ones have 1 minus this."""
+    ema: float = 0.996
+    """Initial momentum of the target network; it rises to 1 along half a cosine."""
+
+    def __post_init__(self) -> None:
+        need_widths("lewel", self, "hidden", "dim", "heads")
+        need(self.dim % self.heads == 0, "lewel.heads", self.heads, f"a divisor of --lewel.dim {self.dim}")
+        need(self.scale > 0, "lewel.scale", self.scale, "above 0")
+        need(0 <= self.weight <= 1, "lewel.weight", self.weight, "0 to 1")
+        need(0 <= self.ema <= 1, "lewel.ema", self.ema, "0 to 1")
+
+
 def need_plain(config: Config) -> None:
     """InputError for --compile: the derivative of a loss by the last map needs the network's own operations."""
     need(not config.machine.compile, "compile", "on", f"off: {config.method} differentiates inside the network")
@@ -163,3 +189,12 @@ class SamConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         need_plain(self)
+
+
+@dataclass(frozen=True)
+class LewelConfig(Config):
+    method: ClassVar[str] = "lewel"
+    objective: ClassVar[str] = "fgtrain.objectives.lewel:Lewel"
+    kind: ClassVar[str] = "contrastive + alignment"
+
+    lewel: LewelSettings = LewelSettings()

@@ -8,6 +8,7 @@ from .bases import ByolSettings, MocoSettings, SimclrSettings, SimsiamSettings, 
 from .common import Config, need
 from .comparisons import (
     LcrConfig,
+    LewelConfig,
     LoocConfig,
     RelativeLocationConfig,
     RotationConfig,
@@ -191,6 +192,6 @@ METHODS: dict[str, type[Config]] = {
     config.method: config
     for config in (
         *(ByolConfig, MocoConfig, SimsiamConfig, SimclrConfig, CvsaConfig, SynthPairConfig),
-        *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig, LcrConfig, SamConfig),
+        *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig, LcrConfig, SamConfig, LewelConfig),
     )
 }

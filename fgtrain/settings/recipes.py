@@ -384,4 +384,6 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "sam-ssl-bilinear-cub-r50": others.sam_ssl_bilinear_cub_r50,
     "sam": others.sam,
     "sam-cub-r50": others.sam_cub_r50,
+    "lewel": others.lewel,
+    "lewel-cub-r50": others.lewel_cub_r50,
 }

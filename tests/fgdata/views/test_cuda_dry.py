@@ -35,7 +35,7 @@ from fgtrain.settings.evaluations import Finetune
 CUDA = torch.device("cuda", 0)
 METHODS = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
-    *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam"),
+    *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
 )
 
 

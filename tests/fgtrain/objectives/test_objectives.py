@@ -22,6 +22,8 @@ from fgtrain.settings.common import Config, Data, Model, Optim
 from fgtrain.settings.comparisons import (
     AttendSettings,
     LcrConfig,
+    LewelConfig,
+    LewelSettings,
     LoocConfig,
     RelativeLocationConfig,
     RelativeSettings,
@@ -52,6 +54,7 @@ SMALL: dict[str, Any] = {
     "simclr": SimclrSettings(hidden=16, dim=8),
     "align": AlignSettings(hidden=16, dim=8, stages=(3, 4)),
     "attend": AttendSettings(filters=4),
+    "lewel": LewelSettings(hidden=16, dim=8),
     "relative": RelativeSettings(patch=21, hidden=16, dropout=0.0),  # 21 of 64 pixels leaves nothing to draw
 }
 
@@ -78,6 +81,7 @@ CASES: dict[str, Callable[[], Config]] = {
     "lcr-mean": lambda: small(LcrConfig, attend=AttendSettings(4, pool="mean")),
     "lcr-byol": lambda: small(LcrConfig, base="byol"),
     "sam": lambda: small(SamConfig, attend=AttendSettings(4, target="raw")),
+    "lewel": lambda: small(LewelConfig),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
 }
 

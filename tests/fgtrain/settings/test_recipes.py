@@ -46,6 +46,9 @@ PUBLISHED = {
     "sam-ssl-bilinear-cub-r50": ("lcr", "moco", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
     "sam": ("sam", "", "resnet18", 256, 0.001 * 256 / 24, 1e-4, "sgd", 400, "rrc"),
     "sam-cub-r50": ("sam", "", "resnet50", 24, 0.001, 1e-4, "sgd", 120, "rrc"),
+    # LEWEL: LARS 7.2 at 4096 images, 1e-6
+    "lewel": ("lewel", "", "resnet18", 256, 0.45, 1e-6, "lars", 400, "rrc"),
+    "lewel-cub-r50": ("lewel", "", "resnet50", 128, 0.225, 1e-6, "lars", 100, "rrc"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
