@@ -82,7 +82,8 @@ class Lcr(nn.Module):
         self.base = Moco(config, samples) if config.base == "moco" else Byol(config, samples)
         self.fit, self.sign = Fit(self.encoder, config.attend), 1 if config.sign == "loss" else -1
         self.views, self.rates = self.base.views, {f"base.{prefix}": rate for prefix, rate in self.base.rates.items()}
-        self.accumulates = config.attend.target == "scaled"  # a raw target has the scale of a mean over the batch
+        scaled = config.attend.target == "scaled"  # a raw target has the scale of a mean over the batch
+        self.accumulates = self.base.accumulates and scaled
 
     @property
     def encoder(self) -> Encoder:

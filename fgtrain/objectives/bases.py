@@ -21,7 +21,7 @@ from ..networks.heads import mlp
 from ..networks.norm import uses_batch
 from ..networks.optim import Rates
 from ..settings import comparisons, methods
-from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
+from .losses import feature_std, info_nce, negative_cosine, nt_xent, sinkhorn, soft_info_nce, unit
 from .queue import Queue
 
 PART = 16
@@ -48,7 +48,6 @@ class Moco(nn.Module):
     compute them on eight GPUs and shuffle the keys between those; one process does the same with parts of its batch.
     """
 
-    accumulates = True
     rates: ClassVar[Rates] = {}
 
     def __init__(
@@ -66,6 +65,8 @@ class Moco(nn.Module):
         moco = config.moco
         self.seed, self.maps, self.norm_splits = config.seed, maps, moco.norm_splits
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
+        self.eps = moco.targets_eps if moco.targets == "sinkhorn" else None
+        self.accumulates = self.eps is None  # soft targets are those of the whole batch
         self.encoder = initial.encoder(config)
         self.views = self.encoder.normalised(config.views)
         self.projector: nn.Module = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
@@ -80,12 +81,19 @@ class Moco(nn.Module):
         q = [unit(z) for z in projected]  # (B, d)
         target, k = zip(*(self.key(view, progress) for view in keys))
         pairs = zip(q, reversed(k))  # view 0 against view 1, and view 1 against view 0 when symmetric
-        loss = torch.stack([info_nce(a, b, self.queue.keys, self.tau) for a, b in pairs]).mean()
+        loss = torch.stack([self.contrast(a, b) for a, b in pairs]).mean()
         if self.training:
             for key in k:
                 self.queue.arrive(key)
         logs = {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
         return loss, logs, list(online), list(target)
+
+    def contrast(self, q: Tensor, k: Tensor) -> Tensor:
+        """Unit queries and keys (B, d) -> ()."""
+        if self.eps is None:
+            return info_nce(q, k, self.queue.keys, self.tau)
+        keys, own = parallel.gather(k), slice(parallel.rank() * len(k), (parallel.rank() + 1) * len(k))
+        return soft_info_nce(q, keys, sinkhorn(keys, self.eps)[own], self.queue.keys, self.tau)
 
     def splits(self, samples: int) -> int:
         """Parts of a batch that batch norm sees one at a time: 1 where it does not use the batch, or sees several

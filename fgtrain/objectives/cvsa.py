@@ -37,7 +37,6 @@ class Aligner(nn.Module):
 class Cvsa(nn.Module):
     """L = L_cont + weight * L_align (CVSA Eq. 5-7), on BYOL or on symmetric MoCo v2."""
 
-    accumulates = True
     rates: ClassVar[Rates] = {}
 
     def __init__(self, config: CvsaConfig, samples: int):
@@ -45,7 +44,7 @@ class Cvsa(nn.Module):
         self.align = config.align
         byol = config.base == "byol"
         self.base = Byol(config, samples) if byol else Moco(config, samples, symmetric=True, maps=True)
-        self.views = replace(self.base.views, masks=True)
+        self.views, self.accumulates = replace(self.base.views, masks=True), self.base.accumulates
         check_levels(self.encoder, config)
         self.aligners = nn.ModuleDict(
             {

@@ -84,6 +84,12 @@ class MocoSettings:
     the same. 1: the whole batch."""
     symmetric: bool = False
     """Use each view once as query and once as key, as CVSA always does."""
+    targets: Literal["identity", "sinkhorn"] = "identity"
+    """Which keys are positives. identity: the key of the same image. sinkhorn: every key of the batch, by its share in
+    a soft assignment of the keys to one another, so that similar images are not pushed apart (ours, after ReSA and
+    CLUE); the other keys of the batch are then also negatives."""
+    targets_eps: float = 0.05
+    """sinkhorn: temperature of the assignment; towards 0 each key is assigned to itself alone."""
 
     def __post_init__(self) -> None:
         need_widths("moco", self, "dim")
@@ -92,6 +98,7 @@ class MocoSettings:
         need(splits == "auto" or splits >= 1, "moco.norm-splits", splits, "auto, or 1 or more")
         need(self.queue == "auto" or self.queue >= 1, "moco.queue", self.queue, "auto, or 1 or more")
         need(0 <= self.ema <= 1, "moco.ema", self.ema, "0 to 1")
+        need(self.targets_eps > 0, "moco.targets-eps", self.targets_eps, "above 0")
 
     def need_queue(self, batch_size: int) -> None:
         """InputError if the queue is smaller than a batch."""

@@ -151,6 +151,7 @@ class LoocConfig(Config):
         super().__post_init__()
         self.moco.need_queue(self.data.batch_size)
         need(not self.moco.symmetric, "moco.symmetric", "on", "off: the three views of looc have different roles")
+        need(self.moco.targets == "identity", "moco.targets", self.moco.targets, "identity, with looc")
 
 
 @dataclass(frozen=True)

@@ -148,5 +148,7 @@ def test_turns_are_uniform_and_counter_clockwise():
 def test_moco_settings_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="--moco.symmetric is on; allowed: off"):
         LoocConfig(moco=MocoSettings(symmetric=True))
+    with pytest.raises(InputError, match="--moco.targets is sinkhorn; allowed: identity, with looc"):
+        LoocConfig(moco=MocoSettings(targets="sinkhorn"))
     with pytest.raises(InputError, match="--moco.queue is 128"):
         LoocConfig(moco=MocoSettings(queue=128))

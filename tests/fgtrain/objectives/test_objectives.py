@@ -69,6 +69,7 @@ CASES: dict[str, Callable[[], Config]] = {
     "byol": lambda: small(ByolConfig),
     "moco": lambda: small(MocoConfig),
     "moco-symmetric": lambda: small(MocoConfig, moco=MocoSettings(dim=8, symmetric=True)),
+    "moco-sinkhorn": lambda: small(MocoConfig, moco=MocoSettings(dim=8, targets="sinkhorn", targets_eps=0.5)),
     "simsiam": lambda: small(SimsiamConfig),
     "simclr": lambda: small(SimclrConfig),
     "cvsa": lambda: small(CvsaConfig),
@@ -302,6 +303,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: MocoSettings(tau=0), "--moco.tau is 0; allowed: above 0"),
     (lambda: MocoSettings(queue=0), "--moco.queue is 0"),
     (lambda: MocoSettings(dim=0), "--moco.dim is 0; allowed: 1 or more"),
+    (lambda: MocoSettings(targets_eps=0.0), "--moco.targets-eps is 0.0; allowed: above 0"),
     (lambda: MocoSettings(ema=1.5), "--moco.ema is 1.5; allowed: 0 to 1"),
     (lambda: MocoConfig(moco=MocoSettings(queue=128)), "--moco.queue is 128; .*at least --data.batch-size 256"),
     (lambda: CvsaConfig(base="moco", moco=MocoSettings(queue=128)), "--moco.queue is 128"),
@@ -403,5 +405,5 @@ def test_two_processes_equal_one_with_the_joined_batch(name: str, two_processes:
 def test_keys_are_computed_on_shuffled_samples(two_processes: list[dict]):
     """The target network of a rank never receives the rank's own batch."""
     for rank in two_processes:
-        assert not any(rank[name]["own"] for name in ("moco", "moco-symmetric", "cvsa-moco", "looc"))
+        assert not any(rank[name]["own"] for name in ("moco", "moco-symmetric", "moco-sinkhorn", "cvsa-moco", "looc"))
         assert rank["byol"]["own"]
