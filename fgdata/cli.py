@@ -54,7 +54,7 @@ def build_shards(
     split_seed: int | None = None,
     download: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """Run saliency detectors over a dataset and write WebDataset shards that carry the boxes.
+    """Run saliency detectors over a dataset and write WebDataset shards that contain the boxes.
 
     If it is stopped, rerun the command: it resumes after the last complete shard.
 
@@ -77,7 +77,8 @@ def build_shards(
         chroma: Colour resolution of re-encoded images: 420 is half, 444 full, for small coloured details.
         on_bad_image: stop: name the first image that cannot be read or whose box lies outside it, and stop. skip:
             omit such images and list them in the manifest. This includes JPEGs whose compressed data is damaged, which
-            would decode to a partly wrong image. Truncation is always detected, a single wrong byte only rarely.
+            would decode to a partly wrong image. Truncation is always detected, a single wrong byte in about a quarter
+            of cases.
         shard_samples: Samples per shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where to build the shards: in local processes, or on a Ray cluster.
@@ -272,7 +273,7 @@ def score(
 
     CorLoc is the share with an IoU of at least 0.5. Two baselines are listed too.
 
-    For a set without ground truth: how far the detectors agree (mean IoU of every pair), and the share of boxes that
+    For a set without ground truth: how well the detectors agree (mean IoU of every pair), and the share of boxes that
     cover the whole image.
 
     Args:
@@ -313,7 +314,8 @@ def show(
     Args:
         shards: The folder of the shard set.
         other: Another set of the same images, such as one with another objective: the page shows the boxes of both.
-        out: The file to write; its name ends in .html or .htm. Default: report.html in the (first) shard set's folder.
+        out: The file to write; its name must end in .html or .htm. Default: report.html in the (first) shard set's
+            folder.
         samples: Images to show, 1 to 1,000. The statistics cover all samples.
     """
     from .report.page import write_report
@@ -385,7 +387,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "build-shards": "Finished shards are kept: rerun the command to resume after them.",
         "rebox": "The shard set is unchanged.",
         "add": "The shard set is unchanged.",
-        "fetch-model": "What was downloaded is kept: rerun the command to resume.",
+        "fetch-model": "The part that was downloaded is kept: rerun the command to resume.",
     }
     return run_command("fgdata", command, when_stopped.get(given[0] if given else "", ""))
 

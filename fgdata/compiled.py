@@ -36,7 +36,7 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
 def private_folder() -> Path | None:
     """A folder for this user's cache in the temporary folder; None if there is none that only this user can write.
 
-    A cache is unpickled, so a folder that belongs to somebody else must never be used.
+    A cache is unpickled, so the folder of another user must never be used.
     """
     user = os.getuid() if hasattr(os, "getuid") else os.getlogin()
     folder = Path(tempfile.gettempdir()) / f"fgdata-numba-{user}"

@@ -39,7 +39,7 @@ class NotEnoughMemory(InputError):
     def __str__(self) -> str:
         return (
             f"{self.image}: not enough memory for this image. Rerun the command with fewer workers (--jobs), or on a "
-            "machine with more memory. If the image is not worth it, remove it from the dataset."
+            "machine with more memory. Or remove the image from the dataset."
         )
 
 

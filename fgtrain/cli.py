@@ -44,7 +44,7 @@ def commands(defaults: Config | None, name: str | None) -> Any:
     class Run:
         """Train an encoder.
 
-        SIGTERM, SIGUSR1, SIGHUP (a closed terminal) and Ctrl-C write a checkpoint and stop; the exit status is then 0,
+        SIGTERM, SIGUSR1, SIGHUP (a closed terminal) and Ctrl-C write a checkpoint and stop; the exit code is then 0,
         or 130 after Ctrl-C. If the output can no longer be written, as after `| head`, training continues silently.
         """
 
@@ -107,7 +107,7 @@ def _value(argv: list[str], flag: str) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line -> exit status.
+    """Runs the command line -> exit code.
 
     argv: the arguments. Default: those of the process.
 

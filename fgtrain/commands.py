@@ -52,7 +52,7 @@ class Eval:
 
 @dataclass(frozen=True)
 class Show:
-    """Draw a PNG."""
+    """Draw a picture: PNG, PDF or SVG."""
 
     what: Annotated[
         Annotated[pictures.Views, subcommand("views")]

@@ -110,7 +110,7 @@ def _own_device(name: str) -> torch.device:
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if name not in ("auto", "cuda"):
         raise InputError(
-            f"--device is {name} with several processes; allowed: auto, cuda (each takes its own GPU), cpu."
+            f"--device is {name} with several processes; allowed: auto, cuda (a GPU for each process), cpu."
         )
     if local >= gpus:
         raise InputError(

@@ -1,15 +1,15 @@
-"""Fixtures shared by the tests of several rooms: real images, if present, and a small drawn shard set."""
+"""Fixtures shared by the tests of several modules: real images, if present, and a small drawn shard set."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores
 
-import pytest  # noqa: E402
-from paths import REAL_DATA  # noqa: E402
+import pytest
+from paths import REAL_DATA
 
-from fgdata.building.build import build  # noqa: E402
-from fgdata.datasets import read  # noqa: E402
+from fgdata.building.build import build
+from fgdata.datasets import read
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ ROOMS = {
         *("commands", "cli", "__main__"),
     ),
 }
-"""From the ground up: a room imports only itself and rooms to its left."""
+"""From the lowest up: a room imports only from itself and from rooms listed before it."""
 LOWEST_OF_FGDATA = ("errors", "plugins", "commandline", "cores", "files", "images", "boxes", "shards", "views")
 """What fgtrain may import of fgdata."""
 MOST_AT_THE_ROOT = 7

@@ -144,7 +144,7 @@ def _build_shards(out: Path, jobs: list[Job], facts: dict[str, dict], total: int
 
 
 def _find_damaged(out: Path, jobs: list[Job], facts: dict[str, dict], threads: int) -> dict[str, Path]:
-    """-> by shard, a file on disk that is not the one written."""
+    """-> by shard, a file on disk that differs from what was written."""
     damaged = {}
     total = sum(len(job.records) for job in jobs)
     with Progress("Checking shards", total) as progress, ThreadPoolExecutor(threads) as pool:
@@ -208,7 +208,7 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
     if not recipe.saliency:
         raise InputError("No detector is given: --saliency takes one or more names; `fgdata list` shows them.")
     if len(set(recipe.saliency)) < len(recipe.saliency):
-        raise InputError(f"--saliency names a detector twice: {' '.join(recipe.saliency)}.")
+        raise InputError(f"--saliency names a detector twice: {' '.join(recipe.saliency)}. Name each one once.")
     if recipe.max_side is not None and recipe.max_side < 16:
         raise InputError(f"--max-side {recipe.max_side}: must be at least 16 pixels.")
     if not 1 <= recipe.quality <= 100:

@@ -251,7 +251,7 @@ def _number(key: str, job: Job) -> int:
         return int(key)
     raise InputError(
         f"{job.source / job.shard['name']}.tar: the key {key} of a sample is not a whole number below 2^64, so its map "
-        f"cannot be stored in {MAPS}. Build the set again: fgdata build-shards numbers the samples."
+        f"cannot be stored in {MAPS}. Rebuild the set, which gives every sample such a key: fgdata build-shards"
     )
 
 

@@ -123,7 +123,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         else:
             boxes[component(name)] = find_box(name, image, recipe.objective, recipe.keep_maps, log)
     if keeps:
-        data = clear_orientation(data)  # a reader that applies EXIF must not turn the image away from its boxes
+        data = clear_orientation(data)  # else a reader that applies EXIF rotates the image without its boxes
     else:
         rgb = image.pixels()
         with log.stage("encode"):

@@ -111,7 +111,7 @@ def _files(out: Path, fact: dict) -> list[tuple[Path, int, str | None]]:
 
 
 def _read(path: Path, shape: Shape, advice: str, name: str = "") -> Any:
-    """-> the object in a file of `.building`; None if there is no such file. name: of the shard that it is about."""
+    """-> the object in a file of `.building`; None if there is no such file. name: of the shard that it belongs to."""
     if not path.is_file():
         return None
     value = read_json(path, advice)
@@ -119,7 +119,7 @@ def _read(path: Path, shape: Shape, advice: str, name: str = "") -> Any:
     if not fault and value.get("digest", digest(value)) != digest(value):
         fault = "its digest does not match"
     if not fault and name and {value["name"], value["entry"]["name"]} != {name}:
-        fault = "it is about another shard"
+        fault = "it belongs to another shard"
     if fault:
         raise InputError(f"{path} is damaged: its content is not what the build wrote: {fault}. {advice}")
     return value

@@ -32,9 +32,9 @@ class Record:
     boxes: PixelBoxes | None = ()
     """Ground truth in pixels. () if there is none; None if only `Dataset.load` can give it."""
     upright: bool = False
-    """Turn the picture upright by its EXIF orientation. False if boxes or labels belong to the stored pixel grid."""
+    """Turn the image upright by its EXIF orientation. False if boxes or labels belong to the stored pixel grid."""
     size: tuple[int, int] | None = None
-    """(width, height) of the picture that the boxes were drawn on, if the annotations state it."""
+    """(width, height) of the image that the boxes were drawn on, if the annotations state it."""
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,9 @@ def _check_memo(content: bytes) -> None:
     """UnpicklingError if an object's number exceeds the pickle's length: the unpickler reserves that many slots."""
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
-            raise pickle.UnpicklingError(f"it gives an object the number {argument:,} in {len(content):,} bytes")
+            raise pickle.UnpicklingError(
+                f"its pickle numbers an object {argument:,}, but has only {len(content):,} bytes"
+            )
 
 
 def _find_offset(content: bytes, raw: bytes, path: Path) -> int:

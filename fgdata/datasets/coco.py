@@ -4,7 +4,7 @@ An image has many boxes, kept in the order of the file. Its class is that of the
 the detector gt. Crowd regions and boxes without area are ignored; an image without any box is left out (about one in a
 hundred). The published validation images are the test split.
 
-Some tools draw boxes on the picture as EXIF turns it, not as it is stored. The json's width and height show which.
+Some tools draw boxes on the image as EXIF turns it, not as it is stored. The json's width and height show which.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ PUBLISHED = {2017: (118287, 5000), 2014: (82783, 40504)}
 
 @dataclass(frozen=True)
 class StoredBoxes(parsing.Files):
-    """Loads a Record: `files(record)` -> (the bytes of its file, its boxes in pixels of the stored picture)."""
+    """Loads a Record: `files(record)` -> (the bytes of its file, its boxes in pixels of the stored image)."""
 
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
         data, boxes = super().__call__(record)
@@ -40,10 +40,10 @@ class StoredBoxes(parsing.Files):
             return data, boxes
         stated = f"{record.size[0]} x {record.size[1]}" if record.size else "no size"
         if orientation == 1:
-            advice = "Its boxes belong to a picture rotated by 90 degrees. Replace the file with the annotated picture."
+            advice = "Its boxes belong to an image rotated by 90 degrees. Replace the file with the annotated image."
         else:
             advice = (
-                "This does not show whether its boxes were drawn on the stored or on the upright picture. If on the "
+                "This does not show whether its boxes were drawn on the stored or on the upright image. If on the "
                 "stored one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If on the upright one, rotate "
                 "the file (mogrify -auto-orient FILE)."
             )

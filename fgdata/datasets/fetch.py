@@ -24,7 +24,7 @@ def download(name: str, root: Path | str | None = None, archives: tuple[Archive,
 
     Args:
         name: A key of DATASETS.
-        root: Where to. Default: `default_root(name)`.
+        root: The folder to download to. Default: `default_root(name)`.
         archives: What to fetch. Default: the dataset's own archives.
 
     Raises InputError if the publisher does not offer the dataset, a server does not answer, or a file has another MD5

@@ -219,8 +219,8 @@ def check_size(name: str, record: Record, stored: tuple[int, int]) -> None:
     if record.size not in (None, stored):
         size = f"{record.size[0]:,} x {record.size[1]:,}"
         raise InputError(
-            f"{name}: image {record.id}, {record.file}: the file has {stored[0]:,} x {stored[1]:,} pixels, its "
-            f"annotation states {size}, so its boxes are those of another picture. Restore the file, or scale the "
+            f"{name}: image {record.id}, {record.file}: the file has {stored[0]:,} x {stored[1]:,} pixels, but "
+            f"its annotation states {size}, so its boxes were drawn on another image. Restore the file, or scale the "
             "boxes and correct the stated size. Or skip such images: --on-bad-image skip"
         )
 

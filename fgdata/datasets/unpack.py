@@ -17,7 +17,7 @@ MOST_HEADER = 1 << 20
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _EXTENSIONS += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE)
 LEAST_LIMIT = 1 << 30
-"""A content of this many bytes is always allowed."""
+"""Content of up to this many bytes is always allowed."""
 
 
 def unpack(path: Path, root: Path) -> None:
@@ -35,7 +35,7 @@ def unpack(path: Path, root: Path) -> None:
                     if not (root / entry.filename).resolve().is_relative_to(root.resolve()):
                         raise InputError(
                             f"{path}: its member {entry.filename!r} would be written outside {root}. "
-                            "Nothing was unpacked."
+                            "Nothing was unpacked. Remove the archive."
                         )
                 archive.extractall(root)
         else:
@@ -47,7 +47,7 @@ def unpack(path: Path, root: Path) -> None:
             with tarfile.open(path, tarinfo=_Member) as archive:
                 archive.extractall(root, filter=check)
     except tarfile.FilterError as fault:
-        raise InputError(f"{path}: {fault}. Unpacking stopped.") from None
+        raise InputError(f"{path}: {fault}. Unpacking stopped. Remove the archive.") from None
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as fault:
         raise _damaged(path, fault) from None
     except (EOFError, RuntimeError, ValueError) as fault:  # truncated, encrypted or of an unknown method, bad names
@@ -63,7 +63,7 @@ class _Member(tarfile.TarInfo):
         if member.type in _EXTENSIONS and member.size > MOST_HEADER:
             raise InputError(
                 f"One of the headers in the archive has {member.size:,} bytes; at most {MOST_HEADER:,} are allowed, so "
-                "it is not the published dataset. Unpacking stopped. Remove the archive."
+                "the archive is not the published one. Unpacking stopped. Remove the archive."
             )
         return member
 

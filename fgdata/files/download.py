@@ -86,7 +86,7 @@ def download(url: str, checksum: str, path: Path, *, by_hand: str, flag: str) ->
         size = part.stat().st_size
         part.unlink()
         raise InputError(
-            f"{url} is not the published file: {kind} {found} of {size:,} bytes, expected {checksum}. "
+            f"{url} is not the published file: {kind} {found} ({size:,} bytes), expected {checksum}. "
             f"The download was removed. Try again; if the {kind} is the same, the publisher has changed the file."
         )
     with part.open("rb+") as file:

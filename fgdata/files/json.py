@@ -1,4 +1,4 @@
-"""Reads JSON that somebody else may have written: any defect of the text raises the same exception."""
+"""Reads JSON from untrusted sources: any defect of the text raises the same exception."""
 
 import json
 import re

@@ -105,7 +105,7 @@ def _open_and_lock(folder: Path, create: bool) -> int | None:
         except FileNotFoundError:  # removed by the process that created it
             if create:
                 continue
-            raise InputError(f"The folder {folder} does not exist (any more).") from None
+            raise InputError(f"The folder {folder} does not exist, or was just removed.") from None
         try:
             locked = _try_lock(handle)
             if locked is False:

@@ -1,4 +1,4 @@
-"""A file that the user names for output: it never takes the place of something else."""
+"""Checks an output file that the user names: it must not replace anything else."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

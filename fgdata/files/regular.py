@@ -1,4 +1,4 @@
-"""Opens files that somebody else may have placed: regular files only."""
+"""Opens files from untrusted sources: regular files only."""
 
 import io
 import os

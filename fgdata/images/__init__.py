@@ -155,8 +155,8 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
     with _open_with_pillow(data, name) as image:
         if image.mode.startswith(("F", "I")):  # Pillow would cut values at 255: floats of 0 to 1 become black
             raise ValueError(
-                f"a {image.format} of floating-point or 32-bit pixels, whose range of values is unknown; convert it to "
-                "8 or 16 bits per channel"
+                f"a {image.format} with floating-point or 32-bit pixels, whose range of values is unknown; convert it "
+                "to 8 or 16 bits per channel"
             )
         return np.array(image.convert("RGB"))
 

@@ -1,7 +1,7 @@
-"""EXIF orientation: how a stored picture is turned to be upright.
+"""EXIF orientation: how a stored image is turned to be upright.
 
 1 is upright, 2 mirrored, 3 upside down, 4 flipped, 5 transposed, 6 to be turned clockwise, 7 transversed, 8 to be
-turned counterclockwise. For 5 to 8 the upright picture is as wide as the stored one is high.
+turned counterclockwise. For 5 to 8 the upright image is as wide as the stored one is high.
 """
 
 import io
@@ -11,7 +11,7 @@ import numpy as np
 from . import jpeg
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
-"""Formats that Pillow may open. Some of its others start programs (EPS) or are not pictures."""
+"""Formats that Pillow may open. Some of its others start programs (EPS) or are not images."""
 _MIRRORED, _FLIPPED, _TRANSPOSED = (2, 3, 7, 8), (3, 4, 6, 7), (5, 6, 7, 8)
 
 PixelBox = tuple[float, float, float, float]
@@ -37,7 +37,7 @@ def read_orientation(data: bytes) -> int:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether the upright picture is as wide as the stored one is high."""
+    """Whether the upright image is as wide as the stored one is high."""
     return orientation in _TRANSPOSED
 
 
@@ -53,9 +53,9 @@ def turn_upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def box_to_stored(box: PixelBox, orientation: int, width: int, height: int) -> PixelBox:
-    """A box (l, t, w, h) in pixels of the upright picture -> the same box in pixels of the stored one.
+    """A box (l, t, w, h) in pixels of the upright image -> the same box in pixels of the stored one.
 
-    width, height: of the stored picture.
+    width, height: of the stored image.
     """
     left, top, wide, high = box
     if orientation in _TRANSPOSED:

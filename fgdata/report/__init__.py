@@ -1,1 +1,1 @@
-"""What a person reads about a shard set: report.html, scores, listings."""
+"""Reports on shard sets: report.html, scores, listings."""

@@ -1,4 +1,4 @@
-"""How far the detectors of a set agree: what can be said about boxes without ground truth.
+"""How well the detectors of a set agree: what can be said about boxes without ground truth.
 
 Two detectors that find the same object overlap; agreement does not show which is right when they differ. A box
 that covers the whole image, or comes from a flat map, carries no information.

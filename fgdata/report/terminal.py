@@ -28,7 +28,7 @@ def print_scores(shards: Path, scores: dict) -> None:
 
 
 def print_agreement(shards: Path, agreement: Agreement) -> None:
-    """Prints the agreement of a set's detectors as a table, its warnings, and what to type next."""
+    """Prints the agreement of a set's detectors as a table, its warnings, and the next command."""
     folder, names = shlex.quote(str(shards)), list(agreement.whole)
     table = Table("box", *names[1:], "whole image", "flat map", title=f"Boxes of {shards}: mean IoU per detector pair")
     for name, share in agreement.whole.items():

@@ -80,7 +80,7 @@ def detector(name: str) -> Model:
     """Opens `NAME[,setting=value ...]`; the settings are those of onnx:FILE and replace the network's own.
 
     Raises:
-        InputError: onnxruntime or the file is missing, the file is another one, or a setting cannot be used.
+        InputError: onnxruntime or the file is missing, the file is not the published one, or a setting cannot be used.
     """
     name, settings = parse(name)
     network = NETWORKS[name]

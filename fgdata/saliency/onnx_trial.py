@@ -53,7 +53,7 @@ def try_model(file: Path, settings: tuple[tuple[str, str], ...], sha256: str) ->
         how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
         last = (child.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1][:300]
         raise InputError(
-            f"{file} crashes onnxruntime ({how}: {last}) on one image; it may use {MEMORY >> 20:,} MiB. "
+            f"{file} crashes onnxruntime ({how}: {last}) on one image; its memory limit is {MEMORY >> 20:,} MiB. "
             "Use another network, or a smaller size: --saliency onnx:FILE,size=N"
         ) from None
     if report["fault"]:

@@ -65,7 +65,7 @@ def open_sample(components: dict[str, bytes], detectors: tuple[str, ...], classe
         raise ValueError("it has no jpg")
     for name in detectors:
         if name not in sample.info["detectors"] or not _is_box_file(sample.get(f"{name}.npy", b"")):
-            raise ValueError(f"it has no box by {name}: a .npy of four float32 in the image, and an entry in its json")
+            raise ValueError(f"it has no box by {name} (a .npy of four float32 in the image, and an entry in its json)")
     return sample
 
 

@@ -102,7 +102,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fresh: bool) -> str:
-    """(all) Trains and prints what a person should know -> the run's status, "done" or "stopped"."""
+    """(all) Trains and reports progress -> the run's status, "done" or "stopped"."""
     config, run, shards = trainer.config, trainer.run, trainer.shards
     count = counted(len(shards.split(config.data.split)), "image")
     steps = f"{counted(config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}"
@@ -134,7 +134,7 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
 
 
 def suggest_evaluation(shards: ShardSet, out: str) -> str:
-    """What to type after a run in `out`: an evaluation that the set has the splits and classes for."""
+    """The next command after a run in `out`: an evaluation that the set has the splits and classes for."""
     train, test = (shards.splits.get(split, 0) for split in ("train", "test"))
     if len(shards.classes) < 2:
         return (

@@ -57,7 +57,7 @@ def run_all(flags: All) -> list[str]:
         measurement.run(measurement.flags(flags.run, **common, **options))
         done.append(name)
     if not done:
-        raise InputError("\n".join(reasons) or "Every evaluation is left out. Give --skip fewer names.")
+        raise InputError("\n".join(reasons) or "--skip leaves no evaluation to run. Name fewer evaluations.")
     say(*reasons)
     return done
 

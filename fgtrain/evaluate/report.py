@@ -212,7 +212,7 @@ def publish(
 ) -> list[dict[str, Any]]:
     """Appends the records to results.jsonl, prints the parts, and returns the lines.
 
-    A measurement is therefore kept when nothing reads the output any more (`| head`), and still printed when the disk
+    A measurement is therefore kept when the output has no reader (`| head`), and still printed when the disk
     is full.
     """
     try:

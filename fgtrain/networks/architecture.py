@@ -14,7 +14,7 @@ from ..settings.common import Model
 from .resnet import BLOCKS, ResNet
 
 METHODS = ("forward_intermediates", "forward_head", "group_matcher", "feature_info", "pretrained_cfg")
-"""What the encoder asks of a network; a few of timm's lack some."""
+"""What the encoder needs from a network; a few of timm's networks lack some of it."""
 
 
 def build(model: Model) -> nn.Module:
@@ -159,7 +159,7 @@ def _try(model: Model, size: int, norm: bool) -> tuple[tuple[int, ...], list[tup
             x = torch.empty(2, 3, size, size, device="meta")
             final, maps = network.forward_intermediates(x, indices=2, norm=norm, output_fmt="NCHW")
             pooled = network.forward_head(final, pre_logits=True)
-    except Exception:  # each family refuses with an error of its own
+    except Exception:  # each family raises errors of its own types
         return None
     if pooled.ndim != 2 or any(each.ndim != 4 or 0 in each.shape for each in maps):
         return None

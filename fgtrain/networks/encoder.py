@@ -1,7 +1,7 @@
 """The encoder: one contract over every timm network and the narrow ResNets.
 
-Nothing outside this folder asks which network it is. Its features are maps by level, 3 and 4 being strides 16 and 32 of
-a convolutional network; a network of one scale, such as a plain ViT, has its patch grid as level 4 only.
+Nothing outside this folder depends on which network it is. Its features are maps by level, 3 and 4 being strides 16
+and 32 of a convolutional network; a network of one scale, such as a plain ViT, has its patch grid as level 4 only.
 """
 
 from collections.abc import Callable, Iterable

@@ -119,7 +119,7 @@ def _filtered(named: Weights, network: nn.Module) -> Iterator[Weights]:
     convert = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
     if convert is None:
         return
-    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # it raises whatever it meets
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # it raises errors of many types
         converted = dict(convert(dict(named), network))
         # timm drops the biases of DINOv3 for a network without them, which is right only if they are zero.
         lost = [k for k, v in named.items() if k.endswith("attn.qkv.bias") and k not in converted and bool(v.any())]

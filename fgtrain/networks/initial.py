@@ -92,10 +92,9 @@ def _report(source: WeightsFile, match: Match, count: int, dino: bool) -> str:
     if source.sha256:
         lines.append(f"  sha256 {source.sha256}")
     if match.is_average:
-        kind = (
-            "the teacher, which DINO and iBOT evaluate" if dino else "a moving average, by its name: no online network"
-        )
-        lines.append(f"  {kind}" if dino else f"  {kind} in the file fits")
+        teacher = "the teacher, as in the evaluations of DINO and iBOT"
+        average = "a moving average, judging by its name: no online network in the file fits"
+        lines.append(f"  {teacher if dino else average}")
     for kind, names in (
         ("missing, random here", match.missing),
         ("different shape, random here", match.misshapen),

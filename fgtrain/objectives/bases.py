@@ -5,7 +5,7 @@ synthesized pairs can build on it:
 
 `progress` is in [0, 1]. SimSiam and SimCLR have no target network, so their list of target Features is empty.
 
-As in the published code, each view is a separate forward pass, so batch norm sees one view at a time, except in SimCLR.
+As in the published code, each view is a separate forward pass with its own batch-norm statistics, except in SimCLR.
 """
 
 from typing import ClassVar
@@ -96,8 +96,8 @@ class Moco(nn.Module):
         return soft_info_nce(q, keys, sinkhorn(keys, self.eps)[own], self.queue.keys, self.tau)
 
     def splits(self, samples: int) -> int:
-        """Parts of a batch that batch norm sees one at a time: 1 where it does not use the batch, or sees several
-        processes; auto is 8, or fewer so that each part has PART samples."""
+        """Number of parts into which batch norm splits a batch: 1 where it does not use the batch, or with several
+        processes; auto is 8, or fewer so that each part has at least PART samples."""
         if isinstance(self.norm_splits, int):
             return max(1, min(self.norm_splits, samples // 2))
         if parallel.world_size() > 1 or not uses_batch(self.encoder, self.projector):

@@ -1,4 +1,4 @@
-"""Everything a run leaves on disk.
+"""The folder of a run and the files in it.
 
     config.json  run.json  metrics.jsonl  results.jsonl  finetune.jsonl  log.txt
     checkpoints/0004000/{encoder.safetensors, state.pt}  checkpoints/last -> 0004000
@@ -121,8 +121,8 @@ class RunDir:
             f"{self.path} was started with other settings, and --resume cannot change them:\n  {_listed(changed)}\n"
             f"They change the result of the steps already trained.{why} Resume with the original settings:\n"
             f"  fgtrain run {recipe} --out {path} --resume\n"
-            "or start a new run with the new ones (add --init to start from its encoder, or --extend to start from all "
-            "its weights and its optimiser):\n"
+            "or start a new run with the new settings (--extend starts from all its weights and its optimiser; replace "
+            "it with --init to start from its encoder only, or omit it to start from scratch):\n"
             f"  fgtrain run {recipe} --config {path} {flags} --extend {path} --out {quote(f'{self.path}-2')}\n"
             f"or {alternative}."
         )

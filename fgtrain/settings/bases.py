@@ -79,9 +79,9 @@ class MocoSettings:
     ema: float = 0.999
     """Momentum of the key network."""
     norm_splits: Literal["auto"] | int = "auto"
-    """Parts of a batch that batch norm sees one at a time, so that a query and its key share no statistics, as on the
-    authors' 8 GPUs. auto: 8 in one process, or fewer so that each has 16 samples; 1 with several processes, which do
-    the same. 1: the whole batch."""
+    """Number of parts into which batch norm splits a batch, so that a query and its key share no statistics, as on the
+    authors' 8 GPUs. auto: 8 in one process, or fewer so that each part has at least 16 samples; 1 with several
+    processes, since each of them computes its own part. 1: the whole batch."""
     symmetric: bool = False
     """Use each view once as query and once as key, as CVSA always does."""
     targets: Literal["identity", "sinkhorn"] = "identity"

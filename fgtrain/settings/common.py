@@ -43,7 +43,7 @@ class Data:
     detector: str | None = None
     """Detector whose boxes guide the views and masks. Default: the set's first detector that is not gt, else gt."""
     backgrounds: tuple[Path, ...] = ()
-    """Other shard sets whose images saliency-swap uses as backgrounds. Default: other images of the batch."""
+    """Other shard sets whose images the crops that paste use as backgrounds. Default: other images of the batch."""
     batch_size: int = 256
     """Samples per step, summed over all processes."""
 
@@ -171,9 +171,9 @@ class Config:
     lightly or fgtrain. If a file has an online network and its moving average, the online network is used,
     except for DINO and iBOT: there it is the teacher. Default: random."""
     extend: Path | None = None
-    """Run directory whose training this one continues with a new schedule: all weights, heads, moving averages and
-    banks, and the optimiser. The run must have the same method, networks, views and shard set; epochs and --optim may
-    differ. --config RUN/config.json gives its settings."""
+    """Run directory whose training this run continues with a new schedule. All weights, heads, moving averages, banks
+    and the state of the optimiser are kept. The run must have the same method, networks, views and shard set; epochs
+    and --optim may differ. --config RUN/config.json gives its settings."""
     freeze_stages: int = 0
     """Stages whose weights and batch-norm statistics stay frozen. 2 freezes the stem and the first two stages of a
     convolutional network, or the patch embedding and the first two blocks of a ViT; 0: none."""

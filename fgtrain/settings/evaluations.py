@@ -66,7 +66,7 @@ class Linear(Evaluation):
     epoch."""
 
     protocol: Literal["synth-pair", "cvsa"] = "synth-pair"
-    """synth-pair: SGD with rate 30, divided by 10 after 60 and again after 80 % of 100 epochs, batch 128. cvsa: rate
+    """synth-pair: SGD with rate 30, divided by 10 after 60 % and again after 80 % of 100 epochs, batch 128. cvsa: rate
     .1, .01 or .001, chosen on a tenth of the train split, half a cosine, 50 epochs, batch 16."""
     cache: bool = False
     """Compute the features once, from the central square, instead of from a new random crop and flip every epoch:

@@ -52,7 +52,7 @@ class Views(Picture):
 
 @dataclass(frozen=True)
 class Pairs(Picture):
-    """Draw images of a synth-pair run, their reconstructions by its decoder, and those from perturbed features."""
+    """Draw images and what the decoder of a synth-pair run reconstructs from their features, plain and perturbed."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run directory of the method synth-pair."""

@@ -284,8 +284,8 @@ def cvsa_lite0() -> CvsaConfig:
 
     fgtrain run cvsa-lite0
 
-    Batch norm keeps the statistics of ImageNet: those of small batches do most of the harm of a second stage. The stem
-    and four of seven stages are frozen. The settings are ours.
+    Batch norm keeps its ImageNet statistics: the poor statistics of small batches cause most of the accuracy loss of a
+    second stage. The stem and four of seven stages are frozen. The settings are ours.
     """
     return CvsaConfig(
         data=Data(batch_size=64),

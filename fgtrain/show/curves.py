@@ -37,7 +37,7 @@ def draw_curves(flags: Curves) -> Path:
         raise InputError("No run is named. Name run directories: fgtrain show curves runs/cvsa")
     groups = grouped(paths, flags.labels)
     if len(groups) > len(COLOURS):
-        raise InputError(f"{len(groups)} kinds of runs are named; allowed: at most {len(COLOURS)} in one picture.")
+        raise InputError(f"{len(groups)} groups of runs are named; allowed: at most {len(COLOURS)} in one picture.")
     seeds = {name: [curves(path) for path in group] for name, group in groups.items()}
     runs = {name: {figure: mean for figure, (mean, _) in average(each).items()} for name, each in seeds.items()}
     bands = {name: {figure: band for figure, (_, band) in average(each).items()} for name, each in seeds.items()}

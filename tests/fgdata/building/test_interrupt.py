@@ -1,4 +1,4 @@
-"""Ctrl-C in a real build: the first ends after the image in hand, the second at once."""
+"""Ctrl-C in a real build: the first stops after the current image, the second at once."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from shard_files import hashes, jpeg
 from fgdata.building.build import build
 from fgdata.datasets import Dataset, Record
 
-# The image GATE is read from a FIFO, so that the test knows when it is in hand and decides when it is done.
+# The image GATE is read from a FIFO, so that the test knows when it is being read and decides when it is done.
 SCRIPT = """
 import functools, signal, sys
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_the_first_ends_after_the_image_in_hand_and_loses_only_unfinished_shards
     process, gate = building
     press(process)
     wait_for_notice(process)
-    os.close(gate)  # the image in hand is done
+    os.close(gate)  # the current image is done
     _, errors = process.communicate()
     assert process.returncode == 130
     assert "stopped. Rerun." in errors

@@ -105,7 +105,7 @@ def test_the_mount_points_of_the_system_are_listed():
 @pytest.mark.parametrize("rewrite", [partial(rebox, objective=TIGHT), partial(add, name="rbd")])
 @pytest.mark.parametrize("name", ["../other/train-000000", "/absolute/train-000000", "sub/train-000000", ".."])
 def test_a_manifest_that_names_files_outside_the_set_writes_nothing(copy, tmp_path, rewrite, name):
-    """A stranger's set: its manifest names a shard elsewhere, with a valid digest."""
+    """A set from an untrusted source: its manifest names a shard elsewhere, with a valid digest."""
     name = name.replace("/absolute", str(tmp_path / "other"))
     (tmp_path / "other").mkdir()
     (copy / "sub").mkdir()

@@ -1,4 +1,4 @@
-"""Readers of signs, lesions and COCO: each layout written here as published, read back, and spoilt in every way."""
+"""Readers of signs, lesions and COCO: each layout is written here as published, read back, and damaged in every way."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_gtsrb_names_the_file_and_the_line(signs, row, says):
 
 @pytest.mark.parametrize("stated", ["290;300", "30;29", "29;31", "28;30"])
 def test_gtsrb_refuses_a_picture_of_another_size_than_its_csv_states(signs, stated):
-    """Boxes belong to the stated size: those of shrunk or turned pictures would be wrong."""
+    """Boxes belong to the stated size: those of shrunk or rotated images would be wrong."""
     folder = signs / "GTSRB/Final_Training/Images/00000"
     (folder / "GT-00000.csv").write_text(f"{HEADER}00000_00000.ppm;{stated};5;6;24;25;0\n")
     known = datasets.read("gtsrb", signs)

@@ -1,4 +1,4 @@
-"""Dataset folders and files as strangers leave them: links, FIFOs, hidden copies, bombs, deep JSON, odd JPEGs."""
+"""Unusual and hostile dataset folders and files: links, FIFOs, hidden copies, bombs, deep JSON, odd JPEGs."""
 
 import os
 import struct

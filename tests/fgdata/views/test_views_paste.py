@@ -2,7 +2,9 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
 from fgdata.shards.sample import Sample
-from fgdata.views import Loader, ViewSpec, draws, geometry, load, reference
+from fgdata.views import Loader, Local, ViewSpec, draws, geometry, load, reference
 from fgdata.views.backgrounds import Backgrounds, open_backgrounds
 from fgdata.views.batch import gather
 
@@ -154,10 +156,11 @@ def test_one_image_and_batches_of_one_are_enough(backend: str):
             assert sorted(index) == list(range(count))
 
 
-def test_paste_against_the_reference(backend: str, drawn_set: Path, tmp_path: Path):
+@pytest.mark.parametrize("crop", ["saliency-swap", "paste"])
+def test_paste_against_the_reference(backend: str, drawn_set: Path, crop: Any):
     shards = ShardSet.open(drawn_set)
     behind = Backgrounds([Greys(30, "a", train=9)])  # type: ignore[list-item]
-    spec = ViewSpec(size=48, crop="saliency-swap", masks=True, plain=True)
+    spec = ViewSpec(size=48, crop=crop, masks=True, plain=True)
     detector = "spectral-residual"
     with open_loader(
         shards, Greys(30, "a", train=9), spec, batch_size=12, backend=backend, detector=detector
@@ -208,7 +211,9 @@ def test_resumption_in_mid_epoch_gives_the_same_batches(backend: str):
 
 
 def test_backgrounds_without_saliency_swap_are_refused():
-    with pytest.raises(InputError, match="Only the crop saliency-swap uses backgrounds.*is rrc.*crop to saliency-swap"):
+    with pytest.raises(
+        InputError, match="Only the crops saliency-swap, paste and matte-paste use backgrounds.*is rrc.*crop to one of"
+    ):
         open_loader(Greys(10, "own", train=9), Greys(80, "a", train=8), ViewSpec(size=16))
 
 
@@ -261,9 +266,9 @@ def test_a_damaged_background_is_named_in_the_consumer():
         next(iter(loader))
 
 
-def test_paste_leaves_the_first_38_draws_unchanged():
-    assert geometry.COUNT == 39
-    assert np.array_equal(draws.uniforms(7, 3, np.arange(9), 1, 39)[:, :38], draws.uniforms(7, 3, np.arange(9), 1, 38))
+def test_more_draws_leave_the_first_38_unchanged():
+    more = draws.uniforms(7, 3, np.arange(9), 1, draws.COUNT)
+    assert np.array_equal(more[:, :38], draws.uniforms(7, 3, np.arange(9), 1, 38))
 
 
 def test_only_settings_of_the_user_are_flags(capsys: pytest.CaptureFixture[str]):
@@ -273,8 +278,20 @@ def test_only_settings_of_the_user_are_flags(capsys: pytest.CaptureFixture[str])
         cli.main(["run", "cvsa", "--help"])
     shown = capsys.readouterr().out
     assert all(flag in shown for flag in ("--data.backgrounds", "--views.crop", "--views.paste-area"))
-    assert not any(flag in shown for flag in ("--views.masks", "--views.plain", "--views.views"))
+    assert all(f"--views.{flag} " in shown for flag in ("crop-box", "crop-alpha", "solarize", "matte", "local.count"))
+    assert not any(f"--views.{flag}" in shown for flag in ("masks", "plain", "views", "mattes", "boxes", "lent"))
     assert ViewSpec(views=3, masks=True, plain=True).plain  # users of the library may set these
+
+
+def test_settings_of_views_survive_config_json():
+    from fgtrain.settings import file, methods
+
+    views = ViewSpec(crop="contrastive", blur=(1.0, 0.1), solarize=(0.0, 0.2), local=Local(8, 96, inside_box=True))
+    config = methods.MocoConfig(views=views)
+    stored = json.loads(json.dumps(file.to_dict(config)))
+    assert file.from_dict(stored, "config.json") == config
+    del stored["views"]["local"], stored["views"]["solarize"]  # as an older version wrote it
+    assert file.from_dict(stored, "config.json").views == replace(views, local=Local(), solarize=0.0)
 
 
 def test_the_sheet_shows_patches_over_other_backgrounds(drawn_set: Path, tmp_path: Path):
