@@ -24,7 +24,7 @@ from .. import objectives, parallel
 from ..evaluate import knn
 from ..networks import optim
 from ..networks.encoder import Encoder
-from ..objectives import Reporting
+from ..objectives import BetweenEpochs
 from ..place import has_bf16
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
@@ -151,8 +151,10 @@ class Trainer:
                 if self.step and self.step % between == 0:
                     self.save()
             self.train_epoch(monitor)
-            if isinstance(self.objective, Reporting):
-                self.objective.after_epoch(monitor.say)
+            epoch, rest = divmod(self.step, self.steps_per_epoch)
+            if not rest and isinstance(self.objective, BetweenEpochs):
+                with monitor.paused(self.device):
+                    self.objective.after_epoch(epoch, self.loader, monitor.say)
         if not self.stopped:
             self.evaluate(monitor)
         self.save()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from fgdata.shards.reader import ShardSet
-    from fgdata.views import ViewSpec
+    from fgdata.views import Loader, ViewSpec
 
     from ..networks.encoder import Encoder
     from ..networks.optim import Rates
@@ -66,11 +66,15 @@ class Prepared(Protocol):
 
 
 @runtime_checkable
-class Reporting(Protocol):
-    """An objective that checks every epoch when it ends."""
+class BetweenEpochs(Protocol):
+    """An objective that reports, or changes the loader's boxes, between two epochs."""
 
-    def after_epoch(self, say: "Callable[[str], None]") -> None:
-        """Called after every epoch, including one that was stopped; `say` prints a line."""
+    def after_epoch(self, epoch: int, loader: "Loader", say: "Callable[[str], None]") -> None:
+        """Called on all processes after every complete epoch, before its checkpoint. `epoch` counts complete epochs.
+
+        `loader.set_boxes` takes effect in the next epoch; the boxes must be a buffer of the objective, which sets them
+        again when a run resumes. `say` prints a line.
+        """
         ...
 
 

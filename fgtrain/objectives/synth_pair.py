@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgdata.shards.reader import ShardSet
+from fgdata.views import Loader
 
 from .. import parallel
 from ..networks.encoder import Encoder
@@ -152,7 +153,7 @@ class SynthPair(nn.Module):
     def after_step(self, progress: float) -> None:
         self.base.after_step(progress)
 
-    def after_epoch(self, say: Callable[[str], None]) -> None:
+    def after_epoch(self, epoch: int, loader: Loader, say: Callable[[str], None]) -> None:
         """Warns once if low-variance noise reached no dimension, or every dimension, in a whole epoch."""
         share = torch.stack(self.selected).mean().item() if self.selected else 0.5
         self.selected = []

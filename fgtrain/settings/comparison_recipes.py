@@ -227,11 +227,12 @@ def lewel() -> LewelConfig:
 
     fgtrain run lewel
 
-    The version with synchronised batch norm. Crop, colour and blur are MoCo v2's with half the saturation, the same for
-    both views. Huang et al., CVPR 2022.
+    The version with synchronised batch norm. The views are BYOL's, with crops of a fifth of the image or more. Huang et
+    al., CVPR 2022.
     """
     optim = Optim(name="lars", lr=0.45, weight_decay=1e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
-    return LewelConfig(views=ViewSpec(saturation=0.2), optim=optim, sync_norm=True)
+    views = ViewSpec(saturation=0.2, blur=(1.0, 0.1), solarize=(0.0, 0.2))
+    return LewelConfig(views=views, optim=optim, sync_norm=True)
 
 
 def lewel_cub_r50() -> LewelConfig:

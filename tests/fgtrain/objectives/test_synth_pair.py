@@ -276,13 +276,13 @@ def test_an_epoch_that_selects_nothing_or_everything_is_said_once(kappa: float, 
     objective, lines = build(kappa=kappa, kappa_quantile=0.0), []
     for _ in range(2):
         objective(batch(), 0.0)
-        objective.after_epoch(lines.append)
+        objective.after_epoch(1, None, lines.append)
     (line,) = lines
     assert f"{which} dimension was selected" in line
     assert "--pair.kappa-quantile" in line
     share = build()
     share(batch(), 0.0)
-    share.after_epoch(lines.append)
+    share.after_epoch(1, None, lines.append)
     assert len(lines) == 1
 
 
