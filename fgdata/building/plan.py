@@ -14,6 +14,7 @@ from .. import __version__
 from ..datasets import Dataset
 from ..errors import InputError, counted
 from ..files.json import parse_json
+from ..files.regular import open_regular
 from ..images import VERSION
 from ..plugins import needed
 from ..saliency import component, find_row, own_settings
@@ -73,8 +74,8 @@ def versions() -> dict[str, str]:
 def recorded_plugins(out: Path) -> Any:
     """`plugins` of the manifest or plan in a folder, unchecked; None if it has none or cannot be read."""
     for path in (out / MANIFEST, out / BUILDING / "plan.json"):
-        with suppress(OSError, ValueError, InputError):
-            return parse_json(path.read_bytes()).get("plugins")
+        with suppress(OSError, ValueError, InputError), open_regular(path) as file:
+            return parse_json(file.read()).get("plugins")
     return None
 
 

@@ -23,17 +23,17 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
 
-def check_memory(config: Config, samples: int, device: torch.device, processes: int = 1) -> None:
+def check_memory(config: Config, samples: int, device: torch.device, processes: int = 1, classes: int = 0) -> None:
     """InputError if the tensors of some settings are larger than the memory of the device.
 
-    samples: number of training images. processes: how many share a batch. Counts what is certain: weights, gradients,
-    the optimiser's averages, queues and banks, and the views of one batch.
+    samples: number of training images. processes: how many share a batch. classes: of the shard set. Counts what is
+    certain: weights, gradients, the optimiser's averages, queues and banks, and the views of one batch.
     """
     limit = available_memory(device)
     copies = 3 if config.optim.name == "adamw" else 2
     try:
         with torch.device("meta"):
-            objective = objectives.build(config, samples)
+            objective = objectives.build(config, samples, classes)
     except InputError:
         raise
     except Exception as error:
@@ -41,8 +41,8 @@ def check_memory(config: Config, samples: int, device: torch.device, processes: 
             return  # a plug-in's objective, which cannot be built without memory
         raise InputError(f"These settings need tensors of more than 2^63 bytes. {_ADVICE}") from error
     batch = min(config.data.batch_size, samples) // processes
-    views = (2, batch, 3, config.views.size, config.views.size)
-    tensors = [("the views of a batch", views, 4 * math.prod(views))]
+    shapes = {name: [batch if side < 0 else side for side in shape] for name, shape in objective.views.tensors.items()}
+    tensors = [(f"the {name} of a batch", shape, 4 * math.prod(shape)) for name, shape in shapes.items()]
     tensors += [(name, value.shape, value.nbytes) for name, value in objective.named_buffers()]
     tensors += [(n, p.shape, p.nbytes * (1 + copies * p.requires_grad)) for n, p in objective.named_parameters()]
     total = sum(size for _, _, size in tensors)

@@ -24,7 +24,7 @@ from .. import objectives, parallel
 from ..evaluate import knn
 from ..networks import optim
 from ..networks.encoder import Encoder
-from ..objectives import Reporting
+from ..objectives import BetweenEpochs
 from ..place import enough_memory, has_bf16
 from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
@@ -47,14 +47,15 @@ class Trainer:
         stored = resumed or config.extend is not None
         built = replace(config, init="") if stored else config
         samples = len(shards.split(config.data.split))
-        check_memory(replace(config, init=""), samples, device, self.world)
+        check_labels(config, shards)
+        check_memory(replace(config, init=""), samples, device, self.world, len(shards.classes))
         with enough_memory(
             lambda: (
                 f"The networks and banks of these settings do not fit into the memory of {device}. "
                 "Choose a smaller network, bank or queue."
             )
         ):
-            self.objective: Any = objectives.build(built, samples).to(device).train()
+            self.objective: Any = objectives.build(built, samples, len(shards.classes)).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
             from timm.layers.norm_act import convert_sync_batchnorm  # torch's does not keep timm's activations
 
@@ -64,7 +65,7 @@ class Trainer:
                 if isinstance(module, Encoder):
                     module.compile()
         self.model: nn.Module = self.objective
-        self.optimizer = optim.build(self.objective, config.optim, self.objective.constant_rate)
+        self.optimizer = optim.build(self.objective, config.optim, self.objective.rates)
         self.check_settings()
         torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
         self.loader = load(
@@ -132,7 +133,8 @@ class Trainer:
             lines.append(f"frozen: {frozen}{advice}")
         if config.sync_norm and self.world > 1 and self.device.type != "cuda":
             lines.append("batch norm: separate statistics in each process; torch synchronises them on GPUs only")
-        lines += [line for module in self.objective.modules() for line in getattr(module, "remarks", ())]
+        modules = self.objective.modules()
+        lines += dict.fromkeys(line for module in modules for line in getattr(module, "remarks", ()))
         return lines
 
     def join(self) -> None:
@@ -155,8 +157,10 @@ class Trainer:
                 if self.step and self.step % between == 0:
                     self.save()
             self.train_epoch(monitor)
-            if isinstance(self.objective, Reporting):
-                self.objective.after_epoch(monitor.say)
+            epoch, rest = divmod(self.step, self.steps_per_epoch)
+            if not rest and isinstance(self.objective, BetweenEpochs):
+                with monitor.paused(self.device):
+                    self.objective.after_epoch(epoch, self.loader, monitor.say)
         if not self.stopped:
             self.evaluate(monitor)
         self.save()
@@ -201,8 +205,7 @@ class Trainer:
                 part_logs.append({"loss": loss.detach(), **logs})
             if settings.clip:
                 self.scaler.unscale_(self.optimizer)
-                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-                part_logs[-1]["gradient"] = nn.utils.clip_grad_norm_(parameters, settings.clip).detach()
+                part_logs[-1]["gradient"] = optim.clip(self.optimizer, settings.clip, settings.clip_by)
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -352,9 +355,10 @@ class Trainer:
         """(all) Writes a checkpoint, after checking that everything in it is finite."""
         self.check()
         self.check_weights()
-        model, state, views = self.config.model, self.state(), self.objective.views
+        model, state, views = self.objective.encoder.model, self.state(), self.objective.views
         about: dict[str, Any] = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
         about |= {"drop_path": model.drop_path} if model.drop_path else {}
+        about |= {"attend": model.attend} if model.attend else {}
         about |= {"mean": views.mean, "std": views.std}
         about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}
         about |= {"settings": relevant(self.config)}
@@ -363,6 +367,15 @@ class Trainer:
                 keep = self.config.machine.keep_last
                 self.run.save_checkpoint(self.step, self.objective.encoder, about, state, keep)
                 self.run.note(checkpoint=self.step)
+
+
+def check_labels(config: Config, shards: ShardSet) -> None:
+    """InputError if the method needs labels and the shard set has none."""
+    if "labels" in config.needs and (classes := len(shards.classes)) < 2:
+        raise InputError(
+            f"{config.method} learns from labels, but {shards.path} has {classes or 'no'} class{'es' * (not classes)}. "
+            "Name a labelled set with --data.shards, or use a method without labels: fgtrain list"
+        )
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -1,6 +1,6 @@
 """Where an encoder sees a class: class-activation maps and Grad-CAM of a linear layer on its pooled features.
 
-CAM (Zhou et al., CVPR 2016) is w_class . z(x, y), and needs a pooled feature that is the mean of the last map. Grad-CAM
+CAM (Zhou et al., CVPR 2016) is w_class . z(x, y), and needs a feature that is the mean of the last map. Grad-CAM
 (Selvaraju et al., ICCV 2017) needs only derivatives: the weight of channel k is the mean over positions of
 d score / d A_k (eq. 1), and the map is the positive part of the weighted sum of the A_k (eq. 2).
 """
@@ -12,13 +12,14 @@ from ..networks.encoder import Encoder, Features
 
 
 def pools_by_mean(encoder: Encoder, size: int) -> bool:
-    """Whether the pooled feature is the mean of the last map, seen on a random image of `size` pixels: a class token or
-    the output of another layer is not."""
+    """Whether an image's feature is the mean of the last map, seen on a random image of `size` pixels: a class token,
+    the output of another layer or an attended mean is not."""
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = encoder.eval()(x.to(next(encoder.parameters()).device))
-    last, pooled = features.maps[4].float().mean((2, 3)), features.pooled.float()
-    return last.shape == pooled.shape and torch.allclose(last, pooled, rtol=1e-3, atol=1e-4)  # float32 sums
+        described = encoder.describe(features).float()
+    last = features.maps[4].float().mean((2, 3))
+    return last.shape == described.shape and torch.allclose(last, described, rtol=1e-3, atol=1e-4)  # float32 sums
 
 
 def class_activation(features: Features, weight: Tensor) -> Tensor:

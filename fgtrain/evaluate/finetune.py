@@ -62,17 +62,17 @@ class Rows:
 
 
 class Network(nn.Module):
-    """(B, 3, S, S) -> (B, classes): the encoder and a linear layer on its pooled features."""
+    """(B, 3, S, S) -> (B, classes): the encoder and a linear layer on the features that it describes."""
 
     def __init__(self, encoder: Encoder, classes: int, seed: int):
         super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(encoder.dim, classes)
+        self.encoder, self.head = encoder, nn.Linear(encoder.described, classes)
         with torch.no_grad():
             self.head.weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
             self.head.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.encoder(x).pooled)
+        return self.head(self.encoder.describe(self.encoder(x)))
 
 
 Finish = Callable[[Fit, Callable[[], float]], float]
@@ -153,6 +153,6 @@ def accuracy(network: Network, shards: ShardSet, split: str, size: int, device: 
     right = []
     for features, batch in forward(network.encoder, shards, split, network.encoder.evaluation_view(size), device):
         with torch.inference_mode():
-            logits = network.head(features.pooled.float())
+            logits = network.head(features.float())
             right.append((logits.argmax(1) == batch["label"].to(device)) & logits.isfinite().all(1))
     return torch.cat(right).float().mean().item()

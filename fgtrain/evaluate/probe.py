@@ -12,7 +12,7 @@ from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, label
 from fgdata.views import Loader, ViewSpec, load
 
-from ..networks.encoder import Encoder, Features
+from ..networks.encoder import Encoder
 
 BATCH = 128
 
@@ -22,8 +22,8 @@ Rows = tuple[Tensor, Tensor, Tensor]
 
 def forward(
     encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device
-) -> Iterator[tuple[Features, dict[str, Tensor]]]:
-    """One pass over a split -> per batch the features of its first view, without gradients, and the batch itself.
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """One pass over a split -> per batch the features (B, n) of its first view, without gradients, and the batch.
 
     When `views.plain` is set, the features are those of the whole image, resized and not cropped.
     """
@@ -56,11 +56,11 @@ def _open(shards: ShardSet, split: str, views: ViewSpec, device: torch.device, s
 
 def _forward(
     encoder: Encoder, loader: Loader, plain: bool, device: torch.device
-) -> Iterator[tuple[Features, dict[str, Tensor]]]:
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     encoder = placed(encoder, device)
     for x, batch in _images(loader, plain, device):
         with torch.inference_mode():
-            features = encoder(x)
+            features = encoder.describe(encoder(x))
         yield features, batch
 
 
@@ -82,14 +82,14 @@ def placed(encoder: Encoder, device: torch.device) -> Encoder:
     return encoder.to(device).to(memory_format=torch.channels_last).eval()
 
 
-def _rows(batches: Iterator[tuple[Features, dict[str, Tensor]]]) -> Rows:
-    rows = [(features.pooled.float().cpu(), batch["label"].cpu(), batch["index"].cpu()) for features, batch in batches]
-    pooled, labels, index = (torch.cat(column) for column in zip(*rows))
-    if not pooled.isfinite().all():
+def _rows(batches: Iterator[tuple[Tensor, dict[str, Tensor]]]) -> Rows:
+    rows = [(features.float().cpu(), batch["label"].cpu(), batch["index"].cpu()) for features, batch in batches]
+    features, labels, index = (torch.cat(column) for column in zip(*rows))
+    if not features.isfinite().all():
         raise InputError(
             "The encoder's features are not finite on this set: its training has diverged. Name an earlier checkpoint."
         )
-    return pooled, labels, index
+    return features, labels, index
 
 
 def labels_of(shards: ShardSet, split: str) -> Tensor:

@@ -235,4 +235,4 @@ def untrained_encoder(checkpoint: Checkpoint | Given) -> Encoder:
     if hasattr(small, "decoder"):  # its file may be gone; the encoder does not need it
         small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
     small = replace(small, init_heads=False)
-    return objectives.build(small, samples=2).encoder
+    return objectives.build(small, samples=2, classes=2).encoder

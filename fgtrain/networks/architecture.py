@@ -126,6 +126,17 @@ def measure(model: Model) -> Shape:
     )
 
 
+@lru_cache(maxsize=32)
+def pools_last_map(model: Model) -> bool:
+    """Whether the pooled feature is computed from the last map, so that a loss on it has a gradient there. A network of
+    tokens computes both from its tokens."""
+    network: Any = _on_meta(model)
+    size = input_size(model)
+    final, maps = measure(model).run(network, torch.empty(2, 3, size, size, device="meta"))
+    pooled = network.forward_head(final, pre_logits=True)
+    return torch.autograd.grad(pooled.sum(), maps[4], allow_unused=True)[0] is not None
+
+
 def input_size(model: Model) -> int:
     """The side of the images that a network is made for, in pixels."""
     network: Any = _on_meta(model)

@@ -16,6 +16,7 @@ from fgdata.views import ViewSpec
 
 from ..settings.common import Model
 from . import architecture
+from .attention import Attention, attended
 from .groups import Groups
 from .norm import batch_norms
 
@@ -56,6 +57,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.model, self.shape, self.network = model, architecture.measure(model), architecture.build(model)
         self.dim, self.channels = self.shape.dim, self.shape.channels
+        self.attend = Attention(self.channels[4], model.attend) if model.attend else None
+        self.described = self.channels[4] if model.attend else self.dim
         self.groups = Groups(self.network)
         config: Any = self.network.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
@@ -70,6 +73,13 @@ class Encoder(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)  # as the weights; the faster layout on CPU and GPU
         final, maps = self.shape.run(self.network, x)
         return Features(maps, self.network.forward_head(final, pre_logits=True))  # pyright: ignore[reportCallIssue]
+
+    def describe(self, features: Features) -> Tensor:
+        """Output for B images -> (B, `described`), the feature that evaluations use: the pooled one, or with an
+        attention branch the mean of the last map weighted by it, of length 1."""
+        if self.attend is None:
+            return features.pooled
+        return attended(features.maps[4], self.attend(features.maps[4]))
 
     def freeze(self, stages: int) -> None:
         """Freezes the stem and the first `stages` stages or blocks; 0 freezes nothing. Later copies are frozen too.
@@ -98,7 +108,7 @@ class Encoder(nn.Module):
         super().train(mode)
         for name in self.frozen:
             self.network.get_submodule(name).eval()
-        for layer in batch_norms(self) if self.hold else ():
+        for layer in batch_norms(self.network) if self.hold else ():
             layer.eval()
         return self
 
@@ -125,8 +135,8 @@ class Encoder(nn.Module):
         raise InputError(f"--{flag} is {size}, which {self.model.backbone} cannot process; allowed: {', '.join(near)}.")
 
     def last_stage(self, x: Tensor) -> "tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]":
-        """(B, 3, S, S) -> the tensor that Grad-CAM differentiates, (B, n) pooled computed from it, and a function that
-        gives any tensor of that shape as maps (B, C, h, w). Call it in evaluation mode.
+        """(B, 3, S, S) -> the tensor that Grad-CAM differentiates, (B, n) features described from it, and a function
+        that gives any tensor of that shape as maps (B, C, h, w). Call it in evaluation mode.
 
         The tensor is the output of the last stage. A network of tokens may pool only the class token of its last block,
         so there it is the input of that block.
@@ -143,9 +153,9 @@ class Encoder(nn.Module):
         else:
             hook = stage.register_forward_hook(lambda _, inputs, output: leaf(output))
         with hook, torch.enable_grad():
-            pooled = self(x).pooled
+            described = self.describe(self(x))
         grid = self.shape.grid(self.model, x.shape[-1])
-        return captured[0], pooled, lambda tensor: as_maps(tensor, grid)
+        return captured[0], described, lambda tensor: as_maps(tensor, grid)
 
 
 def _hide_network(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -11,6 +11,16 @@ def mlp(inputs: int, hidden: int, outputs: int, norm: bool = True, bias: bool = 
     return nn.Sequential(first, *normalization, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
 
 
+def position_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """(B, inputs, P) -> (B, outputs, P), the same at every position: linear - batch norm - ReLU - linear, no biases."""
+    return nn.Sequential(
+        nn.Conv1d(inputs, hidden, 1, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Conv1d(hidden, outputs, 1, bias=False),
+    )
+
+
 def conv_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """(B, inputs, H, W) -> (B, outputs, H, W): 1x1 convolution - batch norm - ReLU - 1x1 convolution."""
     return nn.Sequential(

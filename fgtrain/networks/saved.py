@@ -1,5 +1,6 @@
 """Encoders on disk: load one from a checkpoint, export one for other libraries."""
 
+import json
 import shutil
 from pathlib import Path
 from shlex import quote
@@ -7,14 +8,14 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from fgdata.errors import InputError, counted, printable
 from fgdata.files.output import check_output
 
 from ..printing import say
 from ..runs.checkpoint import Checkpoint
-from ..runs.files import raise_system_error, read_json, read_through, whole, write_json
+from ..runs.files import parse_json, raise_system_error, read_json, read_through, whole, write_json
 from ..runs.state import checksum
 from ..settings.common import WIDEST, Model
 from ..settings.evaluations import Export
@@ -33,11 +34,13 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
     file, model = checkpoint.file, checkpoint.model
     other = "Name an earlier checkpoint of the run: a folder under its checkpoints/."
     stems = get_args(get_type_hints(Model)["stem"])
-    if model.stem not in stems or not 1 <= model.width <= WIDEST or not 0 <= model.drop_path < 1:
+    sizes = 1 <= model.width <= WIDEST and 0 <= model.attend <= WIDEST
+    if model.stem not in stems or not sizes or not 0 <= model.drop_path < 1:
         raise InputError(
-            f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} stem "
-            f"and drop path {model.drop_path} in its metadata; allowed: width 1 to {WIDEST:,}, stem "
-            f"{' or '.join(stems)}, drop path 0 to below 1. It is damaged, or from another version of fgtrain. {other}"
+            f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} "
+            f"stem, drop path {model.drop_path} and {model.attend} filters of attention in its metadata; allowed: "
+            f"width 1 to {WIDEST:,}, stem {' or '.join(stems)}, drop path 0 to below 1, 0 to {WIDEST:,} filters. It is "
+            f"damaged, or from another version of fgtrain. {other}"
         )
     try:
         with torch.device("meta"):
@@ -85,9 +88,13 @@ def run_export(flags: Export) -> None:
         raise InputError(
             f"{config} exists and is not a timm config, which export writes there. Choose another folder for FILE."
         )
+    branch, encoder.attend = encoder.attend, None  # other libraries refuse unknown names
     expected = checksum(dict(encoder.state_dict()))
     with whole(file) as part:
-        shutil.copyfile(checkpoint.file, part)
+        if branch is None:
+            shutil.copyfile(checkpoint.file, part)
+        else:
+            part.write_bytes(without_branch(checkpoint.file, encoder, expected))
         if checksum(load_file(part)) != expected:
             raise InputError(
                 f"{file} was written, but reading it back gives other weights. Check the disk, or choose another "
@@ -114,9 +121,22 @@ def run_export(flags: Export) -> None:
         )
     lines.append(f"import fgtrain.networks; encoder = fgtrain.networks.load({str(file)!r})")
     lines.append("encoder(images).pooled  # images normalised by encoder.mean and encoder.std")
+    if branch is not None:
+        lines.append(
+            "The attention branch is left out: the file's feature is the network's own, not the attended one that "
+            "evaluations of the run use."
+        )
     shape = "" if plain else f" --model.width {checkpoint.model.width} --model.stem {checkpoint.model.stem}"
     lines.append(f"fgtrain run byol --init {at} --model.backbone {name}{shape}  # or eval knn --weights")
     say(*lines)
+
+
+def without_branch(file: Path, encoder: Encoder, crc32: int) -> bytes:
+    """The weights of an encoder as safetensors, with the metadata of `file` but without its attention branch."""
+    with safe_open(file, "pt") as opened:
+        about = parse_json(opened.metadata()["fgtrain"])
+    about = {k: v for k, v in about.items() if k != "attend"} | {"crc32": crc32}
+    return save(dict(encoder.state_dict()), metadata={"fgtrain": json.dumps(about, sort_keys=True)})
 
 
 def load(file: str | Path) -> Encoder:

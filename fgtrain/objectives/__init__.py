@@ -1,4 +1,4 @@
-"""One nn.Module per method, built from its config and the number of training images: see `Objective`.
+"""One nn.Module per method, built from its config, the number of training images and that of classes: see `Objective`.
 
 Banks, queues and moving averages are buffers or parameters of the module, so checkpoints include them.
 """
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     import torch
 
     from fgdata.shards.reader import ShardSet
-    from fgdata.views import ViewSpec
+    from fgdata.views import Loader, ViewSpec
 
     from ..networks.encoder import Encoder
+    from ..networks.optim import Rates
     from ..runs.rundir import RunDir
 
 
@@ -27,8 +28,8 @@ class Objective(Protocol):
     """The views that the loader must deliver."""
     accumulates: bool
     """Whether gradients accumulated over parts of a batch equal those of the whole batch."""
-    constant_rate: tuple[str, ...]
-    """Name prefixes of the parameters whose learning rate stays at its peak.
+    rates: "Rates"
+    """Prefix of parameter names -> factor on their learning rate, or "constant": it stays at its peak.
 
     The module, or one in it, may also have `remarks`: lines that are printed before the first step of a run.
     """
@@ -69,26 +70,31 @@ class Prepared(Protocol):
 
 
 @runtime_checkable
-class Reporting(Protocol):
-    """An objective that checks every epoch when it ends."""
+class BetweenEpochs(Protocol):
+    """An objective that reports, or changes the loader's boxes, between two epochs."""
 
-    def after_epoch(self, say: "Callable[[str], None]") -> None:
-        """Called after every epoch, including one that was stopped; `say` prints a line."""
+    def after_epoch(self, epoch: int, loader: "Loader", say: "Callable[[str], None]") -> None:
+        """Called on all processes after every complete epoch, before its checkpoint. `epoch` counts complete epochs.
+
+        `loader.set_boxes` takes effect in the next epoch; the boxes must be a buffer of the objective, which sets them
+        again when a run resumes. `say` prints a line.
+        """
         ...
 
 
-def build(config: Config, samples: int) -> Any:
+def build(config: Config, samples: int, classes: int = 0) -> Any:
     """Builds the objective of a config, on the CPU. Initial weights depend only on the seed and --init.
 
-    `samples` is the number of training images. InputError when --init, --init-heads or --decoder cannot be
-    used.
+    `samples` is the number of training images, `classes` that of the shard set's classes; only a method that needs
+    labels gets the latter. InputError when --init, --init-heads or --decoder cannot be used.
     """
     import torch
 
     module, name = config.objective.split(":")
     with torch.random.fork_rng(devices=[]):  # saving the GPU states too would initialise every GPU
         torch.default_generator.manual_seed(config.seed)
-        objective = getattr(import_module(module), name)(config, samples)
+        labelled = (classes,) if "labels" in config.needs else ()
+        objective = getattr(import_module(module), name)(config, samples, *labelled)
     if config.init_heads and config.init:  # "": a checkpoint brings them
         from .inherit import load_heads
 

@@ -12,13 +12,39 @@ def negative_cosine(p: Tensor, h: Tensor) -> Tensor:
     return -F.cosine_similarity(wide(p), wide(h), dim=1).mean()
 
 
-def info_nce(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
-    """(B, d), (B, d), (K, d) unit rows -> (). MoCo Eq. 1 (He et al. 2020): the key is class 0 of 1 + K."""
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, tau: float, more: Tensor | None = None) -> Tensor:
+    """(B, d), (B, d), (K, d) unit rows -> (). MoCo Eq. 1 (He et al. 2020): the key is class 0 of 1 + K.
+
+    `more` (B, M): cosines of each query with negatives of its own; -inf leaves one out.
+    """
     q, k, queue = wide(q), wide(k), wide(queue)
     positive = (q * k).sum(1, keepdim=True)
     with torch.autocast(q.device.type, enabled=False):
-        logits = torch.cat([positive, q @ queue.T], 1) / tau  # (B, 1 + K)
+        columns = [positive, q @ queue.T, *([] if more is None else [more])]
+        logits = torch.cat(columns, 1) / tau  # (B, 1 + K + M)
     return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+
+
+def soft_info_nce(q: Tensor, keys: Tensor, targets: Tensor, queue: Tensor, tau: float) -> Tensor:
+    """(B, d), (N, d), (B, N), (K, d) -> (). InfoNCE with soft positives: -sum over j of T_ij log p_ij, mean over the
+    queries, where p is the softmax over the N keys of the batch and the K of the queue. Rows of `targets` sum to 1."""
+    q, keys, queue = wide(q), wide(keys), wide(queue)
+    with torch.autocast(q.device.type, enabled=False):
+        logits = q @ torch.cat([keys, queue]).T / tau  # (B, N + K)
+    return -(targets * logits.log_softmax(1)[:, : len(keys)]).sum(1).mean()
+
+
+@torch.no_grad()
+def sinkhorn(keys: Tensor, eps: float, rounds: int = 3) -> Tensor:
+    """(N, d) unit rows -> (N, N), rows that sum to 1: exp(cosine / eps), its columns and rows normalised in turn
+    (Cuturi 2013), so that no key attracts many others."""
+    keys = wide(keys)
+    with torch.autocast(keys.device.type, enabled=False):
+        log = keys @ keys.T / eps
+    for _ in range(rounds):
+        log = log - log.logsumexp(0, keepdim=True)
+        log = log - log.logsumexp(1, keepdim=True)
+    return log.exp()
 
 
 def nt_xent(

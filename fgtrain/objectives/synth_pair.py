@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgdata.shards.reader import ShardSet
+from fgdata.views import Loader
 
 from .. import parallel
 from ..networks.encoder import Encoder
@@ -37,7 +38,7 @@ class SynthPair(nn.Module):
         self.config, self.pair = config, config.pair
         self.base = Moco(config, samples) if config.base == "moco" else Simsiam(config, samples)
         self.views = replace(self.base.views, plain=True)
-        self.constant_rate = tuple(f"base.{prefix}" for prefix in self.base.constant_rate)
+        self.rates = {f"base.{prefix}": rate for prefix, rate in self.base.rates.items()}
         n = self.base.encoder.dim
         self.decoder = decoder.Decoder(n, config.views.size, config.reconstruct.width, config.reconstruct.depth)
         if config.decoder is not None and not config.machine.resume:  # a resumed run has its own copy
@@ -154,7 +155,7 @@ class SynthPair(nn.Module):
     def after_step(self, progress: float) -> None:
         self.base.after_step(progress)
 
-    def after_epoch(self, say: Callable[[str], None]) -> None:
+    def after_epoch(self, epoch: int, loader: Loader, say: Callable[[str], None]) -> None:
         """Warns once about each way in which a whole epoch had no effect: low-variance noise in no dimension, or in
         every one, and a decoder that is no better than the mean image."""
         share = torch.stack(self.selected).mean().item() if self.selected else 0.5

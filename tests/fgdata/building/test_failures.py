@@ -10,6 +10,7 @@ import pytest
 from shard_files import dataset, encode, files, jpeg
 
 from fgdata.building.build import build
+from fgdata.building.plan import recorded_plugins
 from fgdata.building.rewrite import add
 from fgdata.cli import main
 from fgdata.datasets import Dataset, Record
@@ -322,3 +323,12 @@ def _renumber(folder: Path, first: int) -> None:
             entry["shards"][i] = writer.entry
         reader.close()
     (folder / MANIFEST).write_bytes(dump(signed(manifest)))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", ".building/plan.json"])
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_plugins_are_not_read_from_what_is_not_a_file(tmp_path, name, kind):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    {"fifo": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero")}[kind](path)
+    assert recorded_plugins(tmp_path) is None  # and returns: a FIFO has no writer, /dev/zero no end

@@ -23,7 +23,9 @@ def test_the_sum_is_that_of_the_real_objective(name: str, optimiser: str, copies
     config: Config = replace(small(Path(), Path(), name), optim=Optim(name=optimiser))  # pyright: ignore
     real = objectives.build(config, samples=32)
     parameters = sum(p.numel() * (1 + copies * p.requires_grad) for p in real.parameters())
-    need = 4 * parameters + sum(buffer.nbytes for buffer in real.buffers()) + torch.zeros(2, 8, 3, 32, 32).nbytes
+    batch = [torch.zeros(2, 8, 3, 32, 32), torch.zeros(8), torch.zeros(8)]  # views, labels, indices
+    batch += {"cvsa": [torch.zeros(2, 8, 1, 32, 32)], "synth-pair": [torch.zeros(8, 3, 32, 32)]}.get(name, [])
+    need = 4 * parameters + sum(tensor.nbytes for tensor in (*real.buffers(), *batch))
     monkeypatch.setattr(capacity, "available_memory", lambda _: need)
     capacity.check_memory(config, 32, CPU)
     monkeypatch.setattr(capacity, "available_memory", lambda _: need - 1)
@@ -37,7 +39,7 @@ def test_the_sum_is_that_of_the_real_objective(name: str, optimiser: str, copies
         (
             "moco",
             {"moco": methods.MocoSettings(queue=10**12, dim=128)},
-            r"512,0\d\d.* GB .*queue \(1,000,000,000,000 x 128\)",
+            r"512,0\d\d.* GB .*queue.keys \(1,000,000,000,000 x 128\)",
         ),
         ("synth-pair", {"pair": methods.PairSettings(bank=10**12)}, r"bank \(1,000,000,000,000 x 64\)"),
         (

@@ -20,6 +20,7 @@ from fgtrain import cli
 from fgtrain.engine import lifecycle, trainer
 from fgtrain.engine.trainer import Trainer, part
 from fgtrain.networks.encoder import Encoder
+from fgtrain.objectives import bases
 from fgtrain.runs.files import write_json
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Config
@@ -54,7 +55,10 @@ def test_a_resumed_run_records_what_wrote_its_earlier_parts(undisturbed: Path, d
     assert {"python", "torch", "timm", "numpy"} <= after["versions"].keys()
 
 
-METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam")
+METHODS = (
+    *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam"),
+    *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
+)
 
 
 def interrupted(config: Config, name: str, stop_at: int) -> Path:
@@ -79,6 +83,25 @@ def test_resumed_run_is_bitwise_the_undisturbed_one(
 ):
     whole = undisturbed if name == "cvsa" else lifecycle.train(small(drawn_set, tmp_path / "whole", name), name)
     assert_same_run(interrupted(small(drawn_set, tmp_path / "parts", name), name, stop_at), whole)
+
+
+@pytest.mark.parametrize("stop_at", [5, 4])
+def test_the_hook_between_epochs_is_called_once_after_each_complete_epoch(
+    stop_at: int, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whether the run stops within an epoch or at its end; and before the checkpoint, which has what it changes."""
+    calls: list[tuple[int, int]] = []
+
+    def after_epoch(self, epoch, loader, say):
+        calls.append((epoch, loader.state_dict()["batch"]))
+        self.projector[0].bias.data.fill_(epoch)
+        say(f"after epoch {epoch}")
+
+    monkeypatch.setattr(bases.Byol, "after_epoch", after_epoch, raising=False)
+    run = interrupted(small(drawn_set, tmp_path / "run", "byol"), "byol", stop_at)
+    assert calls == [(1, 0), (2, 0)]
+    assert (final(run)["objective"]["projector.0.bias"] == 2).all()
+    assert (run / "log.txt").read_text().count("after epoch") == 2
 
 
 def test_every_setting_of_the_engine_resumes_bitwise(drawn_set: Path, tmp_path: Path):

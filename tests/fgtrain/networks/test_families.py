@@ -131,7 +131,7 @@ def test_layer_decay_is_a_power_of_the_distance_from_the_last_block():
 
     objective = Objective()
     settings = Optim("adamw", weight_decay=0.1, exclude_norm_and_bias=True, layer_decay=0.5)
-    optimizer = optim.build(objective, settings)
+    optimizer = optim.build(objective, settings, {})
     optim.set_rates(optimizer, 0, 10, 0, 1.0)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}

@@ -5,7 +5,18 @@ import math
 import pytest
 import torch
 
-from fgtrain.objectives.losses import alignment, attention, feature_std, info_nce, negative_cosine, nt_xent, unit, wide
+from fgtrain.objectives.losses import (
+    alignment,
+    attention,
+    feature_std,
+    info_nce,
+    negative_cosine,
+    nt_xent,
+    sinkhorn,
+    soft_info_nce,
+    unit,
+    wide,
+)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -32,6 +43,48 @@ def test_info_nce_matches_loop():
         negatives = sum(math.exp(float(q[b] @ queue[j]) / 0.2) for j in range(9))
         loop -= math.log(positive / (positive + negatives)) / 4
     assert float(info_nce(q, k, queue, 0.2)) == pytest.approx(loop, abs=1e-12)
+
+
+def test_further_negatives_of_each_query_enter_its_denominator():
+    q, k, queue = (unit(torch.randn(n, 6, generator=rng(n), dtype=torch.float64)) for n in (3, 3, 5))
+    more = torch.tensor([[0.3, -torch.inf], [-torch.inf, -torch.inf], [0.1, -0.2]], dtype=torch.float64)
+    loop = 0.0
+    for b in range(3):
+        cosines = [*(float(q[b] @ row) for row in queue), *more[b].tolist()]
+        positive = math.exp(float(q[b] @ k[b]) / 0.2)
+        loop -= math.log(positive / (positive + sum(math.exp(c / 0.2) for c in cosines))) / 3
+    assert float(info_nce(q, k, queue, 0.2, more)) == pytest.approx(loop, abs=1e-12)
+
+
+def test_soft_info_nce_matches_loop_and_is_info_nce_for_identity_targets():
+    q, k, queue = (unit(torch.randn(n, 6, generator=rng(n), dtype=torch.float64)) for n in (4, 4, 9))
+    targets = torch.rand(2, 4, generator=rng(), dtype=torch.float64)
+    targets /= targets.sum(1, keepdim=True)
+    loop = 0.0
+    for b in range(2):  # the queries of one of two processes
+        below = sum(math.exp(float(q[b] @ row) / 0.2) for row in (*k, *queue))
+        for j in range(4):
+            loop -= float(targets[b, j]) * math.log(math.exp(float(q[b] @ k[j]) / 0.2) / below) / 2
+    assert float(soft_info_nce(q[:2], k, targets, queue, 0.2)) == pytest.approx(loop, abs=1e-12)
+    others = (q @ k.T).masked_fill(torch.eye(4, dtype=torch.bool), -torch.inf)
+    hard = info_nce(q, k, queue, 0.2, others)  # the other keys of the batch are negatives
+    assert float(soft_info_nce(q, k, torch.eye(4).double(), queue, 0.2)) == pytest.approx(float(hard), abs=1e-12)
+
+
+def test_the_assignment_of_sinkhorn_has_its_closed_forms():
+    orthogonal = sinkhorn(torch.eye(5, dtype=torch.float64), eps=0.5)  # doubly stochastic at once
+    own = math.exp(2) / (math.exp(2) + 4)
+    torch.testing.assert_close(orthogonal, torch.full((5, 5), (1 - own) / 4).double().fill_diagonal_(own))
+    equal = sinkhorn(torch.eye(5, dtype=torch.float64)[:1].expand(3, -1), eps=0.05)
+    torch.testing.assert_close(equal, torch.full((3, 3), 1 / 3).double())
+    keys = unit(torch.randn(6, 4, generator=rng(), dtype=torch.float64))
+    shares = (keys @ keys.T / 0.3).exp()
+    for _ in range(3):
+        shares = shares / shares.sum(0, keepdim=True)
+        shares = shares / shares.sum(1, keepdim=True)
+    torch.testing.assert_close(sinkhorn(keys, eps=0.3), shares)
+    torch.testing.assert_close(sinkhorn(keys, eps=1e-3), torch.eye(6).double())
+    torch.testing.assert_close(sinkhorn(keys, eps=0.3, rounds=1000).sum(0), torch.ones(6).double())
 
 
 def test_info_nce_of_identical_rows_is_log_of_the_count():

@@ -277,13 +277,13 @@ def test_an_epoch_that_selects_nothing_or_everything_is_said_once(kappa: float, 
     objective, lines = build(kappa=kappa, kappa_quantile=0.0), []
     for _ in range(2):
         objective(batch(), 0.0)
-        objective.after_epoch(lines.append)
+        objective.after_epoch(1, None, lines.append)
     (line,) = [line for line in lines if "selected" in line]
     assert f"{which} dimension was selected" in line
     assert "--pair.kappa-quantile" in line
     share, lines = build(), []
     share(batch(), 0.0)
-    share.after_epoch(lines.append)
+    share.after_epoch(1, None, lines.append)
     assert not any("selected" in line for line in lines)
 
 
@@ -299,7 +299,7 @@ def test_a_decoder_no_better_than_the_mean_image_is_said_once(monkeypatch):
         monkeypatch.setattr(decoder, "mean_image_error", lambda _, fixed=fixed: fixed)
         _, logs = objective(images, 0.0)
         assert float(logs["mean_image"]) == pytest.approx(factor * float(logs["reconstruct"]), rel=1e-3)
-        objective.after_epoch(lines.append)
+        objective.after_epoch(1, None, lines.append)
         assert sum("no better than the mean image" in line for line in lines) == expected
     monkeypatch.undo()
     assert float(objective(images, 0.0)[1]["mean_image"]) == pytest.approx(constant, rel=1e-6)
@@ -388,9 +388,10 @@ def test_settings_that_cannot_work_are_refused(change: dict, message: str):
 
 def test_predictor_of_simsiam_keeps_its_constant_rate_within_synth_pair():
     objective = build("simsiam")
-    names = [name for name, _ in objective.named_parameters() if name.startswith(objective.constant_rate)]
+    names = [name for name, _ in objective.named_parameters() if name.startswith(tuple(objective.rates))]
     assert len(names) == len(list(objective.base.predictor.parameters()))
-    assert build("moco").constant_rate == ()
+    assert set(objective.rates.values()) == {"constant"}
+    assert build("moco").rates == {}
 
 
 def on_rank(rank: int, folder: Path) -> None:
