@@ -29,25 +29,27 @@ def test_an_example_of_the_page_runs(number: int, drawn_set: Path):
 
 
 def test_the_table_of_a_batch_is_right(drawn_set: Path):
-    views = fgdata.ViewSpec(size=32, crop="saliency-swap", masks=True, plain=True)
-    with fgdata.load(drawn_set, views=views, batch_size=16, detector="gt", boxes=True) as loader:
+    views = fgdata.ViewSpec(size=32, crop="saliency-swap", masks=True, plain=True, boxes=True)
+    with fgdata.load(drawn_set, views=views, batch_size=16, detector="gt", box=True) as loader:
         batch = next(iter(loader))
+        declared = loader.tensors
     shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
     assert shapes == {
         **{"views": (2, 16, 3, 32, 32), "masks": (2, 16, 1, 32, 32), "plain": (16, 3, 32, 32)},
-        **{"label": (16,), "index": (16,), "boxes": (16, 4)},
+        **{"label": (16,), "index": (16,), "boxes": (2, 16, 4), "box": (16, 4)},
     }
+    assert {name: tuple(16 if n == -1 else n for n in shape) for name, shape in declared.items()} == shapes
     reader = fgdata.ShardSet.open(drawn_set).split("train")
-    for number, box in zip(batch["index"].tolist(), batch["boxes"].numpy()):
+    for number, box in zip(batch["index"].tolist(), batch["box"].numpy()):
         np.testing.assert_array_equal(box, fgdata.box(reader.read(number), "gt"))
 
 
-def test_boxes_do_not_change_the_views_or_the_state(drawn_set: Path):
+def test_box_does_not_change_the_views_or_the_state(drawn_set: Path):
     views = fgdata.ViewSpec(size=32)
-    plain, boxed = (fgdata.load(drawn_set, views=views, batch_size=16, boxes=boxes) for boxes in (False, True))
+    plain, boxed = (fgdata.load(drawn_set, views=views, batch_size=16, box=box) for box in (False, True))
     one, two = next(iter(plain)), next(iter(boxed))
     assert torch.equal(one["views"], two["views"])
-    assert "boxes" not in one
+    assert "box" not in one
     plain.close()
     boxed.close()
 

@@ -51,10 +51,10 @@ def differences(pictures: list[np.ndarray], turns: int) -> list[dict[str, Any]]:
         spec = ViewSpec(jitter=1, grayscale=0, **strength)
         errors = []
         for number, picture in enumerate(pictures):
-            u = draws.uniforms(0, 0, np.arange(number * turns, (number + 1) * turns), 0, geometry.COUNT)
+            u = draws.uniforms(0, 0, np.arange(number * turns, (number + 1) * turns), 0, draws.COUNT)
             a, c = geometry.colour_map(u, spec)
-            spread = (2 * u[:, geometry.FACTORS] - 1) * [spec.brightness, spec.contrast, spec.saturation, spec.hue]
-            order = np.argsort(u[:, geometry.ORDER], 1)
+            spread = (2 * u[:, draws.FACTORS] - 1) * [spec.brightness, spec.contrast, spec.saturation, spec.hue]
+            order = np.argsort(u[:, draws.ORDER], 1)
             for i in range(turns):
                 ours = np.clip(reference.recolour(picture, a[i], c[i], picture.mean((0, 1))), 0, 255)
                 theirs = torch.from_numpy(picture).permute(2, 0, 1)

@@ -4,9 +4,18 @@ import bisect
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import InputError
 from ..shards.reader import ShardSet, meta
+
+
+class Lender(NamedTuple):
+    """An image of another set."""
+
+    name: str  # for messages
+    jpeg: bytes
+    size: tuple[int, int]  # width and height in pixels
 
 
 class Backgrounds:
@@ -20,13 +29,14 @@ class Backgrounds:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def read(self, number: int) -> tuple[str, bytes]:
-        """Background `number` -> its name for messages, and its JPEG. InputError if the sample is damaged."""
+    def read(self, number: int) -> Lender:
+        """Background `number`. InputError if the sample is damaged."""
         which = bisect.bisect_right(self._ends, number)
         reader, inner = self._readers[which], number - (self._ends[which] - len(self._readers[which]))
         sample = reader.read(inner)
-        name = f"background {meta(sample)['id']} of {reader.folder} (split {reader.split}, sample {inner})"
-        return name, sample["jpg"]
+        about = meta(sample)
+        name = f"background {about['id']} of {reader.folder} (split {reader.split}, sample {inner})"
+        return Lender(name, sample["jpg"], (about["width"], about["height"]))
 
 
 def open_backgrounds(sets: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet) -> Backgrounds:

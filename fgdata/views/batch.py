@@ -1,14 +1,17 @@
 """The input of a backend: the encoded images of a batch and the geometries of its views."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..boxes.geometry import WHOLE
 from ..errors import InputError
 from ..shards.reader import SplitReader, box, label, meta
-from .backgrounds import Backgrounds
+from .backgrounds import Backgrounds, Lender
+from .draws import COUNT, LENT, lender, uniforms
 from .geometry import Geometry, compute
+from .mattes import Mattes
 from .spec import ViewSpec
 
 
@@ -21,16 +24,25 @@ class Work:
     sizes: np.ndarray  # (n, 2) int64, width and height in pixels
     label: np.ndarray  # (n,) int64
     index: np.ndarray  # (n,) int64, numbers within the split
-    geometries: list[Geometry]  # one per view
+    shots: dict[str, list[Geometry]]  # one geometry per view of each tensor in `ViewSpec.shots`
     keep: int
-    backgrounds: list[list[tuple[str, bytes]]]  # per view, n names and JPEGs of other sets' images; [] if not used
-    boxes: np.ndarray | None = None  # (n, 4) float32, the detector's; None if they were not asked for
+    backgrounds: list[list[Lender]]  # per view, n images of other sets; [] if not used
+    lent: list[Lender]  # n images of other sets; [] if not used
+    mattes: list[np.ndarray]  # n of (SIDE, SIDE) uint8; [] if not used
+    box: np.ndarray | None = None  # (n, 4) float32, in [0, 1]; None if not asked for
 
     @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What is yielded as it is, by name: label, index, and boxes if they were asked for."""
-        named = {"label": self.label, "index": self.index, "boxes": self.boxes}
-        return {name: array[: self.keep] for name, array in named.items() if array is not None}
+    def geometries(self) -> list[Geometry]:
+        """One per view."""
+        return self.shots["views"]
+
+    def arrays(self, spec: ViewSpec) -> dict[str, np.ndarray]:
+        """The tensors of the batch that need no pixels."""
+        named = {"label": self.label, "index": self.index} | ({} if self.box is None else {"box": self.box})
+        arrays = {name: array[: self.keep].copy() for name, array in named.items()}
+        if spec.boxes:
+            arrays["boxes"] = np.stack([p.mask[: self.keep] for p in self.geometries]).astype(np.float32)
+        return arrays
 
 
 def gather(
@@ -41,10 +53,12 @@ def gather(
     keep: int,
     *,
     backgrounds: Backgrounds | None = None,
+    mattes: Mattes | None = None,
     seed: int,
     epoch: int,
     batch: int,
-    yield_boxes: bool = False,
+    given: np.ndarray | None = None,
+    yield_box: bool = False,
 ) -> Work:
     """Reads the samples of a batch and computes the geometries of its views.
 
@@ -54,11 +68,13 @@ def gather(
         detector: Whose boxes; None for the whole image.
         index: (n,) integer sample numbers within the split.
         keep: How many of them are yielded.
-        backgrounds: Images of other sets to paste over; None to paste over the batch's own images.
+        backgrounds: Images of other sets; None to paste over the batch's own images.
+        mattes: The mattes of the split, if the views need maps.
         seed: Key of the draws.
         epoch: Key of the draws.
         batch: The batch's number over all ranks, the key of its partners.
-        yield_boxes: Whether the boxes are part of the batch.
+        given: (N, 4) boxes of all samples of the split, in place of the detector's.
+        yield_box: Whether the samples' boxes are part of the batch.
 
     Raises:
         InputError: a sample is damaged.
@@ -66,28 +82,57 @@ def gather(
     samples = [reader.read(int(i)) for i in index]
     metas = [meta(sample) for sample in samples]
     sizes = np.array([(m["width"], m["height"]) for m in metas], np.int64)
-    boxes = np.stack([box(sample, detector) if detector else WHOLE for sample in samples])
+    if given is None:
+        boxes = np.stack([box(sample, detector) if detector else WHOLE for sample in samples])
+    else:
+        boxes = given[index]
     lenders = len(backgrounds) if backgrounds is not None else 0
-    geometries = [
-        compute(spec, sizes, boxes, index, seed=seed, epoch=epoch, batch=batch, view=view, lenders=lenders)
-        for view in range(spec.views)
-    ]
+    lent = []
+    if spec.lent and backgrounds is not None:
+        lent = [backgrounds.read(int(i)) for i in lender(uniforms(seed, epoch, index, LENT, COUNT), lenders)]
+    keys = {"seed": seed, "epoch": epoch, "batch": batch}
+    lent_sizes, read = np.array([image.size for image in lent]), []
+    if mattes is not None:
+        read = [mattes.read(int(i)) for i in index]
+    cuts = np.stack([matte.box for matte in read]) if read else None
+    shots = plan(spec, sizes, boxes, index, lent_sizes, cuts, lenders=lenders, **keys)
+    behind = backgrounds if spec.pastes else None
     return Work(
         names=[f"{m['id']} of split {reader.split} (sample {i})" for m, i in zip(metas, index)],
         jpegs=[sample["jpg"] for sample in samples],
         sizes=sizes,
         label=np.array([label(sample) for sample in samples], np.int64),
         index=np.asarray(index, np.int64),
-        geometries=geometries,
+        shots=shots,
         keep=keep,
-        backgrounds=[[backgrounds.read(int(i)) for i in p.partner] for p in geometries]
-        if backgrounds is not None
-        else [],
-        boxes=boxes if yield_boxes else None,
+        backgrounds=[[behind.read(int(i)) for i in p.partner] for p in shots["views"]] if behind is not None else [],
+        lent=lent,
+        mattes=[matte.alpha for matte in read],
+        box=boxes if yield_box else None,
     )
 
 
-def check_size(name: str, size: tuple[int, int], stated: np.ndarray) -> None:
+def plan(
+    spec: ViewSpec,
+    sizes: np.ndarray,
+    boxes: np.ndarray,
+    index: np.ndarray,
+    lent_sizes: np.ndarray,
+    cuts: np.ndarray | None,
+    **keys: Any,
+) -> dict[str, list[Geometry]]:
+    """(n, 2), (n, 4), (n,), (n, 2) sizes of lent images, (n, 4) boxes of mattes, keys of `compute` -> the shots."""
+    shots = {"views": [compute(spec, sizes, boxes, index, view=v, cuts=cuts, **keys) for v in range(spec.views)]}
+    if spec.local.count:
+        local, streams = spec.shots["local"], range(spec.views, spec.views + spec.local.count)
+        shots["local"] = [compute(local, sizes, boxes, index, view=stream, **keys) for stream in streams]
+    if spec.lent:
+        whole = np.tile(WHOLE, (len(index), 1))
+        shots["lent"] = [compute(spec.shots["lent"], lent_sizes, whole, index, view=LENT, **keys)]
+    return shots
+
+
+def check_size(name: str, size: tuple[int, int], stated: np.ndarray | tuple[int, int]) -> None:
     """InputError if an image's (width, height) differ from those in its json, which its geometry was computed for."""
     if size != tuple(stated):
         raise InputError(

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..boxes.geometry import WHOLE
 from ..errors import InputError
 from ..images import encode_jpeg, header
-from .batch import Work, check_size
-from .geometry import compute
+from .backgrounds import Lender
+from .batch import Work, check_size, plan
 from .spec import ViewSpec
 
 try:
@@ -36,7 +37,8 @@ except ImportError:
         "threads."
     ) from None
 
-_RESIZE = {"interp_type": types.DALIInterpType.INTERP_TRIANGULAR, "antialias": True, "dtype": types.DALIDataType.UINT8}
+UINT8, INT32, FLOAT = types.DALIDataType.UINT8, types.DALIDataType.INT32, types.DALIDataType.FLOAT
+_RESIZE = {"interp_type": types.DALIInterpType.INTERP_TRIANGULAR, "antialias": True, "dtype": UINT8}
 _DEPTH = 2  # batches in DALI at once: one is decoded while the views of the other are computed
 
 
@@ -56,6 +58,19 @@ def paste(patch, anchors, background, size: int):
     return fn.multi_paste(background, patch, out_anchors=anchors, output_size=[size, size])
 
 
+def place(patch, anchors, size: int):
+    """Patches with one channel, anchors as of `paste` -> (size, size, 1), zero elsewhere."""
+    return fn.multi_paste(patch, out_anchors=anchors[1:2], output_size=[size, size])
+
+
+def blend(view, background, weight, solid):
+    """The view where the weight (S, S, 1) is 255, the background where it is 0. solid: FLOAT scalar, at least which the
+    weight is; on the device of the view."""
+    share = math.max(fn.cast(weight, dtype=FLOAT), solid) / 255.0
+    under: Any = fn.cast(background, dtype=FLOAT)
+    return fn.cast(under + share * (fn.cast(view, dtype=FLOAT) - under), dtype=UINT8)
+
+
 def blur(view, sigma):
     """Gaussian over 2 ceil(3 sigma) + 1 pixels; edges reflected without repeating the edge pixel."""
     return fn.gaussian_blur(view, sigma=sigma)
@@ -64,15 +79,18 @@ def blur(view, sigma):
 def recolour(view, colour, centre, mean):
     """A x + C m per pixel, clamped to [0, 255], float32."""
     shift = fn.reductions.sum(centre * mean, axes=[1])
-    return math.clamp(fn.coord_transform(view, M=colour, dtype=types.DALIDataType.FLOAT) + shift, 0.0, 255.0)
+    return math.clamp(fn.coord_transform(view, M=colour, dtype=FLOAT) + shift, 0.0, 255.0)
+
+
+def solarise(view, chosen):
+    """Values from 128 up, inverted where `chosen`, a FLOAT scalar on the device of the view, is 1."""
+    return view + chosen * (view >= 128.0) * (255.0 - 2.0 * view)
 
 
 def normalise(view, spec: ViewSpec, flip):
     """(S, S, 3) in [0, 255] -> (3, S, S) float32, mirrored where flip is 1."""
     mean, std = [255 * m for m in spec.mean], [255 * s for s in spec.std]
-    return fn.crop_mirror_normalize(
-        view, mirror=flip, mean=mean, std=std, dtype=types.DALIDataType.FLOAT, output_layout="CHW"
-    )
+    return fn.crop_mirror_normalize(view, mirror=flip, mean=mean, std=std, dtype=FLOAT, output_layout="CHW")
 
 
 def external(name: str, dtype, ndim: int, layout: str | None = None):
@@ -82,7 +100,7 @@ def external(name: str, dtype, ndim: int, layout: str | None = None):
 def decode(name: str, gpu: bool):
     """Decodes the JPEGs of input `name` to RGB images."""
     return fn.decoders.image(
-        external(name, types.DALIDataType.UINT8, 1),
+        external(name, UINT8, 1),
         device="mixed" if gpu else "cpu",
         output_type=types.DALIImageType.RGB,
         adjust_orientation=False,
@@ -92,39 +110,71 @@ def decode(name: str, gpu: bool):
 
 @pipeline_def(enable_conditionals=True)
 def graph(spec: ViewSpec, gpu: bool, other_sets: bool):
-    """Inputs `jpeg` and, for view v, `start{v}` ... `sigma{v}` (see `Dali._feed`) -> each view, then plain.
+    """Inputs `jpeg`, `lent` and, for view v of tensor t, `start-t{v}` ... `flip-t{v}` (see `Dali._feed`) -> the views
+    of each tensor, then plain, then the mattes.
 
     other_sets: the background of view v is decoded from `background{v}`, JPEGs of other sets; else it is in the batch.
     """
-    int32, float32 = types.DALIDataType.INT32, types.DALIDataType.FLOAT
     image = decode("jpeg", gpu)
     outputs = []
     whole: Any = None
-    if spec.plain or (spec.crop == "saliency-swap" and not other_sets):
+    alpha: Any = None
+    mattes = []
+    if spec.needs_maps:
+        alpha = external("alpha", UINT8, 3, "HWC")
+        alpha = resize(alpha.gpu() if gpu else alpha, external("whole", FLOAT, 1))
+    if spec.plain or spec.grey or (spec.pastes and not other_sets):
         whole = resize(image, [spec.size, spec.size])
-    for v in range(spec.views):
-        view: Any = cut(image, external(f"start{v}", int32, 1), external(f"shape{v}", int32, 1))
-        view = resize(view, external(f"size{v}", float32, 1))
-        if spec.crop == "saliency-swap":
-            if other_sets:
-                background = resize(decode(f"background{v}", gpu), [spec.size, spec.size])
-            else:
-                background = fn.permute_batch(whole, indices=external(f"partner{v}", int32, 0))
-            view = paste(view, external(f"anchors{v}", int32, 2), background, spec.size)
-        if spec.crop == "centre":
-            view = cut(view, external(f"inset{v}", int32, 1), [spec.size, spec.size])
-        mean = fn.reductions.mean(view, axes=[0, 1])
-        sigma: Any = external(f"sigma{v}", float32, 0)  # DALI rewrites an `if` on data as a split of the batch
-        if sigma > 0:
-            view = blur(view, sigma)
-        centre = external(f"centre{v}", float32, 2)
-        if gpu:
-            centre = centre.gpu()
-        view = recolour(view, external(f"colour{v}", float32, 2), centre, mean)
-        outputs.append(normalise(view, spec, external(f"flip{v}", int32, 0)))
+    for name, shot in spec.shots.items():
+        source = decode("lent", gpu) if name == "lent" else image
+        for v in range(shot.views):
+            tag = f"{name}{v}"
+            start, shape = external(f"start-{tag}", INT32, 1), external(f"shape-{tag}", INT32, 1)
+            target = external(f"size-{tag}", FLOAT, 1)
+            view: Any = resize(cut(source, start, shape), target)
+            matte: Any = None
+            if shot.needs_maps:
+                matte = resize(cut(alpha, start, shape), target)
+            if shot.pastes or shot.grey:
+                if shot.grey:
+                    level = external(f"grey{v}", UINT8, 0)
+                    background = fn.cast(whole * 0 + (level.gpu() if gpu else level), dtype=UINT8)
+                elif other_sets:
+                    background = resize(decode(f"background{v}", gpu), [shot.size, shot.size])
+                else:
+                    background = fn.permute_batch(whole, indices=external(f"partner{v}", INT32, 0))
+                anchors = external(f"anchors{v}", INT32, 2)
+                view = paste(view, anchors, background, shot.size)
+                if shot.needs_maps:
+                    matte = place(matte, anchors, shot.size)
+                if shot.crop == "matte-paste":
+                    solid = external(f"solid{v}", FLOAT, 0)
+                    view = blend(view, background, matte, solid.gpu() if gpu else solid)
+            if shot.crop == "centre":
+                inset = external(f"inset{v}", INT32, 1)
+                view = cut(view, inset, [shot.size, shot.size])
+                if shot.needs_maps:
+                    matte = cut(matte, inset, [shot.size, shot.size])
+            mean = fn.reductions.mean(view, axes=[0, 1])
+            sigma: Any = external(f"sigma-{tag}", FLOAT, 0)  # DALI rewrites an `if` on data as a split of the batch
+            if sigma > 0:
+                view = blur(view, sigma)
+            centre = external(f"centre-{tag}", FLOAT, 2)
+            if gpu:
+                centre = centre.gpu()
+            view = recolour(view, external(f"colour-{tag}", FLOAT, 2), centre, mean)
+            if shot.chance("solarize", v):
+                chosen = external(f"solarize-{tag}", FLOAT, 0)
+                view = solarise(view, chosen.gpu() if gpu else chosen)
+            flip = external(f"flip-{tag}", INT32, 0)
+            outputs.append(normalise(view, shot, flip))
+            if shot.mattes:
+                mattes.append(
+                    fn.crop_mirror_normalize(matte, mirror=flip, std=[255.0], dtype=FLOAT, output_layout="CHW")
+                )
     if spec.plain:
         outputs.append(normalise(whole, spec, 0))
-    return tuple(outputs)
+    return tuple(outputs + mattes)
 
 
 class Dali:
@@ -166,14 +216,13 @@ class Dali:
     def _prime(self) -> None:
         """Runs two small images: DALI's first schedule_run takes _DEPTH batches at once, each later one takes one."""
         side, samples = 16, np.arange(2)
-        boxes, sizes = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)), np.full((2, 2), side)
+        boxes, sizes = np.tile(WHOLE, (2, 1)), np.full((2, 2), side)
         jpeg = encode_jpeg(np.full((side, side, 3), 128, np.uint8))
-        backgrounds = [[("", jpeg)] * 2] * self._spec.views if self._other_sets else []
-        geometries = [
-            compute(self._spec, sizes, boxes, samples, seed=0, epoch=0, batch=0, view=v, lenders=len(backgrounds))
-            for v in range(self._spec.views)
-        ]
-        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, geometries, keep=2, backgrounds=backgrounds)
+        lent = [Lender("", jpeg, (side, side))] * 2
+        keys = {"seed": 0, "epoch": 0, "batch": 0, "lenders": int(self._other_sets)}
+        shots, alpha = plan(self._spec, sizes, boxes, samples, sizes, boxes, **keys), np.zeros((side, side), np.uint8)
+        backgrounds = [lent] * self._spec.views
+        work = Work(["", ""], [jpeg] * 2, sizes, samples, samples, shots, 2, backgrounds, lent, [alpha] * 2)
         for _ in range(_DEPTH):
             self._feed(work)
         self._pipeline.schedule_run()
@@ -217,7 +266,7 @@ class Dali:
         return None
 
     def _feed(self, work: Work) -> None:
-        for name, jpeg, size in zip(work.names, work.jpegs, work.sizes):
+        for name, jpeg, size in [*zip(work.names, work.jpegs, work.sizes), *(work.lent if self._spec.lent else [])]:
             try:
                 frame = header(jpeg, name)
             except InputError:  # a damaged image, which DALI reports when it decodes it
@@ -225,35 +274,54 @@ class Dali:
             check_size(name, (frame.width, frame.height), size)
         feed = self._pipeline.feed_input
         feed("jpeg", [np.frombuffer(jpeg, np.uint8) for jpeg in work.jpegs])
+        if self._spec.lent:
+            feed("lent", [np.frombuffer(image.jpeg, np.uint8) for image in work.lent])
+        if self._spec.needs_maps:
+            feed("alpha", [alpha[..., None] for alpha in work.mattes])
+            feed("whole", work.sizes[:, ::-1].astype(np.float32))  # height, width
         for v, p in enumerate(work.geometries):
-            feed(f"start{v}", p.source[:, :2].copy())
-            feed(f"shape{v}", p.source[:, 2:].copy())
-            feed(f"size{v}", p.place[:, :1:-1].astype(np.float32))  # height, width
-            if self._other_sets:
-                feed(f"background{v}", [np.frombuffer(jpeg, np.uint8) for _, jpeg in work.backgrounds[v]])
-            elif self._spec.crop == "saliency-swap":
+            if self._spec.grey:
+                feed(f"grey{v}", p.grey)
+            if self._spec.crop == "matte-paste":
+                feed(f"solid{v}", np.where(p.blend, 0, 255).astype(np.float32))
+            if self._spec.pastes and self._other_sets:
+                feed(f"background{v}", [np.frombuffer(image.jpeg, np.uint8) for image in work.backgrounds[v]])
+            elif self._spec.pastes:
                 feed(f"partner{v}", p.partner)
-            if self._spec.crop == "saliency-swap":
+            if self._spec.pastes or self._spec.grey:
                 feed(f"anchors{v}", np.stack([np.zeros_like(p.place[:, :2]), p.place[:, 1::-1]], 1))
             if self._spec.crop == "centre":
                 feed(f"inset{v}", -p.place[:, :2])
-            feed(f"sigma{v}", p.sigma)
-            feed(f"centre{v}", p.centre)
-            feed(f"colour{v}", p.colour)
-            feed(f"flip{v}", p.flip.astype(np.int32))
+        shots = self._spec.shots
+        for name, v, p in ((name, v, p) for name, views in work.shots.items() for v, p in enumerate(views)):
+            tag = f"{name}{v}"
+            feed(f"start-{tag}", p.source[:, :2].copy())
+            feed(f"shape-{tag}", p.source[:, 2:].copy())
+            feed(f"size-{tag}", p.place[:, :1:-1].astype(np.float32))  # height, width
+            feed(f"sigma-{tag}", p.sigma)
+            feed(f"centre-{tag}", p.centre)
+            feed(f"colour-{tag}", p.colour)
+            feed(f"flip-{tag}", p.flip.astype(np.int32))
+            if shots[name].chance("solarize", v):
+                feed(f"solarize-{tag}", p.solarize.astype(np.float32))
 
     def _fetch(self, work: Work) -> dict[str, torch.Tensor]:
         outputs = self._pipeline.outputs()
         with torch.cuda.stream(self._stream):
-            copies = [self._copy(output.as_tensor())[: work.keep] for output in outputs]
-            tensors = {"views": torch.stack(copies[: self._spec.views])}
+            copies = iter([self._copy(output.as_tensor())[: work.keep] for output in outputs])
+            tensors, shapes = {}, self._spec.tensors
+            for name, shots in work.shots.items():
+                views = [next(copies) for _ in shots]
+                tensors[name] = torch.stack(views) if len(shapes[name]) == 5 else views[0]
             if self._spec.plain:
-                tensors["plain"] = copies[-1]
+                tensors["plain"] = next(copies)
+            if self._spec.mattes:
+                tensors["mattes"] = torch.stack(list(copies))
             if self._spec.masks:
-                shape = (self._spec.views, work.keep, 1, self._spec.size, self._spec.size)
-                tensors["masks"] = torch.empty(shape, device=self._device)
+                shape = (work.keep if n == -1 else n for n in shapes["masks"])
+                tensors["masks"] = torch.empty(*shape, device=self._device)
                 _fill_masks(tensors["masks"], work)
-            for name, array in work.arrays.items():
+            for name, array in work.arrays(self._spec).items():
                 tensors[name] = torch.from_numpy(array).to(self._device)
         if self._stream is not None:
             self._stream.synchronize()

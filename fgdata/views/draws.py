@@ -6,10 +6,19 @@ same draws for a sample. The published algorithm fixes the stream, so no NumPy r
 
 import numpy as np
 
+# Columns of a sample's draws. Append only: moving a column changes every view of every seed.
+AREA, RATIO = slice(0, 10), slice(10, 20)
+X, Y, PLACE_AREA, PLACE_X, PLACE_Y, FLIP, JITTER = range(20, 27)
+FACTORS, ORDER = slice(27, 31), slice(31, 35)
+GRAY, BLUR, SIGMA, LENDER, SOLARIZE, PLACE_SIDE, MATTE, GREY = range(35, 43)
+COUNT = 43
+
 _WORD = np.uint64(0xFFFFFFFF)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85
 _ORDER, _PARTNERS = 1 << 31, 1 << 30  # streams; a view's stream is its number
+LENT = 1 << 29
+"""The stream of the view of another set's image."""
 
 
 def philox(counter: np.ndarray, key: int) -> np.ndarray:
@@ -27,6 +36,11 @@ def philox(counter: np.ndarray, key: int) -> np.ndarray:
 def uniforms(seed: int, epoch: int, samples: np.ndarray, view: int, count: int) -> np.ndarray:
     """(B,) sample numbers -> (B, count) float64, uniform in [0, 1)."""
     return _words(seed, epoch, np.asarray(samples), view, count) * 2.0**-32
+
+
+def lender(u: np.ndarray, lenders: int) -> np.ndarray:
+    """(B, COUNT) draws -> (B,) int32, one of `lenders` images each."""
+    return np.floor(u[:, LENDER] * lenders).astype(np.int32)
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:

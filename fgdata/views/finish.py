@@ -1,4 +1,4 @@
-"""The last step of a view in one pass over its pixels: colour, clamp, flip, normalise; interleaved bytes to planes.
+"""The last step of a view in one pass over its pixels: colour, clamp, solarisation, flip, normalise; bytes to planes.
 
 OpenCV needs six calls for this. Each releases the GIL and waits for it again, which took a third of the time with two
 threads on small images.
@@ -11,18 +11,28 @@ from .spec import ViewSpec
 
 
 def finish(
-    view: np.ndarray, colour: np.ndarray, shift: np.ndarray, flip: bool, spec: ViewSpec, out: np.ndarray
+    view: np.ndarray,
+    colour: np.ndarray,
+    shift: np.ndarray,
+    flip: bool,
+    spec: ViewSpec,
+    out: np.ndarray,
+    solarize: bool = False,
 ) -> None:
-    """(S, S, 3) uint8 -> (3, S, S) float32 into `out`: (clamp(A x + shift, 0, 255) / 255 - mean) / std per pixel."""
+    """(S, S, 3) uint8 -> (3, S, S) float32 into `out`: (clamp(A x + shift, 0, 255) / 255 - mean) / std per pixel.
+
+    With `solarize`, a clamped value x >= 128 becomes 255 - x.
+    """
     affine = np.column_stack([colour, shift]).astype(np.float32)
     std = np.array(spec.std, np.float32)
-    _finish(view, affine, 1 / (255 * std), -np.array(spec.mean, np.float32) / std, bool(flip), out)
+    _finish(view, affine, 1 / (255 * std), -np.array(spec.mean, np.float32) / std, bool(flip), bool(solarize), out)
 
 
 @compiled(fastmath={"contract"}, error_model="numpy")
-def _finish(view, affine, scale, offset, flip, out):
+def _finish(view, affine, scale, offset, flip, solarize, out):
     height, width = view.shape[:2]
     low, high = np.float32(0), np.float32(255)
+    middle = np.float32(128) if solarize else np.float32(256)  # 256: never
     line = np.empty((3, width), np.float32)  # one row as planes, so the compiler vectorises the rest
     red, green, blue = line[0], line[1], line[2]
     for y in range(height):
@@ -38,4 +48,5 @@ def _finish(view, affine, scale, offset, flip, out):
             times, plus = scale[c], offset[c]
             for x in range(width):
                 value = from_red * red[x] + from_green * green[x] + from_blue * blue[x] + shift
-                target[x] = min(max(value, low), high) * times + plus
+                value = min(max(value, low), high)
+                target[x] = (high - value if value >= middle else value) * times + plus

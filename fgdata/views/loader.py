@@ -11,10 +11,10 @@ threads.
     keep         the last global batch is short: its parts differ by at most one sample, and a rank without any has one
                  batch less, so every sample occurs exactly once over all ranks
 
-SaliencySwap takes its backgrounds from the batch. A batch of a single sample takes the next sample of the epoch's order
-as its background, and still yields one sample; a split of a single sample is refused. With `backgrounds` they come from
-other shard sets instead: each view of each sample draws one, keyed like its other draws, uniformly over all samples of
-all splits of those sets.
+SaliencySwap and the other crops that paste take their backgrounds from the batch. A batch of a single sample takes the
+next sample of the epoch's order as its background, and still yields one sample; a split of a single sample is refused.
+With `backgrounds` they come from other shard sets instead: each view of each sample draws one, keyed like its other
+draws, uniformly over all samples of all splits of those sets.
 """
 
 import importlib.util
@@ -34,6 +34,7 @@ from ..errors import InputError
 from ..shards.reader import ShardSet
 from .backgrounds import open_backgrounds
 from .draws import permutation
+from .given import Given
 from .spec import ViewSpec
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ class Loader:
         plain   (B, 3, S, S) float32, normalised, if the spec has plain
         label   (B,) int64
         index   (B,) int64, sample numbers within the split
-        boxes   (B, 4) float32, the detector's (left, top, width, height) in [0, 1] of the stored image, with boxes=True
+        local   (L, B, 3, s, s) float32, normalised: the small views, if the spec has local
+        mattes  (V, B, 1, S, S) float32 in [0, 1], the object's matte in each view, if the spec has mattes
+        boxes   (V, B, 4) float32, the masks' rectangles (left, top, width, height) in pixels of the view, if the spec
+                has boxes
+        lent    (B, 3, S, S) float32, normalised: a view of an image of the backgrounds, if the spec has lent
+        box     (B, 4) float32, the detector's (left, top, width, height) in [0, 1] of the stored image, with box=True
 
     Leaving an epoch before its end abandons it: the next iteration starts the following epoch, unless
     `load_state_dict` is called. Close the loader, or use it in a `with`:
@@ -67,13 +73,14 @@ class Loader:
         batch_size: Samples in a batch, per rank; 1 or more.
         split: Name of the split. Default: train.
         detector: Whose boxes. Default: the set's first detector other than gt, else gt.
-        backgrounds: Other shard sets over whose images saliency-swap pastes; they need no boxes. Default: none.
+        backgrounds: Other shard sets over whose images crops are pasted, and from which `lent` views come; they
+            need no boxes. Default: none.
         backend: threads, dali, or auto (default): dali on a CUDA device if DALI is installed, else threads.
         seed: Determines the order and every draw; 0 to 2^64 - 1. Default: 0.
         rank, world_size: Which part of each global batch this loader yields. Default: 0 of 1, all of it.
         shuffle: Whether to shuffle; False yields the samples in the set's order. Default: True.
         last_batch: drop (default), wrap or keep; see the top of this file.
-        boxes: Also yield each sample's box. Default: False.
+        box: Also yield each sample's box. Default: False.
         threads: Threads that make views. Default: the available cores, divided among the ranks of this machine where
             LOCAL_WORLD_SIZE states their number, as under torchrun.
         device: Device of the tensors. Default: cpu.
@@ -100,20 +107,27 @@ class Loader:
         last_batch: Literal["drop", "wrap", "keep"] = "drop",
         threads: int | None = None,
         device: "str | torch.device" = "cpu",
-        boxes: bool = False,
+        box: bool = False,
     ):
         shards = ShardSet.open(path) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
         self._spec, self._batch_size, self._seed = views, batch_size, seed
         self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
-        self._detector = _choose_detector(shards, detector) if views.needs_boxes or detector or boxes else None
-        self._yield_boxes = boxes
-        if backgrounds and views.crop != "saliency-swap":
+        boxed = views.needs_boxes or views.needs_maps or detector or box
+        self._detector = _choose_detector(shards, detector) if boxed else None
+        self._yield_box = box
+        if backgrounds and not (views.pastes or views.lent):
             raise InputError(
-                f"Only the crop saliency-swap uses backgrounds, and the crop of these views is {views.crop}. Omit "
-                "the backgrounds, or set crop to saliency-swap."
+                "Only the crops saliency-swap, paste and matte-paste use backgrounds, and the crop of these views is "
+                f"{views.crop}{' over grey' if views.grey else ''}. Omit the backgrounds, or set crop to one of them."
+            )
+        if views.lent and not backgrounds:
+            raise InputError(
+                "These views include one of an image of another shard set for each sample. Name one or more sets as "
+                "backgrounds."
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
+        self._mattes = _open_mattes(shards, split, self._detector) if views.needs_maps else None
         self._check(shards, split)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
@@ -133,6 +147,7 @@ class Loader:
         self._iteration = 0  # numbers the calls of `iter`, so that an older one notices a newer one
         self._pending: deque = deque()  # ((epoch, batch), future) in the order they will be yielded
         self._submitted = 0
+        self._given = Given()
         self._orders: dict[int, np.ndarray] = {}
         self._device, self._backend = _start(
             views, batch_size, backend, threads, device, world_size=world_size, other_sets=self._backgrounds is not None
@@ -151,6 +166,11 @@ class Loader:
     def samples(self) -> int:
         """Samples that one epoch yields on this rank."""
         return sum(stop - start for start, stop in map(self._part, range(len(self))))
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of a batch -> their shapes, with -1 for the number of samples."""
+        return self._spec.tensors | ({"box": (-1, 4)} if self._yield_box else {})
 
     def __iter__(self) -> Iterator[dict[str, "torch.Tensor"]]:
         if self._batch and not self._restored:
@@ -177,33 +197,61 @@ class Loader:
             yield {name: self._hand_over(tensor) for name, tensor in tensors.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The loader's position as plain JSON values. Counts the batches yielded, not those prepared.
+        """The loader's position as plain JSON values. Counts the batches yielded, not those prepared. Of the boxes of
+        `set_boxes` it has a digest only.
 
         It is the same on every rank, except at the end of an epoch with last_batch keep, where some ranks have one
         batch less.
         """
-        return {"epoch": self._epoch, "batch": self._batch, "loader": self._identity}
+        state = {"epoch": self._epoch, "batch": self._batch, "loader": self._identity}
+        boxes = self._given.digest(self._epoch)
+        return state | ({"boxes": boxes} if boxes else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a position: the next iteration yields exactly the batches that followed `state_dict`. The number of
-        ranks may differ; the batches of all ranks together are then the same.
+        ranks may differ; the batches of all ranks together are then the same. If boxes were set, set them again first.
 
         Args:
             state: A result of `state_dict`, also after a round trip through JSON.
 
         Raises:
-            InputError: the state is of a loader with another set or other settings.
+            InputError: the state is of a loader with another set, other settings or other boxes.
         """
         saved = dict(state["loader"])
         if "world_size" in saved:  # a state of an older version
             saved["batch_size"] *= saved.pop("world_size")
+        saved["views"] = _as_json(asdict(ViewSpec())) | saved["views"]  # settings that are newer than the state
         for name, current in self._identity.items():
             if saved.get(name) != current:
                 raise InputError(
                     f"The loader's state is from a run with other settings: {name} was {saved.get(name)!r} and is "
                     f"{current!r} now. Resume with the settings of that run, or start a new run."
                 )
+        if state.get("boxes") != (boxes := self._given.digest(state["epoch"])):
+            raise InputError(
+                f"The loader's state is from a run with other boxes: the sha256 of those set by set_boxes was "
+                f"{state.get('boxes')} and is {boxes} now. Call set_boxes with the boxes of that run first."
+            )
         self._epoch, self._batch, self._restored = state["epoch"], state["batch"], True
+
+    def set_boxes(self, boxes: np.ndarray) -> None:
+        """Replaces the boxes of all samples, from the next epoch on. Every rank must set the same ones.
+
+        Between two epochs, the next epoch is the one that the next iteration starts; within an epoch, it is the
+        following one. Batches of later epochs that are already in preparation are dropped.
+
+        Args:
+            boxes: (N, 4) (left, top, width, height) in [0, 1], in the order of the split.
+
+        Raises:
+            InputError: the shape is another, a value is out of range, or the views use no boxes.
+        """
+        if not (self._spec.needs_boxes or self._spec.crop == "contrastive" or self._yield_box):
+            raise InputError(f"These views use no boxes: their crop is {self._spec.crop}. Omit set_boxes.")
+        first = self._epoch + (self._batch > 0)
+        self._given.set(boxes, len(self._reader), first)
+        while self._pending and self._pending[-1][0][0] >= first:
+            self._pending.pop()[1].cancel()
 
     def close(self) -> None:
         """Ends the threads. The loader cannot be iterated afterwards."""
@@ -245,7 +293,7 @@ class Loader:
         n = len(self._reader)
         start, stop = self._part(number)
         order = self._order(epoch)
-        borrows = self._spec.crop == "saliency-swap" and self._backgrounds is None and stop - start == 1
+        borrows = self._spec.pastes and self._backgrounds is None and stop - start == 1
         index = order[np.arange(start, stop + borrows) % n]
         from .batch import gather
 
@@ -260,7 +308,9 @@ class Loader:
             epoch=epoch,
             batch=number * self._world_size + self._rank,
             backgrounds=self._backgrounds,
-            yield_boxes=self._yield_boxes,
+            mattes=self._mattes,
+            given=self._given.at(epoch),
+            yield_box=self._yield_box,
         )
         self._submitted += 1
         return self._backend.submit(self._submitted, work)
@@ -307,12 +357,12 @@ class Loader:
                 f"{where}, but a batch takes {self._batch_size}",
                 "a batch no larger than the split",
             )
-        if self._spec.crop == "saliency-swap" and self._backgrounds is None:
+        if self._spec.pastes and self._backgrounds is None:
             need(
                 n >= 2,
                 where,
-                "two or more for saliency-swap, which uses other samples as backgrounds; or backgrounds from another "
-                "set, or crop rrc",
+                f"two or more for {self._spec.crop}, which uses other samples as backgrounds; or backgrounds from "
+                "another set, or crop rrc",
             )
 
 
@@ -330,6 +380,12 @@ def _choose_detector(shards: ShardSet, detector: str | None) -> str:
             f"{shards.path} --saliency rbd"
         )
     return detector or next((name for name in shards.detectors if name != "gt"), "gt")
+
+
+def _open_mattes(shards: ShardSet, split: str, detector: str | None) -> Any:
+    from .mattes import Mattes  # loads OpenCV
+
+    return Mattes(shards, split, detector or "")
 
 
 def _start(

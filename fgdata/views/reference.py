@@ -11,19 +11,31 @@ from .spec import ViewSpec
 
 
 def view(
-    image: np.ndarray, geometry: Geometry, i: int, spec: ViewSpec, background: np.ndarray | None = None
+    image: np.ndarray,
+    geometry: Geometry,
+    i: int,
+    spec: ViewSpec,
+    background: np.ndarray | None = None,
+    alpha: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(H, W, 3) image of sample i of a geometry, its partner's image `background` -> its view, (3, S, S) normalised."""
+    """(H, W, 3) image of sample i of a geometry, its partner's image `background`, its matte (SIDE, SIDE) in [0, 1] ->
+    its view, (3, S, S) normalised."""
     x, y, w, h = geometry.source[i]
     left, top, width, height = geometry.place[i]
     patch = resize(image[y : y + h, x : x + w], width, height)
     background = resize(background, spec.size, spec.size) if background is not None else None
-    image = paste(patch, left, top, background, spec.size)
+    pasted = paste(patch, left, top, background, spec.size)
+    if geometry.blend[i] and alpha is not None and background is not None:
+        weight = place_matte(alpha, image.shape, geometry, i, spec)
+        pasted = weight * pasted + (1 - weight) * background
+    image = pasted
     mean = image.mean((0, 1))
     image = recolour(image, geometry.colour[i], geometry.centre[i], mean)
     if geometry.sigma[i] > 0:
         image = blur(image, float(geometry.sigma[i]))
     image = np.clip(image, 0, 255)
+    if geometry.solarize[i]:
+        image = np.where(image >= 128, 255 - image, image)
     return normalise(image[:, ::-1] if geometry.flip[i] else image, spec)
 
 
@@ -33,6 +45,20 @@ def mask(geometry: Geometry, i: int, size: int) -> np.ndarray:
     painted = np.zeros((1, size, size))
     painted[:, y : y + h, x : x + w] = 1
     return painted
+
+
+def matte(alpha: np.ndarray, shape: tuple[int, ...], geometry: Geometry, i: int, spec: ViewSpec) -> np.ndarray:
+    """(SIDE, SIDE) in [0, 1], the image's (H, W, ...) -> (1, S, S), the matte in the view."""
+    placed = place_matte(alpha, shape, geometry, i, spec)
+    return (placed[:, ::-1] if geometry.flip[i] else placed).transpose(2, 0, 1)
+
+
+def place_matte(alpha: np.ndarray, shape: tuple[int, ...], geometry: Geometry, i: int, spec: ViewSpec) -> np.ndarray:
+    """As `matte`, before the flip: (S, S, 1)."""
+    x, y, w, h = geometry.source[i]
+    left, top, width, height = geometry.place[i]
+    whole = resize(alpha[..., None], shape[1], shape[0])
+    return paste(resize(whole[y : y + h, x : x + w], width, height), left, top, None, spec.size)
 
 
 def plain(image: np.ndarray, spec: ViewSpec) -> np.ndarray:
@@ -59,7 +85,7 @@ def triangle(n: int, m: int) -> np.ndarray:
 
 def paste(patch: np.ndarray, left: int, top: int, background: np.ndarray | None, size: int) -> np.ndarray:
     """A patch with its corner at (left, top) of the view, over the background; clipped to the view."""
-    view = np.zeros((size, size, 3)) if background is None else background.copy()
+    view = np.zeros((size, size, patch.shape[2])) if background is None else background.copy()
     for y in range(max(0, top), min(size, top + len(patch))):
         for x in range(max(0, left), min(size, left + patch.shape[1])):
             view[y, x] = patch[y - top, x - left]

@@ -6,12 +6,47 @@
 A value out of its range raises InputError. Docstrings of the class and its fields are the help of the flags.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from tyro.conf import Suppress
 
 from ..errors import InputError
+
+CropName = Literal["rrc", "saliency-swap", "contrastive", "inside-box", "paste", "matte-paste", "centre"]
+
+
+def _need(ok: bool, field: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise InputError(f"{field} is {value!r}; allowed: {allowed}.")
+
+
+@dataclass(frozen=True)
+class Local:
+    """Small views of each image beside the others (multi-crop, Caron et al. 2020), for methods that use them. They have
+    the same flip, jitter and grey as the others, and no solarisation."""
+
+    count: int = 0
+    """Small views per image, each with its own draws; 0 to 64. DINO has 8."""
+    size: int = 96
+    """Side of a small view in pixels, 8 to 4096."""
+    area: tuple[float, float] = (0.05, 0.14)
+    """Range of its share of the image's area."""
+    blur: float = 0.5
+    """Probability of a Gaussian blur, whose standard deviation in pixels is that of the other views."""
+    inside_box: bool = False
+    """Draw it inside the sample's box, as the crop inside-box does (ours)."""
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.count <= 64, "views.local.count", self.count, "a whole number from 0 to 64")
+        _need(8 <= self.size <= 4096, "views.local.size", self.size, "a whole number from 8 to 4096")
+        _need(
+            0 < self.area[0] <= self.area[1] <= 1,
+            "views.local.area",
+            self.area,
+            "two shares of the image, 0 < low <= high <= 1",
+        )
+        _need(0 <= self.blur <= 1, "views.local.blur", self.blur, "a probability, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -22,19 +57,33 @@ class ViewSpec:
     """Side of a view in pixels, 8 to 4096."""
     views: Suppress[int] = 2  # not a flag, like masks and plain: the method sets it, not its user
     """Views per image, each with its own draws; 1 to 64."""
-    crop: Literal["rrc", "saliency-swap", "centre"] = "rrc"
+    crop: CropName = "rrc"
     """rrc: a random resized crop. saliency-swap: a patch of the sample's box over another sample's box (CVSA 2.1),
-    or anywhere over an image of another shard set if backgrounds are given.
-    centre: short side resized to size * 256 / 224, central square (test time)."""
+    or anywhere over an image of another shard set if backgrounds are given. contrastive: a random resized crop whose
+    centre lies in a box (ContrastiveCrop). inside-box: a random resized crop inside the sample's box, or all of a box
+    that is too small for it (ours). paste: a random resized crop at a random place over the whole image of another
+    sample, or of another shard set (InsLoc). matte-paste: rrc, or the object cut out along its saliency map and pasted
+    over such an image (DiLo). centre: short side resized to size * 256 / 224, central square (test time)."""
     area: tuple[float, float] = (0.2, 1.0)
-    """rrc: range of the crop's share of the image's area."""
+    """Range of the crop's share of the image's area; has no effect with saliency-swap and centre."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of aspect ratios, log-uniform: of the crop, or of the patch relative to its box (saliency-swap; ours)."""
     patch_area: float = 0.5
     """saliency-swap: least share of its box that a patch covers, in (0, 1]; lambda of CVSA."""
     paste_area: float = 0.2
-    """saliency-swap with backgrounds: least share of the view that a patch covers, in (0, 1]; beta of CVSA (the value
-    is ours)."""
+    """saliency-swap with backgrounds, and matte-paste: least share of the view that the pasted rectangle covers, in
+    (0, 1]; beta of CVSA (the value is ours)."""
+    matte: float = 0.3
+    """matte-paste: probability that a view is pasted; the rest are random resized crops."""
+    matte_grey: bool = False
+    """matte-paste: over a random grey instead of another image."""
+    crop_box: Literal["detector", "centre", "given"] = "detector"
+    """contrastive: the box of the crop's centre. detector: the sample's. centre: half of each side, in the middle
+    (SimCCrop). given: the one that the method sets during training, the whole image until then."""
+    crop_alpha: float = 0.6
+    """contrastive: the centre is Beta(alpha, alpha)-distributed in the box along each axis, 0.01 to 1000; below 1 most
+    centres are near the box's edges. The paper uses 0.6 for ImageNet, 0.1 for CIFAR-10, CIFAR-100, STL-10 and Tiny
+    ImageNet."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     jitter: float = 0.8
@@ -50,10 +99,14 @@ class ViewSpec:
     HSV: at 0.1 the two differ by 4.5 of 255 levels on average (24 CUB photographs, docs/colour.json)."""
     grayscale: float = 0.2
     """Probability of conversion to grey."""
-    blur: float = 0.5
-    """Probability of a Gaussian blur."""
+    blur: float | tuple[float, ...] = 0.5
+    """Probability of a Gaussian blur: one for all views, or one for each view, such as 1 0.1 (BYOL)."""
     sigma: tuple[float, float] = (0.1, 2.0)
     """Blur: range of the standard deviation in pixels at size 224, scaled by size / 224 at other sizes (ours)."""
+    solarize: float | tuple[float, ...] = 0.0
+    """Probability of solarisation, which inverts every channel from 128 up, after colour and blur: one for all views,
+    or one for each view, such as 0 0.2 (BYOL)."""
+    local: Local = Local()
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from RGB in [0, 1]; ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -62,31 +115,102 @@ class ViewSpec:
     """Also yield object masks: the pasted rectangle, or the sample's own box transformed by the crop (ours)."""
     plain: Suppress[bool] = False
     """Also yield the whole image, only resized to size x size and normalised."""
+    mattes: Suppress[bool] = False
+    """Also yield the object's matte in each view, from its saliency map."""
+    boxes: Suppress[bool] = False
+    """Also yield the masks' rectangles, in pixels of the view."""
+    lent: Suppress[bool] = False
+    """Also yield a random resized crop of an image of another set for each sample; needs backgrounds."""
 
     @staticmethod
     def evaluation(size: int = 224) -> "ViewSpec":
         """One test-time view without randomness: short side to size * 256 / 224, central square, normalised."""
         return ViewSpec(size=size, views=1, crop="centre", flip=0, jitter=0, grayscale=0, blur=0)
 
+    def chance(self, field: Literal["blur", "solarize"], view: int) -> float:
+        """The probability `field` of one view."""
+        value = getattr(self, field)
+        return value[view] if isinstance(value, tuple) else value
+
     @property
     def needs_boxes(self) -> bool:
-        """Whether the views use the samples' boxes."""
-        return self.crop == "saliency-swap" or self.masks
+        """Whether the views use the detector's boxes."""
+        if self.crop == "contrastive" and self.crop_box == "given":
+            return False  # all boxes are those of Loader.set_boxes
+        by_box = self.crop in ("saliency-swap", "inside-box") or (self.local.count > 0 and self.local.inside_box)
+        by_box = by_box or (self.crop == "contrastive" and self.crop_box == "detector")
+        return by_box or ((self.masks or self.boxes) and self.crop != "paste")
+
+    @property
+    def pastes(self) -> bool:
+        """Whether other images are behind the views."""
+        return self.crop in ("saliency-swap", "paste", "matte-paste") and not self.grey
+
+    @property
+    def grey(self) -> bool:
+        """Whether a grey level is behind the views."""
+        return self.crop == "matte-paste" and self.matte_grey
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether the views use the detector's saliency maps."""
+        return self.crop == "matte-paste" or self.mattes
+
+    @property
+    def shots(self) -> "dict[str, ViewSpec]":
+        """The tensors of a batch that are crops of images -> the views in each of them."""
+        shots: dict[str, ViewSpec] = {"views": self}
+        crop = replace(
+            self, views=1, crop="rrc", masks=False, plain=False, mattes=False, boxes=False, lent=False, local=Local(),
+            blur=self.chance("blur", 0), solarize=self.chance("solarize", 0),
+        )  # fmt: skip
+        if (local := self.local).count:
+            low, high = (min(50, sigma * self.size / local.size) for sigma in self.sigma)
+            shots["local"] = replace(
+                crop, views=local.count, crop="inside-box" if local.inside_box else "rrc", size=local.size,
+                area=local.area, blur=local.blur, sigma=(low, high), solarize=0,
+            )  # fmt: skip
+        if self.lent:
+            shots["lent"] = crop
+        return shots
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of a batch of these views -> their shapes, with -1 for the number of samples."""
+        v, side, local = self.views, (self.size, self.size), self.local
+        every = {
+            "views": (True, (v, -1, 3, *side)),
+            "masks": (self.masks, (v, -1, 1, *side)),
+            "plain": (self.plain, (-1, 3, *side)),
+            "local": (local.count > 0, (local.count, -1, 3, local.size, local.size)),
+            "mattes": (self.mattes, (v, -1, 1, *side)),
+            "boxes": (self.boxes, (v, -1, 4)),
+            "lent": (self.lent, (-1, 3, *side)),
+            "label": (True, (-1,)),
+            "index": (True, (-1,)),
+        }
+        return {name: shape for name, (wanted, shape) in every.items() if wanted}
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, allowed: str) -> None:
-            if not ok:
-                raise InputError(f"views.{field} is {getattr(self, field)!r}; allowed: {allowed}.")
+            _need(ok, f"views.{field}", getattr(self, field), allowed)
 
         need(isinstance(self.size, int) and 8 <= self.size <= 4096, "size", "a whole number from 8 to 4096")
         need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")
-        need(self.crop in ("rrc", "saliency-swap", "centre"), "crop", "rrc, saliency-swap, centre")
+        need(self.crop in get_args(CropName), "crop", ", ".join(get_args(CropName)))
         need(0 < self.area[0] <= self.area[1] <= 1, "area", "two shares of the image, 0 < low <= high <= 1")
         need(0 < self.aspect[0] <= self.aspect[1], "aspect", "two ratios, 0 < low <= high")
         need(0 < self.patch_area <= 1, "patch_area", "above 0, at most 1")
         need(0 < self.paste_area <= 1, "paste_area", "above 0, at most 1")
-        for field in ("flip", "jitter", "grayscale", "blur"):
+        need(self.crop_box in ("detector", "centre", "given"), "crop_box", "detector, centre, given")
+        need(0.01 <= self.crop_alpha <= 1000, "crop_alpha", "0.01 to 1000")
+        for field in ("flip", "jitter", "grayscale", "matte"):
             need(0 <= getattr(self, field) <= 1, field, "a probability, 0 to 1")
+        for field in ("blur", "solarize"):
+            value = getattr(self, field)
+            shares = value if isinstance(value, tuple) else (value,) * self.views
+            ok = len(shares) == self.views and all(0 <= share <= 1 for share in shares)
+            need(ok, field, f"a probability, 0 to 1, or one for each of the {self.views} views")
         for field in ("brightness", "contrast", "saturation"):
             need(0 <= getattr(self, field) <= 1, field, "0 to 1")
         need(0 <= self.hue <= 0.5, "hue", "0 to 0.5 of a full turn")

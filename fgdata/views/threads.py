@@ -29,10 +29,10 @@ _IDENTITY, _NONE = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
 
 
 def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (height, width, 3) uint8, antialiased triangle filter."""
+    """(H, W, 3) or (H, W) uint8 -> (height, width, 3) or (height, width) uint8, antialiased triangle filter."""
     if width >= rgb.shape[1] and height >= rgb.shape[0]:
         return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
-    planes = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(np.ascontiguousarray(rgb.reshape(*rgb.shape[:2], -1))).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)[0]
     return cv2.merge([plane.numpy() for plane in small.contiguous()])
 
@@ -54,6 +54,13 @@ def paste(patch: np.ndarray, place: np.ndarray, background: np.ndarray | None, s
     return view
 
 
+def blend(patch: np.ndarray, background: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(S, S, 3) uint8, (S, S, 3) uint8, (S, S) uint8 -> the patch where the weight is 255, the background where it is
+    0."""
+    share = weight[..., None].astype(np.float32) / 255
+    return np.rint(share * patch + (1 - share) * background).astype(np.uint8)
+
+
 def blur(view: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian, truncated at the first whole pixel beyond 3 sigma; edges reflected without repeating the edge pixel."""
     radius = int(np.ceil(3 * sigma))
@@ -67,6 +74,13 @@ def paint(mask: np.ndarray, out: np.ndarray) -> None:
     x, y, w, h = mask
     out[:] = 0
     out[y : y + h, x : x + w] = 1
+
+
+def _open_image(name: str, jpeg: bytes, size: np.ndarray | tuple[int, int]) -> np.ndarray:
+    """Decodes an image of this (width, height)."""
+    image = decode(jpeg, name)
+    check_size(name, (image.shape[1], image.shape[0]), size)
+    return image
 
 
 class Threads:
@@ -114,13 +128,21 @@ class Threads:
     def _open(self, batch: "_Batch", i: int) -> None:
         """Decodes sample i and stores its patches; the last sample to finish starts the compositions."""
         work, size = batch.work, self._spec.size
-        image = decode(work.jpegs[i], work.names[i])
-        check_size(work.names[i], (image.shape[1], image.shape[0]), work.sizes[i])
-        swaps = self._spec.crop == "saliency-swap" and not work.backgrounds  # backgrounds are the batch's own images
+        image = _open_image(work.names[i], work.jpegs[i], work.sizes[i])
+        swaps = self._spec.pastes and not work.backgrounds  # backgrounds are the batch's own images
         if self._spec.plain or swaps:
             batch.whole[i] = resize(image, size, size)
         if i < work.keep:
-            batch.patches[i] = [cut(image, p.source[i], p.place[i]) for p in work.geometries]
+            for name, shots in work.shots.items():
+                source = _open_image(*work.lent[i]) if name == "lent" else image
+                batch.patches[i][name] = [cut(source, p.source[i], p.place[i]) for p in shots]
+            if work.mattes:
+                alpha = resize(work.mattes[i], *map(int, work.sizes[i]))
+                patches = [cut(alpha, p.source[i], p.place[i]) for p in work.geometries]
+                canvas = np.zeros((size, size), np.uint8)
+                batch.patches[i]["mattes"] = [
+                    paste(x, p.place[i], canvas, size) for x, p in zip(patches, work.geometries)
+                ]
         if not swaps:
             self._compose(batch, i)
         elif batch.count_down():
@@ -130,28 +152,41 @@ class Threads:
 
     def _compose(self, batch: "_Batch", i: int) -> None:
         spec, work = self._spec, batch.work
-        for v, (patch, geometry, views) in enumerate(
-            zip(batch.patches[i], work.geometries, batch.tensors["views"].numpy())
-        ):
-            view = paste(patch, geometry.place[i], self._background(batch, v, i), spec.size)
-            has_shift = geometry.centre[i].any()
-            shift = geometry.centre[i] @ cv2.mean(view)[:3] if has_shift else _NONE  # C m, from before the blur
-            if geometry.sigma[i] > 0:
-                view = blur(view, geometry.sigma[i])
-            finish(view, geometry.colour[i], shift, geometry.flip[i], spec, views[i])
+        for name, shots in work.shots.items():
+            out = batch.tensors[name].numpy()[:, i] if name != "lent" else batch.tensors[name].numpy()[None, i]
+            for v, geometry in enumerate(shots):
+                view = batch.patches[i][name][v]
+                if name == "views":
+                    blends, covers = geometry.blend[i], min(view.shape[:2]) >= spec.size
+                    background = None if covers and not blends else self._background(batch, v, i)
+                    view = paste(view, geometry.place[i], background, spec.size)
+                    if blends and background is not None:
+                        view = blend(view, background, batch.patches[i]["mattes"][v])
+                has_shift = geometry.centre[i].any()
+                shift = geometry.centre[i] @ cv2.mean(view)[:3] if has_shift else _NONE  # C m, from before the blur
+                if geometry.sigma[i] > 0:
+                    view = blur(view, geometry.sigma[i])
+                finish(view, geometry.colour[i], shift, geometry.flip[i], spec, out[v], geometry.solarize[i])
         if spec.masks:
             for geometry, masks in zip(work.geometries, batch.tensors["masks"].numpy()):
                 paint(geometry.mask[i], masks[i, 0])
+        if spec.mattes:
+            for matte, geometry, out in zip(
+                batch.patches[i]["mattes"], work.geometries, batch.tensors["mattes"].numpy()
+            ):
+                np.divide(matte[:, ::-1] if geometry.flip[i] else matte, 255, out=out[i, 0], dtype=np.float32)
         if spec.plain:
             finish(batch.whole[i], _IDENTITY, _NONE, False, spec, batch.tensors["plain"].numpy()[i])
-        batch.patches[i] = []
+        batch.patches[i] = {}
         if batch.count_down():
             batch.complete()
 
     def _background(self, batch: "_Batch", v: int, i: int) -> np.ndarray | None:
+        if self._spec.grey:
+            return np.full((self._spec.size, self._spec.size, 3), batch.work.geometries[v].grey[i])
         if not batch.work.backgrounds:
             return batch.whole[batch.work.geometries[v].partner[i]]
-        name, jpeg = batch.work.backgrounds[v][i]
+        name, jpeg, _ = batch.work.backgrounds[v][i]
         return resize(decode(jpeg, name), self._spec.size, self._spec.size)
 
     def _compile(self) -> None:
@@ -170,16 +205,14 @@ class _Batch:
     def __init__(self, work: Work, future: Future, rank: int, empty: Callable, spec: ViewSpec):
         self.work, self.future, self.rank = work, future, rank
         self.whole: list = [None] * len(work.jpegs)
-        self.patches: list = [[] for _ in work.jpegs]
+        self.patches: list[dict[str, list]] = [{} for _ in work.jpegs]  # by the name of the tensor
         self.left = len(work.jpegs)
         self._lock = threading.Lock()
         self._failed = False
-        shape = (spec.views, work.keep), (spec.size, spec.size)
-        self.tensors = {"views": empty((*shape[0], 3, *shape[1]))}
-        if spec.masks:
-            self.tensors["masks"] = empty((*shape[0], 1, *shape[1]))
-        if spec.plain:
-            self.tensors["plain"] = empty((work.keep, 3, *shape[1]))
+        self.tensors = {name: torch.from_numpy(array) for name, array in work.arrays(spec).items()}
+        for name, shape in spec.tensors.items():
+            if name not in self.tensors:
+                self.tensors[name] = empty(tuple(work.keep if n == -1 else n for n in shape))
 
     def count_down(self) -> bool:
         """Counts one part as done; True for the last part."""
@@ -189,8 +222,6 @@ class _Batch:
 
     def complete(self) -> None:
         """Sets the future's result."""
-        for name, array in self.work.arrays.items():
-            self.tensors[name] = torch.from_numpy(array.copy())
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(self.tensors)
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from trainable import small
 
 from fgdata.shards.reader import ShardSet
-from fgdata.views import ViewSpec
+from fgdata.views import Local, ViewSpec
 from fgtrain.engine import monitor
 from fgtrain.engine.trainer import Trainer
 from fgtrain.evaluate import cam, finetune, knn, localization, probe
@@ -221,7 +221,18 @@ def test_data_wait_is_the_time_from_the_last_step_to_the_next_batch(monkeypatch:
     assert watched.rates()["data_wait"] == pytest.approx(0.1, abs=0.01)
 
 
-@pytest.mark.parametrize("spec", [ViewSpec(plain=True), ViewSpec(crop="saliency-swap"), ViewSpec.evaluation()])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ViewSpec(plain=True),
+        ViewSpec(crop="saliency-swap"),
+        ViewSpec(crop="paste"),
+        ViewSpec(crop="matte-paste", mattes=True),
+        ViewSpec(crop="matte-paste", matte_grey=True),
+        ViewSpec.evaluation(),
+        ViewSpec(lent=True, local=Local(count=2), solarize=(0, 0.2)),
+    ],
+)
 def test_dali_graph_for_a_gpu_has_no_constants_on_it(spec: ViewSpec):
     pytest.importorskip("nvidia.dali")
     from fgdata.views.dali import graph

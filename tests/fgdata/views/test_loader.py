@@ -6,16 +6,17 @@ import threading
 import time
 
 import cv2
+import memory_set
 import numpy as np
 import pytest
 import torch
+from memory_set import MemorySet, as_sample, same
 
 from fgdata import cores
 from fgdata.errors import InputError
 from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
 from fgdata.shards.sample import Sample
-from fgdata.shards.writer import box_bytes
 from fgdata.views import Loader, ViewSpec, load, reference
 from fgdata.views.batch import gather
 
@@ -23,58 +24,8 @@ TINY = ViewSpec(size=16, masks=True)
 SWAP = ViewSpec(size=16, crop="saliency-swap", masks=True)
 
 
-def as_sample(components: dict[str, bytes]) -> Sample:
-    sample = Sample(components)
-    sample.info = json.loads(components["json"])
-    return sample
-
-
-class MemorySet:
-    """The part of a ShardSet that the loader uses, in memory: one split of images of many sizes."""
-
-    path, detectors = "memory", ("gt", "rbd")
-
-    def __init__(self, count: int, side: tuple[int, int] = (20, 60), broken: int | None = None):
-        rng = np.random.default_rng(count)
-        self.manifest, self.splits, self.split_name = {"digest": f"{count} {side}"}, {"train": count}, ""
-        self.samples = []
-        for i in range(count):
-            w, h = (int(value) for value in rng.integers(*side, 2))
-            coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-            x, y = np.sort(rng.uniform(0, 1, (2, 2)), 1)
-            box = [x[0], y[0], max(x[1] - x[0], 0.1), max(y[1] - y[0], 0.1)]
-            self.samples.append(
-                {
-                    "jpg": encode_jpeg(cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC)),
-                    "cls": b"%d" % (i % 7),
-                    "json": json.dumps({"id": f"bird-{i}", "width": w, "height": h}).encode(),
-                    "gt.npy": box_bytes(np.array([0.2, 0.2, 0.5, 0.5])),
-                    "rbd.npy": box_bytes(np.array(box)),
-                }
-            )
-        if broken is not None:
-            self.samples[broken]["jpg"] = self.samples[broken]["jpg"][:-200]
-
-    def split(self, name: str) -> "MemorySet":
-        if name not in self.splits:
-            raise InputError(f"no split {name!r}")
-        return self
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def read(self, number: int) -> Sample:
-        return as_sample(self.samples[number])
-
-
 def open_loader(shards: MemorySet | int, views: ViewSpec = TINY, batch_size: int = 4, **options) -> Loader:
-    shards = MemorySet(shards) if isinstance(shards, int) else shards
-    options = {"backend": "threads", "threads": 2, "seed": 3} | options
-    return load(shards, views=views, batch_size=batch_size, **options)  # type: ignore[arg-type]
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return memory_set.open_loader(shards, views, batch_size, **options)
 
 
 @pytest.fixture(params=["threads", "dali"])
@@ -107,7 +58,7 @@ def test_a_batch_from_a_shard_set_on_disk(drawn_set, backend: str):
     assert [int(reader.read(i)["cls"]) for i in batch["index"].tolist()] == batch["label"].tolist()
 
 
-@pytest.mark.parametrize("crop", ["rrc", "saliency-swap", "centre"])
+@pytest.mark.parametrize("crop", ["rrc", "saliency-swap", "contrastive", "paste", "centre"])
 def test_whole_views_against_the_reference(backend: str, crop: str):
     spec = ViewSpec(size=48, crop=crop, masks=True, plain=True)  # type: ignore[arg-type]
     shards = MemorySet(10, side=(50, 300))
@@ -119,7 +70,7 @@ def test_whole_views_against_the_reference(backend: str, crop: str):
     for i in range(10):
         assert np.abs(batch["plain"][i].numpy() - reference.plain(images[i], spec)).max() * 58 < 6
         for v in range(2):
-            behind = images[work.geometries[v].partner[i]] if crop == "saliency-swap" else None
+            behind = images[work.geometries[v].partner[i]] if spec.pastes else None
             exact = reference.view(images[i], work.geometries[v], i, spec, behind)
             error = levels * np.abs(batch["views"][v, i].numpy() - exact)
             # Roundings to 8 bits, amplified by up to 1.4^3 by the jitter, and DALI's edges (see test_dali_resize).
@@ -294,8 +245,10 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches():
             loader.load_state_dict(state)
             halves.append([batch["index"] for batch in loader])
     assert all(torch.equal(torch.cat(parts), whole) for *parts, whole in zip(*halves, rest, strict=True))
-    with open_loader(20) as again:  # a state of an older version named both numbers
+    with open_loader(20) as again:  # states of older versions: both numbers, fewer settings of views
         again.load_state_dict({**state, "loader": {**state["loader"], "batch_size": 2, "world_size": 2}})
+        older = {name: value for name, value in state["loader"]["views"].items() if name not in ("solarize", "local")}
+        again.load_state_dict({**state, "loader": {**state["loader"], "views": older}})
 
 
 @pytest.mark.parametrize(

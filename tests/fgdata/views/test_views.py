@@ -10,7 +10,7 @@ from scipy import stats
 from torchvision.transforms.v2 import functional as tv
 
 from fgdata.errors import InputError
-from fgdata.views import ViewSpec, draws, geometry, reference, threads
+from fgdata.views import ViewSpec, crops, draws, geometry, reference, threads
 from fgdata.views.finish import finish
 
 RNG = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def test_crops_of_extreme_images_stay_inside():
 def test_patches_lie_in_their_box_with_the_specified_area():
     sizes, boxes = np.tile([1000, 800], (4000, 1)), random_boxes(4000)
     big = boxes[:, 2:].min(1) > 0.2  # where rounding to pixels is negligible
-    box = geometry.pixels(boxes, sizes)
+    box = crops.pixels(boxes, sizes)
     patch = plan(SWAP, sizes, boxes).source
     assert (patch[:, :2] >= box[:, :2]).all()
     assert (patch[:, :2] + patch[:, 2:] <= box[:, :2] + box[:, 2:]).all()
@@ -159,8 +159,8 @@ def test_only_the_middle_of_a_very_long_image_is_resized(monkeypatch):
     sizes = np.array([[20, 1003], [401, 16], [333, 40], [300, 3600], [9, 160], [90, 131]])
     cut, boxes = plan(spec, sizes, random_boxes(6)), np.tile(np.float32([0.3, 0.48, 0.4, 0.03]), (6, 1))
     masks = plan(spec, sizes, boxes).mask
-    assert cut.place[:, 2:].max() <= geometry.LONGEST * 73 + 73 / 9
-    monkeypatch.setattr(geometry, "LONGEST", 10_000)
+    assert cut.place[:, 2:].max() <= crops.LONGEST * 73 + 73 / 9
+    monkeypatch.setattr(crops, "LONGEST", 10_000)
     whole = plan(spec, sizes, random_boxes(6))
     assert np.abs(plan(spec, sizes, boxes).mask - masks).max() <= 1
     for i, (width, height) in enumerate(sizes):
@@ -179,12 +179,12 @@ def test_only_the_middle_of_a_very_long_image_is_resized(monkeypatch):
 def factors(**chosen: float) -> np.ndarray:
     """Draws that give these jitter factors (hue in turns) at the default strengths, in the given order."""
     names = ["brightness", "contrast", "saturation", "hue"]
-    u = np.full((1, geometry.COUNT), 0.5)
-    u[:, [geometry.JITTER, geometry.GRAY]] = 0, 1
+    u = np.full((1, draws.COUNT), 0.5)
+    u[:, [draws.JITTER, draws.GRAY]] = 0, 1
     for rank, (name, value) in enumerate(chosen.items()):
         column = names.index(name)
-        u[:, geometry.FACTORS.start + column] = 0.5 + (value / 0.1 if name == "hue" else (value - 1) / 0.4) / 2
-        u[:, geometry.ORDER.start + column] = rank / 10
+        u[:, draws.FACTORS.start + column] = 0.5 + (value / 0.1 if name == "hue" else (value - 1) / 0.4) / 2
+        u[:, draws.ORDER.start + column] = rank / 10
     return u
 
 
@@ -212,7 +212,7 @@ def test_hue_preserves_luma_and_grey_and_is_invertible():
 
 def test_colour_operations_have_the_specified_probabilities():
     n = 4000
-    u = draws.uniforms(3, 0, np.arange(n), 0, geometry.COUNT)
+    u = draws.uniforms(3, 0, np.arange(n), 0, draws.COUNT)
     a, _ = geometry.colour_map(u, ViewSpec())
     assert abs(np.mean([np.allclose(m, np.eye(3)) for m in a]) - 0.2 * 0.8) < 0.02
     assert abs(np.mean(np.ptp(a, axis=1).max(1) < 1e-9) - 0.2) < 0.02  # three equal rows: grey

@@ -66,8 +66,8 @@ def test_jitter_factors(name: str, jitters: list):
 
 
 def test_jitter_order(jitters: list):
-    u = draws.uniforms(11, 2, np.arange(N), 0, geometry.COUNT)
-    ours = [tuple(order) for order in np.argsort(u[:, geometry.ORDER], 1)]
+    u = draws.uniforms(11, 2, np.arange(N), 0, draws.COUNT)
+    ours = [tuple(order) for order in np.argsort(u[:, draws.ORDER], 1)]
     theirs = [tuple(found[0].tolist()) for found in jitters]
     orders = list(itertools.permutations(range(4)))
     counts = [[found.count(order) for order in orders] for found in (ours, theirs)]

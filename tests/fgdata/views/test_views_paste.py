@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,10 +155,11 @@ def test_one_image_and_batches_of_one_are_enough(backend: str):
             assert sorted(index) == list(range(count))
 
 
-def test_paste_against_the_reference(backend: str, drawn_set: Path, tmp_path: Path):
+@pytest.mark.parametrize("crop", ["saliency-swap", "paste"])
+def test_paste_against_the_reference(backend: str, drawn_set: Path, crop: Any):
     shards = ShardSet.open(drawn_set)
     behind = Backgrounds([Greys(30, "a", train=9)])  # type: ignore[list-item]
-    spec = ViewSpec(size=48, crop="saliency-swap", masks=True, plain=True)
+    spec = ViewSpec(size=48, crop=crop, masks=True, plain=True)
     detector = "spectral-residual"
     with open_loader(
         shards, Greys(30, "a", train=9), spec, batch_size=12, backend=backend, detector=detector
@@ -208,7 +210,9 @@ def test_resumption_in_mid_epoch_gives_the_same_batches(backend: str):
 
 
 def test_backgrounds_without_saliency_swap_are_refused():
-    with pytest.raises(InputError, match="Only the crop saliency-swap uses backgrounds.*is rrc.*crop to saliency-swap"):
+    with pytest.raises(
+        InputError, match="Only the crops saliency-swap, paste and matte-paste use backgrounds.*is rrc.*crop to one of"
+    ):
         open_loader(Greys(10, "own", train=9), Greys(80, "a", train=8), ViewSpec(size=16))
 
 
@@ -261,9 +265,9 @@ def test_a_damaged_background_is_named_in_the_consumer():
         next(iter(loader))
 
 
-def test_paste_leaves_the_first_38_draws_unchanged():
-    assert geometry.COUNT == 39
-    assert np.array_equal(draws.uniforms(7, 3, np.arange(9), 1, 39)[:, :38], draws.uniforms(7, 3, np.arange(9), 1, 38))
+def test_more_draws_leave_the_first_38_unchanged():
+    more = draws.uniforms(7, 3, np.arange(9), 1, draws.COUNT)
+    assert np.array_equal(more[:, :38], draws.uniforms(7, 3, np.arange(9), 1, 38))
 
 
 def test_only_settings_of_the_user_are_flags(capsys: pytest.CaptureFixture[str]):
