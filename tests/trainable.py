@@ -14,7 +14,7 @@ from fgdata.views import ViewSpec
 from fgtrain.engine.trainer import Trainer
 from fgtrain.runs.rundir import RunDir
 from fgtrain.runs.state import load_state
-from fgtrain.settings import common, methods, recipes
+from fgtrain.settings import common, comparisons, methods, recipes
 
 RATES = ("images_per_second", "data_wait")
 
@@ -24,13 +24,14 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Conf
     base = recipes.RECIPES[name]()
     fields = {
         "data": common.Data(shards, batch_size=8, detector="gt"),
-        "views": ViewSpec(size=32, crop=base.views.crop),
+        "views": ViewSpec(size=32, views=base.view_count, crop=base.views.crop),
         "model": common.Model(width=8),
         "optim": replace(base.optim, warmup_epochs=0.5),
         "byol": methods.ByolSettings(hidden=16, dim=8),
         "moco": methods.MocoSettings(dim=8),
         "simsiam": methods.SimsiamSettings(hidden=16, dim=8, bottleneck=8),
         "simclr": methods.SimclrSettings(hidden=16, dim=8),
+        "relative": comparisons.RelativeSettings(hidden=16),
         "align": methods.AlignSettings(hidden=16, dim=8),
         "pair": methods.PairSettings(bank=24, kappa=0.9),
         "reconstruct": methods.ReconstructSettings(width=2, epochs=1, batch_size=8),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch is imported where it is used, because the workers of 
     from torch import Tensor
 
 VIT, LITE0 = Model("vit_small_patch16_224"), Model("tf_efficientnet_lite0")
+CLASSES, MOST_VIEWS = 200, 3
 NARROW = AlignSettings(hidden=512)
 
 
@@ -42,6 +43,10 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "cvsa, ViT-S/16": (replace(RECIPES["cvsa"](), model=VIT), "byol, ViT-S/16"),
         "byol, EfficientNet-Lite0": (replace(RECIPES["byol"](), model=LITE0), None),
         "cvsa, EfficientNet-Lite0": (replace(RECIPES["cvsa"](), model=LITE0), "byol, EfficientNet-Lite0"),
+        "supervised": (RECIPES["supervised"](), "moco"),
+        "rotation": (RECIPES["rotation"](), "moco"),
+        "relative-location": (RECIPES["relative-location"](), "moco"),
+        "looc": (RECIPES["looc"](), "moco"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
@@ -115,16 +120,17 @@ def step(
 
 
 def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "Tensor"]:
-    """A batch as the loader returns it: noise for views and plain images, rectangular masks."""
+    """A batch as the loader returns it: noise for views and plain images, rectangular masks, labels."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(2, batch_size, 1, size, size)
     masks[..., size // 4 : size // 2, size // 3 : size] = 1
     batch = {
-        "views": torch.randn(2, batch_size, 3, size, size, generator=generator),
+        "views": torch.randn(MOST_VIEWS, batch_size, 3, size, size, generator=generator),
         "plain": torch.randn(batch_size, 3, size, size, generator=generator),
         "masks": masks,
+        "label": torch.arange(batch_size) % CLASSES,
     }
     return {name: x.to(device) for name, x in batch.items()}
 
@@ -136,8 +142,9 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     from fgtrain import objectives
     from fgtrain.networks import optim
 
-    objective = objectives.build(config, samples=65536).to(device).train()
-    optimizer = optim.build(objective, config.optim, objective.constant_rate)
+    batch = batch | {"views": batch["views"][: config.view_count]}
+    objective = objectives.build(config, samples=65536, classes=CLASSES).to(device).train()
+    optimizer = optim.build(objective, config.optim, objective.rates)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
 
     def run() -> None:

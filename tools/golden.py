@@ -22,7 +22,11 @@ from fgtrain.settings.recipes import RECIPES
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 # Not synth-pair-simsiam: batch norm over nearly equal decoded images amplifies a rounding error of 1e-9 in step 5 to 1
 # in step 12 (measured with ATEN_CPU_CAPABILITY=default), so its curve is reproducible on one processor only.
-NAMES = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair")
+NAMES = (
+    *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
+    *("supervised", "rotation", "relative-location", "looc"),
+)
+CLASSES = 4
 STEPS, WARMUP = 20, 3
 SMALL: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 32, "dim": 16},
@@ -30,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "simsiam": {"hidden": 32, "dim": 32, "bottleneck": 16},  # with 8, its batch norm amplifies rounding to 1e-4
     "simclr": {"hidden": 32, "dim": 16},
     "align": {"hidden": 32, "dim": 16, "stages": (3, 4)},
+    "relative": {"hidden": 32, "dropout": 0.0},  # torch draws dropout in another way on other processors
 }
 
 
@@ -39,14 +44,14 @@ def curve(name: str) -> list[float]:
     parts = {key: replace(getattr(config, key), **sizes) for key, sizes in SMALL.items() if hasattr(config, key)}
     views = replace(config.views, size=64)
     config = replace(config, data=Data(batch_size=8), model=Model(width=8), views=views, **parts)
-    objective = initialise(objectives.build(config, samples=40).double().train())
-    optimizer = optim.build(objective, config.optim, objective.constant_rate)
+    objective = initialise(objectives.build(config, samples=40, classes=CLASSES).double().train())
+    optimizer = optim.build(objective, config.optim, objective.rates)
     losses = []
     with torch.random.fork_rng():
         torch.manual_seed(0)  # for random draws of the objective
         for step in range(STEPS):
             optim.set_rates(optimizer, step, STEPS, WARMUP, config.optim.lr)
-            loss, _ = objective(batch(step), step / STEPS)
+            loss, _ = objective(batch(step, config.view_count), step / STEPS)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -64,7 +69,7 @@ def initialise(objective: Any) -> Any:
     for name, x in values.items():
         if "target_" in name:
             x.copy_(values[name.replace("target_", "")])
-        elif name.endswith("queue"):
+        elif name.endswith("queue.keys"):
             x.copy_(F.normalize(torch.rand(x.shape, generator=generator, dtype=torch.float64) - 0.5, dim=1))
         elif isinstance(x, nn.Parameter):
             bound = (3 / x[0].numel()) ** 0.5
@@ -73,17 +78,17 @@ def initialise(objective: Any) -> Any:
     return objective
 
 
-def batch(step: int, n: int = 8, size: int = 64) -> dict[str, Tensor]:
-    """Smooth images, two noisy views of each, and rectangular masks; they depend on the step only."""
+def batch(step: int, count: int, n: int = 8, size: int = 64) -> dict[str, Tensor]:
+    """Smooth images, `count` noisy views of each, rectangular masks and labels; they depend on the step only."""
     generator = torch.Generator().manual_seed(step)
     coarse = torch.rand(n, 3, 4, 4, generator=generator, dtype=torch.float64)
     plain = F.interpolate(coarse, (size, size), mode="bilinear") * 4 - 2
-    views = plain + torch.rand(2, n, 3, size, size, generator=generator, dtype=torch.float64) - 0.5
+    views = plain + torch.rand(count, n, 3, size, size, generator=generator, dtype=torch.float64) - 0.5
     masks = torch.zeros(2, n, 1, size, size, dtype=torch.float64)
     for i in range(n):
         masks[0, i, :, 4 * i : 4 * i + 28, 8:40] = 1
         masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
-    return {"views": views, "plain": plain, "masks": masks}
+    return {"views": views, "plain": plain, "masks": masks, "label": torch.arange(n) % CLASSES}
 
 
 def path(name: str) -> Path:

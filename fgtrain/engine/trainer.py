@@ -46,13 +46,14 @@ class Trainer:
         stored = resumed or config.extend is not None
         built = replace(config, init="") if stored else config
         samples = len(shards.split(config.data.split))
+        check_labels(config, shards)
         with enough_memory(
             lambda: (
                 f"The networks and banks of these settings do not fit into the memory of {device}. "
                 "Choose a smaller network, bank or queue."
             )
         ):
-            self.objective: Any = objectives.build(built, samples).to(device).train()
+            self.objective: Any = objectives.build(built, samples, len(shards.classes)).to(device).train()
         if config.sync_norm and self.world > 1 and device.type == "cuda":
             from timm.layers.norm_act import convert_sync_batchnorm  # torch's does not keep timm's activations
 
@@ -62,7 +63,7 @@ class Trainer:
                 if isinstance(module, Encoder):
                     module.compile()
         self.model: nn.Module = self.objective
-        self.optimizer = optim.build(self.objective, config.optim, self.objective.constant_rate)
+        self.optimizer = optim.build(self.objective, config.optim, self.objective.rates)
         self.check_settings()
         torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
         self.loader = load(
@@ -196,8 +197,7 @@ class Trainer:
                 part_logs.append({"loss": loss.detach(), **logs})
             if settings.clip:
                 self.scaler.unscale_(self.optimizer)
-                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-                part_logs[-1]["gradient"] = nn.utils.clip_grad_norm_(parameters, settings.clip).detach()
+                part_logs[-1]["gradient"] = optim.clip(self.optimizer, settings.clip, settings.clip_by)
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -369,6 +369,15 @@ def enough_memory(message: Callable[[], str]) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words):
             raise InputError(message()) from error
         raise
+
+
+def check_labels(config: Config, shards: ShardSet) -> None:
+    """InputError if the method needs labels and the shard set has none."""
+    if "labels" in config.needs and (classes := len(shards.classes)) < 2:
+        raise InputError(
+            f"{config.method} learns from labels, but {shards.path} has {classes or 'no'} class{'es' * (not classes)}. "
+            "Name a labelled set with --data.shards, or use a method without labels: fgtrain list"
+        )
 
 
 def pick_precision(name: str, device: torch.device) -> str:

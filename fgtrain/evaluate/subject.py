@@ -214,4 +214,4 @@ def untrained_encoder(checkpoint: Checkpoint | Given) -> Encoder:
     small = replace(config, **({"moco": replace(config.moco, queue="auto")} if hasattr(config, "moco") else {}))  # pyright: ignore
     if hasattr(small, "decoder"):  # its file may be gone; the encoder does not need it
         small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
-    return objectives.build(small, samples=2).encoder
+    return objectives.build(small, samples=2, classes=2).encoder

@@ -19,14 +19,15 @@ from .matching import DINO_HEAD, ENOUGH, Match, candidates, describe_resnet
 from .weights import WeightsFile, printable_name
 
 
-def encoder(config: Config) -> Encoder:
+def encoder(config: Config, size: int | None = None, flag: str = "views.size") -> Encoder:
     """Builds the encoder of a config with its initial weights and frozen stages, on the CPU.
 
-    Without `config.init` the weights are random, from torch's global generator. InputError when --init cannot be used,
+    `size` is the side of the images that it will get, by default that of the views; `flag` sets it. Without
+    `config.init` the weights are random, from torch's global generator. InputError when --init cannot be used,
     or when the network cannot process views of the size.
     """
     network = Encoder(config.model)
-    network.check_size(config.views.size)
+    network.check_size(config.views.size if size is None else size, flag)
     if config.init:  # "": a checkpoint brings them
         with torch.random.fork_rng(devices=[]):  # reading a run builds its network; the heads must not depend on that
             load(network, config.init, config.model)

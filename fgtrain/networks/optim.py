@@ -1,13 +1,17 @@
-"""Learning-rate schedule and optimisers. LARS is timm's."""
+"""Learning-rate schedule, optimisers and gradient clipping. LARS is timm's."""
 
 import math
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..settings.common import Optim
 from .encoder import Encoder
+
+Rates = Mapping[str, float | Literal["constant"]]
+"""Prefix of parameter names -> factor on the scheduled learning rate, or "constant": the rate stays at its peak."""
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
@@ -29,18 +33,20 @@ def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, warmup: i
     return rate
 
 
-def build(objective: nn.Module, settings: Optim, constant: tuple[str, ...] = ()) -> torch.optim.Optimizer:
+def build(objective: nn.Module, settings: Optim, rates: Rates) -> torch.optim.Optimizer:
     """Parameters of an objective -> optimiser, with learning rate 0 until `set_rates` sets it.
 
-    Parameters without gradients are skipped. Those whose names start with a prefix in `constant` form groups marked
-    `constant`, which `set_rates` keeps at the peak rate. Those of an encoder have the factor of their layer.
+    Parameters without gradients are skipped. `rates` are those of the objective: parameters with a constant rate form
+    groups marked `constant`, which `set_rates` keeps at the peak rate. Those of an encoder have the factor of their
+    layer.
     """
     factors, excluded = _layer_factors(objective, settings.layer_decay), _excluded(objective, settings)
     parts: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # (constant, excluded, factor) -> parameters
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            key = name.startswith(constant), name in excluded, factors.get(name, 1.0)
-            parts.setdefault(key, []).append(parameter)
+            rate = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), 1.0)
+            factor = factors.get(name, 1.0) * (1.0 if isinstance(rate, str) else rate)
+            parts.setdefault((rate == "constant", name in excluded, factor), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {
             "params": parameters,
@@ -53,13 +59,23 @@ def build(objective: nn.Module, settings: Optim, constant: tuple[str, ...] = ())
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0)
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
+        return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
     from timm.optim.lars import Lars
 
     # By default timm adapts only groups with weight decay; here only the exclusion decides.
     for group, (_, is_excluded, _) in zip(groups, sorted(parts)):
         group["always_adapt"] = not is_excluded
-    return Lars(groups, lr=0.0, momentum=settings.momentum)  # pyright: ignore[reportArgumentType]
+    options: dict[str, Any] = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    return Lars(groups, lr=0.0, **options)  # pyright: ignore[reportArgumentType]
+
+
+def clip(optimizer: torch.optim.Optimizer, limit: float, by: Literal["norm", "parameter"]) -> Tensor:
+    """Scales the gradients of an optimiser down to norm `limit`, all together or each tensor's own -> () norm of all
+    of them before."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    groups: Iterable[list[nn.Parameter]] = [parameters] if by == "norm" else ([p] for p in parameters)
+    norms = [nn.utils.clip_grad_norm_(group, limit) for group in groups]
+    return torch.stack(norms).norm().detach()
 
 
 def _encoders(objective: nn.Module) -> list[tuple[str, Encoder]]:

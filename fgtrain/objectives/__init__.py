@@ -1,4 +1,4 @@
-"""One nn.Module per method, built from its config and the number of training images: see `Objective`.
+"""One nn.Module per method, built from its config, the number of training images and that of classes: see `Objective`.
 
 Banks, queues and moving averages are buffers or parameters of the module, so checkpoints include them.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fgdata.views import ViewSpec
 
     from ..networks.encoder import Encoder
+    from ..networks.optim import Rates
     from ..runs.rundir import RunDir
 
 
@@ -26,8 +27,8 @@ class Objective(Protocol):
     """The views that the loader must deliver."""
     accumulates: bool
     """Whether gradients accumulated over parts of a batch equal those of the whole batch."""
-    constant_rate: tuple[str, ...]
-    """Name prefixes of the parameters whose learning rate stays at its peak."""
+    rates: "Rates"
+    """Prefix of parameter names -> factor on their learning rate, or "constant": it stays at its peak."""
 
     @property
     def encoder(self) -> "Encoder":
@@ -73,15 +74,17 @@ class Reporting(Protocol):
         ...
 
 
-def build(config: Config, samples: int) -> Any:
+def build(config: Config, samples: int, classes: int = 0) -> Any:
     """Builds the objective of a config, on the CPU. Initial weights depend only on the seed and --init.
 
-    `samples` is the number of training images. InputError when --init or --decoder cannot be used.
+    `samples` is the number of training images, `classes` that of the shard set's classes; only a method that needs
+    labels gets the latter. InputError when --init or --decoder cannot be used.
     """
     import torch
 
     module, name = config.objective.split(":")
     with torch.random.fork_rng(devices=[]):  # saving the GPU states too would initialise every GPU
         torch.default_generator.manual_seed(config.seed)
-        objective = getattr(import_module(module), name)(config, samples)
+        labelled = (classes,) if "labels" in config.needs else ()
+        objective = getattr(import_module(module), name)(config, samples, *labelled)
     return objective.to(memory_format=torch.channels_last)

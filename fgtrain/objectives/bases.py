@@ -8,10 +8,9 @@ synthesized pairs can build on it:
 As in the published code, each view is a separate forward pass with its own batch-norm statistics, except in SimCLR.
 """
 
-import warnings
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import parallel
@@ -20,8 +19,10 @@ from ..networks.ema import frozen_copy, move_towards, target_momentum
 from ..networks.encoder import Features
 from ..networks.heads import mlp
 from ..networks.norm import uses_batch
-from ..settings import methods
+from ..networks.optim import Rates
+from ..settings import comparisons, methods
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
+from .queue import Queue
 
 PART = 16
 """Least samples in a part of a batch for MoCo's batch norm; the authors have 32."""
@@ -48,13 +49,11 @@ class Moco(nn.Module):
     """
 
     accumulates = True
-    constant_rate: tuple[str, ...] = ()
-    queue: Tensor
-    cursor: Tensor
+    rates: ClassVar[Rates] = {}
 
     def __init__(
         self,
-        config: methods.MocoConfig | methods.CvsaConfig | methods.SynthPairConfig,
+        config: methods.MocoConfig | methods.CvsaConfig | methods.SynthPairConfig | comparisons.LoocConfig,
         samples: int,
         symmetric: bool = False,
         maps: bool = False,
@@ -65,19 +64,10 @@ class Moco(nn.Module):
         self.tau, self.ema, self.symmetric = moco.tau, moco.ema, moco.symmetric or symmetric
         self.encoder = initial.encoder(config)
         self.views = self.encoder.normalised(config.views)
-        self.projector = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
+        self.projector: nn.Module = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
-        size = 1 << (samples.bit_length() - 1) if moco.queue == "auto" else moco.queue
-        if size > samples:
-            warnings.warn(
-                f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so every image is one "
-                "of its own negatives; use --moco.queue auto to avoid this",
-                stacklevel=2,
-            )
-        self.register_buffer("queue", F.normalize(torch.randn(size, moco.dim), dim=1))
-        self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
-        self.new_keys: list[Tensor] = []  # keys of all processes since the last step
+        self.queue = Queue(moco.queue, moco.dim, samples)
 
     def compare(self, views: Tensor, progress: float) -> Compared:
         queries, keys = (views, views) if self.symmetric else (views[:1], views[1:])
@@ -86,9 +76,10 @@ class Moco(nn.Module):
         q = [unit(z) for z in projected]  # (B, d)
         target, k = zip(*(self.key(view, progress) for view in keys))
         pairs = zip(q, reversed(k))  # view 0 against view 1, and view 1 against view 0 when symmetric
-        loss = torch.stack([info_nce(a, b, self.queue, self.tau) for a, b in pairs]).mean()
+        loss = torch.stack([info_nce(a, b, self.queue.keys, self.tau) for a, b in pairs]).mean()
         if self.training:
-            self.new_keys += [parallel.gather(key) for key in k]
+            for key in k:
+                self.queue.arrive(key)
         logs = {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}
         return loss, logs, list(online), list(target)
 
@@ -121,23 +112,12 @@ class Moco(nn.Module):
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress)[:2]
 
-    @torch.no_grad()
-    def enqueue(self, keys: Tensor) -> None:
-        """Replaces the oldest keys of the queue by `keys` (N, d)."""
-        keys = keys[-len(self.queue) :]
-        rows = (self.cursor + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[rows] = keys
-        self.cursor.copy_((self.cursor + len(keys)) % len(self.queue))
-
     def momentum(self, progress: float) -> float:
         return self.ema
 
     def after_step(self, progress: float) -> None:
-        """Updates the queue and the target. Adding the keys only now gives all parts of an accumulated batch the same
-        negatives."""
-        if self.new_keys:
-            self.enqueue(torch.cat(self.new_keys).to(self.queue.dtype))
-            self.new_keys = []
+        """Updates the queue and the target."""
+        self.queue.turn()
         move_towards(self.target_encoder, self.encoder, self.momentum(progress))
         move_towards(self.target_projector, self.projector, self.momentum(progress))
 
@@ -150,7 +130,7 @@ class Simsiam(nn.Module):
     """
 
     accumulates = True
-    constant_rate: tuple[str, ...] = ("predictor.",)
+    rates: ClassVar[Rates] = {"predictor.": "constant"}
 
     def __init__(self, config: methods.SimsiamConfig | methods.SynthPairConfig, samples: int):
         super().__init__()
@@ -184,7 +164,7 @@ class Byol(nn.Module):
     by a moving average of the network."""
 
     accumulates = True
-    constant_rate: tuple[str, ...] = ()
+    rates: ClassVar[Rates] = {}
 
     def __init__(self, config: methods.ByolConfig | methods.CvsaConfig, samples: int):
         super().__init__()
@@ -224,7 +204,7 @@ class Simclr(nn.Module):
     """
 
     accumulates = False
-    constant_rate: tuple[str, ...] = ()
+    rates: ClassVar[Rates] = {}
 
     def __init__(self, config: methods.SimclrConfig, samples: int):
         super().__init__()

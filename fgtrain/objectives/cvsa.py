@@ -1,6 +1,7 @@
 """Cross-view saliency alignment (Wu et al., BMVC 2022): a contrastive base plus an alignment loss on its features."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from fgdata.errors import InputError
 from ..networks.ema import frozen_copy, move_towards
 from ..networks.encoder import Encoder
 from ..networks.heads import conv_head
+from ..networks.optim import Rates
 from ..settings.methods import CvsaConfig
 from .bases import Byol, Logs, Moco
 from .losses import alignment, attention
@@ -36,7 +38,7 @@ class Cvsa(nn.Module):
     """L = L_cont + weight * L_align (CVSA Eq. 5-7), on BYOL or on symmetric MoCo v2."""
 
     accumulates = True
-    constant_rate: tuple[str, ...] = ()
+    rates: ClassVar[Rates] = {}
 
     def __init__(self, config: CvsaConfig, samples: int):
         super().__init__()

@@ -12,12 +12,16 @@ def negative_cosine(p: Tensor, h: Tensor) -> Tensor:
     return -F.cosine_similarity(wide(p), wide(h), dim=1).mean()
 
 
-def info_nce(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
-    """(B, d), (B, d), (K, d) unit rows -> (). MoCo Eq. 1 (He et al. 2020): the key is class 0 of 1 + K."""
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, tau: float, more: Tensor | None = None) -> Tensor:
+    """(B, d), (B, d), (K, d) unit rows -> (). MoCo Eq. 1 (He et al. 2020): the key is class 0 of 1 + K.
+
+    `more` (B, M): cosines of each query with negatives of its own; -inf leaves one out.
+    """
     q, k, queue = wide(q), wide(k), wide(queue)
     positive = (q * k).sum(1, keepdim=True)
     with torch.autocast(q.device.type, enabled=False):
-        logits = torch.cat([positive, q @ queue.T], 1) / tau  # (B, 1 + K)
+        columns = [positive, q @ queue.T, *([] if more is None else [more])]
+        logits = torch.cat(columns, 1) / tau  # (B, 1 + K + M)
     return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
 

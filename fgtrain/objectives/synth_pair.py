@@ -38,7 +38,7 @@ class SynthPair(nn.Module):
         self.config, self.pair = config, config.pair
         self.base = Moco(config, samples) if config.base == "moco" else Simsiam(config, samples)
         self.views = replace(self.base.views, plain=True)
-        self.constant_rate = tuple(f"base.{prefix}" for prefix in self.base.constant_rate)
+        self.rates = {f"base.{prefix}": rate for prefix, rate in self.base.rates.items()}
         n = self.base.encoder.dim
         self.decoder = decoder.Decoder(n, config.views.size, config.reconstruct.width, config.reconstruct.depth)
         if config.decoder is not None and not config.machine.resume:  # a resumed run has its own copy

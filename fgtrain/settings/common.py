@@ -83,11 +83,16 @@ class Optim:
     exclude_norm_and_bias: bool = False
     """Exclude biases, normalisation weights, and position, class and register tokens from weight decay and from the
     LARS adaptation."""
+    nesterov: bool = False
+    """Nesterov's momentum, for lars and sgd."""
     layer_decay: float = 1.0
     """Factor by which the learning rate changes from one layer of the encoder to the one below it: with 0.65 the last
     block trains at 0.65 of the rate, the one before it at 0.42. 1: the same rate for all."""
     clip: float = 0.0
-    """Largest norm of the gradient of all parameters together; larger gradients are scaled down to it. 0: no limit."""
+    """Largest norm of a gradient; a larger one is scaled down to it. 0: no limit."""
+    clip_by: Literal["norm", "parameter"] = "norm"
+    """The gradients that `clip` limits. norm: that of all parameters together. parameter: that of each tensor of
+    weights, as the authors of DINO do."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero; at most a tenth of the run."""
     accumulate: int = 1
@@ -139,6 +144,14 @@ class Config:
 
     method: ClassVar[str]
     objective: ClassVar[str]
+    """`module:name` of a class or function that takes the config, the number of training images and, for a method that
+    needs labels, the number of classes."""
+    kind: ClassVar[str] = "contrastive"
+    """What the method learns from, for `fgtrain list`."""
+    view_count: ClassVar[int] = 2
+    """Views of an image that the objective takes."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What the objective reads of a shard set besides images: labels, boxes."""
 
     data: Data = Data()
     views: ViewSpec = field(default_factory=ViewSpec)
@@ -177,7 +190,8 @@ class Config:
         need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         need(-(1 << 63) <= self.seed < 1 << 64, "seed", self.seed, "-2^63 to 2^64 - 1")
         need(self.data.batch_size >= 2, "data.batch-size", self.data.batch_size, "2 or more, as batch norm needs")
-        need(self.views.views == 2, "views.views", self.views.views, "2, the pair that every method here compares")
+        allowed = f"{self.view_count}, the views of an image that {getattr(self, 'method', 'the method')} takes"
+        need(self.views.views == self.view_count, "views.views", self.views.views, allowed)
         need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
         need(0 < self.optim.lr <= LARGEST, "optim.lr", self.optim.lr, f"above 0, at most {LARGEST:g}")
         need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")
@@ -187,6 +201,9 @@ class Config:
         need(0 <= self.model.drop_path < 1, "model.drop-path", self.model.drop_path, "0 to below 1")
         need(0 < self.optim.layer_decay <= 1, "optim.layer-decay", self.optim.layer_decay, "above 0, at most 1")
         need(self.optim.clip >= 0, "optim.clip", self.optim.clip, "0 for no limit, or more")
+        moves = self.optim.name != "adamw" and self.optim.momentum > 0
+        allowed = "only with --optim.name sgd or lars and a momentum above 0"
+        need(not self.optim.nesterov or moves, "optim.nesterov", "on", allowed)
         standard = (self.model.width, self.model.stem) == (64, "imagenet")
         allowed = f"a file; {self.init} only with --model.width 64 and --model.stem imagenet"
         need(self.init not in ("imagenet", "imagenet-v2") or standard, "init", self.init, allowed)

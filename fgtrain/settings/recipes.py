@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from fgdata.views.spec import ViewSpec
 
+from . import comparison_recipes as others
 from .common import Config, Data, Model, Optim
 from .methods import (
     AlignSettings,
@@ -366,4 +367,13 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "cvsa-lite0": cvsa_lite0,
     "synth-pair-lite0": synth_pair_lite0,
     "demo": demo,
+    "supervised": others.supervised,
+    "supervised-cub-r50-scratch": others.supervised_cub_r50_scratch,
+    "supervised-cub-r50": others.supervised_cub_r50,
+    "rotation": others.rotation,
+    "rotation-cub-r50": others.rotation_cub_r50,
+    "relative-location": others.relative_location,
+    "relative-location-cub-r50": others.relative_location_cub_r50,
+    "looc": others.looc,
+    "looc-cub-r50": others.looc_cub_r50,
 }

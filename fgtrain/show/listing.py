@@ -21,10 +21,10 @@ RUNS = Path("runs")
 
 def run_list(_flags: object = None) -> None:
     """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too."""
-    table = Table("recipe", "network", "needs", "description", title="fgtrain run NAME", title_justify="left")
+    table = Table("recipe", "kind", "network", "needs", "description", title="fgtrain run NAME", title_justify="left")
     for name, recipe in RECIPES.items():
-        config = recipe()
-        table.add_row(name, config.model.backbone, needs(config), (inspect.getdoc(recipe) or "").splitlines()[0])
+        config, about = recipe(), (inspect.getdoc(recipe) or "").splitlines()[0]
+        table.add_row(name, config.kind, config.model.backbone, needs(config), about)
     say(table)
     table = Table("shard set", "images", "boxes", title="--data.shards", title_justify="left")
     for manifest in sorted(SHARDS.glob("*/manifest.json")):
@@ -39,10 +39,11 @@ def run_list(_flags: object = None) -> None:
 
 
 def needs(config: Config) -> str:
-    """What a recipe needs besides images: boxes, and weights to start from."""
-    boxes = f"boxes ({config.data.detector})" if config.data.detector else "boxes"
-    uses_boxes = config.views.needs_boxes or config.method == "cvsa"
-    return ", ".join([boxes] * uses_boxes + [f"--init {config.init}"] * bool(config.init))
+    """What a recipe needs besides images: labels, boxes, and weights to start from."""
+    wanted = dict.fromkeys((*config.needs, *["boxes"] * config.views.needs_boxes))
+    detector = f" ({config.data.detector})" if config.data.detector else ""
+    words = [word + detector * (word == "boxes") for word in wanted]
+    return ", ".join(words + [f"--init {config.init}"] * bool(config.init))
 
 
 def describe_set(path: Path) -> tuple[str, str]:

@@ -87,7 +87,7 @@ def load_objective(checkpoint: Checkpoint) -> SynthPair:
         )
     weights = load_state(checkpoint.file.parent).get("objective", {})
     config = replace(config, init=None, decoder=None)  # every weight comes from the checkpoint
-    queue = len(weights.get("base.queue", ()))
+    queue = len(weights.get("base.queue.keys", ()))
     if queue:
         config = replace(config, moco=replace(config.moco, queue=queue))
     objective = objectives.build(config, samples=queue)

@@ -33,7 +33,10 @@ from fgtrain.settings.common import Model
 from fgtrain.settings.evaluations import Finetune
 
 CUDA = torch.device("cuda", 0)
-METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair")
+METHODS = (
+    *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
+    *("supervised", "rotation", "relative-location", "looc"),
+)
 
 
 class Watch(TorchDispatchMode):
@@ -143,7 +146,7 @@ def on_gpu(shards: Path, out: Path, name: str) -> Iterator[tuple[Trainer, Watch]
     trainer = Trainer(small(shards, out, name), RunDir(out), ShardSet.open(shards), torch.device("cpu"))
     with trainer.loader, simulated_gpu() as watch:
         trainer.device, objective = CUDA, to_gpu(trainer.objective)
-        trainer.optimizer = optim.build(objective, trainer.config.optim, objective.constant_rate)
+        trainer.optimizer = optim.build(objective, trainer.config.optim, objective.rates)
         trainer.autocast = torch.autocast("cuda", torch.bfloat16)
         yield trainer, watch
 
@@ -174,7 +177,7 @@ def test_step_stays_on_the_gpu_and_never_waits_for_it(method: str, drawn_set: Pa
         for batch in batches(views=trainer.objective.views):
             trainer.train_step(batch)
         assert watch.waits == []
-        assert trainer.check().keys() >= {"loss", "contrast", "lr"}
+        assert trainer.check().keys() >= {"loss", "feature_std", "lr"}
         assert {x.device for x in trainer.objective.state_dict().values()} == {CUDA}
 
 

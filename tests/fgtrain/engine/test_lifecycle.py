@@ -53,7 +53,10 @@ def test_a_resumed_run_records_what_wrote_its_earlier_parts(undisturbed: Path, d
     assert {"python", "torch", "timm", "numpy"} <= after["versions"].keys()
 
 
-METHODS = ("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam")
+METHODS = (
+    *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam"),
+    *("supervised", "rotation", "relative-location", "looc"),
+)
 
 
 def interrupted(config: Config, name: str, stop_at: int) -> Path:

@@ -16,9 +16,16 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import objectives
 from fgtrain.networks import optim
-from fgtrain.objectives import bases
+from fgtrain.objectives import bases, looc
 from fgtrain.objectives.losses import alignment, attention
 from fgtrain.settings.common import Config, Data, Model, Optim
+from fgtrain.settings.comparisons import (
+    LoocConfig,
+    RelativeLocationConfig,
+    RelativeSettings,
+    RotationConfig,
+    SupervisedConfig,
+)
 from fgtrain.settings.methods import (
     AlignSettings,
     ByolConfig,
@@ -41,12 +48,14 @@ SMALL: dict[str, Any] = {
     "simsiam": SimsiamSettings(hidden=16, dim=8, bottleneck=4),
     "simclr": SimclrSettings(hidden=16, dim=8),
     "align": AlignSettings(hidden=16, dim=8, stages=(3, 4)),
+    "relative": RelativeSettings(patch=21, hidden=16, dropout=0.0),  # 21 of 64 pixels leaves nothing to draw
 }
 
 
 def small(kind: type, **more) -> Any:
     """A config of a network of width 8 with narrow heads."""
-    return kind(**{k: v for k, v in (SMALL | more).items() if k in kind.__dataclass_fields__})
+    settings = {k: v for k, v in (SMALL | more).items() if k in kind.__dataclass_fields__}
+    return kind(**settings | {"views": replace(settings["views"], views=kind.view_count)})
 
 
 CASES: dict[str, Callable[[], Config]] = {
@@ -57,30 +66,46 @@ CASES: dict[str, Callable[[], Config]] = {
     "simclr": lambda: small(SimclrConfig),
     "cvsa": lambda: small(CvsaConfig),
     "cvsa-moco": lambda: small(CvsaConfig, base="moco"),
+    "supervised": lambda: small(SupervisedConfig),
+    "rotation": lambda: small(RotationConfig),
+    "relative-location": lambda: small(RelativeLocationConfig),
+    "looc": lambda: small(LoocConfig),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
 }
 
 
-def batch(n: int = 6, seed: int = 0) -> dict[str, Tensor]:
+def batch(n: int = 6, seed: int = 0, name: str = "byol") -> dict[str, Tensor]:
+    """A batch for a case, with at least two views."""
     generator = torch.Generator().manual_seed(seed)
     masks = torch.zeros(2, n, 1, 64, 64)
     for i in range(n):
         masks[0, i, :, 8 * i : 8 * i + 24, 8:40] = 1
         masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
-    return {"views": torch.randn(2, n, 3, 64, 64, generator=generator), "masks": masks}
+    views = torch.randn(max(2, CASES[name]().view_count), n, 3, 64, 64, generator=generator)
+    return {"views": views, "masks": masks, "label": torch.arange(n) % 3}
 
 
 def without_batch_statistics(config: Config) -> Any:
     """The objective in float64 with batch norm in evaluation mode: a sample's output is independent of its batch."""
-    objective = objectives.build(config, samples=40).double().train()
+    objective = objectives.build(config, samples=40, classes=3).double().train()
     for module in objective.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     return objective
 
 
+@pytest.fixture(autouse=True)
+def without_random_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that parts of a batch, and two processes, have the turns of the whole batch."""
+    monkeypatch.setattr(looc, "draw_turns", fixed_turns)
+
+
+def fixed_turns(samples: int, _: torch.device) -> Tensor:
+    return torch.tensor([[1], [2]]).expand(2, samples)
+
+
 def double(data: dict[str, Tensor], part: slice = slice(None)) -> dict[str, Tensor]:
-    return {k: v[:, part].double() for k, v in data.items()}
+    return {k: v[part] if k == "label" else v[:, part].double() for k, v in data.items()}
 
 
 def gradients(objective: nn.Module) -> dict[str, Tensor]:
@@ -92,15 +117,15 @@ def gradients(objective: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_only_online_weights_receive_gradients_and_targets_follow(name: str):
-    objective = objectives.build(CASES[name](), samples=40).train()
+    objective = objectives.build(CASES[name](), samples=40, classes=3).train()
     before = {k: v.detach().clone() for k, v in objective.named_parameters()}
-    loss, logs = objective(batch(), 0.0)
+    loss, logs = objective(batch(name=name), 0.0)
     loss.backward()
     assert math.isfinite(loss.item())
     assert all(v.ndim == 0 and not v.requires_grad for v in logs.values())
     for key, parameter in objective.named_parameters():
         assert ("target" in key) == (parameter.grad is None), key
-    optimizer = optim.build(objective, Optim("sgd", momentum=0.0), objective.constant_rate)
+    optimizer = optim.build(objective, Optim("sgd", momentum=0.0), objective.rates)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     optimizer.step()
@@ -113,8 +138,8 @@ def test_only_online_weights_receive_gradients_and_targets_follow(name: str):
 
 
 def test_initial_weights_depend_only_on_the_seed():
-    first, again = (objectives.build(CASES["cvsa"](), samples=40).state_dict() for _ in range(2))
-    other = objectives.build(replace(CASES["cvsa"](), seed=1), samples=40).state_dict()
+    first, again = (objectives.build(CASES["cvsa"](), samples=40, classes=3).state_dict() for _ in range(2))
+    other = objectives.build(replace(CASES["cvsa"](), seed=1), samples=40, classes=3).state_dict()
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["base.encoder.conv1.weight"], other["base.encoder.conv1.weight"])
 
@@ -142,7 +167,7 @@ def test_simsiam_loss_matches_its_equation():
 
 
 def test_simsiam_heads_are_the_published_ones():
-    objective = objectives.build(SimsiamConfig(), samples=40)
+    objective = objectives.build(SimsiamConfig(), samples=40, classes=3)
     kinds = [type(m).__name__ for m in (*objective.projector, *objective.predictor)]
     hidden = ["Linear", "BatchNorm1d", "ReLU"]
     assert kinds == [*hidden, *hidden, "Linear", "BatchNorm1d", *hidden, "Linear"]
@@ -150,7 +175,7 @@ def test_simsiam_heads_are_the_published_ones():
     layers = [m for m in objective.modules() if isinstance(m, nn.Linear)]
     assert [m.out_features for m in layers] == [512, 512, 2048, 512, 2048]  # the first two as wide as the features
     assert [m.bias is not None for m in layers] == [False, False, False, False, True]
-    constant = [n for n, _ in objective.named_parameters() if n.startswith(objective.constant_rate)]
+    constant = [n for n, _ in objective.named_parameters() if n.startswith(tuple(objective.rates))]
     assert constant == [n for n, _ in objective.named_parameters() if "predictor" in n]
     assert constant
 
@@ -179,7 +204,7 @@ def test_moco_loss_matches_its_equation(symmetric: bool):
         q, k = q / q.norm(dim=1, keepdim=True), k / k.norm(dim=1, keepdim=True)
         for a, b in zip(q, k):
             above = math.exp(float(a @ b) / 0.2)
-            below = above + sum(math.exp(float(a @ c) / 0.2) for c in objective.queue)
+            below = above + sum(math.exp(float(a @ c) / 0.2) for c in objective.queue.keys)
             expected -= math.log(above / below) / 6 / (1 + symmetric)
     assert objective({"views": views}, 0.0)[0].item() == pytest.approx(expected, abs=1e-12)
 
@@ -206,23 +231,24 @@ def test_cvsa_loss_is_the_base_plus_both_halves_of_every_stage(name: str):
 
 def test_queue_turns_over_oldest_first():
     objective = objectives.build(CASES["moco"](), samples=10)  # auto: 8 rows
-    assert objective.queue.shape == (8, 8)
-    old = objective.queue.clone()
+    queue = objective.queue
+    assert queue.keys.shape == (8, 8)
+    old = queue.keys.clone()
     one, two = torch.ones(6, 8), torch.full((4, 8), 2.0)
-    objective.enqueue(one)
-    assert torch.equal(objective.queue, torch.cat([one, old[6:]]))
-    objective.enqueue(two)
-    assert torch.equal(objective.queue, torch.cat([two[:2], one[2:6], two[:2]]))
-    assert int(objective.cursor) == 2
+    queue.add(one)
+    assert torch.equal(queue.keys, torch.cat([one, old[6:]]))
+    queue.add(two)
+    assert torch.equal(queue.keys, torch.cat([two[:2], one[2:6], two[:2]]))
+    assert int(queue.cursor) == 2
 
 
 def test_three_moco_steps_match_steps_by_hand():
     objective = without_batch_statistics(CASES["moco"]())
-    queue, target = objective.queue.clone(), [p.clone() for p in objective.target_encoder.parameters()]
+    queue, target = objective.queue.keys.clone(), [p.clone() for p in objective.target_encoder.parameters()]
     for step in range(3):
-        data, before = double(batch(seed=step)), objective.queue.clone()
+        data, before = double(batch(seed=step)), objective.queue.keys.clone()
         objective(data, step / 3)[0].backward()
-        assert torch.equal(objective.queue, before)  # keys are added after the step
+        assert torch.equal(objective.queue.keys, before)  # keys are added after the step
         keys = objective.target_projector(objective.target_encoder(data["views"][1]).pooled)
         queue[6 * step : 6 * step + 6] = keys / keys.norm(dim=1, keepdim=True)
         with torch.no_grad():
@@ -230,7 +256,7 @@ def test_three_moco_steps_match_steps_by_hand():
                 parameter -= 0.1 * parameter.grad
         objective.after_step((step + 1) / 3)
         target = [0.999 * t + 0.001 * p.detach() for t, p in zip(target, objective.encoder.parameters())]
-        torch.testing.assert_close(objective.queue, queue)
+        torch.testing.assert_close(objective.queue.keys, queue)
         for ours, by_hand in zip(objective.target_encoder.parameters(), target):
             torch.testing.assert_close(ours.detach(), by_hand)
         objective.zero_grad()
@@ -239,16 +265,16 @@ def test_three_moco_steps_match_steps_by_hand():
 @pytest.mark.parametrize("name", CASES)
 def test_accumulated_gradients_equal_the_batch_when_the_objective_accumulates(name: str):
     whole, parts = without_batch_statistics(CASES[name]()), without_batch_statistics(CASES[name]())
-    whole(double(batch()), 0.0)[0].backward()
+    whole(double(batch(name=name)), 0.0)[0].backward()
     for part in (slice(0, 3), slice(3, 6)):
-        (parts(double(batch(), part), 0.0)[0] / 2).backward()
+        (parts(double(batch(name=name), part), 0.0)[0] / 2).backward()
     for objective in (whole, parts):
         objective.after_step(0.0)
     expected, accumulated = gradients(whole), gradients(parts)
     same = all(torch.allclose(accumulated[k], expected[k], rtol=1e-9, atol=1e-12) for k in expected)
     assert same == whole.accumulates
-    if name == "moco":
-        torch.testing.assert_close(parts.queue, whole.queue)
+    if name in ("moco", "looc"):
+        torch.testing.assert_close(parts.queue.keys, whole.queue.keys)  # of looc: the second
 
 
 def test_queue_larger_than_the_dataset_warns():
@@ -257,7 +283,7 @@ def test_queue_larger_than_the_dataset_warns():
 
 
 def built(**settings) -> Any:
-    return objectives.build(CvsaConfig(**settings), samples=40)
+    return objectives.build(CvsaConfig(**settings), samples=40, classes=3)
 
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
@@ -310,6 +336,7 @@ def test_unused_queue_setting_is_accepted():
 def run_rank(rank: int, folder: str) -> None:
     """Runs every case on this rank's half of the batch under DDP, and saves loss, gradients and queue."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    looc.draw_turns = fixed_turns
     bases.uses_batch = lambda *_: True  # as in training: batch norm is in evaluation mode only to be comparable
     results = {}
     for name, config in CASES.items():
@@ -317,7 +344,7 @@ def run_rank(rank: int, folder: str) -> None:
         base, inputs_seen = getattr(objective, "base", objective), []
         if hasattr(base, "target_encoder"):
             base.target_encoder.register_forward_pre_hook(lambda _, inputs, log=inputs_seen: log.append(inputs[0]))
-        data = double(batch(), slice(3 * rank, 3 * rank + 3))
+        data = double(batch(name=name), slice(3 * rank, 3 * rank + 3))
         wrapped = DistributedDataParallel(objective)  # gradients are averaged only while this object exists
         loss, _ = wrapped(data, 0.3)
         loss.backward()
@@ -328,7 +355,7 @@ def run_rank(rank: int, folder: str) -> None:
         results[name] = {
             "loss": torch.stack(losses).mean(),
             "gradients": gradients(objective),
-            "queue": None if queue is None else queue.clone(),
+            "queue": None if queue is None else queue.keys.clone(),
             "own": any(torch.equal(x, view) for x in inputs_seen for view in data["views"]),
         }
     torch.save(results, f"{folder}/{rank}.pt")
@@ -347,7 +374,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 def test_two_processes_equal_one_with_the_joined_batch(name: str, two_processes: list[dict]):
     """Batch norm is in evaluation mode, because torch's synchronised batch norm runs only on GPUs."""
     objective = without_batch_statistics(CASES[name]())
-    loss, _ = objective(double(batch()), 0.3)
+    loss, _ = objective(double(batch(name=name)), 0.3)
     loss.backward()
     objective.after_step(0.3)
     for result in (rank[name] for rank in two_processes):
@@ -357,12 +384,12 @@ def test_two_processes_equal_one_with_the_joined_batch(name: str, two_processes:
         for key in expected:
             torch.testing.assert_close(result["gradients"][key], expected[key], msg=lambda m, key=key: f"{key}: {m}")
         if result["queue"] is not None:
-            torch.testing.assert_close(result["queue"], getattr(objective, "base", objective).queue)
+            torch.testing.assert_close(result["queue"], getattr(objective, "base", objective).queue.keys)
 
 
 @pytest.mark.slow
 def test_keys_are_computed_on_shuffled_samples(two_processes: list[dict]):
     """The target network of a rank never receives the rank's own batch."""
     for rank in two_processes:
-        assert not any(rank[name]["own"] for name in ("moco", "moco-symmetric", "cvsa-moco"))
+        assert not any(rank[name]["own"] for name in ("moco", "moco-symmetric", "cvsa-moco", "looc"))
         assert rank["byol"]["own"]

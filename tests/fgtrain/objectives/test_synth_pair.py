@@ -369,9 +369,10 @@ def test_settings_that_cannot_work_are_refused(change: dict, message: str):
 
 def test_predictor_of_simsiam_keeps_its_constant_rate_within_synth_pair():
     objective = build("simsiam")
-    names = [name for name, _ in objective.named_parameters() if name.startswith(objective.constant_rate)]
+    names = [name for name, _ in objective.named_parameters() if name.startswith(tuple(objective.rates))]
     assert len(names) == len(list(objective.base.predictor.parameters()))
-    assert build("moco").constant_rate == ()
+    assert set(objective.rates.values()) == {"constant"}
+    assert build("moco").rates == {}
 
 
 def on_rank(rank: int, folder: Path) -> None:

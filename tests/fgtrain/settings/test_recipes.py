@@ -25,6 +25,18 @@ PUBLISHED = {
     "cvsa-cub-r50": ("cvsa", "byol", "resnet50", 1024, 2.4, 1.5e-6, "lars", 800, "saliency-swap"),
     "cvsa-cub-r50-dual": ("cvsa", "byol", "resnet50", 1024, 2.4, 1.5e-6, "lars", 800, "saliency-swap"),
     "cvsa-cars-r50": ("cvsa", "byol", "resnet50", 1024, 1.2, 1.5e-6, "lars", 800, "saliency-swap"),
+    # CVSA, appendix A.1, for a task of two classes: lr 0.1, weight decay 1e-4; the rate from ImageNet weights is ours
+    "supervised": ("supervised", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "supervised-cub-r50-scratch": ("supervised", "", "resnet50", 256, 0.1, 1e-4, "sgd", 800, "rrc"),
+    "supervised-cub-r50": ("supervised", "", "resnet50", 128, 0.005, 1e-4, "sgd", 100, "rrc"),
+    # OpenMixup: rotation lr 0.2 at 128 images, relative location 0.2 at 512, weight decay 1e-4
+    "rotation": ("rotation", "", "resnet18", 256, 0.4, 1e-4, "sgd", 400, "rrc"),
+    "rotation-cub-r50": ("rotation", "", "resnet50", 256, 0.4, 1e-4, "sgd", 800, "rrc"),
+    "relative-location": ("relative-location", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "relative-location-cub-r50": ("relative-location", "", "resnet50", 256, 0.1, 1e-4, "sgd", 800, "rrc"),
+    # LooC: as MoCo v2 here
+    "looc": ("looc", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
+    "looc-cub-r50": ("looc", "", "resnet50", 256, 0.03, 1e-4, "sgd", 800, "rrc"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
@@ -41,7 +53,8 @@ def test_a_recipe_has_the_published_values(name: str):
     assert PUBLISHED[name] == (*found, c.optim.weight_decay, c.optim.name, c.epochs, c.views.crop)
     assert c.optim.momentum == 0.9
     assert c.optim.exclude_norm_and_bias == (c.optim.name == "lars")  # SimCLR, section 2.2; BYOL, section 3.3
-    assert c.optim.warmup_epochs == (10 if c.optim.name == "lars" else 0)
+    pretext = c.method in ("rotation", "relative-location")  # OpenMixup: 5 epochs
+    assert c.optim.warmup_epochs == (10 if c.optim.name == "lars" else 5 if pretext else 0)
 
 
 def test_every_recipe_is_compared_with_a_paper_or_says_that_it_is_ours():
