@@ -32,7 +32,6 @@ from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
 from ..settings.file import differences, relevant
 from .monitor import Monitor
 
-SAMPLES_SECOND = ("views", "masks")  # (2, B, ...): the samples are their second dimension
 MOST_NAMED = 16  # samples named in a message; log.txt names all
 
 
@@ -192,7 +191,8 @@ class Trainer:
                 last = number + 1 == settings.accumulate
                 with nullcontext() if last or self.world == 1 else self.model.no_sync():  # pyright: ignore
                     with self.autocast:
-                        loss, logs = self.model(part(batch, number, settings.accumulate), self.step / self.total)
+                        own = part(batch, number, settings.accumulate, self.loader.tensors)
+                        loss, logs = self.model(own, self.step / self.total)
                     self.scaler.scale(loss / settings.accumulate).backward()
                 part_logs.append({"loss": loss.detach(), **logs})
             if settings.clip:
@@ -389,8 +389,8 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16" if has_bf16(device) else "fp16"
 
 
-def part(batch: dict[str, Tensor], number: int, parts: int) -> dict[str, Tensor]:
-    """The samples of part `number` (from 0) of a batch that is computed in `parts`."""
+def part(batch: dict[str, Tensor], number: int, parts: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The samples of part `number` (from 0) of a batch that is computed in `parts`. shapes: as of `Loader.tensors`."""
     if parts == 1:
         return batch
-    return {k: v.chunk(parts, dim=1 if k in SAMPLES_SECOND else 0)[number] for k, v in batch.items()}
+    return {k: v.chunk(parts, dim=shapes[k].index(-1))[number] for k, v in batch.items()}

@@ -15,6 +15,7 @@ import torch
 from trainable import final, metrics, same, small, stop_at_step
 
 from fgdata.errors import InputError
+from fgdata.views import Local, ViewSpec
 from fgtrain import cli
 from fgtrain.engine import lifecycle, trainer
 from fgtrain.engine.trainer import Trainer, part
@@ -140,15 +141,18 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole_batch(drawn_set: Path, t
 
 
 def test_a_part_has_the_same_samples_in_every_tensor():
-    n = torch.arange(6)
-    batch = {"views": n.expand(2, 6)[..., None], "masks": n.expand(2, 6)[..., None], "plain": n[:, None], "index": n}
+    shapes = ViewSpec(
+        size=8, views=3, masks=True, plain=True, mattes=True, boxes=True, lent=True, local=Local(count=2, size=8)
+    ).tensors
+    assert len(shapes) == 9
+    n, batch = torch.arange(6), {}
+    for name, shape in shapes.items():
+        batch[name] = n.view([-1 if k == -1 else 1 for k in shape]).expand([6 if k == -1 else k for k in shape])
     for number in range(3):
-        rows = torch.tensor([2 * number, 2 * number + 1])
-        mine = part(batch, number, 3)
-        assert torch.equal(mine["index"], rows)
-        assert torch.equal(mine["plain"][:, 0], rows)
-        assert torch.equal(mine["views"][..., 0], rows.expand(2, 2))
-        assert torch.equal(mine["masks"][..., 0], rows.expand(2, 2))
+        mine = part(batch, number, 3, shapes)
+        for name, shape in shapes.items():
+            own = mine[name].movedim(shape.index(-1), 0).reshape(2, -1)
+            assert torch.equal(own, torch.tensor([[2 * number], [2 * number + 1]]).expand_as(own))
 
 
 @pytest.mark.parametrize(
