@@ -376,8 +376,7 @@ def _choose_detector(shards: ShardSet, detector: str | None) -> str:
         )
     if not shards.detectors:
         raise InputError(
-            f"{shards.path} has no boxes, which saliency-swap, masks and boxes need. Add some: fgdata add "
-            f"{shards.path} --saliency rbd"
+            f"{shards.path} has no boxes, which these views need. Add some: fgdata add {shards.path} --saliency rbd"
         )
     return detector or next((name for name in shards.detectors if name != "gt"), "gt")
 

@@ -151,7 +151,7 @@ class Config:
     view_count: ClassVar[int] = 2
     """Views of an image that the objective takes."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What the objective reads of a shard set besides images: labels, boxes."""
+    """What the objective reads of a shard set besides images: labels, boxes; or backgrounds, of other sets."""
 
     data: Data = Data()
     views: ViewSpec = field(default_factory=ViewSpec)

@@ -25,6 +25,7 @@ from .methods import (
     SimsiamConfig,
     SynthPairConfig,
 )
+from .view_recipes import VIEW_RECIPES
 
 ADAMW = Optim(name="adamw", lr=5e-4, weight_decay=0.05, exclude_norm_and_bias=True, warmup_epochs=2.0)
 LARS = Optim(name="lars", lr=0.6, momentum=0.9, weight_decay=1.5e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
@@ -376,4 +377,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "relative-location-cub-r50": others.relative_location_cub_r50,
     "looc": others.looc,
     "looc-cub-r50": others.looc_cub_r50,
+    **VIEW_RECIPES,
 }

@@ -37,6 +37,17 @@ PUBLISHED = {
     # LooC: as MoCo v2 here
     "looc": ("looc", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "looc-cub-r50": ("looc", "", "resnet50", 256, 0.03, 1e-4, "sgd", 800, "rrc"),
+    # ContrastiveCrop and DiLo: the base's; the rows of the papers' tables have their protocols
+    "contrastive-crop": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "contrastive"),
+    "contrastive-crop-byol": ("byol", "", "resnet18", 256, 0.6, 1.5e-6, "lars", 400, "contrastive"),
+    "contrastive-crop-cub-r50": ("moco", "", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "contrastive"),
+    "simccrop": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "contrastive"),
+    "dilo": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "matte-paste"),
+    "dilo-byol": ("byol", "", "resnet18", 256, 0.6, 1.5e-6, "lars", 400, "matte-paste"),
+    "dilo-cub-r50": ("byol", "", "resnet50", 1024, 2.4, 1.5e-6, "lars", 800, "matte-paste"),
+    # Grill et al. 2020, appendix: lr 0.2 x batch / 256; Chen et al. 2020, section 2.2: 0.3 x batch / 256
+    "byol-imagenet": ("byol", "", "resnet50", 4096, 3.2, 1.5e-6, "lars", 1000, "rrc"),
+    "simclr-imagenet": ("simclr", "", "resnet50", 4096, 4.8, 1e-6, "lars", 1000, "rrc"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
@@ -75,6 +86,14 @@ def test_the_settings_of_each_method_are_published_ones():
     assert (simsiam.simsiam.hidden, simsiam.simsiam.dim, simsiam.simsiam.bottleneck) == ("auto", 2048, 512)
     assert (simclr.simclr.dim, simclr.simclr.tau) == (128, 0.1)
     p = pair.pair
+    crop, centre, dilo = (recipes.RECIPES[name]().views for name in ("contrastive-crop-cub-r50", "simccrop", "dilo"))
+    assert (crop.crop_alpha, crop.crop_box, centre.crop_box, dilo.matte) == (0.6, "detector", "centre", 0.3)
+    v = recipes.RECIPES["byol-imagenet"]().views  # Grill et al. 2020, Table 6
+    assert (v.area, v.jitter, v.brightness, v.contrast, v.saturation, v.hue) == ((0.08, 1), 0.8, 0.4, 0.4, 0.2, 0.1)
+    assert (v.grayscale, v.blur, v.solarize, v.sigma) == (0.2, (1, 0.1), (0, 0.2), (0.1, 2))
+    v = recipes.RECIPES["simclr-imagenet"]().views  # Chen et al. 2020, appendix A, strength 1
+    assert (v.area, v.jitter, v.brightness, v.contrast, v.saturation, v.hue) == ((0.08, 1), 0.8, 0.8, 0.8, 0.8, 0.2)
+    assert (v.grayscale, v.blur, v.solarize) == (0.2, 0.5, 0)
     assert (p.kappa_quantile, p.bank_normalize) == (0, "l2")  # Eq. 6 as printed
     assert (p.alpha, p.nu, p.eps_gradcam, p.eps_variance, p.kappa, p.bank) == (1, 0.5, 0.1, 0.05, 0.02, 5632)
     assert (pair.moco.queue, pair.init, pair.reconstruct.epochs, pair.reconstruct.lr) == (65536, "imagenet", 200, 1e-4)
