@@ -47,6 +47,7 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "rotation": (RECIPES["rotation"](), "moco"),
         "relative-location": (RECIPES["relative-location"](), "moco"),
         "looc": (RECIPES["looc"](), "moco"),
+        "dino": (RECIPES["dino"](), "moco"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
@@ -99,7 +100,8 @@ def step(
     half = precision == "bf16" or (precision == "auto" and has_bf16(place))
     runs = {}
     for name, (config, _) in chosen.items():
-        views, data = replace(config.views, size=size), Data(batch_size=batch_size)
+        local = replace(config.views.local, size=local_size(size)) if config.views.local.count else config.views.local
+        views, data = replace(config.views, size=size, local=local), Data(batch_size=batch_size)
         model = config.model if config.model in (VIT, LITE0) else Model(backbone)
         config = replace(config, model=model, views=views, data=data)
         runs[name] = stepper(config, batch, place, half)
@@ -119,6 +121,11 @@ def step(
     report("step", figures, json)
 
 
+def local_size(size: int) -> int:
+    """Side of the small views beside views of `size` pixels: 96 for 224, in multiples of 8."""
+    return max(8, 8 * round(size * 96 / 224 / 8))
+
+
 def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "Tensor"]:
     """A batch as the loader returns it: noise for views and plain images, rectangular masks, labels."""
     import torch
@@ -129,6 +136,7 @@ def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "
     batch = {
         "views": torch.randn(MOST_VIEWS, batch_size, 3, size, size, generator=generator),
         "plain": torch.randn(batch_size, 3, size, size, generator=generator),
+        "local": torch.randn(8, batch_size, 3, local_size(size), local_size(size), generator=generator),
         "masks": masks,
         "label": torch.arange(batch_size) % CLASSES,
     }

@@ -184,6 +184,7 @@ class Trainer:
         warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.total // 10)
         peak = settings.lr * self.config.data.batch_size / 256
         rate = optim.set_rates(self.optimizer, self.step, self.total, warmup, peak)
+        optim.set_decay(self.optimizer, self.step / self.total, settings)
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         self.optimizer.zero_grad()
         with enough_memory(self.too_large):

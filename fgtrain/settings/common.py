@@ -80,6 +80,8 @@ class Optim:
     """Momentum of lars and sgd."""
     weight_decay: float = 1e-4
     """Weight decay."""
+    weight_decay_end: float | None = None
+    """Weight decay at the end of the run, which it reaches along half a cosine, as in DINO. Default: it is constant."""
     exclude_norm_and_bias: bool = False
     """Exclude biases, normalisation weights, and position, class and register tokens from weight decay and from the
     LARS adaptation."""
@@ -150,6 +152,8 @@ class Config:
     """What the method learns from, for `fgtrain list`."""
     view_count: ClassVar[int] = 2
     """Views of an image that the objective takes."""
+    takes_local: ClassVar[bool] = False
+    """Whether the objective also takes small views (`--views.local.count`)."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What the objective reads of a shard set besides images: labels, boxes; or backgrounds, of other sets."""
 
@@ -192,11 +196,15 @@ class Config:
         need(self.data.batch_size >= 2, "data.batch-size", self.data.batch_size, "2 or more, as batch norm needs")
         allowed = f"{self.view_count}, the views of an image that {getattr(self, 'method', 'the method')} takes"
         need(self.views.views == self.view_count, "views.views", self.views.views, allowed)
+        local = self.views.local.count
+        need(self.takes_local or not local, "views.local.count", local, "0; only dino learns from small views")
         need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
         need(0 < self.optim.lr <= LARGEST, "optim.lr", self.optim.lr, f"above 0, at most {LARGEST:g}")
         need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")
         decay = self.optim.weight_decay
         need(0 <= decay <= LARGEST, "optim.weight-decay", decay, f"0 to {LARGEST:g}")
+        end = self.optim.weight_decay_end
+        need(end is None or 0 <= end <= LARGEST, "optim.weight-decay-end", end, f"0 to {LARGEST:g}")
         need(self.optim.warmup_epochs >= 0, "optim.warmup-epochs", self.optim.warmup_epochs, "0 or more")
         need(0 <= self.model.drop_path < 1, "model.drop-path", self.model.drop_path, "0 to below 1")
         need(0 < self.optim.layer_decay <= 1, "optim.layer-decay", self.optim.layer_decay, "above 0, at most 1")

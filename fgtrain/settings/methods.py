@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from .bases import ByolSettings, MocoSettings, SimclrSettings, SimsiamSettings, need_widths
 from .common import Config, need
 from .comparisons import LoocConfig, RelativeLocationConfig, RotationConfig, SupervisedConfig
+from .multicrop import DinoConfig
 
 
 @dataclass(frozen=True)
@@ -185,5 +186,6 @@ METHODS: dict[str, type[Config]] = {
     for config in (
         *(ByolConfig, MocoConfig, SimsiamConfig, SimclrConfig, CvsaConfig, SynthPairConfig),
         *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig),
+        DinoConfig,
     )
 }

@@ -25,6 +25,7 @@ from .methods import (
     SimsiamConfig,
     SynthPairConfig,
 )
+from .multicrop import MULTICROP_RECIPES
 from .view_recipes import VIEW_RECIPES
 
 ADAMW = Optim(name="adamw", lr=5e-4, weight_decay=0.05, exclude_norm_and_bias=True, warmup_epochs=2.0)
@@ -378,4 +379,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "looc": others.looc,
     "looc-cub-r50": others.looc_cub_r50,
     **VIEW_RECIPES,
+    **MULTICROP_RECIPES,
 }

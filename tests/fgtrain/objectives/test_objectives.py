@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fgdata.errors import InputError
-from fgdata.views import ViewSpec
+from fgdata.views import Local, ViewSpec
 from fgtrain import objectives
 from fgtrain.networks import optim
 from fgtrain.objectives import bases, looc
@@ -38,6 +38,7 @@ from fgtrain.settings.methods import (
     SimsiamConfig,
     SimsiamSettings,
 )
+from fgtrain.settings.multicrop import DinoConfig, DinoSettings
 
 SMALL: dict[str, Any] = {
     "model": Model(width=8),
@@ -48,6 +49,7 @@ SMALL: dict[str, Any] = {
     "simsiam": SimsiamSettings(hidden=16, dim=8, bottleneck=4),
     "simclr": SimclrSettings(hidden=16, dim=8),
     "align": AlignSettings(hidden=16, dim=8, stages=(3, 4)),
+    "dino": DinoSettings(hidden=16, bottleneck=8, dim=24),
     "relative": RelativeSettings(patch=21, hidden=16, dropout=0.0),  # 21 of 64 pixels leaves nothing to draw
 }
 
@@ -70,6 +72,7 @@ CASES: dict[str, Callable[[], Config]] = {
     "rotation": lambda: small(RotationConfig),
     "relative-location": lambda: small(RelativeLocationConfig),
     "looc": lambda: small(LoocConfig),
+    "dino": lambda: small(DinoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
 }
 
@@ -82,7 +85,8 @@ def batch(n: int = 6, seed: int = 0, name: str = "byol") -> dict[str, Tensor]:
         masks[0, i, :, 8 * i : 8 * i + 24, 8:40] = 1
         masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
     views = torch.randn(max(2, CASES[name]().view_count), n, 3, 64, 64, generator=generator)
-    return {"views": views, "masks": masks, "label": torch.arange(n) % 3}
+    local = torch.randn(3, n, 3, 32, 32, generator=generator)
+    return {"views": views, "local": local, "masks": masks, "label": torch.arange(n) % 3}
 
 
 def without_batch_statistics(config: Config) -> Any:

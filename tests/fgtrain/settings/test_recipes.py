@@ -48,6 +48,10 @@ PUBLISHED = {
     # Grill et al. 2020, appendix: lr 0.2 x batch / 256; Chen et al. 2020, section 2.2: 0.3 x batch / 256
     "byol-imagenet": ("byol", "", "resnet50", 4096, 3.2, 1.5e-6, "lars", 1000, "rrc"),
     "simclr-imagenet": ("simclr", "", "resnet50", 4096, 4.8, 1e-6, "lars", 1000, "rrc"),
+    # DINO, the code's commands: SGD 0.03 x batch / 256 for a ResNet-50, AdamW 0.0005 x batch / 256 for a ViT-S
+    "dino": ("dino", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
+    "dino-cub-r50": ("dino", "", "resnet50", 128, 0.015, 1e-4, "sgd", 100, "rrc"),
+    "dino-vit": ("dino", "", "vit_small_patch16_224", 512, 0.001, 0.04, "adamw", 100, "rrc"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
@@ -63,13 +67,14 @@ def test_a_recipe_has_the_published_values(name: str):
     found = (c.method, getattr(c, "base", ""), c.model.backbone, c.data.batch_size, pytest.approx(rate))
     assert PUBLISHED[name] == (*found, c.optim.weight_decay, c.optim.name, c.epochs, c.views.crop)
     assert c.optim.momentum == 0.9
-    assert c.optim.exclude_norm_and_bias == (c.optim.name == "lars")  # SimCLR, section 2.2; BYOL, section 3.3
+    excluded = c.optim.name == "lars" or c.method == "dino"  # SimCLR, section 2.2; BYOL, section 3.3; DINO's code
+    assert c.optim.exclude_norm_and_bias == excluded
     pretext = c.method in ("rotation", "relative-location")  # OpenMixup: 5 epochs
-    assert c.optim.warmup_epochs == (10 if c.optim.name == "lars" else 5 if pretext else 0)
+    assert c.optim.warmup_epochs == (10 if excluded else 5 if pretext else 0)
 
 
 def test_every_recipe_is_compared_with_a_paper_or_says_that_it_is_ours():
-    ours = {"demo", "byol-vit", "cvsa-vit", "cvsa-convnext", "cvsa-lite0", "synth-pair-lite0"}
+    ours = {"demo", "dino-box", "byol-vit", "cvsa-vit", "cvsa-convnext", "cvsa-lite0", "synth-pair-lite0"}
     assert set(recipes.RECIPES) - set(PUBLISHED) == ours
     for name in ours - {"demo"}:
         assert "settings are ours" in (recipes.RECIPES[name].__doc__ or "").replace("\n    ", " "), name
