@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 from fgdata.views import ViewSpec
 from fgtrain.engine.trainer import Trainer
@@ -23,8 +24,9 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Conf
     """Four batches of 8 at 32 px per epoch, two epochs, a network of width 8."""
     base = recipes.RECIPES[name]()
     local = replace(base.views.local, count=2, size=32) if base.views.local.count else base.views.local
+    backgrounds = (ROOT / "shards" / "tiny",) if "backgrounds" in base.needs else ()
     fields = {
-        "data": common.Data(shards, batch_size=8, detector="gt"),
+        "data": common.Data(shards, batch_size=8, detector="gt", backgrounds=backgrounds),
         "views": ViewSpec(size=32, views=base.view_count, crop=base.views.crop, local=local),
         "model": common.Model(width=8),
         "optim": replace(base.optim, warmup_epochs=0.5),

@@ -48,6 +48,9 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "relative-location": (RECIPES["relative-location"](), "moco"),
         "looc": (RECIPES["looc"](), "moco"),
         "dino": (RECIPES["dino"](), "moco"),
+        "foreground": (RECIPES["foreground"](), "moco"),
+        "foreground-saliencymix": (RECIPES["foreground-saliencymix"](), "moco"),
+        "insloc": (RECIPES["insloc"](), "moco"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
@@ -137,6 +140,8 @@ def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "
         "views": torch.randn(MOST_VIEWS, batch_size, 3, size, size, generator=generator),
         "plain": torch.randn(batch_size, 3, size, size, generator=generator),
         "local": torch.randn(8, batch_size, 3, local_size(size), local_size(size), generator=generator),
+        "lent": torch.randn(batch_size, 3, size, size, generator=generator),
+        "boxes": torch.tensor([0.1, 0.2, 0.6, 0.5]).mul(size).expand(2, batch_size, 4),
         "masks": masks,
         "label": torch.arange(batch_size) % CLASSES,
     }

@@ -25,9 +25,10 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 NAMES = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc"),
-    "dino",
+    *("dino", "foreground", "foreground-mixup", "insloc"),
 )
 CLASSES = 4
+BOXES = (10.0, 6.0, 40.0, 36.0)
 STEPS, WARMUP = 20, 3
 SMALL: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 32, "dim": 16},
@@ -92,7 +93,8 @@ def batch(step: int, count: int, n: int = 8, size: int = 64) -> dict[str, Tensor
     for i in range(n):
         masks[0, i, :, 4 * i : 4 * i + 28, 8:40] = 1
         masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
-    return {"views": views, "local": local, "plain": plain, "masks": masks, "label": torch.arange(n) % CLASSES}
+    more = {"local": local, "lent": plain.flip(0, 3), "boxes": torch.tensor(BOXES, dtype=torch.float64).expand(2, n, 4)}
+    return more | {"views": views, "plain": plain, "masks": masks, "label": torch.arange(n) % CLASSES}
 
 
 def path(name: str) -> Path:

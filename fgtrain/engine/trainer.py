@@ -46,6 +46,7 @@ class Trainer:
         built = replace(config, init="") if stored else config
         samples = len(shards.split(config.data.split))
         check_labels(config, shards)
+        check_backgrounds(config)
         with enough_memory(
             lambda: (
                 f"The networks and banks of these settings do not fit into the memory of {device}. "
@@ -378,6 +379,15 @@ def check_labels(config: Config, shards: ShardSet) -> None:
         raise InputError(
             f"{config.method} learns from labels, but {shards.path} has {classes or 'no'} class{'es' * (not classes)}. "
             "Name a labelled set with --data.shards, or use a method without labels: fgtrain list"
+        )
+
+
+def check_backgrounds(config: Config) -> None:
+    """InputError if the method needs images of other sets and the settings name none."""
+    if "backgrounds" in config.needs and not config.data.backgrounds:
+        raise InputError(
+            f"{config.method} tells the images of a set from those of others. Name one or more other shard sets: "
+            "--data.backgrounds shards/coco. To build one: fgdata build-shards --dataset coco --saliency gt"
         )
 
 

@@ -20,13 +20,16 @@ from ..networks.encoder import Features
 from ..networks.heads import mlp
 from ..networks.norm import uses_batch
 from ..networks.optim import Rates
-from ..settings import comparisons, methods
+from ..settings import comparisons, methods, regions
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, unit
 from .queue import Queue
 
 PART = 16
 """Least samples in a part of a batch for MoCo's batch norm; the authors have 32."""
 
+MocoLike = (
+    methods.MocoConfig | methods.CvsaConfig | methods.SynthPairConfig | comparisons.LoocConfig | regions.InslocConfig
+)
 Logs = dict[str, Tensor]
 Compared = tuple[Tensor, Logs, list[Features], list[Features]]
 
@@ -53,7 +56,7 @@ class Moco(nn.Module):
 
     def __init__(
         self,
-        config: methods.MocoConfig | methods.CvsaConfig | methods.SynthPairConfig | comparisons.LoocConfig,
+        config: "MocoLike",
         samples: int,
         symmetric: bool = False,
         maps: bool = False,

@@ -8,6 +8,7 @@ from .bases import ByolSettings, MocoSettings, SimclrSettings, SimsiamSettings, 
 from .common import Config, need
 from .comparisons import LoocConfig, RelativeLocationConfig, RotationConfig, SupervisedConfig
 from .multicrop import DinoConfig
+from .regions import ForegroundConfig, InslocConfig
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,6 @@ METHODS: dict[str, type[Config]] = {
     for config in (
         *(ByolConfig, MocoConfig, SimsiamConfig, SimclrConfig, CvsaConfig, SynthPairConfig),
         *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig),
-        DinoConfig,
+        *(DinoConfig, ForegroundConfig, InslocConfig),
     )
 }

@@ -26,6 +26,7 @@ from .methods import (
     SynthPairConfig,
 )
 from .multicrop import MULTICROP_RECIPES
+from .regions import REGION_RECIPES
 from .view_recipes import VIEW_RECIPES
 
 ADAMW = Optim(name="adamw", lr=5e-4, weight_decay=0.05, exclude_norm_and_bias=True, warmup_epochs=2.0)
@@ -380,4 +381,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "looc-cub-r50": others.looc_cub_r50,
     **VIEW_RECIPES,
     **MULTICROP_RECIPES,
+    **REGION_RECIPES,
 }

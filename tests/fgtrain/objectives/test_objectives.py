@@ -16,7 +16,7 @@ from fgdata.errors import InputError
 from fgdata.views import Local, ViewSpec
 from fgtrain import objectives
 from fgtrain.networks import optim
-from fgtrain.objectives import bases, looc
+from fgtrain.objectives import bases, insloc, looc
 from fgtrain.objectives.losses import alignment, attention
 from fgtrain.settings.common import Config, Data, Model, Optim
 from fgtrain.settings.comparisons import (
@@ -39,6 +39,7 @@ from fgtrain.settings.methods import (
     SimsiamSettings,
 )
 from fgtrain.settings.multicrop import DinoConfig, DinoSettings
+from fgtrain.settings.regions import ForegroundConfig, InslocConfig
 
 SMALL: dict[str, Any] = {
     "model": Model(width=8),
@@ -73,6 +74,8 @@ CASES: dict[str, Callable[[], Config]] = {
     "relative-location": lambda: small(RelativeLocationConfig),
     "looc": lambda: small(LoocConfig),
     "dino": lambda: small(DinoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
+    "foreground": lambda: small(ForegroundConfig),
+    "insloc": lambda: small(InslocConfig, views=ViewSpec(size=64, crop="paste")),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
 }
 
@@ -86,7 +89,10 @@ def batch(n: int = 6, seed: int = 0, name: str = "byol") -> dict[str, Tensor]:
         masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
     views = torch.randn(max(2, CASES[name]().view_count), n, 3, 64, 64, generator=generator)
     local = torch.randn(3, n, 3, 32, 32, generator=generator)
-    return {"views": views, "local": local, "masks": masks, "label": torch.arange(n) % 3}
+    boxes = torch.rand(2, n, 4, generator=generator) * 16 + torch.tensor([0, 0, 24, 24])
+    lent = torch.randn(n, 3, 64, 64, generator=generator)
+    more = {"local": local, "boxes": boxes, "lent": lent, "label": torch.arange(n) % 3}
+    return {"views": views, "masks": masks, **more}
 
 
 def without_batch_statistics(config: Config) -> Any:
@@ -100,16 +106,24 @@ def without_batch_statistics(config: Config) -> Any:
 
 @pytest.fixture(autouse=True)
 def without_random_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that parts of a batch, and two processes, have the turns of the whole batch."""
+    """So that parts of a batch, and two processes, have the turns and boxes of the whole batch."""
     monkeypatch.setattr(looc, "draw_turns", fixed_turns)
+    monkeypatch.setattr(insloc, "move", fixed_boxes)
 
 
 def fixed_turns(samples: int, _: torch.device) -> Tensor:
     return torch.tensor([[1], [2]]).expand(2, samples)
 
 
+def fixed_boxes(boxes: Tensor, *_: Any) -> Tensor:
+    return boxes + 2
+
+
 def double(data: dict[str, Tensor], part: slice = slice(None)) -> dict[str, Tensor]:
-    return {k: v[part] if k == "label" else v[:, part].double() for k, v in data.items()}
+    rows = ("label", "lent")  # their samples come first
+    return {
+        k: (v[part] if k in rows else v[:, part]).to(v.dtype if k == "label" else torch.double) for k, v in data.items()
+    }
 
 
 def gradients(objective: nn.Module) -> dict[str, Tensor]:
@@ -340,7 +354,7 @@ def test_unused_queue_setting_is_accepted():
 def run_rank(rank: int, folder: str) -> None:
     """Runs every case on this rank's half of the batch under DDP, and saves loss, gradients and queue."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    looc.draw_turns = fixed_turns
+    looc.draw_turns, insloc.move = fixed_turns, fixed_boxes
     bases.uses_batch = lambda *_: True  # as in training: batch norm is in evaluation mode only to be comparable
     results = {}
     for name, config in CASES.items():

@@ -52,6 +52,15 @@ PUBLISHED = {
     "dino": ("dino", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "dino-cub-r50": ("dino", "", "resnet50", 128, 0.015, 1e-4, "sgd", 100, "rrc"),
     "dino-vit": ("dino", "", "vit_small_patch16_224", 512, 0.001, 0.04, "adamw", 100, "rrc"),
+    # CVSA, appendix A.1, for a task of two classes
+    "foreground": ("foreground", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "foreground-mixup": ("foreground", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "foreground-cutmix": ("foreground", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "foreground-saliencymix": ("foreground", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "foreground-cub-r50": ("foreground", "", "resnet50", 256, 0.1, 1e-4, "sgd", 800, "rrc"),
+    # InsLoc, the code: lr 0.03 at batch 256, weight decay 1e-4
+    "insloc": ("insloc", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "paste"),
+    "insloc-cub-r50": ("insloc", "", "resnet50", 256, 0.03, 1e-4, "sgd", 800, "paste"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
