@@ -155,8 +155,9 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     from fgtrain import objectives
     from fgtrain.networks import optim
 
-    batch = batch | {"views": batch["views"][: config.view_count]}
     objective = objectives.build(config, samples=65536, classes=CLASSES).to(device).train()
+    batch = {name: x for name, x in batch.items() if name in objective.views.tensors}
+    batch["views"] = batch["views"][: config.view_count]
     optimizer = optim.build(objective, config.optim, objective.rates)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
 

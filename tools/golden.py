@@ -55,7 +55,8 @@ def curve(name: str) -> list[float]:
         torch.manual_seed(0)  # for random draws of the objective
         for step in range(STEPS):
             optim.set_rates(optimizer, step, STEPS, WARMUP, config.optim.lr)
-            loss, _ = objective(batch(step, config.view_count), step / STEPS)
+            data = {k: x for k, x in batch(step, config.view_count).items() if k in objective.views.tensors}
+            loss, _ = objective(data, step / STEPS)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -75,10 +75,8 @@ class Dino(nn.Module):
 
     def __init__(self, config: DinoConfig, samples: int):
         super().__init__()
-        self.settings, self.epochs, local = config.dino, config.epochs, config.views.local
+        self.settings, self.epochs = config.dino, config.epochs
         encoder = initial.encoder(config)
-        if local.count:
-            encoder.check_size(local.size, "views.local.size")
         self.views = encoder.normalised(config.views)
         self.network = Network(encoder, Head(encoder.dim, config.dino))
         self.target_network = frozen_copy(self.network)

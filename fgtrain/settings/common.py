@@ -197,7 +197,12 @@ class Config:
         allowed = f"{self.view_count}, the views of an image that {getattr(self, 'method', 'the method')} takes"
         need(self.views.views == self.view_count, "views.views", self.views.views, allowed)
         local = self.views.local.count
-        need(self.takes_local or not local, "views.local.count", local, "0; only dino learns from small views")
+        need(
+            self.takes_local or not local,
+            "views.local.count",
+            local,
+            "0; only byol, dino and moco learn from small views",
+        )
         need(self.model.width >= 1, "model.width", self.model.width, "1 or more")
         need(0 < self.optim.lr <= LARGEST, "optim.lr", self.optim.lr, f"above 0, at most {LARGEST:g}")
         need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")

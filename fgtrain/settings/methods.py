@@ -109,6 +109,7 @@ class ReconstructSettings:
 class ByolConfig(Config):
     method: ClassVar[str] = "byol"
     objective: ClassVar[str] = "fgtrain.objectives.bases:Byol"
+    takes_local: ClassVar[bool] = True
 
     byol: ByolSettings = ByolSettings()
 
@@ -133,6 +134,7 @@ class SimclrConfig(Config):
 class MocoConfig(Config):
     method: ClassVar[str] = "moco"
     objective: ClassVar[str] = "fgtrain.objectives.bases:Moco"
+    takes_local: ClassVar[bool] = True
 
     moco: MocoSettings = MocoSettings()
 

@@ -18,9 +18,8 @@ from fgtrain import objectives
 from fgtrain.engine import lifecycle
 from fgtrain.networks import optim
 from fgtrain.objectives.dino import Head, cross_entropy, teacher_tau
-from fgtrain.settings.bases import MocoSettings
 from fgtrain.settings.common import Data, Model, Optim
-from fgtrain.settings.methods import MocoConfig
+from fgtrain.settings.methods import SimclrConfig
 from fgtrain.settings.multicrop import DinoConfig, DinoSettings
 from fgtrain.settings.recipes import RECIPES
 
@@ -234,8 +233,8 @@ def test_settings_are_refused():
     ):
         with pytest.raises(InputError, match=message):
             DinoSettings(**values)
-    with pytest.raises(InputError, match="--views.local.count is 2; allowed: 0; only dino learns from small views"):
-        MocoConfig(views=ViewSpec(local=Local(count=2)), moco=MocoSettings())
+    with pytest.raises(InputError, match="--views.local.count is 2; allowed: 0; only byol, dino and moco learn from"):
+        SimclrConfig(views=ViewSpec(local=Local(count=2)))
     vit = DinoConfig(model=Model("vit_tiny_patch16_224"), views=ViewSpec(local=Local(count=2, size=90)))
     with pytest.raises(InputError, match=r"--views.local.size is 90.*vit_tiny_patch16_224.*allowed: 80, 96"):
         objectives.build(vit, samples=40)

@@ -74,6 +74,8 @@ CASES: dict[str, Callable[[], Config]] = {
     "relative-location": lambda: small(RelativeLocationConfig),
     "looc": lambda: small(LoocConfig),
     "dino": lambda: small(DinoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
+    "byol-local": lambda: small(ByolConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
+    "moco-local": lambda: small(MocoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
     "foreground": lambda: small(ForegroundConfig),
     "insloc": lambda: small(InslocConfig, views=ViewSpec(size=64, crop="paste")),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
@@ -91,7 +93,9 @@ def batch(n: int = 6, seed: int = 0, name: str = "byol") -> dict[str, Tensor]:
     local = torch.randn(3, n, 3, 32, 32, generator=generator)
     boxes = torch.rand(2, n, 4, generator=generator) * 16 + torch.tensor([0, 0, 24, 24])
     lent = torch.randn(n, 3, 64, 64, generator=generator)
-    more = {"local": local, "boxes": boxes, "lent": lent, "label": torch.arange(n) % 3}
+    more = {"boxes": boxes, "lent": lent, "label": torch.arange(n) % 3}
+    if CASES[name]().views.local.count:
+        more["local"] = local
     return {"views": views, "masks": masks, **more}
 
 
@@ -245,6 +249,31 @@ def test_cvsa_loss_is_the_base_plus_both_halves_of_every_stage(name: str):
     base, _ = objective.base(data, 0.0)
     total = base.item() + settings.weight * expected
     assert objective(data, 0.0)[0].item() == pytest.approx(total, abs=1e-12)
+
+
+@torch.no_grad()
+def test_small_views_are_compared_with_the_targets_of_the_large_ones():
+    """The loss is the mean over all pairs of a target and another view: BYOL has 2 (1 + L), plain MoCo 1 + L."""
+    objective, data = without_batch_statistics(CASES["byol-local"]()), double(batch(name="byol-local"))
+    images = [*data["views"], *data["local"]]
+    p = [objective.predictor(objective.projector(objective.encoder(x).pooled)) for x in images]
+    h = [objective.target_projector(objective.target_encoder(x).pooled) for x in data["views"]]
+    pairs = [cosine(p[v], h[g]) for g in range(2) for v in range(5) if v != g]
+    assert objective(data, 0.0)[0].item() == pytest.approx(-sum(pairs) / 8, abs=1e-12)
+    for symmetric in (False, True):
+        views = ViewSpec(size=64, local=Local(count=3, size=32))
+        moco = small(MocoConfig, views=views, moco=MocoSettings(dim=8, symmetric=symmetric))
+        objective = without_batch_statistics(moco)
+        q = [objective.projector(objective.encoder(x).pooled) for x in images]
+        k = [objective.target_projector(objective.target_encoder(x).pooled) for x in data["views"]]
+        losses = []
+        for g in (0, 1) if symmetric else (1,):
+            for v in (v for v in range(5) if v != g):
+                a, b = q[v] / q[v].norm(dim=1, keepdim=True), k[g] / k[g].norm(dim=1, keepdim=True)
+                scores = torch.cat([(a * b).sum(1, keepdim=True), a @ objective.queue.keys.T], 1) / 0.2
+                losses.append(-float(scores.log_softmax(1)[:, 0].mean()))
+        assert len(losses) == (8 if symmetric else 4)
+        assert objective(data, 0.0)[0].item() == pytest.approx(sum(losses) / len(losses), abs=1e-12)
 
 
 def test_queue_turns_over_oldest_first():
