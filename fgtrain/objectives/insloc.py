@@ -23,6 +23,8 @@ from ..settings.regions import InslocConfig
 from .bases import Logs, Moco
 from .losses import feature_std, info_nce, unit, wide
 
+MOST_BINS = 14
+"""Side of a region's map: that of stage 3 for 224 pixels."""
 GRID = 16
 """Anchors along each axis of a view."""
 SIDES = (1 / 8, 1 / 4, 1 / 2, 1)
@@ -92,7 +94,7 @@ def region(encoder: Any, x: Tensor, boxes: Tensor, bins: int | str) -> Tensor:
     aligned = roi_align(
         stage_3,
         torch.cat([numbers, boxes.to(stage_3.dtype)], 1),
-        side if bins == "auto" else int(bins),
+        min(MOST_BINS, side) if bins == "auto" else int(bins),
         spatial_scale=side / x.shape[-1],
         sampling_ratio=0,  # adaptive: one sample per bin for each cell of the map in it
         aligned=True,

@@ -31,8 +31,9 @@ class MixSettings:
 class InslocSettings:
     """InsLoc (Yang et al. 2021) without a feature pyramid."""
 
-    bins: Literal["auto"] | int = 14
-    """Side of a region's map, cut from the network's map of stride 16. auto: that of the whole view's map."""
+    bins: Literal["auto"] | int = "auto"
+    """Side of a region's map, cut from the network's map of stride 16. auto: 14, or that of the whole view's map if it
+    is smaller."""
     iou: float = 0.5
     """The query's box is a random anchor that overlaps the pasted crop by more than this IoU, 0 to below 1."""
 

@@ -64,6 +64,8 @@ def test_the_whole_view_in_as_many_bins_as_cells_is_the_map_itself():
     x = torch.rand(2, 3, 7, 7, dtype=torch.float64)
     whole = torch.tensor([[0.0, 0.0, 7.0, 7.0]], dtype=torch.float64).expand(2, 4)
     torch.testing.assert_close(insloc.region(Identity(), x, whole, "auto"), x, rtol=0, atol=0)
+    large, whole = torch.rand(1, 3, 16, 16), torch.tensor([[0.0, 0.0, 16.0, 16.0]])
+    assert insloc.region(Identity(), large, whole, "auto").shape[2:] == (14, 14)
 
 
 @torch.no_grad()
@@ -120,7 +122,7 @@ def test_keys_of_a_batch_in_parts_are_returned_in_order():
     by_hand = torch.empty_like(k)
     for part in (slice(0, 2), slice(2, 4)):
         members = [order.index(i) for i in range(4)[part]]
-        features = insloc.region(objective.base.target_encoder, data["views"][1][members], boxes[members], 14)
+        features = insloc.region(objective.base.target_encoder, data["views"][1][members], boxes[members], "auto")
         z = objective.base.target_projector(features)
         by_hand[members] = z / z.norm(dim=1, keepdim=True)
     torch.testing.assert_close(k, by_hand)
