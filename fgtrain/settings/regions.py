@@ -117,7 +117,7 @@ def foreground_saliencymix() -> ForegroundConfig:
     Wu et al., BMVC 2022, Figure A1 right (no number is legible); the paper does not state alpha, and uses the most
     salient pixel.
     """
-    return replace(foreground(), mix=MixSettings("saliencymix"))
+    return replace(foreground(), views=ViewSpec(views=1, boxes=True), mix=MixSettings("saliencymix"))
 
 
 def foreground_cub_r50() -> ForegroundConfig:

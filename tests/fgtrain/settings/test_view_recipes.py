@@ -31,6 +31,12 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+NEEDS = {
+    **{"contrastive-crop": "boxes", "simccrop": "", "dilo": "maps", "dilo-cub-r50": "maps", "dino-box": "boxes"},
+    **{"foreground": "backgrounds", "foreground-saliencymix": "backgrounds, boxes", "dino-cub-r50": "--init imagenet"},
+}
+
+
 def config(name: str, shards: Path, out: Path) -> common.Config:
     settings = small(shards, out, name)
     views = replace(RECIPES[name]().views, size=32)
@@ -62,5 +68,5 @@ def test_a_set_without_boxes_is_refused_with_the_command_that_adds_them():
 
 
 def test_the_list_shows_what_views_need():
-    shown = {name: needs(RECIPES[name]()) for name in ("contrastive-crop", "simccrop", "dilo", "dilo-cub-r50")}
-    assert shown == {"contrastive-crop": "boxes", "simccrop": "", "dilo": "maps", "dilo-cub-r50": "maps"}
+    shown = {name: needs(RECIPES[name]()) for name in NEEDS}
+    assert shown == NEEDS
