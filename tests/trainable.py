@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 from fgdata.views import ViewSpec
 from fgtrain.engine.trainer import Trainer
 from fgtrain.runs.rundir import RunDir
 from fgtrain.runs.state import load_state
-from fgtrain.settings import common, comparisons, methods, recipes
+from fgtrain.settings import common, comparisons, methods, multicrop, recipes
 
 RATES = ("images_per_second", "data_wait")
 
@@ -22,9 +23,11 @@ RATES = ("images_per_second", "data_wait")
 def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Config:
     """Four batches of 8 at 32 px per epoch, two epochs, a network of width 8."""
     base = recipes.RECIPES[name]()
+    local = replace(base.views.local, count=2, size=32) if base.views.local.count else base.views.local
+    backgrounds = (ROOT / "shards" / "tiny",) if "backgrounds" in base.needs else ()
     fields = {
-        "data": common.Data(shards, batch_size=8, detector="gt"),
-        "views": ViewSpec(size=32, views=base.view_count, crop=base.views.crop),
+        "data": common.Data(shards, batch_size=8, detector="gt", backgrounds=backgrounds),
+        "views": ViewSpec(size=32, views=base.view_count, crop=base.views.crop, local=local),
         "model": common.Model(width=8),
         "optim": replace(base.optim, warmup_epochs=0.5),
         "byol": methods.ByolSettings(hidden=16, dim=8),
@@ -34,6 +37,7 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Conf
         "attend": replace(getattr(base, "attend", comparisons.AttendSettings()), filters=4),
         "lewel": comparisons.LewelSettings(hidden=16, dim=8),
         "relative": comparisons.RelativeSettings(hidden=16),
+        "dino": multicrop.DinoSettings(hidden=16, bottleneck=8, dim=24),
         "align": methods.AlignSettings(hidden=16, dim=8),
         "pair": methods.PairSettings(bank=24, kappa=0.9),
         "reconstruct": methods.ReconstructSettings(width=2, epochs=1, batch_size=8),

@@ -51,6 +51,10 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "lcr-byol": (RECIPES["lcr-byol"](), "byol"),
         "sam": (RECIPES["sam"](), "supervised"),
         "lewel": (RECIPES["lewel"](), "byol"),
+        "dino": (RECIPES["dino"](), "moco"),
+        "foreground": (RECIPES["foreground"](), "moco"),
+        "foreground-saliencymix": (RECIPES["foreground-saliencymix"](), "moco"),
+        "insloc": (RECIPES["insloc"](), "moco"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
@@ -103,7 +107,8 @@ def step(
     half = precision == "bf16" or (precision == "auto" and has_bf16(place))
     runs = {}
     for name, (config, _) in chosen.items():
-        views, data = replace(config.views, size=size), Data(batch_size=batch_size)
+        local = replace(config.views.local, size=local_size(size)) if config.views.local.count else config.views.local
+        views, data = replace(config.views, size=size, local=local), Data(batch_size=batch_size)
         model = config.model if config.model in (VIT, LITE0) else Model(backbone)
         config = replace(config, model=model, views=views, data=data)
         runs[name] = stepper(config, batch, place, half)
@@ -123,6 +128,11 @@ def step(
     report("step", figures, json)
 
 
+def local_size(size: int) -> int:
+    """Side of the small views beside views of `size` pixels: 96 for 224, in multiples of 8."""
+    return max(8, 8 * round(size * 96 / 224 / 8))
+
+
 def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "Tensor"]:
     """A batch as the loader returns it: noise for views and plain images, rectangular masks, labels."""
     import torch
@@ -133,6 +143,9 @@ def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "
     batch = {
         "views": torch.randn(MOST_VIEWS, batch_size, 3, size, size, generator=generator),
         "plain": torch.randn(batch_size, 3, size, size, generator=generator),
+        "local": torch.randn(8, batch_size, 3, local_size(size), local_size(size), generator=generator),
+        "lent": torch.randn(batch_size, 3, size, size, generator=generator),
+        "boxes": torch.tensor([0.1, 0.2, 0.6, 0.5]).mul(size).expand(2, batch_size, 4),
         "masks": masks,
         "label": torch.arange(batch_size) % CLASSES,
     }
@@ -146,8 +159,9 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     from fgtrain import objectives
     from fgtrain.networks import optim
 
-    batch = batch | {"views": batch["views"][: config.view_count]}
     objective = objectives.build(config, samples=65536, classes=CLASSES).to(device).train()
+    batch = {name: x for name, x in batch.items() if name in objective.views.tensors}
+    batch["views"] = batch["views"][: config.view_count]
     optimizer = optim.build(objective, config.optim, objective.rates)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
 

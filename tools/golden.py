@@ -25,14 +25,17 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 NAMES = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
+    *("dino", "foreground", "foreground-mixup", "insloc"),
 )
 CLASSES = 4
+BOXES = (10.0, 6.0, 40.0, 36.0)
 STEPS, WARMUP = 20, 3
 SMALL: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 32, "dim": 16},
     "moco": {"dim": 16},
     "simsiam": {"hidden": 32, "dim": 32, "bottleneck": 16},  # with 8, its batch norm amplifies rounding to 1e-4
     "simclr": {"hidden": 32, "dim": 16},
+    "dino": {"hidden": 32, "bottleneck": 16, "dim": 32, "freeze_epochs": 100.0},  # five of the steps
     "align": {"hidden": 32, "dim": 16, "stages": (3, 4)},
     "attend": {"filters": 4},
     "lewel": {"hidden": 32, "dim": 16},
@@ -44,7 +47,8 @@ def curve(name: str) -> list[float]:
     """The loss before each of the 20 steps of a recipe with a narrow network."""
     config = RECIPES[name]()
     parts = {key: replace(getattr(config, key), **sizes) for key, sizes in SMALL.items() if hasattr(config, key)}
-    views = replace(config.views, size=64)
+    local = config.views.local
+    views = replace(config.views, size=64, local=replace(local, count=3, size=32) if local.count else local)
     config = replace(config, data=Data(batch_size=8), model=Model(width=8), views=views, **parts)
     objective = initialise(objectives.build(config, samples=40, classes=CLASSES).double().train())
     optimizer = optim.build(objective, config.optim, objective.rates)
@@ -53,7 +57,8 @@ def curve(name: str) -> list[float]:
         torch.manual_seed(0)  # for random draws of the objective
         for step in range(STEPS):
             optim.set_rates(optimizer, step, STEPS, WARMUP, config.optim.lr)
-            loss, _ = objective(batch(step, config.view_count), step / STEPS)
+            data = {k: x for k, x in batch(step, config.view_count).items() if k in objective.views.tensors}
+            loss, _ = objective(data, step / STEPS)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -86,11 +91,13 @@ def batch(step: int, count: int, n: int = 8, size: int = 64) -> dict[str, Tensor
     coarse = torch.rand(n, 3, 4, 4, generator=generator, dtype=torch.float64)
     plain = F.interpolate(coarse, (size, size), mode="bilinear") * 4 - 2
     views = plain + torch.rand(count, n, 3, size, size, generator=generator, dtype=torch.float64) - 0.5
+    local = views[torch.tensor([0, 1, 0]) % count, ..., : size // 2, size // 4 : 3 * size // 4]
     masks = torch.zeros(2, n, 1, size, size, dtype=torch.float64)
     for i in range(n):
         masks[0, i, :, 4 * i : 4 * i + 28, 8:40] = 1
         masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
-    return {"views": views, "plain": plain, "masks": masks, "label": torch.arange(n) % CLASSES}
+    more = {"local": local, "lent": plain.flip(0, 3), "boxes": torch.tensor(BOXES, dtype=torch.float64).expand(2, n, 4)}
+    return more | {"views": views, "plain": plain, "masks": masks, "label": torch.arange(n) % CLASSES}
 
 
 def path(name: str) -> Path:

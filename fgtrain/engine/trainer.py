@@ -48,6 +48,7 @@ class Trainer:
         built = replace(config, init="") if stored else config
         samples = len(shards.split(config.data.split))
         check_labels(config, shards)
+        check_backgrounds(config)
         check_memory(replace(config, init=""), samples, device, self.world, len(shards.classes))
         with enough_memory(
             lambda: (
@@ -192,6 +193,7 @@ class Trainer:
         warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.total // 10)
         peak = settings.lr * self.config.data.batch_size / 256
         rate = optim.set_rates(self.optimizer, self.step, self.total, warmup, peak)
+        optim.set_decay(self.optimizer, self.step / self.total, settings)
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         self.optimizer.zero_grad()
         with enough_memory(self.too_large):
@@ -375,6 +377,15 @@ def check_labels(config: Config, shards: ShardSet) -> None:
         raise InputError(
             f"{config.method} learns from labels, but {shards.path} has {classes or 'no'} class{'es' * (not classes)}. "
             "Name a labelled set with --data.shards, or use a method without labels: fgtrain list"
+        )
+
+
+def check_backgrounds(config: Config) -> None:
+    """InputError if the method needs images of other sets and the settings name none."""
+    if "backgrounds" in config.needs and not config.data.backgrounds:
+        raise InputError(
+            f"{config.method} tells the images of a set from those of others. Name one or more other shard sets: "
+            "--data.backgrounds shards/coco. To build one: fgdata build-shards --dataset coco --saliency gt"
         )
 
 

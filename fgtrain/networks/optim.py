@@ -33,6 +33,15 @@ def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, warmup: i
     return rate
 
 
+def set_decay(optimizer: torch.optim.Optimizer, progress: float, settings: Optim) -> None:
+    """Sets the weight decay of every group that has one, for a run that is `progress` in [0, 1] done."""
+    start, end = settings.weight_decay, settings.weight_decay_end
+    decay = start if end is None else end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+    for group in optimizer.param_groups:
+        if group.get("decays", group["weight_decay"] > 0):  # older checkpoints do not say
+            group["weight_decay"] = decay
+
+
 def build(objective: nn.Module, settings: Optim, rates: Rates) -> torch.optim.Optimizer:
     """Parameters of an objective -> optimiser, with learning rate 0 until `set_rates` sets it.
 
@@ -51,6 +60,7 @@ def build(objective: nn.Module, settings: Optim, rates: Rates) -> torch.optim.Op
         {
             "params": parameters,
             "weight_decay": 0.0 if is_excluded else settings.weight_decay,
+            "decays": not is_excluded,
             "constant": is_constant,
             "factor": factor,
         }

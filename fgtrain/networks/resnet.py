@@ -44,10 +44,18 @@ class ResNet(resnet.ResNet):
 
     def forward_intermediates(self, x: Tensor, **_) -> tuple[Tensor, list[Tensor]]:
         """(B, 3, S, S) -> maps of layer4, and of layer3 and layer4."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        stage3 = self.layer3(self.layer2(self.layer1(x)))
-        stage4 = self.layer4(stage3)
+        stage3 = self.to_stage3(x)
+        stage4 = self.from_stage3(stage3)
         return stage4, [stage3, stage4]
+
+    def to_stage3(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) -> the map of layer3, S / 16 positions wide."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer3(self.layer2(self.layer1(x)))
+
+    def from_stage3(self, x: Tensor) -> Tensor:
+        """A map of layer3, of any size -> the map of layer4."""
+        return self.layer4(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
         """(B, n, h, w) -> (B, n): the mean over positions."""

@@ -3,7 +3,9 @@ synthesized pairs can build on it:
 
     compare(views (2, B, 3, S, S), progress) -> loss (), logs, online Features per view, target Features per view
 
-`progress` is in [0, 1]. SimSiam and SimCLR have no target network, so their list of target Features is empty.
+`progress` is in [0, 1]. In MoCo and BYOL the online network also sees small views (L, B, 3, s, s), if there are any:
+each is compared with the same targets as the large ones, and the loss is the mean over all pairs (multi-crop, Caron et
+al., NeurIPS 2020). SimSiam and SimCLR have no target network, so their list of target Features is empty.
 
 As in the published code, each view is a separate forward pass with its own batch-norm statistics, except in SimCLR.
 """
@@ -20,7 +22,7 @@ from ..networks.encoder import Features
 from ..networks.heads import mlp
 from ..networks.norm import uses_batch
 from ..networks.optim import Rates
-from ..settings import comparisons, methods
+from ..settings import comparisons, methods, regions
 from ..settings.common import SEEDS
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, sinkhorn, soft_info_nce, unit
 from .queue import Queue
@@ -28,6 +30,14 @@ from .queue import Queue
 PART = 16
 """Least samples in a part of a batch for MoCo's batch norm; the authors have 32."""
 
+MocoLike = (
+    methods.MocoConfig
+    | methods.CvsaConfig
+    | methods.SynthPairConfig
+    | comparisons.LoocConfig
+    | comparisons.LcrConfig
+    | regions.InslocConfig
+)
 Logs = dict[str, Tensor]
 Compared = tuple[Tensor, Logs, list[Features], list[Features]]
 
@@ -37,6 +47,11 @@ def in_parts(encoder: nn.Module, head: nn.Module, view: Tensor, parts: int) -> t
     features = [encoder(part) for part in view.chunk(parts)]
     projections = [head(f.pooled) for f in features]
     return (features[0], projections[0]) if parts == 1 else (Features.cat(features), torch.cat(projections))
+
+
+def with_local(loss: Tensor, local: list[Tensor], count: int) -> Tensor:
+    """The loss of the large views, those of `count` small views against each target -> their mean over all pairs."""
+    return (loss + count * torch.stack(local).mean()) / (1 + count)
 
 
 class Moco(nn.Module):
@@ -53,11 +68,7 @@ class Moco(nn.Module):
 
     def __init__(
         self,
-        config: methods.MocoConfig
-        | methods.CvsaConfig
-        | methods.SynthPairConfig
-        | comparisons.LoocConfig
-        | comparisons.LcrConfig,
+        config: MocoLike,
         samples: int,
         symmetric: bool = False,
         maps: bool = False,
@@ -75,7 +86,7 @@ class Moco(nn.Module):
         self.target_projector = frozen_copy(self.projector)
         self.queue = Queue(moco.queue, moco.dim, samples)
 
-    def compare(self, views: Tensor, progress: float) -> Compared:
+    def compare(self, views: Tensor, progress: float, local: Tensor | None = None) -> Compared:
         queries, keys = (views, views) if self.symmetric else (views[:1], views[1:])
         splits = self.splits(views.shape[1])
         online, projected = zip(*(in_parts(self.encoder, self.projector, view, splits) for view in queries))
@@ -83,6 +94,10 @@ class Moco(nn.Module):
         target, k = zip(*(self.key(view, progress) for view in keys))
         pairs = zip(q, reversed(k))  # view 0 against view 1, and view 1 against view 0 when symmetric
         loss = torch.stack([self.contrast(a, b) for a, b in pairs]).mean()
+        if local is not None:
+            q_local = unit(in_parts(self.encoder, self.projector, local.flatten(0, 1), splits)[1])  # (L B, d)
+            pairs = [(q_local, key.repeat(len(local), 1)) for key in k]
+            loss = with_local(loss, [info_nce(a, b, self.queue.keys, self.tau) for a, b in pairs], len(local))
         if self.training:
             for key in k:
                 self.queue.arrive(key)
@@ -123,7 +138,7 @@ class Moco(nn.Module):
         return own, parallel.unshuffle(key, order)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
-        return self.compare(batch["views"], progress)[:2]
+        return self.compare(batch["views"], progress, batch.get("local"))[:2]
 
     def momentum(self, progress: float) -> float:
         return self.ema
@@ -189,17 +204,20 @@ class Byol(nn.Module):
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
 
-    def compare(self, views: Tensor, progress: float) -> Compared:
+    def compare(self, views: Tensor, progress: float, local: Tensor | None = None) -> Compared:
         online = [self.encoder(view) for view in views]
         p_q, p_k = (self.predictor(self.projector(f.pooled)) for f in online)  # (B, d)
         with torch.no_grad():
             target = [self.target_encoder(view) for view in views]
             h_q, h_k = (self.target_projector(f.pooled) for f in target)  # (B, d)
         loss = negative_cosine(p_q, h_k) / 2 + negative_cosine(p_k, h_q) / 2
+        if local is not None:
+            p = self.predictor(self.projector(self.encoder(local.flatten(0, 1)).pooled))  # (L B, d)
+            loss = with_local(loss, [negative_cosine(p, h.repeat(len(local), 1)) for h in (h_q, h_k)], len(local))
         return loss, {"contrast": loss.detach(), "feature_std": feature_std(online[0].pooled)}, online, target
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
-        return self.compare(batch["views"], progress)[:2]
+        return self.compare(batch["views"], progress, batch.get("local"))[:2]
 
     def momentum(self, progress: float) -> float:
         return target_momentum(progress, self.ema)

@@ -222,7 +222,7 @@ def warm_up(
                     save_state()
                     return False
             epoch += 1
-            error, constant = (torch.stack(values).mean().item() for values in (losses, constants))
+            error, constant = torch.stack([torch.stack(losses), torch.stack(constants)]).mean(1).cpu().tolist()
             if not math.isfinite(error):
                 raise InputError(
                     f"The decoder's loss became {error} in warm-up epoch {epoch}. Lower --reconstruct.lr, now "

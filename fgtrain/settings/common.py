@@ -113,6 +113,8 @@ class Optim:
     """Momentum of lars and sgd."""
     weight_decay: float = 1e-4
     """Weight decay."""
+    weight_decay_end: float | None = None
+    """Weight decay at the end of the run, which it reaches along half a cosine, as in DINO. Default: it is constant."""
     exclude_norm_and_bias: bool = False
     """Exclude biases, normalisation weights, and position, class and register tokens from weight decay and from the
     LARS adaptation."""
@@ -183,8 +185,10 @@ class Config:
     """What the method learns from, for `fgtrain list`."""
     view_count: ClassVar[int] = 2
     """Views of an image that the objective takes."""
+    takes_local: ClassVar[bool] = False
+    """Whether the objective also takes small views (`--views.local.count`)."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What the objective reads of a shard set besides images: labels, boxes."""
+    """What the objective reads of a shard set besides images: labels, boxes; or backgrounds, of other sets."""
 
     data: Data = Data()
     views: ViewSpec = field(default_factory=ViewSpec)
@@ -229,12 +233,21 @@ class Config:
         need(2 <= batch <= MOST, "data.batch-size", batch, f"2 or more, as batch norm needs, up to {MOST:,}")
         allowed = f"{self.view_count}, the views of an image that {getattr(self, 'method', 'the method')} takes"
         need(self.views.views == self.view_count, "views.views", self.views.views, allowed)
+        local = self.views.local.count
+        need(
+            self.takes_local or not local,
+            "views.local.count",
+            local,
+            "0; only byol, dino and moco learn from small views",
+        )
         need_model(self.model)
         need(0 < self.optim.lr <= LARGEST, "optim.lr", self.optim.lr, f"above 0, at most {LARGEST:g}")
         need(0 <= self.optim.momentum < 1, "optim.momentum", self.optim.momentum, "0 to below 1")
         decay = self.optim.weight_decay
         need(0 <= decay <= LARGEST, "optim.weight-decay", decay, f"0 to {LARGEST:g}")
         need_between(0, self.optim.warmup_epochs, LARGEST, "optim.warmup-epochs")
+        end = self.optim.weight_decay_end
+        need(end is None or 0 <= end <= LARGEST, "optim.weight-decay-end", end, f"0 to {LARGEST:g}")
         need(0 < self.optim.layer_decay <= 1, "optim.layer-decay", self.optim.layer_decay, "above 0, at most 1")
         clip = self.optim.clip
         need(0 <= clip <= LARGEST, "optim.clip", clip, f"0 for no limit, or a number up to {LARGEST:g}")

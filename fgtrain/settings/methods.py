@@ -15,6 +15,8 @@ from .comparisons import (
     SamConfig,
     SupervisedConfig,
 )
+from .multicrop import DinoConfig
+from .regions import ForegroundConfig, InslocConfig
 
 WIDEST_DECODER = 10_000
 
@@ -120,6 +122,7 @@ class ReconstructSettings:
 class ByolConfig(Config):
     method: ClassVar[str] = "byol"
     objective: ClassVar[str] = "fgtrain.objectives.bases:Byol"
+    takes_local: ClassVar[bool] = True
 
     byol: ByolSettings = ByolSettings()
 
@@ -144,12 +147,15 @@ class SimclrConfig(Config):
 class MocoConfig(Config):
     method: ClassVar[str] = "moco"
     objective: ClassVar[str] = "fgtrain.objectives.bases:Moco"
+    takes_local: ClassVar[bool] = True
 
     moco: MocoSettings = MocoSettings()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.moco.need_queue(self.data.batch_size)
+        soft = self.moco.targets == "sinkhorn" and self.views.local.count > 0
+        need(not soft, "moco.targets", self.moco.targets, "identity, with --views.local.count")
 
 
 @dataclass(frozen=True)
@@ -198,5 +204,6 @@ METHODS: dict[str, type[Config]] = {
     for config in (
         *(ByolConfig, MocoConfig, SimsiamConfig, SimclrConfig, CvsaConfig, SynthPairConfig),
         *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig, LcrConfig, SamConfig, LewelConfig),
+        *(DinoConfig, ForegroundConfig, InslocConfig),
     )
 }

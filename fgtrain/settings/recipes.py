@@ -25,6 +25,9 @@ from .methods import (
     SimsiamConfig,
     SynthPairConfig,
 )
+from .multicrop import MULTICROP_RECIPES
+from .regions import REGION_RECIPES
+from .view_recipes import VIEW_RECIPES
 
 ADAMW = Optim(name="adamw", lr=5e-4, weight_decay=0.05, exclude_norm_and_bias=True, warmup_epochs=2.0)
 LARS = Optim(name="lars", lr=0.6, momentum=0.9, weight_decay=1.5e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
@@ -386,4 +389,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "sam-cub-r50": others.sam_cub_r50,
     "lewel": others.lewel,
     "lewel-cub-r50": others.lewel_cub_r50,
+    **VIEW_RECIPES,
+    **MULTICROP_RECIPES,
+    **REGION_RECIPES,
 }

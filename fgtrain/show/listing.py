@@ -40,8 +40,9 @@ def run_list(_flags: object = None) -> None:
 
 
 def needs(config: Config) -> str:
-    """What a recipe needs besides images: labels, boxes, and weights to start from."""
-    wanted = dict.fromkeys((*config.needs, *["boxes"] * config.views.needs_boxes))
+    """What a recipe needs besides images: labels, boxes, maps, backgrounds, and weights to start from."""
+    views = config.views
+    wanted = dict.fromkeys((*config.needs, *["boxes"] * views.needs_boxes, *["maps"] * views.needs_maps))
     detector = f" ({config.data.detector})" if config.data.detector else ""
     words = [word + detector * (word == "boxes") for word in wanted]
     return ", ".join(words + [f"--init {config.init}"] * bool(config.init))

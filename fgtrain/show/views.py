@@ -8,7 +8,7 @@ from PIL import Image
 from fgdata.errors import InputError
 from fgdata.images import decode
 from fgdata.shards.reader import box
-from fgdata.views import ViewSpec, load
+from fgdata.views import Local, ViewSpec, load
 
 from ..evaluate.subject import open_set
 from ..printing import say
@@ -49,7 +49,7 @@ def draw_views(flags: Views) -> Path:
     heads = [(f"image and its {detector} box", 1), ("SaliencySwap: over another image's object", 2)]
     heads.append(("SaliencySwap: over other backgrounds" if backgrounds else "RandomResizedCrop", 2))
     for crop, behind in (("saliency-swap", ()), ("saliency-swap" if backgrounds else "rrc", backgrounds)):
-        view = replace(spec, size=size, views=2, crop=crop, masks=True, plain=False)
+        view = replace(spec, size=size, views=2, crop=crop, masks=True, plain=False, local=Local())
         options = {"split": split, "detector": detector, "seed": flags.seed, "backgrounds": behind}
         with load(data, views=view, batch_size=batch_size, shuffle=not flags.ids, **options) as loader:
             sheets.append(next(iter(loader)))

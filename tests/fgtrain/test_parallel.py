@@ -26,13 +26,15 @@ from fgtrain.engine import lifecycle, trainer
 from fgtrain.settings.common import Config
 from fgtrain.settings.file import to_dict
 
-METHODS = ("moco", "byol", "simsiam", "simclr", "cvsa", "synth-pair")
+METHODS = ("moco", "byol", "simsiam", "simclr", "cvsa", "synth-pair", "dino")
 
 
 def joined(shards: Path, out: Path, name: str, **machine) -> Config:
     """Settings whose views do not depend on other samples, so that two half batches equal the whole batch."""
     config = small(shards, out, name, **machine)
-    return replace(config, views=ViewSpec(size=32), sync_norm=False, optim=replace(config.optim, lr=1.0))
+    return replace(
+        config, views=ViewSpec(size=32, local=config.views.local), sync_norm=False, optim=replace(config.optim, lr=1.0)
+    )
 
 
 def without_batch_statistics(patch: pytest.MonkeyPatch) -> None:

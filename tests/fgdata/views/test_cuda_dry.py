@@ -36,6 +36,7 @@ CUDA = torch.device("cuda", 0)
 METHODS = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
+    *("dino", "foreground-mixup", "foreground-saliencymix", "insloc"),
 )
 
 
@@ -129,14 +130,10 @@ class Batches(list[dict[str, Tensor]]):
 
 def batches(_: Any = None, *, views: ViewSpec, **__: Any) -> Batches:
     """Two batches of 8 samples, as from a loader."""
-    b, sides = 8, (views.size, views.size)
-    batch = {
-        "views": torch.empty(views.views, b, 3, *sides, device=CUDA),
-        "masks": torch.empty(views.views, b, 1, *sides, device=CUDA),
-        "plain": torch.empty(b, 3, *sides, device=CUDA),
-        "label": torch.empty(b, dtype=torch.long, device=CUDA),
-        "index": torch.empty(b, dtype=torch.long, device=CUDA),
-    }
+    batch = {}
+    for name, shape in views.tensors.items():
+        dtype = torch.long if name in ("label", "index") else torch.float32
+        batch[name] = torch.empty([8 if n == -1 else n for n in shape], dtype=dtype, device=CUDA)
     return Batches([batch, batch])
 
 
@@ -188,7 +185,8 @@ def test_warm_up_of_the_decoder_waits_once_an_epoch(drawn_set: Path, tmp_path: P
         decoder.warm_up(
             pair.decoder, pair.encoder, pair.config, trainer.run, trainer.shards, CUDA, lambda _: None, lambda: False
         )
-        assert watch.waits.count("_local_scalar_dense") == pair.config.reconstruct.epochs == 1
+        assert watch.waits.count("_local_scalar_dense") == 0
+        assert watch.waits.count("_to_copy") == pair.config.reconstruct.epochs == 1
 
 
 def test_evaluations_stay_on_one_device(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fgdata.errors import InputError
-from fgdata.views import ViewSpec
+from fgdata.views import Local, ViewSpec
 from fgtrain import objectives
 from fgtrain.networks import optim
-from fgtrain.objectives import bases, looc
+from fgtrain.objectives import bases, insloc, looc
 from fgtrain.objectives.losses import alignment, attention
 from fgtrain.settings.common import Config, Data, Model, Optim
 from fgtrain.settings.comparisons import (
@@ -43,6 +43,8 @@ from fgtrain.settings.methods import (
     SimsiamConfig,
     SimsiamSettings,
 )
+from fgtrain.settings.multicrop import DinoConfig, DinoSettings
+from fgtrain.settings.regions import ForegroundConfig, InslocConfig
 
 SMALL: dict[str, Any] = {
     "model": Model(width=8),
@@ -55,6 +57,7 @@ SMALL: dict[str, Any] = {
     "align": AlignSettings(hidden=16, dim=8, stages=(3, 4)),
     "attend": AttendSettings(filters=4),
     "lewel": LewelSettings(hidden=16, dim=8),
+    "dino": DinoSettings(hidden=16, bottleneck=8, dim=24),
     "relative": RelativeSettings(patch=21, hidden=16, dropout=0.0),  # 21 of 64 pixels leaves nothing to draw
 }
 
@@ -83,6 +86,11 @@ CASES: dict[str, Callable[[], Config]] = {
     "lcr-byol": lambda: small(LcrConfig, base="byol"),
     "sam": lambda: small(SamConfig, attend=AttendSettings(4, target="raw")),
     "lewel": lambda: small(LewelConfig),
+    "dino": lambda: small(DinoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
+    "byol-local": lambda: small(ByolConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
+    "moco-local": lambda: small(MocoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
+    "foreground": lambda: small(ForegroundConfig),
+    "insloc": lambda: small(InslocConfig, views=ViewSpec(size=64, crop="paste")),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
 }
 
@@ -95,7 +103,13 @@ def batch(n: int = 6, seed: int = 0, name: str = "byol") -> dict[str, Tensor]:
         masks[0, i, :, 8 * i : 8 * i + 24, 8:40] = 1
         masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
     views = torch.randn(max(2, CASES[name]().view_count), n, 3, 64, 64, generator=generator)
-    return {"views": views, "masks": masks, "label": torch.arange(n) % 3}
+    local = torch.randn(3, n, 3, 32, 32, generator=generator)
+    boxes = torch.rand(2, n, 4, generator=generator) * 16 + torch.tensor([0, 0, 24, 24])
+    lent = torch.randn(n, 3, 64, 64, generator=generator)
+    more = {"boxes": boxes, "lent": lent, "label": torch.arange(n) % 3}
+    if CASES[name]().views.local.count:
+        more["local"] = local
+    return {"views": views, "masks": masks, **more}
 
 
 def without_batch_statistics(config: Config) -> Any:
@@ -109,16 +123,24 @@ def without_batch_statistics(config: Config) -> Any:
 
 @pytest.fixture(autouse=True)
 def without_random_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that parts of a batch, and two processes, have the turns of the whole batch."""
+    """So that parts of a batch, and two processes, have the turns and boxes of the whole batch."""
     monkeypatch.setattr(looc, "draw_turns", fixed_turns)
+    monkeypatch.setattr(insloc, "move", fixed_boxes)
 
 
 def fixed_turns(samples: int, _: torch.device) -> Tensor:
     return torch.tensor([[1], [2]]).expand(2, samples)
 
 
+def fixed_boxes(boxes: Tensor, *_: Any) -> Tensor:
+    return boxes + 2
+
+
 def double(data: dict[str, Tensor], part: slice = slice(None)) -> dict[str, Tensor]:
-    return {k: v[part] if k == "label" else v[:, part].double() for k, v in data.items()}
+    rows = ("label", "lent")  # their samples come first
+    return {
+        k: (v[part] if k in rows else v[:, part]).to(v.dtype if k == "label" else torch.double) for k, v in data.items()
+    }
 
 
 def gradients(objective: nn.Module) -> dict[str, Tensor]:
@@ -242,6 +264,31 @@ def test_cvsa_loss_is_the_base_plus_both_halves_of_every_stage(name: str):
     assert objective(data, 0.0)[0].item() == pytest.approx(total, abs=1e-12)
 
 
+@torch.no_grad()
+def test_small_views_are_compared_with_the_targets_of_the_large_ones():
+    """The loss is the mean over all pairs of a target and another view: BYOL has 2 (1 + L), plain MoCo 1 + L."""
+    objective, data = without_batch_statistics(CASES["byol-local"]()), double(batch(name="byol-local"))
+    images = [*data["views"], *data["local"]]
+    p = [objective.predictor(objective.projector(objective.encoder(x).pooled)) for x in images]
+    h = [objective.target_projector(objective.target_encoder(x).pooled) for x in data["views"]]
+    pairs = [cosine(p[v], h[g]) for g in range(2) for v in range(5) if v != g]
+    assert objective(data, 0.0)[0].item() == pytest.approx(-sum(pairs) / 8, abs=1e-12)
+    for symmetric in (False, True):
+        views = ViewSpec(size=64, local=Local(count=3, size=32))
+        moco = small(MocoConfig, views=views, moco=MocoSettings(dim=8, symmetric=symmetric))
+        objective = without_batch_statistics(moco)
+        q = [objective.projector(objective.encoder(x).pooled) for x in images]
+        k = [objective.target_projector(objective.target_encoder(x).pooled) for x in data["views"]]
+        losses = []
+        for g in (0, 1) if symmetric else (1,):
+            for v in (v for v in range(5) if v != g):
+                a, b = q[v] / q[v].norm(dim=1, keepdim=True), k[g] / k[g].norm(dim=1, keepdim=True)
+                scores = torch.cat([(a * b).sum(1, keepdim=True), a @ objective.queue.keys.T], 1) / 0.2
+                losses.append(-float(scores.log_softmax(1)[:, 0].mean()))
+        assert len(losses) == (8 if symmetric else 4)
+        assert objective(data, 0.0)[0].item() == pytest.approx(sum(losses) / len(losses), abs=1e-12)
+
+
 def test_queue_turns_over_oldest_first():
     objective = objectives.build(CASES["moco"](), samples=10)  # auto: 8 rows
     queue = objective.queue
@@ -352,7 +399,7 @@ def test_unused_queue_setting_is_accepted():
 def run_rank(rank: int, folder: str) -> None:
     """Runs every case on this rank's half of the batch under DDP, and saves loss, gradients and queue."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    looc.draw_turns = fixed_turns
+    looc.draw_turns, insloc.move = fixed_turns, fixed_boxes
     bases.uses_batch = lambda *_: True  # as in training: batch norm is in evaluation mode only to be comparable
     results = {}
     for name, config in CASES.items():

@@ -321,7 +321,7 @@ def test_a_config_is_unchanged_by_writing_and_reading_it(name: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "dino"}, "'dino'.*byol, moco, simsiam, simclr, cvsa"),
+        ({"method": "swav"}, "'swav'.*byol, moco, simsiam, simclr, cvsa"),
         ({"epoch": 3}, r"setting 'epoch'.*epochs"),
         ({"epochs": "3"}, "epochs is '3'; expected int"),
         ({"epochs": 0}, "--epochs is 0"),

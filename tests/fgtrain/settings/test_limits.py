@@ -57,7 +57,7 @@ def test_the_settings_are_found():
 def test_a_number_has_a_least_and_a_largest_value(name: str):
     settings, path, value = PLACES[name]
     integer = not isinstance(value, tuple | float)
-    extremes: list[Any] = [-(10**30), 10**30] if integer else [-1e300, 1e300, math.inf, -math.inf, math.nan]
+    extremes: list[Any] = [-(10**31), 10**31] if integer else [-1e300, 1e300, math.inf, -math.inf, math.nan]
     if path[-1] in TINY:
         extremes += [0.0, 1e-30] if "temperature" not in path else [1e-30]
     for extreme in extremes:

@@ -49,6 +49,30 @@ PUBLISHED = {
     # LEWEL: LARS 7.2 at 4096 images, 1e-6
     "lewel": ("lewel", "", "resnet18", 256, 0.45, 1e-6, "lars", 400, "rrc"),
     "lewel-cub-r50": ("lewel", "", "resnet50", 128, 0.225, 1e-6, "lars", 100, "rrc"),
+    # ContrastiveCrop and DiLo: the base's; the rows of the papers' tables have their protocols
+    "contrastive-crop": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "contrastive"),
+    "contrastive-crop-byol": ("byol", "", "resnet18", 256, 0.6, 1.5e-6, "lars", 400, "contrastive"),
+    "contrastive-crop-cub-r50": ("moco", "", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "contrastive"),
+    "simccrop": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "contrastive"),
+    "dilo": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "matte-paste"),
+    "dilo-byol": ("byol", "", "resnet18", 256, 0.6, 1.5e-6, "lars", 400, "matte-paste"),
+    "dilo-cub-r50": ("byol", "", "resnet50", 1024, 2.4, 1.5e-6, "lars", 800, "matte-paste"),
+    # Grill et al. 2020, appendix: lr 0.2 x batch / 256; Chen et al. 2020, section 2.2: 0.3 x batch / 256
+    "byol-imagenet": ("byol", "", "resnet50", 4096, 3.2, 1.5e-6, "lars", 1000, "rrc"),
+    "simclr-imagenet": ("simclr", "", "resnet50", 4096, 4.8, 1e-6, "lars", 1000, "rrc"),
+    # DINO, the code's commands: SGD 0.03 x batch / 256 for a ResNet-50, AdamW 0.0005 x batch / 256 for a ViT-S
+    "dino": ("dino", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
+    "dino-cub-r50": ("dino", "", "resnet50", 128, 0.015, 1e-4, "sgd", 100, "rrc"),
+    "dino-vit": ("dino", "", "vit_small_patch16_224", 512, 0.001, 0.04, "adamw", 100, "rrc"),
+    # CVSA, appendix A.1, for a task of two classes
+    "foreground": ("foreground", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "foreground-mixup": ("foreground", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "foreground-cutmix": ("foreground", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "foreground-saliencymix": ("foreground", "", "resnet18", 256, 0.1, 1e-4, "sgd", 400, "rrc"),
+    "foreground-cub-r50": ("foreground", "", "resnet50", 256, 0.1, 1e-4, "sgd", 800, "rrc"),
+    # InsLoc, the code: lr 0.03 at batch 256, weight decay 1e-4
+    "insloc": ("insloc", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "paste"),
+    "insloc-cub-r50": ("insloc", "", "resnet50", 256, 0.03, 1e-4, "sgd", 800, "paste"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
@@ -64,13 +88,14 @@ def test_a_recipe_has_the_published_values(name: str):
     found = (c.method, getattr(c, "base", ""), c.model.backbone, c.data.batch_size, pytest.approx(rate))
     assert PUBLISHED[name] == (*found, c.optim.weight_decay, c.optim.name, c.epochs, c.views.crop)
     assert c.optim.momentum == 0.9
-    assert c.optim.exclude_norm_and_bias == (c.optim.name == "lars")  # SimCLR, section 2.2; BYOL, section 3.3
+    excluded = c.optim.name == "lars" or c.method == "dino"  # SimCLR, section 2.2; BYOL, section 3.3; DINO's code
+    assert c.optim.exclude_norm_and_bias == excluded
     pretext = c.method in ("rotation", "relative-location")  # OpenMixup: 5 epochs
-    assert c.optim.warmup_epochs == (10 if c.optim.name == "lars" else 5 if pretext else 0)
+    assert c.optim.warmup_epochs == (10 if excluded else 5 if pretext else 0)
 
 
 def test_every_recipe_is_compared_with_a_paper_or_says_that_it_is_ours():
-    ours = {"demo", "byol-vit", "cvsa-vit", "cvsa-convnext", "cvsa-lite0", "synth-pair-lite0"}
+    ours = {"demo", "dino-box", "byol-vit", "cvsa-vit", "cvsa-convnext", "cvsa-lite0", "synth-pair-lite0"}
     assert set(recipes.RECIPES) - set(PUBLISHED) == ours
     for name in ours - {"demo"}:
         assert "settings are ours" in (recipes.RECIPES[name].__doc__ or "").replace("\n    ", " "), name
@@ -87,6 +112,14 @@ def test_the_settings_of_each_method_are_published_ones():
     assert (simsiam.simsiam.hidden, simsiam.simsiam.dim, simsiam.simsiam.bottleneck) == ("auto", 2048, 512)
     assert (simclr.simclr.dim, simclr.simclr.tau) == (128, 0.1)
     p = pair.pair
+    crop, centre, dilo = (recipes.RECIPES[name]().views for name in ("contrastive-crop-cub-r50", "simccrop", "dilo"))
+    assert (crop.crop_alpha, crop.crop_box, centre.crop_box, dilo.matte) == (0.6, "detector", "centre", 0.3)
+    v = recipes.RECIPES["byol-imagenet"]().views  # Grill et al. 2020, Table 6
+    assert (v.area, v.jitter, v.brightness, v.contrast, v.saturation, v.hue) == ((0.08, 1), 0.8, 0.4, 0.4, 0.2, 0.1)
+    assert (v.grayscale, v.blur, v.solarize, v.sigma) == (0.2, (1, 0.1), (0, 0.2), (0.1, 2))
+    v = recipes.RECIPES["simclr-imagenet"]().views  # Chen et al. 2020, appendix A, strength 1
+    assert (v.area, v.jitter, v.brightness, v.contrast, v.saturation, v.hue) == ((0.08, 1), 0.8, 0.8, 0.8, 0.8, 0.2)
+    assert (v.grayscale, v.blur, v.solarize) == (0.2, 0.5, 0)
     assert (p.kappa_quantile, p.bank_normalize) == (0, "l2")  # Eq. 6 as printed
     assert (p.alpha, p.nu, p.eps_gradcam, p.eps_variance, p.kappa, p.bank) == (1, 0.5, 0.1, 0.05, 0.02, 5632)
     assert (pair.moco.queue, pair.init, pair.reconstruct.epochs, pair.reconstruct.lr) == (65536, "imagenet", 200, 1e-4)
