@@ -22,10 +22,13 @@ RUNS = Path("runs")
 
 def run_list(_flags: object = None) -> None:
     """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too."""
-    table = Table("recipe", "kind", "network", "needs", "description", title="fgtrain run NAME", title_justify="left")
+    table = Table(title="fgtrain run NAME", title_justify="left")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it is")
     for name, recipe in RECIPES.items():
         config, about = recipe(), (inspect.getdoc(recipe) or "").splitlines()[0]
-        table.add_row(name, config.kind, config.model.backbone, needs(config), about)
+        facts = [config.kind, config.model.backbone, *[f"needs {words}" for words in [needs(config)] if words]]
+        table.add_row(name, f"{about}\n{'; '.join(facts)}")
     say(table)
     table = Table("shard set", "images", "boxes", title="--data.shards", title_justify="left")
     for manifest in sorted(SHARDS.glob("*/manifest.json")):
