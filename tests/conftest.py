@@ -1,6 +1,7 @@
 """Fixtures shared by the tests of several modules: real images, if present, and a small drawn shard set."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores
@@ -10,6 +11,8 @@ from paths import REAL_DATA
 
 from fgdata.building.build import build
 from fgdata.datasets import read
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 
 
 @pytest.fixture(scope="session")
