@@ -30,7 +30,7 @@ from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
-from ..settings.file import differences, relevant
+from ..settings.file import blocks_extend, differences, relevant
 from .capacity import check_memory
 from .monitor import Monitor
 
@@ -342,9 +342,7 @@ class Trainer:
             raise InputError(f"--extend {path} has no checkpoint. Name a run that has finished an epoch.")
         state = load_state(last)
         old, new = state.get("settings") or relevant(run.config()), relevant(self.config)
-        free = {"epochs", "extend", "init", "seed"}
-        changed = [k for k in differences(old, new) if k not in free and not k.startswith("optim.")]
-        if changed:
+        if changed := blocks_extend(differences(old, new)):
             raise InputError(
                 f"--extend {path}: {', '.join(changed)} differ from that run; allowed to differ: epochs, seed and "
                 f"optim. Use its settings: --config {path / 'config.json'}"

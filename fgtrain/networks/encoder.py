@@ -134,6 +134,16 @@ class Encoder(nn.Module):
         near = [str(s) for s in (below, above) if s] or [str(own)]
         raise InputError(f"--{flag} is {size}, which {self.model.backbone} cannot process; allowed: {', '.join(near)}.")
 
+    def position_remarks(self, size: int) -> list[str]:
+        """What to say of a method that compares positions of the last map, for views of `size` pixels."""
+        height, width = self.shape.grid(self.model, size)
+        if height * width > 1:
+            return []
+        return [
+            f"the last map of {self.model.backbone} has a single position at --views.size {size}, so this method has "
+            "no positions to compare; choose a larger size, or for a ResNet --model.stem small"
+        ]
+
     def last_stage(self, x: Tensor) -> "tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]":
         """(B, 3, S, S) -> the tensor that Grad-CAM differentiates, (B, n) features described from it, and a function
         that gives any tensor of that shape as maps (B, C, h, w). Call it in evaluation mode.

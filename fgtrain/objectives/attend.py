@@ -81,6 +81,7 @@ class Lcr(nn.Module):
         config = with_branch(config)
         self.base = Moco(config, samples) if config.base == "moco" else Byol(config, samples)
         self.fit, self.sign = Fit(self.encoder, config.attend), 1 if config.sign == "loss" else -1
+        self.remarks = self.encoder.position_remarks(config.views.size)
         self.views, self.rates = self.base.views, {f"base.{prefix}": rate for prefix, rate in self.base.rates.items()}
         scaled = config.attend.target == "scaled"  # a raw target has the scale of a mean over the batch
         self.accumulates = self.base.accumulates and scaled
@@ -114,6 +115,7 @@ class Sam(nn.Module):
         super().__init__()
         self.base = supervised(with_branch(config), samples, classes)
         self.fit, self.views = Fit(self.encoder, config.attend), self.base.views
+        self.remarks = self.encoder.position_remarks(config.views.size)
 
     @property
     def encoder(self) -> Encoder:

@@ -24,7 +24,11 @@ def load_heads(objective: nn.Module, encoder: nn.Module, run: Path) -> str:
         checkpoint = Checkpoint.find(run)
         stored = load_state(checkpoint.file.parent).get("objective", {})
     except InputError as fault:
-        raise InputError(f"--init-heads takes the heads of a run, but --init is {run}. {fault}") from None
+        reason = str(fault).split(". ")[0]
+        raise InputError(
+            f"--init-heads takes the heads of a run, but --init is {run}: {reason}. Name the run directory, or omit "
+            "--init-heads."
+        ) from None
     theirs = {name.removeprefix(BASE): value for name, value in stored.items()}
     loaded, random = [], []
     for part, tensors in _parts(objective, encoder).items():

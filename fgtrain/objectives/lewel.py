@@ -42,6 +42,7 @@ class Lewel(nn.Module):
         self.encoder = initial.encoder(config)
         self.views = self.encoder.normalised(config.views)
         check_channels(self.encoder, config)
+        self.remarks = self.encoder.position_remarks(config.views.size)
         self.projector = position_head(self.encoder.dim, s.hidden, s.dim)
         self.object_projector = position_head(self.encoder.dim, s.hidden, s.dim)
         self.predictor = position_head(s.dim, s.hidden, s.dim)

@@ -24,7 +24,7 @@ from fgdata.files.atomic import write_synced
 from fgdata.files.lock import create_and_lock, is_locked, lock
 
 from ..settings.common import Config
-from ..settings.file import as_flags, differences, from_dict, relevant, to_dict, typed
+from ..settings.file import as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
 from ..settings.methods import METHODS
 from .files import append, parse_json, read_bytes, read_json, remove, write_bytes, write_json
 from .state import checksum, complete_checkpoints
@@ -117,13 +117,17 @@ class RunDir:
             if "epochs" in changed
             else ""
         )
+        start, what = "--init", "--init starts from its encoder"
+        if not blocks_extend(changed):
+            start = "--extend"
+            what = "--extend starts from all its weights and its optimiser; replace it with --init to start from its "
+            what += "encoder only"
         return (
             f"{self.path} was started with other settings, and --resume cannot change them:\n  {_listed(changed)}\n"
             f"They change the result of the steps already trained.{why} Resume with the original settings:\n"
             f"  fgtrain run {recipe} --out {path} --resume\n"
-            "or start a new run with the new settings (--extend starts from all its weights and its optimiser; replace "
-            "it with --init to start from its encoder only, or omit it to start from scratch):\n"
-            f"  fgtrain run {recipe} --config {path} {flags} --extend {path} --out {quote(f'{self.path}-2')}\n"
+            f"or start a new run with the new settings ({what}; omit it to start from scratch):\n"
+            f"  fgtrain run {recipe} --config {path} {flags} {start} {path} --out {quote(f'{self.path}-2')}\n"
             f"or {alternative}."
         )
 

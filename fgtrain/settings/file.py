@@ -3,6 +3,7 @@
 import dataclasses
 import reprlib
 import types
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -44,6 +45,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     A setting that `old` lacks does not count: it is newer than the checkpoint that `old` was saved with.
     """
     return {k: (old[k], new.get(k)) for k in sorted(old) if old[k] != new.get(k)}
+
+
+def blocks_extend(changed: Iterable[str]) -> list[str]:
+    """Which of the changed settings a run with --extend must not have: all but the schedule's."""
+    free = {"epochs", "extend", "init", "seed"}
+    return [name for name in changed if name not in free and not name.startswith("optim.")]
 
 
 def as_flags(settings: dict[str, Any]) -> str:

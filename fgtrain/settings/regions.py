@@ -35,7 +35,8 @@ class InslocSettings:
     """Side of a region's map, cut from the network's map of stride 16. auto: 14, or that of the whole view's map if it
     is smaller."""
     iou: float = 0.5
-    """The query's box is a random anchor that overlaps the pasted crop by more than this IoU, 0 to 0.99."""
+    """The query's box is a random anchor that overlaps the pasted crop by more than this IoU, 0 to 0.99; the
+    best anchor, if none does. `overlap` in metrics.jsonl is the mean IoU."""
 
     def __post_init__(self) -> None:
         need_auto(self.bins, 128, "insloc.bins")

@@ -305,3 +305,11 @@ def test_the_file_of_a_run_keeps_the_branch_and_an_export_leaves_it_out(tmp_path
         assert exported.attend is None
         assert torch.equal(exported(x).pooled, encoder(x).pooled)
     assert "The attention branch is left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("size", "count"), [(32, 1), (64, 0)])
+def test_a_last_map_of_one_position_is_remarked_on(size: int, count: int):
+    config = LcrConfig(model=Model(width=8), views=ViewSpec(size=size), moco=MocoSettings(queue=256))
+    remarks = objectives.build(config, samples=300).remarks
+    assert len(remarks) == count
+    assert all("single position" in line and "--views.size 32" in line for line in remarks)

@@ -16,6 +16,7 @@ import torch
 from trainable import final, metrics, small, stop_at_step
 
 from fgdata.errors import InputError
+from fgdata.views import ViewSpec
 from fgtrain import cli
 from fgtrain.engine import lifecycle
 from fgtrain.engine.trainer import Trainer
@@ -46,6 +47,16 @@ def test_resume_with_changed_settings_says_which(undisturbed: Path, drawn_set: P
     changed = replace(small(drawn_set, undisturbed, resume=True), epochs=3, seed=1)
     with pytest.raises(InputError, match=r"epochs: 2 -> 3\n\s*seed: 0 -> 1"):
         lifecycle.train(changed, "cvsa")
+
+
+@pytest.mark.parametrize(
+    ("change", "start"),
+    [({"epochs": 99}, "--extend"), ({"seed": 9}, "--extend"), ({"views": ViewSpec(size=48)}, "--init")],
+)
+def test_resume_with_changed_settings_suggests_what_they_allow(change, start, undisturbed: Path, drawn_set: Path):
+    with pytest.raises(InputError, match=rf"fgtrain run \S+ --config .* {start} \S+ --out") as refused:
+        lifecycle.train(replace(small(drawn_set, undisturbed, resume=True), **change), "cvsa")
+    assert ("--extend" in str(refused.value)) == (start == "--extend")
 
 
 def test_resume_on_another_shard_set_is_refused(undisturbed: Path, drawn_set: Path):
