@@ -49,7 +49,10 @@ def train(config: Config, name: str) -> Path:
             state = load_state(last) if last else {}
             if last:
                 run.check_unchanged(config, state.get("settings"), last)
-            trainer = Trainer(config, run, shards, device, resumed=last is not None)
+            try:
+                trainer = Trainer(config, run, shards, device, resumed=last is not None)
+            except InputError as error:
+                raise InputError(f"{opening}. {error}" if opening else str(error)) from error
             stack.callback(trainer.loader.close)
             if last is not None:
                 trainer.restore(state, last)

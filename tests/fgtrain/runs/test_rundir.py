@@ -26,6 +26,7 @@ from fgtrain.runs.files import append, write_json
 from fgtrain.runs.rundir import RunDir
 from fgtrain.runs.state import load_state
 from fgtrain.settings import common, file, recipes
+from fgtrain.settings.common import Data
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +240,9 @@ def test_resume_in_an_empty_folder_says_that_a_new_run_starts(drawn_set: Path, t
     config = small(drawn_set, tmp_path / "run", resume=True)
     lifecycle.train(replace(config, epochs=1), "cvsa")
     assert f"{tmp_path / 'run'}: starting a new run" in capsys.readouterr().out
+    unusable = replace(small(drawn_set, tmp_path / "no", resume=True), data=Data(shards=drawn_set, batch_size=10**6))
+    with pytest.raises(InputError, match=r"nothing to resume in .*no: starting a new run. --data.batch-size is"):
+        lifecycle.train(unusable, "cvsa")
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_says_that_it_starts_again(
