@@ -28,7 +28,7 @@ class Picture:
 @dataclass(frozen=True)
 class Views(Picture):
     """Draw images with their boxes, SaliencySwap views with their masks, and RandomResizedCrop views. With backgrounds,
-    views pasted over them replace the RandomResizedCrop views."""
+    views pasted over them replace the RandomResizedCrop views. A run with another crop adds two views with that."""
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
     """Run directory whose shard set and view settings are used."""

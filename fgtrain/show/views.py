@@ -23,7 +23,8 @@ from .sheet import caption, check_rows, choose, extent, first_in, fitted, framed
 def draw_views(flags: Views) -> Path:
     """Writes the sheet and returns its path: per row an image with its box, two views swapped in the batch, two more.
 
-    The last two are pasted over images of the background sets, or are random resized crops when no set is named.
+    The last two are pasted over images of the background sets, or are random resized crops when no set is named. A run
+    with another crop adds two views with that.
     """
     path, shards, detector, backgrounds = flags.run, flags.shards, flags.detector, flags.backgrounds
     split, size, rows = flags.split, flags.size, len(flags.ids) or flags.rows
@@ -48,7 +49,11 @@ def draw_views(flags: Views) -> Path:
     sheets = []
     heads = [(f"image and its {detector} box", 1), ("SaliencySwap: over another image's object", 2)]
     heads.append(("SaliencySwap: over other backgrounds" if backgrounds else "RandomResizedCrop", 2))
-    for crop, behind in (("saliency-swap", ()), ("saliency-swap" if backgrounds else "rrc", backgrounds)):
+    crops = [("saliency-swap", ()), ("saliency-swap" if backgrounds else "rrc", backgrounds)]
+    if spec.crop not in ("saliency-swap", "rrc"):
+        heads.append((f"the run's views: {spec.crop}", 2))
+        crops.append((spec.crop, backgrounds))
+    for crop, behind in crops:
         view = replace(spec, size=size, views=2, crop=crop, masks=True, plain=False, local=Local())
         options = {"split": split, "detector": detector, "seed": flags.seed, "backgrounds": behind}
         with load(data, views=view, batch_size=batch_size, shuffle=not flags.ids, **options) as loader:

@@ -12,13 +12,16 @@ from PIL import Image, ImageFont
 from fgdata.errors import InputError
 from fgdata.images import decode
 from fgdata.shards.reader import ShardSet, box, meta
+from fgdata.views import ViewSpec, load
 from fgtrain.runs.files import write_json
+from fgtrain.runs.rundir import RunDir
 from fgtrain.settings import methods
 from fgtrain.settings.file import to_dict
+from fgtrain.settings.methods import MocoConfig
 from fgtrain.settings.pictures import Gradcam, Views
 from fgtrain.show import curves, gradcam, views
 from fgtrain.show.layout import MARGIN, heading, layout, shortened, wrapped
-from fgtrain.show.sheet import choose, default_split, fitted, framed
+from fgtrain.show.sheet import choose, default_split, fitted, framed, pixels
 
 LONG = "image and its maps-a-folder-with-a-very-long-name-of-a-detector box"
 
@@ -100,6 +103,24 @@ def test_views_of_chosen_images(rows: int, drawn_set: Path, tmp_path: Path, monk
         np.testing.assert_array_equal(row[0], framed(image, (x, y, x + w, y + h), 1))
     with pytest.raises(InputError, match="--ids: nothing is not an image of the test split"):
         views.draw_views(Views(shards=drawn_set, split="test", ids=("nothing",)))
+
+
+def test_a_run_with_another_crop_adds_its_own_views(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sheets, spec = [], ViewSpec(size=64, crop="contrastive", area=(0.2, 0.3))
+    monkeypatch.setattr(views, "layout", lambda *parts: sheets.append(parts) or layout(*parts))
+    with RunDir.claim(tmp_path / "run", MocoConfig(views=spec)) as run:
+        run.start(MocoConfig(views=spec))
+    flags = Views(run=tmp_path / "run", shards=drawn_set, size=64, rows=2, seed=3, out=tmp_path / "views.png")
+    views.draw_views(flags)
+    cells, _, heads, _ = sheets[0]
+    assert [len(row) for row in cells] == [7, 7]
+    assert heads[-1] == ("the run's views: contrastive", 2)
+    with load(drawn_set, views=spec, batch_size=2, seed=3, detector="spectral-residual") as loader:
+        expected = next(iter(loader))["views"]
+    shown = np.asarray(cells[0][5]).astype(float)
+    inside = (slice(8, -8), slice(8, -8))  # the outline of the box may differ
+    assert shown.shape == pixels(expected[0, 0].numpy(), spec).shape
+    assert np.mean(np.abs(shown - pixels(expected[0, 0].numpy(), spec))[inside] < 2) > 0.8
 
 
 @pytest.mark.parametrize(("splits", "given", "expected"), [
