@@ -102,7 +102,8 @@ def table(scored: Scored, shards: ShardSet) -> dict:
     detectors = {}
     for name in scored.boxes:
         row = row_of(name)
-        about = {"trained_on": row.trained_on if row else "unknown", "seconds": seconds.get(name)}
+        recorded = shards.manifest["detectors"].get(name, {}).get("trained_on")  # of a network that the user named
+        about = {"trained_on": recorded or (row.trained_on if row else "unknown"), "seconds": seconds.get(name)}
         detectors[name] = _row(scored.iou[name]) | about
     return {"detectors": detectors, "baselines": baselines}
 

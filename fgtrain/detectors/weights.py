@@ -31,6 +31,8 @@ from ..networks.encoder import Encoder
 from ..networks.keys import last_keys
 from ..networks.saved import load_encoder
 from ..runs.checkpoint import Checkpoint
+from ..runs.provenance import recorded_set
+from ..runs.rundir import RunDir
 from ..settings.common import Model
 
 ALLOWED = ("backbone", "size")
@@ -112,7 +114,17 @@ def _open_run(family: str, path: Path) -> tuple[Encoder, int, dict[str, Any]]:
             f"--saliency {family}:{checkpoint.file.parent}"
         )
     about = {"backbone": checkpoint.model.backbone, "sha256": _sha256(checkpoint.file), "step": checkpoint.step}
+    about["trained_on"] = _describe_training(checkpoint.run)
     return load_encoder(checkpoint), checkpoint.size, about
+
+
+def _describe_training(run: RunDir | None) -> str:
+    """What the encoder of a run has seen: labels make its boxes incomparable with those found without them."""
+    if run is None:
+        return "unknown (an exported file)"
+    config, name = run.config(), Path(recorded_set(run).get("path", "a set that is not recorded")).name
+    start = f" from {config.init}" if config.init else ""
+    return f"{'images and labels' if 'labels' in config.needs else 'images'} of {name} ({config.method}){start}"
 
 
 def _open_file(path: Path, backbone: str) -> tuple[Encoder, int, dict[str, Any]]:
@@ -125,7 +137,8 @@ def _open_file(path: Path, backbone: str) -> tuple[Encoder, int, dict[str, Any]]
     with torch.random.fork_rng(devices=[]):
         encoder = Encoder(model)
     initial.load(encoder, str(path), model)
-    return encoder, input_size(model), {"backbone": backbone, "sha256": _sha256(path)}
+    about = {"backbone": backbone, "sha256": _sha256(path), "trained_on": f"as {path.name} was"}
+    return encoder, input_size(model), about
 
 
 def _sha256(path: Path) -> str:

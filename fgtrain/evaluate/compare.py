@@ -14,10 +14,10 @@ from typing import Any
 from fgdata.errors import InputError
 
 from ..runs.checkpoint import checked_config
+from ..runs.provenance import recorded_set
 from ..runs.rundir import RunDir
 from ..settings.file import flat, to_dict
 from .records import Line, is_finite, read_records
-from .subject import recorded_set
 
 FIGURES = {
     "knn": {"accuracy": "kNN"},

@@ -184,7 +184,7 @@ def open_set(given: Path | None, run: RunDir | None) -> ShardSet:
     Prints a line, once, where a reader could take it for another: when the set at the run's path has changed since the
     training, and when nothing names a set.
     """
-    recorded = recorded_set(run) if run is not None and given is None else {}
+    recorded = provenance.recorded_set(run) if run is not None and given is None else {}
     path = given or (Path(recorded["path"]) if recorded.get("path") else None)
     shards = open_shards(path)
     new, old = shards.manifest["digest"], recorded.get("digest")
@@ -205,17 +205,6 @@ def _say_once(line: str) -> None:
     if line not in _PRINTED:
         _PRINTED.add(line)
         say(line)
-
-
-def recorded_set(run: RunDir) -> dict[str, str]:
-    """`shards` of run.json: path and digest of the set; {} when it is absent. InputError when it is anything else."""
-    value = run.facts.get("shards", {})
-    if not isinstance(value, dict) or not all(isinstance(v, str) and "\0" not in v for v in value.values()):
-        raise InputError(
-            f"{run.path / 'run.json'} is damaged: `shards` is {str(value)[:60]!r}, not the path and digest of a set. "
-            "Restore the file from a copy, or evaluate a checkpoint copied out of the run, with --shards FOLDER."
-        )
-    return value
 
 
 def untrained_encoder(checkpoint: Checkpoint | Given) -> Encoder:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from fgdata import plugins
+from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
 from .. import parallel
+from .rundir import RunDir
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "pillow", "h5py"),
@@ -81,3 +83,14 @@ def commit(tree: Path = TREE) -> str | None:
         return next((line.split()[0] for line in packed if line.endswith(f" {branch}")), None)
     except (OSError, ValueError):  # no repository, or not the text that git writes
         return None
+
+
+def recorded_set(run: RunDir) -> dict[str, str]:
+    """`shards` of run.json: path and digest of the set; {} when it is absent. InputError when it is anything else."""
+    value = run.facts.get("shards", {})
+    if not isinstance(value, dict) or not all(isinstance(v, str) and "\0" not in v for v in value.values()):
+        raise InputError(
+            f"{run.path / 'run.json'} is damaged: `shards` is {str(value)[:60]!r}, not the path and digest of a set. "
+            "Restore the file from a copy, or evaluate a checkpoint copied out of the run, with --shards FOLDER."
+        )
+    return value

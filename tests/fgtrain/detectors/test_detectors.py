@@ -88,6 +88,7 @@ def test_a_run_and_its_checkpoint_make_the_same_maps(family: str, runs: Path):
     file = run / "checkpoints" / "0000003" / "encoder.safetensors"
     assert opened.SETTINGS["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert opened.SETTINGS["size"] == 64
+    assert opened.SETTINGS["trained_on"] == "images of a set that is not recorded (byol)"
     assert saliency.detector(f"{family}:{run}").SETTINGS["size"] == 128, "twice that of the training images"
     assert opened.SETTINGS["mean"] == [0.4, 0.5, 0.6]
     assert saliency.own_tau(saliency.component(f"{family}:{run}")) == opened.TAU
