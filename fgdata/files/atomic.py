@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError, is_failing_storage, name_file
+from ..errors import InputError, describe, is_failing_storage, is_reported, name_file
 
 _PART = re.compile(r".+\.[0-9a-f]{8}\.part|.+\.(tar|idx|h5|json)\.[0-9]+\.part")  # the second: of older versions
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -85,7 +85,8 @@ def append_line(path: Path, line: str, sync: bool = False) -> None:
 
     path: the file. line: the text, without its line break. sync: also sync the file to disk before returning.
     If the file ends in an incomplete line (after a power cut), the new line still starts on a line of its own.
-    Raises OSError, for example on a full disk, after removing what was written of the line.
+    Raises OSError, for example on a full disk, after removing what was written of the line; InputError for a file that
+    cannot be appended to, such as one of the kernel.
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a regular file: no line can be appended. Move it away and rerun the command.")
@@ -99,6 +100,11 @@ def append_line(path: Path, line: str, sync: bool = False) -> None:
                 unwritten = unwritten[file.write(unwritten) :]
             if sync:
                 os.fsync(file.fileno())
-        except OSError:
-            file.truncate(end)
-            raise
+        except OSError as fault:
+            with suppress(OSError):
+                file.truncate(end)
+            if is_reported(fault):
+                raise
+            raise InputError(
+                f"{path} takes no more lines: {describe(fault)}. Move it away and rerun the command."
+            ) from None

@@ -10,6 +10,7 @@ from fgdata.building.build import build
 from fgdata.building.log import LOG, append_log, read_log
 from fgdata.building.rewrite import add
 from fgdata.datasets import read as read_dataset
+from fgdata.errors import InputError
 from fgdata.report.page import write_report
 from fgdata.shards.check import check
 from fgdata.shards.reader import ShardSet
@@ -80,3 +81,10 @@ def test_a_rewritten_set_keeps_its_log(make, tmp_path):
     assert make(saliency=("gt", "spectral-residual")).was_complete
     add(tmp_path / "set", "rbd", out=tmp_path / "new")
     assert lines(tmp_path / "new") == {}
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs a file that the kernel makes")
+def test_a_log_that_takes_no_lines_is_an_input_error(tmp_path: Path):
+    (tmp_path / "build.jsonl").symlink_to("/proc/self/environ")
+    with pytest.raises(InputError, match=r"build.jsonl takes no more lines: .*Move it away"):
+        append_log(tmp_path, {"x": 1})
