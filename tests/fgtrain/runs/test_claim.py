@@ -96,7 +96,8 @@ def test_changed_settings_are_refused_with_both_commands(changes: dict, command:
         pass
     message = str(error.value)
     assert f"fgtrain run byol-cub-r18 --out '{out}' --resume" in message
-    assert f"fgtrain run byol-cub-r18 --config '{out}' {command} --extend '{out}' --out '{out}-2'" in message
+    start = "--extend" if "epochs" in changes else "--init"  # what takes the other settings
+    assert f"fgtrain run byol-cub-r18 --config '{out}' {command} {start} '{out}' --out '{out}-2'" in message
     assert ("scheduled over all epochs" in message) == ("epochs" in changes)
 
 
