@@ -88,6 +88,11 @@ def is_failing_storage(fault: BaseException) -> bool:
     return isinstance(fault, OSError) and fault.errno in _FAILING
 
 
+def describe_exit(code: int) -> str:
+    """How a child process ended, by its `returncode`: "signal 11" or "exit code 1"."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
 def is_reported(fault: BaseException) -> bool:
     """Whether `run_command` reports an error of the system in one line: a full or failing disk, no permission, ..."""
     return isinstance(fault, OSError) and fault.errno in _USER_ERRORS

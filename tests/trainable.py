@@ -71,6 +71,13 @@ def same(a, b) -> bool:
     return a == b
 
 
+def fix_batch_norm(module: torch.nn.Module) -> None:
+    """Puts batch norm into evaluation mode: a sample's output no longer depends on its batch."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
 def stop_at_step(patch: pytest.MonkeyPatch, stop_at: int, caught: signal.Signals = signal.SIGUSR1) -> None:
     """Runs get the signal `caught` during step `stop_at`."""
     step = Trainer.train_step

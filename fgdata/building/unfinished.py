@@ -111,7 +111,7 @@ def _files(out: Path, fact: dict) -> list[tuple[Path, int, str | None]]:
 
 
 def _read(path: Path, shape: Shape, advice: str, name: str = "") -> Any:
-    """-> the object in a file of `.building`; None if there is no such file. name: of the shard that it belongs to."""
+    """The object stored in a file of `.building`, or None if the file does not exist. name: the shard it describes."""
     if not path.is_file():
         return None
     value = read_json(path, advice)

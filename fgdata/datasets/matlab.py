@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, describe_exit
 from . import parsing
 
 MOST_VALUES = 1_000_000
@@ -66,8 +66,7 @@ def _load(data: bytes, wanted: tuple[str, ...]) -> tuple[dict[str, Any], list[st
     arguments = [sys.executable, "-P", "-c", _CHILD, str(_PACKAGE.parent), *wanted]
     child = subprocess.run(arguments, input=data, capture_output=True)
     if child.returncode:
-        how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-        raise ValueError(f"it crashes SciPy ({how})")
+        raise ValueError(f"it crashes SciPy ({describe_exit(child.returncode)})")
     answer = pickle.loads(child.stdout)  # written by run_child, whatever the file holds
     if isinstance(answer, Exception):
         raise answer

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, describe_exit
 
 SECONDS = 120
 """Longest trial: loading the model and running it on one image."""
@@ -50,7 +50,7 @@ def try_model(file: Path, settings: tuple[tuple[str, str], ...], sha256: str) ->
     try:
         report: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
+        how = describe_exit(child.returncode)
         last = (child.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1][:300]
         raise InputError(
             f"{file} crashes onnxruntime ({how}: {last}) on one image; its memory limit is {MEMORY >> 20:,} MiB. "

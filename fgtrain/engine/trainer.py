@@ -33,6 +33,7 @@ from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
 from ..settings.file import blocks_extend, differences, relevant
 from .capacity import check_memory
 from .monitor import Monitor
+from .needs import check_backgrounds, check_labels
 
 MOST_NAMED = 16  # samples named in a message; log.txt names all
 
@@ -367,24 +368,6 @@ class Trainer:
                 keep = self.config.machine.keep_last
                 self.run.save_checkpoint(self.step, self.objective.encoder, about, state, keep)
                 self.run.note(checkpoint=self.step)
-
-
-def check_labels(config: Config, shards: ShardSet) -> None:
-    """InputError if the method needs labels and the shard set has none."""
-    if "labels" in config.needs and (classes := len(shards.classes)) < 2:
-        raise InputError(
-            f"{config.method} learns from labels, but {shards.path} has {classes or 'no'} class{'es' * (not classes)}. "
-            "Name a labelled set with --data.shards, or use a method without labels: fgtrain list"
-        )
-
-
-def check_backgrounds(config: Config) -> None:
-    """InputError if the method needs images of other sets and the settings name none."""
-    if "backgrounds" in config.needs and not config.data.backgrounds:
-        raise InputError(
-            f"{config.method} tells the images of a set from those of others. Name one or more other shard sets: "
-            "--data.backgrounds shards/coco. To build one: fgdata build-shards --dataset coco --saliency gt"
-        )
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from torch import nn
-from trainable import final, metrics, same, small
+from trainable import final, fix_batch_norm, metrics, same, small
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
@@ -42,9 +41,7 @@ def without_batch_statistics(patch: pytest.MonkeyPatch) -> None:
     join = trainer.Trainer.join
 
     def joined(self):
-        for module in self.objective.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        fix_batch_norm(self.objective)
         join(self)
 
     patch.setattr(trainer.Trainer, "join", joined)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainable import final, metrics, same, small, stop_at_step
+from trainable import final, fix_batch_norm, metrics, same, small, stop_at_step
 
 from fgdata.errors import InputError
 from fgdata.views import Local, ViewSpec
@@ -141,9 +141,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole_batch(drawn_set: Path, t
     join = Trainer.join
 
     def without_statistics(self):
-        for module in self.objective.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        fix_batch_norm(self.objective)
         join(self)
 
     monkeypatch.setattr(Trainer, "join", without_statistics)

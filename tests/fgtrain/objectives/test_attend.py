@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from trainable import fix_batch_norm
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
@@ -29,9 +30,7 @@ def build(kind: type = LcrConfig, **more) -> Any:
     """The objective in float64 with batch norm in evaluation mode; maps of 3 x 3."""
     settings = SMALL | (HEADS if kind is LcrConfig else {"views": ViewSpec(size=96, views=1)}) | more
     objective = objectives.build(kind(**settings), samples=40, classes=5).double().train()
-    for module in objective.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    fix_batch_norm(objective)
     return objective
 
 
@@ -166,9 +165,7 @@ def test_without_weight_the_loss_and_gradients_are_those_of_the_base():
         objectives.build(MocoConfig(**SMALL, moco=HEADS["moco"]), 40),
     )
     base = base.double().train()
-    for module in base.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    fix_batch_norm(base)
     base.load_state_dict({k: v for k, v in ours.base.state_dict().items() if "attend" not in k})
     a, b = ours(batch(), 0.0)[0], base(batch(), 0.0)[0]
     assert torch.equal(a, b)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from trainable import final, small
+from trainable import final, fix_batch_norm, small
 
 from fgdata.errors import InputError
 from fgdata.views import Local, ViewSpec
@@ -36,9 +36,7 @@ def build(model: Model | None = None, local: int = 3, **more) -> Any:
         dino=DinoSettings(hidden=16, bottleneck=8, dim=12, **more),
     )
     objective = objectives.build(config, samples=16).double().train()
-    for module in objective.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    fix_batch_norm(objective)
     return objective
 
 

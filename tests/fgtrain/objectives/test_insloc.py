@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
+from trainable import fix_batch_norm
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
@@ -29,9 +30,7 @@ def build(**more) -> Any:
 
 def evaluated(objective: Any) -> Any:
     objective = objective.double().train()
-    for module in objective.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    fix_batch_norm(objective)
     return objective
 
 

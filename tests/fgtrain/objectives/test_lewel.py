@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from trainable import fix_batch_norm
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
@@ -23,9 +24,7 @@ def build(config: LewelConfig | None = None, **settings) -> Any:
     """The objective in float64 with batch norm in evaluation mode; maps of 3 x 3."""
     config = config or LewelConfig(**SMALL, lewel=LewelSettings(hidden=16, dim=8, **settings))
     objective = objectives.build(config, samples=40).double().train()
-    for module in objective.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    fix_batch_norm(objective)
     return objective
 
 

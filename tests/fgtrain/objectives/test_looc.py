@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from trainable import fix_batch_norm
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
@@ -26,9 +27,7 @@ def build(**more) -> Any:
         looc=LoocSettings(**more),
     )
     objective = objectives.build(config, samples=16).double().train()
-    for module in objective.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    fix_batch_norm(objective)
     return objective
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from trainable import fix_batch_norm
 
 from fgdata.errors import InputError
 from fgdata.views import Local, ViewSpec
@@ -115,9 +116,7 @@ def batch(n: int = 6, seed: int = 0, name: str = "byol") -> dict[str, Tensor]:
 def without_batch_statistics(config: Config) -> Any:
     """The objective in float64 with batch norm in evaluation mode: a sample's output is independent of its batch."""
     objective = objectives.build(config, samples=40, classes=3).double().train()
-    for module in objective.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    fix_batch_norm(objective)
     return objective
 
 

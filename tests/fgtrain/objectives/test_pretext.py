@@ -13,7 +13,7 @@ from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
 from fgtrain import objectives
-from fgtrain.engine.trainer import check_labels
+from fgtrain.engine.needs import check_labels
 from fgtrain.objectives import pretext
 from fgtrain.settings.common import Data, Model
 from fgtrain.settings.comparisons import (

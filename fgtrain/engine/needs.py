@@ -1,0 +1,24 @@
+"""What a method needs besides images, checked before a run starts."""
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
+
+from ..settings.common import Config
+
+
+def check_labels(config: Config, shards: ShardSet) -> None:
+    """InputError if the method needs labels and the shard set has none."""
+    if "labels" in config.needs and (classes := len(shards.classes)) < 2:
+        raise InputError(
+            f"{config.method} learns from labels, but {shards.path} has {classes or 'no'} class{'es' * (not classes)}. "
+            "Name a labelled set with --data.shards, or use a method without labels: fgtrain list"
+        )
+
+
+def check_backgrounds(config: Config) -> None:
+    """InputError if the method needs images of other sets and the settings name none."""
+    if "backgrounds" in config.needs and not config.data.backgrounds:
+        raise InputError(
+            f"{config.method} tells the images of a set from those of others. Name one or more other shard sets: "
+            "--data.backgrounds shards/coco. To build one: fgdata build-shards --dataset coco --saliency gt"
+        )
