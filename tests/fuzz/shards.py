@@ -222,7 +222,9 @@ def spoil_maps(rng: Random, path: Path, manifest: Path) -> str:
 def _spoil_tree_of(rng: Random, file: h5py.File, kind: str) -> None:
     name = rng.choice(("key", "maps/spectral-residual", "range/spectral-residual"))
     old = file[name]
-    shape, dtype = old.shape, old.dtype  # pyright: ignore
+    if not isinstance(old, h5py.Dataset):
+        raise ValueError(f"{name} is a group, since an earlier spoiling")
+    shape, dtype = old.shape, old.dtype
     del file[name]
     if kind == "shape":
         file.create_dataset(name, rng.choice(((0,), (1,), (12, 1, 1), (8, 2), ())), dtype)
