@@ -31,6 +31,7 @@ from ..runs.rundir import RunDir
 from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
 from ..settings.file import blocks_extend, differences, relevant
+from ..settings.idle import describe_idle
 from .capacity import check_memory
 from .monitor import Monitor
 from .needs import check_backgrounds, check_labels
@@ -126,7 +127,8 @@ class Trainer:
 
     def remarks(self) -> list[str]:
         """Notes to print before the first step."""
-        config, lines = self.config, []
+        config = self.config
+        lines = describe_idle(config)
         if config.init is not None:
             lines.append(self.objective.encoder.origin)
         if config.freeze_stages:

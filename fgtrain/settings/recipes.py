@@ -240,7 +240,9 @@ def synth_pair_simsiam_cub_r50() -> SynthPairConfig:
 
     Wang et al., ECCV 2024, Table 3.
     """
-    return replace(synth_pair_cub_r50(), base="simsiam", optim=replace(SGD, lr=0.1), sync_norm=True)
+    return replace(
+        synth_pair_cub_r50(), base="simsiam", moco=MocoSettings(), optim=replace(SGD, lr=0.1), sync_norm=True
+    )
 
 
 def byol_vit() -> ByolConfig:

@@ -206,7 +206,7 @@ def spoil_maps(rng: Random, path: Path, manifest: Path) -> str:
         try:
             with h5py.File(path, "r+") as file:
                 _spoil_tree_of(rng, file, kind)
-        except (OSError, KeyError, ValueError):
+        except (OSError, KeyError, ValueError, RuntimeError):
             what = "maps.h5 is already spoilt"
     if spoil.is_regular(path):
         content = path.read_bytes()

@@ -227,9 +227,10 @@ def test_missing_tensorboard_is_named_with_the_command_that_installs_it(drawn_se
 
 
 def test_a_run_prints_what_it_starts_from(drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    config = replace(small(drawn_set, tmp_path / "run"), epochs=1, freeze_stages=2)
-    lifecycle.train(config, "cvsa")
+    config = small(drawn_set, tmp_path / "run")
+    lifecycle.train(replace(config, epochs=1, freeze_stages=2, views=replace(config.views, matte=0.9)), "cvsa")
     printed = capsys.readouterr().out
+    assert "--views.matte has no effect: only with --views.crop matte-paste" in printed
     assert "1 epoch of 4 steps" in printed
     assert re.search("frozen: the stem and 2 stages.*random weights.*--init", printed)
 
