@@ -8,7 +8,7 @@ from tyro.conf import arg, subcommand
 
 from fgdata.errors import InputError
 
-from .settings import evaluations, pictures
+from .settings import evaluations, pictures, sharing
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ FUNCTIONS: dict[type, str] = {
     evaluations.Localization: "fgtrain.evaluate.report:run_localization",
     evaluations.Compare: "fgtrain.evaluate.tables:run_compare",
     evaluations.Export: "fgtrain.networks.saved:run_export",
+    sharing.Embed: "fgtrain.evaluate.embed:run_embed",
     pictures.Views: "fgtrain.show.views:draw_views",
     pictures.Gradcam: "fgtrain.show.gradcam:draw_gradcam",
     pictures.Pairs: "fgtrain.show.pairs:draw_pairs",
@@ -69,6 +70,7 @@ COMMANDS: dict[str, type] = {
     "compare": evaluations.Compare,
     "show": Show,
     "list": List,
+    "embed": sharing.Embed,
     "export": evaluations.Export,
 }
 

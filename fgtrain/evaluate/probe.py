@@ -21,13 +21,14 @@ Rows = tuple[Tensor, Tensor, Tensor]
 
 
 def forward(
-    encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device
+    encoder: Encoder, shards: ShardSet, split: str, views: ViewSpec, device: torch.device, backend: str = "auto"
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """One pass over a split -> per batch the features (B, n) of its first view, without gradients, and the batch.
 
-    When `views.plain` is set, the features are those of the whole image, resized and not cropped.
+    When `views.plain` is set, the features are those of the whole image, resized and not cropped. `backend` is that of
+    the loader.
     """
-    with _open(shards, split, views, device) as loader:
+    with _open(shards, split, views, device, backend=backend) as loader:
         yield from _forward(encoder, loader, views.plain, device)
 
 
@@ -48,9 +49,11 @@ def passes(
             yield _rows(_forward(encoder, loader, views.plain, device))
 
 
-def _open(shards: ShardSet, split: str, views: ViewSpec, device: torch.device, seed: int = 0) -> Loader:
+def _open(
+    shards: ShardSet, split: str, views: ViewSpec, device: torch.device, seed: int = 0, backend: str = "auto"
+) -> Loader:
     """A loader that yields every sample once per epoch, in the order of the split."""
-    order = {"shuffle": False, "last_batch": "keep", "seed": seed}
+    order = {"shuffle": False, "last_batch": "keep", "seed": seed, "backend": backend}
     return load(shards, views=views, batch_size=BATCH, split=split, device=str(device), **order)
 
 

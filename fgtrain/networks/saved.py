@@ -17,9 +17,10 @@ from ..printing import say
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import parse_json, raise_system_error, read_json, read_through, whole, write_json
 from ..runs.state import checksum
-from ..settings.common import WIDEST, Model
+from ..settings.common import WIDEST, Model, need
 from ..settings.evaluations import Export
 from .encoder import Encoder
+from .portable import write_onnx
 from .resnet import BLOCKS
 
 
@@ -79,11 +80,16 @@ def run_export(flags: Export) -> None:
     InputError when the checkpoint is damaged or the file cannot be written.
     """
     checkpoint, file = Checkpoint.find(flags.run), flags.file
-    check_output(file, (".safetensors",), "FILE", [checkpoint.file])
+    check_output(file, (".safetensors", ".onnx"), "FILE", [checkpoint.file])
+    onnx = file.suffix.lower() == ".onnx"
+    need(onnx or flags.size is None, "size", flags.size, "only for a FILE that ends in .onnx")
     inside = any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents)
     if inside or file.with_name("state.pt").exists():
         raise InputError(f"{file} is inside the checkpoints of a run. Choose another folder for FILE.")
     encoder, config = load_encoder(checkpoint), file.with_name("config.json")
+    if onnx:
+        say(*write_onnx(encoder, checkpoint.size if flags.size is None else flags.size, file))
+        return
     if config.exists() and "architecture" not in read_json(config):
         raise InputError(
             f"{config} exists and is not a timm config, which export writes there. Choose another folder for FILE."

@@ -158,10 +158,12 @@ class Compare:
 
 @dataclass(frozen=True)
 class Export:
-    """Copy the encoder of a run to FILE (safetensors), with the names of timm or torchvision, and a config.json beside
-    it from which timm builds the network."""
+    """Copy the encoder of a run to FILE. safetensors: with the names of timm or torchvision, and a config.json beside
+    it from which timm builds the network. onnx: as a network from images to features, for programs without torch."""
 
     run: RunOrCheckpoint
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """File to write; the name ends in .safetensors."""
+    """File to write; the name ends in .safetensors or .onnx."""
+    size: int | None = None
+    """onnx only: side of the images that the network takes, in pixels. Default: the run's view size."""
