@@ -1,6 +1,7 @@
 """build.jsonl: the times of a build. It is in the folder of a shard set but is not part of the set (FORMAT.md).
 
-One line per finished shard: `shard`, its name, and the values of `Log.summary`.
+One line per finished shard: `shard`, its name, and the values of `Log.summary`. `fgdata add` appends lines with
+`added`, the name of its detector; they hold the seconds of that detector only.
 """
 
 import json
@@ -20,6 +21,7 @@ LOG = "build.jsonl"
 _SIZES = Is("two whole numbers", lambda value: isinstance(value, list) and [type(one) for one in value] == [int, int])
 _LINE = {
     "shard": TEXT,
+    "added?": TEXT,
     "seconds": Each("[a-z0-9-]+", NUMBER),
     "slowest": [{"id": TEXT, "seconds": NUMBER}],
     "image_bytes?": _SIZES,
@@ -58,12 +60,19 @@ def append_log(folder: Path, line: dict[str, Any]) -> None:
 
 
 def read_log(shards: ShardSet) -> list[dict[str, Any]]:
-    """-> the last line of each shard in the manifest, with its `samples`. Shards without a valid line are omitted."""
+    """-> the last line of each shard in the manifest, with its `samples` and the seconds of detectors added since.
+
+    Shards without a valid line are omitted.
+    """
     path, lines = shards.path / LOG, {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         with suppress(ValueError):  # incomplete or damaged
             values = parse_json(line)
             if not find_fault(values, _LINE):
-                lines[values["shard"]] = values
+                name = values["shard"]
+                if "added" in values and name in lines:
+                    lines[name]["seconds"] |= values["seconds"]
+                else:
+                    lines[name] = values
     listed = (shard for split in shards.manifest["splits"].values() for shard in split["shards"])
     return [lines[shard["name"]] | {"samples": shard["samples"]} for shard in listed if shard["name"] in lines]

@@ -36,7 +36,7 @@ from ..shards.maps import MAPS, MapFile, fault, maps_part, merge, pack
 from ..shards.reader import ShardSet, SplitReader, meta
 from ..shards.writer import ShardWriter, box_bytes
 from .engine import run_jobs, validate
-from .log import Log
+from .log import Log, append_log
 from .plan import differs_in_version, versions
 from .sample import Decoded, find_box, largest_box
 
@@ -199,6 +199,8 @@ def _rewrite(
         shutil.rmtree(new / BUILDING)
         if out is None:
             _link_other_files(source, new, manifest)
+        for fact in ordered if added not in (None, "gt") else ():
+            append_log(new, {"shard": fact["entry"]["name"], "added": component(added), **fact["log"]})
         manifest = signed(manifest)
         write_atomic(new / MANIFEST, dump(manifest))
     return Reboxed(manifest, out or source, time.monotonic() - start)
@@ -243,7 +245,8 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
         maps.close()
     if new_maps and job.add:
         write_atomic(maps_part(job.folder, job.shard["name"]), pack(keys, {component(job.add): new_maps}))
-    return {**fact, "entry": writer.entry}
+    own = {name: round(seconds, 3) for name, seconds in log.seconds.items() if job.add and name == component(job.add)}
+    return {**fact, "entry": writer.entry, "log": {"seconds": own, "slowest": []}}
 
 
 def _number(key: str, job: Job) -> int:

@@ -20,6 +20,8 @@ from . import compare
 from .compare import Column, Group
 from .intervals import mean_interval
 
+MOST_SETTINGS = 6
+"""Settings of a row that a note lists; rows of several methods differ in dozens."""
 FLAGS = {"knn": evaluations.Knn, "linear": evaluations.Linear, "finetune": evaluations.Finetune}
 
 
@@ -175,7 +177,10 @@ def _flags(column: Column, group: Group, runs: Sequence[compare.Run]) -> str:
 
 def _legend(name: str, group: Group, groups: Sequence[Group]) -> str:
     own = [compare.describe(key, group.settings[key]) for key in compare.different(groups)]
-    settings = "; ".join(one for one in own if one not in name.split(", "))
+    own = [one for one in own if one not in name.split(", ")]
+    if len(own) > MOST_SETTINGS:
+        own[MOST_SETTINGS:] = [f"and {len(own) - MOST_SETTINGS} more settings that differ: --format json"]
+    settings = "; ".join(own)
     seeds = "seeds" if len(group.runs) > 1 else "seed"
     steps = sorted({line.values["step"] for run in group.runs for line in run.results.values()})
     trained = f"; step{'s' * (len(steps) > 1)} {_join(steps)}" if steps else ""

@@ -101,8 +101,14 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
+JOINTS = "_-/"
+
+
 def wrapped(text: str, size: int, width: float) -> list[str]:
-    """Breaks text into lines of at most `width` pixels, between words where possible; all characters are kept."""
+    """Breaks text into lines of at most `width` pixels; all characters are kept.
+
+    A break is between words where possible, else behind an underscore, hyphen or slash, else anywhere.
+    """
     font = ImageFont.load_default(size)
     lines: list[str] = []
     for word in text.split():
@@ -113,7 +119,8 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
         rest = word
         while font.getlength(rest) > width and len(rest) > 1:
             fits = bisect_right(range(1, len(rest)), width, key=lambda n: font.getlength(rest[:n]))
-            cut = max(1, fits)
+            joint = max(rest.rfind(mark, 0, fits) for mark in JOINTS)
+            cut = joint + 1 if joint > 0 else max(1, fits)
             lines.append(rest[:cut])
             rest = rest[cut:]
         lines.append(rest)

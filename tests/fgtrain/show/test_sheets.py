@@ -47,6 +47,15 @@ def test_headings_end_above_the_images_and_leave_the_margin():
     assert raster[top + 5, left + 5].tolist() == [200, 0, 0]
 
 
+def test_a_long_word_is_broken_at_its_joints():
+    assert wrapped("Black_footed_Albatross 007.Long-tailed", 15, 100) == [
+        "Black_footed_",
+        "Albatross",
+        "007.Long-",
+        "tailed",
+    ]
+
+
 def test_text_is_wrapped_without_loss_and_shortened_in_the_middle():
     text = "one two-three four " + "y" * 50
     assert "".join(wrapped(text, 15, 80)).replace(" ", "") == text.replace(" ", "")
