@@ -199,8 +199,9 @@ def _rewrite(
         shutil.rmtree(new / BUILDING)
         if out is None:
             _link_other_files(source, new, manifest)
-        for fact in ordered if added not in (None, "gt") else ():
-            append_log(new, {"shard": fact["entry"]["name"], "added": component(added), **fact["log"]})
+        if added is not None and added != "gt":
+            for fact in ordered:
+                append_log(new, {"shard": fact["entry"]["name"], "added": component(added), **fact["log"]})
         manifest = signed(manifest)
         write_atomic(new / MANIFEST, dump(manifest))
     return Reboxed(manifest, out or source, time.monotonic() - start)
