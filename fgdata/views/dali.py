@@ -80,6 +80,8 @@ class Dali:
 
     def _work(self) -> None:
         """The thread's loop. It feeds the next batch before it fetches one, so the next is decoded meanwhile."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # a new thread's current device is the first GPU
         inside: deque[tuple[Work, Future]] = deque()
         while True:
             task = self._next(wait=not inside) if len(inside) < _DEPTH else None

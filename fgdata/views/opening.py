@@ -2,6 +2,7 @@
 
 import importlib.util
 import shlex
+import warnings
 from typing import TYPE_CHECKING
 
 from ..cores import share_of_cores
@@ -71,7 +72,14 @@ def start(
     if backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali()):
         from .dali import Dali
 
-        return place, Dali(views, max(2, batch_size), threads, place, other_sets=other_sets)
+        try:
+            return place, Dali(views, max(2, batch_size), threads, place, other_sets=other_sets)
+        except (RuntimeError, ImportError, OSError) as error:  # such as a driver that is older than DALI's CUDA
+            if backend == "dali":
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            text = f"DALI does not run here ({reason}); the views are computed by threads, which is slower"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
     from .threads import Threads
 
     return place, Threads(views, threads, pinned=place.type == "cuda")

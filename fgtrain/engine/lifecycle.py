@@ -4,6 +4,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from shlex import quote
 
+import torch
+
 from fgdata import plugins
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
@@ -31,6 +33,7 @@ def train(config: Config, name: str) -> Path:
     """
     path, interrupted = config.machine.out or Path("runs") / name, False
     with parallel.group(config.machine.device) as device, ExitStack() as stack:
+        torch.backends.cudnn.benchmark = device.type == "cuda"  # batches have one size, so its trials pay
         first = parallel.rank() == 0
         signals = stack.enter_context(StopSignals())  # first, so that it ends last: until then the run is not finished
         with parallel.together():

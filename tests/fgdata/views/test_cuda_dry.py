@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from trainable import small
 
 from fgdata.shards.reader import ShardSet
-from fgdata.views import Local, ViewSpec
+from fgdata.views import Local, ViewSpec, opening
 from fgtrain.engine import monitor
 from fgtrain.engine.trainer import Trainer
 from fgtrain.evaluate import cam, finetune, knn, localization, probe
@@ -243,3 +243,21 @@ def test_dali_graph_for_a_gpu_has_no_constants_on_it(spec: ViewSpec):
     made = [output for operator in pipeline._ops for output in operator.outputs]
     assert [output.name for output in made if output.device == "gpu" and "Constant" in output.name] == []
     assert {output.device for output in pipeline._graph_outputs} == {"gpu"}
+
+
+class Broken:
+    """A DALI that is built for a newer driver."""
+
+    def __init__(self, *_: Any, **__: Any):
+        raise RuntimeError("CUDA driver version is insufficient\nmore")
+
+
+def test_a_dali_that_does_not_run_is_replaced_by_threads_with_a_warning(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(opening, "_has_dali", lambda: True)
+    monkeypatch.setattr("fgdata.views.dali.Dali", Broken)
+    with pytest.warns(RuntimeWarning, match="DALI does not run here .CUDA driver version is insufficient.*threads"):
+        _, backend = opening.start(ViewSpec(), 4, "auto", 1, CUDA, world_size=1, other_sets=False)
+    backend.close()
+    with pytest.raises(RuntimeError, match="insufficient"):
+        opening.start(ViewSpec(), 4, "dali", 1, CUDA, world_size=1, other_sets=False)
