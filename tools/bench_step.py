@@ -55,6 +55,7 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "foreground": (RECIPES["foreground"](), "moco"),
         "foreground-saliencymix": (RECIPES["foreground-saliencymix"](), "moco"),
         "insloc": (RECIPES["insloc"](), "moco"),
+        "contrastive-crop-own, finding boxes": (RECIPES["contrastive-crop-own"](), "moco"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
         "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
@@ -111,7 +112,7 @@ def step(
         views, data = replace(config.views, size=size, local=local), Data(batch_size=batch_size)
         model = config.model if config.model in (VIT, LITE0) else Model(backbone)
         config = replace(config, model=model, views=views, data=data)
-        runs[name] = stepper(config, batch, place, half)
+        runs[name] = (finder if config.views.crop_box == "given" else stepper)(config, batch, place, half)
     gflop = {name: counted(run) for name, run in runs.items()}  # also the warm-up round
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
@@ -172,6 +173,22 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
         loss.backward()
         optimizer.step()
         objective.after_step(0.5)
+
+    return run
+
+
+def finder(config: Config, batch: dict[str, "Tensor"], device: "torch.device", half: bool) -> Callable[[], None]:
+    """A function that finds the boxes of one batch of images, which a run does once in some epochs, always in fp32."""
+    import torch
+
+    from fgtrain import objectives
+    from fgtrain.engine.refresh import active_boxes
+
+    encoder = objectives.build(config, samples=65536).encoder.to(device).eval()
+
+    def run() -> None:
+        with torch.no_grad():  # in inference mode, operations are not counted
+            active_boxes(encoder(batch["plain"]).maps[4], config.views.size, config.own_boxes.threshold)
 
     return run
 

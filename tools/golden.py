@@ -1,7 +1,8 @@
 """Rewrites the golden loss curves: python tools/golden.py [NAME...]. tests/golden is changed in no other way.
 
 A curve is the loss over 20 training steps of one recipe with a small network, on fixed batches, with the recipe's
-optimiser, schedule and moving averages. It is computed in float64, so that it is the same to many digits on every
+optimiser, schedule and moving averages; for a recipe whose network finds the boxes, their mean area after each step,
+since its loss is its base's. It is computed in float64, so that it is the same to many digits on every
 machine, and a change in the curve is a change in the method.
 """
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgtrain import objectives
+from fgtrain.engine.refresh import active_boxes
 from fgtrain.networks import optim
 from fgtrain.settings.common import Data, Model
 from fgtrain.settings.recipes import RECIPES
@@ -25,7 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 NAMES = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
-    *("dino", "foreground", "foreground-mixup", "insloc"),
+    *("dino", "foreground", "foreground-mixup", "insloc", "contrastive-crop-own"),
 )
 CLASSES = 4
 BOXES = (10.0, 6.0, 40.0, 36.0)
@@ -44,7 +46,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def curve(name: str) -> list[float]:
-    """The loss before each of the 20 steps of a recipe with a narrow network."""
+    """The loss before each of the 20 steps of a recipe with a narrow network, or the area of its boxes after it."""
     config = RECIPES[name]()
     parts = {key: replace(getattr(config, key), **sizes) for key, sizes in SMALL.items() if hasattr(config, key)}
     local = config.views.local
@@ -57,14 +59,25 @@ def curve(name: str) -> list[float]:
         torch.manual_seed(0)  # for random draws of the objective
         for step in range(STEPS):
             optim.set_rates(optimizer, step, STEPS, WARMUP, config.optim.lr)
-            data = {k: x for k, x in batch(step, config.view_count).items() if k in objective.views.tensors}
+            images = batch(step, config.view_count)
+            data = {k: x for k, x in images.items() if k in objective.views.tensors}
             loss, _ = objective(data, step / STEPS)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             objective.after_step((step + 1) / STEPS)
             losses.append(loss.item())
+            if config.views.crop_box == "given":
+                losses[-1] = area(objective.encoder, images["plain"], config.own_boxes.threshold)
     return losses
+
+
+@torch.no_grad()
+def area(encoder: nn.Module, images: Tensor, threshold: float) -> float:
+    """Mean area of the boxes that an encoder finds on some images."""
+    boxes = active_boxes(encoder.eval()(images).maps[4], images.shape[-1], threshold)
+    encoder.train()
+    return boxes[:, 2:].double().prod(1).mean().item()
 
 
 @torch.no_grad()

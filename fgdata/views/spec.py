@@ -80,7 +80,8 @@ class ViewSpec:
     """matte-paste: over a random grey instead of another image."""
     crop_box: Literal["detector", "centre", "given"] = "detector"
     """contrastive: the box of the crop's centre. detector: the sample's. centre: half of each side, in the middle
-    (SimCCrop). given: the one that the method sets during training, the whole image until then."""
+    (SimCCrop). given: that of Loader.set_boxes, in fgtrain the network's own (--own-boxes.*); the whole image until
+    then."""
     crop_alpha: float = 0.6
     """contrastive: the centre is Beta(alpha, alpha)-distributed in the box along each axis, 0.01 to 1000; below 1 most
     centres are near the box's edges. The paper uses 0.6 for ImageNet, 0.1 for CIFAR-10, CIFAR-100, STL-10 and Tiny

@@ -93,7 +93,7 @@ class Monitor:
         return rates
 
     def record(self, record: dict[str, Any]) -> None:
-        """Writes a line of metrics.jsonl (a loss with its rates, or a kNN accuracy) and reports it."""
+        """Writes a line of metrics.jsonl, and reports it if it is a loss with its rates or a kNN accuracy."""
         if self.run is None:
             return
         self.run.append("metrics.jsonl", record)
@@ -102,7 +102,7 @@ class Monitor:
                 self.board.add_scalar(name, record[name], record["step"])
         if "knn" in record:
             self.say(f"epoch {record['epoch']:.0f}  kNN accuracy {record['knn']:.1%}")
-        else:
+        elif "loss" in record:
             self.show(record)
 
     def show(self, record: dict[str, Any]) -> None:

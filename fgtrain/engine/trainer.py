@@ -35,6 +35,7 @@ from ..settings.idle import describe_idle
 from .capacity import check_memory
 from .monitor import Monitor
 from .needs import check_backgrounds, check_labels
+from .refresh import Refresh
 
 MOST_NAMED = 16  # samples named in a message; log.txt names all
 
@@ -85,6 +86,9 @@ class Trainer:
             threads=config.machine.threads,
             device=device,
         )
+        views = self.objective.views
+        own = views.crop == "contrastive" and views.crop_box == "given"
+        self.refresh = Refresh(config, shards, device) if own else None
         self.steps_per_epoch = len(self.loader)
         self.total = config.epochs * self.steps_per_epoch
         self.step = 0
@@ -138,6 +142,7 @@ class Trainer:
         if config.sync_norm and self.world > 1 and self.device.type != "cuda":
             lines.append("batch norm: separate statistics in each process; torch synchronises them on GPUs only")
         modules = self.objective.modules()
+        lines += self.refresh.remarks(self.objective.encoder) if self.refresh else []
         lines += dict.fromkeys(line for module in modules for line in getattr(module, "remarks", ()))
         return lines
 
@@ -162,13 +167,22 @@ class Trainer:
                     self.save()
             self.train_epoch(monitor)
             epoch, rest = divmod(self.step, self.steps_per_epoch)
-            if not rest and isinstance(self.objective, BetweenEpochs):
+            if not rest:
                 with monitor.paused(self.device):
-                    self.objective.after_epoch(epoch, self.loader, monitor.say)
+                    self.between_epochs(epoch, monitor)
         if not self.stopped:
             self.evaluate(monitor)
         self.save()
         return "done" if self.step == self.total else "stopped"
+
+    def between_epochs(self, epoch: int, monitor: Monitor) -> None:
+        """(all) What follows a complete epoch, before its checkpoint: the objective's own part, and the boxes."""
+        if isinstance(self.objective, BetweenEpochs):
+            self.objective.after_epoch(epoch, self.loader, monitor.say)
+        if self.refresh:
+            area = self.refresh.after_epoch(epoch, self.objective.encoder, self.loader, monitor.say)
+            if area is not None:
+                monitor.record({"step": self.step, "epoch": self.epoch(), "box_area": area})
 
     def train_epoch(self, monitor: Monitor) -> None:
         """(all) Trains the rest of the current epoch, or until a stop signal."""
@@ -303,6 +317,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "loader": self.loader.state_dict(),
+            "boxes": self.refresh.boxes if self.refresh else None,
             "settings": relevant(self.config),
             "ranks": parallel.collect({"rng": rng, "pending": pending, "indices": [i.cpu() for i in self.indices]}),
         }
@@ -313,6 +328,8 @@ class Trainer:
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
+            if self.refresh and (boxes := state.get("boxes")) is not None:
+                self.refresh.restore(boxes, self.loader)
             self.loader.load_state_dict(state["loader"])
             ranks, rank = state["ranks"], parallel.rank()
             own = ranks[rank % len(ranks)]

@@ -71,13 +71,12 @@ class Prepared(Protocol):
 
 @runtime_checkable
 class BetweenEpochs(Protocol):
-    """An objective that reports, or changes the loader's boxes, between two epochs."""
+    """An objective that reports between two epochs."""
 
     def after_epoch(self, epoch: int, loader: "Loader", say: "Callable[[str], None]") -> None:
         """Called on all processes after every complete epoch, before its checkpoint. `epoch` counts complete epochs.
 
-        `loader.set_boxes` takes effect in the next epoch; the boxes must be a buffer of the objective, which sets them
-        again when a run resumes. `say` prints a line.
+        `say` prints a line. Boxes of the network itself need no objective: fgtrain/engine/refresh.py.
         """
         ...
 

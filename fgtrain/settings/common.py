@@ -102,6 +102,25 @@ def need_model(model: Model) -> None:
 
 
 @dataclass(frozen=True)
+class OwnBoxes:
+    """Boxes from the network's own maps, for --views.crop contrastive --views.crop-box given (ContrastiveCrop)."""
+
+    first: int = 20
+    """Complete epochs after which the boxes are found for the first time; until then a box is the whole image."""
+    every: int = 20
+    """Epochs until they are found again, with the network of that time."""
+    threshold: float = 0.1
+    """The box holds all places whose activation exceeds this share of the image's range, 0 to 0.99. The paper uses 0.1;
+    if most boxes are nearly the whole image, its author advises 0.3 to 0.5. `box_area` in metrics.jsonl is the mean
+    area."""
+
+    def __post_init__(self) -> None:
+        need_between(1, self.first, MOST, "own-boxes.first")
+        need_between(1, self.every, MOST, "own-boxes.every")
+        need_between(0, self.threshold, 0.99, "own-boxes.threshold")
+
+
+@dataclass(frozen=True)
 class Optim:
     """The optimiser. The learning rate warms up linearly and then follows half a cosine to zero, updated every step."""
 
@@ -192,6 +211,7 @@ class Config:
 
     data: Data = Data()
     views: ViewSpec = field(default_factory=ViewSpec)
+    own_boxes: OwnBoxes = OwnBoxes()
     model: Model = Model()
     optim: Optim = Optim()
     epochs: int = 400

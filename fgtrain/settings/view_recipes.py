@@ -17,6 +17,7 @@ SGD = Optim(name="sgd", lr=0.03, momentum=0.9, weight_decay=1e-4)
 LARS = Optim(name="lars", lr=0.6, momentum=0.9, weight_decay=1.5e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
 BOXED = ViewSpec(crop="contrastive")
 CENTRED = ViewSpec(crop="contrastive", crop_box="centre")
+OWN = ViewSpec(crop="contrastive", crop_box="given")
 PASTED = ViewSpec(crop="matte-paste")
 BYOL_VIEWS = ViewSpec(area=(0.08, 1.0), saturation=0.2, blur=(1.0, 0.1), solarize=(0.0, 0.2))
 SIMCLR_VIEWS = ViewSpec(area=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
@@ -48,8 +49,8 @@ def contrastive_crop_cub_r50() -> MocoConfig:
 
     fgtrain run contrastive-crop-cub-r50 --data.shards shards/cub
 
-    A row of the synthesized-pair paper's Table 3, with the settings of its MoCo v2; no number is legible, and the paper
-    does not state the base. The boxes are the detector's, not the network's. Wang et al., ECCV 2024.
+    contrastive-crop-own-cub-r50 with the detector's boxes instead of the network's. Wang et al., ECCV 2024, Table 3; no
+    number is legible.
     """
     return MocoConfig(
         data=Data(batch_size=128),
@@ -60,6 +61,29 @@ def contrastive_crop_cub_r50() -> MocoConfig:
         init="imagenet",
         moco=MocoSettings(queue=65536),
     )
+
+
+def contrastive_crop_own() -> MocoConfig:
+    """MoCo v2 on crops whose centre lies in a box that the network itself finds (ContrastiveCrop), from scratch.
+
+    fgtrain run contrastive-crop-own
+
+    RandomResizedCrop until epoch 20; then, and after every 20 epochs, each image's box is found on the last map with
+    threshold 0.1: 1.25 % more arithmetic. It needs no boxes. ResNet-18, SimCLR, 500 epochs, linear: CIFAR-100 61.91,
+    without 60.30, as notes on the paper quote it. Peng et al., CVPR 2022.
+    """
+    return MocoConfig(views=OWN, optim=SGD)
+
+
+def contrastive_crop_own_cub_r50() -> MocoConfig:
+    """ContrastiveCrop as published, on MoCo v2 with ResNet-50 from ImageNet weights, 100 epochs, batches of 128.
+
+    fgtrain run contrastive-crop-own-cub-r50 --data.shards shards/cub
+
+    A row of the synthesized-pair paper's Table 3, with the settings of its MoCo v2; no number is legible, and the paper
+    does not state the base. The boxes are found after epochs 20, 40, 60 and 80. Wang et al., ECCV 2024.
+    """
+    return replace(contrastive_crop_cub_r50(), views=OWN)
 
 
 def simccrop() -> MocoConfig:
@@ -147,6 +171,8 @@ VIEW_RECIPES = {
     "contrastive-crop": contrastive_crop,
     "contrastive-crop-byol": contrastive_crop_byol,
     "contrastive-crop-cub-r50": contrastive_crop_cub_r50,
+    "contrastive-crop-own": contrastive_crop_own,
+    "contrastive-crop-own-cub-r50": contrastive_crop_own_cub_r50,
     "simccrop": simccrop,
     "dilo": dilo,
     "dilo-byol": dilo_byol,

@@ -21,8 +21,8 @@ from trainable import final, fix_batch_norm, metrics, same, small
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import parallel
-from fgtrain.engine import lifecycle, trainer
-from fgtrain.settings.common import Config
+from fgtrain.engine import lifecycle, refresh, trainer
+from fgtrain.settings.common import Config, Model, OwnBoxes
 from fgtrain.settings.file import to_dict
 
 METHODS = ("moco", "byol", "simsiam", "simclr", "cvsa", "synth-pair", "dino")
@@ -34,6 +34,26 @@ def joined(shards: Path, out: Path, name: str, **machine) -> Config:
     return replace(
         config, views=ViewSpec(size=32, local=config.views.local), sync_norm=False, optim=replace(config.optim, lr=1.0)
     )
+
+
+def boxed(shards: Path, out: Path, **machine) -> Config:
+    """Settings of a run that finds boxes after its first two epochs of three."""
+    config = small(shards, out, "contrastive-crop-own", **machine)
+    views = ViewSpec(size=32, crop="contrastive", crop_box="given")
+    model, boxes = Model(width=8, stem="small"), OwnBoxes(first=1, every=1, threshold=0.5)
+    return replace(config, views=views, model=model, own_boxes=boxes, epochs=3)
+
+
+def watch_boxes(patch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The boxes that this process gets from now on."""
+    found, find = [], refresh.Refresh.find
+
+    def watched(self, encoder):
+        found.append(find(self, encoder))
+        return found[-1]
+
+    patch.setattr(refresh.Refresh, "find", watched)
+    return found
 
 
 def without_batch_statistics(patch: pytest.MonkeyPatch) -> None:
@@ -113,6 +133,13 @@ def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
     if rank == 0:
         shutil.copytree(out / "parts", out / "stopped", symlinks=True)
     run(small(shards, out / "parts", resume=True), "cvsa")
+    with pytest.MonkeyPatch.context() as patch:
+        results["boxes"] = watch_boxes(patch)
+        run(boxed(shards, out / "boxes-whole"), "contrastive-crop-own")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped_at(patch, 6, rank=1)
+        run(boxed(shards, out / "boxes-parts"), "contrastive-crop-own")
+    run(boxed(shards, out / "boxes-parts", resume=True), "contrastive-crop-own")
     odd = small(shards, out / "odd")
     results["odd"] = run(replace(odd, data=replace(odd.data, batch_size=9)), "error")
     torch.save(results, out / f"results{rank}.pt")
@@ -132,7 +159,7 @@ def free_ports(count: int) -> list[int]:
 def two(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the runs and results of two processes."""
     out = tmp_path_factory.mktemp("two")
-    mp.spawn(one_of_two, (free_ports(16), drawn_set, out), nprocs=2)
+    mp.spawn(one_of_two, (free_ports(19), drawn_set, out), nprocs=2)
     return out
 
 
@@ -185,6 +212,18 @@ def test_a_signal_to_one_stops_both_and_the_resumed_run_is_bitwise_the_undisturb
     ours, theirs = final(two / "parts"), final(two / "whole")
     assert [k for k in theirs if not same(ours[k], theirs[k])] == []
     assert len(theirs["ranks"]) == 2
+
+
+@pytest.mark.slow
+def test_both_processes_find_the_same_boxes_and_a_resumed_run_too(two: Path):
+    """Each encodes half of the images; after the stop, both have the batch-norm statistics of the first one."""
+    first, second = (torch.load(two / f"results{rank}.pt")["boxes"] for rank in (0, 1))
+    assert [len(boxes) for boxes in first] == [32, 32]
+    assert same(first, second)
+    assert not torch.equal(first[0], first[1])
+    ours, theirs = final(two / "boxes-parts"), final(two / "boxes-whole")
+    assert same(theirs["boxes"], first[1])
+    assert [k for k in theirs if not same(ours[k], theirs[k])] == []
 
 
 @pytest.mark.slow

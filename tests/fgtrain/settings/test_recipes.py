@@ -53,6 +53,8 @@ PUBLISHED = {
     "contrastive-crop": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "contrastive"),
     "contrastive-crop-byol": ("byol", "", "resnet18", 256, 0.6, 1.5e-6, "lars", 400, "contrastive"),
     "contrastive-crop-cub-r50": ("moco", "", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "contrastive"),
+    "contrastive-crop-own": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "contrastive"),
+    "contrastive-crop-own-cub-r50": ("moco", "", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "contrastive"),
     "simccrop": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "contrastive"),
     "dilo": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "matte-paste"),
     "dilo-byol": ("byol", "", "resnet18", 256, 0.6, 1.5e-6, "lars", 400, "matte-paste"),
@@ -114,6 +116,9 @@ def test_the_settings_of_each_method_are_published_ones():
     p = pair.pair
     crop, centre, dilo = (recipes.RECIPES[name]().views for name in ("contrastive-crop-cub-r50", "simccrop", "dilo"))
     assert (crop.crop_alpha, crop.crop_box, centre.crop_box, dilo.matte) == (0.6, "detector", "centre", 0.3)
+    own = recipes.RECIPES["contrastive-crop-own-cub-r50"]()  # Peng et al. 2022, the code's configs for ImageNet
+    assert (own.views.crop_box, own.views.crop_alpha) == ("given", 0.6)
+    assert (own.own_boxes.first, own.own_boxes.every, own.own_boxes.threshold) == (20, 20, 0.1)
     v = recipes.RECIPES["byol-imagenet"]().views  # Grill et al. 2020, Table 6
     assert (v.area, v.jitter, v.brightness, v.contrast, v.saturation, v.hue) == ((0.08, 1), 0.8, 0.4, 0.4, 0.2, 0.1)
     assert (v.grayscale, v.blur, v.solarize, v.sigma) == (0.2, (1, 0.1), (0, 0.2), (0.1, 2))

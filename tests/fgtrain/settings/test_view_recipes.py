@@ -32,7 +32,14 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 NEEDS = {
-    **{"contrastive-crop": "boxes", "simccrop": "", "dilo": "maps", "dilo-cub-r50": "maps", "dino-box": "boxes"},
+    **{
+        "contrastive-crop": "boxes",
+        "simccrop": "",
+        "contrastive-crop-own": "",
+        "dilo": "maps",
+        "dilo-cub-r50": "maps",
+        "dino-box": "boxes",
+    },
     **{"foreground": "backgrounds", "foreground-saliencymix": "backgrounds, boxes", "dino-cub-r50": "--init imagenet"},
 }
 
