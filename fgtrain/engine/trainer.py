@@ -177,10 +177,11 @@ class Trainer:
 
     def between_epochs(self, epoch: int, monitor: Monitor) -> None:
         """(all) What follows a complete epoch, before its checkpoint: the objective's own part, and the boxes."""
+        encoder = self.objective.encoder
         if isinstance(self.objective, BetweenEpochs):
             self.objective.after_epoch(epoch, self.loader, monitor.say)
         if self.refresh:
-            area = self.refresh.after_epoch(epoch, self.objective.encoder, self.loader, monitor.say)
+            area = self.refresh.after_epoch(epoch, encoder, self.loader, monitor.say)
             if area is not None:
                 monitor.record({"step": self.step, "epoch": self.epoch(), "box_area": area})
 

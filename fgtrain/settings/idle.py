@@ -55,6 +55,11 @@ RULES = (
     Rule(("views.matte", "views.matte-grey"), _crop("matte-paste"), "with --views.crop matte-paste"),
     Rule(("views.crop-box", "views.crop-alpha"), _crop("contrastive"), "with --views.crop contrastive"),
     Rule(
+        ("own-boxes",),
+        lambda c: c.views.crop == "contrastive" and c.views.crop_box == "given",
+        "with --views.crop contrastive --views.crop-box given",
+    ),
+    Rule(
         ("views.area",), lambda c: c.views.crop not in ("saliency-swap", "centre"), "with a --views.crop that draws it"
     ),
     Rule(("views.aspect",), lambda c: c.views.crop != "centre", "with a --views.crop that draws it"),

@@ -23,6 +23,7 @@ OFF_AND_ON = [
     ("byol", "--views.crop saliency-swap --views.paste-area 0.4", "--views.crop matte-paste"),
     ("byol", "--views.matte 0.2", "--views.crop matte-paste"),
     ("byol", "--views.crop-box given", "--views.crop contrastive"),
+    ("byol", "--own-boxes.every 5", "--views.crop contrastive --views.crop-box given"),
     ("byol", "--views.crop saliency-swap --views.area 0.1 1", "--views.crop rrc"),
     ("byol", "--views.crop centre --views.aspect 0.5 2", "--views.crop rrc"),
     ("byol", "--views.jitter 0 --views.hue 0.2", "--views.jitter 0.5"),
