@@ -1,4 +1,4 @@
-"""The `fgdata` command: build-shards, rebox, add, check, score, show, list, fetch-model."""
+"""The `fgdata` command: build-shards, rebox, add, coreset, check, score, show, list, fetch-model."""
 
 import json
 import shlex
@@ -14,8 +14,8 @@ from .commandline import help_as_paragraphs
 from .errors import InputError, counted, run_command
 
 DESCRIPTION = (
-    "Saliency boxes cached with the data. Every command takes --plugin MODULE, which loads your own datasets and "
-    "detectors (docs/extending.md)."
+    "Saliency boxes cached with the data. Every command takes --plugin MODULE, which loads your own datasets, "
+    "detectors and encoders (docs/extending.md)."
 )
 RECIPE_BATCH = 256
 """Samples per step of the recipe cvsa, and so the least number of train images that it takes."""
@@ -232,6 +232,59 @@ def add(
     return 0
 
 
+def coreset(
+    pool: ShardFolder,
+    target: ShardFolder,
+    encoder: str,
+    budget: float,
+    out: Path,
+    split: str = "train",
+    centres: int = 100,
+    stop: float = 0.0,
+    seed: int = 0,
+) -> int:
+    """Choose from an unlabelled set the images nearest to yours, and write them as a set (SimCore, CVPR 2023).
+
+    The new set appears in one step at the end: an interruption leaves no folder. Train on it, then continue on your
+    own set from that run: fgtrain run NAME --init runs/NAME
+
+    Args:
+        pool: The folder of the shard set to choose from; its labels are not used.
+        target: The folder of your shard set; its labels are not used.
+        encoder: The network that compares images, best one trained on the target: fgtrain:runs/byol, or a weights file
+            with the network's name in timm, fgtrain:FILE,backbone=NAME. ,size=N sets the side of the view in pixels
+            (default: that of the network's training images), ,device=cuda the device (default: cpu).
+        budget: Number of images to choose, or below 1 a share of the pool, such as 0.01.
+        out: The folder of the new set.
+        split: The split of both sets that is read.
+        centres: Centres of the target's features (k-means), each of which takes its nearest image in turn.
+        stop: Stop early, before the first round whose mean similarity is below this share of the first round's (the
+            paper: 0.95). 0: spend the whole budget.
+        seed: Seed of the first centres.
+    """
+    from .selection import open_encoder
+    from .selection.coreset import coreset as choose
+    from .shards.reader import ShardSet
+
+    pool_set, target_set = ShardSet.open(pool), ShardSet.open(target)
+    done = choose(
+        pool_set,
+        target_set,
+        open_encoder(encoder),
+        budget,
+        out,
+        split=split,
+        centres=centres,
+        stop=stop,
+        seed=seed,
+    )
+    chosen = done.manifest["splits"][split]["samples"]
+    print(f"{out}: {chosen:,} of {counted(pool_set.splits[split], 'image')} of {pool} in {done.seconds:,.1f} s")
+    print(f"  similarity to the target: {done.rounds[0]:.3f} in the first round, {done.rounds[-1]:.3f} in the last")
+    print(f"View it: fgdata show {shlex.quote(str(out))}")
+    return 0
+
+
 def check(shards: ShardFolder) -> int:
     """Check every byte of a shard set. If files are damaged, name them and exit with 1.
 
@@ -363,6 +416,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "build-shards": build_shards,
         "rebox": rebox,
         "add": add,
+        "coreset": coreset,
         "check": check,
         "score": score,
         "show": show,
@@ -372,11 +426,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         rest, modules = plugins.take(words)
-        if modules or plugins.installed("DATASETS", "DETECTORS"):
+        if modules or plugins.installed("DATASETS", "DETECTORS", "ENCODERS"):
             from .datasets import DATASETS
             from .saliency import DETECTORS
+            from .selection import ENCODERS
 
-            plugins.load_installed(tables := {"DATASETS": DATASETS, "DETECTORS": DETECTORS})
+            tables = {"DATASETS": DATASETS, "DETECTORS": DETECTORS, "ENCODERS": ENCODERS}
+            plugins.load_installed(tables)
             plugins.load(modules, tables)
         with help_as_paragraphs(rest):
             return tyro.extras.subcommand_cli_from_dict(commands, prog="fgdata", description=DESCRIPTION, args=rest)
@@ -387,6 +443,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "build-shards": "Finished shards are kept: rerun the command to resume after them.",
         "rebox": "The shard set is unchanged.",
         "add": "The shard set is unchanged.",
+        "coreset": "Nothing was written.",
         "fetch-model": "The part that was downloaded is kept: rerun the command to resume.",
     }
     return run_command("fgdata", command, when_stopped.get(given[0] if given else "", ""))

@@ -16,7 +16,7 @@ import torch
 from paths import ROOT
 
 from fgdata import cli as fgdata_cli
-from fgdata import datasets, plugins, saliency
+from fgdata import datasets, plugins, saliency, selection
 from fgdata.building.build import build
 from fgdata.errors import InputError
 from fgdata.images import encode_jpeg
@@ -27,6 +27,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 TABLES = {
     "DATASETS": datasets.DATASETS,
     "DETECTORS": saliency.DETECTORS,
+    "ENCODERS": selection.ENCODERS,
     "METHODS": methods.METHODS,
     "RECIPES": recipes.RECIPES,
 }
@@ -159,7 +160,7 @@ def test_a_build_asks_for_the_plugin_of_its_set(tmp_path: Path, monkeypatch: pyt
         (["--plugin"], "", "takes the name of a module"),
         (["--plugin", "nowhere"], "", "there is no module nowhere in"),
         (["--plugin=gone.py"], "", "there is no such file"),
-        (["--plugin", "empty"], "X = 1", "defines none of DATASETS, DETECTORS, METHODS, RECIPES"),
+        (["--plugin", "empty"], "X = 1", "defines none of DATASETS, DETECTORS, ENCODERS, METHODS, RECIPES"),
         (["--plugin", "broken.py"], "import nothing_of_that_name", "nothing_of_that_name"),
         (["--plugin", "broken.py"], "1 / 0", "ZeroDivisionError"),
         (["--plugin", "mine.py"], "DETECTORS = {'rbd': 1}", "adds 'rbd' to DETECTORS, but this program already has"),

@@ -24,6 +24,7 @@ ROOMS = {
             "datasets",
             "saliency",
             "views",
+            "selection",
         ),
         *("building", "report", "cli", "__main__"),
     ),
@@ -36,6 +37,7 @@ ROOMS = {
             "runs",
             "networks",
             "detectors",
+            "features",
             "objectives",
             "evaluate",
             "engine",
@@ -48,7 +50,11 @@ ROOMS = {
 """From the lowest up: a room imports only from itself and from rooms listed before it."""
 LOWEST_OF_FGDATA = ("errors", "plugins", "commandline", "cores", "files", "images", "boxes", "shards", "views")
 """What fgtrain may import of fgdata."""
-INTERFACES = {"fgtrain.detectors": "saliency", "fgtrain.evaluate.embed": "datasets"}
+INTERFACES = {
+    "fgtrain.detectors": "saliency",
+    "fgtrain.features": "selection",
+    "fgtrain.evaluate.embed": "datasets",
+}
 """Modules of fgtrain that may import one more room of fgdata: the interface of a plug-in, the layouts of folders."""
 MOST_AT_THE_ROOT = 7
 FILES = sorted(path for package in ROOMS for path in (ROOT / package).rglob("*.py"))

@@ -32,7 +32,7 @@ from ..shards.manifest import (
     read_objective,
     signed,
 )
-from ..shards.maps import MAPS, MapFile, fault, maps_part, merge, pack
+from ..shards.maps import MAPS, MapFile, maps_part, merge, pack, set_fault
 from ..shards.reader import ShardSet, SplitReader, meta
 from ..shards.writer import ShardWriter, box_bytes
 from .engine import run_jobs, validate
@@ -141,7 +141,7 @@ def _maps_fault(shards: ShardSet) -> str | None:
     """What is wrong with the maps of a set; None if nothing, or if it has none."""
     if "maps" not in shards.manifest:
         return None
-    return fault(shards.path, shards.manifest["maps"], shards.detectors, sum(shards.splits.values()))
+    return set_fault(shards)
 
 
 def _has_truth(shards: ShardSet) -> bool:

@@ -141,9 +141,9 @@ def _describe(new: Path) -> str:
         back = shlex.quote(str(target))
         return f"{new} is the set {name}; a process was killed while replacing it. Restore it: mv {quoted} {back}"
     if is_locked(new):
-        return f"{new}: {name} is being written by `fgdata rebox` or `fgdata add`"
+        return f"{new}: {name} is being written by `fgdata rebox`, `add` or `coreset`"
     clears = "Remove it: " if old else f"The next such command on {name} removes it, or run: "
-    return f"{new} was left by a killed `fgdata rebox` or `fgdata add`. {clears}rm -r {quoted}"
+    return f"{new} was left by a killed `fgdata rebox`, `add` or `coreset`. {clears}rm -r {quoted}"
 
 
 def _system_swap():

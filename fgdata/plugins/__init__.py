@@ -1,9 +1,10 @@
-"""Plug-ins: modules of the user that add datasets, detectors, methods and recipes, without a change to these packages.
+"""Plug-ins: modules of the user that add datasets, detectors, encoders, methods and recipes to these packages.
 
 A plug-in is a module, or a file ending in .py, with one or more of these dicts:
 
     DATASETS   name -> fgdata.datasets.DatasetRow
     DETECTORS  name -> fgdata.saliency.DetectorRow
+    ENCODERS   name -> fgdata.selection.EncoderRow
     METHODS    name -> subclass of fgtrain.settings.common.Config
     RECIPES    name -> function without arguments that returns such a config
 
@@ -27,6 +28,7 @@ from ..errors import InputError
 GROUPS = {
     "DATASETS": "fgdata.datasets",
     "DETECTORS": "fgdata.detectors",
+    "ENCODERS": "fgdata.encoders",
     "METHODS": "fgtrain.methods",
     "RECIPES": "fgtrain.recipes",
 }

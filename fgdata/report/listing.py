@@ -1,4 +1,4 @@
-"""`fgdata list`: datasets, detectors and shard sets, as plain lines for pipes."""
+"""`fgdata list`: datasets, detectors, encoders and shard sets, as plain lines for pipes."""
 
 import shlex
 from datetime import datetime
@@ -8,11 +8,12 @@ from ..datasets import DATASETS, DatasetRow, default_root
 from ..errors import InputError
 from ..files.swap import list_leftovers
 from ..saliency import DETECTORS
+from ..selection import ENCODERS
 from ..shards.manifest import BUILDING, MANIFEST, describe_objective, manifest_faults, read_manifest
 
 
 def print_listing(folder: Path) -> None:
-    """Prints the datasets, the detectors and the shard sets in a folder, with the error of each unreadable set."""
+    """Prints datasets, detectors, encoders and the shard sets in a folder, with the error of each unreadable set."""
     print("Datasets (--dataset)")
     for name, row in DATASETS.items():
         print(f"  {name:18} {row.size}\n{'':20} {_describe_location(name, row)}")
@@ -23,6 +24,9 @@ def print_listing(folder: Path) -> None:
     print("\nDetectors (--saliency)")
     for name, row in DETECTORS.items():
         print(f"  {name:18} {row.about}")
+    print("\nEncoders (fgdata coreset --encoder)")
+    for name, encoder in ENCODERS.items():
+        print(f"  {name:18} {encoder.about}")
     print(f"\nShard sets in {folder}/")
     sets = sorted({path.parent for name in (MANIFEST, BUILDING) for path in folder.glob(f"*/{name}")})
     for path in sets:

@@ -97,6 +97,14 @@ def describe_objective(manifest: dict) -> str:
     return f"{objective.name}, {objective.constant.replace('_', '-')} {value}"
 
 
+def identify_images(manifest: dict) -> tuple:
+    """A key for the images that a set was built from; for the set itself if its manifest does not record them."""
+    dataset = manifest.get("dataset", {})
+    if "records_sha256" not in dataset:
+        return (manifest["digest"],)
+    return dataset["records_sha256"], dataset.get("settings")  # the seed of `drawn` is in its settings only
+
+
 def newest_version(manifest: dict) -> str:
     """The format version of a set that is rewritten: this program's, or the set's own where that is newer."""
     minor = int(manifest["format_version"].split(".")[1])

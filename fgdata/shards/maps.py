@@ -22,7 +22,7 @@ from ..errors import InputError, is_reported
 from ..files.atomic import atomic
 from ..files.regular import open_regular
 from .manifest import BUILDING
-from .reader import size_fault
+from .reader import ShardSet, size_fault
 
 MAPS = "maps.h5"
 SIDE = 128
@@ -124,6 +124,30 @@ def merge(sources: dict[str, list[Path]], out: Path) -> dict:
     return entry(out)
 
 
+def pick(source: Path, detectors: list[str], rows: list[int], out: Path) -> dict:
+    """Copies some rows of a map file, in the order given, without decompressing them -> the manifest's entry for `out`.
+
+    The file appears complete or not at all. InputError when the source lacks a row.
+    """
+    with (
+        atomic(out) as part,
+        _disk_faults(part),
+        _open(source) as old,
+        h5py.File(part, "w", libver=_VERSION) as file,
+        _hdf5_faults(source, "is damaged"),
+    ):
+        _create(file, detectors, len(rows))
+        cast(h5py.Dataset, file["key"])[:] = _dataset(old, "key", "<u8", ())[:][rows]
+        for name in detectors:
+            maps, ranges = _maps_and_ranges(old, name)
+            cast(h5py.Dataset, file[f"range/{name}"])[:] = ranges[:][rows]
+            for i, row in enumerate(rows):
+                _check_chunk(maps, row)
+                mask, data = maps.id.read_direct_chunk((row, 0, 0))
+                cast(h5py.Dataset, file[f"maps/{name}"]).id.write_direct_chunk((i, 0, 0), data, mask)
+    return entry(out)
+
+
 def entry(path: Path) -> dict:
     """The manifest's entry for a map file: side, name, bytes and sha256."""
     with open_regular(path) as file:
@@ -152,6 +176,11 @@ def fault(folder: Path, expected: dict, detectors: Iterable[str], samples: int) 
     except InputError as wrong:
         return str(wrong).removesuffix(f"; {_AGAIN}")
     return None if rows == {samples} else f"{path} does not have {samples:,} rows, one per sample"
+
+
+def set_fault(shards: ShardSet) -> str | None:
+    """What is wrong with the map file of an open set that has one; see `fault`."""
+    return fault(shards.path, shards.manifest["maps"], shards.detectors, sum(shards.splits.values()))
 
 
 def _open(path: Path) -> h5py.File:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..shards.manifest import identify_images
 from ..shards.reader import ShardSet, meta
 
 
@@ -57,7 +58,7 @@ def open_backgrounds(sets: "str | Path | ShardSet | Sequence[str | Path | ShardS
             raise InputError(f"A set of backgrounds cannot be opened: {fault}") from None
         if not sum(shards.splits.values()):
             raise InputError(f"{shards.path} cannot be used for backgrounds: it has no samples. Name another set.")
-        if _identify_images(shards) == _identify_images(own):
+        if identify_images(shards.manifest) == identify_images(own.manifest):
             raise InputError(
                 f"{shards.path} cannot be used for backgrounds: it has the same images as {own.path}, so an object "
                 "could be pasted onto itself. To use images of the same dataset, omit the "
@@ -65,11 +66,3 @@ def open_backgrounds(sets: "str | Path | ShardSet | Sequence[str | Path | ShardS
             )
         opened.append(shards)
     return Backgrounds(opened)
-
-
-def _identify_images(shards: ShardSet) -> tuple:
-    """A key for the images that a set was built from; for the set itself if its manifest does not record them."""
-    dataset = shards.manifest.get("dataset", {})
-    if "records_sha256" not in dataset:
-        return (shards.manifest["digest"],)
-    return dataset["records_sha256"], dataset.get("settings")  # the seed of `drawn` is in its settings only

@@ -70,8 +70,11 @@ class Source:
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 
-def open_source(family: str, argument: str) -> Source:
-    """Opens `WEIGHTS[,backbone=NAME][,size=N]`; family: the detector's name before the colon.
+def open_source(family: str, argument: str, flag: str = "--saliency", times: int = 2) -> Source:
+    """Opens `WEIGHTS[,backbone=NAME][,size=N]`.
+
+    family: the detector's name before the colon. flag: the flag that takes the name, for messages. times: the default
+    size as a multiple of the side of the images that the network was trained on, where it accepts that.
 
     InputError when the run or file does not exist or does not fit the network, or a setting cannot be used.
     """
@@ -86,32 +89,33 @@ def open_source(family: str, argument: str) -> Source:
         if "backbone" in settings:
             encoder, trained, about = _open_file(path, settings["backbone"])
         else:
-            encoder, trained, about = _open_run(family, path)
+            encoder, trained, about = _open_run(f"{flag} {family}:", path)
     except InputError as fault:
         raise InputError(f"{name}: {fault}") from None
-    doubled = 2 * trained
-    side = settings.get("size", str(doubled if encoder.shape.fits(encoder.model, doubled) else trained))
+    larger = times * trained
+    side = settings.get("size", str(larger if encoder.shape.fits(encoder.model, larger) else trained))
     if not side.isdecimal() or not SMALLEST <= int(side) <= LARGEST:
         raise InputError(f"{name}: size is {side!r}; allowed: {SMALLEST} to {LARGEST} pixels.")
-    encoder.check_size(int(side), f"saliency {name}: size")
+    encoder.check_size(int(side), f"{flag.removeprefix('--')} {name}: size")
     about |= {"size": int(side), "mean": list(encoder.mean), "std": list(encoder.std)}
     about |= {"torch": torch.__version__, "timm": timm.__version__}
     return Source(name, encoder.eval(), int(side), about)
 
 
-def _open_run(family: str, path: Path) -> tuple[Encoder, int, dict[str, Any]]:
-    """A run, a checkpoint or an exported file -> the encoder, the side of its training images, what is recorded."""
+def _open_run(words: str, path: Path) -> tuple[Encoder, int, dict[str, Any]]:
+    """A run, a checkpoint or an exported file -> the encoder, the side of its training images, what is recorded.
+
+    words: the flag and the name's family, for messages.
+    """
     try:
         checkpoint = Checkpoint.find(path)
     except InputError as fault:
-        hint = (
-            f"\nWeights of another project need timm's name of their network: --saliency {family}:{path},backbone=NAME"
-        )
+        hint = f"\nWeights of another project need timm's name of their network: {words}{path},backbone=NAME"
         raise InputError(f"{fault}{hint if path.is_file() else ''}") from None
     if (path / "config.json").is_file() and checkpoint.run and checkpoint.run.facts.get("status") == "running":
         raise InputError(
             "run.json says that this run is still training, so its last checkpoint may change. Name a checkpoint: "
-            f"--saliency {family}:{checkpoint.file.parent}"
+            f"{words}{checkpoint.file.parent}"
         )
     about = {"backbone": checkpoint.model.backbone, "sha256": _sha256(checkpoint.file), "step": checkpoint.step}
     about["trained_on"] = _describe_training(checkpoint.run)
