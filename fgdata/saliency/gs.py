@@ -62,12 +62,11 @@ def saliency(graph: superpixels.Superpixels) -> np.ndarray:
     if not distance.any():
         return np.zeros(n)
     clip, _, _ = sigmas(distance, graph.touches, superpixels.two_ring(graph.touches))
-    edges = np.full((n + 1, n + 1), np.inf)  # the last node is B
     both_boundary = graph.boundary[:, None] & graph.boundary
-    edges[:n, :n] = np.where(graph.touches | both_boundary, np.maximum(distance - clip, 0), np.inf)
-    background = np.flatnonzero(graph.boundary)[~salient_boundary(graph, distance)]
-    edges[background, n] = edges[n, background] = 0
-    length = superpixels.geodesic(edges, np.inf)[n, :n]
+    edges = np.where(graph.touches | both_boundary, np.maximum(distance - clip, 0), np.inf)
+    to_background = np.full(n, np.inf)  # the weights of the edges to B
+    to_background[np.flatnonzero(graph.boundary)[~salient_boundary(graph, distance)]] = 0
+    length = superpixels.from_sources(edges, to_background)
     top = np.sort(length)[-max(1, round(TOP * n))]
     return np.minimum(length / top, 1) if top > 0 else np.zeros(n)
 

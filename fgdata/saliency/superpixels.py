@@ -16,6 +16,7 @@ import numpy as np
 
 from ..compiled import compiled
 from ..images import shrink
+from .regions import join, measure, slic
 
 LONG_SIDE = 400
 """Images with a longer side are shrunk to it, in pixels; none is enlarged. Lengths below refer to this size.
@@ -74,7 +75,9 @@ class Superpixels:
     def paint(self, values: np.ndarray, height: int, width: int) -> np.ndarray:
         """(n,) values -> (height, width) float32 map of the original image; 0 on the frame."""
         top, bottom, left, right = self.frame
-        working = np.pad(values.astype(np.float32)[self.labels], ((top, bottom), (left, right)))
+        working = values.astype(np.float32).take(self.labels)
+        if any(self.frame):
+            working = np.pad(working, ((top, bottom), (left, right)))
         return working if working.shape == (height, width) else cv2.resize(working, (width, height))
 
 
@@ -87,21 +90,17 @@ def segment(rgb: np.ndarray) -> Superpixels:
     scale = max(working.shape[:2]) / LONG_SIDE
     count = max(1, round(height * width / max(PIXELS_EACH * scale**2, LEAST_EACH)))
     step = int(np.sqrt(height * width / count) + 0.5)
-    planes = np.ascontiguousarray(to_lab(inner / np.float32(255)).transpose(2, 0, 1))
-    labels = _join(_slic(planes, step, COMPACTNESS, ITERATIONS), step * step // 4)
+    labels = join(slic(to_lab(inner / np.float32(255)), step, COMPACTNESS, ITERATIONS), step * step // 4)
     n = int(labels.max()) + 1
-    flat = labels.ravel()
-    size = np.bincount(flat, minlength=n)
-    mean = np.stack([np.bincount(flat, inner[..., c].ravel(), n) for c in range(3)], 1) / size[:, None]
-    rows, columns = np.divmod(np.arange(flat.size), width)
-    position = np.stack([np.bincount(flat, rows, n) / height, np.bincount(flat, columns, n) / width], 1) / size[:, None]
+    size, sums, touches, boundary = measure(labels, inner, n, max(1, round(BORDER * scale)))
+    mean = sums[:, :3] / size[:, None]
     return Superpixels(
         labels=labels,
         frame=frame,
         colour=to_lab((mean[None] / 255).astype(np.float32))[0].astype(np.float64),
-        position=position,
-        touches=touching(labels, n),
-        boundary=on_boundary(labels, n, max(1, round(BORDER * scale))),
+        position=sums[:, 3:] / (height, width) / size[:, None],
+        touches=touches,
+        boundary=boundary,
     )
 
 
@@ -115,172 +114,132 @@ def frame_widths(rgb: np.ndarray) -> tuple[int, int, int, int]:
 
     The search covers at most a quarter of each side (ours): the published 30 pixels could remove a whole small image.
     """
-    edges = sobel_edges(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
-    widths, depths = [], []
-    for density in (edges.mean(1), edges.mean(1)[::-1], edges.mean(0), edges.mean(0)[::-1]):
-        depth = min(FRAME_DEPTH, len(density) // 4)
-        lines = np.flatnonzero(density[:depth] > FRAME_DENSITY)
+    height, width = rgb.shape[:2]
+    deep, wide = min(FRAME_DEPTH, height // 4), min(FRAME_DEPTH, width // 4)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    dx = cv2.Sobel(grey, cv2.CV_16S, 1, 0, borderType=cv2.BORDER_REPLICATE)
+    dy = cv2.Sobel(grey, cv2.CV_16S, 0, 1, borderType=cv2.BORDER_REPLICATE)
+    rows, columns = outer_edges(dx, dy, deep, wide)
+    widths, depths = [], (deep, deep, wide, wide)
+    for density in (*(rows / width), *(columns / height)):
+        lines = np.flatnonzero(density > FRAME_DENSITY)
         widths.append(int(lines[-1]) + 1 if len(lines) else 0)
-        depths.append(depth)
     if any(widths):  # a side without such a line gets the largest width of the others
         widths = [min(width or max(widths), depth) for width, depth in zip(widths, depths)]
     return widths[0], widths[1], widths[2], widths[3]
 
 
-def sobel_edges(grey: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 -> (h, w) bool: squared Sobel gradient above four times its mean, thinned to its ridge."""
-    dx = cv2.Sobel(grey, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
-    dy = cv2.Sobel(grey, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
-    squared = dx * dx + dy * dy
-    around = np.pad(squared, 1)
-    across = (around[1:-1, :-2] <= squared) & (squared > around[1:-1, 2:]) & (np.abs(dx) >= np.abs(dy))
-    down = (around[:-2, 1:-1] <= squared) & (squared > around[2:, 1:-1]) & (np.abs(dy) >= np.abs(dx))
-    return (squared > 4 * squared.mean(dtype=np.float64)) & (across | down)
+@compiled()
+def outer_edges(dx, dy, deep, wide):  # pragma: no cover (compiled)
+    """(h, w) int16 Sobel gradients -> edge pixels of the outer rows (2, deep), from the top and from the bottom, and of
+    the outer columns (2, wide), from the left and from the right.
+
+    An edge's squared gradient is above four times the image's mean; edges are thinned to their ridge.
+    """
+    height, width = dx.shape
+    squared = np.zeros((height + 2, width + 2), np.int32)  # 0 outside the image
+    total = 0
+    for y in range(height):
+        for x in range(width):
+            value = np.int32(dx[y, x]) * np.int32(dx[y, x]) + np.int32(dy[y, x]) * np.int32(dy[y, x])
+            squared[y + 1, x + 1] = value
+            total += value
+    least = 4 * (total / (height * width))
+    rows, columns = np.zeros((2, deep), np.int64), np.zeros((2, wide), np.int64)
+    for y in range(height):
+        inside = deep <= y < height - deep
+        x = 0
+        while x < width:
+            value = squared[y + 1, x + 1]
+            if value > least:
+                along, up = abs(np.int32(dx[y, x])), abs(np.int32(dy[y, x]))
+                across = along >= up and squared[y + 1, x] <= value and value > squared[y + 1, x + 2]
+                if across or (up >= along and squared[y, x + 1] <= value and value > squared[y + 2, x + 1]):
+                    if y < deep:
+                        rows[0, y] += 1
+                    if y >= height - deep:
+                        rows[1, height - 1 - y] += 1
+                    if x < wide:
+                        columns[0, x] += 1
+                    if x >= width - wide:
+                        columns[1, width - 1 - x] += 1
+            x += 1
+            if inside and x == wide:  # the middle has no outer row or column
+                x = max(x, width - wide)
+    return rows, columns
 
 
-def touching(labels: np.ndarray, n: int) -> np.ndarray:
-    """(h, w) labels -> (n, n) bool: the two labels share a pixel edge; True on the diagonal."""
-    touches = np.eye(n, dtype=bool)
-    touches[labels[:, :-1], labels[:, 1:]] = True
-    touches[labels[:-1], labels[1:]] = True
-    return touches | touches.T
-
-
-def on_boundary(labels: np.ndarray, n: int, border: int) -> np.ndarray:
-    """(h, w) labels -> (n,) bool: labels that occur in the outer `border` pixels."""
-    boundary = np.zeros(n, bool)
-    for band in (labels[:border], labels[-border:], labels[:, :border], labels[:, -border:]):
-        boundary[band] = True
-    return boundary
-
-
-def two_ring(touches: np.ndarray) -> np.ndarray:
+@compiled()
+def two_ring(touches):  # pragma: no cover (compiled)
     """(n, n) bool adjacency, True on the diagonal -> (n, n) bool: at most two steps apart."""
-    row, column = np.nonzero(touches)
-    first = np.searchsorted(row, np.arange(len(touches)))
-    return np.logical_or.reduceat(touches[column], first)
+    n = len(touches)
+    near = np.zeros((n, n), np.bool_)
+    for i in range(n):
+        for j in range(n):
+            if touches[i, j]:
+                near[i] |= touches[j]
+    return near
 
 
-def pairwise(points: np.ndarray) -> np.ndarray:
+@compiled()
+def pairwise(points):  # pragma: no cover (compiled)
     """(n, d) -> (n, n) Euclidean distances."""
-    squared = np.zeros((len(points), len(points)))
-    for column in points.T:
-        difference = column[:, None] - column
-        squared += difference * difference
-    return np.sqrt(squared)
+    n, dimensions = points.shape
+    columns = np.ascontiguousarray(points.T)
+    squared = np.zeros((n, n))
+    for i in range(n):
+        row = squared[i]
+        for c in range(dimensions):
+            column, own = columns[c], points[i, c]
+            for j in range(n):
+                difference = own - column[j]
+                row[j] += difference * difference
+        for j in range(n):
+            row[j] = np.sqrt(row[j])
+    return squared
 
 
 @compiled()
 def geodesic(weights, limit):  # pragma: no cover (compiled)
     """(n, n) symmetric edge weights >= 0, inf for none -> (n, n) shortest path lengths, exact up to limit.
 
-    Floyd-Warshall: the inner loop is a minimum of two rows, which the compiler vectorises. Paths longer than limit are
-    not extended, because every extension is longer still; entries above limit may be too large.
+    Floyd-Warshall on the lower triangle: the inner loop is a minimum of two rows, which the compiler vectorises. Paths
+    longer than limit are not extended, because every extension is longer still; entries above limit may be too large.
     """
     n = len(weights)
     shortest = weights.copy()
     for i in range(n):
         shortest[i, i] = 0.0
+    onward = np.empty(n)
     for via in range(n):
-        onward = shortest[via]
+        onward[:via] = shortest[via, :via]
+        onward[via:] = shortest[via:, via]
         for i in range(n):
-            to_via = shortest[i, via]
+            to_via = onward[i]
             if to_via > limit or i == via:
                 continue
-            row = shortest[i]
-            for j in range(n):
+            row = shortest[i, : i + 1]
+            for j in range(i + 1):
                 row[j] = min(row[j], to_via + onward[j])
+    for i in range(n):
+        shortest[i, i:] = shortest[i:, i]
     return shortest
 
 
 @compiled()
-def _slic(lab, step, compactness, iterations):  # pragma: no cover (compiled)
-    """(3, h, w) float32 planes -> (h, w) int32 labels, not necessarily connected; -1 outside every window.
-
-    A pixel takes the label of the centre within +-step of it with the least dLab^2 + dxy^2 (compactness / step)^2.
-    """
-    _, height, width = lab.shape
-    down, across = max(1, height // step), max(1, width // step)
-    centres = np.empty((down * across, 5), np.float32)  # L, a, b, row, column
-    for k in range(down * across):
-        y, x = ((k // across) + 0.5) * height / down, ((k % across) + 0.5) * width / across
-        centres[k, :3] = lab[:, int(y), int(x)]
-        centres[k, 3], centres[k, 4] = y, x
-    weight = np.float32((compactness / step) ** 2)
-    columns = np.arange(width).astype(np.float32)
-    labels = np.full((height, width), -1, np.int32)
-    before = labels.copy()
-    nearest = np.empty((height, width), np.float32)
-    for _ in range(iterations):
-        nearest[:] = np.inf
-        for k in range(len(centres)):
-            cl, ca, cb, cy, cx = centres[k]
-            left, right = max(0, int(cx - step)), min(width, int(cx + step))
-            for y in range(max(0, int(cy - step)), min(height, int(cy + step))):
-                rise = (np.float32(y) - cy) ** 2 * weight
-                light, a, b = lab[0, y, left:right], lab[1, y, left:right], lab[2, y, left:right]
-                xs, best, owner = columns[left:right], nearest[y, left:right], labels[y, left:right]
-                for i in range(right - left):
-                    d = (light[i] - cl) ** 2 + (a[i] - ca) ** 2 + (b[i] - cb) ** 2 + (rise + (xs[i] - cx) ** 2 * weight)
-                    closer = d < best[i]
-                    best[i] = d if closer else best[i]
-                    owner[i] = k if closer else owner[i]
-        sums = np.zeros((len(centres), 6))
-        moved = False
-        for y in range(height):
-            for x in range(width):
-                k = labels[y, x]
-                moved |= k != before[y, x]
-                before[y, x] = k
-                if k >= 0:
-                    sums[k, 0] += lab[0, y, x]
-                    sums[k, 1] += lab[1, y, x]
-                    sums[k, 2] += lab[2, y, x]
-                    sums[k, 3] += y
-                    sums[k, 4] += x
-                    sums[k, 5] += 1.0
-        if not moved:
+def from_sources(weights, length):  # pragma: no cover (compiled)
+    """(n, n) edge weights >= 0, inf for none; (n,) lengths at the start, 0 at the sources, inf elsewhere -> (n,)
+    lengths of the shortest paths from any source. Dijkstra's algorithm without a heap, since the graph is dense."""
+    n = len(weights)
+    length, done = length.copy(), np.zeros(n, np.bool_)
+    for _ in range(n):
+        via, least = -1, np.inf
+        for i in range(n):
+            if not done[i] and length[i] < least:
+                via, least = i, length[i]
+        if via < 0:
             break
-        for k in range(len(centres)):
-            if sums[k, 5] > 0:
-                for c in range(5):
-                    centres[k, c] = sums[k, c] / sums[k, 5]
-    return labels
-
-
-@compiled()
-def _join(labels, small):  # pragma: no cover (compiled)
-    """(h, w) labels -> (h, w) int32 labels 0..n - 1 of 4-connected regions, in scan order.
-
-    A region of at most `small` pixels is merged into an earlier one: the upper or left neighbour of its first pixel.
-    """
-    height, width = labels.shape
-    joined = np.full((height, width), -1, np.int32)
-    queue = np.empty((height * width, 2), np.int32)
-    count, neighbour = 0, 0
-    for y0 in range(height):
-        for x0 in range(width):
-            if joined[y0, x0] >= 0:
-                continue
-            if x0 > 0:
-                neighbour = joined[y0, x0 - 1]
-            if y0 > 0:
-                neighbour = joined[y0 - 1, x0]
-            joined[y0, x0] = count
-            queue[0, 0], queue[0, 1] = y0, x0
-            first, last = 0, 1
-            while first < last:
-                y, x = queue[first, 0], queue[first, 1]
-                first += 1
-                for dy, dx in ((0, -1), (-1, 0), (0, 1), (1, 0)):
-                    v, u = y + dy, x + dx
-                    if 0 <= v < height and 0 <= u < width and joined[v, u] < 0 and labels[v, u] == labels[y, x]:
-                        joined[v, u] = count
-                        queue[last, 0], queue[last, 1] = v, u
-                        last += 1
-            if last <= small and count > 0:
-                for i in range(last):
-                    joined[queue[i, 0], queue[i, 1]] = neighbour
-            else:
-                count += 1
-    return joined
+        done[via] = True
+        for j in range(n):
+            length[j] = min(length[j], least + weights[via, j])
+    return length

@@ -23,57 +23,6 @@ def patches(height, width, seed=0, noise=12):
     return np.clip(image + rng.normal(0, noise, image.shape), 0, 255).astype(np.uint8)
 
 
-def naive_slic(lab, step, compactness, iterations):
-    """SLIC with a list of centres and a float64 distance for every pixel of every window."""
-    _, height, width = lab.shape
-    down, across = max(1, height // step), max(1, width // step)
-    centres = []
-    for i in range(down):
-        for j in range(across):
-            y, x = (i + 0.5) * height / down, (j + 0.5) * width / across
-            centres.append([*lab[:, int(y), int(x)], y, x])
-    labels = np.full((height, width), -1)
-    for _ in range(iterations):
-        nearest, before = np.full((height, width), np.inf), labels.copy()
-        for k, (light, a, b, cy, cx) in enumerate(centres):
-            for y in range(max(0, int(cy - step)), min(height, int(cy + step))):
-                for x in range(max(0, int(cx - step)), min(width, int(cx + step))):
-                    colour = ((lab[:, y, x] - np.array([light, a, b])) ** 2).sum()
-                    distance = colour + ((y - cy) ** 2 + (x - cx) ** 2) * (compactness / step) ** 2
-                    if distance < nearest[y, x]:
-                        nearest[y, x], labels[y, x] = distance, k
-        if (labels == before).all():
-            break
-        for k in range(len(centres)):
-            ys, xs = np.nonzero(labels == k)
-            if len(ys):
-                centres[k] = [*lab[:, ys, xs].mean(1), ys.mean(), xs.mean()]
-    return labels
-
-
-@pytest.mark.parametrize(("height", "width", "step"), [(30, 40, 8), (25, 9, 12), (7, 50, 10)])
-def test_slic_is_its_definition(height, width, step):
-    lab = superpixels.to_lab(patches(height, width) / np.float32(255)).transpose(2, 0, 1)
-    actual = superpixels._slic(np.ascontiguousarray(lab), step, 20.0, 10)
-    expected = naive_slic(lab.astype(np.float64), step, 20.0, 10)
-    # float32 may resolve a tie between two centres differently from float64.
-    assert (actual == expected).mean() > 0.995
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_joined_regions_are_connected_and_not_small(seed):
-    labels = cv2.resize(np.random.default_rng(seed).integers(0, 4, (12, 15), np.uint8), (60, 48), interpolation=0)
-    labels[np.random.default_rng(seed).random(labels.shape) < 0.1] = 7
-    joined = superpixels._join(labels.astype(np.int32), 9)
-    n = joined.max() + 1
-    assert (np.unique(joined) == np.arange(n)).all()
-    for k in range(n):
-        assert cv2.connectedComponents((joined == k).astype(np.uint8), connectivity=4)[0] == 2  # background and one
-        assert k == 0 or (joined == k).sum() > 9  # only the first region has none to merge into
-    whole = superpixels._join(np.zeros((5, 6), np.int32), 100)
-    assert (whole == 0).all()
-
-
 def test_graph_of_an_image():
     image = patches(120, 160)
     graph = superpixels.segment(image)
@@ -136,6 +85,19 @@ def test_pairwise_distances():
     np.testing.assert_allclose(superpixels.pairwise(points), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_paths_from_several_sources_against_scipy(seed):
+    rng = np.random.default_rng(seed)
+    weights = np.where(rng.random((60, 60)) < 0.06, rng.random((60, 60)), np.inf)
+    weights = np.minimum(weights, weights.T)
+    weights[0], weights[:, 0] = np.inf, np.inf  # no path leads to it
+    length = np.full(60, np.inf)
+    length[[5, 17, 33]] = 0
+    graph = np.where(np.isinf(weights), 0, weights)
+    expected = dijkstra(graph, directed=False, indices=[5, 17, 33]).min(0)
+    np.testing.assert_allclose(superpixels.from_sources(weights, length), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("limit", [0.4, 0.9, 100.0])
 def test_geodesic_distances_against_scipy(limit):
     rng = np.random.default_rng(0)
@@ -152,6 +114,30 @@ def test_an_edge_of_weight_zero_connects():
     weights[0, 1] = weights[1, 0] = 0.0
     weights[1, 2] = weights[2, 1] = 2.0
     np.testing.assert_array_equal(superpixels.geodesic(weights, 10.0), [[0, 0, 2], [0, 0, 2], [2, 2, 0]])
+
+
+def naive_outer_edges(grey, deep, wide):
+    """The same with whole arrays: squared gradients, thinned to ridges, above four times their mean."""
+    dx = cv2.Sobel(grey, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
+    dy = cv2.Sobel(grey, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
+    squared = dx * dx + dy * dy
+    around = np.pad(squared, 1)
+    across = (around[1:-1, :-2] <= squared) & (squared > around[1:-1, 2:]) & (np.abs(dx) >= np.abs(dy))
+    down = (around[:-2, 1:-1] <= squared) & (squared > around[2:, 1:-1]) & (np.abs(dy) >= np.abs(dx))
+    edges = (squared > 4 * squared.mean(dtype=np.float64)) & (across | down)
+    rows, columns = edges.sum(1), edges.sum(0)
+    return [rows[:deep], rows[::-1][:deep]], [columns[:wide], columns[::-1][:wide]]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (9, 5), (130, 90)])
+@pytest.mark.parametrize("step", [1, 60])
+def test_outer_edges_are_those_of_whole_arrays(shape, step):
+    """Steps of 60 grey levels give many equal gradients, which decide how an edge is thinned."""
+    grey = (np.random.default_rng(0).integers(0, 256, shape) // step * step).astype(np.uint8)
+    dx, dy = (cv2.Sobel(grey, cv2.CV_16S, *axis, borderType=cv2.BORDER_REPLICATE) for axis in ((1, 0), (0, 1)))
+    deep, wide = min(30, shape[0] // 4), min(30, shape[1] // 4)
+    for actual, expected in zip(superpixels.outer_edges(dx, dy, deep, wide), naive_outer_edges(grey, deep, wide)):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_an_artificial_frame_is_cropped_and_painted_zero():
