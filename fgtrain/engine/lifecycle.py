@@ -19,6 +19,7 @@ from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, Config
 from .monitor import Monitor
 from .signals import StopSignals
+from .trackers import Trackers
 from .trainer import Trainer
 
 
@@ -76,10 +77,11 @@ def train(config: Config, name: str) -> Path:
                     run.note(init=trainer.objective.encoder.initial)
                 run.cut_metrics(trainer.step)
         try:
-            monitored, board = (run, config.machine.tensorboard) if first else (None, False)
-            with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, board) as monitor:
+            monitored, trackers = (run, Trackers(run, config, trainer.step)) if first else (None, None)
+            with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, trackers) as monitor:
                 signals.catch(trainer)
                 status = run_training(trainer, monitor, name, opening, fresh=last is None)
+                monitor.status = status
         except BaseException as error:
             if first:
                 with suppress(InputError):  # a full disk, which is reported already

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fgdata.commandline.console import PlainConsole
-from fgdata.errors import InputError
 
 from ..runs.rundir import RunDir
+from .trackers import Trackers
 
 if TYPE_CHECKING:
     import torch
 
 SECONDS_BETWEEN_LINES = 10.0  # without a terminal
+MEASURED = {"knn": "kNN accuracy {:.1%}", "linear": "linear accuracy {:.1%}", "rankme": "RankMe {:.1f}"}
+"""Figures of an evaluation, as a line shows them."""
 
 
 class Monitor:
@@ -25,9 +27,11 @@ class Monitor:
     Without a run it prints and writes nothing, as in every process but the first.
     """
 
-    def __init__(self, run: RunDir | None, step: int, total: int, steps_per_epoch: int, board: bool = False):
+    def __init__(
+        self, run: RunDir | None, step: int, total: int, steps_per_epoch: int, trackers: Trackers | None = None
+    ):
         self.run, self.total, self.steps_per_epoch = run, total, steps_per_epoch
-        self.board = _board(run.path, step) if run and board else None
+        self.trackers, self.status = trackers, "failed"
         # Training continues when nobody can read its output any more; log.txt has all lines.
         self.console = PlainConsole(forgiving=True, soft_wrap=True, quiet=run is None)
         self.bar = Progress(
@@ -50,8 +54,8 @@ class Monitor:
 
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
-        if self.board:
-            self.board.close()
+        if self.trackers:
+            self.trackers.close(self.status)
 
     @contextmanager
     def paused(self, device: "torch.device") -> Iterator[None]:
@@ -93,17 +97,22 @@ class Monitor:
         return rates
 
     def record(self, record: dict[str, Any]) -> None:
-        """Writes a line of metrics.jsonl, and reports it if it is a loss with its rates or a kNN accuracy."""
+        """Writes a line of metrics.jsonl, and reports it if it is a loss with its rates or figures of an evaluation."""
         if self.run is None:
             return
         self.run.append("metrics.jsonl", record)
-        if self.board:
-            for name in record.keys() - {"step"}:
-                self.board.add_scalar(name, record[name], record["step"])
-        if "knn" in record:
-            self.say(f"epoch {record['epoch']:.0f}  kNN accuracy {record['knn']:.1%}")
-        elif "loss" in record:
+        failed = self.trackers.write(record["step"], without_step(record)) if self.trackers else []
+        if "loss" in record:
             self.show(record)
+        elif figures := [text.format(record[name]) for name, text in MEASURED.items() if name in record]:
+            self.say(f"epoch {record['epoch']:.0f}  {'  '.join(figures)}")
+        for line in failed:
+            self.say(line)
+
+    def picture(self, step: int, name: str, file: Path) -> None:
+        """Gives a PNG of the run to the trackers."""
+        for line in self.trackers.picture(step, name, file) if self.trackers else []:
+            self.say(line)
 
     def show(self, record: dict[str, Any]) -> None:
         """Reports a loss: in the bar and log.txt, and without a terminal as a line every few seconds."""
@@ -141,10 +150,6 @@ def _mark(device: "torch.device") -> Any:
     return torch.cuda.current_stream(device).record_event(torch.cuda.Event(enable_timing=True))
 
 
-def _board(path: Path, step: int) -> Any:
-    """A TensorBoard writer that hides what an interrupted part of the run wrote after `step`."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError("--tensorboard needs tensorboard, which is not installed: pip install tensorboard") from error
-    return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)
+def without_step(record: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl without its step."""
+    return {name: value for name, value in record.items() if name != "step"}

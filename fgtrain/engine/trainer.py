@@ -21,7 +21,7 @@ from fgdata.shards.reader import ShardSet, meta
 from fgdata.views import load
 
 from .. import objectives, parallel
-from ..evaluate import knn
+from ..evaluate import online
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import BetweenEpochs
@@ -29,9 +29,10 @@ from ..place import enough_memory, has_bf16
 from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
-from ..settings.common import NEIGHBOURS, TEMPERATURE, Config
+from ..settings.common import Config
 from ..settings.file import blocks_extend, differences, relevant
 from ..settings.idle import describe_idle
+from ..show.training import ROWS, draw_training
 from .capacity import check_memory
 from .monitor import Monitor
 from .needs import check_backgrounds, check_labels
@@ -95,6 +96,7 @@ class Trainer:
         self.pending: list[dict[str, Tensor]] = []  # this process's logs since the last line of metrics.jsonl
         self.indices: list[Tensor] = []  # samples of those steps
         self.latest = torch.empty(0, dtype=torch.long)  # this process's samples of the last step
+        self.shown: tuple[Tensor, Tensor] | None = None  # views of the last batch, for pictures, and their samples
         self.signalled = self.stopped = False  # a stop signal came: to this process, to any process
         self.interrupted = False  # that signal was Ctrl-C
         precision = pick_precision(config.precision, device)
@@ -122,12 +124,7 @@ class Trainer:
                 f"{parts} part{'s' if parts > 1 else ''}; allowed: a multiple of {self.world * parts} that leaves at "
                 "least two samples in each."
             )
-        splits = self.shards.splits
-        if config.machine.knn_every and not (splits.get("train") and splits.get("test")):
-            raise InputError(
-                f"--knn-every needs a train and a test split; {self.shards.path} has "
-                f"{', '.join(name for name, count in splits.items() if count) or 'no split'}. Omit it."
-            )
+        online.check(config.machine, self.shards)
 
     def remarks(self) -> list[str]:
         """Notes to print before the first step."""
@@ -232,6 +229,8 @@ class Trainer:
         self.objective.after_step(self.step / self.total)
         means = {k: torch.stack([logs[k] for logs in part_logs if k in logs]).mean(0) for k in part_logs[-1]}
         self.pending.append({**means, "lr": torch.tensor(rate)})
+        if self.draws():
+            self.shown = batch["views"][:, :ROWS].clone(), batch["index"][:ROWS]
         self.latest = batch["index"]
         self.indices.append(self.latest)
 
@@ -294,17 +293,29 @@ class Trainer:
         return round(self.step / self.steps_per_epoch, 4)
 
     def evaluate(self, monitor: Monitor) -> None:
-        """(all) Records the encoder's kNN accuracy every --knn-every epochs. It uses a copy of the encoder and its own
-        random numbers, so that training is not affected."""
-        between = self.steps_per_epoch * self.config.machine.knn_every
-        if not between or not self.step or self.step % between:
+        """(all) Measures the encoder and draws pictures, when they are due. Both use a copy of the encoder and random
+        numbers of their own, so that training is not affected."""
+        config = self.config
+        wanted, draws = online.due(config.machine, self.step, self.steps_per_epoch), self.draws()
+        if not wanted and not draws:
             return
         with parallel.together():
-            if self.first and not self.run.has("knn", self.step):
-                encoder, size = copy.deepcopy(self.objective.encoder), self.config.views.size
-                correct = knn.knn(encoder, self.shards, size, self.device, NEIGHBOURS, TEMPERATURE)
-                accuracy = correct.float().mean().item()
-                monitor.record({"step": self.step, "epoch": self.epoch(), "knn": accuracy})
+            if not self.first:
+                return
+            if wanted and not self.run.has(wanted[0], self.step):
+                encoder, size = copy.deepcopy(self.objective.encoder), config.views.size
+                figures = online.measure(encoder, self.shards, config.data.split, size, self.device, wanted)
+                monitor.record({"step": self.step, "epoch": self.epoch(), **figures})
+            if draws and self.shown is not None:
+                encoder, folder = copy.deepcopy(self.objective.encoder), self.run.path / "pictures"
+                about = self.shown, self.objective.views, self.device, folder, self.step
+                for name, file in draw_training(encoder, self.shards, config.data.split, *about).items():
+                    monitor.picture(self.step, name, file)
+
+    def draws(self) -> bool:
+        """Whether pictures are due after this step."""
+        between = self.steps_per_epoch * self.config.machine.pictures_every
+        return bool(between and self.step and self.step % between == 0)
 
     def state(self) -> dict[str, Any]:
         """(all) All that `restore` needs; `ranks` lists the state of each process."""

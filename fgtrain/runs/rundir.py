@@ -31,7 +31,7 @@ from .state import checksum, complete_checkpoints
 
 FACTS: dict[str, Any] = {
     **{"name": str, "status": str, "pid": int, "processes": int, "step": int, "shards": dict, "earlier": list},
-    "plugins": dict,
+    **{"plugins": dict, "tracking": dict},
     **{"reason": str | None, "checkpoint": int | None},
 }
 """Types of those values in run.json that are read again."""

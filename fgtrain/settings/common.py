@@ -180,15 +180,29 @@ class Machine:
     """Steps per line of metrics.jsonl, each the mean over those steps."""
     knn_every: int = 0
     """Epochs between kNN evaluations during training, on the set's train and test splits; 0: never."""
+    linear_every: int = 0
+    """Epochs between linear evaluations during training, as `fgtrain eval linear --cache --epochs 30`; 0: never. One
+    pass over both splits, which --knn-every shares, and the layer."""
+    rankme_every: int = 0
+    """Epochs between measurements of RankMe, the effective rank of the features of up to 25,600 training images; 0:
+    only with --knn-every and --linear-every. It needs no labels."""
+    pictures_every: int = 0
+    """Epochs between pictures of views and of Grad-CAM, written to pictures/ in the run directory; 0: never. Grad-CAM
+    trains a linear layer, which takes one pass over the train split."""
+    log: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    """Also give the metrics and pictures to these programs. tensorboard writes into the run directory; wandb, trackio
+    and mlflow use their own settings and environment variables."""
     tensorboard: Switch = False
-    """Also write the metrics for TensorBoard, into the run directory."""
+    """The same as --log tensorboard."""
     compile: Switch = False
     """Compile the encoder with torch.compile: slower start, faster steps on a GPU; results differ by rounding."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_last", "log_every"):
             need_between(1, getattr(self, name), MOST, name.replace("_", "-"))
-        need(0 <= self.knn_every <= MOST, "knn-every", self.knn_every, f"0 for never, or 1 to {MOST:,} epochs")
+        for name in ("knn", "linear", "rankme", "pictures"):
+            value = getattr(self, f"{name}_every")
+            need(0 <= value <= MOST, f"{name}-every", value, f"0 for never, or 1 to {MOST:,} epochs")
         need(self.threads is None or 1 <= self.threads <= 1024, "threads", self.threads, "1 to 1024")
 
 
