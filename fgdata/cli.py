@@ -1,9 +1,10 @@
-"""The `fgdata` command: build-shards, rebox, add, coreset, check, score, show, list, fetch-model."""
+"""The `fgdata` command: build-shards, finish, rebox, add, coreset, check, score, show, list, fetch-model."""
 
 import json
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,6 +54,8 @@ def build_shards(
     test_fraction: float | None = None,
     split_seed: int | None = None,
     download: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    part: str | None = None,
+    command: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress] = "",
 ) -> int:
     """Run saliency detectors over a dataset and write WebDataset shards that contain the boxes.
 
@@ -99,14 +102,19 @@ def build_shards(
             to a new test split, above 0 and below 1.
         split_seed: Seed for drawing that test split. Default: 0.
         download: First download the dataset into the root, if it is freely available and not there yet.
+        part: I/N: build only part I of N, counted from 0, into a folder that several machines share; then run `fgdata
+            finish` (docs/cluster.md). auto/N: I is the index of this task in a job array of Slurm, Kubernetes or AWS
+            Batch.
     """
     from . import datasets
     from .boxes.objective import Objective
     from .building import build
+    from .building.parts import parse_part
     from .building.plan import recorded_plugins
     from .cores import available_cores
     from .saliency import with_onnx
 
+    share = None if part is None else parse_part(part)
     out = out or Path("shards") / dataset
     if missing := plugins.ask(str(out), recorded_plugins(out)):
         raise InputError(missing)
@@ -134,22 +142,47 @@ def build_shards(
         workers=workers,
         engine=engine,
         keep_maps=keep_maps,
+        part=share,
+        command=command,
     )
-    total = _total(done.manifest)
+    folder = shlex.quote(str(out))
+    if share and not done.was_complete:
+        print(f"{out}: part {share} is built: {done.written:,} samples by this run in {done.seconds:,.1f} s")
+        print(f"When all {share.count:,} parts are built: fgdata finish {folder}")
+        return 0
     if done.was_complete:
-        print(f"{out} is already complete: {total}. Nothing to do.")
+        print(f"{out} is already complete: {_total(done.manifest)}. Nothing to do.")
         return 0
     if done.written:
-        print(f"{out}: {total}, {done.written:,} of them built by this run in {done.seconds:,.1f} s")
+        how = f", {done.written:,} of them built by this run in"
     else:
-        print(f"{out}: {total}. All shards were already built; wrote the manifest in {done.seconds:,.1f} s")
-    for line in _remarks(done.manifest):
-        print(f"  {line}")
-    folder = shlex.quote(str(out))
-    print(f"View it:     fgdata show {folder}")
-    if (train := done.manifest["splits"].get("train", {}).get("samples", 0)) >= 2:
-        smaller = "" if train >= RECIPE_BATCH else f" --data.batch-size {1 << (train.bit_length() - 1)}"
-        print(f"Train on it: fgtrain run cvsa --data.shards {folder}{smaller}")
+        how = ". All shards were already built; wrote the manifest in"
+    print(f"{out}: {_total(done.manifest)}{how} {done.seconds:,.1f} s")
+    _print_next(out, done.manifest)
+    return 0
+
+
+def finish(shards: ShardFolder, jobs: int | None = None) -> int:
+    """Write the manifest of a set that was built with --part, or list the missing shards and the commands for them.
+
+    Every shard is read back and compared with its sha256 first. The dataset is not needed.
+
+    Args:
+        shards: The folder of the shard set.
+        jobs: Shards that are read at once. Default: all cores.
+    """
+    from .building.finish import finish as finish_set
+    from .cores import available_cores
+
+    threads = available_cores() if jobs is None else jobs
+    if threads < 1:
+        raise InputError(f"--jobs {threads}: must be at least 1.")
+    done = finish_set(shards, threads=threads)
+    if done.was_complete:
+        print(f"{shards} is already complete: {_total(done.manifest)}. Nothing to do.")
+        return 0
+    print(f"{shards}: {_total(done.manifest)}. All shards are intact; wrote the manifest in {done.seconds:,.1f} s")
+    _print_next(shards, done.manifest)
     return 0
 
 
@@ -412,8 +445,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
     args: the words after the program's name; default: those of this process.
     """
+    words = sys.argv[1:] if args is None else list(args)
     commands = {
-        "build-shards": build_shards,
+        "build-shards": partial(build_shards, command=_without_part(words)),
+        "finish": finish,
         "rebox": rebox,
         "add": add,
         "coreset": coreset,
@@ -437,16 +472,38 @@ def main(args: Sequence[str] | None = None) -> int:
         with help_as_paragraphs(rest):
             return tyro.extras.subcommand_cli_from_dict(commands, prog="fgdata", description=DESCRIPTION, args=rest)
 
-    words = sys.argv[1:] if args is None else list(args)
     given = [word for word in words if not word.startswith("-")]
     when_stopped = {
         "build-shards": "Finished shards are kept: rerun the command to resume after them.",
+        "finish": "Finished shards are kept: rerun the command.",
         "rebox": "The shard set is unchanged.",
         "add": "The shard set is unchanged.",
         "coreset": "Nothing was written.",
         "fetch-model": "The part that was downloaded is kept: rerun the command to resume.",
     }
     return run_command("fgdata", command, when_stopped.get(given[0] if given else "", ""))
+
+
+def _print_next(shards: Path, manifest: dict) -> None:
+    """Prints the remarks on a finished set, and the commands that show it and train on it."""
+    for line in _remarks(manifest):
+        print(f"  {line}")
+    folder = shlex.quote(str(shards))
+    print(f"View it:     fgdata show {folder}")
+    if (train := manifest["splits"].get("train", {}).get("samples", 0)) >= 2:
+        smaller = "" if train >= RECIPE_BATCH else f" --data.batch-size {1 << (train.bit_length() - 1)}"
+        print(f"Train on it: fgtrain run cvsa --data.shards {folder}{smaller}")
+
+
+def _without_part(words: Sequence[str]) -> str:
+    """The words of this command -> the command that builds the whole set."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word == "--part":
+            next(rest, None)
+        elif not word.startswith("--part="):
+            kept.append(word)
+    return shlex.join(["fgdata", *kept])
 
 
 def _explain_replacement() -> None:

@@ -9,6 +9,7 @@ A build is deterministic: every file of the set has the same bytes each time. Ti
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,17 +20,18 @@ from .. import images
 from ..boxes.objective import Objective
 from ..datasets import DATASETS, Dataset, Record
 from ..errors import DetectorError, InputError, NotEnoughMemory, printable, warn
-from ..files.atomic import write_atomic
 from ..files.lock import create_and_lock
 from ..progress import Progress
 from ..saliency import check_available, component
-from ..shards.manifest import BUILDING, MANIFEST, SPLITS, add_counts, count_fallbacks, dump, read_manifest, signed
-from ..shards.maps import MAPS, maps_part, merge, pack
+from ..shards.manifest import BUILDING, MANIFEST, SPLITS, count_fallbacks, read_manifest
+from ..shards.maps import MAPS, pack
 from ..shards.reader import set_faults
 from ..shards.writer import ShardWriter
-from . import sample, unfinished
+from . import owners, sample, unfinished
 from .engine import run_jobs, validate
-from .log import Log, append_log
+from .finish import Built, complete, find_damaged
+from .log import LOG, Log, append_log
+from .parts import Part
 from .plan import ORDER_SEED, make_plan, refuse_other
 
 
@@ -43,17 +45,6 @@ class Job:
     key_digits: int
     records: tuple[Record, ...]
     recipe: sample.Recipe
-
-
-@dataclass(frozen=True)
-class Built:
-    """The result of a build: the manifest, the number of samples written by this call, and its seconds."""
-
-    manifest: dict
-    written: int
-    seconds: float
-    was_complete: bool = False
-    """The set was already complete: nothing was written, not even the manifest."""
 
 
 def build(
@@ -70,6 +61,8 @@ def build(
     engine: str = "local",
     keep_maps: bool = False,
     chroma: str = "420",
+    part: Part | None = None,
+    command: str = "",
 ) -> Built:
     """Writes the shard set of a dataset to a folder, or resumes after the last complete shard of a stopped build.
 
@@ -78,7 +71,9 @@ def build(
     this many pixels, at least 16; None keeps the original bytes. quality: of re-encoded JPEGs, 1 to 100.
     on_bad_image: "stop" or "skip". shard_samples: samples per shard, at least 1. workers: processes of the local
     engine, at least 1. engine: "local" or "ray". keep_maps: also store the saliency maps in maps.h5.
-    chroma: colour resolution of re-encoded JPEGs, "420" or "444".
+    chroma: colour resolution of re-encoded JPEGs, "420" or "444". part: build only this part's shards and write no
+    manifest; other machines may build the other parts at the same time, and `finish` completes the set. command: what
+    builds the set from a shell, without --part; `finish` shows it if shards are missing.
     Raises InputError, before any detector runs, if the folder holds another set or other files (the message lists the
     differences), if a detector needs boxes that the dataset lacks, or, with on_bad_image "stop", if an image cannot be
     read.
@@ -96,65 +91,69 @@ def build(
     plan = make_plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
-    with create_and_lock(out):
-        if (out / MANIFEST).is_file():
-            manifest = read_manifest(out)
-            _refuse_damaged(out, manifest)
-            stored = sum(split["samples"] for split in manifest["splits"].values())
-            counts = stored + len(manifest.get("skipped", ())), len(dataset.records)
-            ignored = ("versions", "format_version", *(() if manifest["reencoded"] else ("images.version",)))
-            refuse_other(out, manifest, plan, counts, ignored)
-            unfinished.remove_leftovers(out)
-            unfinished.remove_building(out)
-            return Built(manifest, 0, 0.0, was_complete=True)
+    with create_and_lock(out, shared=part is not None), ExitStack() as stack:
+        if (complete_set := _open_complete(out, plan, dataset, part)) is not None:
+            return complete_set
         _refuse_unlike(out, plan, len(dataset.records))
-        unfinished.remove_leftovers(out)
         jobs = make_jobs(dataset, out, recipe, shard_samples)
+        own = {"begun_with": len(dataset.records), "shards": count_shards(jobs)}
+        own |= ({"parts": part.count} if part else {}) | ({"command": command} if command else {})
+        if part or owners.begun_in_parts(out):
+            share = part.share(len(jobs)) if part else range(len(jobs))
+            stack.enter_context(owners.owning(out, share.start, share.stop))
+            jobs = [jobs[number] for number in share]
+            if (complete_set := _open_complete(out, plan, dataset, part)) is not None:  # finished in the meantime
+                return complete_set
+        if not part:
+            unfinished.remove_leftovers(out)
         facts = {job.name: fact for job in jobs if (fact := unfinished.read_mark(out, job.name))}
         todo = [job for job in jobs if job.name not in facts]
         if on_bad_image == "stop" and (dataset.name not in DATASETS or DATASETS[dataset.name].files):
             _refuse_bad_images(todo, workers)
-        unfinished.write_plan(out, plan | {"begun_with": len(dataset.records)})
+        if part:
+            unfinished.write_plan_once(out, plan, own)
+            _refuse_unlike(out, plan, len(dataset.records))  # of parts that start together, one writes the plan
+        else:
+            unfinished.write_plan(out, plan, own)
+        log = unfinished.part_log(out) if part else out / LOG
+        total = sum(len(job.records) for job in jobs)
         start = time.monotonic()
-        _build_shards(out, todo, facts, len(dataset.records), workers, engine)
-        damaged = _find_damaged(out, jobs, facts, workers)
+        _build_shards(log, todo, facts, total, workers, engine)
+        names = [job.name for job in jobs]
+        damaged = find_damaged(out, names, facts, workers)
         for path in damaged.values():
             warn(f"{path} is damaged: its sha256 differs from the recorded one. Rebuilding its shard.")
         rebuilt = [job for job in jobs if job.name in damaged]
-        _build_shards(out, rebuilt, facts, len(dataset.records), workers, engine)
-        for path in _find_damaged(out, rebuilt, facts, workers).values():
+        _build_shards(log, rebuilt, facts, total, workers, engine)
+        for path in find_damaged(out, [job.name for job in rebuilt], facts, workers).values():
             raise InputError(f"{path} is damaged again after its shard was rebuilt. Check the disk.")
-        maps = _merge_maps(out, recipe, jobs, facts) if keep_maps else {}
-        manifest = _make_manifest(plan | maps, jobs, facts)
-        for job in jobs:
-            if not facts[job.name]["entry"]["samples"]:  # all images were skipped; DALI refuses an empty index
-                (out / f"{job.name}.tar").unlink(missing_ok=True)
-                (out / f"{job.name}.idx").unlink(missing_ok=True)
-        unfinished.remove_leftovers(out)
-        write_atomic(out / MANIFEST, dump(manifest))
-        unfinished.remove_building(out)
+        manifest = {} if part else complete(out, plan, [facts[name] for name in names])
         written = {job.name for job in todo} | damaged.keys()
         return Built(manifest, sum(facts[name]["entry"]["samples"] for name in written), time.monotonic() - start)
 
 
-def _build_shards(out: Path, jobs: list[Job], facts: dict[str, dict], total: int, workers: int, engine: str) -> None:
-    """Builds shards and adds their facts to `facts`, by name. total: the images of the whole set."""
+def _open_complete(out: Path, plan: dict, dataset: Dataset, part: Part | None) -> Built | None:
+    """-> the set in the folder if it is complete. Raises InputError if it is damaged or has another plan."""
+    if not (out / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(out)
+    _refuse_damaged(out, manifest)
+    stored = sum(split["samples"] for split in manifest["splits"].values())
+    counts = stored + len(manifest.get("skipped", ())), len(dataset.records)
+    ignored = ("versions", "format_version", *(() if manifest["reencoded"] else ("images.version",)))
+    refuse_other(out, manifest, plan, counts, ignored)
+    if part is None:
+        unfinished.remove_leftovers(out)
+        unfinished.remove_building(out)
+    return Built(manifest, 0, 0.0, was_complete=True)
+
+
+def _build_shards(log: Path, jobs: list[Job], facts: dict[str, dict], total: int, workers: int, engine: str) -> None:
+    """Builds shards and adds their facts to `facts`, by name. total: the images of the whole set, or of the part."""
     with Progress("Building", total, total - sum(len(job.records) for job in jobs)) as progress:
         for fact in run_jobs(build_shard, jobs, workers=workers, engine=engine, advance=progress.advance):
-            append_log(out, {"shard": fact["name"], **fact.pop("log")})
+            append_log(log, {"shard": fact["name"], **fact.pop("log")})
             facts[fact["name"]] = fact
-
-
-def _find_damaged(out: Path, jobs: list[Job], facts: dict[str, dict], threads: int) -> dict[str, Path]:
-    """-> by shard, a file on disk that differs from what was written."""
-    damaged = {}
-    total = sum(len(job.records) for job in jobs)
-    with Progress("Checking shards", total) as progress, ThreadPoolExecutor(threads) as pool:
-        for job, path in zip(jobs, pool.map(lambda job: unfinished.find_damage(out, facts[job.name]), jobs)):
-            if path is not None:
-                damaged[job.name] = path
-            progress.advance(len(job.records))
-    return damaged
 
 
 def build_shard(job: Job, advance=lambda images: None) -> dict:
@@ -189,14 +188,6 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
     fact["entry"] = writer.entry
     fact = unfinished.write_mark(job.folder, fact, pack(keys, maps) if job.recipe.keep_maps and keys else None)
     return {**fact, "log": log.summary()}
-
-
-def _merge_maps(out: Path, recipe: sample.Recipe, jobs: list[Job], facts: dict[str, dict]) -> dict:
-    """Merges the map files of the shards into maps.h5 -> its entry for the manifest, as {"maps": entry}."""
-    parts = [maps_part(out, job.name) for job in jobs if facts[job.name]["entry"]["samples"]]
-    if not parts:
-        return {}
-    return {"maps": merge({component(name): parts for name in recipe.saliency if name != "gt"}, out / MAPS)}
 
 
 def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> None:
@@ -274,6 +265,11 @@ def make_jobs(dataset: Dataset, out: Path, recipe: sample.Recipe, shard_samples:
     return jobs
 
 
+def count_shards(jobs: list[Job]) -> dict[str, int]:
+    """-> the number of shards of each split."""
+    return {split: count for split in SPLITS if (count := sum(job.name.startswith(f"{split}-") for job in jobs))}
+
+
 def _move_boxes_forward(records: list[Record], among: int) -> None:
     """Moves the first record with boxes to the front if it is not among the first `among` (FORMAT.md, "The json")."""
     first = next((i for i, record in enumerate(records) if record.boxes), 0)
@@ -292,24 +288,3 @@ def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
     if faults:
         more = "" if len(faults) == 1 else f"\nThis is the first of {len(faults):,} such images."
         raise InputError(faults[0] + more)
-
-
-def _make_manifest(plan: dict, jobs: list[Job], facts: dict[str, dict]) -> dict:
-    splits = {}
-    for split in SPLITS:
-        entries = [facts[job.name]["entry"] for job in jobs if job.name.startswith(split)]
-        entries = [entry for entry in entries if entry["samples"]]
-        if entries:
-            splits[split] = {"samples": sum(entry["samples"] for entry in entries), "shards": entries}
-    if not splits:
-        raise InputError("None of the dataset's images can be read. See why the first one fails: --on-bad-image stop")
-    ordered = [facts[job.name] for job in jobs]
-    manifest = {
-        **plan,
-        "splits": splits,
-        "skipped": [skipped for fact in ordered for skipped in fact["skipped"]],
-        "boxes_clipped": sum(fact["boxes_clipped"] for fact in ordered),
-        "reencoded": sum(fact["reencoded"] for fact in ordered),
-        "fallbacks": add_counts(fact["fallbacks"] for fact in ordered),
-    }
-    return signed(manifest)

@@ -54,9 +54,9 @@ class Log:
         return {"seconds": seconds, "slowest": slowest, "image_bytes": self.image_bytes}
 
 
-def append_log(folder: Path, line: dict[str, Any]) -> None:
-    """Appends a line to the build.jsonl of a set."""
-    append_line(folder / LOG, json.dumps(line))
+def append_log(path: Path, line: dict[str, Any]) -> None:
+    """Appends a line to a log: the build.jsonl of a set, or that of a part."""
+    append_line(path, json.dumps(line))
 
 
 def read_log(shards: ShardSet) -> list[dict[str, Any]]:

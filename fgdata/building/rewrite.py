@@ -36,7 +36,7 @@ from ..shards.maps import MAPS, MapFile, maps_part, merge, pack, set_fault
 from ..shards.reader import ShardSet, SplitReader, meta
 from ..shards.writer import ShardWriter, box_bytes
 from .engine import run_jobs, validate
-from .log import Log, append_log
+from .log import LOG, Log, append_log
 from .plan import differs_in_version, versions
 from .sample import Decoded, find_box, largest_box
 
@@ -201,7 +201,7 @@ def _rewrite(
             _link_other_files(source, new, manifest)
         if added is not None and added != "gt":
             for fact in ordered:
-                append_log(new, {"shard": fact["entry"]["name"], "added": component(added), **fact["log"]})
+                append_log(new / LOG, {"shard": fact["entry"]["name"], "added": component(added), **fact["log"]})
         manifest = signed(manifest)
         write_atomic(new / MANIFEST, dump(manifest))
     return Reboxed(manifest, out or source, time.monotonic() - start)

@@ -7,26 +7,33 @@ digest. Those of older versions have none; they are read too.
 
 import hashlib
 import re
+import secrets
 import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files.atomic import remove_parts, write_atomic
+from ..files.atomic import append_line, remove_parts, write_atomic, write_once
 from ..files.json import read_json
 from ..files.regular import open_regular
 from ..shards.manifest import BUILDING, digest, dump, signed
 from ..shards.maps import maps_part
-from ..shards.schema import COUNT, MANIFEST, SHA256, SHARD, TEXT, Is, Shape, find_fault
+from ..shards.schema import COUNT, MANIFEST, OBJECT, SHA256, SHARD, TEXT, Each, Is, Shape, find_fault, whole
+from .log import LOG
+from .parts import MOST
 
 _PLAN = {key: MANIFEST[key] for key in ("dataset", "detectors", "objective", "images", "versions")}
 _PLAN |= {"begun_with?": Is("a whole number or null", lambda value: value is None or COUNT.test(value))}
+_PLAN |= {"maps?": OBJECT, "shards?": Each("train|test", whole(0, 999_999)), "parts?": whole(1, MOST), "command?": TEXT}
+_OWN_KEYS = ("begun_with", "shards", "parts", "command", "digest")
+"""Keys of plan.json that are not part of the plan: the images and shards of the whole set, and how to build it."""
 _FACT = {key: MANIFEST[key] for key in ("boxes_clipped", "reencoded", "fallbacks")}
 _FACT |= {"name": TEXT, "skipped": [{"file": TEXT, "why": TEXT}], "entry": SHARD}
 _FACT |= {"maps_bytes?": COUNT, "maps_sha256?": SHA256}
-_OWN = re.compile(r"plan\.json|[a-z0-9-]+-[0-9]{6}\.(json|maps\.h5)")
+_OWN = re.compile(r"plan\.json|[a-z0-9-]+-[0-9]{6}\.(json|maps\.h5)|[A-Za-z0-9.-]+\.(owner|jsonl)")
 """Names of the files that a build creates in `.building`."""
+MOST_LOG_BYTES = 64 << 20
 
 
 def read_plan(out: Path) -> dict | None:
@@ -38,10 +45,24 @@ def read_plan(out: Path) -> dict | None:
     return _read(path, _PLAN, f"Delete the unfinished set and rerun this command: rm -r {shlex.quote(str(out))}")
 
 
-def write_plan(out: Path, plan: dict) -> None:
-    """Creates `.building` and writes the plan."""
+def write_plan(out: Path, plan: dict, own: dict) -> None:
+    """Creates `.building` and writes the plan. own: values of _OWN_KEYS."""
     (out / BUILDING).mkdir(exist_ok=True)
-    write_atomic(out / BUILDING / "plan.json", dump(signed(plan)))
+    write_atomic(out / BUILDING / "plan.json", dump(signed(plan | own)))
+
+
+def write_plan_once(out: Path, plan: dict, own: dict) -> None:
+    """Writes the plan unless there is one. Of several processes, on any machines, one writes it."""
+    recorded = read_plan(out)
+    if recorded is not None and "shards" not in recorded:  # of an older version
+        write_plan(out, plan, own)
+    elif recorded is None:
+        write_once(out / BUILDING / "plan.json", dump(signed(plan | own)))
+
+
+def without_own_keys(plan: dict) -> dict:
+    """What `read_plan` returned -> the plan that was given to `write_plan`."""
+    return {key: value for key, value in plan.items() if key not in _OWN_KEYS}
 
 
 def write_mark(out: Path, fact: dict, maps: bytes | None) -> dict:
@@ -62,6 +83,26 @@ def read_mark(out: Path, name: str) -> dict | None:
     if fact is None or not all(file.is_file() and file.stat().st_size == size for file, size, _ in _files(out, fact)):
         return None
     return fact
+
+
+def remove_mark(out: Path, name: str) -> None:
+    """Marks a shard as unfinished."""
+    _mark(out, name).unlink(missing_ok=True)
+
+
+def part_log(out: Path) -> Path:
+    """-> a new file for the log of a part: lines that two machines append to one file on NFS overwrite each other."""
+    return out / BUILDING / f"{secrets.token_hex(8)}.jsonl"
+
+
+def merge_logs(out: Path) -> None:
+    """Moves the lines of all part logs to the log of the set."""
+    for path in sorted((out / BUILDING).glob("*.jsonl")):
+        with open_regular(path) as file:
+            lines = file.read(MOST_LOG_BYTES).decode(errors="replace").splitlines()
+        for line in lines:
+            append_line(out / LOG, line)
+        path.unlink()
 
 
 def find_damage(out: Path, fact: dict) -> Path | None:
@@ -89,7 +130,7 @@ def remove_building(out: Path) -> None:
         return
     for path in folder.iterdir():
         if _OWN.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
-            path.unlink()
+            path.unlink(missing_ok=True)
     with suppress(OSError):  # it holds files of the user
         folder.rmdir()
 

@@ -55,6 +55,29 @@ def write_atomic(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
+def write_once(path: Path, data: bytes) -> bool:
+    """Writes a file unless it exists -> whether this call created it. The file appears whole.
+
+    Of several processes that call this at once, also on several machines, one creates the file: it is created by a hard
+    link, which fails if the name exists. On a file system without hard links the last one wins.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        write_synced(part, data)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            if path.exists():
+                return False
+            part.replace(path)
+        return True
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
 def write_synced(path: Path, data: bytes | memoryview) -> None:
     """Writes a file and syncs it to disk before returning. For files of a folder that is renamed into place later."""
     with name_file(path), path.open("wb") as file:

@@ -34,15 +34,17 @@ def create_folder(folder: Path, flag: str) -> None:
 
 
 @contextmanager
-def create_and_lock(folder: Path) -> Iterator[None]:
+def create_and_lock(folder: Path, shared: bool = False) -> Iterator[None]:
     """Creates a folder and its parents, and locks it (as `lock` does) until the block ends.
+
+    shared: other processes may hold a shared lock at the same time, but no exclusive one.
 
     If the block raises, the folders created here are removed again if they are empty, before the lock is released.
     Raises InputError if the folder cannot be created, or if another process holds its lock; that process owns the
     folder, so nothing is removed then.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    handle = _open_and_lock(folder, create=True)
+    handle = _open_and_lock(folder, create=True, shared=shared)
     try:
         yield
     except BaseException:
@@ -80,12 +82,12 @@ def is_locked(folder: Path) -> bool:
         os.close(handle)
 
 
-def _try_lock(handle: int) -> bool | None:
+def _try_lock(handle: int, shared: bool = False) -> bool | None:
     """Whether this process holds the lock now; None if the system or the file system has no locks."""
     if fcntl is None:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as fault:
@@ -95,7 +97,7 @@ def _try_lock(handle: int) -> bool | None:
     return True
 
 
-def _open_and_lock(folder: Path, create: bool) -> int | None:
+def _open_and_lock(folder: Path, create: bool, shared: bool = False) -> int | None:
     """-> an open handle that holds the lock of the folder at this path. None on Windows, which has no such lock."""
     while True:
         if create:
@@ -109,12 +111,12 @@ def _open_and_lock(folder: Path, create: bool) -> int | None:
                 continue
             raise InputError(f"The folder {folder} does not exist, or was just removed.") from None
         try:
-            locked = _try_lock(handle)
+            locked = _try_lock(handle, shared)
             if locked is False:
                 raise InputError(
                     f"Another process is writing to {folder}. Wait until it ends, or name another folder: --out FOLDER"
                 )
-            if locked is None:
+            if locked is None and not shared:
                 _warn_without_locks()
             if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle

@@ -39,7 +39,7 @@ def stop(*_):
 def test_a_line_after_an_incomplete_one_starts_on_a_new_line(make, tmp_path, monkeypatch):
     folder = tmp_path / "set"
     with monkeypatch.context() as stopped:
-        stopped.setattr("fgdata.building.build._make_manifest", stop)
+        stopped.setattr("fgdata.building.finish.make_manifest", stop)
         with pytest.raises(KeyboardInterrupt):
             make(shard_samples=2)
     log = folder / LOG
@@ -53,10 +53,10 @@ def test_a_line_after_an_incomplete_one_starts_on_a_new_line(make, tmp_path, mon
     assert lost
     assert check(folder)[1] == []
     assert "ms per image" in write_report(folder, folder / "report.html").read_text()
-    append_log(folder, {"shard": lost.pop(), "seconds": {}, "slowest": []})
+    append_log(folder / LOG, {"shard": lost.pop(), "seconds": {}, "slowest": []})
     assert sum(lines(folder).values()) == 8
     log.write_bytes(b"")
-    append_log(folder, {"shard": "train-000000"})
+    append_log(folder / LOG, {"shard": "train-000000"})
     assert log.read_bytes() == b'{"shard": "train-000000"}\n'
     log.write_bytes(b"\xff\x00\n7\n{}\n")
     assert lines(folder) == {}
@@ -86,7 +86,7 @@ def test_a_rewritten_set_keeps_its_log(make, tmp_path):
 def test_a_log_that_takes_no_lines_is_an_input_error(tmp_path: Path):
     (tmp_path / "build.jsonl").symlink_to("/proc/self/environ")
     with pytest.raises(InputError, match=r"build.jsonl takes no more lines: .*Move it away"):
-        append_log(tmp_path, {"x": 1})
+        append_log(tmp_path / LOG, {"x": 1})
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -86,7 +86,7 @@ def test_a_build_that_lacks_only_its_manifest_reports_that_it_wrote_it(tmp_path,
     monkeypatch.chdir(tmp_path)
     words = "build-shards --classes 2 --images-per-class 4 --size 64 --saliency spectral-residual --jobs 1".split()
     with monkeypatch.context() as stopped:
-        stopped.setattr("fgdata.building.build.merge", stop)
+        stopped.setattr("fgdata.building.finish.merge", stop)
         assert main([*words, "--keep-maps"]) == 130
     assert main([*words, "--keep-maps"]) == 0
     assert "already built; wrote the manifest" in capsys.readouterr().out
@@ -107,7 +107,7 @@ def unfinished(birds, tmp_path, monkeypatch, in_process):
     few = replace(birds, records=birds.records[:12])
     resume = partial(build, few, tmp_path / "set", saliency=("spectral-residual",), keep_maps=True)
     with monkeypatch.context() as stopped:
-        stopped.setattr("fgdata.building.build._find_damaged", stop)
+        stopped.setattr("fgdata.building.build.find_damaged", stop)
         with pytest.raises(KeyboardInterrupt):
             resume()
     build(few, tmp_path / "direct", saliency=("spectral-residual",), keep_maps=True)
@@ -328,7 +328,7 @@ def test_files_of_killed_processes_are_removed_and_a_users_files_are_not(unfinis
 def test_a_part_that_a_lost_worker_leaves_during_the_build_is_removed(unfinished, monkeypatch):
     out, resume = unfinished
     part = out / "train-000000.tar.0a1b2c3d.part"
-    monkeypatch.setattr("fgdata.building.build._find_damaged", lambda *_: part.touch() or {})
+    monkeypatch.setattr("fgdata.building.build.find_damaged", lambda *_: part.touch() or {})
     resume()
     assert check(out)[1] == []
 
