@@ -145,7 +145,7 @@ def _read(path: Path) -> _Owner | None:
         return None
     except (InputError, OSError):
         values = None
-    if find_fault(values, _SHAPE):
+    if not isinstance(values, dict) or find_fault(values, _SHAPE):
         return _Owner("an unknown machine", "", 0, 0, COUNT_OF_ALL, 0)
     return _Owner(**{name: values[name] for name in _SHAPE})
 
