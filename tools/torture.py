@@ -30,7 +30,10 @@ from torture_runs import FlipRun, Train
 from torture_sets import Build, FlipSet, Rewrite
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = {"build": (Build,), "rewrite": (Rewrite,), "train": (Train,), "flip": (FlipSet, FlipRun), "full": (Full,)}
+TESTS = {
+    **{"build": (Build,), "rewrite": (Rewrite,), "train": (Train,), "full": (Full,)},
+    **{"flip": (FlipSet, FlipRun), "flip-set": (FlipSet,), "flip-run": (FlipRun,)},
+}
 TRIES = {"build": 200, "rewrite": 100, "train": 50, "flip": 500, "full": 40, "fuzz": 10_000}
 """Of each class of a test, without --tries."""
 FAMILIES = 7
@@ -52,7 +55,8 @@ class Row:
 
 def torture(
     test: Annotated[
-        tuple[Literal["build", "rewrite", "train", "flip", "fuzz", "full", "all"], ...], tyro.conf.Positional
+        tuple[Literal["build", "rewrite", "train", "flip", "flip-set", "flip-run", "fuzz", "full", "all"], ...],
+        tyro.conf.Positional,
     ],
     tries: int | None = None,
     seed: int = 0,
@@ -65,8 +69,8 @@ def torture(
 
     Args:
         test: One or more. build, rewrite (rebox and add) and train: commands killed at random moments and run again.
-            flip: one bit of one file of a set or a run. full: a small disk under commands that write (needs root, or
-            user namespaces). fuzz: hostile inputs.
+            flip: one bit of one file of a set or a run (flip-set, flip-run: one of both). full: a small disk under
+            commands that write; needs root or user namespaces. fuzz: hostile inputs.
         tries: Tries of each test. Default: 200 builds, 100 rewrites, 50 trainings, 500 flips of a set and 500 of a run,
             40 full disks, 10,000 hostile inputs.
         seed: Decides, with the number of a try, what happens in it.
@@ -77,7 +81,7 @@ def torture(
     """
     rows = []
     for name in TRIES if "all" in test else test:
-        count = TRIES[name] if tries is None else tries
+        count = TRIES[name.partition("-")[0]] if tries is None else tries
         for kind in TESTS.get(name, ()):
             rows.append(run(kind, count, seed, first, Runner(forks), keep))
             print_row(rows[-1])
