@@ -8,7 +8,7 @@ from tyro.conf import arg, subcommand
 
 from fgdata.errors import InputError
 
-from .settings import evaluations, pictures, sharing
+from .settings import evaluations, pictures, sharing, studying
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ FUNCTIONS: dict[type, str] = {
     pictures.Gradcam: "fgtrain.show.gradcam:draw_gradcam",
     pictures.Pairs: "fgtrain.show.pairs:draw_pairs",
     pictures.Curves: "fgtrain.show.curves:draw_curves",
+    studying.Study: "fgtrain.studies.command:run_study",
     List: "fgtrain.show.listing:run_list",
 }
 """Type of the flags -> module:function that takes them."""
@@ -68,6 +69,7 @@ class Show:
 COMMANDS: dict[str, type] = {
     "eval": Eval,
     "compare": evaluations.Compare,
+    "study": studying.Study,
     "show": Show,
     "list": List,
     "embed": sharing.Embed,

@@ -42,6 +42,7 @@ ROOMS = {
             "evaluate",
             "show",
             "engine",
+            "studies",
             "extend",
         ),
         *("commands", "cli", "__main__"),

@@ -50,7 +50,7 @@ def run_all(flags: All) -> list[str]:
             reasons.append(f"{name} is skipped: {reason}")
             continue
         common = {"shards": flags.shards, "size": flags.size, "device": flags.device}
-        common |= {"weights": flags.weights, "model": flags.model}
+        common |= {"weights": flags.weights, "model": flags.model, "results": flags.results}
         options = measurement.options
         if "untrained" in options and flags.weights is None and Subject.open(flags, ()).checkpoint.run is None:
             options = {}

@@ -23,9 +23,11 @@ from ..runs.checkpoint import Checkpoint
 from ..runs.rundir import RunDir
 from ..settings.common import Model, need, need_model
 from ..settings.evaluations import Evaluation
-from .records import append_record
+from .records import append_record, read_records
 
 SMALLEST, LARGEST = 8, 4096  # side of a view, in pixels
+RANDOM = "random"
+"""The value of --weights for a network that is not trained."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Given:
     def load(self) -> Encoder:
         """The network with the weights; what matched is printed once."""
         encoder = self.untrained()
+        if self.weights == RANDOM:
+            return encoder
         initial.load(encoder, self.weights, self.model)
         _say_once(encoder.origin)
         return encoder
@@ -69,6 +73,8 @@ class Subject:
     shards: ShardSet
     size: int
     device: torch.device
+    results: Path | None = None
+    """The file that gets the results; None: they are not saved."""
 
     @classmethod
     def open(cls, flags: Evaluation, splits: Sequence[str]) -> "Subject":
@@ -92,7 +98,17 @@ class Subject:
             )
         size = checkpoint.size if flags.size is None else flags.size
         need(SMALLEST <= size <= LARGEST, "size", size, f"{SMALLEST} to {LARGEST} pixels")
-        return cls(checkpoint, data, size, pick_device(flags.device))
+        run = checkpoint.run.path / "results.jsonl" if checkpoint.run is not None else None
+        need(
+            flags.results is None or run is None,
+            "results",
+            flags.results,
+            "only with --weights; a run has its own file",
+        )
+        if flags.results is not None:
+            need(flags.results.suffix == ".jsonl", "results", flags.results, "a file whose name ends in .jsonl")
+            read_records(flags.results)
+        return cls(checkpoint, data, size, pick_device(flags.device), run or flags.results)
 
     def load(self) -> Encoder:
         """A new copy of the encoder, on the CPU. InputError when its file is damaged or does not fit the network."""
@@ -146,7 +162,7 @@ class Subject:
         ]
 
     def record(self, evaluation: str, **values: Any) -> dict[str, Any]:
-        """Appends a line to the run's results.jsonl, if the encoder is in a run directory, and returns the line.
+        """Appends a line to the run's results.jsonl, or to --results, and returns the line.
 
         `values` are the figures (as fractions of one) and the settings of the evaluation. The line adds the step, the
         shard set and its digest, commit, versions, device and time. InputError when the file cannot be written.
@@ -155,8 +171,8 @@ class Subject:
         line |= {"shards": str(self.shards.path), "digest": self.shards.manifest["digest"]}
         line |= {"commit": provenance.commit(), "versions": provenance.versions()}
         line |= {"device": provenance.name_of(self.device), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        if self.checkpoint.run is not None:
-            append_record(self.checkpoint.run.path / "results.jsonl", line)
+        if self.results is not None:
+            append_record(self.results, line)
         return line
 
 

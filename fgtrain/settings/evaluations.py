@@ -30,9 +30,11 @@ class Evaluation:
     others: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN...]", help_behavior_hint="")] = ()
     """More runs, measured one after the other with the same flags."""
     weights: str | None = None
-    """Evaluate these weights instead of a run: any value that `fgtrain run --init` takes, for the network of
-    --model.backbone. The results are printed but not saved."""
+    """Evaluate these weights instead of a run: any value that `fgtrain run --init` takes, or random, for the network of
+    --model.backbone. The results are saved with --results."""
     model: Model = NETWORK
+    results: Path | None = None
+    """With --weights: the .jsonl file that the results are appended to. Default: they are only printed."""
 
 
 @dataclass(frozen=True)

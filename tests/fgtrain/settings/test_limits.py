@@ -12,7 +12,7 @@ import torch
 from fgdata.errors import InputError
 from fgtrain.evaluate.subject import open_encoder
 from fgtrain.objectives.losses import attention, info_nce, nt_xent, unit
-from fgtrain.settings import evaluations, methods, pictures
+from fgtrain.settings import evaluations, methods, pictures, studying
 from fgtrain.settings.common import SEEDS, Model
 
 LATER = {"k", "size", "rows"}
@@ -39,7 +39,7 @@ def changed(settings: Any, path: tuple[str, ...], value: Any) -> Any:
 
 OBJECTS = [kind() for kind in methods.METHODS.values()]
 OBJECTS += [evaluations.Knn(), evaluations.Linear(), evaluations.Finetune(), evaluations.Localization()]
-OBJECTS += [pictures.Views(), evaluations.All()]
+OBJECTS += [pictures.Views(), evaluations.All(), studying.Study("cvsa-table-1", seeds=(0,))]
 PLACES = {
     ".".join(path): (settings, path, value)
     for settings in OBJECTS

@@ -1,0 +1,1 @@
+"""Studies: tables of papers, or one's own, as grids of runs and evaluations."""

@@ -1,0 +1,47 @@
+"""A process that runs the commands of one job, and stops with a checkpoint when the study's process ends.
+
+It reads one line from standard input, a JSON list of commands, and then waits there: the end of the input means that
+the other process is gone, however it ended.
+"""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+
+
+def main() -> int:
+    """Runs the commands one after the other -> the exit code of the first that fails, or of one that was stopped."""
+    from ..cli import main as run
+
+    words = json.loads(sys.stdin.readline())
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    for command in words:
+        print(f"$ fgtrain {shlex.join(command)}", flush=True)
+        sys.argv = ["fgtrain", *command]
+        code = run(command)
+        if code or not _is_complete(command):
+            return code
+    return 0
+
+
+def _is_complete(command: list[str]) -> bool:
+    """Whether a training has reached its end: a stopped one exits with 0 too, and must not be measured."""
+    if command[0] != "run":
+        return True
+    run = Path(command[command.index("--out") + 1]) / "run.json"
+    return run.is_file() and json.loads(run.read_text("utf-8")).get("status") == "done"
+
+
+def _stop_with_parent() -> None:
+    """Stops this process as SIGTERM does, once standard input ends."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

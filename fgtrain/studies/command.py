@@ -1,0 +1,189 @@
+"""`fgtrain study`: lists the studies, or runs one and writes its tables."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.live import Live
+from rich.table import Table as RichTable
+
+from fgdata import plugins
+from fgdata.commandline.console import PlainConsole
+from fgdata.cores import available_cores
+from fgdata.errors import InputError, counted
+from fgdata.files.atomic import write_atomic
+from fgdata.files.lock import create_folder
+
+from ..printing import say
+from ..settings.studying import Study as Flags
+from . import declaration, estimate, figures, page, plan, running, tables
+from .check import check
+from .figures import Results
+from .plan import Job, Measure, Plan, reason_missing
+from .progress import Progress
+from .scaling import Scaled, scale
+from .tables import Table
+
+
+def run_study(flags: Flags) -> None:
+    """Runs what a study lacks, then prints and writes its table."""
+    if flags.name == "list":
+        say(listing())
+        return
+    study = declaration.load(flags.name)
+    scaled = scale(study, flags)
+    out = flags.out or Path("studies") / study.name
+    made = plan.make(scaled, out)
+    plan.check_started(made)
+    jobs = part(made, flags)
+    check(made, jobs, flags.device, need_sets=not flags.dry_run)
+    if flags.dry_run:
+        dry_run(made, jobs, flags)
+        return
+    failed = run_jobs(made, jobs, flags)
+    table = make_table(made, flags)
+    write(table, out)
+    say(tables.terminal(table), *table.head, *table.foot)
+    say(f"Written: {', '.join(str(out / f'table.{kind}') for kind in ('md', 'csv', 'html'))}")
+    running.check_failures(failed, out / "logs")
+
+
+def listing() -> RichTable:
+    """The built-in studies: rows that can be run, columns, seeds."""
+    table = RichTable(title="fgtrain study NAME", title_justify="left")
+    table.add_column("study", no_wrap=True)
+    table.add_column("what it is")
+    for name in declaration.names():
+        study = declaration.load(name)
+        rows = sum(not reason_missing(row, study) for row in study.rows)
+        of = "" if rows == len(study.rows) else f" of {len(study.rows)}"
+        sets = ", ".join(dict.fromkeys(study.sets[column.set].title for column in study.columns))
+        facts = (
+            f"{rows}{of} rows, {counted(len(study.columns), 'column')} on {sets}, {counted(len(study.seeds), 'seed')}"
+        )
+        table.add_row(name, f"{study.title}\n{facts}")
+    return table
+
+
+def part(made: Plan, flags: Flags) -> list[Job]:
+    """The jobs of --part: every Nth row and seed, and the first stages that these need."""
+    number, count = flags.share()
+    stages = {job.needs for job in made.jobs.values()}
+    own = [job for job in made.jobs.values() if job.folder not in stages][number - 1 :: count]
+    needed = {job.needs for job in own}
+    alone = [job for job in made.jobs.values() if job.folder in stages and (count == 1 or job.folder in needed)]
+    return alone + own
+
+
+def dry_run(made: Plan, jobs: Sequence[Job], flags: Flags) -> None:
+    """Prints the rows, what they would run, and how long it takes."""
+    study, found = made.scaled.study, Results(made)
+    lacking = [(job, found.missing(job)) for job in jobs]
+    open_ = [(job, measures) for job, measures in lacking if measures or not job.trained]
+    table = RichTable("row", "recipe", "runs", "done", title=study.title, title_justify="left")
+    for row in study.rows:
+        reason = reason_missing(row, study, made.scaled.init)
+        folders = {folder for (name, _, _), folder in made.cells.items() if name == row.name}
+        done = sum(made.jobs[folder].trained for folder in folders)
+        what = row.recipe or f"{row.start}, as it is"
+        table.add_row(row.name, f"not run: {reason}" if reason else what, str(len(folders) or ""), str(done or ""))
+    trainings = sum(not job.trained for job, _ in open_)
+    evaluations = sum(len(measures) for _, measures in open_)
+    total = estimate.estimate(open_, made.jobs.values(), flags.device)
+    say(table, *head(made.scaled), *unused(made))
+    if unbuilt := sorted({d.path for job in jobs for d in sets_of(job) if not (d.folder / "manifest.json").is_file()}):
+        say(f"Not built yet: {', '.join(unbuilt)}")
+    say(f"{counted(trainings, 'run')} and {counted(evaluations, 'evaluation')} are missing: {total}, one at a time.")
+
+
+def sets_of(job: Job) -> list:
+    """The sets that a job reads."""
+    return [*([job.data] if job.data else []), *(measure.data for measure in job.measures)]
+
+
+def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
+    """Runs the jobs -> folders of failed ones and why. KeyboardInterrupt after Ctrl-C; SystemExit(0) after another
+    stop signal: both leave everything resumable."""
+    create_folder(made.out, "--out")
+    logs, stop, cores = made.out / "logs", running.Stop(), available_cores()
+
+    def lacking(job: Job) -> list[Measure]:
+        return Results(made).missing(job)
+
+    def commands(job: Job) -> list[list[str]]:
+        threads = running.share(flags.workers, 0, flags.device, cores)[1]
+        if job.weights:
+            create_folder(job.folder, "--out")
+        return plan.commands(job, lacking(job), flags.device, threads, made.out / "settings")
+
+    def launch(job: Job, words: list[list[str]], slot: int) -> running.Process:
+        environment, _ = running.share(flags.workers, slot, flags.device, cores)
+        progress.started(job)
+        return running.start(job, words, environment, logs)
+
+    console = PlainConsole(forgiving=True, soft_wrap=True)
+    with Live(console=console, refresh_per_second=2) if console.is_terminal else console as live:
+        progress = Progress(jobs, lacking, flags, live if isinstance(live, Live) else None, console)
+        with stop.caught():
+            failed = running.run(jobs, commands, launch, flags.workers, progress.report, stop)
+    if stop.number:
+        again = shlex.join(["fgtrain", *sys.argv[1:]]) if sys.argv[1:] else "the same command"
+        say(f"Stopped. Every run has a checkpoint; continue: {again}{plugins.flags()}")
+        if stop.number == running.STOPS[-1]:
+            raise KeyboardInterrupt
+        raise SystemExit(0)
+    return failed
+
+
+def make_table(made: Plan, flags: Flags) -> Table:
+    """The table of a study as far as it is measured."""
+    study = made.scaled.study
+    lines = figures.read(made)
+    foot = [f"{line.name}: not run: {line.missing}" for line in lines if line.missing]
+    foot += unused(made)
+    if len(study.seeds) > 1:
+        foot.append(
+            f"Seeds {' '.join(map(str, study.seeds))}. ±: half the 95 % interval of the mean over seeds (Student's t); "
+            "of a difference: over the differences of equal seeds."
+        )
+    else:
+        foot.append(
+            f"One seed ({', '.join(map(str, study.seeds))}): no interval, so no difference here is evidence. Add some: "
+            "--seeds 0 1 2"
+        )
+    bases = list(dict.fromkeys(line.base for line in lines if line.base))
+    foot += [f"to base: the difference to {', '.join(bases)}."] if bases else []
+    foot.append("% unless the column says otherwise. Results are those of the last checkpoint.")
+    return Table(study.title, tuple(head(made.scaled)), study.columns, tuple(lines), tuple(foot))
+
+
+def head(scaled: Scaled) -> list[str]:
+    """What the study is, and how it was scaled down."""
+    lines = [scaled.study.about] if scaled.study.about else []
+    if scaled.remarks:
+        lines.append(f"Changed for these runs: {'; '.join(scaled.remarks)}. The paper's figures are not comparable.")
+    return lines
+
+
+def unused(made: Plan) -> list[str]:
+    """Which rows do not have a setting of the command line."""
+    rows: dict[str, list[str]] = {}
+    for row, names in made.unused.items():
+        for name in names:
+            rows.setdefault(name, []).append(row)
+    return [f"{name} has no effect on: {', '.join(each)}" for name, each in rows.items()]
+
+
+def write(table: Table, out: Path) -> None:
+    """Writes table.md, table.csv and table.html. InputError if the folder cannot be written."""
+    create_folder(out, "--out")
+    for name, text in (
+        ("table.md", tables.markdown(table)),
+        ("table.csv", tables.as_csv(table)),
+        ("table.html", page.page(table)),
+    ):
+        try:
+            write_atomic(out / name, text.encode())
+        except OSError as fault:
+            raise InputError(f"{out / name} could not be written: {fault.strerror}. Rerun the command.") from fault

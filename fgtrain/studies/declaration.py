@@ -1,0 +1,297 @@
+"""A study as declared in a TOML file: what is trained (rows), what is measured (columns), and what a paper printed.
+
+    title = "BYOL against CVSA"
+    base = "BYOL"
+    seeds = [0, 1, 2]
+
+    [settings]                       # of every row whose method has them
+    epochs = 100
+
+    [[columns]]
+    evaluation = "knn"               # knn, linear, finetune, retrieval, localization; cost: hours, parameters
+    sets = ["cub"]                   # of sets.py, or of [sets.NAME]
+
+    [[rows]]
+    name = "BYOL"
+    recipe = "byol"
+    paper = [64.85]                  # percent, one value per column; "" where there is none
+
+docs/studies.md lists every key.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fgdata.errors import InputError
+
+from ..settings.common import need_seed
+from ..settings.file import build, flat
+from .sets import SETS, DataSet
+
+EVALUATIONS = {
+    "knn": ("accuracy",),
+    "linear": ("accuracy",),
+    "finetune": ("accuracy",),
+    "retrieval": ("map", "rank1", "rank5"),
+    "localization": ("maxboxacc", "maxboxaccv2"),
+    "cost": ("hours", "parameters"),
+}
+"""Evaluation -> its figures; the first is the default. `cost` is read from the run itself."""
+TITLES = {"rank1": "rank-1", "rank5": "rank-5", "map": "mAP", "maxboxacc": "MaxBoxAcc", "maxboxaccv2": "MaxBoxAccV2"}
+TITLES |= {"hours": "hours", "parameters": "parameters, M"}
+BUILT_IN = files("fgtrain.studies") / "built_in"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of one evaluation on one shard set."""
+
+    name: str
+    set: str
+    evaluation: str
+    figure: str
+    settings: dict = field(default_factory=dict)
+    """Flags of the evaluation, by field name."""
+    fraction: float = 1.0
+    """linear: which of its fractions of the labels."""
+
+    @property
+    def percent(self) -> bool:
+        """Whether the figure is a fraction of one, shown in percent."""
+        return self.evaluation != "cost"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """[[columns]] of a file: one figure on one or more sets."""
+
+    evaluation: str
+    sets: tuple[str, ...]
+    name: str = ""
+    figure: str = ""
+    fraction: float = 1.0
+    settings: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A first stage: a training on another set, whose weights rows start from."""
+
+    recipe: str
+    set: str
+    settings: dict = field(default_factory=dict)
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: a recipe with settings, or without a recipe the weights of `start` as they are."""
+
+    name: str
+    recipe: str = ""
+    start: str = ""
+    """Weights that it begins from: the name of a stage, or a value of --init."""
+    set: str = ""
+    """The set that it is trained on. Default: that of each column."""
+    settings: dict = field(default_factory=dict)
+    per_set: dict = field(default_factory=dict)
+    """Set -> settings for training on it."""
+    paper: tuple = ()
+    """The printed figure of each column, in percent for shares; "" for none."""
+    base: str = ""
+    """The row that it is compared with. Default: the study's base."""
+    missing: str = ""
+    """Why it cannot be run."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study. `name` is that of its file."""
+
+    name: str
+    title: str
+    about: str
+    base: str
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+    sets: dict[str, DataSet]
+    stages: dict[str, Stage]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def base_of(self, row: Row) -> str:
+        """The name of the row that a row is compared with; "" for none."""
+        base = row.base or self.base
+        return "" if base == row.name else base
+
+
+def names() -> list[str]:
+    """The built-in studies, sorted so that table 10 follows table 9."""
+    found = [file.name.removesuffix(".toml") for file in BUILT_IN.iterdir() if file.name.endswith(".toml")]
+    return sorted(found, key=lambda name: (name.rstrip("0123456789"), len(name), name))
+
+
+def load(name: str) -> Study:
+    """A built-in study by name, or one's own by its file. InputError if there is none or it is not valid."""
+    path = Path(name)
+    if name in names():
+        return parse((BUILT_IN / f"{name}.toml").read_text("utf-8"), name, f"study {name}")
+    if path.suffix != ".toml" or not path.is_file():
+        raise InputError(
+            f"{name} is not a study; allowed: {', '.join(names())}, or a file that ends in .toml. Show them: "
+            "fgtrain study list"
+        )
+    try:
+        return parse(path.read_text("utf-8"), path.stem, str(path))
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{path} is not a text file in UTF-8. Write it anew; docs/studies.md has an example."
+        ) from None
+
+
+@dataclass(frozen=True)
+class _File:
+    """The top level of a study's file."""
+
+    title: str
+    columns: list
+    rows: list
+    about: str = ""
+    base: str = ""
+    seeds: tuple[int, ...] = (0,)
+    settings: dict = field(default_factory=dict)
+    sets: dict = field(default_factory=dict)
+    stages: dict = field(default_factory=dict)
+
+
+def parse(text: str, name: str, source: str) -> Study:
+    """The text of a study's file -> the study. InputError naming `source` and the key of the first fault."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as fault:
+        raise InputError(f"{source} is not valid TOML: {fault}. docs/studies.md has an example.") from None
+    if absent := [key for key in ("title", "columns", "rows") if not values.get(key)]:
+        raise InputError(f"{source} lacks {absent[0]}. docs/studies.md has an example.")
+    file = build(_File, values, source)
+    own = {key: _build(DataSet, value, f"{source}: sets.{key}") for key, value in file.sets.items()}
+    known = {**SETS, **{key: _data_set(key, value) for key, value in own.items()}}
+    columns = [
+        column for values in file.columns for column in _columns(values, known, f"{source}: columns", file.columns)
+    ]
+    rows = [_build(Row, values, f"{source}: rows") for values in file.rows]
+    stages = {key: _build(Stage, value, f"{source}: stages.{key}") for key, value in file.stages.items()}
+    study = Study(
+        name,
+        file.title,
+        file.about,
+        file.base,
+        file.seeds,
+        flat_settings(file.settings),
+        known,
+        {key: replace(stage, settings=flat_settings(stage.settings)) for key, stage in stages.items()},
+        tuple(columns),
+        tuple(
+            replace(
+                row,
+                settings=flat_settings(row.settings),
+                per_set={key: flat_settings(value) for key, value in row.per_set.items()},
+            )
+            for row in rows
+        ),
+    )
+    check(study, source)
+    return study
+
+
+def _data_set(key: str, given: DataSet) -> DataSet:
+    """A set of sets.py with the given changes, or a new one."""
+    base = SETS.get(key, DataSet(key))
+    changed = {f.name: getattr(given, f.name) for f in fields(DataSet) if getattr(given, f.name)}
+    return replace(base, **changed)
+
+
+def _build(kind: type, values: Any, source: str) -> Any:
+    """A table of the file -> a dataclass."""
+    if not isinstance(values, dict):
+        raise InputError(f"{source} is {str(values)[:60]!r}, not a table. docs/studies.md has an example.")
+    where = f"{source} {values['name']!r}" if isinstance(values.get("name"), str) else source
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if absent := [key for key in required if key not in values]:
+        raise InputError(f"{where} lacks {absent[0]}.")
+    values = {
+        key: tuple(value) if key == "paper" and isinstance(value, list) else value for key, value in values.items()
+    }
+    return build(kind, values, where)
+
+
+def _columns(values: Any, sets: dict[str, DataSet], source: str, every: Sequence[Any]) -> list[Column]:
+    """[[columns]] -> a column for each of its sets."""
+    given: Columns = _build(Columns, values, source)
+    if given.evaluation not in EVALUATIONS:
+        raise InputError(f"{source}: {given.evaluation!r} is not an evaluation; allowed: {', '.join(EVALUATIONS)}.")
+    figures = EVALUATIONS[given.evaluation]
+    figure = given.figure or figures[0]
+    if figure not in figures:
+        raise InputError(f"{source}: {figure!r} is not a figure of {given.evaluation}; allowed: {', '.join(figures)}.")
+    if unknown := [name for name in given.sets if name not in sets]:
+        raise InputError(
+            f"{source}: {unknown[0]!r} is not a set; allowed: {', '.join(sets)}. Add it: [sets.{unknown[0]}]"
+        )
+    several = len({name for other in every if isinstance(other, dict) for name in other.get("sets", ())}) > 1
+    what = given.name or TITLES.get(figure, given.evaluation)
+    settings = {key.replace("-", "_"): value for key, value in given.settings.items()}
+    return [
+        Column(
+            (f"{sets[name].title} {given.name}".strip() if several else what),
+            name,
+            given.evaluation,
+            figure,
+            settings,
+            given.fraction,
+        )
+        for name in given.sets
+    ]
+
+
+def flat_settings(values: dict) -> dict[str, Any]:
+    """Settings of a file, dotted or nested -> by the names of flags: {"optim.lr": 0.1}."""
+    return {key.replace("-", "_"): value for key, value in flat(values).items()}
+
+
+def check(study: Study, source: str) -> None:
+    """InputError for a name that does not exist, appears twice, or a printed figure too many."""
+    for kind, every in (("row", [row.name for row in study.rows]), ("column", [c.name for c in study.columns])):
+        if twice := [name for name in every if every.count(name) > 1]:
+            raise InputError(f"{source}: the {kind} {twice[0]!r} appears twice. Give each its own name.")
+    for seed in study.seeds:
+        need_seed(seed)
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+        raise InputError(f"{source}: seeds is {list(study.seeds)}; allowed: one seed or more, each once.")
+    rows = [row.name for row in study.rows]
+    for row in study.rows:
+        where = f"{source}: row {row.name!r}"
+        for base in filter(None, (row.base, study.base)):
+            if base not in rows:
+                raise InputError(f"{where}: its base {base!r} is not a row; allowed: {', '.join(rows)}.")
+        if not row.recipe and not row.start and not row.missing:
+            raise InputError(f"{where} has neither a recipe nor a start. Name one, or say why it is missing.")
+        if len(row.paper) not in (0, len(study.columns)):
+            raise InputError(
+                f"{where} has {len(row.paper)} printed figures for {len(study.columns)} columns "
+                f'({", ".join(c.name for c in study.columns)}). Write "" where there is none.'
+            )
+        if wrong := [v for v in row.paper if v != "" and (isinstance(v, bool) or not isinstance(v, (int, float)))]:
+            raise InputError(f'{where} has the printed figure {wrong[0]!r}; allowed: a number, or "" for none.')
+        for name in [*row.per_set, *filter(None, [row.set])]:
+            if name not in study.sets:
+                raise InputError(f"{where}: {name!r} is not a set; allowed: {', '.join(study.sets)}.")
+    for key, stage in study.stages.items():
+        if stage.set not in study.sets:
+            raise InputError(f"{source}: stage {key!r}: {stage.set!r} is not a set; allowed: {', '.join(study.sets)}.")

@@ -1,0 +1,133 @@
+"""How long the jobs of a study take: by the measured speed of its runs, else by counting operations.
+
+One forward pass of one view of one image counts 1, its backward pass 2.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from fgdata.cores import available_cores
+
+from ..settings.common import Model
+from ..settings.evaluations import Finetune
+from .plan import Job, Measure
+from .scaling import flags_of
+from .traces import images_of, last_step, median_speed
+
+PASSES = {
+    **{"moco": 4, "byol": 8, "simsiam": 6, "simclr": 6, "cvsa": 8, "synth-pair": 14, "supervised": 3, "sam": 3},
+    **{"rotation": 12, "relative-location": 1.7, "looc": 5, "lcr": 4, "lewel": 10, "dino": 12, "foreground": 6},
+    **{"insloc": 5},
+}
+"""Method -> passes per training image; 8 for a method of a plug-in."""
+PER_CORE, PER_GPU = 1.5e11, 4e13
+"""Operations per second where nothing is measured. A core: docs/step.json, BYOL, ResNet-18 at 96 px, 155e9 on each of
+two cores. A GPU: an assumption."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hours of some jobs one after another, and where they come from."""
+
+    hours: float
+    measured: int
+    """Jobs whose own run was timed."""
+    jobs: int
+    basis: str
+
+    def __str__(self) -> str:
+        return f"{show_hours(self.hours)} ({self.basis})"
+
+
+def show_hours(hours: float) -> str:
+    """0.5 -> "30 min"; 12.34 -> "12.3 h"; 512.3 -> "512 h"."""
+    if hours < 1:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def estimate(jobs: Iterable[tuple[Job, list[Measure]]], every: Iterable[Job], device: str) -> Estimate:
+    """Jobs with the evaluations they lack, and all jobs of the study, whose finished runs give the speed."""
+    every = list(every)
+    timed = [(job, speed) for job in every if job.config and (speed := median_speed(job.folder))]
+    rates = [training(job) * speed / _images(job) for job, speed in timed if _images(job)]
+    rate = sum(rates) / len(rates) if rates else _assumed(device)
+    own = {job.folder: speed for job, speed in timed}
+    hours, count = 0.0, 0
+    pending = list(jobs)
+    for job, measures in pending:
+        if not job.trained:
+            count += job.folder in own
+            seconds = _images(job) / own[job.folder] if job.folder in own else training(job) / rate
+            hours += seconds * (1 - _done(job)) / 3600
+        hours += sum(evaluation(job, measure) for measure in measures) / rate / 3600
+    basis = (
+        f"by the measured speed of {len(timed)} of its runs"
+        if timed
+        else f"counted: an estimate at {rate / 1e9:,.0f} GFLOP/s, which no run has measured"
+    )
+    return Estimate(hours, count, len(pending), basis)
+
+
+def training(job: Job) -> float:
+    """Operations of a job's training, without heads and decoders."""
+    assert job.config is not None
+    factor = PASSES.get(job.config.method, 8)
+    return factor * forward(job.config.model, job.config.views.size) * _images(job)
+
+
+def evaluation(job: Job, measure: Measure) -> float:
+    """Operations of one evaluation, without its classifier."""
+    if job.config is not None:
+        one = forward(job.config.model, job.config.views.size)
+    else:
+        given = {key.removeprefix("model."): value for key, value in job.model.items() if key.startswith("model.")}
+        one = forward(Model(**given), job.model.get("size") or 224)
+    train, test = images_of(measure.data)
+    flags: Any = flags_of(measure.evaluation, measure.settings, measure.evaluation)
+    if measure.evaluation == "finetune":
+        assert isinstance(flags, Finetune)
+        pairs = len(flags.rates) * len(flags.decays)
+        fits = (0.9 * pairs if pairs > 1 else 0) + flags.trials
+        return one * (3 * train * flags.epochs * fits + test * flags.trials)
+    if measure.evaluation == "linear" and not flags.cache:
+        return one * (train * (flags.epochs or {"cvsa": 50}.get(flags.protocol, 100)) + test)
+    return one * ((0 if measure.evaluation == "retrieval" else train) + test)
+
+
+def _images(job: Job) -> int:
+    assert job.config is not None
+    train = images_of(job.data)[0]
+    batch = job.config.data.batch_size
+    return (train // batch * batch or train) * job.config.epochs
+
+
+def _done(job: Job) -> float:
+    """The share of a job's training that its log has."""
+    total = _images(job) / job.config.data.batch_size if job.config else 0
+    return min(1.0, last_step(job.folder) / total) if total else 0.0
+
+
+@cache
+def forward(model: Model, size: int) -> float:
+    """Operations of one forward pass of one image: two per multiplication and addition."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ..networks import architecture
+
+    with torch.device("meta"):
+        network: Any = architecture.build(model).eval()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            network.forward_intermediates(torch.empty(1, 3, size, size), indices=2, output_fmt="NCHW")
+    return float(counter.get_total_flops())
+
+
+def _assumed(device: str) -> float:
+    import torch
+
+    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return PER_GPU if gpu else PER_CORE * available_cores()

@@ -1,0 +1,170 @@
+"""The figures of a study's cells, read from the results of its runs, and their statistics over seeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..evaluate import compare
+from ..evaluate.intervals import mean_interval
+from ..evaluate.records import read_records
+from ..place import open_shards
+from ..runs.rundir import RunDir
+from .declaration import Column
+from .plan import Job, Measure, Plan, is_finished, reason_missing
+from .scaling import flags_of
+from .traces import images_of, median_speed, without_weights
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row in one column."""
+
+    values: Mapping[int, float]
+    """Seed -> figure: a fraction of one, or hours or millions of parameters."""
+    paper: float | None = None
+    """The printed figure, in the unit of the table."""
+    difference: tuple[float, float | None] | None = None
+    """Mean over the seeds of both rows of this figure minus the base row's, and half its 95 % interval."""
+    printed: float | None = None
+    """The same difference of the printed figures."""
+    fixed: bool = False
+    """Whether the value does not depend on the seed."""
+
+    @property
+    def mean(self) -> tuple[float, float | None] | None:
+        """Mean over seeds and half its 95 % interval (Student's t); no interval for one seed or a fixed value."""
+        if not self.values:
+            return None
+        mean, half = mean_interval(list(self.values.values()))
+        return mean, None if self.fixed else half
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    base: str = ""
+    missing: str = ""
+
+
+def read(plan: Plan) -> list[Line]:
+    """The table of a study as far as it is measured."""
+    study, found = plan.scaled.study, Results(plan)
+    values = {
+        (row.name, column.name): {
+            seed: value
+            for seed in study.seeds
+            if (job := plan.job(row.name, column.name, seed)) is not None
+            and (value := found.figure(job, column)) is not None
+        }
+        for row in study.rows
+        for column in study.columns
+    }
+    lines = []
+    for row in study.rows:
+        base = study.base_of(row)
+        cells = []
+        for number, column in enumerate(study.columns):
+            own, other = values[row.name, column.name], values.get((base, column.name), {})
+            paper, against = (printed(study.row(name).paper, number) if name else None for name in (row.name, base))
+            job = plan.job(row.name, column.name, study.seeds[0])
+            gap = None if paper is None or against is None else paper - against
+            cells.append(Cell(own, paper, paired(own, other), gap, job is not None and bool(job.weights)))
+        lines.append(Line(row.name, tuple(cells), base, reason_missing(row, study, plan.scaled.init)))
+    return lines
+
+
+def printed(paper: tuple, number: int) -> float | None:
+    """The printed figure of a column; None where there is none."""
+    return float(paper[number]) if paper and paper[number] != "" else None
+
+
+def paired(own: Mapping[int, float], other: Mapping[int, float]) -> tuple[float, float | None] | None:
+    """Mean and half the 95 % interval of the differences of the seeds that both have; None without one."""
+    both = [own[seed] - other[seed] for seed in own if seed in other]
+    return mean_interval(both) if both else None
+
+
+class Results:
+    """Reads each run's results once."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self._lines: dict[Path, dict[compare.Column, Any]] = {}
+        self._digests: dict[str, str] = {}
+        self._costs: dict[Path, dict[str, float]] = {}
+
+    def digest(self, path: str) -> str:
+        """The digest of a shard set. InputError if it is not there."""
+        if path not in self._digests:
+            self._digests[path] = open_shards(Path(path)).manifest["digest"]
+        return self._digests[path]
+
+    def missing(self, job: Job) -> list[Measure]:
+        """The evaluations of a job without a result of its last step."""
+        columns = self.plan.scaled.study.columns
+        lacking = []
+        for measure in job.measures:
+            needed = [
+                c
+                for c in columns
+                if (c.evaluation, c.settings) == (measure.evaluation, measure.settings)
+                and self.plan.scaled.study.sets[c.set] == measure.data
+            ]
+            if any(self.figure(job, column) is None for column in needed):
+                lacking.append(measure)
+        return lacking
+
+    def figure(self, job: Job, column: Column) -> float | None:
+        """The figure of a cell; None if it is not measured yet, or the run has not finished."""
+        if not job.trained:
+            return None
+        if column.evaluation == "cost":
+            return self._cost(job).get(column.figure)
+        data = self.plan.scaled.study.sets[column.set]
+        if not (data.folder / "manifest.json").is_file():
+            return None
+        if job.folder not in self._lines:
+            self._lines[job.folder] = compare.latest(read_records(job.folder / "results.jsonl"))
+        found = self._lines[job.folder]
+        size = job.config.views.size if job.config is not None else job.model.get("size")
+        line = found.get(identify(column, size, self.digest(data.path)))
+        last = None if job.config is None else RunDir(job.folder).facts.get("step")
+        return None if line is None or last not in (None, line.values["step"]) else line.figure(column.figure)
+
+    def _cost(self, job: Job) -> dict[str, float]:
+        if job.folder not in self._costs:
+            self._costs[job.folder] = _measure_cost(job) if is_finished(job.folder) else {}
+        return self._costs[job.folder]
+
+
+def identify(column: Column, size: int | None, digest: str) -> compare.Column:
+    """The column of `fgtrain compare` that this column is: its evaluation's settings, the view size, the set."""
+    flags = flags_of(column.evaluation, column.settings, column.name)
+    values = {name: getattr(flags, name, None) for name in compare.SETTINGS[column.evaluation]}
+    if column.evaluation == "linear":
+        from ..evaluate.linear import PROTOCOLS
+
+        values["fraction"] = column.fraction
+        values["epochs"] = values["epochs"] or PROTOCOLS[flags.protocol].epochs
+    return compare.Column(column.evaluation, (*values.items(), ("size", flags.size or size)), digest, column.figure)
+
+
+def _measure_cost(job: Job) -> dict[str, float]:
+    """Hours of a finished run by the median of its speed, and its trained parameters in millions."""
+    import torch
+
+    from .. import objectives
+
+    assert job.config is not None
+    found = {}
+    if speed := median_speed(job.folder):
+        facts = RunDir(job.folder).facts
+        found["hours"] = facts["step"] * job.config.data.batch_size / speed / 3600
+    with torch.device("meta"):
+        objective = objectives.build(without_weights(job.config), images_of(job.data)[0] or 2, 2)
+    found["parameters"] = sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6
+    return found

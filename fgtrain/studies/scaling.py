@@ -1,0 +1,149 @@
+"""A study with the flags of the command line: fewer seeds, rows and sets, other settings, and a remark on each."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fgdata.errors import InputError
+
+from ..settings import evaluations
+from ..settings.common import need
+from ..settings.file import build
+from ..settings.studying import Study as Flags
+from .declaration import Row, Study
+from .sets import DataSet
+
+KINDS = {
+    "knn": evaluations.Knn,
+    "linear": evaluations.Linear,
+    "finetune": evaluations.Finetune,
+    "retrieval": evaluations.Retrieval,
+    "localization": evaluations.Localization,
+}
+"""Evaluation -> its flags."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A study to run: the declaration after the flags, and what the flags changed."""
+
+    study: Study
+    overrides: dict[str, Any]
+    """Settings of every run that has them, by the names of flags."""
+    init: str | None
+    """Weights in place of every row's start."""
+    remarks: tuple[str, ...]
+    """One sentence per change, for the table's head."""
+
+
+def scale(study: Study, flags: Flags) -> Scaled:
+    """The declared study and the flags -> the study to run. InputError for a row, set or setting it does not have."""
+    overrides, measured = _overrides(flags)
+    remarks = [f"{name} {_shown(value)}" for name, value in overrides.items()]
+    remarks += [f"{name} {_shown(value)}" for kind in measured.values() for name, value in kind.items()]
+    seeds = flags.seeds or study.seeds
+    if seeds != study.seeds:
+        remarks.append(f"seeds {' '.join(map(str, seeds))} instead of {' '.join(map(str, study.seeds))}")
+    if flags.init is not None:
+        remarks.append(f"init {flags.init}")
+    kept, sets = _sets(study, flags)
+    if flags.data.shards:
+        remarks += [f"{study.sets[name].title}: {sets[name].path} instead of {study.sets[name].path}" for name in kept]
+    if dropped := [c.name for c in study.columns if c.set not in kept]:
+        remarks.append(f"without the columns {', '.join(dropped)}")
+    rows = _rows(study, flags.rows)
+    if len(rows) < len(study.rows):
+        remarks.append(f"{len(rows)} of {len(study.rows)} rows")
+    positions = [i for i, column in enumerate(study.columns) if column.set in kept]
+    columns = [study.columns[i] for i in positions]
+    for column in columns:
+        changed = measured.get(column.evaluation, {})
+        named = {key.partition(".")[2].replace("-", "_"): value for key, value in changed.items()}
+        columns[columns.index(column)] = replace(column, settings={**column.settings, **named})
+    study = replace(
+        study,
+        seeds=seeds,
+        sets=sets,
+        columns=tuple(columns),
+        rows=tuple(replace(row, paper=tuple(row.paper[i] for i in positions) if row.paper else ()) for row in rows),
+    )
+    for column in study.columns:
+        flags_of(column.evaluation, column.settings, f"column {column.name!r}")
+    return Scaled(study, overrides, flags.init, tuple(remarks))
+
+
+def flags_of(evaluation: str, settings: dict[str, Any], source: str) -> Any:
+    """The flags of an evaluation from a column's settings. InputError naming `source`."""
+    if evaluation not in KINDS:
+        return None
+    try:
+        return build(KINDS[evaluation], settings, source)
+    except InputError as fault:
+        raise InputError(f"{source}: {fault}" if not str(fault).startswith(source) else str(fault)) from None
+
+
+def parse_value(text: str) -> Any:
+    """The VALUE of NAME=VALUE: a TOML value, or several joined by commas, or else a word."""
+    parts = text.split(",") if "," in text and not text.startswith("[") else [text]
+    values = []
+    for part in parts:
+        try:
+            values.append(tomllib.loads(f"x = {part}")["x"])
+        except tomllib.TOMLDecodeError:
+            values.append(part)
+    return values if len(parts) > 1 else values[0]
+
+
+def _overrides(flags: Flags) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The flags -> settings of runs, and by evaluation settings of evaluations."""
+    named = {
+        "epochs": flags.epochs,
+        "data.batch_size": flags.data.batch_size,
+        "model.backbone": flags.model.backbone,
+        "views.size": flags.views.size,
+    }
+    overrides = {name: value for name, value in named.items() if value is not None}
+    measured: dict[str, dict[str, Any]] = {}
+    for word in flags.settings:
+        name, _, value = word.partition("=")
+        kind = name.partition(".")[0]
+        need(
+            kind not in ("machine", "seed", "method", "extend"), "settings", word, "settings of a method or evaluation"
+        )
+        if kind in KINDS:
+            measured.setdefault(kind, {})[name] = parse_value(value)
+        else:
+            overrides[name.replace("-", "_")] = parse_value(value)
+    return overrides, measured
+
+
+def _sets(study: Study, flags: Flags) -> tuple[list[str], dict[str, DataSet]]:
+    """The sets of the columns that are kept, and all sets with the given folders."""
+    used = list(dict.fromkeys(column.set for column in study.columns))
+    given = flags.data.shards
+    need(
+        len(given) <= len(used),
+        "data.shards",
+        f"{len(given)} sets",
+        f"at most {len(used)}, in this order: {', '.join(used)}",
+    )
+    kept = used[: len(given)] if given else used
+    changed = {name: replace(study.sets[name], path=str(path), train=0, test=0) for name, path in zip(kept, given)}
+    return kept, {**study.sets, **changed}
+
+
+def _rows(study: Study, names: Iterable[str]) -> tuple[Row, ...]:
+    """The named rows with those that they are compared with, in the study's order."""
+    wanted = set(names)
+    if unknown := sorted(wanted - {row.name for row in study.rows}):
+        listed = ", ".join(repr(row.name) for row in study.rows)
+        raise InputError(f"--rows: {unknown[0]!r} is not a row of {study.name}; allowed: {listed}.")
+    if not wanted:
+        return study.rows
+    wanted |= {study.base_of(row) for row in study.rows if row.name in wanted}
+    return tuple(row for row in study.rows if row.name in wanted)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

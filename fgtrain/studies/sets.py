@@ -1,0 +1,61 @@
+"""The shard sets that the built-in studies use: where they are looked for, and how many images the papers used.
+
+The counts are those of the published splits; a dry run estimates with them where a set is not built yet.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A shard set of a study."""
+
+    title: str = ""
+    """Its name in tables."""
+    path: str = ""
+    """Its folder."""
+    train: int = 0
+    """Training images, if the set is not built yet; 0: unknown."""
+    test: int = 0
+    """Test images."""
+    build: str = ""
+    """The command that builds it."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path)
+
+
+def _row(title: str, name: str, train: int, test: int, saliency: str = "gt rbd", dataset: str = "") -> DataSet:
+    command = f"fgdata build-shards --dataset {dataset or name} --saliency {saliency} --out shards/{name}"
+    return DataSet(title, f"shards/{name}", train, test, command)
+
+
+ALL_DETECTORS = "gt rbd gs vsf spectral-residual u2netp --keep-maps"
+
+SETS: dict[str, DataSet] = {
+    "cub": _row("CUB", "cub", 5994, 5794, ALL_DETECTORS),
+    "nabirds": _row("NAbirds", "nabirds", 23929, 24633, "gt rbd --keep-maps"),
+    "aircraft": _row("Aircraft", "aircraft", 6667, 3333, "gt rbd --keep-maps"),
+    "cars": _row("Cars", "cars", 8144, 8041, "gt rbd --keep-maps"),
+    "inat2018": _row("iNat2018", "inat2018", 437513, 24426, "rbd --keep-maps"),
+    "gtsrb": _row("GTSRB", "gtsrb", 4800, 3750),
+    "isic2017": _row("ISIC2017", "isic2017", 2000, 600, "rbd"),
+    "cifar100": _row("CIFAR-100", "cifar100", 50000, 10000, "rbd"),
+    "imagenet100": _row("ImageNet-100", "imagenet100", 126689, 5000, "rbd"),
+    "coco": _row("COCO", "coco", 118287, 5000, "gt rbd"),
+    "imagenet": _row("IN-1k", "imagenet", 1281167, 50000, "rbd"),
+    "imagenet-10": DataSet(
+        "10% IN-1k", "shards/imagenet-10", 128117, 50000, "fgdata build-shards of a tenth of each class of ImageNet"
+    ),
+    "drawn": _row("drawn birds", "drawn", 800, 400, ALL_DETECTORS),
+    "real": DataSet(
+        "real birds",
+        "shards/cub50",
+        1500,
+        1389,
+        "fgdata build-shards --dataset cub --saliency gt rbd --keep-maps --out shards/cub50",
+    ),
+}
+"""Name in a study -> shard set. A study can add its own: [sets.NAME]."""

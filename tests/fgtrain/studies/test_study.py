@@ -1,0 +1,123 @@
+"""A whole study: its settings are checked first, it runs, is killed, resumes, and writes its tables."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from fgtrain import cli
+from fgtrain.runs.rundir import RunDir
+from fgtrain.studies.plan import is_finished
+from fgtrain.studies.progress import Progress
+from fgtrain.studies.traces import last_step
+
+STUDY = """
+title = "Tiny"
+base = "MoCo v2"
+[settings]
+epochs = 2
+data.batch_size = 8
+data.detector = "gt"
+model.width = 8
+views.size = 32
+moco.dim = 8
+byol.hidden = 16
+byol.dim = 8
+align.hidden = 16
+align.dim = 8
+[[columns]]
+evaluation = "knn"
+sets = ["drawn"]
+settings = { k = 3 }
+[[columns]]
+evaluation = "cost"
+figure = "parameters"
+sets = ["drawn"]
+[[rows]]
+name = "MoCo v2"
+recipe = "moco"
+paper = [63.21, ""]
+[[rows]]
+name = "random"
+start = "random"
+"""
+CVSA = '[[rows]]\nname = "CVSA"\nrecipe = "cvsa"\n'
+
+
+@pytest.fixture
+def words(tmp_path: Path, drawn_set: Path) -> list[str]:
+    (tmp_path / "tiny.toml").write_text(STUDY)
+    given = ["study", str(tmp_path / "tiny.toml"), "--data.shards", str(drawn_set), "--out", str(tmp_path / "out")]
+    return [*given, "--device", "cpu"]
+
+
+def test_a_row_that_cannot_work_fails_before_any_row_trains(words: list[str], tmp_path: Path, capsys):
+    (tmp_path / "tiny.toml").write_text(STUDY + CVSA)
+    assert cli.main([*words, "--views.size", "48"]) == 2
+    fault = capsys.readouterr().err
+    assert "'CVSA': --views.size is 48; allowed: a multiple of 32" in fault
+    assert "'MoCo v2'" not in fault
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*words, "--data.batch-size", "64"]) == 2
+    assert "allowed: at most 32" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_and_starts_nothing(words: list[str], tmp_path: Path, capsys):
+    assert cli.main([*words, "--seeds", "0", "1", "2", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "3 runs and 4 evaluations are missing" in text
+    assert "counted" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """SIGTERM stops the run with a checkpoint; the same command then finishes it and writes the tables."""
+    out = tmp_path / "out"
+    run = out / "moco-v2-seed0"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with monkeypatch.context() as patch:
+
+        def stop_once(self: Progress, running: list, left: int) -> None:
+            if last_step(run) and running:
+                os.kill(os.getpid(), signal.SIGTERM)
+                patch.setattr(Progress, "report", lambda *_: None)
+
+        patch.setattr(Progress, "report", stop_once)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*words, "--epochs", "16", "--rows", "MoCo v2"])
+    assert stopped.value.code == 0
+    assert RunDir(run).facts["status"] in ("stopped", "done")
+    assert RunDir(run).last_checkpoint is not None
+    assert not (out / "table.md").exists()
+    assert cli.main([*words, "--epochs", "16"]) == 0
+    assert is_finished(run)
+    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    record = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
+    assert float(rows[0]["mean"]) == pytest.approx(100 * record["accuracy"], abs=1e-3)
+    assert rows[0]["paper"] == "63.21"
+    assert float(rows[2]["difference"]) == pytest.approx(float(rows[2]["mean"]) - float(rows[0]["mean"]), abs=1e-3)
+    assert "epochs 16" in (out / "table.md").read_text()
+    before = (run / "results.jsonl").read_bytes()
+    assert cli.main([*words, "--epochs", "16"]) == 0, "a finished study only writes its tables again"
+    assert (run / "results.jsonl").read_bytes() == before
+    assert cli.main([*words, "--epochs", "3"]) == 2, "another setting needs another folder"
+
+
+def test_a_run_stops_when_its_study_is_gone(tmp_path: Path):
+    """The child ends by SIGTERM when standard input is closed, as by a kill -9 of its parent."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(20) == -signal.SIGTERM
+
+
+CHILD = "import time\nfrom fgtrain.studies.child import _stop_with_parent\n_stop_with_parent()\ntime.sleep(60)"
