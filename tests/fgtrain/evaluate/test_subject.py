@@ -11,6 +11,7 @@ from fgdata.shards.manifest import signed
 from fgtrain import cli
 from fgtrain.engine import lifecycle
 from fgtrain.evaluate import subject
+from fgtrain.evaluate.records import read_records
 from fgtrain.show.listing import describe_run
 
 
@@ -113,3 +114,17 @@ def test_a_run_without_its_large_files_is_still_compared_and_listed(lost: str, r
     shutil.rmtree(run / lost) if (run / lost).is_dir() else (run / lost).unlink()
     assert cli.main(["compare", "run"]) == 0
     assert describe_run(run)[:3] == ("byol", "done", "8")
+
+
+def test_random_weights_are_measured_and_saved_where_results_says(run: Path, tmp_path: Path, capsys):
+    """An untrained network, of seed 0; a run has its own file."""
+    words = ["eval", "retrieval", "--weights", "random", "--model.width", "8", "--size", "32", "--shards", "shards/set"]
+    file = tmp_path / "results.jsonl"
+    assert cli.main([*words, "--device", "cpu", "--results", str(file)]) == 0
+    (line,) = read_records(file)
+    assert line.checked
+    assert (line.values["evaluation"], line.values["step"], line.values["size"]) == ("retrieval", 0, 32)
+    assert cli.main([*words, "--results", str(tmp_path / "results.txt")]) == 2
+    assert "ends in .jsonl" in capsys.readouterr().err
+    assert cli.main(["eval", "retrieval", str(run), "--results", str(file)]) == 2
+    assert "only with --weights" in capsys.readouterr().err
