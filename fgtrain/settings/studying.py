@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from .common import MOST, need, need_between, need_seed
+from .common import MOST, SEEDS, need, need_between
 
 MOST_WORKERS = 1024
 
@@ -92,7 +92,7 @@ class Study:
 
     def __post_init__(self) -> None:
         for seed in self.seeds:
-            need_seed(seed)
+            need(0 <= seed < SEEDS, "seeds", seed, "0 to 2^64 - 1")
         need(len(set(self.seeds)) == len(self.seeds), "seeds", " ".join(map(str, self.seeds)), "each seed once")
         need(self.epochs is None or 1 <= self.epochs <= MOST, "epochs", self.epochs, f"1 to {MOST:,}")
         need_between(1, self.workers, MOST_WORKERS, "workers")

@@ -10,13 +10,13 @@ import shlex
 import signal
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
 
 def main() -> int:
     """Runs the commands one after the other -> the exit code of the first that fails, or of one that was stopped."""
-    from ..cli import main as run
-
+    run = import_module("fgtrain.cli").main  # by name, as the program's own entry point does: this room is below it
     words = json.loads(sys.stdin.readline())
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     for command in words:
@@ -24,7 +24,7 @@ def main() -> int:
         sys.argv = ["fgtrain", *command]
         code = run(command)
         if code or not _is_complete(command):
-            return code
+            return code or 128 + signal.SIGTERM
     return 0
 
 
