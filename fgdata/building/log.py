@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files.atomic import append_line
-from ..files.json import parse_json
+from ..files.json import MOST_BYTES, parse_json
+from ..files.regular import open_regular
 from ..shards.reader import ShardSet
 from ..shards.schema import NUMBER, TEXT, Each, Is, find_fault
 
@@ -65,7 +66,11 @@ def read_log(shards: ShardSet) -> list[dict[str, Any]]:
     Shards without a valid line are omitted.
     """
     path, lines = shards.path / LOG, {}
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
+    data = b""
+    if path.is_file():
+        with open_regular(path) as file:
+            data = file.read(MOST_BYTES)
+    for line in data.splitlines():
         with suppress(ValueError):  # incomplete or damaged
             values = parse_json(line)
             if not find_fault(values, _LINE):

@@ -16,6 +16,7 @@ from typing import Any
 
 from fgdata.errors import InputError
 from fgdata.files.atomic import append_line
+from fgdata.files.json import MOST_BYTES
 
 from ..runs.files import read_bytes
 
@@ -72,14 +73,14 @@ def read_records(path: Path) -> list[Line]:
     """Reads the records of a .jsonl file; [] when the file does not exist.
 
     An incomplete line is ignored: at the end it is still being written, elsewhere it is from a process that was killed.
-    InputError names the first other line that is not a JSON object, that does not match its checksum, or that has no
-    checksum although a line before it has one.
+    InputError names a file of more than 64 MiB, or the first other line that is not a JSON object, that does not match
+    its checksum, or that has no checksum although a line before it has one.
     """
     if not path.exists():
         return []
     if not path.is_file():
         raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
-    data = read_bytes(path)
+    data = read_bytes(path, MOST_BYTES)
     lines: list[Line] = []
     for number, content in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], 1):
         try:

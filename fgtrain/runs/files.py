@@ -12,6 +12,7 @@ from typing import Any
 
 from fgdata.errors import InputError, printable
 from fgdata.files.atomic import append_line, atomic
+from fgdata.files.json import MOST_BYTES
 
 from ..place import is_out_of_memory
 
@@ -69,16 +70,21 @@ def remove(path: Path) -> None:
 def read_json(path: Path, advice: str = "Restore the file.") -> dict[str, Any]:
     """The JSON object in a file. InputError, ending with `advice`, if it cannot be read or is not a JSON object."""
     try:
-        return parse_json(read_bytes(path))
+        return parse_json(read_bytes(path, MOST_BYTES))
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}. {advice}") from error
 
 
-def read_bytes(path: Path) -> bytes:
-    """The contents of a regular file; anything else, such as a pipe, is not opened. InputError if it cannot be read."""
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The contents of a regular file; anything else, such as a pipe, is not opened.
+
+    InputError if it cannot be read, or has more than `most` bytes.
+    """
     if not path.is_file():
         raise InputError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}.")
     try:
+        if most is not None and (size := path.stat().st_size) > most:
+            raise InputError(f"{path} has {size:,} bytes; the largest size allowed is {most:,}. Restore the file.")
         return path.read_bytes()
     except (OSError, MemoryError) as error:
         raise_system_error(str(path), error)

@@ -9,6 +9,7 @@ import pytest
 
 from fgdata.errors import InputError
 from fgtrain.evaluate.records import append_record, read_records
+from fgtrain.runs.files import read_json
 
 RECORDS = [
     {"evaluation": "knn", "step": 10, "accuracy": 0.5},
@@ -135,3 +136,12 @@ def test_json_of_other_readers_is_unaffected(file: Path):
     """A line is still one JSON object; jq and pandas see one more key."""
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [{k: v for k, v in line.items() if k != "crc32"} for line in lines] == RECORDS
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "config.json", "run.json"])
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, name: str):
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(1 << 34)  # sparse: it takes no space on the disk
+    with pytest.raises(InputError, match=rf"{name} has 17,179,869,184 bytes; the largest size allowed is 67,108,864"):
+        read_records(path) if name.endswith("l") else read_json(path)
