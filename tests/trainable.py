@@ -31,7 +31,7 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Conf
         "model": common.Model(width=8),
         "optim": replace(base.optim, warmup_epochs=0.5),
         "byol": methods.ByolSettings(hidden=16, dim=8),
-        "moco": methods.MocoSettings(dim=8),
+        "moco": replace(getattr(base, "moco", methods.MocoSettings()), dim=8),
         "simsiam": methods.SimsiamSettings(hidden=16, dim=8, bottleneck=8),
         "simclr": methods.SimclrSettings(hidden=16, dim=8),
         "attend": replace(getattr(base, "attend", comparisons.AttendSettings()), filters=4),

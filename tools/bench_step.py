@@ -35,6 +35,7 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         f"cvsa --align.hidden {NARROW.hidden}": (replace(RECIPES["cvsa"](), align=NARROW), "byol"),
         "cvsa --align.stages 3 4": (replace(RECIPES["cvsa"](), align=AlignSettings(stages=(3, 4))), "byol"),
         "moco": (RECIPES["moco"](), None),
+        "moco-sinkhorn": (RECIPES["moco-sinkhorn"](), "moco"),
         "moco --moco.symmetric": (replace(RECIPES["moco"](), moco=symmetric), None),
         "cvsa-moco": (RECIPES["cvsa-moco"](), "moco --moco.symmetric"),
         "simsiam": (RECIPES["simsiam"](), None),

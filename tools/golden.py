@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 NAMES = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
-    *("dino", "foreground", "foreground-mixup", "insloc", "contrastive-crop-own"),
+    *("dino", "foreground", "foreground-mixup", "insloc", "contrastive-crop-own", "moco-sinkhorn"),
 )
 CLASSES = 4
 BOXES = (10.0, 6.0, 40.0, 36.0)

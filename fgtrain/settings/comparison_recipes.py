@@ -20,6 +20,7 @@ from .comparisons import (
     SamConfig,
     SupervisedConfig,
 )
+from .methods import MocoConfig
 
 RESNET50 = Model("resnet50")
 PLAIN = ViewSpec(views=1, area=(0.08, 1.0), jitter=0.0, grayscale=0.0, blur=0.0)
@@ -126,6 +127,36 @@ def looc_cub_r50() -> LoocConfig:
     81.75, Cars 85.90. Wu et al., BMVC 2022, Tables 1 and 2.
     """
     return replace(looc(), model=RESNET50, epochs=800)
+
+
+def moco_sinkhorn() -> MocoConfig:
+    """MoCo v2 with soft positives: every key of the batch, by its share in a Sinkhorn assignment. From scratch.
+
+    fgtrain run moco-sinkhorn
+
+    SGD 0.03 per 256 samples, cosine. Neither paper's code was found: the temperature of 0.05, and the other keys of the
+    batch as negatives, are our reading. After ReSA (ICML 2025) and CLUE (submitted to ICLR 2026).
+    """
+    return MocoConfig(moco=MocoSettings(targets="sinkhorn"))
+
+
+def moco_sinkhorn_cub_r50() -> MocoConfig:
+    """moco-sinkhorn with ResNet-50 from ImageNet weights, 100 epochs, batches of 128.
+
+    fgtrain run moco-sinkhorn-cub-r50 --data.shards shards/cub
+
+    CUB, linear: 65.82, with plain InfoNCE 62.29, as a reviewer of CLUE quotes it. The settings are those of the MoCo v2
+    that LCR and the synthesized-pair paper compare with.
+    """
+    return replace(
+        moco_sinkhorn(),
+        data=Data(batch_size=128),
+        model=RESNET50,
+        optim=Optim(lr=0.06),
+        epochs=100,
+        init="imagenet",
+        moco=MocoSettings(queue=65536, targets="sinkhorn"),
+    )
 
 
 def lcr() -> LcrConfig:

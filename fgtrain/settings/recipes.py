@@ -381,6 +381,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "relative-location-cub-r50": others.relative_location_cub_r50,
     "looc": others.looc,
     "looc-cub-r50": others.looc_cub_r50,
+    "moco-sinkhorn": others.moco_sinkhorn,
+    "moco-sinkhorn-cub-r50": others.moco_sinkhorn_cub_r50,
     "lcr": others.lcr,
     "lcr-byol": others.lcr_byol,
     "lcr-cub-r50": others.lcr_cub_r50,

@@ -37,6 +37,9 @@ PUBLISHED = {
     # LooC: as MoCo v2 here
     "looc": ("looc", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "looc-cub-r50": ("looc", "", "resnet50", 256, 0.03, 1e-4, "sgd", 800, "rrc"),
+    # Soft positives: as MoCo v2 of the two protocols
+    "moco-sinkhorn": ("moco", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
+    "moco-sinkhorn-cub-r50": ("moco", "", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
     # LCR: lr 0.03 at 128 images; on BYOL LARS 0.3 per 256, 1.5e-6. SAM: lr 0.001 at 24 images, 30,000 steps
     "lcr": ("lcr", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "lcr-byol": ("lcr", "byol", "resnet18", 256, 0.3, 1.5e-6, "lars", 400, "rrc"),
@@ -119,6 +122,8 @@ def test_the_settings_of_each_method_are_published_ones():
     own = recipes.RECIPES["contrastive-crop-own-cub-r50"]()  # Peng et al. 2022, the code's configs for ImageNet
     assert (own.views.crop_box, own.views.crop_alpha) == ("given", 0.6)
     assert (own.own_boxes.first, own.own_boxes.every, own.own_boxes.threshold) == (20, 20, 0.1)
+    soft = recipes.RECIPES["moco-sinkhorn-cub-r50"]().moco
+    assert (soft.targets, soft.targets_eps, soft.queue) == ("sinkhorn", 0.05, 65536)
     v = recipes.RECIPES["byol-imagenet"]().views  # Grill et al. 2020, Table 6
     assert (v.area, v.jitter, v.brightness, v.contrast, v.saturation, v.hue) == ((0.08, 1), 0.8, 0.4, 0.4, 0.2, 0.1)
     assert (v.grayscale, v.blur, v.solarize, v.sigma) == (0.2, (1, 0.1), (0, 0.2), (0.1, 2))
