@@ -7,7 +7,9 @@
 The teacher is a moving average of the student's weights, and it is the network that the run keeps.
 """
 
-from typing import ClassVar
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from timm.layers.drop import DropPath
@@ -22,9 +24,16 @@ from ..settings.multicrop import DinoConfig, DinoSettings
 from .bases import Logs
 from .losses import feature_std, unit, wide
 
+if TYPE_CHECKING:
+    from fgdata.views import Loader
+
+UNIFORM = 0.01
+"""Share of the logarithm of K by which the entropy of nearly uniform outputs is below it."""
+
 
 class Head(nn.Module):
-    """(B, n) -> (B, K): a three-layer MLP without batch norm to unit vectors, and their cosines with K prototypes.
+    """(B, n) -> (B, K): a three-layer MLP to unit vectors, and their cosines with K prototypes. `norm` adds batch norm
+    to its two hidden layers.
 
     The last layer has no bias and rows of length 1, which equals weight normalisation with a fixed gain of 1. `frozen`
     stops its gradient; weight decay then changes only the lengths of its rows, which do not count.
@@ -33,8 +42,10 @@ class Head(nn.Module):
     def __init__(self, inputs: int, settings: DinoSettings):
         super().__init__()
         hidden, bottleneck = settings.hidden, settings.bottleneck
+        norms = [[nn.BatchNorm1d(hidden)] if settings.norm else [] for _ in range(2)]
         self.mlp = nn.Sequential(
-            *(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()),
+            *(nn.Linear(inputs, hidden), *norms[0], nn.GELU()),
+            *(nn.Linear(hidden, hidden), *norms[1], nn.GELU()),
             nn.Linear(hidden, bottleneck),
         )
         for layer in self.mlp:
@@ -85,6 +96,8 @@ class Dino(nn.Module):
                 module.drop_prob = 0.0  # the teacher has no stochastic depth
         self.register_buffer("centre", torch.zeros(config.dino.dim))
         self.means: list[Tensor] = []  # of the teacher's outputs over all processes, since the last step
+        self.entropies: list[Tensor] = []  # of the teacher's outputs, since the start of the epoch or of the process
+        self.warned = False
 
     @property
     def encoder(self) -> Encoder:
@@ -102,8 +115,23 @@ class Dino(nn.Module):
         if self.training:
             self.means.append(parallel.gather(t.mean((0, 1))[None]).mean(0))
         entropy = -torch.special.xlogy(teacher, teacher).sum(2).mean()
+        self.entropies.append(entropy)
         logs = {"teacher_entropy": entropy, "divergence": loss.detach() - entropy}
         return loss, logs | {"feature_std": feature_std(features[0])}
+
+    def after_epoch(self, epoch: int, loader: "Loader", say: Callable[[str], None]) -> None:
+        """Warns once if the teacher's outputs were nearly uniform in a whole epoch: then they teach nothing."""
+        most = math.log(self.settings.dim)
+        entropy = torch.stack(self.entropies).mean().item() if self.entropies else 0.0
+        self.entropies = []
+        if self.warned or entropy < (1 - UNIFORM) * most:
+            return
+        self.warned = True
+        advice = "a lower --optim.lr" if self.settings.norm else "--dino.norm, which keeps the head's vectors apart"
+        say(
+            f"epoch {epoch}  dino: in this epoch the teacher's outputs were nearly uniform (entropy {entropy:.2f} of "
+            f"at most {most:.2f}), so the student learns nothing from them. Try a new run with {advice}"
+        )
 
     def momentum(self, progress: float) -> float:
         return target_momentum(progress, self.settings.ema)

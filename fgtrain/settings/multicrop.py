@@ -17,6 +17,9 @@ class DinoSettings:
     """Width of the head's two hidden layers."""
     bottleneck: int = 256
     """Width of the unit vectors before the last layer."""
+    norm: bool = False
+    """Batch norm in the head's hidden layers, an option of the authors' code. Without it the outputs of a run of few
+    steps become uniform (docs/training.md)."""
     dim: int = 4096
     """Number of outputs (prototypes). The paper's 65536 are for ImageNet; a few thousand images cannot fill them."""
     ema: float = 0.996

@@ -162,6 +162,34 @@ def test_the_head_is_the_published_one():
     torch.testing.assert_close(head(x), reference(nn.functional.normalize(head.mlp(x), dim=1)))
 
 
+def test_batch_norm_in_the_head_is_that_of_its_two_hidden_layers():
+    kinds = [type(layer).__name__ for layer in Head(8, DinoSettings(hidden=16, bottleneck=4, dim=6, norm=True)).mlp]
+    assert kinds == ["Linear", "BatchNorm1d", "GELU", "Linear", "BatchNorm1d", "GELU", "Linear"]
+    torch.manual_seed(0)
+    plain, norm = (Head(512, DinoSettings(norm=norm)).mlp for norm in (False, True))
+    x = 5 + torch.rand(64, 512)  # alike features, as of an untrained network
+    alike, apart = (nn.functional.normalize(mlp(x), dim=1).mean(0).norm().item() for mlp in (plain, norm))
+    assert alike > 0.99
+    assert apart < 0.5
+
+
+def test_uniform_outputs_of_an_epoch_are_reported_once():
+    objective, lines = build(), []
+    objective.after_epoch(1, None, lines.append)
+    assert lines == []  # no step
+    objective(batch(), 0.0)
+    objective.after_epoch(2, None, lines.append)
+    assert lines == []
+    for epoch in (3, 4):
+        nn.init.zeros_(objective.target_network.head.mlp[-1].weight)  # every vector is 0, every output alike
+        objective(batch(), 0.0)
+        objective.after_epoch(epoch, None, lines.append)
+    (line,) = lines
+    assert line.startswith("epoch 3  dino: in this epoch the teacher's outputs were nearly uniform")
+    assert "entropy 2.48 of at most 2.48" in line  # ln 12
+    assert "--dino.norm" in line
+
+
 def test_temperature_of_the_teacher():
     warm = DinoSettings(teacher_tau_start=0.04, teacher_tau=0.07, teacher_tau_epochs=30.0)
     assert [teacher_tau(warm, epoch) for epoch in (0, 15, 30, 80)] == pytest.approx([0.04, 0.055, 0.07, 0.07])

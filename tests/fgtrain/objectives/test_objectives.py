@@ -88,6 +88,7 @@ CASES: dict[str, Callable[[], Config]] = {
     "sam": lambda: small(SamConfig, attend=AttendSettings(4, target="raw")),
     "lewel": lambda: small(LewelConfig),
     "dino": lambda: small(DinoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
+    "dino-norm": lambda: small(DinoConfig, dino=DinoSettings(hidden=16, bottleneck=8, dim=24, norm=True)),
     "byol-local": lambda: small(ByolConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
     "moco-local": lambda: small(MocoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
     "foreground": lambda: small(ForegroundConfig),
