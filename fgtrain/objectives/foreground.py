@@ -6,8 +6,9 @@
     L = s CE(z, y_i) + (1 - s) CE(z, y_j),   z = head(f(x))
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,14 @@ from ..networks import initial
 from ..networks.optim import Rates
 from ..settings.regions import ForegroundConfig, MixSettings
 from .bases import Logs
+from .leak import check_leak
 from .losses import feature_std, wide
 from .pretext import linear
+
+if TYPE_CHECKING:
+    from fgdata.shards.reader import ShardSet
+
+    from ..runs.rundir import RunDir
 
 
 class Foreground(nn.Module):
@@ -29,11 +36,23 @@ class Foreground(nn.Module):
 
     def __init__(self, config: ForegroundConfig, samples: int):
         super().__init__()
-        self.mix = config.mix
+        self.config, self.mix = config, config.mix
         self.encoder = initial.encoder(config)
         views = self.encoder.normalised(config.views)
         self.views = replace(views, lent=True, boxes=config.mix.kind == "saliencymix")
         self.head = linear(self.encoder.dim, 2, std=0.01)
+
+    def prepare(
+        self,
+        run: "RunDir",
+        shards: "ShardSet",
+        device: torch.device,
+        say: Callable[[str], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Says before the first step how well thumbnails alone tell both kinds of images apart, also in run.json."""
+        if found := check_leak(self.config, self.views, shards, say, stop):
+            run.note(leak=found)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         ours, lent = batch["views"][0], batch["lent"]
