@@ -53,7 +53,7 @@ class MemorySet:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, number: int) -> Sample:
+    def read(self, number: int, without: str | None = None) -> Sample:
         return as_sample(self.samples[number])
 
 

@@ -75,8 +75,8 @@ def build(
     manifest; other machines may build the other parts at the same time, and `finish` completes the set. command: what
     builds the set from a shell, without --part; `finish` shows it if shards are missing.
     Raises InputError, before any detector runs, if the folder holds another set or other files (the message lists the
-    differences), if a detector needs boxes that the dataset lacks, or, with on_bad_image "stop", if an image cannot be
-    read.
+    differences), if a detector needs boxes that the dataset lacks, or, with on_bad_image "stop", if the header or the
+    end of an image's file is not that of an image. With "stop", damage inside a file stops the build when it is read.
 
         birds = datasets.read("drawn", classes=4, images_per_class=12, size=96)
         done = build(birds, Path("shards/drawn"), saliency=("rbd", "gt"))
@@ -278,7 +278,7 @@ def _move_boxes_forward(records: list[Record], among: int) -> None:
 
 
 def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
-    """Reads every image before the work starts. Raises InputError if one cannot be used."""
+    """Checks the header and the end of every image before the work starts. Raises InputError if one is unusable."""
     faults, total = [], sum(len(job.records) for job in jobs)
     with Progress("Checking images", total) as progress, ThreadPoolExecutor(threads) as pool:
         for job in jobs:  # shard by shard: the pool keeps a future for every image passed to `map`

@@ -147,12 +147,12 @@ def _maps_fault(shards: ShardSet) -> str | None:
 def _has_truth(shards: ShardSet) -> bool:
     """Whether an image of the set has a ground-truth box."""
     readers = [shards.split(split) for split in shards.splits]
-    return any(meta(reader.read(i))["boxes"] for reader in readers for i in range(len(reader)))
+    return any(meta(reader.read(i, without="jpg"))["boxes"] for reader in readers for i in range(len(reader)))
 
 
 def _files(shards: ShardSet) -> list[str]:
     readers = [shards.split(split) for split in shards.splits]
-    return [meta(reader.read(i))["file"] for reader in readers for i in range(len(reader))]
+    return [meta(reader.read(i, without="jpg"))["file"] for reader in readers for i in range(len(reader))]
 
 
 def _rewrite(

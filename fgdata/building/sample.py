@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from .. import images
 from ..boxes.geometry import clip_boxes
 from ..boxes.objective import Objective, solve
 from ..datasets import Record
+from ..datasets.parsing import Files
 from ..errors import InputError, NotEnoughMemory, printable
 from ..images.jpeg import clear_orientation
 from ..images.orientation import read_orientation, turn_upright
@@ -106,8 +107,8 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
         data, pixel_boxes = recipe.load(record)
     size_read = len(data)
     header = images.header(data, record.file)
-    if recipe.on_bad_image == "skip" and (damage := images.find_scan_damage(data, record.file)):
-        raise InputError(damage)  # with "stop", `find_fault` has read all files before
+    if damage := images.find_scan_damage(data, record.file):
+        raise InputError(damage)
     width, height = header.width, header.height
     truth, clipped = _truth(pixel_boxes, header, record.file)
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
@@ -150,16 +151,18 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
 
 
 def find_fault(record: Record, load: Callable) -> str | None:
-    """-> what is wrong with the name, image or boxes of a record, or None. Raises NotEnoughMemory."""
+    """-> what is wrong with the name, image or boxes of a record, or None. Raises NotEnoughMemory.
+
+    Of a JPEG in a file of its own only the header and the end are read. `make` finds damage between them.
+    """
+    ends = replace(load, only_ends=True) if isinstance(load, Files) else load
     try:
         _refuse_name(record)
         with images.name_image(record.file):
-            data, pixel_boxes = load(record)
+            data, pixel_boxes = ends(record)
             header = images.header(data, record.file)
             if not header.plain:
-                images.decode(data, record.file)
-            if damage := images.find_scan_damage(data, record.file):
-                return damage
+                images.decode(load(record)[0] if header.format == "jpeg" else data, record.file)
             _truth(pixel_boxes, header, record.file)
     except NotEnoughMemory:
         raise

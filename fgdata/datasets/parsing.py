@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ..errors import InputError, describe, is_failing_storage
 from ..files.regular import open_regular
+from ..images.jpeg import read_ends
 from . import PixelBoxes, Record
 
 __all__ = ["Files", "check_box", "check_files_exist", "check_relative_path", "read_csv", "read_table", "read_text"]
@@ -37,18 +38,22 @@ class Files:
     """The dataset's name, for messages."""
     folder: Path
     """The folder that `Record.file` is relative to."""
+    only_ends: bool = False
+    """Of a JPEG, read only the header and the end (`jpeg.read_ends`): enough to check its size and boxes."""
 
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
-        return read_bytes(f"{self.name}: image {record.id}", self.folder / record.file), record.boxes or ()
+        name, path = f"{self.name}: image {record.id}", self.folder / record.file
+        return read_bytes(name, path, only_ends=self.only_ends), record.boxes or ()
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def read_bytes(name: str, path: Path, is_text: bool = False) -> bytes:
+def read_bytes(name: str, path: Path, is_text: bool = False, only_ends: bool = False) -> bytes:
     """The content of a regular file. `name` starts the message of the InputError if it cannot be read.
 
     is_text: a zero byte is an InputError as soon as it is read: a file may have gigabytes of them and take no space.
+    only_ends: of a JPEG, only what `jpeg.read_ends` reads, if that suffices.
     A failing disk or network drive is an OSError: the file may be good.
     """
     try:
@@ -56,6 +61,9 @@ def read_bytes(name: str, path: Path, is_text: bool = False) -> bytes:
             if not is_text:
                 if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
                     raise ValueError(f"it has {size:,} bytes; at most {MOST_BYTES:,} are allowed")
+                if only_ends and (ends := read_ends(file, size)) is not None:
+                    return ends
+                file.seek(0)
                 return file.read()
             content = bytearray()
             while chunk := file.read(1 << 24):

@@ -4,6 +4,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from ..errors import counted
 
@@ -11,6 +12,9 @@ START, END = b"\xff\xd8\xff", b"\xff\xd9"
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
 PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # Huffman-coded baseline, extended and progressive
 SCAN, APP1 = 0xDA, 0xE1
+_HEADS, _TAIL = (8 << 10, 128 << 10), 1 << 10
+"""Bytes that `read_ends` reads of a file's start, in two stages, and of its end. Most headers have less than a
+kilobyte; previews, colour profiles and editing histories add segments of up to 64 kB."""
 _PROCESSES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless"}
 _PROCESSES |= {0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded", 0xCB: "arithmetic-coded lossless"}
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -75,6 +79,27 @@ def read_frame(data: bytes) -> Frame:
     if data.rfind(END, last) < 0:
         raise ValueError("a truncated JPEG without an end marker")
     return frame
+
+
+def read_ends(file: BinaryIO, size: int) -> bytes | None:
+    """The header of a JPEG, up to its first scan, and the file's last kilobyte, with a zero byte between them.
+
+    `read_frame` and `read_orientation` answer the same as for the whole file, of `size` bytes. None if that is not
+    certain: the file is no JPEG or is short, its header is long, or its end marker is not near its end.
+    """
+    for most in _HEADS:
+        if size <= most + _TAIL:
+            return None
+        file.seek(0)
+        head = file.read(most)
+        if not head.startswith(START):
+            return None
+        end = next((end for marker, _, end in segments(head) if marker == SCAN), most + 1)
+        if end <= len(head):
+            file.seek(size - _TAIL)
+            tail = file.read(_TAIL)
+            return head[:end] + b"\0" + tail if END in tail else None
+    return None
 
 
 def read_orientation(data: bytes) -> int:

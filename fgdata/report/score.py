@@ -44,7 +44,7 @@ def read_boxes(shards: ShardSet) -> Scored:
     for name in shards.splits:
         reader = shards.split(name)
         for i in range(len(reader)):
-            sample = reader.read(i)
+            sample = reader.read(i, without="jpg")
             info = meta(sample)
             split.append(name)
             number.append(i)

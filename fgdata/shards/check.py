@@ -1,9 +1,11 @@
 """Compares every byte of a shard set with its manifest."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..cores import available_cores
 from ..errors import InputError
 from ..files.regular import open_regular
 from . import maps
@@ -34,12 +36,15 @@ def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -
     manifest = read_manifest(folder)
     shards = ShardSet(folder, manifest)
     faults = list(manifest_faults(folder, manifest))
-    expected = {MANIFEST}
-    for name, split in manifest["splits"].items():
-        for shard in split["shards"]:
-            expected |= {f"{shard['name']}.tar", f"{shard['name']}.idx"}
-            faults += shard_faults(folder, shard) or _content_faults(shards, name, shard)
+    listed = [(name, shard) for name, split in manifest["splits"].items() for shard in split["shards"]]
+    expected = {MANIFEST} | {f"{shard['name']}.{end}" for _, shard in listed for end in ("tar", "idx")}
+    pool = ThreadPoolExecutor(available_cores())  # hashing and reading release the GIL
+    try:
+        for (_, shard), found in zip(listed, pool.map(lambda one: _shard_faults(shards, *one), listed)):
+            faults += found
             advance(shard["samples"])
+    finally:
+        pool.shutdown(cancel_futures=True)
     if "maps" in manifest:
         expected.add(maps.MAPS)
         fault = maps.fault(folder, manifest["maps"], shards.detectors, sum(shards.splits.values()))
@@ -59,22 +64,22 @@ def _claims_to_belong(name: str) -> bool:
     )
 
 
-def _content_faults(shards: ShardSet, split: str, shard: dict) -> Iterator[str]:
-    """Reads a whole tar and every sample in it. Yields at most one fault."""
+def _shard_faults(shards: ShardSet, split: str, shard: dict) -> list[str]:
+    """What is wrong with one shard. If its files are there, reads the tar and every sample in it: at most one fault."""
+    if faults := shard_faults(shards.path, shard):
+        return faults
     tar = shards.path / f"{shard['name']}.tar"
     with open_regular(tar) as file:
         same = hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]
     try:
         reader = shards.reader(split, [shard])
     except InputError as fault:
-        yield str(fault)
-        return
+        return [str(fault)]
     damaged = [fault for number in range(len(reader)) if (fault := reader.find_fault(number))]
     reader.close()
     more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
     where = "; ".join(damaged[:_SHOWN]) + more
     if not same:
         where = where or "outside the samples: a tar header, padding or the end of the tar"
-        yield f"{tar} is damaged: its sha256 differs from the manifest's ({where})"
-    elif damaged:
-        yield f"{tar} does not follow FORMAT.md: {where}"
+        return [f"{tar} is damaged: its sha256 differs from the manifest's ({where})"]
+    return [f"{tar} does not follow FORMAT.md: {where}"] if damaged else []

@@ -1,7 +1,7 @@
 """Random access to the samples of a shard set. Each sample is checked when it is read.
 
 `ShardSet.open` checks the manifest's digest, each tar's size and each index's sha256; `SplitReader.read` checks the
-crc32 of the sample it reads. Neither reads a whole tar: `fgdata check` does that.
+crc32 of the sample it reads, unless it leaves out the image. Neither reads a whole tar: `fgdata check` does that.
 """
 
 import bisect
@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -58,11 +59,13 @@ class SplitReader:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def read(self, number: int) -> Sample:
+    def read(self, number: int, without: Literal["jpg"] | None = None) -> Sample:
         """Reads one sample.
 
         Args:
             number: 0 to len - 1.
+            without: "jpg" reads the few bytes beside the image: labels and boxes of a whole set in little time. The
+                json, class and boxes are checked, but not the crc32, which needs the image too.
 
         Returns:
             The sample's components by extension: "jpg", "cls", "json", "rbd.npy", ...
@@ -73,7 +76,7 @@ class SplitReader:
                 FORMAT.md states. The message names the file and the sample.
         """
         try:
-            return self._read(number)
+            return self._read(number, without)
         except ValueError as fault:
             tar = self.folder / f"{self.shards[self._shard(number)]['name']}.tar"
             check = shlex.join(["fgdata", "check", str(self.folder)])
@@ -89,7 +92,7 @@ class SplitReader:
             return str(fault)
         return None
 
-    def _read(self, number: int) -> Sample:
+    def _read(self, number: int, without: str | None = None) -> Sample:
         """Raises ValueError for a sample that is not what FORMAT.md states; the text names it within its tar."""
         if not 0 <= number < len(self):
             raise IndexError(f"there is no sample {number} in a split of {len(self)} samples")
@@ -97,19 +100,21 @@ class SplitReader:
         name = f"sample {number - self._first(shard)}, counted from 0"
         try:
             key, spans = parse_index_line(self._line(number), self.shards[shard]["bytes"])
+            if without is not None and spans.pop(without, None) is None:
+                raise ValueError(f"it has no {without}")
             start = min(offset for offset, _ in spans.values())
             size = max(offset + length for offset, length in spans.values()) - start
             name = f"sample {key} (byte {start:,})"
             if size > MOST_BYTES:
                 raise ValueError(f"it has {size:,} bytes, more than the {MOST_BYTES:,} allowed")
             blob = memoryview(self._read_span(shard, start, size))
-            if not is_sealed(blob):
+            if without is None and not is_sealed(blob):
                 raise ValueError("its bytes differ from its crc32")
             components = {
                 extension: bytes(blob[offset - start : offset - start + length])
                 for extension, (offset, length) in spans.items()
             }
-            return open_sample(components, self.detectors, self.classes)
+            return open_sample(components, self.detectors, self.classes, without)
         except ValueError as fault:
             raise ValueError(f"{name}: {fault}") from None
 

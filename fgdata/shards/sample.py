@@ -37,13 +37,16 @@ def parse_index_line(line: str, tar_bytes: int) -> tuple[str, dict[str, tuple[in
     return key, spans
 
 
-def open_sample(components: dict[str, bytes], detectors: tuple[str, ...], classes: int) -> Sample:
+def open_sample(
+    components: dict[str, bytes], detectors: tuple[str, ...], classes: int, without: str | None = None
+) -> Sample:
     """Checks a sample's json, class and boxes.
 
     Args:
         components: Data by extension.
         detectors: The boxes that it must have.
         classes: Number of classes; 0 for any.
+        without: A component that was not read.
 
     Raises:
         ValueError: One of them is not what FORMAT.md states.
@@ -61,7 +64,7 @@ def open_sample(components: dict[str, bytes], detectors: tuple[str, ...], classe
     if not _CLASS.fullmatch(index) or (classes and int(index) >= classes):
         allowed = f"from 0 to {classes - 1:,}" if classes else "of at most nine digits"
         raise ValueError(f"its cls is {index[:20]!r}; it must be a class index {allowed}")
-    if "jpg" not in sample:
+    if "jpg" not in sample and without != "jpg":
         raise ValueError("it has no jpg")
     for name in detectors:
         if name not in sample.info["detectors"] or not _is_box_file(sample.get(f"{name}.npy", b"")):

@@ -35,7 +35,7 @@ def _can_be_added(shards: ShardSet, detector: str) -> bool:
 
     if detector == "gt":
         first = next((shards.split(name) for name, count in shards.splits.items() if count), None)
-        return first is not None and bool(meta(first.read(0)).get("boxes"))
+        return first is not None and bool(meta(first.read(0, without="jpg")).get("boxes"))
     return detector in DETECTORS and ":" not in detector
 
 

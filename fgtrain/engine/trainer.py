@@ -269,7 +269,7 @@ class Trainer:
     def not_finite(self, what: str, numbers: list[int]) -> str:
         """The message for a loss or weights that are not finite at this step. numbers: its samples in the split."""
         split, last = self.shards.split(self.config.data.split), self.run.last_checkpoint
-        ids = [str(meta(split.read(n))["id"]) for n in numbers]
+        ids = [str(meta(split.read(n, without="jpg"))["id"]) for n in numbers]
         named = ", ".join(ids[:MOST_NAMED])
         if len(ids) > MOST_NAMED:
             named += f" and {len(ids) - MOST_NAMED:,} more, all in {self.run.path / 'log.txt'}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +57,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, number: int) -> dict[str, bytes]:
-        return self.reader.read(self.rows[number])
+    def read(self, number: int, without: Literal["jpg"] | None = None) -> dict[str, bytes]:
+        return self.reader.read(self.rows[number], without)
 
 
 class Network(nn.Module):

@@ -98,7 +98,8 @@ def overlaps(maps: np.ndarray, truth: Sequence[np.ndarray], size: int) -> Overla
 def true_boxes(shards: ShardSet, split: str) -> list[np.ndarray]:
     """Ground-truth boxes (K, 4) of each sample of the split; K may be 0. InputError when no sample has a box."""
     reader = shards.split(split)
-    boxes = [np.array(meta(reader.read(i))["boxes"], np.float64).reshape(-1, 4) for i in range(len(reader))]
+    infos = [meta(reader.read(i, without="jpg")) for i in range(len(reader))]
+    boxes = [np.array(info["boxes"], np.float64).reshape(-1, 4) for info in infos]
     if not any(map(len, boxes)):
         raise InputError(
             f"{shards.path} has no ground-truth boxes in its {split} split, and localization needs them; "

@@ -98,7 +98,7 @@ def _rows(batches: Iterator[tuple[Tensor, dict[str, Tensor]]]) -> Rows:
 def labels_of(shards: ShardSet, split: str) -> Tensor:
     """(N,) class of every sample of a split, by sample number."""
     reader = shards.split(split)
-    return torch.tensor([label(reader.read(number)) for number in range(len(reader))])
+    return torch.tensor([label(reader.read(number, without="jpg")) for number in range(len(reader))])
 
 
 def held_out(labels: Tensor, seed: int) -> Tensor:

@@ -38,7 +38,7 @@ def choose(shards: ShardSet, split: str, ids: Sequence[str], rows: int, seed: in
     reader = shards.split(split)
     if not ids:
         return np.sort(np.random.default_rng(seed).choice(len(reader), rows, replace=False))
-    known = [meta(reader.read(number)) for number in range(len(reader))]
+    known = [meta(reader.read(number, without="jpg")) for number in range(len(reader))]
     numbers = []
     for wanted in ids:
         exact = [i for i, info in enumerate(known) if wanted in (info["id"], info["file"])]

@@ -54,15 +54,12 @@ def test_a_jpeg_of_another_process_than_its_frame_states_never_becomes_a_sample(
     place = original.index(b"\xff\xc0")
     patched = original[: place + 1] + bytes([marker]) + original[place + 2 :]
     files = dataset(tmp_path, {"good.jpg": original, "odd.jpg": patched})
-    fault = sample.find_fault(files.records[1], files.load)
     if marker in (0xC0, 0xC1):
-        assert fault is None
+        assert sample.find_fault(files.records[1], files.load) is None
         np.testing.assert_array_equal(images.decode(patched, "odd.jpg"), images.decode(original, "good.jpg"))
         return
-    assert fault is not None
-    assert re.match("odd.jpg (cannot be read as an image|is a damaged JPEG): ", fault)
-    recipe = sample.Recipe(files.load, ("gt",), Objective(), None, 90, "skip")
-    with pytest.raises(InputError, match=r"^odd\.jpg "):
+    recipe = sample.Recipe(files.load, ("gt",), Objective(), None, 90, "stop")
+    with pytest.raises(InputError, match=r"^odd\.jpg (cannot be read as an image|is a damaged JPEG): "):
         sample.make(files.records[1], recipe, Log())
 
 

@@ -3,6 +3,7 @@
 import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -15,8 +16,11 @@ from shard_files import BOX, NOISE, dataset, encode, jpeg, samples
 from fgdata import images
 from fgdata.boxes.geometry import WHOLE
 from fgdata.building.build import build
-from fgdata.datasets import read
+from fgdata.building.sample import find_fault
+from fgdata.datasets import Record, read
+from fgdata.datasets.parsing import Files
 from fgdata.errors import InputError
+from fgdata.images.jpeg import read_frame
 from fgdata.shards.check import check
 from fgdata.shards.reader import ShardSet, box, meta
 
@@ -60,14 +64,49 @@ def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_
 def test_damaged_scans_stop_the_build_or_are_skipped(tmp_path):
     whole = jpeg()
     data = dataset(tmp_path, {"a.jpg": whole, "cut.jpg": whole[: len(whole) // 2] + b"\xff\xd9"})
-    for detectors in (("gt",), ("spectral-residual",)):
+    for detector, folder in (("spectral-residual", "other"), ("gt", "set")):
         with pytest.raises(InputError, match=r"^cut.jpg is a damaged JPEG: .*OpenCV decodes it.*--on-bad-image skip$"):
-            build(data, tmp_path / "set", saliency=detectors)
-    assert not (tmp_path / "set").exists()
+            build(data, tmp_path / folder, saliency=(detector,))
+    assert not (tmp_path / "set" / "manifest.json").exists()
     [skipped] = build(data, tmp_path / "set", saliency=("gt",), on_bad_image="skip").manifest["skipped"]
     assert skipped["file"] == "cut.jpg"
     assert "damaged JPEG" in skipped["why"]
     assert list(samples(tmp_path / "set")) == ["a.jpg"]
+
+
+def test_the_check_before_a_build_reads_the_ends_of_a_jpeg(tmp_path):
+    """The same verdict as of whole files, wherever the header ends and whatever the file ends with."""
+    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    plain = images.encode_jpeg(picture, 95)
+    long, longer = ((b"\xff\xe2\xff\xff" + bytes(65533)) * times for times in (1, 3))
+    half = len(plain) // 2
+    files = {
+        "plain.jpg": plain,
+        "profile.jpg": plain[:2] + long + plain[2:],
+        "history.jpg": plain[:2] + longer + plain[2:],
+        "padded.jpg": plain + bytes(5000),
+        "cut.jpg": plain[:-2],
+        "cut-header.jpg": (plain[:2] + long + plain[2:])[:9000],
+        "marker-inside.jpg": plain[:half] + b"\xff\xd9" + plain[half:-2],
+        "damaged.jpg": plain[: len(plain) // 2] + bytes(len(plain) // 2 - 2) + b"\xff\xd9",
+        "small.jpg": jpeg(),
+        "cmyk.jpg": encode("JPEG", "CMYK"),
+        "none.jpg": b"",
+        "png.jpg": encode("PNG"),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    load = Files("folder", tmp_path)
+    ends, read = replace(load, only_ends=True), {}
+    for name, data in files.items():
+        record = Record(name, name, 0, "a", "train", (BOX,))
+        assert find_fault(record, load) == find_fault(record, lambda record: load(record))
+        read[name] = len(ends(record)[0]) / max(1, len(data))
+        if data.startswith(b"\xff\xd8\xff"):
+            with suppress(ValueError):
+                assert read_frame(ends(record)[0]) == read_frame(data)
+    assert {name for name, share in read.items() if share < 0.9} == {"plain.jpg", "profile.jpg", "damaged.jpg"}
+    assert read["plain.jpg"] < 0.02
 
 
 def test_images_are_checked_one_shard_at_a_time(tmp_path, monkeypatch):

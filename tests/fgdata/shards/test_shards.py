@@ -130,6 +130,33 @@ def test_reader_returns_the_components_in_the_tar(drawn_set):
         shards.split("val")
 
 
+def test_a_sample_without_its_image_is_the_same_and_few_bytes(copy, monkeypatch):
+    reader = ShardSet.open(copy).split("train")
+    whole, spans = reader.read(3), []
+    read_span = reader._read_span
+    monkeypatch.setattr(reader, "_read_span", lambda *span: spans.append(span) or read_span(*span))
+    part = reader.read(3, without="jpg")
+    assert part == {name: data for name, data in whole.items() if name != "jpg"}
+    assert meta(part) == meta(whole)
+    assert sum(size for _, _, size in spans) <= sum(512 + -(-len(data) // 512) * 512 for data in part.values())
+    assert pickle.loads(pickle.dumps(reader)).read(3, "jpg") == part
+    tar = copy / "train-000000.tar"
+    content = tar.read_bytes()
+    with tarfile.open(tar) as plain:
+        members = {m.name.split(".", 1)[1]: m for m in plain if m.name.startswith(f"{reader.key(3)}.")}
+    faults = {"jpg": None, "cls": "class index", "gt.npy": "no box by gt", "json": "not valid"}
+    for name, fault in faults.items():
+        at, size = members[name].offset_data, members[name].size
+        tar.write_bytes(content[:at] + bytes(size) + content[at + size :])
+        with pytest.raises(InputError, match="crc32"):
+            reader.read(3)
+        if fault is None:
+            assert reader.read(3, without="jpg") == part
+        else:
+            with pytest.raises(InputError, match=fault):
+                reader.read(3, without="jpg")
+
+
 def test_open_files_are_closed_with_their_reader(drawn_set):
     reader = ShardSet.open(drawn_set).split("train")
     reader.read(0)
@@ -207,6 +234,16 @@ def test_a_damaged_sample_is_named(copy):
     [fault] = check(copy)[1]
     key = path.with_suffix(".idx").read_text().splitlines()[1].split()[3].split(".")[0]
     assert f"sample {key}" in fault
+
+
+def test_several_damaged_shards_are_named_in_the_order_of_the_set(copy):
+    samples, damaged = [], tars(copy)
+    for tar in damaged:
+        tar.write_bytes(bytes([1]) + tar.read_bytes()[1:])
+    _, faults = check(copy, samples.append)
+    shards = [shard for split in ShardSet.open(copy).manifest["splits"].values() for shard in split["shards"]]
+    assert samples == [shard["samples"] for shard in shards]
+    assert [fault.split(".tar")[0] for fault in faults] == [str(copy / shard["name"]) for shard in shards]
 
 
 @pytest.mark.parametrize("damage", ["cut tar", "no tar", "no index", "cut index"])
