@@ -2,12 +2,14 @@
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench_against import ROOT, alternate, commit_folder, name_of, ratio_row
 from bench_report import report, single_threaded
 
 from fgdata.boxes.objective import Objective
@@ -30,6 +32,7 @@ def build(
     repeats: int = 5,
     scaling: str = "rbd",
     scaling_rounds: int = 4,
+    against: str | None = None,
     json: Path | None = None,
 ) -> None:
     """Images/s of one worker, speed-up with two workers, and peak memory of a worker.
@@ -47,11 +50,15 @@ def build(
         repeats: number of measurements; the table shows their minimum, median and maximum.
         scaling: detector of the complete builds with one and two workers.
         scaling_rounds: copies of each image in those builds; memory is also measured with a quarter of them.
+        against: a commit. Measure one worker with this tree and with that commit instead, alternately; the ratio is
+            that of the two figures of the same repeat, this tree's to the commit's.
         json: file to write the figures to.
     """
     if rounds < 1 or repeats < 1 or scaling_rounds < 4:
         raise InputError("--rounds and --repeats must be at least 1, --scaling-rounds at least 4.")
     root = data / "cub50-fullsize"
+    if against is not None:
+        return report("build", compare(root, detectors, rounds, repeats, against), json)
     with single_threaded(1) as pool:
         steady = [pool.submit(one_worker, root, detectors, rounds).result() for _ in range(repeats + 1)][1:]
     loop = [row["loop"] for row in steady]
@@ -79,7 +86,20 @@ def build(
     report("build", figures, json)
 
 
-def one_worker(root: Path, detectors: tuple[str, ...], rounds: int) -> dict[str, float]:
+def compare(root: Path, detectors: tuple[str, ...], rounds: int, repeats: int, commit: str) -> list[dict[str, Any]]:
+    """`one_worker` of this tree and of a commit -> a row for the loop, which both share, and for each detector."""
+    title = name_of(commit)
+    with commit_folder(commit) as other:
+        arguments = [str(root.resolve()), list(detectors), rounds]
+        new, old = alternate("bench_build", "one_worker", arguments, (ROOT, other), repeats)
+    rows = []
+    for name in ("loop", *detectors):
+        row = ratio_row(name, [one[name] for one in new], [one[name] for one in old])
+        rows.append({**row, "images": 200 * rounds, "against": title})
+    return rows
+
+
+def one_worker(root: Path | str, detectors: Sequence[str], rounds: int) -> dict[str, float]:
     """Images/s of the loop and of a build by each detector, one after the other in this process."""
     birds = repeated(root, rounds)
     rates = {}
@@ -122,7 +142,7 @@ def arithmetic(steps: int) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def repeated(root: Path, rounds: int) -> Dataset:
+def repeated(root: Path | str, rounds: int) -> Dataset:
     """The dataset with `rounds` copies of every record, each with an id of its own."""
     birds = read("cub", root)
     many = [replace(record, id=f"{record.id}-{turn}") for turn in range(rounds) for record in birds.records]
