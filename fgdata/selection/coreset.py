@@ -176,7 +176,7 @@ class _Counts:
 
 def _move_boxes_forward(reader: SplitReader, numbers: list[int]) -> list[int]:
     """Moves the first sample with ground truth to the front unless one is among the first five (FORMAT.md)."""
-    first = next((i for i, number in enumerate(numbers) if meta(reader.read(number))["boxes"]), 0)
+    first = next((i for i, number in enumerate(numbers) if meta(reader.read(number, without="jpg"))["boxes"]), 0)
     return [numbers[first], *numbers[:first], *numbers[first + 1 :]] if first >= 5 else numbers
 
 
