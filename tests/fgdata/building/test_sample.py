@@ -101,7 +101,7 @@ def test_the_check_before_a_build_reads_the_ends_of_a_jpeg(tmp_path):
     for name, data in files.items():
         record = Record(name, name, 0, "a", "train", (BOX,))
         assert find_fault(record, load) == find_fault(record, lambda record: load(record))
-        read[name] = len(ends(record)[0]) / max(1, len(data))
+        read[name] = len(ends(record)[0]) / len(data) if data else 1
         if data.startswith(b"\xff\xd8\xff"):
             with suppress(ValueError):
                 assert read_frame(ends(record)[0]) == read_frame(data)
