@@ -19,7 +19,7 @@ from fgdata.errors import InputError, run_command
 from .commands import COMMANDS, call
 from .engine.memory import keep_freed
 from .settings.common import Config
-from .settings.file import from_dict
+from .settings.file import from_dict, merge, to_dict
 from .settings.methods import METHODS
 from .settings.recipes import RECIPES
 
@@ -60,7 +60,7 @@ def commands(defaults: Config | None, name: str | None) -> Any:
 
 def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     """Arguments of `fgtrain run NAME ...` -> settings of --config, or with --resume of the run in --out, and NAME."""
-    from .runs.files import read_json
+    from .runs.files import read_json, read_yaml
     from .runs.rundir import RunDir
 
     name = argv[1] if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-") else None
@@ -81,8 +81,14 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
         return None, name
     if not file.is_file():
         what = "is not a regular file" if file.exists() else "does not exist"
-        raise InputError(f"--config {file} {what}. Name the config.json of a run (runs/NAME/config.json).")
-    config = from_dict(read_json(file), str(file))
+        raise InputError(
+            f"--config {file} {what}. Name the config.json of a run (runs/NAME/config.json), or a YAML file."
+        )
+    by_hand, method = file.suffix in (".yaml", ".yml"), RECIPES[name]().method
+    values = read_yaml(file) if by_hand else read_json(file)
+    if by_hand and values.get("method", method) == method:
+        values = merge(to_dict(RECIPES[name]()), values)
+    config = from_dict(values, str(file))
     if given and config.method != RECIPES[name]().method:
         quoted = quote(str(file))
         raise InputError(

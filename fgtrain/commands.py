@@ -2,18 +2,25 @@
 
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg, subcommand
+from tyro.conf import Positional, arg, subcommand
 
 from fgdata.errors import InputError
 
 from .settings import evaluations, pictures, sharing, studying
+from .settings.common import Switch
 
 
 @dataclass(frozen=True)
 class List:
-    """List recipes, shard sets and runs."""
+    """List recipes, shard sets and runs; or, with --command, print the command that makes a run."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN...]", help_behavior_hint="")] = ()
+    """With --command: run directories."""
+    command: Switch = False
+    """Print a command for each run that starts it again with all its settings. Default runs: all under runs/."""
 
 
 FUNCTIONS: dict[type, str] = {
@@ -29,6 +36,7 @@ FUNCTIONS: dict[type, str] = {
     pictures.Views: "fgtrain.show.views:draw_views",
     pictures.Gradcam: "fgtrain.show.gradcam:draw_gradcam",
     pictures.Pairs: "fgtrain.show.pairs:draw_pairs",
+    pictures.Watch: "fgtrain.show.watch:run_watch",
     pictures.Curves: "fgtrain.show.curves:draw_curves",
     studying.Study: "fgtrain.studies.command:run_study",
     List: "fgtrain.show.listing:run_list",
@@ -71,6 +79,7 @@ COMMANDS: dict[str, type] = {
     "compare": evaluations.Compare,
     "study": studying.Study,
     "show": Show,
+    "watch": pictures.Watch,
     "list": List,
     "embed": sharing.Embed,
     "export": evaluations.Export,

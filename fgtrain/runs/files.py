@@ -20,6 +20,9 @@ SYSTEM_ERROR = "The file may be intact: fix the cause of this error of the syste
 """What to do about a file that a failing disk, missing permissions or too little memory keep from being read."""
 
 
+YAML_FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file through `whole`."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
@@ -73,6 +76,27 @@ def read_json(path: Path, advice: str = "Restore the file.") -> dict[str, Any]:
         return parse_json(read_bytes(path, MOST_BYTES))
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}. {advice}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file: plain values only, nothing in it is run. InputError if it cannot be read, or when
+    PyYAML is missing."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise InputError(f"{path} needs PyYAML, which is not installed: pip install pyyaml") from error
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.2's numbers: 1e-4 is one, which YAML 1.1 takes for text."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789."))
+    try:
+        values = yaml.load(read_bytes(path), Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid YAML: {printable(' '.join(str(error).split()))[:200]}.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no settings; write NAME: VALUE lines, such as epochs: 100.")
+    return values
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:

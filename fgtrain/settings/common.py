@@ -165,7 +165,8 @@ class Machine:
     """Resume the run in --out exactly at its last checkpoint; its settings become the defaults. If there is nothing to
     resume, start a new run and report it, so that a requeued job can use the same command."""
     config: Path | None = None
-    """Read settings from the config.json of another run; flags override them."""
+    """Read settings from the config.json of another run, or from a YAML file; flags override them. A YAML file needs
+    only what differs from the recipe."""
     device: str = "auto"
     """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
     backend: Literal["auto", "threads", "dali"] = "auto"

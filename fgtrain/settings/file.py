@@ -31,6 +31,18 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
     return build(METHODS[method], {k: v for k, v in values.items() if k != "method"}, source)
 
 
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings, and some that replace theirs -> all; keys may be nested or have dots: {"optim": {"lr": 0.1}} as
+    {"optim.lr": 0.1}."""
+    merged = dict(values)
+    for key, value in changes.items():
+        first, _, rest = str(key).partition(".")
+        value = {rest: value} if rest else value
+        old = merged.get(first)
+        merged[first] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def relevant(config: Config) -> dict[str, Any]:
     """The settings that change the result, as plain JSON values by the names of their flags: {"optim.lr": 0.03}.
 

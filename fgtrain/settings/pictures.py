@@ -1,4 +1,4 @@
-"""The flags of `fgtrain show`. A docstring under a field is its `--help`."""
+"""The flags of `fgtrain show` and `fgtrain watch`. A docstring under a field is its `--help`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from fgdata.files.output import check_output
 
-from .common import need_seed
+from .common import Switch, need_between, need_seed
 
 FORMATS = (".png", ".pdf", ".svg")
 Runs = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN...]", help_behavior_hint="(required)")]
@@ -115,3 +115,25 @@ class Curves(Picture):
     """Names of the metrics to draw. Default: all except throughput."""
     out: Path | None = None
     """File to write, .png, .pdf or .svg. Default: curves.png in the first run's directory."""
+
+
+@dataclass(frozen=True)
+class Watch(Picture):
+    """Show the curves of runs while they train, in the terminal or as one self-contained page, until none of them is
+    training any more. If the output is not a terminal, they are printed once."""
+
+    runs: Runs
+    """Run directories."""
+    figures: tuple[str, ...] = ()
+    """Names of the metrics to show. Default: all except throughput."""
+    every: float = 5.0
+    """Seconds between two looks at the runs."""
+    once: Switch = False
+    """Show the runs as they are now, and end."""
+    out: Path | None = None
+    """Write the page to this file, .html, instead of the terminal."""
+
+    def __post_init__(self) -> None:
+        need_between(0.1, self.every, 3600, "every")
+        if self.out is not None:
+            check_output(self.out, (".html", ".htm"), "--out")

@@ -2,10 +2,12 @@
 
 import inspect
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.table import Table
 
+from fgdata import plugins
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
@@ -13,15 +15,23 @@ from ..place import SHARDS
 from ..printing import say
 from ..runs.checkpoint import checked_config
 from ..runs.rundir import RunDir
-from ..settings.common import Config
+from ..settings.common import Config, need
 from ..settings.file import as_flags, differences, relevant
 from ..settings.recipes import RECIPES
 
 RUNS = Path("runs")
 
 
-def run_list(_flags: object = None) -> None:
-    """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too."""
+def run_list(flags: Any = None) -> None:
+    """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too. With
+    --command, prints the command of each run instead. InputError for runs without --command, and for no run."""
+    if flags is not None and (flags.command or flags.runs):
+        need(flags.command, "command", "off", "on, when runs are named: fgtrain list RUN --command")
+        runs = flags.runs or sorted(config.parent for config in RUNS.glob("*/config.json"))
+        if not runs:
+            raise InputError(f"No runs under {RUNS.resolve()}. Name run directories: fgtrain list RUN --command")
+        say(*(command_of(RunDir(path)) for path in runs))
+        return
     table = Table(title="fgtrain run NAME", title_justify="left")
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it is")
@@ -40,6 +50,25 @@ def run_list(_flags: object = None) -> None:
     for config in sorted(RUNS.glob("*/config.json")):
         table.add_row(str(config.parent), *describe_run(config.parent))
     say(table if table.row_count else f"No runs under {RUNS.resolve()}.")
+
+
+def command_of(run: RunDir) -> str:
+    """The command that starts a run again, with all settings that change its result. Its --out is a new folder.
+
+    InputError if the folder is not a run, or its settings have changed since its last checkpoint.
+    """
+    if not run.config_path.is_file():
+        raise InputError(f"{run.path} is not a run directory: it has no config.json. Name one, such as runs/cvsa.")
+    config, facts = checked_config(run), run.facts
+    name = facts["name"] if facts.get("name") in RECIPES else config.method
+    wanted, own = relevant(config), relevant(RECIPES[name]())
+    words = as_flags({key: "None" if value is None else value for key, value in wanted.items() if own[key] != value})
+    shards = facts.get("shards", {}).get("path") or config.data.shards
+    start = (
+        "fgtrain" if facts.get("processes", 1) == 1 else f"torchrun --nproc-per-node {facts['processes']} -m fgtrain"
+    )
+    data = f" --data.shards {quote(str(shards))}" if shards else ""
+    return f"{start} run {name}{data} --out {quote(f'{run.path}-2')}{' ' * bool(words)}{words}{plugins.flags()}"
 
 
 def needs(config: Config) -> str:

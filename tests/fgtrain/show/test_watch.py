@@ -1,0 +1,95 @@
+"""`fgtrain watch`: the values that a curve shows, in the terminal and on the page."""
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from fgtrain import cli
+from fgtrain.runs.rundir import RunDir
+from fgtrain.settings.methods import ByolConfig
+from fgtrain.show import watch
+
+
+def make(path: Path, losses: list[float], status: str = "done", name: str = "loss") -> Path:
+    run = RunDir(path)
+    with RunDir.claim(path, ByolConfig()) as claimed:
+        claimed.start(ByolConfig())
+    run.note(status=status, name="byol")
+    for number, loss in enumerate(losses, 1):
+        run.append("metrics.jsonl", {"step": number, "epoch": number / 2, name: loss, "images_per_second": 9.0})
+    return path
+
+
+def test_a_curve_has_the_mean_of_each_column():
+    assert watch.sparkline([0, 1, 2, 3], [0, 7, 3.5, 0], 0, 7, 4, columns=4) == "▁█▅▁"
+    assert watch.sparkline([1, 1.5, 4], [0, 7, 7], 0, 7, 4, columns=2) == "▅█"
+    assert watch.sparkline([4], [5], 5, 5, 4, columns=4) == "   ▁", "one value, and no scale"
+    assert watch.sparkline([0], [5], 5, 5, 0, columns=2) == "▁ "
+
+
+def test_without_a_terminal_it_prints_once(tmp_path: Path, capsys):
+    a, b = make(tmp_path / "a", [4, 3, 1]), make(tmp_path / "b", [2], "running", name="[bold]<x>")
+    assert cli.main(["watch", str(a), str(b)]) == 0
+    printed = capsys.readouterr().out
+    assert "a: done, epoch 1.5  b: running, epoch 0.5" in printed
+    assert "loss: 1 to 4" in printed
+    assert "[bold]<x>: 2 to 2" in printed
+    assert "images_per_second" not in printed
+
+
+def test_the_page_has_the_points_and_needs_nothing_else(tmp_path: Path, monkeypatch):
+    a, b = make(tmp_path / "a", [4, 3, 1], "running"), make(tmp_path / "b<i>", [2, 2])
+    out, waits = tmp_path / "page.html", []
+
+    def finish(seconds: float) -> None:
+        waits.append(seconds)
+        assert 'http-equiv="refresh" content="2"' in out.read_text()
+        RunDir(a).note(status="done")
+
+    monkeypatch.setattr(watch.time, "sleep", finish)
+    assert cli.main(["watch", str(a), str(b), "--out", str(out), "--every", "2", "--figures", "loss"]) == 0
+    text = out.read_text()
+    assert (waits, "refresh" in text, "b&lt;i&gt;" in text) == ([2.0], False, True)
+    assert not re.search(r"https?://|src=|<script", text)
+    svg = ElementTree.fromstring(re.search(r"<svg.*?</svg>", text, re.DOTALL)[0])  # pyright: ignore
+    first, second = (path.attrib["d"] for path in svg.iter("path"))
+    points = [tuple(map(float, p.split(","))) for p in first[1:].split("L")]
+    xs, ys = zip(*points)
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)  # rounded to a tenth of a pixel
+    assert (ys[1] - ys[0]) * 2 == pytest.approx(ys[2] - ys[1], abs=0.2)
+    assert ys[2] - ys[0] == pytest.approx(watch.HEIGHT - watch.FOOT - 8, abs=0.2)
+    assert len(second.split("L")) == 2
+
+
+def test_a_run_that_has_just_started(tmp_path: Path, capsys):
+    assert cli.main(["watch", str(make(tmp_path / "a", [])), "--once"]) == 0
+    assert "no metrics yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ([], "is required"),
+        (["."], ". is not a run directory: it has no config.json."),
+        (["a", "--figures", "lost"], "--figures is lost; allowed: images_per_second, loss."),
+        (["a", "--every", "0"], "--every is 0.0; allowed: 0.1 to 3,600."),
+        (["a", "--out", "a.png"], "--out is a.png; allowed: a file whose name ends in .html, .htm."),
+    ],
+)
+def test_what_cannot_be_watched(flags: list[str], error: str, tmp_path: Path, capsys, monkeypatch):
+    make(tmp_path / "a", [1])
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["watch", *flags]) == 2
+    printed = capsys.readouterr()
+    assert error in " ".join((printed.err + printed.out).split()) or not flags
+
+
+def test_the_flags_are_json_free_of_nan(tmp_path: Path):
+    """A metric that is NaN adds no point."""
+    run = make(tmp_path / "a", [1.0])
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "epoch": 1, "loss": float("nan"), "align": 2.0}) + "\n")
+    (only,) = watch.read_runs([run])
+    assert only.series == {"align": ([1], [2.0])}
