@@ -103,6 +103,8 @@ def _open_and_lock(folder: Path, create: bool, shared: bool = False) -> int | No
         if create:
             create_folder(folder, "--out")
         if fcntl is None:
+            if not shared:
+                _warn_without_locks("Windows has no locks for folders.")
             return None
         try:
             handle = os.open(folder, os.O_RDONLY)
@@ -117,7 +119,7 @@ def _open_and_lock(folder: Path, create: bool, shared: bool = False) -> int | No
                     f"Another process is writing to {folder}. Wait until it ends, or name another folder: --out FOLDER"
                 )
             if locked is None and not shared:
-                _warn_without_locks()
+                _warn_without_locks("The file system of the output folder has no locks.")
             if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle
         except FileNotFoundError:
@@ -129,8 +131,8 @@ def _open_and_lock(folder: Path, create: bool, shared: bool = False) -> int | No
 
 
 @functools.cache
-def _warn_without_locks() -> None:
-    warn("The file system of the output folder has no locks. Make sure that no other process writes to the folder.")
+def _warn_without_locks(reason: str) -> None:
+    warn(f"{reason} Make sure that no other process writes to the folder.")
 
 
 def _unlock(handle: int | None) -> None:

@@ -15,8 +15,8 @@ try:
     from nvidia.dali.pipeline import pipeline_def
 except ImportError:
     raise InputError(
-        "The dali backend needs NVIDIA DALI, which is not installed: pip install nvidia-dali-cuda130, or use backend "
-        "threads."
+        "The dali backend needs NVIDIA DALI, which is not installed: pip install nvidia-dali-cuda130 (for a driver of "
+        "CUDA 12: pip install nvidia-dali-cuda120), or use backend threads."
     ) from None
 
 UINT8, INT32, FLOAT = types.DALIDataType.UINT8, types.DALIDataType.INT32, types.DALIDataType.FLOAT

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,6 +60,19 @@ def append(path: Path, line: str) -> None:
         raise InputError(
             f"{path} could not be written: {error.strerror}. Its existing contents are unchanged."
         ) from error
+
+
+def create_link(link: Path, name: str) -> bool:
+    """Creates a symbolic link to the folder `name` beside it -> True. False on Windows without permission for links,
+    which it gives in developer mode only: a run without the link `last` uses its newest checkpoint.
+    """
+    try:
+        link.symlink_to(name, target_is_directory=True)
+    except OSError:
+        if sys.platform != "win32":
+            raise
+        return False
+    return True
 
 
 def remove(path: Path) -> None:

@@ -19,7 +19,7 @@ from .rundir import RunDir
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "pillow", "h5py"),
-    "nvidia-dali-cuda130",
+    *("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
 )
 TREE = Path(__file__).resolve().parents[2]
 """The folder of both packages: a clone, or where packages are installed."""

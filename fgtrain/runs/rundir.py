@@ -26,7 +26,7 @@ from fgdata.files.lock import create_and_lock, is_locked, lock
 from ..settings.common import Config
 from ..settings.file import as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
 from ..settings.methods import METHODS
-from .files import append, parse_json, read_bytes, read_json, remove, write_bytes, write_json
+from .files import append, create_link, parse_json, read_bytes, read_json, remove, write_bytes, write_json
 from .state import checksum, complete_checkpoints
 
 FACTS: dict[str, Any] = {
@@ -269,10 +269,10 @@ class RunDir:
                 write_synced(part / file, data)
             remove(folder / name)
             part.rename(folder / name)
-            link.symlink_to(name)
-            if not (folder / "last").is_symlink():
-                remove(folder / "last")  # a copy made without links: a rename cannot replace a folder
-            link.replace(folder / "last")
+            if create_link(link, name):
+                if not (folder / "last").is_symlink():
+                    remove(folder / "last")  # a copy made without links: a rename cannot replace a folder
+                link.replace(folder / "last")
         except OSError as error:
             remove(part)
             remove(link)

@@ -308,3 +308,13 @@ def test_a_loop_of_links_is_explained(tmp_path, monkeypatch, capsys, words, mess
     error = capsys.readouterr().err
     assert message in error
     assert "permission" not in error
+
+
+def test_a_system_without_locks_says_so_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(locks, "fcntl", None)  # as on Windows
+    locks._warn_without_locks.cache_clear()
+    for _ in range(2):
+        with create_and_lock(tmp_path / "set"):
+            pass
+    assert capsys.readouterr().err.count("Windows has no locks for folders. Make sure that no other process") == 1
+    locks._warn_without_locks.cache_clear()

@@ -21,6 +21,7 @@ from fgtrain import cli
 from fgtrain.engine import lifecycle
 from fgtrain.engine.trainer import Trainer
 from fgtrain.networks.saved import load_encoder
+from fgtrain.runs import files
 from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.runs.files import append, write_json
 from fgtrain.runs.rundir import RunDir
@@ -416,3 +417,17 @@ def test_help_imports_no_torch(flags: str):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage: fgtrain" in done.stdout
+
+
+def test_without_permission_for_links_a_run_keeps_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on Windows outside developer mode; elsewhere the error is reported."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(22, "a required privilege is not held")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(OSError, match="privilege"):
+        files.create_link(tmp_path / "last.part", "0000001")
+    monkeypatch.setattr(files.sys, "platform", "win32")
+    assert files.create_link(tmp_path / "last.part", "0000001") is False
+    assert list(tmp_path.iterdir()) == []
