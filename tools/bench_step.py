@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch is imported where it is used, because the workers of 
     from torch import Tensor
 
 VIT, LITE0 = Model("vit_small_patch16_224"), Model("tf_efficientnet_lite0")
-CLASSES, MOST_VIEWS = 200, 3
+CLASSES, MOST_VIEWS = 200, 8
 NARROW = AlignSettings(hidden=512)
 
 
@@ -56,6 +56,7 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "foreground": (RECIPES["foreground"](), "moco"),
         "foreground-saliencymix": (RECIPES["foreground-saliencymix"](), "moco"),
         "insloc": (RECIPES["insloc"](), "moco"),
+        "papn": (RECIPES["papn"](), "moco"),
         "contrastive-crop-own, finding boxes": (RECIPES["contrastive-crop-own"](), "moco"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),

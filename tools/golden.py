@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 NAMES = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
-    *("dino", "foreground", "foreground-mixup", "insloc", "contrastive-crop-own", "moco-sinkhorn"),
+    *("dino", "foreground", "foreground-mixup", "insloc", "contrastive-crop-own", "moco-sinkhorn", "papn"),
 )
 CLASSES = 4
 BOXES = (10.0, 6.0, 40.0, 36.0)
@@ -40,6 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dino": {"hidden": 32, "bottleneck": 16, "dim": 32, "freeze_epochs": 100.0},  # five of the steps
     "align": {"hidden": 32, "dim": 16, "stages": (3, 4)},
     "attend": {"filters": 4},
+    "papn": {"dim": 16},
     "lewel": {"hidden": 32, "dim": 16},
     "relative": {"hidden": 32, "dropout": 0.0},  # torch draws dropout in another way on other processors
 }

@@ -7,6 +7,7 @@ int32. A rectangle of the image is inside it; a place is a rectangle of the view
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 
@@ -158,7 +159,8 @@ def crop_shape(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec, limit: np.ndarr
     torchvision's RandomResizedCrop.get_params: the first of ten attempts that fits into `limit`, else all of it,
     trimmed to the nearest allowed aspect.
     """
-    area = sizes.prod(1, keepdims=True) * (spec.area[0] + (spec.area[1] - spec.area[0]) * u[:, AREA])  # (B, 10)
+    low, high = cast("tuple[float, float]", spec.area)  # of one view: `ViewSpec.of`
+    area = sizes.prod(1, keepdims=True) * (low + (high - low) * u[:, AREA])  # (B, 10)
     ratio = _log_uniform(spec.aspect, u[:, RATIO])
     attempts = np.rint(np.sqrt([area * ratio, area / ratio]))  # (2, B, 10)
     fits = np.logical_and.reduce((attempts >= 1) & (attempts <= limit.T[..., None]))  # (B, 10)

@@ -73,6 +73,7 @@ def compute(
         lenders: Number of background images of other sets. With 0, backgrounds are images of the batch.
         cuts: (B, 4) float boxes of the mattes in [0, 1], without area for a constant map.
     """
+    spec = spec.of(view)
     u = uniforms(seed, epoch, samples, view, COUNT)
     own = np.arange(len(u), dtype=np.int32)
     crop = CROPS[spec.crop](

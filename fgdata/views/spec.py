@@ -7,13 +7,17 @@ A value out of its range raises InputError. Docstrings of the class and its fiel
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tyro.conf import Suppress
 
 from ..errors import InputError
 
 CropName = Literal["rrc", "saliency-swap", "contrastive", "inside-box", "paste", "matte-paste", "centre"]
+
+FACTORS = ("brightness", "contrast", "saturation", "hue")
+"""Of the jitter."""
+LEAST_SIGMA = 0.01
 
 
 def _need(ok: bool, field: str, value: object, allowed: str) -> None:
@@ -64,8 +68,9 @@ class ViewSpec:
     that is too small for it (ours). paste: a random resized crop at a random place over the whole image of another
     sample, or of another shard set (InsLoc). matte-paste: rrc, or the object cut out along its saliency map and pasted
     over such an image (DiLo). centre: short side resized to size * 256 / 224, central square (test time)."""
-    area: tuple[float, float] = (0.2, 1.0)
-    """Range of the crop's share of the image's area; has no effect with saliency-swap and centre."""
+    area: tuple[float, float] | tuple[tuple[float, float], ...] = (0.2, 1.0)
+    """Range of the crop's share of the image's area: one for all views, or one for each view, such as 0.2 1 0.5 1. It
+    has no effect with saliency-swap and centre."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of aspect ratios, log-uniform, 0.01 to 100: of the crop, or of the patch relative to its box
     (saliency-swap; ours)."""
@@ -109,6 +114,9 @@ class ViewSpec:
     solarize: float | tuple[float, ...] = 0.0
     """Probability of solarisation, which inverts every channel from 128 up, after colour and blur: one for all views,
     or one for each view, such as 0 0.2 (BYOL)."""
+    strength: float | tuple[float, ...] = 1.0
+    """Factor on jitter, grey and blur, 0 to 1: on their probabilities, on the ranges of the jitter's factors, and on
+    sigma. One for all views, or one for each view (PAPN)."""
     local: Local = Local()
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from RGB in [0, 1]; ImageNet's. Allowed: -10 to 10."""
@@ -134,6 +142,17 @@ class ViewSpec:
         """The probability `field` of one view."""
         value = getattr(self, field)
         return value[view] if isinstance(value, tuple) else value
+
+    def of(self, view: int) -> "ViewSpec":
+        """The settings of one view: its own area, and its strength in place of a factor."""
+        area: Any = self.area[view] if isinstance(self.area[0], tuple) else self.area
+        s = self.strength[view] if isinstance(self.strength, tuple) else self.strength
+        if s == 1:
+            return self if area is self.area else replace(self, area=area, strength=1.0)
+        low, high = (max(LEAST_SIGMA, s * sigma) for sigma in self.sigma)
+        scaled = {name: s * getattr(self, name) for name in ("jitter", "grayscale", *FACTORS)}
+        blur = tuple(s * share for share in self.blur) if isinstance(self.blur, tuple) else s * self.blur
+        return replace(self, area=area, strength=1.0, blur=blur, sigma=(low, high), **scaled)
 
     @property
     def needs_boxes(self) -> bool:
@@ -163,12 +182,13 @@ class ViewSpec:
     def shots(self) -> "dict[str, ViewSpec]":
         """The tensors of a batch that are crops of images -> the views in each of them."""
         shots: dict[str, ViewSpec] = {"views": self}
+        first = self.of(0)
         crop = replace(
-            self, views=1, crop="rrc", masks=False, plain=False, mattes=False, boxes=False, lent=False, local=Local(),
-            blur=self.chance("blur", 0), solarize=self.chance("solarize", 0),
+            first, views=1, crop="rrc", masks=False, plain=False, mattes=False, boxes=False, lent=False, local=Local(),
+            blur=first.chance("blur", 0), solarize=self.chance("solarize", 0),
         )  # fmt: skip
         if (local := self.local).count:
-            low, high = (min(50, max(0.01, sigma * self.size / local.size)) for sigma in self.sigma)
+            low, high = (min(50, max(LEAST_SIGMA, sigma * self.size / local.size)) for sigma in first.sigma)
             shots["local"] = replace(
                 crop, views=local.count, crop="inside-box" if local.inside_box else "rrc", size=local.size,
                 area=local.area, blur=local.blur, sigma=(low, high), solarize=0,
@@ -201,7 +221,8 @@ class ViewSpec:
         need(isinstance(self.size, int) and 8 <= self.size <= 4096, "size", "a whole number from 8 to 4096")
         need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")
         need(self.crop in get_args(CropName), "crop", ", ".join(get_args(CropName)))
-        need(0 < self.area[0] <= self.area[1] <= 1, "area", "two shares of the image, 0 < low <= high <= 1")
+        allowed = f"two shares of the image, 0 < low <= high <= 1, or two for each of the {self.views} views"
+        need(self._has_areas(), "area", allowed)
         need(0.01 <= self.aspect[0] <= self.aspect[1] <= 100, "aspect", "two ratios, 0.01 <= low <= high <= 100")
         need(0.001 <= self.patch_area <= 1, "patch_area", "0.001 to 1")
         need(0.001 <= self.paste_area <= 1, "paste_area", "0.001 to 1")
@@ -209,12 +230,12 @@ class ViewSpec:
         need(0.01 <= self.crop_alpha <= 1000, "crop_alpha", "0.01 to 1000")
         for field in ("flip", "jitter", "grayscale", "matte"):
             need(0 <= getattr(self, field) <= 1, field, "a probability, 0 to 1")
-        for field in ("blur", "solarize"):
-            value = getattr(self, field)
+        for field in ("blur", "solarize", "strength"):
+            value, kind = getattr(self, field), "factor" if field == "strength" else "probability"
             shares = value if isinstance(value, tuple) else (value,) * self.views
             ok = len(shares) == self.views and all(0 <= share <= 1 for share in shares)
-            need(ok, field, f"a probability, 0 to 1, or one for each of the {self.views} views")
-        for field in ("brightness", "contrast", "saturation"):
+            need(ok, field, f"a {kind}, 0 to 1, or one for each of the {self.views} views")
+        for field in FACTORS[:3]:
             need(0 <= getattr(self, field) <= 1, field, "0 to 1")
         need(0 <= self.hue <= 0.5, "hue", "0 to 0.5 of a full turn")
         need(0.01 <= self.sigma[0] <= self.sigma[1] <= 50, "sigma", "two lengths in pixels, 0.01 <= low <= high <= 50")
@@ -222,3 +243,10 @@ class ViewSpec:
             values = getattr(self, field)
             ok = len(values) == 3 and all(least <= value <= most for value in values)
             need(ok, field, f"three numbers from {least} to {most:,}")
+
+    def _has_areas(self) -> bool:
+        """Whether the area is a range, or one for each view."""
+        area: Any = self.area
+        each = area if area and isinstance(area[0], tuple) else (area,) * self.views
+        ranges = all(isinstance(pair, tuple) and len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1 for pair in each)
+        return ranges and len(each) == self.views

@@ -390,7 +390,7 @@ class Trainer:
         model, state, views = self.objective.encoder.model, self.state(), self.objective.views
         about: dict[str, Any] = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
         about |= {"drop_path": model.drop_path} if model.drop_path else {}
-        about |= {"attend": model.attend} if model.attend else {}
+        about |= {name: count for name in ("attend", "parts") if (count := getattr(model, name))}
         about |= {"mean": views.mean, "std": views.std}
         about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}
         about |= {"settings": relevant(self.config)}

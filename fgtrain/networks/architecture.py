@@ -89,6 +89,10 @@ class Shape:
         final, maps = network.forward_intermediates(x, indices=len(self.channels), norm=self.norm, output_fmt="NCHW")
         return final, dict(zip(self.channels, maps[-len(self.channels) :]))
 
+    def stages(self, network: Any, x: Tensor, count: int) -> list[Tensor]:
+        """(B, 3, S, S) -> the maps of the last `count` stages or blocks, from the first to the last."""
+        return network.forward_intermediates(x, indices=count, norm=self.norm, output_fmt="NCHW")[1][-count:]
+
     def fits(self, model: Model, size: int) -> bool:
         """Whether the network can process images of `size` x `size` pixels."""
         return _try(model, size, self.norm) is not None
@@ -135,6 +139,22 @@ def pools_last_map(model: Model) -> bool:
     final, maps = measure(model).run(network, torch.empty(2, 3, size, size, device="meta"))
     pooled = network.forward_head(final, pre_logits=True)
     return torch.autograd.grad(pooled.sum(), maps[4], allow_unused=True)[0] is not None
+
+
+@lru_cache(maxsize=32)
+def stage_channels(model: Model, count: int) -> tuple[int, ...]:
+    """Channels of the last `count` stages or blocks. InputError when the network does not have as many."""
+    size = input_size(model)
+    try:
+        maps = measure(model).stages(_on_meta(model), torch.empty(2, 3, size, size, device="meta"), count)
+    except Exception:  # each family raises errors of its own types
+        maps = []
+    if len(maps) < count:
+        raise InputError(
+            f"--model.backbone {model.backbone} has fewer than the {count} stages that this method compares. Allowed: "
+            "networks with more, such as resnet50, convnext_tiny or vit_small_patch16_224."
+        )
+    return tuple(each.shape[1] for each in maps)
 
 
 def input_size(model: Model) -> int:

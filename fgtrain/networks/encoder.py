@@ -19,6 +19,7 @@ from . import architecture
 from .attention import Attention, attended
 from .groups import Groups
 from .norm import batch_norms
+from .parts import Parts
 
 IMAGENET = ViewSpec().mean, ViewSpec().std
 
@@ -58,7 +59,8 @@ class Encoder(nn.Module):
         self.model, self.shape, self.network = model, architecture.measure(model), architecture.build(model)
         self.dim, self.channels = self.shape.dim, self.shape.channels
         self.attend = Attention(self.channels[4], model.attend) if model.attend else None
-        self.described = self.channels[4] if model.attend else self.dim
+        self.parts = Parts(self.channels[4], model.parts) if model.parts else None
+        self.described = self.channels[4] if model.attend else self.dim + bool(model.parts) * self.channels[4]
         self.groups = Groups(self.network)
         config: Any = self.network.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
@@ -74,9 +76,16 @@ class Encoder(nn.Module):
         final, maps = self.shape.run(self.network, x)
         return Features(maps, self.network.forward_head(final, pre_logits=True))  # pyright: ignore[reportCallIssue]
 
+    def stages(self, x: Tensor, count: int) -> list[Tensor]:
+        """(B, 3, S, S) -> the maps (B, C, h, w) of the last `count` stages or blocks, from the first to the last."""
+        return self.shape.stages(self.network, x.contiguous(memory_format=torch.channels_last), count)
+
     def describe(self, features: Features) -> Tensor:
         """Output for B images -> (B, `described`), the feature that evaluations use: the pooled one, or with an
-        attention branch the mean of the last map weighted by it, of length 1."""
+        attention branch the mean of the last map weighted by it, of length 1. With prototypes of parts the largest of
+        their features in each channel follows."""
+        if self.parts is not None:
+            return torch.cat([features.pooled, self.parts(features.maps[4]).amax(1)], 1)
         if self.attend is None:
             return features.pooled
         return attended(features.maps[4], self.attend(features.maps[4]))

@@ -42,16 +42,21 @@ class ResNet(resnet.ResNet):
             self.inplanes = self.width
         return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
 
-    def forward_intermediates(self, x: Tensor, **_) -> tuple[Tensor, list[Tensor]]:
-        """(B, 3, S, S) -> maps of layer4, and of layer3 and layer4."""
-        stage3 = self.to_stage3(x)
-        stage4 = self.from_stage3(stage3)
-        return stage4, [stage3, stage4]
+    def forward_intermediates(self, x: Tensor, indices: int = 2, **_) -> tuple[Tensor, list[Tensor]]:
+        """(B, 3, S, S) -> the map of layer4, and those of the last `indices` layers."""
+        x, maps = self.to_stem(x), []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps = [*maps, x][-indices:]
+        return x, maps
+
+    def to_stem(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) -> the input of layer1."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
     def to_stage3(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) -> the map of layer3, S / 16 positions wide."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        return self.layer3(self.layer2(self.layer1(x)))
+        return self.layer3(self.layer2(self.layer1(self.to_stem(x))))
 
     def from_stage3(self, x: Tensor) -> Tensor:
         """A map of layer3, of any size -> the map of layer4."""

@@ -35,13 +35,13 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
     file, model = checkpoint.file, checkpoint.model
     other = "Name an earlier checkpoint of the run: a folder under its checkpoints/."
     stems = get_args(get_type_hints(Model)["stem"])
-    sizes = 1 <= model.width <= WIDEST and 0 <= model.attend <= WIDEST
+    sizes = 1 <= model.width <= WIDEST and 0 <= model.attend <= WIDEST and 0 <= model.parts <= WIDEST
     if model.stem not in stems or not sizes or not 0 <= model.drop_path < 1:
         raise InputError(
             f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} "
-            f"stem, drop path {model.drop_path} and {model.attend} filters of attention in its metadata; allowed: "
-            f"width 1 to {WIDEST:,}, stem {' or '.join(stems)}, drop path 0 to below 1, 0 to {WIDEST:,} filters. It is "
-            f"damaged, or from another version of fgtrain. {other}"
+            f"stem, drop path {model.drop_path}, {model.attend} filters of attention and {model.parts} parts in its "
+            f"metadata; allowed: width 1 to {WIDEST:,}, stem {' or '.join(stems)}, drop path 0 to below 1, 0 to "
+            f"{WIDEST:,} filters or parts. It is damaged, or from another version of fgtrain. {other}"
         )
     try:
         with torch.device("meta"):
@@ -94,7 +94,8 @@ def run_export(flags: Export) -> None:
         raise InputError(
             f"{config} exists and is not a timm config, which export writes there. Choose another folder for FILE."
         )
-    branch, encoder.attend = encoder.attend, None  # other libraries refuse unknown names
+    branch = encoder.attend or encoder.parts
+    encoder.attend = encoder.parts = None  # other libraries refuse unknown names
     expected = checksum(dict(encoder.state_dict()))
     with whole(file) as part:
         if branch is None:
@@ -129,8 +130,8 @@ def run_export(flags: Export) -> None:
     lines.append("encoder(images).pooled  # images normalised by encoder.mean and encoder.std")
     if branch is not None:
         lines.append(
-            "The attention branch is left out: the file's feature is the network's own, not the attended one that "
-            "evaluations of the run use."
+            f"{'The prototypes of parts are' if checkpoint.model.parts else 'The attention branch is'} left out: the "
+            "file's feature is the network's own, not the one that evaluations of the run use."
         )
     shape = "" if plain else f" --model.width {checkpoint.model.width} --model.stem {checkpoint.model.stem}"
     lines.append(f"fgtrain run byol --init {at} --model.backbone {name}{shape}  # or eval knn --weights")
@@ -138,10 +139,10 @@ def run_export(flags: Export) -> None:
 
 
 def without_branch(file: Path, encoder: Encoder, crc32: int) -> bytes:
-    """The weights of an encoder as safetensors, with the metadata of `file` but without its attention branch."""
+    """The weights of an encoder as safetensors, with the metadata of `file` but without attention branch or parts."""
     with safe_open(file, "pt") as opened:
         about = parse_json(opened.metadata()["fgtrain"])
-    about = {k: v for k, v in about.items() if k != "attend"} | {"crc32": crc32}
+    about = {k: v for k, v in about.items() if k not in ("attend", "parts")} | {"crc32": crc32}
     return save(dict(encoder.state_dict()), metadata={"fgtrain": json.dumps(about, sort_keys=True)})
 
 

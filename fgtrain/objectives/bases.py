@@ -22,7 +22,7 @@ from ..networks.encoder import Features
 from ..networks.heads import mlp
 from ..networks.norm import uses_batch
 from ..networks.optim import Rates
-from ..settings import comparisons, methods, regions
+from ..settings import comparisons, methods, papn, regions
 from ..settings.common import SEEDS
 from .losses import feature_std, info_nce, negative_cosine, nt_xent, sinkhorn, soft_info_nce, unit
 from .queue import Queue
@@ -37,6 +37,7 @@ MocoLike = (
     | comparisons.LoocConfig
     | comparisons.LcrConfig
     | regions.InslocConfig
+    | papn.PapnConfig
 )
 Logs = dict[str, Tensor]
 Compared = tuple[Tensor, Logs, list[Features], list[Features]]

@@ -69,7 +69,8 @@ class Checkpoint:
                 )
             about = parse_json(metadata)
             described = {"backbone": about["backbone"], "width": int(about["width"]), "stem": about["stem"]}
-            described |= {"drop_path": float(about.get("drop_path", 0)), "attend": int(about.get("attend", 0))}
+            described |= {"drop_path": float(about.get("drop_path", 0))}
+            described |= {name: int(about.get(name, 0)) for name in ("attend", "parts")}
             normalisation = _normalisation(about)
             size, step, crc32 = int(about["size"]), int(about["step"]), about.get("crc32")
             settings = about.get("settings")

@@ -92,6 +92,8 @@ class Model:
     the identity, as the authors of SimSiam and SimCLR do. Has no effect when --init loads weights."""
     attend: Suppress[int] = 0  # not a flag: the method sets it
     """Filters of an attention branch that weights the pooling in evaluations; 0: none."""
+    parts: Suppress[int] = 0  # as attend
+    """Prototypes of parts whose features evaluations add to the pooled one; 0: none."""
 
 
 def need_model(model: Model) -> None:
@@ -99,6 +101,7 @@ def need_model(model: Model) -> None:
     need_between(1, model.width, WIDEST, "model.width")
     need_between(0, model.drop_path, 0.99, "model.drop-path")
     need_between(0, model.attend, WIDEST, "model.attend")
+    need_between(0, model.parts, WIDEST, "model.parts")
 
 
 @dataclass(frozen=True)

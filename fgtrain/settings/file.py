@@ -74,8 +74,13 @@ def as_flags(settings: dict[str, Any]) -> str:
             prefix, _, last = flag.rpartition(".")
             words.append(f"--{flag}" if value else f"--{prefix}.no-{last}" if prefix else f"--no-{last}")
         elif value is not None:
-            words += [f"--{flag}", *(quote(str(v)) for v in (value if isinstance(value, list) else [value]))]
+            words += [f"--{flag}", *(quote(str(v)) for v in _leaves(value))]
     return " ".join(words)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """The values of nested lists in their order; of another value, itself."""
+    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, list) else [value]
 
 
 def _plain(value: Any) -> Any:

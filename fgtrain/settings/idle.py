@@ -74,6 +74,11 @@ RULES = (
         "with --views.blur above 0",
     ),
     Rule(
+        ("views.strength",),
+        lambda c: c.views.jitter > 0 or c.views.grayscale > 0 or _any(c.views.blur),
+        "with --views.jitter, --views.grayscale or --views.blur above 0",
+    ),
+    Rule(
         ("views.local.size", "views.local.area", "views.local.blur", "views.local.inside-box"),
         lambda c: c.views.local.count > 0,
         "with --views.local.count above 0",

@@ -16,6 +16,7 @@ from .comparisons import (
     SupervisedConfig,
 )
 from .multicrop import DinoConfig
+from .papn import PapnConfig
 from .regions import ForegroundConfig, InslocConfig
 
 WIDEST_DECODER = 10_000
@@ -204,6 +205,6 @@ METHODS: dict[str, type[Config]] = {
     for config in (
         *(ByolConfig, MocoConfig, SimsiamConfig, SimclrConfig, CvsaConfig, SynthPairConfig),
         *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig, LcrConfig, SamConfig, LewelConfig),
-        *(DinoConfig, ForegroundConfig, InslocConfig),
+        *(DinoConfig, ForegroundConfig, InslocConfig, PapnConfig),
     )
 }

@@ -26,6 +26,7 @@ from .methods import (
     SynthPairConfig,
 )
 from .multicrop import MULTICROP_RECIPES
+from .papn import PAPN_RECIPES
 from .regions import REGION_RECIPES
 from .view_recipes import VIEW_RECIPES
 
@@ -395,5 +396,6 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "lewel-cub-r50": others.lewel_cub_r50,
     **VIEW_RECIPES,
     **MULTICROP_RECIPES,
+    **PAPN_RECIPES,
     **REGION_RECIPES,
 }

@@ -101,6 +101,48 @@ def test_probabilities_are_those_of_each_view():
         assert np.array_equal(getattr(two, name), getattr(other, name))
 
 
+def test_area_and_strength_are_those_of_each_view():
+    spec, n = ViewSpec(area=((0.2, 0.3), (0.6, 0.9)), strength=(0.5, 1.0)), 4000
+    one, two, default = plan(spec, n, 0), plan(spec, n, 1), plan(ViewSpec(area=(0.6, 0.9)), n, 1)
+    for field in vars(two):
+        assert np.array_equal(getattr(two, field), getattr(default, field))  # strength 1 changes nothing
+    share = one.source[:, 2:].prod(1) / (300 * 200)
+    assert 0.195 < share.min() < share.max() < 0.305
+    scaled = ViewSpec(
+        area=(0.2, 0.3), jitter=0.4, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, grayscale=0.1, blur=0.25,
+        sigma=(0.05, 1.0),
+    )  # fmt: skip
+    by_hand = plan(scaled, n, 0)
+    for field in vars(one):
+        np.testing.assert_allclose(getattr(one, field), getattr(by_hand, field), rtol=1e-6, atol=1e-6)
+    assert abs(np.mean(one.sigma > 0) - 0.25) < 0.025
+    none = plan(ViewSpec(strength=0.0), n)
+    assert not none.sigma.any()
+    assert np.array_equal(none.colour, np.tile(np.eye(3, dtype=np.float32), (n, 1, 1)))
+
+
+def test_per_view_area_and_strength_against_the_reference(backend: str):
+    shards, spec = MemorySet(6, side=(50, 300)), ViewSpec(size=48, area=((0.2, 0.3), (0.6, 1.0)), strength=(0.3, 1.0))
+    with open_loader(shards, spec, 6, backend=backend) as loader:
+        batch = next(iter(loader))
+    work = gather(shards, spec, None, batch["index"].numpy(), 6, **KEYS)  # type: ignore[arg-type]
+    levels = np.array(spec.std)[:, None, None] * 255
+    for v, shot in enumerate(work.geometries):
+        for i in range(6):
+            expected = reference.view(decode(work.jpegs[i], ""), shot, i, spec)
+            error = levels * np.abs(batch["views"][v, i].numpy() - expected)
+            assert error.mean() < 0.8  # as above
+            assert np.quantile(error, 0.98) < 3
+
+
+def test_other_shots_have_the_first_view_s_settings():
+    spec = ViewSpec(area=((0.2, 0.3), (0.6, 0.9)), strength=(0.5, 1.0), local=Local(count=1), lent=True)
+    local, lent = spec.shots["local"], spec.shots["lent"]
+    assert (lent.area, lent.jitter, lent.blur) == ((0.2, 0.3), 0.4, 0.25)
+    assert (local.area, local.jitter, local.blur) == (Local().area, 0.4, 0.5)
+    assert (local.strength, lent.strength) == (1.0, 1.0)
+
+
 # Local views
 
 
@@ -175,6 +217,12 @@ def test_lent_views_come_from_every_image_of_the_other_sets():
         ({"blur": (0.5, 0.1, 0.1)}, "views.blur is .*or one for each of the 2 views"),
         ({"solarize": (0.0, 1.1)}, "views.solarize is .*probability"),
         ({"solarize": -1.0}, "views.solarize is -1.0"),
+        ({"strength": 1.5}, "views.strength is 1.5; allowed: a factor"),
+        ({"strength": (1.0, 1.0, 1.0)}, "one for each of the 2 views"),
+        ({"area": ((0.2, 1.0),)}, "or two for each of the 2 views"),
+        ({"area": ((0.2, 1.0), (0.5, 0.4))}, "views.area is "),
+        ({"area": (0.2, 1.0, 0.2, 1.0)}, "views.area is "),
+        ({"area": ()}, "views.area is "),
     ],
 )
 def test_a_spec_refuses(fields: dict, message: str):

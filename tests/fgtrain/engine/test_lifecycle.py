@@ -58,7 +58,7 @@ def test_a_resumed_run_records_what_wrote_its_earlier_parts(undisturbed: Path, d
 METHODS = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
-    *("dino", "foreground", "foreground-saliencymix", "insloc", "moco-sinkhorn"),
+    *("dino", "foreground", "foreground-saliencymix", "insloc", "moco-sinkhorn", "papn"),
 )
 
 

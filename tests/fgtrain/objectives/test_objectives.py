@@ -45,6 +45,7 @@ from fgtrain.settings.methods import (
     SimsiamSettings,
 )
 from fgtrain.settings.multicrop import DinoConfig, DinoSettings
+from fgtrain.settings.papn import PapnConfig, PapnSettings
 from fgtrain.settings.regions import ForegroundConfig, InslocConfig
 
 SMALL: dict[str, Any] = {
@@ -59,6 +60,7 @@ SMALL: dict[str, Any] = {
     "attend": AttendSettings(filters=4),
     "lewel": LewelSettings(hidden=16, dim=8),
     "dino": DinoSettings(hidden=16, bottleneck=8, dim=24),
+    "papn": PapnSettings(parts=3, dim=6),
     "relative": RelativeSettings(patch=21, hidden=16, dropout=0.0),  # 21 of 64 pixels leaves nothing to draw
 }
 
@@ -93,6 +95,7 @@ CASES: dict[str, Callable[[], Config]] = {
     "moco-local": lambda: small(MocoConfig, views=ViewSpec(size=64, local=Local(count=3, size=32))),
     "foreground": lambda: small(ForegroundConfig),
     "insloc": lambda: small(InslocConfig, views=ViewSpec(size=64, crop="paste")),
+    "papn": lambda: small(PapnConfig),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
 }
 

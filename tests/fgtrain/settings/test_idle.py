@@ -28,6 +28,7 @@ OFF_AND_ON = [
     ("byol", "--views.crop centre --views.aspect 0.5 2", "--views.crop rrc"),
     ("byol", "--views.jitter 0 --views.hue 0.2", "--views.jitter 0.5"),
     ("byol", "--views.blur 0 --views.sigma 1 2", "--views.blur 0 0.2"),
+    ("byol", "--views.jitter 0 --views.grayscale 0 --views.blur 0 --views.strength 0.5", "--views.jitter 0.5"),
     ("byol", "--views.local.inside-box", "--views.local.count 2"),
     ("byol", "--optim.name adamw --optim.momentum 0.5", "--optim.name sgd"),
     ("byol", "--optim.clip-by parameter", "--optim.clip 1"),

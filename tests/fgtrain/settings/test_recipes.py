@@ -78,6 +78,9 @@ PUBLISHED = {
     # InsLoc, the code: lr 0.03 at batch 256, weight decay 1e-4
     "insloc": ("insloc", "", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "paste"),
     "insloc-cub-r50": ("insloc", "", "resnet50", 256, 0.03, 1e-4, "sgd", 800, "paste"),
+    # PAPN, the code: lr 0.03 at batch 128, weight decay 1e-4
+    "papn": ("papn", "", "resnet18", 256, 0.06, 1e-4, "sgd", 400, "rrc"),
+    "papn-cub-r50": ("papn", "", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),
