@@ -30,11 +30,13 @@ FIGURES = {
 SETTINGS = {
     "knn": ("k", "temperature"),
     "linear": ("protocol", "cache", "fraction", "epochs", "trials"),
-    "finetune": ("epochs", "batch_size", "rates", "decays", "trials"),
+    "finetune": ("fraction", "epochs", "batch_size", "rates", "decays", "trials"),
     "retrieval": (),
     "localization": (),
 }
 """Evaluation -> settings that must be equal for two results to be comparable, besides view size and shard set."""
+ABSENT = {"fraction": 1.0}
+"""Setting -> its value in a record that was written before the setting existed."""
 UNTRAINED = {
     **{("knn", "accuracy"): "untrained", ("retrieval", "map"): "untrained", ("retrieval", "rank1"): "untrained_rank1"},
     **{("retrieval", "rank5"): "untrained_rank5", ("localization", "maxboxacc"): "untrained"},
@@ -136,7 +138,7 @@ def latest(lines: Sequence[Line]) -> dict[Column, Line]:
         kind = line.text("evaluation")
         if kind not in FIGURES:
             continue
-        values = {name: line.values.get(name) for name in (*SETTINGS[kind], "size")}
+        values = {name: line.values.get(name, ABSENT.get(name)) for name in (*SETTINGS[kind], "size")}
         settings = tuple((name, _setting_of(line, name, value)) for name, value in values.items())
         if not isinstance(line.values.get("step"), int):
             raise line.fault("has no whole number as its step")

@@ -1,5 +1,6 @@
 """Fine-tuning by CVSA's protocol: learning rate and weight decay are chosen on a held-out part of the train split.
 
+With a fraction of the labels, "the train split" below is that fraction of every class, drawn by the seed of the fit.
 First each pair of the grid trains once without a tenth of every class of the train split and is scored on that tenth.
 Then the best pair trains on the whole train split, several times from different seeds, and only those trials are scored
 on the test split, after their last epoch. `tune` calls `finish` for every fit, so a caller that keeps a journal can
@@ -26,7 +27,7 @@ from ..place import has_bf16
 from ..settings.common import need
 from ..settings.evaluations import Finetune
 from .linear import RANDOM_CROP_AREA
-from .probe import forward, held_out, labels_of
+from .probe import forward, held_out, labelled, labels_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Fit:
     decay: float
     seed: int
     search: bool
+    fraction: float = 1.0
+    """Of the labels of every class."""
 
 
 class Part(ShardSet):
@@ -90,11 +93,15 @@ def tune(
     """Searches the grid of `tuning`, then trains the trials -> the fit with the chosen pair, accuracies of the trials.
 
     `make` returns a new copy of the pre-trained encoder for each fit; `size` is the view size in pixels; `finish` is
-    called once per fit. A grid of one pair is not searched; a tie goes to the pair that comes first in the grid.
-    InputError when no image can be held out, when a batch is larger than the training part, or when a trial diverges.
+    called once per fit. A grid of one pair is not searched; a tie goes to the pair that comes first in the grid. The
+    fraction of the labels is the first of `tuning`.
+    InputError when a class would keep no image or no image can be held out, when a batch is larger than the training
+    part, or when a trial diverges.
     """
-    held = held_out(labels_of(shards, "train"), tuning.seed)
-    grid = [Fit(rate, decay, tuning.seed, search=True) for rate, decay in product(tuning.rates, tuning.decays)]
+    labels, fraction = labels_of(shards, "train"), tuning.fractions[0]
+    rows = labelled(labels, fraction, tuning.seed).nonzero()[:, 0]  # of the search
+    held = held_out(labels[rows], tuning.seed)
+    grid = [Fit(rate, decay, tuning.seed, True, fraction) for rate, decay in product(tuning.rates, tuning.decays)]
     if len(grid) > 1 and not held.any():
         raise InputError(
             "No class of the train split has two images, so none can be held out to search the grid. Name one "
@@ -104,10 +111,11 @@ def tune(
     need(tuning.batch_size <= smallest, "batch-size", tuning.batch_size, f"2 to {smallest:,}, the images to train on")
 
     def train_and_score(fit: Fit) -> float:
-        training_set = Part(shards, "train", (~held).nonzero()[:, 0]) if fit.search else shards
+        own = rows[~held] if fit.search else labelled(labels, fraction, fit.seed).nonzero()[:, 0]
+        training_set = Part(shards, "train", own) if len(own) < len(labels) else shards
         network = fine_tune(make(), training_set, size, device, fit, tuning)
         if fit.search:
-            return accuracy(network, Part(shards, "train", held.nonzero()[:, 0]), "train", size, device)
+            return accuracy(network, Part(shards, "train", rows[held]), "train", size, device)
         if not all(parameter.isfinite().all() for parameter in network.parameters()):
             raise InputError(
                 f"Fine-tuning diverged: at learning rate {fit.rate:g} and weight decay {fit.decay:g}, seed {fit.seed}, "
@@ -119,7 +127,7 @@ def tune(
     if len(grid) > 1:
         scores = [finish(fit, partial(train_and_score, fit)) for fit in grid]
         best = grid[scores.index(max(scores))]
-    fits = [Fit(best.rate, best.decay, tuning.seed + i, search=False) for i in range(tuning.trials)]
+    fits = [Fit(best.rate, best.decay, tuning.seed + i, False, fraction) for i in range(tuning.trials)]
     return best, [finish(fit, partial(train_and_score, fit)) for fit in fits]
 
 

@@ -76,8 +76,8 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
     return publish(subject, "linear", records, table, chance(subject), *notes, *explain_interval(trials))
 
 
-def run_finetune(flags: Finetune) -> dict[str, Any]:
-    """Runs `fgtrain eval finetune` and returns its record.
+def run_finetune(flags: Finetune) -> list[dict[str, Any]]:
+    """Runs `fgtrain eval finetune` and returns one record per fraction of the labels.
 
     Every finished fit is a line in the run's finetune.jsonl, so a rerun resumes after the last finished fit. A line is
     reused only if everything that decides its accuracy is equal: fit, weights, data, code, versions and device.
@@ -93,7 +93,7 @@ def run_finetune(flags: Finetune) -> dict[str, Any]:
     setting |= {"precision": "bfloat16" if has_bf16(subject.device) else "float32"}
     done = {_key(line.values): line.figure("accuracy") for line in read_records(journal)} if journal else {}
     searches = len(flags.rates) * len(flags.decays)
-    searches = searches if searches > 1 else 0
+    total = len(flags.fractions) * ((searches if searches > 1 else 0) + flags.trials)
     count = 0
 
     def finish(fit: finetune.Fit, train: Callable[[], float]) -> float:
@@ -105,23 +105,26 @@ def run_finetune(flags: Finetune) -> dict[str, Any]:
         if journal is not None and not reused:
             append_record(journal, {**line, "accuracy": accuracy})
         where = "of the held-out part of train" if fit.search else "of test"
+        labels = f"{fit.fraction:.3g} of the labels, " if fit.fraction < 1 else ""
         say(
-            f"{count} of {searches + flags.trials}: lr {fit.rate:g}, weight decay {fit.decay:g}, seed {fit.seed}: "
+            f"{count} of {total}: {labels}lr {fit.rate:g}, weight decay {fit.decay:g}, seed {fit.seed}: "
             f"{accuracy:.1%} {where}" + (" (from finetune.jsonl)" if reused else f", {time.monotonic() - start:.0f} s")
         )
         return accuracy
 
-    best, accuracies = finetune.tune(subject.load, subject.shards, subject.size, subject.device, flags, finish)
-    n = subject.shards.splits["test"]
-    title = f"fine-tuned, {counted(flags.epochs, 'epoch')}, batch {flags.batch_size}, {subject.size} px"
-    table = new_table(title, "encoder", "test accuracy, %", "trials", "learning rate", "weight decay", "n")
-    chosen = (f"{best.rate:g}", f"{best.decay:g}")
-    table.add_row(subject.name, percent(accuracies), str(flags.trials), *chosen, f"{n:,}")
-    values = spread(accuracies, n) | {"trials": flags.trials, "seed": flags.seed, "epochs": flags.epochs}
-    values |= {"batch_size": flags.batch_size, "rates": flags.rates, "decays": flags.decays}
-    values |= {"lr": best.rate, "weight_decay": best.decay, "chance": subject.chance}
-    (record,) = publish(subject, "finetune", [values], table, chance(subject), *notes, *explain_interval(flags.trials))
-    return record
+    n, size = subject.shards.splits["test"], subject.size
+    title = f"fine-tuned, {counted(flags.epochs, 'epoch')}, batch {flags.batch_size}, {size} px: {subject.name}"
+    table = new_table(title, "labels", "test accuracy, %", "trials", "learning rate", "weight decay", "n")
+    records = []
+    for fraction in flags.fractions:
+        tuning = replace(flags, fractions=(fraction,))
+        best, accuracies = finetune.tune(subject.load, subject.shards, size, subject.device, tuning, finish)
+        chosen = (f"{best.rate:g}", f"{best.decay:g}")
+        table.add_row(f"{fraction:.0%}", percent(accuracies), str(flags.trials), *chosen, f"{n:,}")
+        values = spread(accuracies, n) | {"trials": flags.trials, "seed": flags.seed, "epochs": flags.epochs}
+        values |= {"batch_size": flags.batch_size, "rates": flags.rates, "decays": flags.decays, "fraction": fraction}
+        records.append(values | {"lr": best.rate, "weight_decay": best.decay, "chance": subject.chance})
+    return publish(subject, "finetune", records, table, chance(subject), *notes, *explain_interval(flags.trials))
 
 
 def run_retrieval(flags: Retrieval) -> dict[str, Any]:

@@ -15,6 +15,13 @@ NETWORK = Model()
 MOST_EPOCHS, MOST_TRIALS = 1_000_000, 10_000
 
 
+def need_fractions(fractions: tuple[float, ...]) -> None:
+    """InputError unless there is a fraction of the labels, and each is usable."""
+    for fraction in fractions:
+        need(0 < fraction <= 1, "fractions", f"{fraction:g}", "fractions of the labels, above 0 and at most 1")
+    need(bool(fractions), "fractions", "empty", "one fraction of the labels or more")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Flags of every evaluation."""
@@ -83,9 +90,7 @@ class Linear(Evaluation):
     """Seed of the first trial, and of the crops."""
 
     def __post_init__(self) -> None:
-        for fraction in self.fractions:
-            need(0 < fraction <= 1, "fractions", f"{fraction:g}", "fractions of the labels, above 0 and at most 1")
-        need(bool(self.fractions), "fractions", "empty", "one fraction of the labels or more")
+        need_fractions(self.fractions)
         need_between(1, self.trials, MOST_TRIALS, "trials")
         need_seed(self.seed, self.trials)
         need(self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"1 to {MOST_EPOCHS:,}")
@@ -93,10 +98,13 @@ class Linear(Evaluation):
 
 @dataclass(frozen=True)
 class Finetune(Evaluation):
-    """Train the whole network further with labels. Learning rate and weight decay are chosen on a tenth of the train
-    split; then several trials train on all of it and are scored on the test split. To resume a stopped evaluation
+    """Train the whole network further with labels. Learning rate and weight decay are chosen on a tenth of the labelled
+    images; then several trials train on all of them and are scored on the test split. To resume a stopped evaluation
     after the last finished fit, rerun the command."""
 
+    fractions: tuple[float, ...] = (1.0,)
+    """Fractions of the training labels, the same fraction of every class, each with its own search; each trial draws
+    its own images. Semi-supervised tables use 1 0.5 0.2 0.1."""
     epochs: int = 50
     """Passes over the train split."""
     batch_size: int = 16
@@ -111,6 +119,7 @@ class Finetune(Evaluation):
     """Seed of the search and of the first trial: the new layer's weights, order and crops."""
 
     def __post_init__(self) -> None:
+        need_fractions(self.fractions)
         need_between(1, self.epochs, MOST_EPOCHS, "epochs")
         batch = self.batch_size
         need(2 <= batch <= MOST, "batch-size", batch, f"2 or more, as batch norm needs, up to {MOST:,}")

@@ -93,6 +93,32 @@ def test_search_and_trials_use_the_right_samples(drawn_set: Path, monkeypatch: p
     assert scored[2][1] == files(shards.split("test"))
 
 
+def test_a_fraction_of_the_labels_is_of_every_class(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
+    """Half of 8 images of each of 4 classes; a tenth of these, at least one, is held out; each trial draws its own."""
+    shards, learned, scored = ShardSet.open(drawn_set), [], []
+
+    def rows(reader) -> list[tuple[int, bytes]]:
+        return [(label(reader.read(i)), reader.read(i)["jpg"]) for i in range(len(reader))]
+
+    def learn(_encoder, data: ShardSet, *_) -> torch.nn.Module:
+        learned.append(rows(data.split("train")))
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(finetune, "fine_tune", learn)
+    monkeypatch.setattr(finetune, "accuracy", lambda _n, data, s, *_: scored.append(rows(data.split(s))) or 0.5)
+    halves = tuning(epochs=1, batch_size=8, rates=(0.1, 0.01), decays=(0.0,), trials=2, fractions=(0.5,))
+    fits: list[Fit] = []
+    finetune.tune(small, shards, 32, CPU, halves, lambda fit, train: fits.append(fit) or train())
+    counts = [[[c for c, _ in each].count(c) for c in range(4)] for each in learned]
+    assert counts == [[3] * 4, [3] * 4, [4] * 4, [4] * 4]
+    assert [len(each) for each in scored] == [4, 4, 16, 16]
+    assert sorted(learned[0] + scored[0]) == sorted(learned[2]), "the first trial has the images of the search"
+    assert sorted(learned[2]) != sorted(learned[3])
+    assert {fit.fraction for fit in fits} == {0.5}
+    with pytest.raises(InputError, match=r"--fractions 0\.01 leaves a class of 8 training images without"):
+        finetune.tune(small, shards, 32, CPU, replace(halves, fractions=(0.01,)), lambda _fit, train: train())
+
+
 def test_fine_tuning_learns_and_depends_only_on_its_seed(drawn_set: Path):
     shards = ShardSet.open(drawn_set)
     fit = Fit(0.1, 0.0, 3, search=False)

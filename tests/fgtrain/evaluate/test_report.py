@@ -92,7 +92,7 @@ def test_a_fit_is_reused_only_for_the_same_weights_code_and_machine(run: Path, m
 
     def trains(flags: Finetune = flags) -> bool:
         before = len(trained)
-        assert report.run_finetune(flags)["accuracies"] == [0.25]
+        assert report.run_finetune(flags)[0]["accuracies"] == [0.25]
         return len(trained) > before
 
     assert trains()
@@ -128,7 +128,7 @@ def test_fits_of_earlier_versions_are_not_reused(run: Path, monkeypatch: pytest.
         return fit, [finish(fit, lambda: trained.append(fit) or 0.25)]
 
     monkeypatch.setattr(report.finetune, "tune", tune)
-    record = report.run_finetune(Finetune(run, device="cpu", rates=(0.7,), decays=(0.0,), trials=1))
+    (record,) = report.run_finetune(Finetune(run, device="cpu", rates=(0.7,), decays=(0.0,), trials=1))
     assert (record["accuracies"], len(trained)) == ([0.25], 1)
 
 
