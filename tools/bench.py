@@ -12,6 +12,7 @@ from bench_colour import colour
 from bench_retrieval import retrieval
 from bench_saliency import saliency
 from bench_step import step
+from bench_storage import storage
 from bench_views import views
 
 from fgdata.errors import InputError
@@ -25,6 +26,7 @@ if __name__ == "__main__":
             "colour": colour,
             "step": step,
             "retrieval": retrieval,
+            "storage": storage,
         }
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     except InputError as error:

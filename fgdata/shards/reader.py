@@ -6,23 +6,24 @@ crc32 of the sample it reads, unless it leaves out the image. Neither reads a wh
 
 import bisect
 import hashlib
+import itertools
 import os
 import shlex
-import threading
 import weakref
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import InputError, describe, is_failing_storage, name_file
+from ..errors import InputError, describe, is_failing_storage
+from ..files.handles import HANDLES
 from ..files.regular import open_regular
 from .manifest import is_sealed, manifest_faults, read_manifest
 from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
 
-_KEPT = 64  # tars that a reader keeps open: ImageNet has 5,000, and a process may open 256 files (macOS) or 1,024
+_OWNERS = itertools.count()  # numbers the readers, for their open files
 
 
 class SplitReader:
@@ -52,9 +53,8 @@ class SplitReader:
         self.folder, self.split, self.shards, self.detectors, self.classes = folder, split, shards, detectors, classes
         self._ends = list(accumulate(shard["samples"] for shard in shards))
         self._lines = [_index_lines(folder, shard) for shard in shards]
-        self._files: dict[int, int] = {}
-        self._lock = threading.Lock()
-        weakref.finalize(self, _close, self._files).atexit = False  # the system closes them when the process ends
+        self._owner = next(_OWNERS)
+        weakref.finalize(self, HANDLES.close, self._owner).atexit = False  # the system closes them at the end
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -134,8 +134,7 @@ class SplitReader:
 
     def close(self) -> None:
         """Closes the open tars. The next read opens them again."""
-        with self._lock:
-            _close(self._files)
+        HANDLES.close(self._owner)
 
     def __getstate__(self) -> dict:
         return {name: getattr(self, name) for name in ("folder", "split", "shards", "detectors", "classes")}
@@ -144,35 +143,42 @@ class SplitReader:
         self.__init__(**state)
 
     def _read_span(self, shard: int, offset: int, size: int) -> bytes:
-        handle, tar = self._files.get(shard), self.folder / f"{self.shards[shard]['name']}.tar"
-        with name_file(tar):
-            if handle is None:
-                with open_regular(tar) as file:
-                    handle = os.dup(file.fileno())
-                with self._lock:
-                    stays_open = len(self._files) < _KEPT and self._files.setdefault(shard, handle) == handle
-                if not stays_open:
-                    try:
-                        return self._read_at(handle, size, offset)
-                    finally:
-                        os.close(handle)
-            return self._read_at(handle, size, offset)
+        return HANDLES.read(self._owner, self.folder / f"{self.shards[shard]['name']}.tar", size, offset)
 
-    def _read_at(self, handle: int, size: int, offset: int) -> bytes:
-        """Reads until all bytes have arrived or the file ends: one call may return fewer, as FUSE file systems do."""
-        pieces = []
-        while size > 0:
-            if hasattr(os, "pread"):
-                piece = os.pread(handle, size, offset)
-            else:
-                with self._lock:  # Windows has no pread
-                    os.lseek(handle, offset, os.SEEK_SET)
-                    piece = os.read(handle, size)
-            if not piece:
-                break
-            pieces.append(piece)
-            offset, size = offset + len(piece), size - len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def fetch(self, number: int) -> bytes:
+        """The stored bytes of one sample, from one read; `open` checks them. Raises what `read` raises."""
+        try:
+            shard = self._shard(number)
+            _, start, size = self._locate(number)
+            if size <= MOST_BYTES:
+                return self._read_span(shard, start, size)
+        except ValueError:
+            pass
+        self.read(number)  # raises the error, which names the sample
+        raise AssertionError(f"sample {number} is damaged, and was not a moment later")
+
+    def open(self, number: int, stored: bytes) -> Sample:
+        """Checks the bytes that `fetch` returned for a sample -> what `read` returns. Reads only damaged ones again."""
+        spans, start, _ = self._locate(number)
+        try:
+            blob = memoryview(stored)
+            if is_sealed(blob):
+                components = {
+                    extension: bytes(blob[offset - start : offset - start + length])
+                    for extension, (offset, length) in spans.items()
+                }
+                return open_sample(components, self.detectors, self.classes)
+        except ValueError:
+            pass
+        return self.read(number)  # raises the error, which names the sample
+
+    def _locate(self, number: int) -> tuple[dict[str, tuple[int, int]], int, int]:
+        """Offset and size by extension, first byte and size of a sample, by its line in the index."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no sample {number} in a split of {len(self)} samples")
+        _, spans = parse_index_line(self._line(number), self.shards[self._shard(number)]["bytes"])
+        start = min(offset for offset, _ in spans.values())
+        return spans, start, max(offset + length for offset, length in spans.values()) - start
 
 
 class ShardSet:
@@ -228,6 +234,16 @@ class ShardSet:
     def reader(self, split: str, shards: list[dict]) -> SplitReader:
         """A new reader of some shards of a split; `shards` are entries of the manifest."""
         return SplitReader(self.path, split, shards, self.detectors, len(self.classes))
+
+
+def fetch_sample(reader: Any, number: int) -> Any:
+    """`SplitReader.fetch`, or `read` of a reader that has only that."""
+    return getattr(reader, "fetch", reader.read)(number)
+
+
+def open_fetched(reader: Any, number: int, fetched: Any) -> Sample:
+    """`SplitReader.open`; what a reader without it returned is the sample already."""
+    return reader.open(number, fetched) if hasattr(reader, "open") else fetched
 
 
 def set_faults(folder: Path, manifest: dict) -> Iterator[str]:
@@ -290,12 +306,6 @@ def box(sample: dict[str, bytes], detector: str) -> np.ndarray:
         available = ", ".join(name.removesuffix(".npy") for name in sample if name.endswith(".npy")) or "none"
         raise InputError(f"The sample has no box by {detector!r}; it has {available}.")
     return np.frombuffer(data, "<f4", offset=len(data) - 16).copy()  # float32 (4,) are the last 16 bytes of its .npy
-
-
-def _close(files: dict[int, int]) -> None:
-    for handle in files.values():
-        os.close(handle)
-    files.clear()
 
 
 def _index_lines(folder: Path, shard: dict) -> list[str]:

@@ -4,11 +4,11 @@ import bisect
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..shards.manifest import identify_images
-from ..shards.reader import ShardSet, meta
+from ..shards.reader import ShardSet, SplitReader, fetch_sample, meta, open_fetched
 
 
 class Lender(NamedTuple):
@@ -30,14 +30,22 @@ class Backgrounds:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def read(self, number: int) -> Lender:
-        """Background `number`. InputError if the sample is damaged."""
-        which = bisect.bisect_right(self._ends, number)
-        reader, inner = self._readers[which], number - (self._ends[which] - len(self._readers[which]))
-        sample = reader.read(inner)
+    def fetch(self, number: int) -> Any:
+        """The stored bytes of background `number`. InputError if its place is damaged."""
+        reader, inner = self._find(number)
+        return fetch_sample(reader, inner)
+
+    def open(self, number: int, stored: Any) -> Lender:
+        """What `fetch` returned -> the background. InputError if the sample is damaged."""
+        reader, inner = self._find(number)
+        sample = open_fetched(reader, inner, stored)
         about = meta(sample)
         name = f"background {about['id']} of {reader.folder} (split {reader.split}, sample {inner})"
         return Lender(name, sample["jpg"], (about["width"], about["height"]))
+
+    def _find(self, number: int) -> tuple[SplitReader, int]:
+        which = bisect.bisect_right(self._ends, number)
+        return self._readers[which], number - (self._ends[which] - len(self._readers[which]))
 
 
 def open_backgrounds(sets: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet) -> Backgrounds:

@@ -1,17 +1,19 @@
 """The input of a backend: the encoded images of a batch and the geometries of its views."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..boxes.geometry import WHOLE
 from ..errors import InputError
-from ..shards.reader import SplitReader, box, label, meta
+from ..shards.reader import SplitReader, box, fetch_sample, label, meta, open_fetched
 from .backgrounds import Backgrounds, Lender
 from .draws import COUNT, LENT, lender, uniforms
 from .geometry import Geometry, compute
-from .mattes import Mattes
+from .mattes import Matte, Mattes
 from .spec import ViewSpec
 
 
@@ -59,8 +61,9 @@ def gather(
     batch: int,
     given: np.ndarray | None = None,
     yield_box: bool = False,
+    fetched: list | None = None,
 ) -> Work:
-    """Reads the samples of a batch and computes the geometries of its views.
+    """Opens the samples of a batch and computes the geometries of its views.
 
     Args:
         reader: The split.
@@ -75,11 +78,15 @@ def gather(
         batch: The batch's number over all ranks, the key of its partners.
         given: (N, 4) boxes of all samples of the split, in place of the detector's.
         yield_box: Whether the samples' boxes are part of the batch.
+        fetched: The results of its `reads`, or the exceptions that they raised; None to read here.
 
     Raises:
         InputError: a sample is damaged.
     """
-    samples = [reader.read(int(i)) for i in index]
+    if fetched is None:
+        fetched = [read() for read in reads(reader, spec, index, backgrounds, mattes, seed=seed, epoch=epoch)]
+    results = iter(fetched)
+    samples = [open_fetched(reader, int(i), _check(next(results))) for i in index]
     metas = [meta(sample) for sample in samples]
     sizes = np.array([(m["width"], m["height"]) for m in metas], np.int64)
     if given is None:
@@ -89,14 +96,17 @@ def gather(
     lenders = len(backgrounds) if backgrounds is not None else 0
     lent = []
     if spec.lent and backgrounds is not None:
-        lent = [backgrounds.read(int(i)) for i in lender(uniforms(seed, epoch, index, LENT, COUNT), lenders)]
+        chosen = lender(uniforms(seed, epoch, index, LENT, COUNT), lenders)
+        lent = [backgrounds.open(int(i), _check(next(results))) for i in chosen]
     keys = {"seed": seed, "epoch": epoch, "batch": batch}
-    lent_sizes, read = np.array([image.size for image in lent]), []
-    if mattes is not None:
-        read = [mattes.read(int(i)) for i in index]
+    lent_sizes = np.array([image.size for image in lent])
+    read = _check(next(results)) if mattes is not None else []
     cuts = np.stack([matte.box for matte in read]) if read else None
     shots = plan(spec, sizes, boxes, index, lent_sizes, cuts, lenders=lenders, **keys)
     behind = backgrounds if spec.pastes else None
+    over = []
+    if behind is not None:
+        over = [[behind.open(int(i), _check(next(results))) for i in p.partner] for p in shots["views"]]
     return Work(
         names=[f"{m['id']} of split {reader.split} (sample {i})" for m, i in zip(metas, index)],
         jpegs=[sample["jpg"] for sample in samples],
@@ -105,11 +115,48 @@ def gather(
         index=np.asarray(index, np.int64),
         shots=shots,
         keep=keep,
-        backgrounds=[[behind.read(int(i)) for i in p.partner] for p in shots["views"]] if behind is not None else [],
+        backgrounds=over,
         lent=lent,
         mattes=[matte.alpha for matte in read],
         box=boxes if yield_box else None,
     )
+
+
+def reads(
+    reader: SplitReader,
+    spec: ViewSpec,
+    index: np.ndarray,
+    backgrounds: Backgrounds | None,
+    mattes: Mattes | None,
+    *,
+    seed: int,
+    epoch: int,
+) -> list[Callable[[], Any]]:
+    """The reads of a batch, arguments as of `gather`: its samples, lent images, mattes (one read), backgrounds."""
+    lenders = len(backgrounds) if backgrounds is not None else 0
+    listed: list[Callable[[], Any]] = [partial(fetch_sample, reader, int(i)) for i in index]
+
+    def chosen(stream: int) -> np.ndarray:
+        return lender(uniforms(seed, epoch, index, stream, COUNT), lenders)
+
+    if spec.lent and backgrounds is not None:
+        listed += [partial(backgrounds.fetch, int(i)) for i in chosen(LENT)]
+    if mattes is not None:
+        listed.append(partial(_read_mattes, mattes, index))  # one after another: HDF5 reads one at a time anyway
+    if spec.pastes and backgrounds is not None:
+        listed += [partial(backgrounds.fetch, int(i)) for v in range(spec.views) for i in chosen(v)]
+    return listed
+
+
+def _read_mattes(mattes: Mattes, index: np.ndarray) -> list[Matte]:
+    return [mattes.read(int(i)) for i in index]
+
+
+def _check(result: Any) -> Any:
+    """The result of a read. Raises it if it is the exception of one."""
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def plan(

@@ -50,11 +50,9 @@ class Dali:
         self._thread = threading.Thread(target=self._work, name="fgdata-views-dali", daemon=True)
         self._thread.start()
 
-    def submit(self, rank: int, gather: Callable[[], Work]) -> Future:
+    def submit(self, rank: int, gather: Callable[[], Work], future: Future) -> None:
         """Queues a batch; batches are computed in order of submission. The future's result is a dict of tensors."""
-        future: Future = Future()
         self._tasks.put((gather, future))
-        return future
 
     def close(self) -> None:
         self._closed = True

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,13 +35,11 @@ from .backgrounds import open_backgrounds
 from .draws import permutation
 from .given import Given
 from .opening import choose_detector, open_mattes, start
+from .reading import WINDOW, Readers, Request, default_ahead, default_readers
 from .spec import ViewSpec
 
 if TYPE_CHECKING:
     import torch
-
-AHEAD = 3
-"""Batches in preparation or ready at any time; each takes its own memory."""
 
 
 class Loader:
@@ -83,6 +82,10 @@ class Loader:
         threads: Threads that make views. Default: the available cores, divided among the ranks of this machine where
             LOCAL_WORLD_SIZE states their number, as under torchrun.
         device: Device of the tensors. Default: cpu.
+        readers: Threads that read, most of which wait for storage. Default: 32 for each of the available cores, counted
+            as for `threads`; at most 128.
+        ahead: Batches that are read in advance, the next one included; at most three of them are computed. Default:
+            three, and as many more as have twice as many samples as there are readers.
 
     Raises:
         InputError: the set lacks the split or the boxes, the split cannot fill a batch, an argument is out of range,
@@ -107,6 +110,8 @@ class Loader:
         threads: int | None = None,
         device: "str | torch.device" = "cpu",
         box: bool = False,
+        readers: int | None = None,
+        ahead: int | None = None,
     ):
         shards = ShardSet.open(path) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
@@ -127,7 +132,7 @@ class Loader:
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
-        self._check(shards, split)
+        self._check(shards, split, readers, ahead)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
                 "set": shards.manifest["digest"],
@@ -144,14 +149,16 @@ class Loader:
         )
         self._epoch, self._batch, self._restored = 0, 0, False
         self._iteration = 0  # numbers the calls of `iter`, so that an older one notices a newer one
-        self._pending: deque = deque()  # ((epoch, batch), future) in the order they will be yielded
+        self._pending: deque[tuple[tuple[int, int], Request]] = deque()  # ((epoch, batch), ...) in order
         self._submitted = 0
         self._given = Given()
         self._orders: dict[int, np.ndarray] = {}
         self._device, self._backend = start(
             views, batch_size, backend, threads, device, world_size=world_size, other_sets=self._backgrounds is not None
         )
-        self._stop = weakref.finalize(self, self._backend.close)
+        self._readers = Readers(readers or default_readers(world_size))
+        self._ahead = ahead or default_ahead(readers or default_readers(world_size), batch_size)
+        self._stop = weakref.finalize(self, _close, self._readers, self._backend)
 
     def __len__(self) -> int:
         """Batches of one epoch, on this rank."""
@@ -190,7 +197,7 @@ class Loader:
                 )
             following = self._after((epoch, number))
             self._prepare((epoch, number), epoch)
-            tensors = self._pending.popleft()[1].result()
+            tensors = self._pending.popleft()[1].future.result()
             self._prepare(following, epoch)  # keeps the threads busy while the caller uses this batch
             self._epoch, self._batch = following
             yield {name: self._hand_over(tensor) for name, tensor in tensors.items()}
@@ -250,7 +257,7 @@ class Loader:
         first = self._epoch + (self._batch > 0)
         self._given.set(boxes, len(self._reader), first)
         while self._pending and self._pending[-1][0][0] >= first:
-            self._pending.pop()[1].cancel()
+            self._pending.pop()[1].future.cancel()
 
     def close(self) -> None:
         """Ends the threads. The loader cannot be iterated afterwards."""
@@ -271,7 +278,7 @@ class Loader:
         return start + size * self._rank // self._world_size, start + size * (self._rank + 1) // self._world_size
 
     def _prepare(self, position: tuple[int, int], epoch: int) -> None:
-        """Submits batches until AHEAD are in preparation or ready, starting with `position`, (epoch, batch).
+        """Starts to read batches until there are `ahead`, the first of which is `position`, (epoch, batch).
 
         A shuffled loader continues into the next epoch, so that training does not wait at the end of one. An ordered
         loader stops, because it is assumed to run an evaluation of one epoch.
@@ -280,22 +287,25 @@ class Loader:
             self._cancel()
         if self._pending:
             position = self._after(self._pending[-1][0])
-        while len(self._pending) < AHEAD and (position[0] == epoch or self._shuffle):
+        while len(self._pending) < self._ahead and (position[0] == epoch or self._shuffle):
             self._pending.append((position, self._submit(*position)))
             position = self._after(position)
+        for _, request in islice(self._pending, WINDOW):
+            request.admit()
 
     def _after(self, position: tuple[int, int]) -> tuple[int, int]:
         epoch, number = position
         return (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
 
-    def _submit(self, epoch: int, number: int) -> Any:
+    def _submit(self, epoch: int, number: int) -> Request:
         n = len(self._reader)
         start, stop = self._part(number)
         order = self._order(epoch)
         borrows = self._spec.pastes and self._backgrounds is None and stop - start == 1
         index = order[np.arange(start, stop + borrows) % n]
-        from .batch import gather
+        from .batch import gather, reads
 
+        keys = {"seed": self._seed, "epoch": epoch}
         work = partial(
             gather,
             self._reader,
@@ -303,16 +313,18 @@ class Loader:
             self._detector,
             index,
             stop - start,
-            seed=self._seed,
-            epoch=epoch,
             batch=number * self._world_size + self._rank,
             backgrounds=self._backgrounds,
             mattes=self._mattes,
             given=self._given.at(epoch),
             yield_box=self._yield_box,
+            **keys,
         )
         self._submitted += 1
-        return self._backend.submit(self._submitted, work)
+        request = Request(self._submitted, self._backend, work)
+        listed = partial(reads, self._reader, self._spec, index, self._backgrounds, self._mattes, **keys)
+        self._readers.start(request, listed)
+        return request
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
@@ -329,11 +341,11 @@ class Loader:
         return tensor.to(self._device, non_blocking=True)
 
     def _cancel(self) -> None:
-        for _, future in self._pending:
-            future.cancel()
+        for _, request in self._pending:
+            request.future.cancel()
         self._pending.clear()
 
-    def _check(self, shards: ShardSet, split: str) -> None:
+    def _check(self, shards: ShardSet, split: str, readers: int | None, ahead: int | None) -> None:
         def need(ok: bool, problem: str, allowed: str) -> None:
             if not ok:
                 raise InputError(f"{problem}; allowed: {allowed}.")
@@ -342,6 +354,8 @@ class Loader:
         need(0 <= self._seed < 1 << 64, f"seed is {self._seed}", "0 to 2^64 - 1")
         need(self._batch_size >= 1, f"batch_size is {self._batch_size}", "1 or more")
         need(0 <= self._rank < self._world_size, f"rank is {self._rank} of {self._world_size}", "0 to world_size - 1")
+        for name, value in (("readers", readers), ("ahead", ahead)):
+            need(value is None or 1 <= value <= 1024, f"{name} is {value}", "1 to 1024; omit it for the default")
         need(self._last_batch in ("drop", "wrap", "keep"), f"last_batch is {self._last_batch!r}", "drop, wrap, keep")
         where = f"split {split!r} of {shards.path} has {n:,} samples"
         if self._last_batch == "drop":
@@ -363,6 +377,11 @@ class Loader:
                 f"two or more for {self._spec.crop}, which uses other samples as backgrounds; or backgrounds from "
                 "another set, or crop rrc",
             )
+
+
+def _close(readers: Readers, backend: Any) -> None:
+    readers.close()
+    backend.close()
 
 
 def _as_json(value: dict) -> dict:

@@ -11,35 +11,59 @@ import numpy as np
 
 
 class Pool:
-    """Daemon threads that run the task with the lowest rank next. A task must not raise; it reports to its batch."""
+    """Daemon threads that run the task with the lowest rank next. A task must not raise; it reports to its batch.
 
-    def __init__(self, threads: int):
+    A thread starts when a task finds none idle, up to `threads` of them.
+    """
+
+    def __init__(self, threads: int, name: str = "fgdata-views"):
+        self._most, self._name = threads, name
         self._tasks: queue.PriorityQueue = queue.PriorityQueue()
         self._serial = itertools.count()
-        self._threads = [
-            threading.Thread(target=_work, args=(self._tasks,), name=f"fgdata-views-{i}", daemon=True)
-            for i in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._idle = threading.Semaphore(0)  # threads that wait for a task and that no task was counted for
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closed = False
 
     def put(self, rank: int, function: Callable, *arguments: Any) -> None:
-        """Queues a task; tasks of equal rank run in the order of their submission."""
+        """Queues a task; tasks of equal rank run in the order of their submission. Ignored after `close`."""
         self._tasks.put((rank, next(self._serial), function, arguments))
+        if self._idle.acquire(blocking=False):
+            return
+        with self._lock:
+            if self._closed or len(self._threads) >= self._most:
+                return
+            arguments = (self._tasks, self._idle)
+            thread = threading.Thread(
+                target=_work, args=arguments, name=f"{self._name}-{len(self._threads)}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # the system's limit of threads or of memory: the others run the task
+                if not self._threads:
+                    raise
+                self._most = len(self._threads)
+                return
+            self._threads.append(thread)
 
     def close(self) -> None:
         """Ends each thread after its current task; queued tasks are dropped."""
-        for _ in self._threads:
+        with self._lock:
+            self._closed, threads, self._threads = True, self._threads, []
+        for _ in threads:
             self._tasks.put((-1, next(self._serial), None, ()))
-        for thread in self._threads:
+        for thread in threads:
             if thread is not threading.current_thread():  # the garbage collector may close a loader from any thread
                 thread.join()
-        self._threads = []
 
 
-def _work(tasks: queue.PriorityQueue) -> None:
+def _work(tasks: queue.PriorityQueue, idle: threading.Semaphore) -> None:
     while True:
-        _, _, function, arguments = tasks.get()
+        try:
+            _, _, function, arguments = tasks.get_nowait()
+        except queue.Empty:
+            idle.release()
+            _, _, function, arguments = tasks.get()
         if function is None:
             return
         function(*arguments)

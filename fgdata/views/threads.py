@@ -97,11 +97,9 @@ class Threads:
         self._compile()
         self._pool, self._buffers = Pool(threads), Buffers()
 
-    def submit(self, rank: int, gather: Callable[[], Work]) -> Future:
+    def submit(self, rank: int, gather: Callable[[], Work], future: Future) -> None:
         """Starts a batch; lower ranks are computed first. The future's result is a dict of CPU tensors."""
-        future: Future = Future()
         self._pool.put(rank, self._begin, rank, gather, future)
-        return future
 
     def close(self) -> None:
         self._pool.close()

@@ -85,6 +85,8 @@ class Trainer:
             rank=parallel.rank(),
             world_size=self.world,
             threads=config.machine.threads,
+            readers=config.data.readers,
+            ahead=config.data.ahead,
             device=device,
         )
         views = self.objective.views

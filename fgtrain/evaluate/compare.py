@@ -16,7 +16,7 @@ from fgdata.errors import InputError
 from ..runs.checkpoint import checked_config
 from ..runs.provenance import recorded_set
 from ..runs.rundir import RunDir
-from ..settings.file import flat, to_dict
+from ..settings.file import relevant
 from .records import Line, is_finite, read_records
 
 FIGURES = {
@@ -122,8 +122,9 @@ def read_run(path: Path) -> Run:
     if not run.config_path.is_file():
         raise InputError(f"{path} is not a run directory: it has no config.json. Name folders such as runs/cvsa.")
     results = latest(read_records(path / "results.jsonl"))
-    settings = {k: v for k, v in flat(to_dict(checked_config(run))).items() if not k.startswith("machine.")}
-    settings["data.shards"] = recorded_set(run).get("digest", "unknown")[:12]
+    settings = relevant(checked_config(run))
+    digest = recorded_set(run).get("digest", "unknown")[:12]
+    settings = {"method": settings["method"], "data.shards": digest} | settings
     seed = settings.pop("seed")
     return Run(path, settings, seed, results)
 

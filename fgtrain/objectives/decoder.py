@@ -186,6 +186,8 @@ def warm_up(
         backend=config.machine.backend,
         seed=config.seed,
         threads=config.machine.threads,
+        readers=config.data.readers,
+        ahead=config.data.ahead,
         device=device,
     )
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")

@@ -1,4 +1,4 @@
-"""Settings that all methods share. Those in `Machine` do not change the result; all others do.
+"""Settings that all methods share. Those in `Machine` and `SAME_RESULT` do not change the result; all others do.
 
 A docstring under a field is its `--help`. Nothing here imports torch.
 """
@@ -30,6 +30,10 @@ MOST_CHANNELS, WIDEST = 1_000_000, 4096
 """Widest layer of a head, and widest encoder: 64 times the standard width."""
 SEEDS = 1 << 64
 """Seeds are below this, as torch's generators and the views' draws need."""
+
+
+SAME_RESULT = ("data.shards", "data.readers", "data.ahead")
+"""Settings outside `Machine` that do not change the result: run.json identifies the shard set by its digest."""
 
 
 def need(ok: bool, flag: str, value: Any, allowed: str) -> None:
@@ -69,6 +73,12 @@ class Data:
     """Other shard sets whose images the crops that paste use as backgrounds. Default: other images of the batch."""
     batch_size: int = 256
     """Samples per step, summed over all processes."""
+    readers: int | None = None
+    """Threads that read, in each process; most of them wait for storage. Does not change the result. Default: 32 for
+    each of its cores, at most 128."""
+    ahead: int | None = None
+    """Batches that are read in advance; three of them are computed. Does not change the result. Default: three, and as
+    many more as keep all readers busy."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +279,9 @@ class Config:
         need_seed(self.seed)
         batch = self.data.batch_size
         need(2 <= batch <= MOST, "data.batch-size", batch, f"2 or more, as batch norm needs, up to {MOST:,}")
+        for name in ("readers", "ahead"):
+            count = getattr(self.data, name)
+            need(count is None or 1 <= count <= 1024, f"data.{name}", count, "1 to 1024")
         allowed = f"{self.view_count}, the views of an image that {getattr(self, 'method', 'the method')} takes"
         need(self.views.views == self.view_count, "views.views", self.views.views, allowed)
         local = self.views.local.count

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from fgdata.errors import InputError
 
-from .common import Config
+from .common import SAME_RESULT, Config
 from .methods import METHODS
 
 
@@ -48,7 +48,7 @@ def relevant(config: Config) -> dict[str, Any]:
 
     The path of the shard set is not one of them: run.json identifies the set by its digest.
     """
-    return {k: v for k, v in flat(to_dict(config)).items() if not k.startswith("machine.") and k != "data.shards"}
+    return {k: v for k, v in flat(to_dict(config)).items() if not k.startswith("machine.") and k not in SAME_RESULT}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

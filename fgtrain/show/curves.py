@@ -15,7 +15,7 @@ from ..runs.checkpoint import checked_config
 from ..runs.files import whole
 from ..runs.rundir import RunDir
 from ..settings.common import need
-from ..settings.file import flat, to_dict
+from ..settings.file import relevant
 from ..settings.pictures import Curves
 from .layout import save_figure
 
@@ -86,7 +86,8 @@ def grouped(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Path
     for path in dict.fromkeys(paths):
         run, own = RunDir(path), {"method": str(path)}
         if run.config_path.is_file():
-            own = {k: v for k, v in flat(to_dict(checked_config(run))).items() if not k.startswith("machine.")}
+            config = checked_config(run)
+            own = {"method": config.method, "data.shards": str(config.data.shards)} | relevant(config)
             own.pop("seed")
         if (key := json.dumps(own, sort_keys=True)) not in kinds:
             settings.append(own)

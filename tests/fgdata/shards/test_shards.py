@@ -18,6 +18,7 @@ from paths import TINY
 
 from fgdata.cli import main
 from fgdata.errors import InputError
+from fgdata.files.handles import HANDLES
 from fgdata.shards.check import check
 from fgdata.shards.manifest import digest, dump, signed
 from fgdata.shards.reader import ShardSet, box, label, meta
@@ -160,7 +161,7 @@ def test_a_sample_without_its_image_is_the_same_and_few_bytes(copy, monkeypatch)
 def test_open_files_are_closed_with_their_reader(drawn_set):
     reader = ShardSet.open(drawn_set).split("train")
     reader.read(0)
-    [handle] = reader._files.values()
+    [handle] = HANDLES.open_files(reader._owner)
     os.fstat(handle)
     del reader
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -289,6 +289,8 @@ def test_state_of_another_loader_is_refused(name: str, change: dict):
         ({"last_batch": "pad"}, "last_batch is 'pad'"),
         ({"backend": "ffcv"}, "backend is 'ffcv'; allowed: auto, threads, dali"),
         ({"threads": 0}, "threads is 0"),
+        ({"readers": 0}, "readers is 0; allowed: 1 to 1024"),
+        ({"ahead": 1025}, "ahead is 1025; allowed: 1 to 1024"),
     ],
 )
 def test_refusals(options: dict, message: str):

@@ -325,6 +325,13 @@ def test_the_first_line_of_a_recipes_docstring_is_a_sentence(name: str):
     assert not blank
 
 
+def test_how_a_run_reads_its_set_is_no_change_of_its_settings():
+    plain = recipes.byol()
+    read = replace(plain, data=replace(plain.data, readers=3, ahead=9, shards=Path("elsewhere")))
+    assert file.differences(file.relevant(plain), file.relevant(read)) == {}
+    assert "data.batch_size" in file.relevant(plain)
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_a_config_is_unchanged_by_writing_and_reading_it(name: str, tmp_path: Path):
     config = replace(recipes.RECIPES[name](), epochs=7, data=common.Data(tmp_path, detector="rbd"))
