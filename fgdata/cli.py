@@ -41,6 +41,7 @@ def build_shards(
     shard_samples: int = 256,
     jobs: int | None = None,
     engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
     keep_maps: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     onnx_provider: Provider = "cpu",
     onnx_threads: int = 1,
@@ -85,6 +86,8 @@ def build_shards(
         shard_samples: Samples per shard.
         jobs: Worker processes, one thread each. Default: all cores.
         engine: Where to build the shards: in local processes, or on a Ray cluster.
+        ray_address: The cluster for --engine ray: auto or HOST:PORT. Default: $RAY_ADDRESS, else a cluster of this
+            machine is started.
         keep_maps: Also store the saliency maps, in maps.h5, so that `fgdata rebox` can compute other boxes from them.
         onnx_provider: Execution provider that runs u2netp, u2net, isnet, birefnet-lite and onnx:FILE. auto: a GPU if
             onnxruntime supports one, else the CPU. Maps of different providers differ slightly; a set records its
@@ -141,6 +144,7 @@ def build_shards(
         shard_samples=shard_samples,
         workers=workers,
         engine=engine,
+        ray_address=ray_address,
         keep_maps=keep_maps,
         part=share,
         command=command,

@@ -8,6 +8,7 @@ A build is deterministic: every file of the set has the same bytes each time. Ti
 
 import shlex
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def build(
     engine: str = "local",
     keep_maps: bool = False,
     chroma: str = "420",
+    ray_address: str | None = None,
     part: Part | None = None,
     command: str = "",
 ) -> Built:
@@ -71,9 +73,10 @@ def build(
     this many pixels, at least 16; None keeps the original bytes. quality: of re-encoded JPEGs, 1 to 100.
     on_bad_image: "stop" or "skip". shard_samples: samples per shard, at least 1. workers: processes of the local
     engine, at least 1. engine: "local" or "ray". keep_maps: also store the saliency maps in maps.h5.
-    chroma: colour resolution of re-encoded JPEGs, "420" or "444". part: build only this part's shards and write no
-    manifest; other machines may build the other parts at the same time, and `finish` completes the set. command: what
-    builds the set from a shell, without --part; `finish` shows it if shards are missing.
+    chroma: colour resolution of re-encoded JPEGs, "420" or "444". ray_address: of the cluster, for engine "ray";
+    default RAY_ADDRESS, else a cluster of this machine. part: build only this part's shards and write no manifest;
+    other machines may build the other parts at the same time, and `finish` completes the set. command: what builds the
+    set from a shell, without --part; `finish` shows it if shards are missing.
     Raises InputError, before any detector runs, if the folder holds another set or other files (the message lists the
     differences), if a detector needs boxes that the dataset lacks, or, with on_bad_image "stop", if the header or the
     end of an image's file is not that of an image. With "stop", damage inside a file stops the build when it is read.
@@ -86,7 +89,7 @@ def build(
         dataset.load, saliency, objective or Objective(), max_side, quality, on_bad_image, keep_maps, chroma
     )
     _validate(dataset, recipe, shard_samples)
-    validate(workers, engine)
+    validate(workers, engine, ray_address)
     images.silence_decoders()
     plan = make_plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
@@ -118,13 +121,14 @@ def build(
         log = unfinished.part_log(out) if part else out / LOG
         total = sum(len(job.records) for job in jobs)
         start = time.monotonic()
-        _build_shards(log, todo, facts, total, workers, engine)
+        run = partial(run_jobs, workers=workers, engine=engine, **({"ray_address": ray_address} if ray_address else {}))
+        _build_shards(log, todo, facts, total, run)
         names = [job.name for job in jobs]
         damaged = find_damaged(out, names, facts, workers)
         for path in damaged.values():
             warn(f"{path} is damaged: its sha256 differs from the recorded one. Rebuilding its shard.")
         rebuilt = [job for job in jobs if job.name in damaged]
-        _build_shards(log, rebuilt, facts, total, workers, engine)
+        _build_shards(log, rebuilt, facts, total, run)
         for path in find_damaged(out, [job.name for job in rebuilt], facts, workers).values():
             raise InputError(f"{path} is damaged again after its shard was rebuilt. Check the disk.")
         manifest = {} if part else complete(out, plan, [facts[name] for name in names])
@@ -148,10 +152,13 @@ def _open_complete(out: Path, plan: dict, dataset: Dataset, part: Part | None) -
     return Built(manifest, 0, 0.0, was_complete=True)
 
 
-def _build_shards(log: Path, jobs: list[Job], facts: dict[str, dict], total: int, workers: int, engine: str) -> None:
-    """Builds shards and adds their facts to `facts`, by name. total: the images of the whole set, or of the part."""
+def _build_shards(log: Path, jobs: list[Job], facts: dict[str, dict], total: int, run: Callable) -> None:
+    """Builds shards and adds their facts to `facts`, by name.
+
+    total: the images of the whole set, or of the part. run: `run_jobs` with an engine.
+    """
     with Progress("Building", total, total - sum(len(job.records) for job in jobs)) as progress:
-        for fact in run_jobs(build_shard, jobs, workers=workers, engine=engine, advance=progress.advance):
+        for fact in run(build_shard, jobs, advance=progress.advance):
             append_log(log, {"shard": fact["name"], **fact.pop("log")})
             facts[fact["name"]] = fact
 

@@ -1,16 +1,20 @@
-"""The Ray engine: the same bytes from a cluster that was started elsewhere, and what a dead worker leaves."""
+"""The Ray engine on a cluster of two nodes: the same bytes, and what dead workers and a removed node leave."""
 
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from shard_files import hashes
 
-from fgdata.building.build import build
-from fgdata.building.engine import run_jobs
+from fgdata.boxes.objective import Objective
+from fgdata.building import cluster_look
+from fgdata.building.build import Job, build, make_jobs
+from fgdata.building.sample import Recipe
 from fgdata.datasets import Dataset, Record, read
 from fgdata.errors import InputError
 from fgdata.shards.check import check
@@ -20,17 +24,20 @@ SETTINGS = {"saliency": ("spectral-residual", "gt"), "shard_samples": 12, "engin
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A worker whose working folder is not that of the test."""
+    """Two nodes of one CPU, started elsewhere: the working folder of their workers is not that of the test."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
+    from ray.cluster_utils import Cluster
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         paths = Path(__file__).parent, *(Path(path) for path in sys.path if path)
         here = {"env_vars": {"PYTHONPATH": os.pathsep.join(map(str, paths))}}  # workers find this file's functions
-        ray.init(
-            "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=here
-        )
-        yield
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        nodes.second = nodes.add_node(num_cpus=1)
+        ray.init(nodes.address, log_to_driver=False, logging_level="error", runtime_env=here)
+        yield nodes
         ray.shutdown()
+        nodes.shutdown()
 
 
 def load(record: Record):
@@ -49,8 +56,16 @@ def die_once(record: Record):
     return load(record)
 
 
-def die(job, advance):
-    os._exit(1)
+def die_always(record: Record):
+    """Kills every worker that reads the images named in the file `deadly`."""
+    if record.id in Path("deadly").read_text().split():
+        os._exit(1)
+    return load(record)
+
+
+def load_slowly(record: Record):
+    time.sleep(0.2)
+    return load(record)
 
 
 @pytest.fixture
@@ -89,10 +104,76 @@ def test_a_lost_worker_is_replaced_and_leaves_nothing(cluster, data):
     assert check(Path("set"))[1] == []
 
 
-def test_a_worker_that_dies_every_time_is_an_input_error(cluster, data, monkeypatch):
-    monkeypatch.setattr("fgdata.building.cluster.RETRIES", 1)
-    with pytest.raises(InputError, match=r"A Ray worker died .*rerun the command"):
-        list(run_jobs(die, [replace(data)], workers=1, engine="ray", advance=lambda images: None))
+def test_a_shard_whose_workers_all_die_is_listed_and_the_others_are_built(cluster, data, monkeypatch, capsys):
+    monkeypatch.setattr("fgdata.building.cluster.RETRIES", 0)
+    settings = {"saliency": ("spectral-residual",), "shard_samples": 2, "engine": "ray", "on_bad_image": "skip"}
+    recipe = Recipe(load, ("spectral-residual",), Objective(), None, 90, "skip")
+    deadly = make_jobs(data, Path("set"), recipe, 2)[2].records[1].id
+    Path("deadly").write_text(deadly)
+    with pytest.raises(InputError, match=r"^1 of 4 shards are missing.* died: train-000002 \(.*rerun the command\.$"):
+        build(replace(data, load=die_always), Path("set"), **settings)
+    assert {path.stem for path in Path("set").glob("*.tar")} == {"train-000000", "train-000001", "train-000003"}
+    assert "Continuing" in capsys.readouterr().err
+    Path("deadly").write_text("")
+    assert build(replace(data, load=die_always), Path("set"), **settings).written == 2
+    assert check(Path("set"))[1] == []
+
+
+def test_a_node_that_cannot_build_is_named(tmp_path, monkeypatch, data):
+    recipe = Recipe(load, ("spectral-residual",), Objective(), None, 90, "stop")
+    job = Job(Path("set"), "train-000000", 0, 6, data.records[:1], recipe)
+    Path("set").mkdir()
+    Path("set/token.part").touch()
+    same = cluster_look.versions()
+    assert cluster_look.look(job, "set/token.part", os.getcwd(), same) is None
+    assert [path.name for path in Path("set").iterdir()] == ["token.part"]
+    assert "is not the one of this machine" in cluster_look.look(job, "set/other.part", os.getcwd(), same)
+    assert "cannot be opened" in cluster_look.look(job, "set/token.part", "/nowhere", same)
+    found = cluster_look.look(job, "set/token.part", os.getcwd(), same | {"numpy": "0.1"})
+    assert found == f"other versions than on this machine: numpy {same['numpy']}, here 0.1. Install the same"
+    Path("images", data.records[0].file).unlink()
+    assert "No such file" in cluster_look.look(job, "set/token.part", os.getcwd(), same)
+
+
+def test_every_node_is_looked_at_before_the_build(cluster, data, monkeypatch):
+    monkeypatch.setattr("fgdata.building.cluster_look.versions", lambda: {"numpy": "0.1"})
+    with pytest.raises(InputError) as refused:
+        build(data, Path("set"), saliency=("spectral-residual",), engine="ray")
+    lines = str(refused.value).splitlines()
+    assert lines[0] == "2 of 2 nodes of the Ray cluster cannot build:"
+    assert all("other versions than on this machine: numpy" in line for line in lines[1:])
+    assert not list(Path("set").glob("*.part"))
+
+
+def test_an_address_without_a_cluster(monkeypatch, data):
+    ray = pytest.importorskip("ray")
+
+    def refuse(address, **_):
+        raise ConnectionError(f"nothing at {address}")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    settings = {"saliency": ("spectral-residual",), "ray_address": "node7:6379"}
+    with pytest.raises(InputError, match=r"--ray-address node7:6379: no cluster available \(nothing at node7:6379\)"):
+        build(data, Path("set"), **settings, engine="ray")
+    with pytest.raises(InputError, match=r"only with --engine ray"):
+        build(data, Path("set"), **settings)
+
+
+def test_a_removed_node_loses_nothing(cluster, data):
+    """The last test of this cluster."""
+    settings = {"saliency": ("spectral-residual",), "shard_samples": 1, "engine": "ray", "on_bad_image": "skip"}
+
+    def remove():
+        while not list(Path("set").glob("*.tar")):
+            time.sleep(0.01)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    assert build(replace(data, load=load_slowly), Path("set"), **settings).written == 8
+    removing.join()
+    assert check(Path("set"))[1] == []
 
 
 def test_without_ray_the_message_says_what_to_install():
