@@ -129,7 +129,10 @@ def _explain_missing_manifest(folder: Path) -> str:
     if not folder.is_dir():
         return f"There is no shard set at {folder}: the folder does not exist. List the existing sets: fgdata list"
     if (folder / BUILDING).is_dir():
-        return f"{folder} is an unfinished shard set. Rerun the `fgdata build-shards` command that started it."
+        return (
+            f"{folder} is an unfinished shard set. Rerun the `fgdata build-shards` command that started it; if it was "
+            f"built in parts: fgdata finish {folder}"
+        )
     return f"{folder} is not a shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"
 
 
