@@ -1,6 +1,13 @@
-"""Counts the CPU cores that this process may use."""
+"""Counts the CPU cores and the memory that this process may use."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def available_cores() -> int:
@@ -14,6 +21,47 @@ def share_of_cores(processes: int) -> int:
     processes: how many there are on all machines. LOCAL_WORLD_SIZE, which torchrun sets, is the number on this one;
     if it is not set, the result is all available cores.
     """
+    return max(1, available_cores() // processes_here(processes))
+
+
+def processes_here(processes: int) -> int:
+    """Of several processes, those on this machine, at least 1: LOCAL_WORLD_SIZE, which torchrun sets; 1 without it."""
     local = os.environ.get("LOCAL_WORLD_SIZE", "")
-    here = int(local) if processes > 1 and local.isdecimal() and len(local) < 10 else 1
-    return max(1, available_cores() // max(1, here))
+    return max(1, int(local) if processes > 1 and local.isdecimal() and len(local) < 10 else 1)
+
+
+def memory_limit() -> int:
+    """Bytes of memory of the machine, or fewer in a container or under `ulimit -v`."""
+    return min(_limits())
+
+
+def free_memory() -> int:
+    """Bytes that this process may still use: of its limit, less its own memory, and of what the machine has free."""
+    free = memory_limit()
+    with suppress(OSError, ValueError, IndexError):
+        free -= int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = min(free, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    return max(0, free)
+
+
+def _limits() -> Iterator[int]:
+    """Every limit in bytes that the system states: of the machine, of this process, of its control group and those
+    above it."""
+    yield sys.maxsize
+    with suppress(AttributeError, ValueError, OSError):  # not on Windows
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(ImportError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            yield soft
+    groups = [CGROUPS / "memory.max", CGROUPS / "memory/memory.limit_in_bytes"]  # versions 2 and 1
+    with suppress(OSError, ValueError):
+        own = OWN_CGROUP.read_text().rpartition("0::/")[2].strip()
+        groups += [folder / "memory.max" for folder in (CGROUPS / own, *(CGROUPS / own).parents)]
+    for file in groups:
+        with suppress(OSError, ValueError):  # absent, or "max"
+            yield int(file.read_text())

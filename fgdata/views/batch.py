@@ -1,6 +1,6 @@
 """The input of a backend: the encoded images of a batch and the geometries of its views."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,9 @@ import numpy as np
 from ..boxes.geometry import WHOLE
 from ..errors import InputError
 from ..shards.reader import SplitReader, box, fetch_sample, label, meta, open_fetched
+from ..shards.sample import Sample
 from .backgrounds import Backgrounds, Lender
+from .cache import Cache, Kept
 from .draws import COUNT, LENT, lender, uniforms
 from .geometry import Geometry, compute
 from .mattes import Matte, Mattes
@@ -32,6 +34,8 @@ class Work:
     lent: list[Lender]  # n images of other sets; [] if not used
     mattes: list[np.ndarray]  # n of (SIDE, SIDE) uint8; [] if not used
     box: np.ndarray | None = None  # (n, 4) float32, in [0, 1]; None if not asked for
+    pixels: Sequence[np.ndarray | None] = ()  # n of (H, W, 3) uint8, None where the cache has none; () without a cache
+    keep_pixels: Callable[[int, np.ndarray], None] | None = None  # position, (H, W, 3) uint8 -> into the cache
 
     @property
     def geometries(self) -> list[Geometry]:
@@ -48,7 +52,7 @@ class Work:
 
 
 def gather(
-    reader: SplitReader,
+    reader: SplitReader | Cache,
     spec: ViewSpec,
     detector: str | None,
     index: np.ndarray,
@@ -109,7 +113,7 @@ def gather(
         over = [[behind.open(int(i), _check(next(results))) for i in p.partner] for p in shots["views"]]
     return Work(
         names=[f"{m['id']} of split {reader.split} (sample {i})" for m, i in zip(metas, index)],
-        jpegs=[sample["jpg"] for sample in samples],
+        jpegs=[sample.get("jpg", b"") for sample in samples],
         sizes=sizes,
         label=np.array([label(sample) for sample in samples], np.int64),
         index=np.asarray(index, np.int64),
@@ -119,11 +123,13 @@ def gather(
         lent=lent,
         mattes=[matte.alpha for matte in read],
         box=boxes if yield_box else None,
+        pixels=[sample.pixels if isinstance(sample, Kept) else None for sample in samples],
+        keep_pixels=partial(_keep_pixels, reader, index, samples) if isinstance(reader, Cache) else None,
     )
 
 
 def reads(
-    reader: SplitReader,
+    reader: SplitReader | Cache,
     spec: ViewSpec,
     index: np.ndarray,
     backgrounds: Backgrounds | None,
@@ -157,6 +163,10 @@ def _check(result: Any) -> Any:
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+def _keep_pixels(cache: Cache, index: np.ndarray, samples: list[Sample], i: int, pixels: np.ndarray) -> None:
+    cache.put(int(index[i]), samples[i], pixels)
 
 
 def plan(

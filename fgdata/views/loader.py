@@ -32,6 +32,7 @@ import numpy as np
 from ..errors import InputError
 from ..shards.reader import ShardSet
 from .backgrounds import open_backgrounds
+from .cache import Cache
 from .draws import permutation
 from .given import Given
 from .opening import choose_detector, open_mattes, start
@@ -86,10 +87,13 @@ class Loader:
             as for `threads`; at most 128.
         ahead: Batches that are read in advance, the next one included; at most three of them are computed. Default:
             three, and as many more as have twice as many samples as there are readers.
+        cache: ram keeps the decoded images of the split in memory, 3 bytes per pixel, so that each is read and decoded
+            once; not those of backgrounds. Every process has its own. Backend auto is then threads. Default: none.
 
     Raises:
         InputError: the set lacks the split or the boxes, the split cannot fill a batch, an argument is out of range,
-            the backgrounds cannot be used, or the device or backend is not available.
+            the backgrounds cannot be used, the decoded images do not fit into memory, or the device or backend is not
+            available.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class Loader:
         box: bool = False,
         readers: int | None = None,
         ahead: int | None = None,
+        cache: Literal["ram"] | None = None,
     ):
         shards = ShardSet.open(path) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
@@ -132,7 +137,7 @@ class Loader:
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
-        self._check(shards, split, readers, ahead)
+        self._check(shards, split, readers, ahead, cache)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
                 "set": shards.manifest["digest"],
@@ -147,6 +152,7 @@ class Loader:
                 "last_batch": last_batch,
             }
         )
+        self._source = Cache(self._reader, world_size) if cache else self._reader  # of the samples
         self._epoch, self._batch, self._restored = 0, 0, False
         self._iteration = 0  # numbers the calls of `iter`, so that an older one notices a newer one
         self._pending: deque[tuple[tuple[int, int], Request]] = deque()  # ((epoch, batch), ...) in order
@@ -154,7 +160,14 @@ class Loader:
         self._given = Given()
         self._orders: dict[int, np.ndarray] = {}
         self._device, self._backend = start(
-            views, batch_size, backend, threads, device, world_size=world_size, other_sets=self._backgrounds is not None
+            views,
+            batch_size,
+            backend,
+            threads,
+            device,
+            world_size=world_size,
+            other_sets=self._backgrounds is not None,
+            cache=cache is not None,
         )
         self._readers = Readers(readers or default_readers(world_size))
         self._ahead = ahead or default_ahead(readers or default_readers(world_size), batch_size)
@@ -308,7 +321,7 @@ class Loader:
         keys = {"seed": self._seed, "epoch": epoch}
         work = partial(
             gather,
-            self._reader,
+            self._source,
             self._spec,
             self._detector,
             index,
@@ -322,7 +335,7 @@ class Loader:
         )
         self._submitted += 1
         request = Request(self._submitted, self._backend, work)
-        listed = partial(reads, self._reader, self._spec, index, self._backgrounds, self._mattes, **keys)
+        listed = partial(reads, self._source, self._spec, index, self._backgrounds, self._mattes, **keys)
         self._readers.start(request, listed)
         return request
 
@@ -345,7 +358,7 @@ class Loader:
             request.future.cancel()
         self._pending.clear()
 
-    def _check(self, shards: ShardSet, split: str, readers: int | None, ahead: int | None) -> None:
+    def _check(self, shards: ShardSet, split: str, readers: int | None, ahead: int | None, cache: str | None) -> None:
         def need(ok: bool, problem: str, allowed: str) -> None:
             if not ok:
                 raise InputError(f"{problem}; allowed: {allowed}.")
@@ -356,6 +369,7 @@ class Loader:
         need(0 <= self._rank < self._world_size, f"rank is {self._rank} of {self._world_size}", "0 to world_size - 1")
         for name, value in (("readers", readers), ("ahead", ahead)):
             need(value is None or 1 <= value <= 1024, f"{name} is {value}", "1 to 1024; omit it for the default")
+        need(cache in (None, "ram"), f"cache is {cache!r}", "ram, None")
         need(self._last_batch in ("drop", "wrap", "keep"), f"last_batch is {self._last_batch!r}", "drop, wrap, keep")
         where = f"split {split!r} of {shards.path} has {n:,} samples"
         if self._last_batch == "drop":

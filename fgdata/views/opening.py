@@ -55,6 +55,7 @@ def start(
     *,
     world_size: int,
     other_sets: bool,
+    cache: bool = False,
 ) -> tuple:
     """Starts the backend -> (torch device, backend)."""
     try:
@@ -68,8 +69,13 @@ def start(
         raise InputError(f"backend is {backend!r}; allowed: auto, threads, dali.")
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; allowed: 1 or more; omit it for all available cores.")
+    if cache and backend == "dali":
+        raise InputError(
+            "cache is 'ram', which needs the backend threads: DALI decodes the images itself, in every epoch. Omit the "
+            "cache, or use the backend threads or auto."
+        )
     threads = threads or share_of_cores(world_size)
-    if backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali()):
+    if not cache and (backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali())):
         from .dali import Dali
 
         try:

@@ -128,7 +128,11 @@ class Threads:
     def _open(self, batch: "_Batch", i: int) -> None:
         """Decodes sample i and stores its patches; the last sample to finish starts the compositions."""
         work, size = batch.work, self._spec.size
-        image = _open_image(work.names[i], work.jpegs[i], work.sizes[i])
+        image = work.pixels[i] if work.pixels else None
+        if image is None:
+            image = _open_image(work.names[i], work.jpegs[i], work.sizes[i])
+            if work.keep_pixels is not None:
+                work.keep_pixels(i, image)
         swaps = self._spec.pastes and not work.backgrounds  # backgrounds are the batch's own images
         if self._spec.plain or swaps:
             batch.whole[i] = resize(image, size, size)

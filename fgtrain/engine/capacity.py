@@ -5,22 +5,15 @@ container and Linux's overcommit do that.
 """
 
 import math
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 
+from fgdata.cores import memory_limit
 from fgdata.errors import InputError
 
 from .. import objectives
 from ..place import is_out_of_memory
 from ..settings.common import Config
-
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def check_memory(config: Config, samples: int, device: torch.device, processes: int = 1, classes: int = 0) -> None:
@@ -65,28 +58,7 @@ def available_memory(device: torch.device) -> int:
     """Bytes of a GPU; on a CPU those of the machine, or fewer in a container or under `ulimit -v`."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return min(_limits())
-
-
-def _limits() -> Iterator[int]:
-    """Every limit in bytes that the system states: of the machine, of this process, of its control group and those
-    above it."""
-    yield sys.maxsize
-    with suppress(AttributeError, ValueError, OSError):  # not on Windows
-        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(ImportError):
-        import resource
-
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY:
-            yield soft
-    groups = [CGROUPS / "memory.max", CGROUPS / "memory/memory.limit_in_bytes"]  # versions 2 and 1
-    with suppress(OSError, ValueError):
-        own = OWN_CGROUP.read_text().rpartition("0::/")[2].strip()
-        groups += [folder / "memory.max" for folder in (CGROUPS / own, *(CGROUPS / own).parents)]
-    for file in groups:
-        with suppress(OSError, ValueError):  # absent, or "max"
-            yield int(file.read_text())
+    return memory_limit()
 
 
 def _gigabytes(count: int) -> str:

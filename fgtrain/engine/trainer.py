@@ -87,6 +87,7 @@ class Trainer:
             threads=config.machine.threads,
             readers=config.data.readers,
             ahead=config.data.ahead,
+            cache=config.data.cache,
             device=device,
         )
         views = self.objective.views

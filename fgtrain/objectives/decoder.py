@@ -188,6 +188,7 @@ def warm_up(
         threads=config.machine.threads,
         readers=config.data.readers,
         ahead=config.data.ahead,
+        cache=config.data.cache,
         device=device,
     )
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")

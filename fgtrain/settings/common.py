@@ -32,7 +32,7 @@ SEEDS = 1 << 64
 """Seeds are below this, as torch's generators and the views' draws need."""
 
 
-SAME_RESULT = ("data.shards", "data.readers", "data.ahead")
+SAME_RESULT = ("data.shards", "data.readers", "data.ahead", "data.cache")
 """Settings outside `Machine` that do not change the result: run.json identifies the shard set by its digest."""
 
 
@@ -79,6 +79,9 @@ class Data:
     ahead: int | None = None
     """Batches that are read in advance; three of them are computed. Does not change the result. Default: three, and as
     many more as keep all readers busy."""
+    cache: Literal["ram"] | None = None
+    """ram: keep the decoded images in memory, 3 bytes per pixel in each process, so that each is decoded once. Does not
+    change the result; the backend is then threads."""
 
 
 @dataclass(frozen=True)

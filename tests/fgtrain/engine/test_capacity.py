@@ -7,6 +7,7 @@ import pytest
 import torch
 from trainable import small
 
+from fgdata import cores
 from fgdata.errors import InputError
 from fgtrain import objectives
 from fgtrain.engine import capacity, lifecycle
@@ -80,8 +81,8 @@ def test_an_objective_that_cannot_be_built_without_memory_is_not_checked(monkeyp
 
 
 def test_the_limit_is_the_lowest_that_the_system_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(capacity, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(capacity, "OWN_CGROUP", tmp_path / "self")
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cores, "OWN_CGROUP", tmp_path / "self")
     machine = capacity.available_memory(CPU)
     assert machine > 1 << 20
     job = tmp_path / "cgroup" / "jobs" / "job7"
