@@ -37,8 +37,16 @@ class SplitReader:
         jpeg, class_index, rbd = sample["jpg"], label(sample), box(sample, "rbd")
     """
 
-    def __init__(self, folder: Path, split: str, shards: list[dict], detectors: tuple[str, ...] = (), classes: int = 0):
-        """Reads the indexes.
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        shards: list[dict],
+        detectors: tuple[str, ...] = (),
+        classes: int = 0,
+        indexes: dict[str, bytes] | None = None,
+    ):
+        """Finds the samples in the indexes.
 
         Args:
             folder: The folder of the shard set.
@@ -46,13 +54,21 @@ class SplitReader:
             shards: The manifest's entries for the shards to read.
             detectors: The boxes that every sample must have.
             classes: Number of classes; a class index must be below it. 0: any.
+            indexes: The content of indexes that were read already, by the shard's name; those used are removed.
+                The others are read here.
 
         Raises:
             InputError: An index is not a regular file or does not list as many samples as the manifest.
         """
         self.folder, self.split, self.shards, self.detectors, self.classes = folder, split, shards, detectors, classes
         self._ends = list(accumulate(shard["samples"] for shard in shards))
-        self._lines = [_index_lines(folder, shard) for shard in shards]
+        known = {} if indexes is None else indexes
+        self._indexes = [known.pop(shard["name"], None) or _read_index(folder, shard) for shard in shards]
+        starts = [
+            _line_starts(index, folder / f"{shard['name']}.idx", shard["samples"])
+            for shard, index in zip(shards, self._indexes)
+        ]
+        self._starts = np.concatenate(starts) if starts else np.empty(0, np.int64)  # of each sample, in its index
         self._owner = next(_OWNERS)
         weakref.finalize(self, HANDLES.close, self._owner).atexit = False  # the system closes them at the end
 
@@ -125,8 +141,8 @@ class SplitReader:
         return self._ends[shard] - self.shards[shard]["samples"]
 
     def _line(self, number: int) -> str:
-        shard = self._shard(number)
-        return self._lines[shard][number - self._first(shard)]
+        index, start = self._indexes[self._shard(number)], int(self._starts[number])
+        return index[start : index.index(b"\n", start)].decode("ascii", "replace")
 
     def key(self, number: int) -> str:
         """The key of a sample: the name of its files in the tar, up to the first dot."""
@@ -192,8 +208,9 @@ class ShardSet:
         splits: The number of samples of each split.
     """
 
-    def __init__(self, path: Path, manifest: dict):
+    def __init__(self, path: Path, manifest: dict, indexes: dict[str, bytes] | None = None):
         self.path, self.manifest = path, manifest
+        self._indexes = {} if indexes is None else indexes  # content by name, until a reader of the split takes it
         self.classes: tuple[str, ...] = tuple(manifest["dataset"].get("classes", ()))
         self.detectors: tuple[str, ...] = tuple(manifest["detectors"])
         self.splits: dict[str, int] = {name: split["samples"] for name, split in manifest["splits"].items()}
@@ -216,11 +233,11 @@ class ShardSet:
             sample = shards.split("train").read(0)
         """
         path = Path(path)
-        manifest = read_manifest(path)
-        if fault := next(set_faults(path, manifest), None):
+        manifest, indexes = read_manifest(path), {}
+        if fault := next(set_faults(path, manifest, indexes), None):
             check = shlex.join(["fgdata", "check", str(path)])
             raise InputError(f"{fault}. List all damage: {check}. Then restore the file, or rebuild the set.")
-        return ShardSet(path, manifest)
+        return ShardSet(path, manifest, indexes)
 
     def split(self, name: str) -> SplitReader:
         """Returns the reader of one split. Raises InputError when the set has no such split."""
@@ -233,7 +250,7 @@ class ShardSet:
 
     def reader(self, split: str, shards: list[dict]) -> SplitReader:
         """A new reader of some shards of a split; `shards` are entries of the manifest."""
-        return SplitReader(self.path, split, shards, self.detectors, len(self.classes))
+        return SplitReader(self.path, split, shards, self.detectors, len(self.classes), self._indexes)
 
 
 def fetch_sample(reader: Any, number: int) -> Any:
@@ -246,22 +263,25 @@ def open_fetched(reader: Any, number: int, fetched: Any) -> Sample:
     return reader.open(number, fetched) if hasattr(reader, "open") else fetched
 
 
-def set_faults(folder: Path, manifest: dict) -> Iterator[str]:
-    """Yields what is wrong with a set's manifest, tars and indexes, without reading a tar."""
+def set_faults(folder: Path, manifest: dict, indexes: dict[str, bytes] | None = None) -> Iterator[str]:
+    """Yields what is wrong with a set's manifest, tars and indexes, without reading a tar. Adds the content of each
+    sound index to `indexes`, by the shard's name."""
     yield from manifest_faults(folder, manifest)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
-            yield from shard_faults(folder, shard)
+            yield from shard_faults(folder, shard, indexes)
 
 
-def shard_faults(folder: Path, shard: dict) -> list[str]:
+def shard_faults(folder: Path, shard: dict, indexes: dict[str, bytes] | None = None) -> list[str]:
     """Lists what is wrong with one shard's files without reading the tar: missing, wrong size, wrong index."""
     tar, index = folder / f"{shard['name']}.tar", folder / f"{shard['name']}.idx"
     faults = [size_fault(tar, shard["bytes"]), size_fault(index, shard["index_bytes"])]
     if not faults[1]:
-        with open_regular(index) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard["index_sha256"]:
-                faults.append(f"{index} is damaged: its sha256 differs from the manifest's")
+        content = _read_index(folder, shard)
+        if hashlib.sha256(content).hexdigest() != shard["index_sha256"]:
+            faults.append(f"{index} is damaged: its sha256 differs from the manifest's")
+        elif indexes is not None:
+            indexes[shard["name"]] = content
     return [fault for fault in faults if fault]
 
 
@@ -308,14 +328,18 @@ def box(sample: dict[str, bytes], detector: str) -> np.ndarray:
     return np.frombuffer(data, "<f4", offset=len(data) - 16).copy()  # float32 (4,) are the last 16 bytes of its .npy
 
 
-def _index_lines(folder: Path, shard: dict) -> list[str]:
-    """The lines of an index after the first."""
-    path = folder / f"{shard['name']}.idx"
-    with open_regular(path) as file:
-        first, *lines = file.read(shard["index_bytes"]).decode("ascii", "replace").split("\n")
-    if first.split() != ["v1.2", str(shard["samples"])] or len(lines) != shard["samples"] + 1 or lines.pop():
+def _line_starts(index: bytes, path: Path, samples: int) -> np.ndarray:
+    """The content of an index -> the first byte of each of its lines after the first: (samples,) int64."""
+    ends = np.flatnonzero(np.frombuffer(index, np.uint8) == ord("\n"))
+    first = index[: ends[0]].decode("ascii", "replace") if len(ends) else ""
+    if first.split() != ["v1.2", str(samples)] or len(ends) != samples + 1 or not index.endswith(b"\n"):
         raise InputError(
-            f"{path} does not list {shard['samples']:,} samples as an index of version 1.2. "
+            f"{path} does not list {samples:,} samples as an index of version 1.2. "
             "Restore the file, or rebuild the set."
         )
-    return lines
+    return ends[:-1] + 1
+
+
+def _read_index(folder: Path, shard: dict) -> bytes:
+    with open_regular(folder / f"{shard['name']}.idx") as file:
+        return file.read(shard["index_bytes"])

@@ -88,7 +88,10 @@ def gather(
         InputError: a sample is damaged.
     """
     if fetched is None:
-        fetched = [read() for read in reads(reader, spec, index, backgrounds, mattes, seed=seed, epoch=epoch)]
+        fetched = [
+            read()
+            for read in reads(reader, spec, index, backgrounds=backgrounds, mattes=mattes, seed=seed, epoch=epoch)
+        ]
     results = iter(fetched)
     samples = [open_fetched(reader, int(i), _check(next(results))) for i in index]
     metas = [meta(sample) for sample in samples]
@@ -132,9 +135,9 @@ def reads(
     reader: SplitReader | Cache,
     spec: ViewSpec,
     index: np.ndarray,
-    backgrounds: Backgrounds | None,
-    mattes: Mattes | None,
     *,
+    backgrounds: Backgrounds | None = None,
+    mattes: Mattes | None = None,
     seed: int,
     epoch: int,
 ) -> list[Callable[[], Any]]:

@@ -78,8 +78,8 @@ class Cache:
 
 
 def estimate_bytes(reader: SplitReader) -> int:
-    """Bytes of the decoded images of a split: exact for up to 256 samples; of a larger split an upper limit, the estimate
-    from 256 evenly spaced ones plus four standard errors."""
+    """Bytes of the decoded images of a split: exact for up to 256 samples; of a larger split an upper limit, the mean
+    of 256 evenly spaced ones plus four standard errors."""
     n = len(reader)
     numbers = np.linspace(0, n - 1, min(n, _MEASURED)).round().astype(int)
 

@@ -4,6 +4,8 @@ A counter-based generator has no state to keep, share or save: every thread, pro
 same draws for a sample. The published algorithm fixes the stream, so no NumPy release changes it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Columns of a sample's draws. Append only: moving a column changes every view of every seed.
@@ -16,7 +18,7 @@ COUNT = 43
 _WORD = np.uint64(0xFFFFFFFF)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85
-_ORDER, _PARTNERS = 1 << 31, 1 << 30  # streams; a view's stream is its number
+_ORDER, _PARTNERS, _TARS = 1 << 31, 1 << 30, 3 << 30  # streams; a view's stream is its number
 LENT = 1 << 29
 """The stream of the view of another set's image."""
 
@@ -46,6 +48,17 @@ def lender(u: np.ndarray, lenders: int) -> np.ndarray:
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     """The order of an epoch: (n,) int64."""
     return np.argsort(_words(seed, epoch, np.zeros(1, int), _ORDER, n)[0], kind="stable")
+
+
+def block_permutation(seed: int, epoch: int, tars: Sequence[int], block: int) -> np.ndarray:
+    """The order of an epoch by blocks: (n,) int64. The tars, of which `tars` has the numbers of samples, are put into a
+    random order; each `block` of them in turn are a block, whose samples are shuffled. One block of all tars is
+    `permutation`."""
+    order = np.argsort(_words(seed, epoch, np.zeros(1, int), _TARS, len(tars))[0], kind="stable")
+    place = np.empty(len(tars), np.int64)
+    place[order] = np.arange(len(tars))
+    words = _words(seed, epoch, np.zeros(1, int), _ORDER, sum(tars))[0]
+    return np.lexsort((words, np.repeat(place // block, tars)))
 
 
 def partners(seed: int, epoch: int, batch: int, view: int, n: int) -> np.ndarray:

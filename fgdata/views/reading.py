@@ -14,6 +14,8 @@ from itertools import count
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from ..cores import share_of_cores
 from .pool import Pool
 
@@ -32,6 +34,10 @@ def default_ahead(readers: int, batch_size: int) -> int:
     return WINDOW + -(-2 * readers // batch_size)
 
 
+Choose = Callable[[], tuple[np.ndarray, Sequence[Callable[[], Any]]]]
+"""() -> (n,) sample numbers of a batch, and its reads."""
+
+
 class Request:
     """A batch to read and to compute. The backend starts it when all reads are done and the batch was admitted."""
 
@@ -39,7 +45,7 @@ class Request:
         self.rank = rank
         self.future: Future = Future()
         self._backend, self._gather = backend, gather
-        self._results: list | None = None
+        self._results: dict[str, Any] | None = None
         self._admitted = False
         self._lock = Lock()
 
@@ -51,8 +57,8 @@ class Request:
         if starts:
             self._start()
 
-    def finish(self, results: list) -> None:
-        """Sets the results of its reads."""
+    def finish(self, results: dict[str, Any]) -> None:
+        """Sets the results of its reads, as arguments of `gather`."""
         with self._lock:
             self._results = results
             starts = self._admitted
@@ -65,9 +71,9 @@ class Request:
             self.future.set_exception(fault)
 
     def _start(self) -> None:
-        results, self._results = self._results, []
+        results, self._results = self._results, {}
         if results is not None and not self.future.cancelled():
-            self._backend.submit(self.rank, partial(self._gather, fetched=results), self.future)
+            self._backend.submit(self.rank, partial(self._gather, **results), self.future)
 
 
 class Readers:
@@ -77,10 +83,11 @@ class Readers:
         self._pool = Pool(threads, "fgdata-reads")
         self._seconds = 1.0  # of a recent read; at first each task has one
 
-    def start(self, request: Request, reads: Callable[[], Sequence[Callable[[], Any]]]) -> None:
-        """Starts a request: `reads` lists its reads, in a reader thread. A read that fails has its exception as its
-        result, which `gather` raises when it comes to that sample, so that the first sample in order is reported."""
-        self._pool.put(request.rank, self._begin, request, reads)
+    def start(self, request: Request, choose: Choose) -> None:
+        """Starts a request: `choose` gives its samples and reads, in a reader thread. A read that fails has its
+        exception as its result, which `gather` raises when it comes to that sample, so that the first sample in order
+        is reported."""
+        self._pool.put(request.rank, self._begin, request, choose)
 
     def put(self, rank: int, function: Callable, *arguments: Any) -> None:
         """Runs other work in a reader thread; it must not raise."""
@@ -90,15 +97,15 @@ class Readers:
         """Ends the threads after their current tasks."""
         self._pool.close()
 
-    def _begin(self, request: Request, reads: Callable[[], Sequence[Callable[[], Any]]]) -> None:
+    def _begin(self, request: Request, choose: Choose) -> None:
         if request.future.cancelled():
             return
         try:
-            listed = reads()
+            index, listed = choose()
         except BaseException as fault:
             request.fail(fault)
             return
-        results: list = [None] * len(listed)
+        results: dict[str, Any] = {"index": index, "fetched": [None] * len(listed)}
         length = max(1, min(_MOST, int(_TASK / self._seconds)))
         parts = [range(start, min(start + length, len(listed))) for start in range(0, len(listed), length)]
         if not parts:
@@ -107,15 +114,15 @@ class Readers:
         for part in parts:
             self._pool.put(request.rank, self._read, request, listed, results, part, left)
 
-    def _read(self, request: Request, listed: Sequence[Callable], results: list, part: range, left: "count") -> None:
+    def _read(self, request: Request, listed: Sequence[Callable], results: dict, part: range, left: "count") -> None:
         if request.future.cancelled():
             return
         start = time.monotonic()
         for i in part:
             try:
-                results[i] = listed[i]()
+                results["fetched"][i] = listed[i]()
             except BaseException as fault:
-                results[i] = fault
+                results["fetched"][i] = fault
         self._seconds += ((time.monotonic() - start) / len(part) - self._seconds) / 8
         if next(left) == 0:
             request.finish(results)

@@ -88,6 +88,7 @@ class Trainer:
             readers=config.data.readers,
             ahead=config.data.ahead,
             cache=config.data.cache,
+            shuffle_block=config.data.shuffle_block,
             device=device,
         )
         views = self.objective.views

@@ -189,6 +189,7 @@ def warm_up(
         readers=config.data.readers,
         ahead=config.data.ahead,
         cache=config.data.cache,
+        shuffle_block=config.data.shuffle_block,
         device=device,
     )
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")

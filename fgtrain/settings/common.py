@@ -82,6 +82,9 @@ class Data:
     cache: Literal["ram"] | None = None
     """ram: keep the decoded images in memory, 3 bytes per pixel in each process, so that each is decoded once. Does not
     change the result; the backend is then threads."""
+    shuffle_block: int | None = None
+    """Tars of the set whose samples are shuffled together, so that reads stay within a few files: for disks and network
+    storage. Default: the whole split is shuffled."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +288,8 @@ class Config:
         for name in ("readers", "ahead"):
             count = getattr(self.data, name)
             need(count is None or 1 <= count <= 1024, f"data.{name}", count, "1 to 1024")
+        block = self.data.shuffle_block
+        need(block is None or 1 <= block <= MOST, "data.shuffle-block", block, f"1 to {MOST:,} tars")
         allowed = f"{self.view_count}, the views of an image that {getattr(self, 'method', 'the method')} takes"
         need(self.views.views == self.view_count, "views.views", self.views.views, allowed)
         local = self.views.local.count

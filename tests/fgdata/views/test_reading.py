@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import memory_set
+import numpy as np
 import pytest
 import torch
 from memory_set import MemorySet, same
@@ -152,9 +153,9 @@ def test_a_cancelled_request_is_not_computed():
             started.append(arguments)
 
     readers, gate = Readers(2), threading.Event()
-    cancelled, empty = (Request(rank, Backend(), lambda fetched: None) for rank in (0, 1))
-    readers.start(cancelled, lambda: [lambda: gate.wait(PAST)])
-    readers.start(empty, list)
+    cancelled, empty = (Request(rank, Backend(), lambda index, fetched: None) for rank in (0, 1))
+    readers.start(cancelled, lambda: (np.arange(1), [lambda: gate.wait(PAST)]))
+    readers.start(empty, lambda: (np.arange(0), []))
     cancelled.admit()
     empty.admit()
     cancelled.future.cancel()
