@@ -106,7 +106,7 @@ class Readers:
             request.fail(fault)
             return
         results: dict[str, Any] = {"index": index, "fetched": [None] * len(listed)}
-        length = max(1, min(_MOST, int(_TASK / self._seconds)))
+        length = max(1, min(_MOST, int(_TASK / max(self._seconds, 1e-6))))
         parts = [range(start, min(start + length, len(listed))) for start in range(0, len(listed), length)]
         if not parts:
             request.finish(results)
