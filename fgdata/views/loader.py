@@ -141,6 +141,7 @@ class Loader:
             )
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
+        self._shuffle_block = shuffle_block
         self._check(shards, split, readers, ahead, cache)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
@@ -366,7 +367,7 @@ class Loader:
         need(0 <= self._rank < self._world_size, f"rank is {self._rank} of {self._world_size}", "0 to world_size - 1")
         for name, value in (("readers", readers), ("ahead", ahead)):
             need(value is None or 1 <= value <= 1024, f"{name} is {value}", "1 to 1024; omit it for the default")
-        block = self._identity["shuffle_block"]
+        block = self._shuffle_block
         need(block is None or block >= 1, f"shuffle_block is {block}", "1 or more; omit it to shuffle the whole split")
         need(block is None or self._shuffle, "shuffle_block is set, and shuffle is False", "shuffle_block with shuffle")
         need(cache in (None, "ram"), f"cache is {cache!r}", "ram, None")
