@@ -28,7 +28,7 @@ FIGURES = {
 }
 """Evaluation -> its figures and their titles, in the order of the columns."""
 SETTINGS = {
-    "knn": ("k", "temperature"),
+    "knn": ("k", "temperature", "split"),
     "linear": ("protocol", "cache", "fraction", "epochs", "trials"),
     "finetune": ("fraction", "epochs", "batch_size", "rates", "decays", "trials"),
     "retrieval": (),
@@ -223,7 +223,11 @@ def describe(key: str, value: Any) -> str:
 
 def _setting_of(line: Line, name: str, value: Any) -> Any:
     """The value of a setting, with a list as a tuple."""
-    ok = value is None or isinstance(value, (bool, str) if name in ("protocol", "cache") else bool) or is_finite(value)
+    ok = (
+        value is None
+        or isinstance(value, (bool, str) if name in ("protocol", "cache", "split") else bool)
+        or is_finite(value)
+    )
     if isinstance(value, list) and all(map(is_finite, value)):
         return tuple(value)
     if not ok:

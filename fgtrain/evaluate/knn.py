@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
 from ..networks.encoder import Encoder
-from .probe import Rows, embed
+from .probe import Rows, embed, held_out
 
 
 def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
@@ -35,6 +36,20 @@ def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: 
     view = encoder.evaluation_view(size)
     train, test = (embed(encoder, shards, split, view, device) for split in ("train", "test"))
     return classify(train, test, k, temperature, len(shards.classes))
+
+
+def hold_out(rows: Rows) -> tuple[Rows, Rows]:
+    """Rows of the train split -> those that vote, and a tenth of every class to be scored (of seed 0).
+
+    InputError when no class has two images.
+    """
+    held = held_out(rows[1], 0)
+    if not held.any():
+        raise InputError(
+            "No class of the train split has two images, so none can be held out. Omit --split validation."
+        )
+    features, labels, index = rows
+    return (features[~held], labels[~held], index[~held]), (features[held], labels[held], index[held])
 
 
 def classify(train: Rows, test: Rows, k: int, temperature: float, classes: int) -> Tensor:

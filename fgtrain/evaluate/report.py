@@ -31,19 +31,22 @@ BOTH = ("train", "test")
 
 def run_knn(flags: Knn) -> dict[str, Any]:
     """Runs `fgtrain eval knn` and returns its record."""
-    subject, k, temperature = Subject.open(flags, BOTH), flags.k, flags.temperature
+    validation = flags.split == "validation"
+    subject, k, temperature = Subject.open(flags, ("train",) if validation else BOTH), flags.k, flags.temperature
     bank = subject.shards.splits["train"]
     need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split")
     right, notes = {}, []
     for name, encoder in subject.encoders(flags.untrained).items():
-        train, test = (embed(subject, encoder, split) for split in BOTH)
+        train = embed(subject, encoder, "train")
+        train, test = knn.hold_out(train) if validation else (train, embed(subject, encoder, "test"))
         notes = subject.check_classes(train[1], test[1])
         right[name] = knn.classify(train, test, k, temperature, len(subject.shards.classes))
-    table = new_table(f"kNN, k = {k}, {subject.size} px", "encoder", "test accuracy", "standard error", "n")
+    table = new_table(f"kNN, k = {k}, {subject.size} px", "encoder", f"{flags.split} accuracy", "standard error", "n")
     for name, r in right.items():
         s = probe.score(r)
         table.add_row(name, f"{s['accuracy']:.1%}", f"{s['standard_error']:.1%}", f"{s['n']:,}")
     values = probe.score(right[subject.name]) | {"k": k, "temperature": temperature, "chance": subject.chance}
+    values |= {"split": flags.split} if validation else {}
     gain, sentences = compute_gain(right, "accuracy")
     (record,) = publish(subject, "knn", [values | gain], table, chance(subject), *notes, *sentences)
     return record

@@ -83,6 +83,9 @@ class Study:
     part: str | None = None
     """I/N: run only this part of the runs, as one of N jobs on a shared disk. A last call without it writes the table.
     """
+    tune: bool = False
+    """First choose a learning rate for each method, with the same sweep for all, by kNN on a tenth of the train split.
+    """
     dry_run: bool = False
     """Check the settings of every row, print what would run and how long it takes, and stop."""
     out: Path | None = None

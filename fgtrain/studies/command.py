@@ -17,7 +17,7 @@ from fgdata.files.lock import create_folder
 
 from ..printing import say
 from ..settings.studying import Study as Flags
-from . import declaration, estimate, figures, page, plan, running, tables
+from . import declaration, estimate, figures, page, plan, running, tables, tune
 from .check import check
 from .figures import Results
 from .plan import Job, Measure, Plan, reason_missing
@@ -35,14 +35,22 @@ def run_study(flags: Flags) -> None:
     scaled = scale(study, flags)
     out = flags.out or Path("studies") / study.name
     made = plan.make(scaled, out)
+    check(made, part(made, flags), flags.device, need_sets=not flags.dry_run)
+    rates: list[str] = []
+    if flags.tune and not flags.dry_run:
+
+        def run_all(trials: Plan, every: Sequence[Job]) -> None:
+            plan.check_started(trials)
+            running.check_failures(run_jobs(trials, every, flags), out / "logs")
+
+        made, rates = tune.tune(made, run_all)
     plan.check_started(made)
     jobs = part(made, flags)
-    check(made, jobs, flags.device, need_sets=not flags.dry_run)
     if flags.dry_run:
         dry_run(made, jobs, flags)
         return
     failed = run_jobs(made, jobs, flags)
-    table = make_table(made, flags)
+    table = make_table(made, rates)
     write(table, out)
     say(tables.terminal(table), *table.head, *table.foot)
     say(f"Written: {', '.join(str(out / f'table.{kind}') for kind in ('md', 'csv', 'html'))}")
@@ -90,6 +98,12 @@ def dry_run(made: Plan, jobs: Sequence[Job], flags: Flags) -> None:
         table.add_row(row.name, f"not run: {reason}" if reason else what, str(len(folders) or ""), str(done or ""))
     trainings = sum(not job.trained for job, _ in open_)
     evaluations = sum(len(measures) for _, measures in open_)
+    if flags.tune:
+        sweep = tune.with_trials(made, tune.sweeps(made))
+        lacking = [(job, Results(sweep).missing(job)) for job in sweep.jobs.values() if job.folder not in made.jobs]
+        extra = [(job, measures) for job, measures in lacking if measures or not job.trained]
+        say(f"--tune adds {counted(len(extra), 'run')} of {counted(len(tune.FACTORS), 'learning rate')} per method.")
+        open_ += extra
     total = estimate.estimate(open_, made.jobs.values(), flags.device)
     say(table, *head(made.scaled), *unused(made))
     if unbuilt := sorted({d.path for job in jobs for d in sets_of(job) if not (d.folder / "manifest.json").is_file()}):
@@ -136,12 +150,12 @@ def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
     return failed
 
 
-def make_table(made: Plan, flags: Flags) -> Table:
-    """The table of a study as far as it is measured."""
+def make_table(made: Plan, rates: Sequence[str] = ()) -> Table:
+    """The table of a study as far as it is measured. rates: sentences on how the learning rates were chosen."""
     study = made.scaled.study
     lines = figures.read(made)
     foot = [f"{line.name}: not run: {line.missing}" for line in lines if line.missing]
-    foot += unused(made)
+    foot += [*unused(made), *rates]
     if len(study.seeds) > 1:
         foot.append(
             f"Seeds {' '.join(map(str, study.seeds))}. ±: half the 95 % interval of the mean over seeds (Student's t); "

@@ -145,6 +145,8 @@ def identify(column: Column, size: int | None, digest: str) -> compare.Column:
     """The column of `fgtrain compare` that this column is: its evaluation's settings, the view size, the set."""
     flags = flags_of(column.evaluation, column.settings, column.name)
     values = {name: getattr(flags, name, None) for name in compare.SETTINGS[column.evaluation]}
+    if column.evaluation == "knn":
+        values["split"] = None if flags.split == "test" else flags.split  # as the records of earlier versions
     if column.evaluation == "linear":
         from ..evaluate.linear import PROTOCOLS
 

@@ -80,7 +80,9 @@ def run(
         for slot, (job, process) in list(running.items()):
             if (code := process.poll()) is not None:
                 del running[slot]
-                if code and not stop.number:
+                if code and not stop.number and job.folder.is_dir() and is_locked(job.folder):
+                    waiting.append(job)  # another process was faster; wait for its run
+                elif code and not stop.number:
                     failed[job.folder] = describe_exit(code)
         if stop.number:
             for slot, (_, process) in running.items():
