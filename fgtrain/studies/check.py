@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
@@ -28,6 +29,7 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
         try:
             for data in _sets(job) if need_sets else []:
                 check_set(data)
+            check_weights(job)
             if job.config is not None:
                 same = replace(job.config, seed=0)
                 if (job.recipe, str(same)) not in seen:
@@ -44,6 +46,15 @@ def check_set(data: DataSet) -> None:
     if not (data.folder / "manifest.json").is_file():
         build = f" Build it: {data.build}" if data.build else ""
         raise InputError(f"{data.path}, the set {data.title}, is not built.{build} Or name others with --data.shards")
+
+
+def check_weights(job: Job) -> None:
+    """InputError if a job starts from, or measures, a file that is not there. Weights that timm downloads, and those of
+    a first stage, are not looked for."""
+    name = job.weights or (job.config.init if job.config is not None and job.needs is None else None)
+    elsewhere = name in (None, "random", "imagenet", "imagenet-v2") or str(name).startswith(("timm:", "hf-hub:"))
+    if not elsewhere and not Path(str(name)).exists():
+        raise InputError(f"the weights {name} that it starts from do not exist. Name others with --init FILE")
 
 
 def check_training(job: Job, device, need_sets: bool) -> None:

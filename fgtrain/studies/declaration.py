@@ -175,7 +175,7 @@ def parse(text: str, name: str, source: str) -> Study:
     """The text of a study's file -> the study. InputError naming `source` and the key of the first fault."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
+    except (tomllib.TOMLDecodeError, RecursionError) as fault:
         raise InputError(f"{source} is not valid TOML: {fault}. docs/studies.md has an example.") from None
     if absent := [key for key in ("title", "columns", "rows") if not values.get(key)]:
         raise InputError(f"{source} lacks {absent[0]}. docs/studies.md has an example.")
@@ -260,8 +260,10 @@ def _columns(values: Any, sets: dict[str, DataSet], source: str, every: Sequence
     ]
 
 
-def flat_settings(values: dict) -> dict[str, Any]:
-    """Settings of a file, dotted or nested -> by the names of flags: {"optim.lr": 0.1}."""
+def flat_settings(values: Any) -> dict[str, Any]:
+    """Settings of a file, dotted or nested -> by the names of flags: {"optim.lr": 0.1}. InputError if it is no table."""
+    if not isinstance(values, dict):
+        raise InputError(f"Settings are {str(values)[:60]!r}; expected a table, such as {{ optim.lr = 0.1 }}.")
     return {key.replace("-", "_"): value for key, value in flat(values).items()}
 
 

@@ -97,6 +97,8 @@ def test_flags_scale_a_study_down_and_say_so(tmp_path):
         ('title = "Two rows"', "title = ", "is not valid TOML"),
         ("fractions = [1.0, 0.2]", "fractions = [2.0]", "--fractions is 2"),
         ('name = "linear 20%"', "name = 7", "expected str"),
+        ("per_set = { cub = { optim.lr = 0.2 } }", "per_set = { cub = 3 }", "expected a table"),
+        ("per_set = { cub = { optim.lr = 0.2 } }", "per_set = { cup = {} }", "'cup' is not a set"),
     ],
 )
 def test_a_fault_names_the_file_or_row_and_what_is_allowed(old: str, new: str, message: str, tmp_path):

@@ -66,6 +66,8 @@ def test_a_row_that_cannot_work_fails_before_any_row_trains(words: list[str], tm
     assert not (tmp_path / "out").exists()
     assert cli.main([*words, "--data.batch-size", "64"]) == 2
     assert "allowed: at most 32" in capsys.readouterr().err
+    assert cli.main([*words, "--init", str(tmp_path / "none.pth")]) == 2
+    assert "'random': the weights" in capsys.readouterr().err
 
 
 def test_a_dry_run_counts_and_starts_nothing(words: list[str], tmp_path: Path, capsys):
