@@ -261,7 +261,7 @@ def _columns(values: Any, sets: dict[str, DataSet], source: str, every: Sequence
 
 
 def flat_settings(values: Any) -> dict[str, Any]:
-    """Settings of a file, dotted or nested -> by the names of flags: {"optim.lr": 0.1}. InputError if it is no table."""
+    """Settings of a file, dotted or nested -> by the names of flags: {"optim.lr": 0.1}. InputError for no table."""
     if not isinstance(values, dict):
         raise InputError(f"Settings are {str(values)[:60]!r}; expected a table, such as {{ optim.lr = 0.1 }}.")
     return {key.replace("-", "_"): value for key, value in flat(values).items()}
