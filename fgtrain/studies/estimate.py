@@ -32,9 +32,6 @@ class Estimate:
     """Hours of some jobs one after another, and where they come from."""
 
     hours: float
-    measured: int
-    """Jobs whose own run was timed."""
-    jobs: int
     basis: str
 
     def __str__(self) -> str:
@@ -55,11 +52,9 @@ def estimate(jobs: Iterable[tuple[Job, list[Measure]]], every: Iterable[Job], de
     rates = [training(job) * speed / _images(job) for job, speed in timed if _images(job)]
     rate = sum(rates) / len(rates) if rates else _assumed(device)
     own = {job.folder: speed for job, speed in timed}
-    hours, count = 0.0, 0
-    pending = list(jobs)
-    for job, measures in pending:
+    hours = 0.0
+    for job, measures in jobs:
         if not job.trained:
-            count += job.folder in own
             seconds = _images(job) / own[job.folder] if job.folder in own else training(job) / rate
             hours += seconds * (1 - _done(job)) / 3600
         hours += sum(evaluation(job, measure) for measure in measures) / rate / 3600
@@ -68,7 +63,7 @@ def estimate(jobs: Iterable[tuple[Job, list[Measure]]], every: Iterable[Job], de
         if timed
         else f"counted: an estimate at {rate / 1e9:,.0f} GFLOP/s, which no run has measured"
     )
-    return Estimate(hours, count, len(pending), basis)
+    return Estimate(hours, basis)
 
 
 def training(job: Job) -> float:

@@ -37,8 +37,8 @@ def _table(table: Table) -> str:
     for line in table.lines:
         cells = []
         for column, cell in zip(table.columns, line.cells):
-            gap = [tables.difference(cell, column), _tagged("paper", tables.paper_difference(cell))]
-            small = "; ".join(filter(None, [_tagged("paper", tables.paper(cell)), *gap]))
+            gap = [tables.difference(cell, column), tables.tagged("paper", tables.paper_difference(cell))]
+            small = "; ".join(filter(None, [tables.tagged("paper", tables.paper(cell)), *gap]))
             cells.append(f"<td>{escape(tables.ours(cell, column))}<br><small>{escape(small)}</small>")
         missing = f'<br><small class="missing">not run: {escape(line.missing)}</small>' if line.missing else ""
         rows.append(f"<tr><td>{escape(line.name)}{missing}{''.join(cells)}")
@@ -104,7 +104,3 @@ def _whisker(left: float, right: float, y: float) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 34 else f"{name[:33]}…"
-
-
-def _tagged(tag: str, text: str) -> str:
-    return f"{tag} {text}" if text else ""

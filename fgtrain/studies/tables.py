@@ -70,8 +70,8 @@ def terminal(table: Table) -> RichTable:
     for line in table.lines:
         cells = []
         for column, cell in zip(table.columns, line.cells):
-            gap = "; ".join(filter(None, [difference(cell, column), _tagged("paper", paper_difference(cell))]))
-            cells.append("\n".join(filter(None, [ours(cell, column), _tagged("paper", paper(cell)), gap])))
+            gap = "; ".join(filter(None, [difference(cell, column), tagged("paper", paper_difference(cell))]))
+            cells.append("\n".join(filter(None, [ours(cell, column), tagged("paper", paper(cell)), gap])))
         shown.add_row(line.name + (" (not run)" if line.missing else ""), *cells)
     return shown
 
@@ -125,5 +125,6 @@ def _row(words: Sequence[str]) -> str:
     return "| " + " | ".join(map(escape, words)) + " |"
 
 
-def _tagged(tag: str, text: str) -> str:
+def tagged(tag: str, text: str) -> str:
+    """A word before a text: paper 64.3; "" without a text."""
     return f"{tag} {text}" if text else ""
