@@ -33,6 +33,7 @@ FUNCTIONS: dict[type, str] = {
     evaluations.Compare: "fgtrain.evaluate.tables:run_compare",
     evaluations.Export: "fgtrain.networks.saved:run_export",
     sharing.Embed: "fgtrain.evaluate.embed:run_embed",
+    sharing.Push: "fgtrain.sharing.push:run_push",
     pictures.Views: "fgtrain.show.views:draw_views",
     pictures.Gradcam: "fgtrain.show.gradcam:draw_gradcam",
     pictures.Pairs: "fgtrain.show.pairs:draw_pairs",
@@ -83,6 +84,7 @@ COMMANDS: dict[str, type] = {
     "list": List,
     "embed": sharing.Embed,
     "export": evaluations.Export,
+    "push": sharing.Push,
 }
 
 

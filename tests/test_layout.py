@@ -41,6 +41,7 @@ ROOMS = {
             "objectives",
             "evaluate",
             "show",
+            "sharing",
             "engine",
             "studies",
             "extend",

@@ -86,30 +86,16 @@ def run_export(flags: Export) -> None:
     inside = any(p.name == "checkpoints" and (p.parent / "config.json").is_file() for p in file.resolve().parents)
     if inside or file.with_name("state.pt").exists():
         raise InputError(f"{file} is inside the checkpoints of a run. Choose another folder for FILE.")
-    encoder, config = load_encoder(checkpoint), file.with_name("config.json")
     if onnx:
-        say(*write_onnx(encoder, checkpoint.size if flags.size is None else flags.size, file))
+        say(*write_onnx(load_encoder(checkpoint), checkpoint.size if flags.size is None else flags.size, file))
         return
+    config = file.with_name("config.json")
     if config.exists() and "architecture" not in read_json(config):
         raise InputError(
             f"{config} exists and is not a timm config, which export writes there. Choose another folder for FILE."
         )
-    branch = encoder.attend or encoder.parts
-    encoder.attend = encoder.parts = None  # other libraries refuse unknown names
-    expected = checksum(dict(encoder.state_dict()))
-    with whole(file) as part:
-        if branch is None:
-            shutil.copyfile(checkpoint.file, part)
-        else:
-            part.write_bytes(without_branch(checkpoint.file, encoder, expected))
-        if checksum(load_file(part)) != expected:
-            raise InputError(
-                f"{file} was written, but reading it back gives other weights. Check the disk, or choose another "
-                "folder for FILE."
-            )
-    plain = (checkpoint.model.width, checkpoint.model.stem) == (64, "imagenet")
-    if plain:
-        write_json(config, timm_config(encoder))
+    write_weights(checkpoint, file)
+    plain = is_standard(checkpoint.model)
     name, at = checkpoint.model.backbone, quote(str(file))
     lines = [f"{file}: {name}, width {checkpoint.model.width}, {checkpoint.model.stem} stem, step {checkpoint.step:,}."]
     if plain:
@@ -128,7 +114,7 @@ def run_export(flags: Export) -> None:
         )
     lines.append(f"import fgtrain.networks; encoder = fgtrain.networks.load({str(file)!r})")
     lines.append("encoder(images).pooled  # images normalised by encoder.mean and encoder.std")
-    if branch is not None:
+    if checkpoint.model.attend or checkpoint.model.parts:
         lines.append(
             f"{'The prototypes of parts are' if checkpoint.model.parts else 'The attention branch is'} left out: the "
             "file's feature is the network's own, not the one that evaluations of the run use."
@@ -138,11 +124,44 @@ def run_export(flags: Export) -> None:
     say(*lines)
 
 
-def without_branch(file: Path, encoder: Encoder, crc32: int) -> bytes:
-    """The weights of an encoder as safetensors, with the metadata of `file` but without attention branch or parts."""
+def is_standard(model: Model) -> bool:
+    """Whether timm has the network under its name."""
+    return (model.width, model.stem) == (64, "imagenet")
+
+
+def write_weights(checkpoint: Checkpoint, file: Path, settings: bool = True) -> Encoder:
+    """Writes the weights without attention branch or parts, and for a network of timm a config.json beside them -> the
+    encoder without them.
+
+    settings: keep the settings of the run, which name files of this machine, in the metadata. InputError when the
+    checkpoint is damaged or a file cannot be written.
+    """
+    encoder = load_encoder(checkpoint)
+    branch = encoder.attend or encoder.parts
+    encoder.attend = encoder.parts = None  # other libraries refuse unknown names
+    expected = checksum(dict(encoder.state_dict()))
+    with whole(file) as part:
+        if branch is None and settings:
+            shutil.copyfile(checkpoint.file, part)
+        else:
+            part.write_bytes(rewritten(checkpoint.file, encoder, expected, settings))
+        if checksum(load_file(part)) != expected:
+            raise InputError(
+                f"{file} was written, but reading it back gives other weights. Check the disk, or choose another "
+                "folder for FILE."
+            )
+    if is_standard(checkpoint.model):
+        write_json(file.with_name("config.json"), timm_config(encoder))
+    return encoder
+
+
+def rewritten(file: Path, encoder: Encoder, crc32: int, settings: bool) -> bytes:
+    """The weights of an encoder as safetensors, with the metadata of `file` but without attention branch or parts, and
+    perhaps without settings."""
     with safe_open(file, "pt") as opened:
         about = parse_json(opened.metadata()["fgtrain"])
-    about = {k: v for k, v in about.items() if k not in ("attend", "parts")} | {"crc32": crc32}
+    left_out = ("attend", "parts") if settings else ("attend", "parts", "settings")
+    about = {k: v for k, v in about.items() if k not in left_out} | {"crc32": crc32}
     return save(dict(encoder.state_dict()), metadata={"fgtrain": json.dumps(about, sort_keys=True)})
 
 

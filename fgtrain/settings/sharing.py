@@ -1,6 +1,6 @@
-"""The flags of the commands that give results to other programs: `fgtrain embed`. A docstring under a field is its
-`--help`."""
+"""The flags of `fgtrain embed` and `fgtrain push`. A docstring under a field is its `--help`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from fgdata.files.output import check_output
 
+from .common import Switch, need
 from .evaluations import RunOrCheckpoint
 
 
@@ -30,3 +31,25 @@ class Embed:
 
     def __post_init__(self) -> None:
         check_output(self.out, (".parquet",), "--out")
+
+
+@dataclass(frozen=True)
+class Push:
+    """Publish the encoder of a run as a model of the Hugging Face hub: safetensors and a config.json, from which
+    timm.create_model("hf-hub:ORG/NAME", pretrained=True) builds it, a model card, and results.jsonl."""
+
+    run: RunOrCheckpoint
+    """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
+    to: Annotated[Positional[str], arg(metavar="hf://ORG/NAME")]
+    """The model's address; it is created if it does not exist."""
+    private: Switch = False
+    """Create a private model. Has no effect on one that exists."""
+    licence: str | None = None
+    """Licence of the weights, by the hub's name: mit, apache-2.0, cc-by-nc-4.0, ... Default: the card says that it is
+    unknown. Weights that continue others' have their terms, and images may forbid some uses."""
+
+    def __post_init__(self) -> None:
+        ok = re.fullmatch(r"hf://[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", self.to) is not None
+        need(ok, "to", self.to, "hf://ORG/NAME, such as hf://my-lab/cvsa-cub")
+        ok = self.licence is None or re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,40}", self.licence) is not None
+        need(ok, "licence", self.licence, "a name of the hub, such as mit")

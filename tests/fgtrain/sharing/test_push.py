@@ -1,0 +1,104 @@
+"""`fgtrain push` to a hub on this machine, from which timm loads the model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import Hub, serving_hub
+
+from fgtrain import cli
+from fgtrain.evaluate.records import append_record
+from fgtrain.networks.encoder import Encoder
+from fgtrain.runs.rundir import RunDir
+from fgtrain.settings.common import Model
+from fgtrain.settings.file import relevant
+from fgtrain.settings.methods import ByolConfig
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """An empty hub that huggingface_hub and timm use, with a cache of its own."""
+    from huggingface_hub import constants
+
+    with serving_hub() as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.address)
+        template = served.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        original = huggingface_hub.HfApi
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: original(endpoint=served.address, token="hf_test"))
+        yield served
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, Encoder]:
+    """A run with a checkpoint and two results, of which one is of an earlier step."""
+    model, path = Model("test_vit"), tmp_path / "runs" / "vit"
+    config = ByolConfig(model=model, init="/home/someone/secret/start.pth")
+    with RunDir.claim(path, config) as claimed:
+        claimed.start(config)
+    network = Encoder(model).eval()
+    about = {"backbone": "test_vit", "width": "64", "stem": "imagenet", "size": "160", "step": "7", "method": "byol"}
+    about |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "settings": relevant(config)}
+    RunDir(path).save_checkpoint(7, network, about, {}, keep=1)
+    for step, accuracy in ((3, 0.25), (7, 0.5)):
+        line = {"evaluation": "knn", "step": step, "accuracy": accuracy, "chance": 0.1, "n": 40, "k": 20}
+        append_record(path / "results.jsonl", {**line, "digest": "abc", "shards": "/home/someone/shards/cub"})
+    return path, network
+
+
+def test_timm_loads_what_was_pushed(hub: Hub, run: tuple[Path, Encoder], capsys):
+    import timm
+
+    path, network = run
+    assert cli.main(["push", str(path), "hf://my-lab/birds", "--licence", "mit", "--private"]) == 0
+    assert "timm.create_model('hf-hub:my-lab/birds', pretrained=True)" in capsys.readouterr().out
+    files = hub.repositories["my-lab/birds"]
+    assert {"model.safetensors", "config.json", "README.md", "results.jsonl", "settings.json"} <= files.keys()
+    assert hub.private["my-lab/birds"]
+    theirs = timm.create_model("hf-hub:my-lab/birds", pretrained=True).eval()
+    assert tuple(theirs.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
+    x = torch.rand(2, 3, 160, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x), network(x).pooled, rtol=1e-4, atol=1e-5)  # another layout
+    card = files["README.md"].decode()
+    assert card.startswith("---\nlibrary_name: timm\n")
+    assert "license: mit\n" in card
+    assert "| knn | k 20 | accuracy | 50.0% | 10.0% | 40 | abc |" in card
+    assert "25.0%" not in card, "a result of another checkpoint"
+    assert [json.loads(line)["step"] for line in files["results.jsonl"].splitlines()] == [7]
+    assert json.loads(files["settings.json"])["init"] == "start.pth"
+    assert not any(b"someone" in data for name, data in files.items() if name != "model.safetensors")
+
+
+def test_the_weights_hold_no_path_of_the_machine(hub: Hub, run: tuple[Path, Encoder]):
+    assert cli.main(["push", str(run[0]), "hf://my-lab/birds"]) == 0
+    files = hub.repositories["my-lab/birds"]
+    assert b"someone" not in files["model.safetensors"]
+    assert "license: unknown" in files["README.md"].decode()
+    assert "The licence of these weights is not stated." in files["README.md"].decode()
+
+
+def test_a_hub_that_refuses_is_named(hub: Hub, run: tuple[Path, Encoder], capsys):
+    hub.refuse = 403
+    assert cli.main(["push", str(run[0]), "hf://my-lab/birds"]) == 2
+    assert "hf://my-lab/birds could not be written: " in (error := capsys.readouterr().err)
+    assert "hf auth login" in error
+
+
+def test_a_network_that_timm_lacks_is_not_pushed(hub: Hub, tmp_path: Path, capsys):
+    about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "1", "method": "byol"}
+    checkpoint = RunDir(tmp_path / "a").save_checkpoint(1, Encoder(Model(width=8)), about, {}, keep=1)
+    assert cli.main(["push", str(checkpoint), "hf://my-lab/birds"]) == 2
+    assert "which timm does not have" in capsys.readouterr().err
+    assert not hub.repositories
+
+
+@pytest.mark.parametrize("to", ["my-lab/birds", "hf://birds", "hf://a/b/c", "hf://a/../b"])
+def test_an_address_that_is_none(to: str, tmp_path: Path, capsys):
+    assert cli.main(["push", str(tmp_path), to]) == 2
+    assert f"--to is {to}; allowed: hf://ORG/NAME" in " ".join(capsys.readouterr().err.split())
