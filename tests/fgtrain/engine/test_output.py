@@ -48,9 +48,13 @@ def test_training_continues_when_its_output_has_no_space(drawn_set: Path, tmp_pa
 
 
 def test_a_closed_terminal_stops_a_run_with_a_checkpoint(drawn_set: Path, tmp_path: Path):
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at_step(patch, 3, signal.SIGHUP)
-        run = lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, ignores it
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at_step(patch, 3, signal.SIGHUP)
+            run = lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert (RunDir(run).facts["status"], final(run)["step"]) == ("stopped", 3)
 
 
