@@ -78,7 +78,8 @@ def download(url: str, checksum: str, path: Path, *, by_hand: str, flag: str) ->
         now = part.stat().st_size if part.is_file() else 0
         tries = 0 if now > size else tries + 1
         if tries >= TRIES:
-            raise InputError(f"{url}: {reason}; {now:,} bytes were downloaded so far. {resume}") from None
+            advice = resume if now else f"Check the network, and run the same command again. {by_hand}"
+            raise InputError(f"{url}: {reason}; {now:,} bytes were downloaded so far. {advice}") from None
         time.sleep(0.2 * 2**tries)
     print(f"Checking {path.name}", file=sys.stderr)
     kind = "MD5" if len(checksum) == 32 else "SHA-256"

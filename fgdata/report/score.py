@@ -84,7 +84,10 @@ def score(path: Path, against: str | None = None) -> dict:
     scored = read_boxes(shards)
     if against is not None:
         if against not in scored.boxes:
-            raise InputError(f"{path} has no boxes by {against}; it has {', '.join(scored.boxes)}.")
+            raise InputError(
+                f"{path} has no boxes by {against}; it has {', '.join(scored.boxes)}. Name one of them, "
+                f"or add the boxes: fgdata add {path} --saliency {against}"
+            )
         scored = _take_as_truth(scored, against)
     return {"against": against} | table(scored, shards)
 

@@ -9,6 +9,7 @@ images that the network was trained on, where it accepts that.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ def open_source(family: str, argument: str, flag: str = "--saliency", times: int
         else:
             encoder, trained, about = _open_run(f"{flag} {family}:", path)
     except InputError as fault:
-        raise InputError(f"{name}: {fault}") from None
+        text = re.sub(r"--model\.backbone (?=\w)", "backbone=", str(fault))  # the flag of fgtrain -> our setting
+        raise InputError(f"{name}: {text.replace('--model.backbone', 'backbone=NAME')}") from None
     larger = times * trained
     side = settings.get("size", str(larger if encoder.shape.fits(encoder.model, larger) else trained))
     if not side.isdecimal() or not SMALLEST <= int(side) <= LARGEST:

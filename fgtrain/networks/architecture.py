@@ -29,10 +29,10 @@ def build(model: Model) -> nn.Module:
 
     name, _, _ = model.backbone.partition(".")
     if not timm.is_model(name):
-        near = [*BLOCKS, *difflib.get_close_matches(name, timm.list_models(), 5, 0.5)]
+        near = dict.fromkeys([*BLOCKS, *difflib.get_close_matches(name, timm.list_models(), 5, 0.5)])
         raise InputError(
             f"--model.backbone {model.backbone} is not a network of timm {timm.__version__}; similar names: "
-            f"{', '.join(near)}. List them: python -c \"import timm; print(*timm.list_models('*vit*'))\""
+            f'{", ".join(near)}. List them: python -c "import timm; print(*timm.list_models())"'
         )
     _refuse(model.width != 64, "--model.width", str(model.width), "64", model)
     _refuse(model.stem != "imagenet", "--model.stem", model.stem, "imagenet", model)

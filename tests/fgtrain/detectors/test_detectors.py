@@ -118,7 +118,7 @@ def test_weights_of_another_project_need_the_name_of_their_network(runs: Path, t
     for name, problem in {
         f"tokencut:{file}": "is not an encoder saved by fgtrain.*Weights of another project.*,backbone=NAME",
         f"tokencut:{file},backbone=test_vit2": "does not fit the encoder, a test_vit2",
-        f"tokencut:{file},backbone=bird": "--model.backbone bird is not a network of timm",
+        f"tokencut:{file},backbone=bird": "backbone=bird is not a network of timm",
         f"tokencut:{file},backbone=test_vit,colour=red": "'colour' is not a setting; allowed: backbone=, size=",
         f"tokencut:{file},backbone=test_vit,size=big": "size is 'big'; allowed: 32 to 2048",
         f"tokencut:{file},backbone=test_vit,size=65": "size is 65, which test_vit cannot process; allowed: 64, 80",
