@@ -1,10 +1,11 @@
 """Settings that have no effect because another setting turns them off. A run prints them before its first step."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from .common import Config
+from .file import differences, relevant
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,12 @@ RULES = (
 
 def describe_idle(config: Config) -> list[str]:
     """One line for each setting that differs from the method's default and has no effect, and why."""
-    lines, default = [], type(config)()
+    changed = [name.replace("_", "-") for name in differences(relevant(type(config)()), relevant(config))]
+    lines = []
     for rule in RULES:
-        for flag in rule.flags:
-            changed = (
-                [] if _get(config, flag) is None else list(_changes(_get(config, flag), _get(default, flag), flag))
-            )
-            if changed and not rule.active(config):
-                lines += [f"--{name} has no effect: only {rule.needs}" for name in changed]
+        own = [name for flag in rule.flags for name in changed if name == flag or name.startswith(f"{flag}.")]
+        if own and not rule.active(config):
+            lines += [f"--{name} has no effect: only {rule.needs}" for name in own]
     return list(dict.fromkeys(lines)) + _describe_contradictions(config)
 
 
@@ -120,20 +119,3 @@ def _describe_contradictions(config: Any) -> list[str]:
             "the last layer never learns"
         )
     return lines
-
-
-def _get(config: Any, flag: str) -> Any:
-    """The setting of a flag, or None where the method has no such setting."""
-    for name in flag.replace("-", "_").split("."):
-        config = getattr(config, name, None)
-    return config
-
-
-def _changes(value: Any, default: Any, flag: str) -> Iterator[str]:
-    """The flags of a group, or the one flag, whose values differ."""
-    if is_dataclass(value):
-        for setting in fields(value):
-            name = f"{flag}.{setting.name.replace('_', '-')}"
-            yield from _changes(getattr(value, setting.name), getattr(default, setting.name), name)
-    elif value != default:
-        yield flag

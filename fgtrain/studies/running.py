@@ -16,10 +16,10 @@ from typing import Protocol
 from fgdata.errors import InputError, describe_exit
 from fgdata.files.lock import is_locked
 
+from ..engine.signals import STOPS
 from .plan import Job
 
 POLL = 0.2
-STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 
 
 class Process(Protocol):

@@ -47,26 +47,21 @@ def test_training_continues_when_its_output_has_no_space(drawn_set: Path, tmp_pa
     assert final(tmp_path / "run")["step"] == 8
 
 
-def test_a_closed_terminal_stops_a_run_with_a_checkpoint(drawn_set: Path, tmp_path: Path):
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, ignores it
+@pytest.mark.parametrize(
+    ("handler", "end"),
+    [(signal.SIG_DFL, ("stopped", 3)), (signal.SIG_IGN, ("done", 8))],  # ignored: under nohup
+)
+def test_a_closed_terminal_stops_a_run_with_a_checkpoint_unless_under_nohup(
+    drawn_set: Path, tmp_path: Path, handler: signal.Handlers, end: tuple[str, int]
+):
+    before = signal.signal(signal.SIGHUP, handler)
     try:
         with pytest.MonkeyPatch.context() as patch:
             stop_at_step(patch, 3, signal.SIGHUP)
             run = lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert (RunDir(run).facts["status"], final(run)["step"]) == ("stopped", 3)
-
-
-def test_under_nohup_a_closed_terminal_does_not_stop_a_run(drawn_set: Path, tmp_path: Path):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            stop_at_step(patch, 3, signal.SIGHUP)
-            run = lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert (RunDir(run).facts["status"], final(run)["step"]) == ("done", 8)
+    assert (RunDir(run).facts["status"], final(run)["step"]) == end
 
 
 def test_rates_leave_out_evaluations_and_checkpoints(monkeypatch: pytest.MonkeyPatch):
