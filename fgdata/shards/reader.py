@@ -11,9 +11,10 @@ import os
 import shlex
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,16 @@ from .manifest import is_sealed, manifest_faults, read_manifest
 from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
 
 _OWNERS = itertools.count()  # numbers the readers, for their open files
+
+
+class _Place(NamedTuple):
+    """Where a sample is in its tar: offset and size by extension, first byte, and bytes in all."""
+
+    name: str  # of the sample, for messages
+    shard: int
+    spans: dict[str, tuple[int, int]]
+    start: int
+    size: int
 
 
 class SplitReader:
@@ -91,14 +102,18 @@ class SplitReader:
             InputError: The sample's bytes do not match their crc32, or its index line, json, class or a box is not what
                 FORMAT.md states. The message names the file and the sample.
         """
-        try:
+        with self._naming_tar(number):
             return self._read(number, without)
-        except ValueError as fault:
-            tar = self.folder / f"{self.shards[self._shard(number)]['name']}.tar"
-            check = shlex.join(["fgdata", "check", str(self.folder)])
-            raise InputError(
-                f"{tar} is damaged: {fault}. List all damage: {check}. Then restore the tar, or rebuild the set."
-            ) from None
+
+    def fetch(self, number: int) -> bytes:
+        """The stored bytes of one sample, from one read; `open` checks them. Raises what `read` raises."""
+        with self._naming_tar(number):
+            return self._fetch(self._locate(number))
+
+    def open(self, number: int, stored: bytes) -> Sample:
+        """Checks the bytes that `fetch` returned for a sample -> what `read` returns. Raises what `read` raises."""
+        with self._naming_tar(number):
+            return self._open(self._locate(number), stored)
 
     def find_fault(self, number: int) -> str | None:
         """Reads one sample -> what is wrong with it, or None."""
@@ -108,31 +123,57 @@ class SplitReader:
             return str(fault)
         return None
 
+    @contextmanager
+    def _naming_tar(self, number: int) -> Iterator[None]:
+        """InputError that names the tar of a sample, for a ValueError in the block."""
+        try:
+            yield
+        except ValueError as fault:
+            tar = self.folder / f"{self.shards[self._shard(number)]['name']}.tar"
+            check = shlex.join(["fgdata", "check", str(self.folder)])
+            raise InputError(
+                f"{tar} is damaged: {fault}. List all damage: {check}. Then restore the tar, or rebuild the set."
+            ) from None
+
     def _read(self, number: int, without: str | None = None) -> Sample:
         """Raises ValueError for a sample that is not what FORMAT.md states; the text names it within its tar."""
+        place = self._locate(number, without)
+        return self._open(place, self._fetch(place), without)
+
+    def _locate(self, number: int, without: str | None = None) -> "_Place":
+        """Where a sample is, by its line in the index. Raises as `_read`."""
         if not 0 <= number < len(self):
             raise IndexError(f"there is no sample {number} in a split of {len(self)} samples")
         shard = self._shard(number)
-        name = f"sample {number - self._first(shard)}, counted from 0"
         try:
             key, spans = parse_index_line(self._line(number), self.shards[shard]["bytes"])
             if without is not None and spans.pop(without, None) is None:
                 raise ValueError(f"it has no {without}")
             start = min(offset for offset, _ in spans.values())
-            size = max(offset + length for offset, length in spans.values()) - start
-            name = f"sample {key} (byte {start:,})"
-            if size > MOST_BYTES:
-                raise ValueError(f"it has {size:,} bytes, more than the {MOST_BYTES:,} allowed")
-            blob = memoryview(self._read_span(shard, start, size))
+        except ValueError as fault:
+            raise ValueError(f"sample {number - self._first(shard)}, counted from 0: {fault}") from None
+        size = max(offset + length for offset, length in spans.values()) - start
+        return _Place(f"sample {key} (byte {start:,})", shard, spans, start, size)
+
+    def _fetch(self, place: "_Place") -> bytes:
+        """Raises as `_read`."""
+        if place.size > MOST_BYTES:
+            raise ValueError(f"{place.name}: it has {place.size:,} bytes, more than the {MOST_BYTES:,} allowed")
+        return self._read_span(place.shard, place.start, place.size)
+
+    def _open(self, place: "_Place", stored: bytes, without: str | None = None) -> Sample:
+        """Raises as `_read`."""
+        blob = memoryview(stored)
+        try:
             if without is None and not is_sealed(blob):
                 raise ValueError("its bytes differ from its crc32")
             components = {
-                extension: bytes(blob[offset - start : offset - start + length])
-                for extension, (offset, length) in spans.items()
+                extension: bytes(blob[offset - place.start : offset - place.start + length])
+                for extension, (offset, length) in place.spans.items()
             }
             return open_sample(components, self.detectors, self.classes, without)
         except ValueError as fault:
-            raise ValueError(f"{name}: {fault}") from None
+            raise ValueError(f"{place.name}: {fault}") from None
 
     def _shard(self, number: int) -> int:
         return bisect.bisect_right(self._ends, number)
@@ -152,49 +193,14 @@ class SplitReader:
         """Closes the open tars. The next read opens them again."""
         HANDLES.close(self._owner)
 
+    def _read_span(self, shard: int, offset: int, size: int) -> bytes:
+        return HANDLES.read(self._owner, self.folder / f"{self.shards[shard]['name']}.tar", size, offset)
+
     def __getstate__(self) -> dict:
         return {name: getattr(self, name) for name in ("folder", "split", "shards", "detectors", "classes")}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
-
-    def _read_span(self, shard: int, offset: int, size: int) -> bytes:
-        return HANDLES.read(self._owner, self.folder / f"{self.shards[shard]['name']}.tar", size, offset)
-
-    def fetch(self, number: int) -> bytes:
-        """The stored bytes of one sample, from one read; `open` checks them. Raises what `read` raises."""
-        try:
-            shard = self._shard(number)
-            _, start, size = self._locate(number)
-            if size <= MOST_BYTES:
-                return self._read_span(shard, start, size)
-        except ValueError:
-            pass
-        self.read(number)  # raises the error, which names the sample
-        raise AssertionError(f"sample {number} is damaged, and was not a moment later")
-
-    def open(self, number: int, stored: bytes) -> Sample:
-        """Checks the bytes that `fetch` returned for a sample -> what `read` returns. Reads only damaged ones again."""
-        spans, start, _ = self._locate(number)
-        try:
-            blob = memoryview(stored)
-            if is_sealed(blob):
-                components = {
-                    extension: bytes(blob[offset - start : offset - start + length])
-                    for extension, (offset, length) in spans.items()
-                }
-                return open_sample(components, self.detectors, self.classes)
-        except ValueError:
-            pass
-        return self.read(number)  # raises the error, which names the sample
-
-    def _locate(self, number: int) -> tuple[dict[str, tuple[int, int]], int, int]:
-        """Offset and size by extension, first byte and size of a sample, by its line in the index."""
-        if not 0 <= number < len(self):
-            raise IndexError(f"there is no sample {number} in a split of {len(self)} samples")
-        _, spans = parse_index_line(self._line(number), self.shards[self._shard(number)]["bytes"])
-        start = min(offset for offset, _ in spans.values())
-        return spans, start, max(offset + length for offset, length in spans.values()) - start
 
 
 class ShardSet:
