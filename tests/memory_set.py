@@ -63,5 +63,15 @@ def open_loader(shards: MemorySet | int, views: ViewSpec, batch_size: int = 4, *
     return load(shards, views=views, batch_size=batch_size, **options)  # type: ignore[arg-type]
 
 
+def record(loader: Loader, epochs: int = 2) -> tuple[list[dict], list[dict[str, torch.Tensor]]]:
+    """Runs a loader -> its state before each batch and after the last, as a JSON file keeps it, and the batches."""
+    states, batches = [loader.state_dict()], []
+    for _ in range(epochs):
+        for batch in loader:
+            batches.append(batch)
+            states.append(json.loads(json.dumps(loader.state_dict())))
+    return states, batches
+
+
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

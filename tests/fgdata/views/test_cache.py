@@ -65,11 +65,7 @@ def test_every_image_is_read_and_decoded_once(monkeypatch: pytest.MonkeyPatch):
 def test_resumption_at_every_step_with_a_cache():
     shards = MemorySet(13)
     with open_loader(shards, last_batch="keep") as loader:
-        states, batches = [loader.state_dict()], []
-        for _ in range(2):
-            for batch in loader:
-                batches.append(batch)
-                states.append(json.loads(json.dumps(loader.state_dict())))
+        states, batches = memory_set.record(loader)
     for done, state in enumerate(states):
         with open_loader(shards, last_batch="keep", cache="ram") as loader:
             loader.load_state_dict(state)

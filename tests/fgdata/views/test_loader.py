@@ -206,11 +206,7 @@ def test_an_epoch_left_before_its_end_is_abandoned():
 def test_resumption_at_every_step_gives_the_same_batches(views: ViewSpec, last_batch: str):
     shards = MemorySet(13)
     with open_loader(shards, views, last_batch=last_batch) as loader:
-        states, batches = [loader.state_dict()], []
-        for _ in range(2):
-            for batch in loader:
-                batches.append(batch)
-                states.append(json.loads(json.dumps(loader.state_dict())))
+        states, batches = memory_set.record(loader)
     for done, state in enumerate(states):
         with open_loader(shards, views, last_batch=last_batch, threads=1) as loader:
             loader.load_state_dict(state)

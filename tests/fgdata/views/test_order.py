@@ -1,7 +1,6 @@
 """The order of an epoch: blocks of tars against a naive loop, exact resumption, computed ahead of time."""
 
 import itertools
-import json
 import threading
 from collections import Counter
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from memory_set import record
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
@@ -66,16 +66,12 @@ def test_resumption_at_every_step_within_blocks(drawn_set: Path, world: int):
     for rank in range(world):
         options = {"rank": rank, "world_size": world, "shuffle_block": 1, "last_batch": "keep"}
         with opened(drawn_set, **options) as loader:
-            states, batches = [loader.state_dict()], []
-            for _ in range(2):
-                for batch in loader:
-                    batches.append(batch["index"])
-                    states.append(json.loads(json.dumps(loader.state_dict())))
+            states, batches = record(loader)
         for done, state in enumerate(states):
             with opened(drawn_set, **options) as loader:
                 loader.load_state_dict(state)
                 rest = [batch["index"] for _ in range(2) for batch in loader][: len(batches) - done]
-            assert all(torch.equal(a, b) for a, b in zip(rest, batches[done:], strict=True))
+            assert all(torch.equal(a, b["index"]) for a, b in zip(rest, batches[done:], strict=True))
     usual = opened(drawn_set, **options | {"shuffle_block": None})
     with usual, pytest.raises(InputError, match="shuffle_block was 1 and is None now"):
         usual.load_state_dict(states[0])
