@@ -29,6 +29,8 @@ LOST_PROCESS = "Another process of this run ended; see its output for the reason
 
 _launcher: int | None = None
 """The parent of this process when it joined the others."""
+_all_stop = False
+"""Whether `together` has stopped all processes."""
 
 
 @contextmanager
@@ -38,14 +40,14 @@ def group(name: str) -> Iterator[torch.device]:
     name: --device. InputError if the device is missing, if the environment variables of torchrun are incomplete, or if
     another process ends while this one waits for it.
     """
-    global _launcher
+    global _launcher, _all_stop
     if dist.is_initialized() or not _is_launched():
         yield pick_device(name)
         return
     device = _own_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    _launcher = os.getppid()
+    _launcher, _all_stop = os.getppid(), False
     _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
@@ -53,7 +55,11 @@ def group(name: str) -> Iterator[torch.device]:
         if is_lost_process(error):
             raise InputError(LOST_PROCESS) from error
         raise
-    dist.destroy_process_group()  # not after an error: it would wait for processes that are elsewhere
+    except (InputError, SystemExit):
+        if _all_stop:  # threads of gloo that outlive the group may abort the exit of the process
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()  # not after the error of one process: it would wait for those that are elsewhere
     _launcher = None
 
 
@@ -155,7 +161,9 @@ def together() -> Iterator[None]:
         yield
     except InputError as raised:
         error = raised
+    global _all_stop
     failed = [number for number, has_error in enumerate(collect(error is not None)) if has_error]
+    _all_stop = bool(failed)
     if error is not None and failed[0] == rank():
         raise error
     if failed:

@@ -142,6 +142,7 @@ def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
     run(boxed(shards, out / "boxes-parts", resume=True), "contrastive-crop-own")
     odd = small(shards, out / "odd")
     results["odd"] = run(replace(odd, data=replace(odd.data, batch_size=9)), "error")
+    results["left"] = not torch.distributed.is_initialized()
     torch.save(results, out / f"results{rank}.pt")
 
 
@@ -233,6 +234,11 @@ def test_an_error_of_both_processes_is_reported_once(two: Path):
     assert "2 processes" in errors[0]
     assert errors[1] == "exit 2"
     assert not (two / "odd").exists()
+
+
+@pytest.mark.slow
+def test_an_error_of_both_processes_ends_their_group(two: Path):
+    assert [torch.load(two / f"results{rank}.pt")["left"] for rank in (0, 1)] == [True, True]
 
 
 @pytest.mark.slow
