@@ -19,6 +19,7 @@ from rich.table import Table
 
 from fgdata import __version__
 from fgdata.building.worker import ENVIRONMENT
+from fgdata.cores import machine
 
 PACKAGES = ("numpy", "opencv-contrib-python-headless", "numba", "scipy")
 
@@ -53,14 +54,6 @@ def report(title: str, figures: list[dict[str, Any]], file: Path | None, package
     part = file.with_name(file.name + ".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(file)
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and system, but not the host name."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fgdata import plugins
+from fgdata import __version__, plugins
+from fgdata.cores import machine
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
@@ -35,6 +36,7 @@ def describe_run(shards: ShardSet, device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
         "device": name_of(device),
+        "machine": machine(),
         "processes": parallel.world_size(),
         "threads": torch.get_num_threads(),
         "shards": {"path": str(shards.path.resolve()), "digest": shards.manifest["digest"]},
@@ -54,8 +56,8 @@ def name_of(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages in PACKAGES, by name."""
-    installed = {"python": sys.version.split()[0]}
+    """Versions of this project, of Python and of the installed packages in PACKAGES, by name."""
+    installed = {"fgtrain": __version__, "python": sys.version.split()[0]}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             installed[package] = version(package)

@@ -41,6 +41,7 @@ def test_a_run_leaves_its_files(undisturbed: Path, drawn_set: Path):
     assert facts["step"] == 8
     assert facts["shards"]["path"] == str(drawn_set)
     assert {"argv", "commit", "versions", "device"} <= facts.keys()
+    assert facts["machine"].keys() == {"cpu", "cores", "system"}, "and no host name"
     assert sorted(p.name for p in (undisturbed / "checkpoints").iterdir()) == ["0000004", "0000008", "last"]
     assert os.readlink(undisturbed / "checkpoints" / "last") == "0000008"
     assert not list(undisturbed.rglob("*.part"))

@@ -49,4 +49,4 @@ def test_a_tree_without_a_repository_has_no_commit(content: str, tmp_path: Path)
 
 
 def test_versions_name_what_decodes_and_stores_images():
-    assert {"python", "torch", "pillow", "h5py", "numpy"} <= versions().keys()
+    assert {"fgtrain", "python", "torch", "pillow", "h5py", "numpy"} <= versions().keys()
