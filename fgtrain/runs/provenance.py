@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fgdata import __version__, plugins
+from fgdata import plugins
 from fgdata.cores import machine
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
@@ -19,7 +19,7 @@ from .. import parallel
 from .rundir import RunDir
 
 PACKAGES = (
-    *("torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "pillow", "h5py"),
+    *("fgtrain", "torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless", "pillow", "h5py"),
     *("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
 )
 TREE = Path(__file__).resolve().parents[2]
@@ -56,8 +56,8 @@ def name_of(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this project, of Python and of the installed packages in PACKAGES, by name."""
-    installed = {"fgtrain": __version__, "python": sys.version.split()[0]}
+    """Versions of Python and of the installed packages in PACKAGES, by name."""
+    installed = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             installed[package] = version(package)
