@@ -322,22 +322,32 @@ def coreset(
     return 0
 
 
-def check(shards: ShardFolder) -> int:
+def check(
+    shards: ShardFolder,
+    duplicates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    format: Literal["table", "csv", "json"] = "table",
+) -> int:
     """Check every byte of a shard set. If files are damaged, name them and exit with 1.
 
     Args:
         shards: The folder of the shard set.
+        duplicates: Also decode all images and name the test images that are also in train, as they are or rescaled,
+            compressed again or mirrored. Pairs within a split are counted. The exit code stays 0.
+        format: How these pairs are printed. csv and json print nothing else on standard output.
     """
     from .files.swap import list_leftovers
     from .progress import Progress
     from .shards.check import check as check_set
     from .shards.manifest import read_manifest
 
+    if format != "table" and not duplicates:
+        raise InputError(f"--format {format} has no effect without --duplicates. Omit it, or add --duplicates")
+    remarks = sys.stdout if format == "table" else sys.stderr
     total = sum(split["samples"] for split in read_manifest(shards)["splits"].values())
     with Progress("Checking", total) as progress:
         manifest, faults = check_set(shards, progress.advance)
     for line in list_leftovers(shards.resolve().parent, shards.resolve().name):
-        print(line)
+        print(line, file=remarks)
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
@@ -350,7 +360,15 @@ def check(shards: ShardFolder) -> int:
     tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
     size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars) + manifest.get("maps", {}).get("bytes", 0)
     contents = f"{counted(total, 'sample')} in {counted(len(tars), 'tar')}, {size / 1e6:,.1f} MB"
-    print(f"{shards} is intact: {contents}; every sha256 matches.")
+    print(f"{shards} is intact: {contents}; every sha256 matches.", file=remarks)
+    if duplicates:
+        from .report.duplicates import find_duplicates
+        from .report.terminal import DUPLICATES
+        from .shards.reader import ShardSet
+
+        with Progress("Comparing", total) as progress:
+            found = find_duplicates(ShardSet.open(shards), progress.advance)
+        DUPLICATES[format](shards, found)
     return 0
 
 

@@ -9,6 +9,7 @@ import sys
 import tyro
 from bench_build import build
 from bench_colour import colour
+from bench_duplicates import duplicates
 from bench_retrieval import retrieval
 from bench_saliency import saliency
 from bench_step import step
@@ -27,6 +28,7 @@ if __name__ == "__main__":
             "step": step,
             "retrieval": retrieval,
             "storage": storage,
+            "duplicates": duplicates,
         }
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     except InputError as error:

@@ -1,5 +1,8 @@
-"""`fgdata score` on standard output."""
+"""`fgdata score` and `fgdata check --duplicates` on standard output."""
 
+import csv
+import io
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -7,8 +10,12 @@ from pathlib import Path
 from rich.table import Table
 
 from ..commandline.console import PlainConsole
+from ..errors import counted
 from .agreement import Agreement
+from .duplicates import LEAST_CORRELATION, MOST_BITS, Duplicates
 from .score import THRESHOLDS
+
+_SHOWN = 20  # pairs of near-duplicates in a table
 
 
 def print_scores(shards: Path, scores: dict) -> None:
@@ -43,3 +50,44 @@ def print_agreement(shards: Path, agreement: Agreement) -> None:
         other = "rbd-centred" if "rbd-centred" not in names else "rbd"
         print(f"Agreement needs two detectors. Add another: fgdata add {folder} --saliency {other}")
     print(f"See the boxes: fgdata show {folder}")
+
+
+def print_duplicates(shards: Path, found: Duplicates) -> None:
+    """Prints the first pairs of near-duplicates in different splits as a table, and how many there are."""
+    if found.across:
+        first, second = (image.split for image in (found.across[0].first, found.across[0].second))
+        table = Table(first, "class", second, "class", "bits", "correlation", "mirrored")
+        for pair in found.across[:_SHOWN]:
+            images = (word for image in (pair.first, pair.second) for word in (image.file, image.class_name))
+            table.add_row(*images, str(pair.bits), f"{pair.correlation:.3f}", "yes" if pair.mirrored else "")
+        PlainConsole(width=None if sys.stdout.isatty() else 160).print(table)
+    if (more := len(found.across) - _SHOWN) > 0:
+        print(f"and {counted(more, 'pair')} more: fgdata check {shlex.quote(str(shards))} --duplicates --format csv")
+    for split, count in found.repeated.items():
+        others = " or ".join(other for other in found.images if other != split)
+        if others:
+            print(f"{split}: {count:,} of {counted(found.images[split], 'image')} have a near-duplicate in {others}")
+    pairs = ", ".join(f"{count:,} in {split}" for split, count in found.within.items())
+    print(f"Pairs within a split: {pairs}")
+    print(f"Near-duplicates: hashes differ in at most {MOST_BITS} of 64 bits; correlation at least {LEAST_CORRELATION}")
+
+
+def print_duplicates_csv(shards: Path, found: Duplicates) -> None:
+    """Prints every pair of near-duplicates in different splits as a row of CSV."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    columns = ("split", "id", "file", "class_name")
+    writer.writerow([f"{column}_{n}" for n in (1, 2) for column in columns] + ["bits", "correlation", "mirrored"])
+    for pair in found.across:
+        images = [getattr(image, column) for image in (pair.first, pair.second) for column in columns]
+        writer.writerow([*images, pair.bits, f"{pair.correlation:.4f}", int(pair.mirrored)])
+    PlainConsole().print(stream.getvalue().rstrip("\n"), soft_wrap=True)
+
+
+def print_duplicates_json(shards: Path, found: Duplicates) -> None:
+    """Prints all figures and pairs as JSON."""
+    print(json.dumps(found.as_json(), indent=1))
+
+
+DUPLICATES = {"table": print_duplicates, "csv": print_duplicates_csv, "json": print_duplicates_json}
+"""How `fgdata check --duplicates` prints, by --format."""
