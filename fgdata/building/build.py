@@ -278,8 +278,10 @@ def count_shards(jobs: list[Job]) -> dict[str, int]:
 
 
 def _move_boxes_forward(records: list[Record], among: int) -> None:
-    """Moves the first record with boxes to the front if it is not among the first `among` (FORMAT.md, "The json")."""
-    first = next((i for i, record in enumerate(records) if record.boxes), 0)
+    """Moves the first record with boxes, or whose boxes are not read yet, to the front if it is not among the first
+    `among` (FORMAT.md, "The json").
+    """
+    first = next((i for i, record in enumerate(records) if record.boxes != ()), 0)
     if first >= among:
         records.insert(0, records.pop(first))
 

@@ -87,6 +87,7 @@ class DatasetRow:
 
 
 _GTSRB = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
+_PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018/"
 _COCO = "http://images.cocodataset.org/"  # the server offers only http; the MD5 protects the content
 
@@ -115,10 +116,36 @@ DATASETS: dict[str, DatasetRow] = {
     "cars": DatasetRow(
         reader="fgdata.datasets.cars:read",
         layout="cars_annos.mat  car_ims/   (or: devkit/cars_meta.mat  devkit/cars_train_annos.mat"
-        "  cars_test_annos_withlabels.mat in devkit/ or beside it  cars_train/  cars_test/)",
+        "  cars_test_annos_withlabels.mat in devkit/ or beside it  cars_train/  cars_test/; or: names.csv"
+        "  anno_train.csv  anno_test.csv  car_data/)",
         size="196 classes, 8,144 train, 8,041 test, boxes",
         where="https://ai.stanford.edu/~jkrause/cars/car_dataset.html, which no longer serves the files; Kaggle has "
-        "copies of both layouts. Needs SciPy: pip install scipy",
+        "copies of all layouts. The .mat files need SciPy: pip install scipy",
+    ),
+    "pets": DatasetRow(
+        reader="fgdata.datasets.pets:read",
+        layout="images/  annotations/trainval.txt  annotations/test.txt  annotations/xmls/"
+        "   (in the root, or in oxford-iiit-pet/ inside it)",
+        size="37 classes, 3,680 train, 3,669 test, boxes of the heads of most train images",
+        where="https://www.robots.ox.ac.uk/~vgg/data/pets/ (images.tar.gz, annotations.tar.gz, 0.8 GB)",
+        archives=(
+            Archive(f"{_PETS}images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+            Archive(f"{_PETS}annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"),
+        ),
+    ),
+    "dogs": DatasetRow(
+        reader="fgdata.datasets.dogs:read",
+        layout="Images/  Annotation/  train_list.mat  test_list.mat   (the lists may be in lists/)",
+        size="120 classes, 12,000 train, 8,580 test, boxes",
+        where="http://vision.stanford.edu/aditya86/ImageNetDogs/ (images.tar, annotation.tar, lists.tar, 0.8 GB). "
+        "Needs SciPy: pip install scipy",
+    ),
+    "flowers": DatasetRow(
+        reader="fgdata.datasets.flowers:read",
+        layout="jpg/  imagelabels.mat  setid.mat   (in the root, or in flowers-102/ inside it)",
+        size="102 classes, 2,040 train (train and validation), 6,149 test, no boxes",
+        where="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ (102flowers.tgz, imagelabels.mat, setid.mat, "
+        "0.3 GB). Needs SciPy: pip install scipy",
     ),
     "aircraft": DatasetRow(
         reader="fgdata.datasets.aircraft:read",
@@ -155,7 +182,7 @@ DATASETS: dict[str, DatasetRow] = {
     "gtsrb": DatasetRow(
         reader="fgdata.datasets.gtsrb:read",
         layout="GTSRB/Final_Training/Images/  GTSRB/Final_Test/Images/  GT-final_test.csv"
-        "   (or Kaggle's: Train.csv  Test.csv  Train/  Test/)",
+        "   (or torchvision's: GTSRB/Training/ for Final_Training/; or Kaggle's: Train.csv  Test.csv  Train/  Test/)",
         size="43 classes, 39,209 train, 12,630 test, boxes",
         where="https://benchmark.ini.rub.de/gtsrb_dataset.html (GTSRB_Final_*.zip, 0.4 GB)",
         archives=(

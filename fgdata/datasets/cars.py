@@ -1,18 +1,21 @@
-"""Stanford Cars, from the .mat files of its devkit, in either of its two published layouts.
+"""Stanford Cars, from the .mat files of its devkit, in either of its two published layouts; or by class from Kaggle.
 
 One folder: cars_annos.mat (`annotations` with relative_im_path, bbox_x1 .. bbox_y2, class, test; `class_names`) and
 car_ims/. Two halves: devkit/cars_meta.mat (`class_names`), devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat
 in devkit/ or beside it (`annotations` with bbox_x1 .. bbox_y2, class, fname), cars_train/, cars_test/.
+By class: names.csv (a class per line), anno_train.csv and anno_test.csv (file, x1, y1, x2, y2, class; no header),
+car_data/car_data/train/CLASS/ and test/CLASS/; the lists give the class, not the folders.
 Corners count from 1 and are both inside the box; classes count from 1 and become labels from 0.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from . import Dataset, Record, parsing
+from . import Dataset, Record, parsing, scan
 from .matlab import read_matlab
 
 NAME = "cars"
@@ -20,15 +23,19 @@ CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 PUBLISHED = {"classes": 196, "train": 8144, "test": 8041}
 TEST = "cars_test_annos_withlabels.mat"
 DEVKITS = ("devkit", "car_devkit/devkit")
+BY_CLASS = ("names.csv", "anno_train.csv", "anno_test.csv", "car_data")
 
 
 def read(root: Path) -> Dataset:
     """Reads the dataset from `root`. InputError at the first fault of its .mat files, or if SciPy is missing."""
+    root = root / "stanford_cars" if (root / "stanford_cars").is_dir() else root  # as torchvision leaves them
     one_folder = (root / "cars_annos.mat").is_file() and (root / "car_ims").is_dir()
     if one_folder:
         variables = _load(root / "cars_annos.mat", ("annotations", "class_names"))
         classes = _classes(variables)
         records = _records(root / "cars_annos.mat", variables["annotations"], classes, "relative_im_path", "", "")
+    elif (root / "anno_train.csv").is_file():
+        classes, records = _read_by_class(root)
     else:
         devkit = next((path for path in DEVKITS if (root / path).is_dir()), "")
         if not devkit:
@@ -46,9 +53,34 @@ def read(root: Path) -> Dataset:
             if (root / folder / folder).is_dir():  # as Kaggle's copies are unpacked
                 folder += folder
             records += _records(path, annotations, classes, "fname", folder, split)
-    parsing.check_files_exist(NAME, "the .mat files", root, {record.id: record.file for record in records})
+    parsing.check_files_exist(NAME, "its lists", root, {record.id: record.file for record in records})
     note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)
+
+
+def _read_by_class(root: Path) -> tuple[tuple[str, ...], list[Record]]:
+    parsing.find_root(NAME, root, [], BY_CLASS, "the Kaggle archive with anno_train.csv")
+    classes = tuple(filter(None, map(str.strip, parsing.read_text(NAME, root / "names.csv").splitlines())))
+    top = "car_data/car_data" if (root / "car_data/car_data").is_dir() else "car_data"
+    records = []
+    for split in ("train", "test"):
+        half = f"{top}/{split}"
+        folders = scan.list_folders(root / half) if (root / half).is_dir() else []
+        paths = {image: f"{half}/{folder}/{image}" for folder in folders for image in os.listdir(root / half / folder)}
+
+        def parse(row: dict[str, str], split: str = split, half: str = half, paths: dict = paths) -> Record:
+            label = parsing.whole_number(row, "class") - 1
+            if not 0 <= label < len(classes):
+                raise ValueError(f"class is {label + 1}; names.csv has {len(classes)} lines")
+            x1, y1, x2, y2 = (float(row[corner]) for corner in CORNERS)
+            file = parsing.check_relative_path(row["file"])
+            place = paths.get(file, f"{half}/{file}")
+            box = parsing.box_from_corners(x1, y1, x2, y2, first=1)
+            return Record(f"{split}/{file.rsplit('.', 1)[0]}", place, label, classes[label], split, (box,))
+
+        columns = ("file", *CORNERS, "class")
+        records += parsing.read_csv(NAME, root / f"anno_{split}.csv", columns, parse, has_header=False)
+    return classes, records
 
 
 def _explain_kaggle(root: Path) -> None:

@@ -1,12 +1,13 @@
-"""GTSRB in its official and its Kaggle layout. Both give a sign's box by two corners, counted from 0.
+"""GTSRB in its official layout, torchvision's and Kaggle's. All give a sign's box by two corners, counted from 0.
 
 The upper left corner is inside the box, the lower right one is not: with any other reading some signs would lack the
 border that the readme promises, a tenth of the sign and at least 5 pixels.
 
 Official: GTSRB/Final_Training/Images/00000/GT-00000.csv ... (`;`, files beside each), GTSRB/Final_Test/Images/ and
-GT-final_test.csv, the one WITH classes, in that folder or in the root. Kaggle: Train.csv and Test.csv (`,`, a column
-Path). A class's name is the number of its sign, in five digits as in the official folders. Only signs that occur are
-classes.
+GT-final_test.csv, the one WITH classes, in that folder or in the root. torchvision: GTSRB/Training/, the 26,640 images
+of the benchmark's first stage, instead of Final_Training/Images/; all of it may be in gtsrb/. Kaggle: Train.csv and
+Test.csv (`,`, a column Path). A class's name is the number of its sign, in five digits as in the official folders. Only
+signs that occur are classes.
 """
 
 from collections.abc import Callable
@@ -38,6 +39,7 @@ class Sized(parsing.Files):
 
 def read(root: Path) -> Dataset:
     """Reads the dataset from `root`. InputError at the first fault of its CSV files."""
+    root = root / "gtsrb" if (root / "gtsrb" / "GTSRB").is_dir() else root
     halves = _kaggle(root) if (root / parsing.find_entry(root, "Train.csv")).is_file() else _official(root)
     for half in halves.values():
         parsing.check_files_exist(NAME, "its csv", root, {str(n): sign[0] for n, sign in enumerate(half)})
@@ -72,7 +74,8 @@ def _official(root: Path) -> dict[str, list[Sign]]:
     top = f"{top}/" if (root / (top := parsing.find_entry(root, "GTSRB"))).is_dir() else ""
     tests = [f"{top}Final_Test/Images/GT-final_test.csv", "GT-final_test.csv", f"{top}GT-final_test.csv"]
     test = next((path for path in tests if (root / path).is_file()), "GT-final_test.csv")
-    train = f"{top}Final_Training/Images"
+    trains = [f"{top}Final_Training/Images", f"{top}Training"]
+    train = next((path for path in trains if (root / path).is_dir()), trains[0])
     parsing.find_root(
         NAME, root, [], (train, f"{top}Final_Test/Images", test), "the official archives, or the one with Train.csv,"
     )

@@ -142,9 +142,14 @@ def read_table(
 
 
 def read_csv(
-    name: str, path: Path, columns: Iterable[str], parse: Callable[[dict[str, str]], Value], delimiter: str = ","
+    name: str,
+    path: Path,
+    columns: Iterable[str],
+    parse: Callable[[dict[str, str]], Value],
+    delimiter: str = ",",
+    has_header: bool = True,
 ) -> list[Value]:
-    """A CSV file with a header -> parse({column: text}) of each row. Empty rows are ignored.
+    """A CSV file -> parse({column: text}) of each row. Empty rows are ignored. Without a header, `columns` are all.
 
     Raises InputError if the header lacks one of `columns`, a row has another number of fields, `parse` raises
     ValueError, or there are no rows.
@@ -153,14 +158,15 @@ def read_csv(
     reader = csv.reader(content.splitlines(), delimiter=delimiter)
     values, row = [], []
     try:
-        header = [word.strip() for word in next(reader, [])]
+        header = [word.strip() for word in next(reader, [])] if has_header else list(columns)
         if missing := [column for column in columns if column not in header]:
             raise ValueError(f"no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}")
         for row in reader:
             if not row:
                 continue
             if len(row) != len(header):
-                raise ValueError(f"{len(row)} fields; the header has {len(header)}")
+                expected = f"the header has {len(header)}" if has_header else f"expected {', '.join(header)}"
+                raise ValueError(f"{len(row)} fields; {expected}")
             values.append(parse({key: value.strip() for key, value in zip(header, row)}))
     except (ValueError, OverflowError, csv.Error) as fault:
         line = f"{delimiter.join(row)[:120]!r}: " if row and not isinstance(fault, csv.Error) else ""

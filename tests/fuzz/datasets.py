@@ -77,6 +77,31 @@ def _cars(root: Path) -> None:
     savemat(str(root / "cars_annos.mat"), {"annotations": records(rows), "class_names": names})
 
 
+def _xml() -> str:
+    corners = "<xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>20</ymax>"
+    size = "<size><width>32</width><height>24</height></size>"
+    return f"<annotation>{size}<object><name>x</name><bndbox>{corners}</bndbox></object></annotation>"
+
+
+def _pets(root: Path) -> None:
+    lists = {"trainval.txt": "Abyssinian_1 1 1 1\npug_2 37 2 25\n", "test.txt": "pug_1 37 2 25\n"}
+    write(root / "annotations", {**lists, "xmls/Abyssinian_1.xml": _xml(), "xmls/pug_2.xml": _xml()})
+    write(root / "images", {f"{name}.jpg": image() for name in ("Abyssinian_1", "pug_1", "pug_2")})
+
+
+def _dogs(root: Path) -> None:
+    names = {"train": "n02085620-Chihuahua/n02085620_7", "test": "n02110958-pug/n02110958_1"}
+    for split, name in names.items():
+        write(root, {f"Images/{name}.jpg": image(), f"Annotation/{name}": _xml()})
+        savemat(str(root / f"{split}_list.mat"), {"file_list": np.array([[f"{name}.jpg"]], object)})
+
+
+def _flowers(root: Path) -> None:
+    write(root, {f"jpg/image_{number:05d}.jpg": image() for number in (1, 2, 3)})
+    savemat(str(root / "imagelabels.mat"), {"labels": np.array([[77, 1, 77]])})
+    savemat(str(root / "setid.mat"), {"trnid": [[1]], "valid": [[3]], "tstid": [[2]]})
+
+
 def _inat2018(root: Path) -> None:
     def half(ids: tuple[int, ...]) -> str:
         return json.dumps(
@@ -159,7 +184,7 @@ def _imagenet(root: Path) -> None:
 LAYOUTS = {
     **{"cub": _cub, "nabirds": _nabirds, "aircraft": _aircraft, "cars": _cars, "inat2018": _inat2018, "coco": _coco},
     **{"gtsrb": _gtsrb, "isic2017": _isic2017, "cifar100": _cifar100, "folder": _folder, "flat": _flat},
-    **{"imagenet": _imagenet, "imagenet100": _imagenet},
+    **{"imagenet": _imagenet, "imagenet100": _imagenet, "pets": _pets, "dogs": _dogs, "flowers": _flowers},
 }
 
 

@@ -66,3 +66,47 @@ def test_a_download_ignores_hidden_files_and_refuses_a_second_process(tmp_path, 
     with lock(tmp_path / ".download"), pytest.raises(InputError, match=r"Another process .*--root FOLDER"):
         fetch.download("cub", tmp_path, archives)
     assert len(fetched) == 1
+
+
+def test_gtsrb_as_torchvision_leaves_it(tmp_path):
+    header = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
+    files: dict[str, str | bytes] = {
+        "GT-final_test.csv": f"{header}b.ppm;60;40;5;6;25;26;1\n",
+        "GTSRB/Training/00001/GT-00001.csv": f"{header}a.ppm;60;40;5;6;25;26;1\n",
+        **{f"GTSRB/{name}": image(kind=".ppm") for name in ("Training/00001/a.ppm", "Final_Test/Images/b.ppm")},
+    }
+    write(tmp_path / "gtsrb", files)
+    for root in (tmp_path, tmp_path / "gtsrb"):
+        known = datasets.read("gtsrb", root)
+        assert boxes(known) == {
+            "GTSRB/Training/00001/a.ppm": ((5, 6, 20, 20),),
+            "GTSRB/Final_Test/Images/b.ppm": ((5, 6, 20, 20),),
+        }
+
+
+@pytest.mark.parametrize("top", ["car_data", "car_data/car_data"])
+def test_cars_by_class_as_kaggle_has_them(tmp_path, top):
+    files: dict[str, str | bytes] = {
+        "names.csv": "AM General Hummer SUV 2000\nRam C/V Cargo Van Minivan 2012\n",
+        "anno_train.csv": "00001.jpg,39,11,59,37,2\n00002.jpg,1,1,2,2,1\n",
+        "anno_test.csv": "00001.jpg,3,4,5,6,1\n",
+        f"{top}/train/Ram C-V Cargo Van Minivan 2012/00001.jpg": image(),
+        f"{top}/train/AM General Hummer SUV 2000/00002.jpg": image(),
+        f"{top}/test/AM General Hummer SUV 2000/00001.jpg": image(),
+    }
+    known = datasets.read("cars", write(tmp_path, files))
+    assert [(r.id, r.class_name, r.label, r.split) for r in known.records] == [
+        ("train/00001", "Ram C/V Cargo Van Minivan 2012", 1, "train"),
+        ("train/00002", "AM General Hummer SUV 2000", 0, "train"),
+        ("test/00001", "AM General Hummer SUV 2000", 0, "test"),
+    ]
+    assert list(boxes(known).values()) == [((38, 10, 21, 27),), ((0, 0, 2, 2),), ((2, 3, 3, 3),)]
+    assert known.note == "a subset: 2 of 196 classes, 2 of 8,144 train, 1 of 8,041 test"
+    for line, says in (
+        ("00001.jpg,3,4,5,6\n", "anno_test.csv, line 1.*5 fields; expected file, bbox_x1"),
+        ("00001.jpg,3,4,5,6,3\n", "class is 3; names.csv has 2 lines"),
+        ("00009.jpg,3,4,5,6,1\n", f"{top}/test/00009.jpg"),
+    ):
+        (tmp_path / "anno_test.csv").write_text(line)
+        with pytest.raises(InputError, match=says):
+            datasets.read("cars", tmp_path)
