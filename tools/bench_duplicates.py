@@ -12,7 +12,7 @@ from rich.progress import track
 
 from fgdata.datasets.scan import SUFFIXES
 from fgdata.errors import InputError
-from fgdata.images import encode_jpeg
+from fgdata.images import decode, encode_jpeg
 from fgdata.report.duplicates import MOST_BITS, compare, grey_pixels
 
 
@@ -31,8 +31,9 @@ def duplicates(roots: tuple[Path, ...], hashes: int = 50_000, json: Path | None 
         raise InputError(f"--roots {' '.join(map(str, roots))}: no images.")
     original, found = [], dict.fromkeys(COPIES, 0)
     for path in track(paths, "Copying"):
-        rgb = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        original.append(grey_pixels(path.read_bytes(), path.name))
+        data = path.read_bytes()
+        rgb = decode(data, path.name)
+        original.append(grey_pixels(data, path.name))
         for name, copy in COPIES.items():
             found[name] += any(compare(np.stack([original[-1], grey_pixels(copy(rgb), path.name)])))
     start = time.perf_counter()
