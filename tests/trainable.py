@@ -15,7 +15,7 @@ from fgdata.views import ViewSpec
 from fgtrain.engine.trainer import Trainer
 from fgtrain.runs.rundir import RunDir
 from fgtrain.runs.state import load_state
-from fgtrain.settings import common, comparisons, methods, multicrop, papn, recipes
+from fgtrain.settings import common, comparisons, distillation, methods, multicrop, papn, recipes
 
 RATES = ("images_per_second", "data_wait")
 
@@ -39,6 +39,7 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Conf
         "relative": comparisons.RelativeSettings(hidden=16),
         "dino": multicrop.DinoSettings(hidden=16, bottleneck=8, dim=24),
         "papn": papn.PapnSettings(dim=8),
+        "distill": distillation.DistillSettings(size=48),
         "align": methods.AlignSettings(hidden=16, dim=8),
         "pair": methods.PairSettings(bank=24, kappa=0.9),
         "reconstruct": methods.ReconstructSettings(width=2, epochs=1, batch_size=8),

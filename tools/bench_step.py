@@ -57,6 +57,7 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "foreground-saliencymix": (RECIPES["foreground-saliencymix"](), "moco"),
         "insloc": (RECIPES["insloc"](), "moco"),
         "papn": (RECIPES["papn"](), "moco"),
+        "box-distill": (RECIPES["box-distill"](), "supervised"),
         "contrastive-crop-own, finding boxes": (RECIPES["contrastive-crop-own"](), "moco"),
         # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
         "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),

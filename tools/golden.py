@@ -28,6 +28,7 @@ NAMES = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
     *("dino", "foreground", "foreground-mixup", "insloc", "contrastive-crop-own", "moco-sinkhorn", "papn"),
+    "box-distill",
 )
 CLASSES = 4
 BOXES = (10.0, 6.0, 40.0, 36.0)
@@ -41,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "align": {"hidden": 32, "dim": 16, "stages": (3, 4)},
     "attend": {"filters": 4},
     "papn": {"dim": 16},
+    "distill": {"size": 96},
     "lewel": {"hidden": 32, "dim": 16},
     "relative": {"hidden": 32, "dropout": 0.0},  # torch draws dropout in another way on other processors
 }
@@ -111,6 +113,8 @@ def batch(step: int, count: int, n: int = 8, size: int = 64) -> dict[str, Tensor
         masks[0, i, :, 4 * i : 4 * i + 28, 8:40] = 1
         masks[1, i, :, 16:48, 4 * i : 4 * i + 32] = 1
     more = {"local": local, "lent": plain.flip(0, 3), "boxes": torch.tensor(BOXES, dtype=torch.float64).expand(2, n, 4)}
+    more["index"] = (torch.arange(n) + n * step) % 40
+    more["object"] = F.interpolate(plain[..., 8:56, 8:56], (96, 96), mode="bilinear")
     return more | {"views": views, "plain": plain, "masks": masks, "label": torch.arange(n) % CLASSES}
 
 

@@ -189,6 +189,8 @@ def plan(
     if spec.lent:
         whole = np.tile(WHOLE, (len(index), 1))
         shots["lent"] = [compute(spec.shots["lent"], lent_sizes, whole, index, view=LENT, **keys)]
+    if spec.object_size:
+        shots["object"] = [compute(spec.shots["object"], sizes, boxes, index, view=0, **keys)]  # it draws nothing
     return shots
 
 

@@ -17,6 +17,8 @@ from .spec import ViewSpec
 
 CENTRE_BOX = np.array([0.25, 0.25, 0.5, 0.5])
 """The box of SimCCrop."""
+MARGIN = 1.15
+"""Crop object: the square's side over the longer side of the box."""
 LONGEST = 8
 """Crop centre: at most this multiple of the short side is read of the long side. A view shows 0.875 of it."""
 
@@ -130,6 +132,15 @@ def inside_box(samples: Samples, spec: ViewSpec) -> Crop:
     return _fill(random_resized_crop(samples.sizes, samples.u, spec, within), samples, spec)
 
 
+def object_square(samples: Samples, spec: ViewSpec) -> Crop:
+    """The square around each box, grown by MARGIN and moved into the image (ours). Where the image is smaller than the
+    square, all of that side; it is then stretched."""
+    sizes, box = samples.sizes, pixels(samples.boxes, samples.sizes)
+    shape = np.minimum(sizes, np.rint(MARGIN * box[:, 2:].max(1, keepdims=True)).astype(sizes.dtype))
+    start = np.clip(box[:, :2] + (box[:, 2:] - shape) // 2, 0, sizes - shape)
+    return _fill(np.concatenate([start, shape], 1).astype(np.int32), samples, spec)
+
+
 CROPS: dict[str, Callable[[Samples, ViewSpec], Crop]] = {
     "rrc": rrc,
     "saliency-swap": saliency_swap,
@@ -137,6 +148,7 @@ CROPS: dict[str, Callable[[Samples, ViewSpec], Crop]] = {
     "inside-box": inside_box,
     "paste": paste,
     "matte-paste": matte_paste,
+    "object": object_square,
     "centre": centre,
 }
 """Every value of `ViewSpec.crop`."""

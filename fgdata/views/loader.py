@@ -57,6 +57,7 @@ class Loader:
         boxes   (V, B, 4) float32, the masks' rectangles (left, top, width, height) in pixels of the view, if the spec
                 has boxes
         lent    (B, 3, S, S) float32, normalised: a view of an image of the backgrounds, if the spec has lent
+        object  (B, 3, s, s) float32, normalised: the crop of the sample's box, if the spec has object_size s
         box     (B, 4) float32, the detector's (left, top, width, height) in [0, 1] of the stored image, with box=True
 
     Leaving an epoch before its end abandons it: the next iteration starts the following epoch, unless

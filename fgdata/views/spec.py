@@ -13,7 +13,7 @@ from tyro.conf import Suppress
 
 from ..errors import InputError
 
-CropName = Literal["rrc", "saliency-swap", "contrastive", "inside-box", "paste", "matte-paste", "centre"]
+CropName = Literal["rrc", "saliency-swap", "contrastive", "inside-box", "paste", "matte-paste", "object", "centre"]
 
 FACTORS = ("brightness", "contrast", "saturation", "hue")
 """Of the jitter."""
@@ -67,10 +67,11 @@ class ViewSpec:
     centre lies in a box (ContrastiveCrop). inside-box: a random resized crop inside the sample's box, or all of a box
     that is too small for it (ours). paste: a random resized crop at a random place over the whole image of another
     sample, or of another shard set (InsLoc). matte-paste: rrc, or the object cut out along its saliency map and pasted
-    over such an image (DiLo). centre: short side resized to size * 256 / 224, central square (test time)."""
+    over such an image (DiLo). object: the sample's box, grown by 15 % to a square as far as the image reaches, without
+    randomness (ours). centre: short side resized to size * 256 / 224, central square (test time)."""
     area: tuple[float, float] | tuple[tuple[float, float], ...] = (0.2, 1.0)
     """Range of the crop's share of the image's area: one for all views, or one for each view, such as 0.2 1 0.5 1. It
-    has no effect with saliency-swap and centre."""
+    has no effect with saliency-swap, object and centre."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of aspect ratios, log-uniform, 0.01 to 100: of the crop, or of the patch relative to its box
     (saliency-swap; ours)."""
@@ -132,6 +133,8 @@ class ViewSpec:
     """Also yield the masks' rectangles, in pixels of the view."""
     lent: Suppress[bool] = False
     """Also yield a random resized crop of an image of another set for each sample; needs backgrounds."""
+    object_size: Suppress[int] = 0
+    """Side of one more view of each image, the crop object without colour, blur and flip; 0: none."""
 
     @staticmethod
     def evaluation(size: int = 224) -> "ViewSpec":
@@ -159,7 +162,8 @@ class ViewSpec:
         """Whether the views use the detector's boxes."""
         if self.crop == "contrastive" and self.crop_box == "given":
             return False  # all boxes are those of Loader.set_boxes
-        by_box = self.crop in ("saliency-swap", "inside-box") or (self.local.count > 0 and self.local.inside_box)
+        by_box = self.crop in ("saliency-swap", "inside-box", "object") or self.object_size > 0
+        by_box = by_box or (self.local.count > 0 and self.local.inside_box)
         by_box = by_box or (self.crop == "contrastive" and self.crop_box == "detector")
         return by_box or ((self.masks or self.boxes) and self.crop != "paste")
 
@@ -185,7 +189,7 @@ class ViewSpec:
         first = self.of(0)
         crop = replace(
             first, views=1, crop="rrc", masks=False, plain=False, mattes=False, boxes=False, lent=False, local=Local(),
-            blur=first.chance("blur", 0), solarize=self.chance("solarize", 0),
+            object_size=0, blur=first.chance("blur", 0), solarize=self.chance("solarize", 0),
         )  # fmt: skip
         if (local := self.local).count:
             low, high = (min(50, max(LEAST_SIGMA, sigma * self.size / local.size)) for sigma in first.sigma)
@@ -195,6 +199,9 @@ class ViewSpec:
             )  # fmt: skip
         if self.lent:
             shots["lent"] = crop
+        if self.object_size:
+            still = {"flip": 0, "jitter": 0, "grayscale": 0, "blur": 0, "solarize": 0}
+            shots["object"] = replace(crop, crop="object", size=self.object_size, **still)
         return shots
 
     @property
@@ -209,6 +216,7 @@ class ViewSpec:
             "mattes": (self.mattes, (v, -1, 1, *side)),
             "boxes": (self.boxes, (v, -1, 4)),
             "lent": (self.lent, (-1, 3, *side)),
+            "object": (self.object_size > 0, (-1, 3, self.object_size, self.object_size)),
             "label": (True, (-1,)),
             "index": (True, (-1,)),
         }
@@ -219,6 +227,7 @@ class ViewSpec:
             _need(ok, f"views.{field}", getattr(self, field), allowed)
 
         need(isinstance(self.size, int) and 8 <= self.size <= 4096, "size", "a whole number from 8 to 4096")
+        need(self.object_size == 0 or 8 <= self.object_size <= 4096, "object_size", "0, or 8 to 4096")
         need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")
         need(self.crop in get_args(CropName), "crop", ", ".join(get_args(CropName)))
         allowed = f"two shares of the image, 0 < low <= high <= 1, or two for each of the {self.views} views"

@@ -157,7 +157,8 @@ class Threads:
     def _compose(self, batch: "_Batch", i: int) -> None:
         spec, work = self._spec, batch.work
         for name, shots in work.shots.items():
-            out = batch.tensors[name].numpy()[:, i] if name != "lent" else batch.tensors[name].numpy()[None, i]
+            tensor = batch.tensors[name].numpy()
+            out = tensor[:, i] if tensor.ndim == 5 else tensor[None, i]
             for v, geometry in enumerate(shots):
                 view = batch.patches[i][name][v]
                 if name == "views":

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NEVER = -1e9
+"""A logit whose share is zero; finite, so that a row without any other logit has no NaN."""
+
 
 def negative_cosine(p: Tensor, h: Tensor) -> Tensor:
     """(B, d), (B, d) -> (). D(p, h) = -cos(p, h), mean over the batch (CVSA Eq. 6; BYOL Eq. 2 up to 2 - 2x)."""
@@ -32,6 +35,16 @@ def soft_info_nce(q: Tensor, keys: Tensor, targets: Tensor, queue: Tensor, tau: 
     with torch.autocast(q.device.type, enabled=False):
         logits = q @ torch.cat([keys, queue]).T / tau  # (B, N + K)
     return -(targets * logits.log_softmax(1)[:, : len(keys)]).sum(1).mean()
+
+
+def relation(s: Tensor, t: Tensor, bank: Tensor, others: Tensor, tau: float) -> Tensor:
+    """(B, n), (B, n) unit rows, bank (K, n), others (B, K) bool -> (). KL(softmax(t b / tau) || softmax(s b / tau)),
+    mean over the batch, over the rows b of the bank that are `others`; 0 where there are none (SEED, Fang et al. 2021,
+    Eq. 5 up to the entropy of the teacher's softmax)."""
+    s, t, bank = wide(s), wide(t), wide(bank)
+    with torch.autocast(s.device.type, enabled=False):
+        p, q = (((x @ bank.T) / tau).masked_fill(~others, NEVER).log_softmax(1) for x in (t, s))
+    return (p.exp() * (p - q)).sum(1).mean()
 
 
 @torch.no_grad()

@@ -61,9 +61,11 @@ RULES = (
         "with --views.crop contrastive --views.crop-box given",
     ),
     Rule(
-        ("views.area",), lambda c: c.views.crop not in ("saliency-swap", "centre"), "with a --views.crop that draws it"
+        ("views.area",),
+        lambda c: c.views.crop not in ("saliency-swap", "object", "centre"),
+        "with a --views.crop that draws it",
     ),
-    Rule(("views.aspect",), lambda c: c.views.crop != "centre", "with a --views.crop that draws it"),
+    Rule(("views.aspect",), lambda c: c.views.crop not in ("object", "centre"), "with a --views.crop that draws it"),
     Rule(
         ("views.brightness", "views.contrast", "views.saturation", "views.hue"),
         lambda c: c.views.jitter > 0,

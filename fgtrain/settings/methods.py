@@ -15,6 +15,7 @@ from .comparisons import (
     SamConfig,
     SupervisedConfig,
 )
+from .distillation import BoxDistillConfig
 from .multicrop import DinoConfig
 from .papn import PapnConfig
 from .regions import ForegroundConfig, InslocConfig
@@ -205,6 +206,6 @@ METHODS: dict[str, type[Config]] = {
     for config in (
         *(ByolConfig, MocoConfig, SimsiamConfig, SimclrConfig, CvsaConfig, SynthPairConfig),
         *(SupervisedConfig, RotationConfig, RelativeLocationConfig, LoocConfig, LcrConfig, SamConfig, LewelConfig),
-        *(DinoConfig, ForegroundConfig, InslocConfig, PapnConfig),
+        *(DinoConfig, ForegroundConfig, InslocConfig, PapnConfig, BoxDistillConfig),
     )
 }

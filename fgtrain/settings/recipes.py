@@ -13,6 +13,7 @@ from fgdata.views.spec import ViewSpec
 
 from . import comparison_recipes as others
 from .common import Config, Data, Model, Optim
+from .distillation import DISTILLATION_RECIPES
 from .methods import (
     AlignSettings,
     ByolConfig,
@@ -397,5 +398,6 @@ RECIPES: dict[str, Callable[[], Config]] = {
     **VIEW_RECIPES,
     **MULTICROP_RECIPES,
     **PAPN_RECIPES,
+    **DISTILLATION_RECIPES,
     **REGION_RECIPES,
 }

@@ -19,7 +19,7 @@ from .traces import images_of, last_step, median_speed
 PASSES = {
     **{"moco": 4, "byol": 8, "simsiam": 6, "simclr": 6, "cvsa": 8, "synth-pair": 14, "supervised": 3, "sam": 3},
     **{"rotation": 12, "relative-location": 1.7, "looc": 5, "lcr": 4, "lewel": 10, "dino": 12, "foreground": 6},
-    **{"insloc": 5, "papn": 16},
+    **{"insloc": 5, "papn": 16, "box-distill": 4},
 }
 """Method -> passes per training image; 8 for a method of a plug-in."""
 PER_CORE, PER_GPU = 1.5e11, 4e13

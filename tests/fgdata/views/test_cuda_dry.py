@@ -36,7 +36,7 @@ CUDA = torch.device("cuda", 0)
 METHODS = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
-    *("dino", "foreground-mixup", "foreground-saliencymix", "insloc", "papn"),
+    *("dino", "foreground-mixup", "foreground-saliencymix", "insloc", "papn", "box-distill"),
 )
 
 

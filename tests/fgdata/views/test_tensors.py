@@ -21,6 +21,7 @@ EVERYTHING = ViewSpec(
     boxes=True,
     lent=True,
     local=Local(count=2, size=24, inside_box=True),
+    object_size=40,
     blur=(1.0, 0.0),
     solarize=(0.0, 1.0),
 )
@@ -50,9 +51,9 @@ def test_every_tensor_against_the_reference_and_its_declaration(backend: str):
     index, lenders = batch["index"].numpy(), Backgrounds([behind])  # type: ignore[list-item]
     work = gather(shards, EVERYTHING, "rbd", index, 6, backgrounds=lenders, **KEYS)  # type: ignore[arg-type]
     levels = np.array(EVERYTHING.std)[:, None, None] * 255
-    assert set(work.shots) == {"views", "local", "lent"}
+    assert set(work.shots) == {"views", "local", "lent", "object"}
     for name, shots in work.shots.items():
-        views = batch[name] if name != "lent" else batch[name][None]
+        views = batch[name] if batch[name].ndim == 5 else batch[name][None]
         for v, shot in enumerate(shots):
             for i in range(6):
                 image = decode(work.lent[i].jpeg if name == "lent" else work.jpegs[i], "")
@@ -338,3 +339,28 @@ def test_columns_of_the_draws_do_not_move():
     )
     assert [getattr(draws, name) for name in names] == [20, 21, 22, 23, 24, 25, 26, 35, 36, 37, 38, 39]
     assert (draws.AREA.start, draws.RATIO.start, draws.FACTORS.start, draws.ORDER.start) == (0, 10, 27, 31)
+
+
+# The object's own view
+
+
+def test_the_object_is_a_square_around_its_box_inside_the_image():
+    def source(box: list[float]) -> list[int]:  # of an image of 300 x 200 pixels
+        return plan(ViewSpec(crop="object"), 1, box=np.float32(box)).source[0].tolist()
+
+    assert source([0.4, 0.4, 0.2, 0.2]) == [115, 65, 69, 69]  # 60 x 40 at (120, 80); 1.15 * 60 = 69, centred
+    assert source([0.0, 0.7, 0.2, 0.3]) == [0, 131, 69, 69]  # moved into the image
+    assert source([0.1, 0.25, 0.8, 0.5]) == [12, 0, 276, 200]  # 1.15 * 240 = 276 is more than its height
+    assert source([0.0, 0.0, 1.0, 1.0]) == [0, 0, 300, 200]
+
+
+def test_the_object_s_view_draws_nothing():
+    spec = ViewSpec(size=32, crop="object", flip=1, jitter=1, object_size=48)
+    shot = spec.shots["object"]
+    assert (shot.crop, shot.size, shot.flip, shot.jitter, shot.blur, shot.object_size) == ("object", 48, 0, 0, 0, 0)
+    one, other = (
+        geometry.compute(shot, np.full((3, 2), 99), np.tile(WHOLE, (3, 1)), np.arange(3), view=v, **KEYS)
+        for v in (0, 1)
+    )
+    for field in set(vars(one)) - {"grey"}:
+        assert np.array_equal(getattr(one, field), getattr(other, field))

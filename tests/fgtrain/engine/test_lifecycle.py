@@ -59,7 +59,7 @@ def test_a_resumed_run_records_what_wrote_its_earlier_parts(undisturbed: Path, d
 METHODS = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair", "synth-pair-simsiam"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
-    *("dino", "foreground", "foreground-saliencymix", "insloc", "moco-sinkhorn", "papn"),
+    *("dino", "foreground", "foreground-saliencymix", "insloc", "moco-sinkhorn", "papn", "box-distill"),
 )
 
 
@@ -162,7 +162,15 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole_batch(drawn_set: Path, t
 
 def test_a_part_has_the_same_samples_in_every_tensor():
     shapes = ViewSpec(
-        size=8, views=3, masks=True, plain=True, mattes=True, boxes=True, lent=True, local=Local(count=2, size=8)
+        size=8,
+        views=3,
+        masks=True,
+        plain=True,
+        mattes=True,
+        boxes=True,
+        lent=True,
+        local=Local(count=2, size=8),
+        object_size=8,
     ).tensors
     assert len(shapes) == 9
     n, batch = torch.arange(6), {}

@@ -32,6 +32,7 @@ from fgtrain.settings.comparisons import (
     SamConfig,
     SupervisedConfig,
 )
+from fgtrain.settings.distillation import BoxDistillConfig, DistillSettings
 from fgtrain.settings.methods import (
     AlignSettings,
     ByolConfig,
@@ -61,6 +62,7 @@ SMALL: dict[str, Any] = {
     "lewel": LewelSettings(hidden=16, dim=8),
     "dino": DinoSettings(hidden=16, bottleneck=8, dim=24),
     "papn": PapnSettings(parts=3, dim=6),
+    "distill": DistillSettings(size=96),
     "relative": RelativeSettings(patch=21, hidden=16, dropout=0.0),  # 21 of 64 pixels leaves nothing to draw
 }
 
@@ -96,6 +98,7 @@ CASES: dict[str, Callable[[], Config]] = {
     "foreground": lambda: small(ForegroundConfig),
     "insloc": lambda: small(InslocConfig, views=ViewSpec(size=64, crop="paste")),
     "papn": lambda: small(PapnConfig),
+    "box-distill": lambda: small(BoxDistillConfig),
     "cvsa-stage-3": lambda: small(CvsaConfig, align=AlignSettings((3,), 16, 8, "cosine", reduction="sum", weight=0.5)),
 }
 
@@ -111,7 +114,8 @@ def batch(n: int = 6, seed: int = 0, name: str = "byol") -> dict[str, Tensor]:
     local = torch.randn(3, n, 3, 32, 32, generator=generator)
     boxes = torch.rand(2, n, 4, generator=generator) * 16 + torch.tensor([0, 0, 24, 24])
     lent = torch.randn(n, 3, 64, 64, generator=generator)
-    more = {"boxes": boxes, "lent": lent, "label": torch.arange(n) % 3}
+    more = {"boxes": boxes, "lent": lent, "object": torch.randn(n, 3, 96, 96, generator=generator)}
+    more |= {"label": torch.arange(n) % 3, "index": torch.arange(n)}
     if CASES[name]().views.local.count:
         more["local"] = local
     return {"views": views, "masks": masks, **more}
@@ -140,9 +144,10 @@ def fixed_boxes(boxes: Tensor, *_: Any) -> Tensor:
 
 
 def double(data: dict[str, Tensor], part: slice = slice(None)) -> dict[str, Tensor]:
-    rows = ("label", "lent")  # their samples come first
+    rows = ("label", "index", "lent", "object")  # their samples come first
     return {
-        k: (v[part] if k in rows else v[:, part]).to(v.dtype if k == "label" else torch.double) for k, v in data.items()
+        k: (v[part] if k in rows else v[:, part]).to(torch.double if v.is_floating_point() else v.dtype)
+        for k, v in data.items()
     }
 
 

@@ -104,6 +104,7 @@ def test_a_recipe_has_the_published_values(name: str):
 
 def test_every_recipe_is_compared_with_a_paper_or_says_that_it_is_ours():
     ours = {"demo", "dino-box", "byol-vit", "cvsa-vit", "cvsa-convnext", "cvsa-lite0", "synth-pair-lite0"}
+    ours |= {"box-distill", "box-distill-lite0"}
     assert set(recipes.RECIPES) - set(PUBLISHED) == ours
     for name in ours - {"demo"}:
         assert "settings are ours" in (recipes.RECIPES[name].__doc__ or "").replace("\n    ", " "), name
