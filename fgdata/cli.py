@@ -54,6 +54,7 @@ def build_shards(
     table: Path | None = None,
     test_fraction: float | None = None,
     split_seed: int | None = None,
+    split_folders: Literal["above", "inside", "none"] | None = None,
     download: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     part: str | None = None,
     command: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress] = "",
@@ -104,6 +105,8 @@ def build_shards(
         test_fraction: folder and table only, for a dataset without a test split: the fraction of every class to move
             to a new test split, above 0 and below 1.
         split_seed: Seed for drawing that test split. Default: 0.
+        split_folders: folder only: where folders called train and test (or val, ...) are. above: train/CLASS/IMAGE.
+            inside: CLASS/train/IMAGE. none: they are classes, or parts of a class. Default: what their places show.
         download: First download the dataset into the root, if it is freely available and not there yet.
         part: I/N: build only part I of N, counted from 0, into a folder that several machines share; then run `fgdata
             finish` (docs/cluster.md). auto/N: I is the index of this task in a job array of Slurm, Kubernetes or AWS
@@ -123,7 +126,12 @@ def build_shards(
         raise InputError(missing)
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
     options |= {"level": level, "class_list": class_list}
-    options |= {"table": table, "test_fraction": test_fraction, "split_seed": split_seed}
+    options |= {
+        "table": table,
+        "test_fraction": test_fraction,
+        "split_seed": split_seed,
+        "split_folders": split_folders,
+    }
     if download:
         from .datasets.fetch import download as fetch
 

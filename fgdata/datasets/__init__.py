@@ -234,11 +234,11 @@ DATASETS: dict[str, DatasetRow] = {
     ),
     "folder": DatasetRow(
         reader="fgdata.datasets.folder:read",
-        layout="CLASS/IMAGE, all train   (or train/CLASS/IMAGE and test/CLASS/IMAGE; test/ may be called val/, valid/ "
-        "or validation/)",
+        layout="CLASS/IMAGE, all train   (or train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/train/IMAGE and "
+        "CLASS/test/IMAGE; train/ may be called training/, test/ may be called testing/, val/, valid/ or validation/)",
         size="any, no boxes",
         where="your own images; folder names are class names",
-        options=("test_fraction", "split_seed"),
+        options=("test_fraction", "split_seed", "split_folders"),
     ),
     "table": DatasetRow(
         reader="fgdata.datasets.table:read",

@@ -8,57 +8,126 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from ..errors import InputError
 from . import Dataset, Record, parsing, scan
 from .split import split_off
 
-TESTS = ("test", "val", "valid", "validation")
-"""Names of the test split's folder beside train/. The first that exists is used."""
+TRAINS = ("train", "training")
+"""Names of the training split's folder, in any case. The first that exists is used."""
+TESTS = ("test", "testing", "val", "valid", "validation")
+"""Names of the test split's folder, in any case. The first that exists is used."""
 IMAGENET = {"classes": 1000, "train": 1281167, "test": 50000}
+Halves = dict[str, tuple[str, dict[str, list[str]]]]
+"""By split: the folder that holds the class folders ("" or with a slash at its end), and its folders by class."""
 
 
-def read(root: Path, test_fraction: float | None = None, split_seed: int = 0) -> Dataset:
-    """Reads root/CLASS/IMAGE, all train; or root/train/CLASS/IMAGE and root/test/CLASS/IMAGE with the same classes.
+def read(
+    root: Path,
+    test_fraction: float | None = None,
+    split_seed: int = 0,
+    split_folders: Literal["above", "inside", "none"] | None = None,
+) -> Dataset:
+    """Reads root/CLASS/IMAGE, all train; or a training and a test folder above or inside the class folders.
 
-    Pictures are turned upright by their EXIF orientation. The note names what is left out. InputError if a class folder
-    has no image. `test_fraction` and `split_seed` draw a test split (see `split_off`).
+    Pictures are turned upright by their EXIF orientation. The note names what is left out.
+
+    Args:
+        root: The folder.
+        test_fraction: See `split_off`.
+        split_seed: See `split_off`.
+        split_folders: above: root/train/CLASS/IMAGE. inside: root/CLASS/train/IMAGE. none: such folders are classes, or
+            parts of one. Default: what the names of the folders show.
+
+    Raises:
+        InputError: a class folder has no training image, the names fit more than one layout, or test has more classes.
     """
-    return split_off(_read(root), test_fraction, split_seed)
+    place = split_folders or _find_split_folders(root)
+    dataset = {"above": _read_above, "inside": _read_inside, "none": _read_classes}[place](root)
+    settings = {"split_folders": split_folders} if split_folders else {}
+    return split_off(replace(dataset, settings=settings), test_fraction, split_seed)
 
 
-def _read(root: Path) -> Dataset:
-    if not (root / "train").is_dir():
-        classes = _classes("folder", root)
-        _refuse_splits(root, [name for names in classes.values() for name in names])
-        return _dataset("folder", root, {"train": ""}, classes, upright=True)
-    tests = [half for half in TESTS if (root / half).is_dir()]
+def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
+    """Where the folders called train or test are. InputError if only some class folders have them, or train is absent.
+
+    Beside a class folder without such folders, a folder called test is a class.
+    """
+    if _named(root, TRAINS):
+        return "above"
+    folders = scan.list_folders(root)
+    tests = _named(root, TESTS)
+    if folders and len(tests) == len(folders) and any(scan.list_folders(root / word) for word in tests):
+        raise InputError(
+            f"folder: {root} has {' and '.join(f'{word}/' for word in folders)} with folders inside, but no train/. "
+            "Put the training images in train/CLASS/IMAGE, or read one split as train: --root "
+            f"{shlex.quote(str(root / folders[0]))}"
+        )
+    split = [word for word in folders if _named(root / word, TRAINS)]
+    if split and len(split) < len(folders):
+        whole = [word for word in folders if word not in split]
+        raise InputError(
+            f"folder: in {root}, {parsing.abbreviate(split)} has a folder {_named(root / split[0], TRAINS)[0]}/, but "
+            f"{parsing.abbreviate(whole)} has none. If these folders are splits, add them to every class, and use "
+            "--split-folders inside. If they are parts of a class, use --split-folders none"
+        )
+    return "inside" if split else "none"
+
+
+def _named(folder: Path, names: Sequence[str]) -> list[str]:
+    """The subfolders that have one of the names in any case, in the order of `names`."""
+    found = {word.lower(): word for word in scan.list_folders(folder)}
+    return [found[name] for name in names if name in found]
+
+
+def _read_classes(root: Path) -> Dataset:
+    classes = _classes("folder", root)
+    return _dataset("folder", root, {"train": ("", classes)}, classes, upright=True)
+
+
+def _read_above(root: Path) -> Dataset:
+    trains, tests = _named(root, TRAINS), _named(root, TESTS)
+    if not trains:
+        raise InputError(
+            f"folder: --split-folders above, but {root} has no train/. Omit the flag, or name another --root"
+        )
+    if not scan.list_folders(root / trains[0]):
+        raise InputError(
+            f"folder: {root / trains[0]} has no class folders. If {trains[0]} is a class, use --split-folders none. "
+            "For images without classes, use: --dataset flat"
+        )
     notes = [f"{half}/ is left out: {tests[0]}/ is the test split" for half in tests[1:]]
-    ignored = [f"{word}/" for word in scan.list_folders(root) if word not in ("train", *tests)]
+    ignored = [f"{word}/" for word in scan.list_folders(root) if word not in (trains[0], *tests)]
     if ignored:
         verb = "is" if len(ignored) == 1 else "are"
         notes.append(
-            f"{parsing.abbreviate(ignored)} beside train/ {verb} left out: a test split is called {', '.join(TESTS)}"
+            f"{parsing.abbreviate(ignored)} beside {trains[0]}/ {verb} left out: a test split is called "
+            f"{', '.join(TESTS)}"
         )
-    halves = {"train": "train/", **({"test": f"{tests[0]}/"} if tests else {})}
-    classes = _classes("folder", root / "train")
-    if tests and (extra := sorted(set(_classes("folder", root / tests[0])) - set(classes))):
-        raise InputError(
-            f"folder: {root / tests[0]} has classes that train/ lacks: {parsing.abbreviate(extra)}. "
-            "Rename or remove them."
-        )
+    classes = _classes("folder", root / trains[0])
+    halves: Halves = {"train": (f"{trains[0]}/", classes)}
+    if tests:
+        halves["test"] = (f"{tests[0]}/", _classes("folder", root / tests[0]))
+        if extra := sorted(set(halves["test"][1]) - set(classes)):
+            raise InputError(
+                f"folder: {root / tests[0]} has classes that {trains[0]}/ lacks: {parsing.abbreviate(extra)}. "
+                "Rename or remove them."
+            )
     return _dataset("folder", root, halves, classes, notes, upright=True)
 
 
-def _refuse_splits(root: Path, classes: list[str]) -> None:
-    """InputError if the root has a test split but no train/: the splits would become classes."""
-    entries = (entry for word in classes for entry in (root / word).iterdir() if not entry.name.startswith("."))
-    if set(classes) <= set(TESTS) and any(entry.is_dir() for entry in entries):
-        raise InputError(
-            f"folder: {root} has {' and '.join(f'{word}/' for word in classes)} with folders inside, but no train/. "
-            "Put the training images in train/CLASS/IMAGE, or read one split as train: --root "
-            f"{shlex.quote(str(root / classes[0]))}"
-        )
+def _read_inside(root: Path) -> Dataset:
+    classes = _classes("folder", root)
+    halves: Halves = {"train": ("", {}), "test": ("", {})}
+    for key, words in classes.items():
+        for split, names in (("train", TRAINS), ("test", TESTS)):
+            halves[split][1][key] = [f"{word}/{half}" for word in words for half in _named(root / word, names)[:1]]
+    used = {path for _, in_split in halves.values() for paths in in_split.values() for path in paths}
+    entries = (f"{word}/{name}" for words in classes.values() for word in words for name in os.listdir(root / word))
+    others = [path for path in sorted(entries) if path not in used and not scan.is_never_data(path.rpartition("/")[2])]
+    notes = [f"left out beside the split folders: {parsing.abbreviate(others)}"] if others else []
+    return _dataset("folder", root, halves, classes, notes, upright=True)
 
 
 def read_flat(root: Path) -> Dataset:
@@ -81,8 +150,7 @@ def read_flat(root: Path) -> Dataset:
 def read_imagenet(root: Path) -> Dataset:
     """Reads root/train/nXXXXXXXX/ and root/val/nXXXXXXXX/. The published validation images are the test split."""
     classes = _classes("imagenet", _train("imagenet", root))
-    halves = _halves("imagenet", root)
-    return _add_counts(_dataset("imagenet", root, halves, classes), IMAGENET)
+    return _add_counts(_dataset("imagenet", root, _halves("imagenet", root, classes), classes), IMAGENET)
 
 
 def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Dataset:
@@ -111,7 +179,8 @@ def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Datase
             f"imagenet100: {len(missing)} classes of {path} have no folder in {train}: {parsing.abbreviate(missing)}. "
             "Unpack their images there, or correct the list."
         )
-    dataset = _dataset("imagenet100", root, _halves("imagenet100", root), {word: [word] for word in classes})
+    folders = {word: [word] for word in classes}
+    dataset = _dataset("imagenet100", root, _halves("imagenet100", root, folders), folders)
     published = {"classes": 100, "test": 5000}  # the number of training images depends on the list
     return _add_counts(dataset, published)
 
@@ -126,15 +195,15 @@ def _train(name: str, root: Path) -> Path:
     return root / "train"
 
 
-def _halves(name: str, root: Path) -> dict[str, str]:
+def _halves(name: str, root: Path, classes: dict[str, list[str]]) -> Halves:
     if not (root / "val").is_dir():
-        return {"train": "train/"}
+        return {"train": ("train/", classes)}
     if any(entry.startswith("ILSVRC2012_val_") for entry in os.listdir(root / "val")):
         raise InputError(
             f"{name}: the images of {root / 'val'} are not in class folders. Move each to val/WORDNET-ID/, as "
             "listed in the devkit's ILSVRC2012_validation_ground_truth.txt (torchvision.datasets.ImageNet does this)."
         )
-    return {"train": "train/", "test": "val/"}
+    return {"train": ("train/", classes), "test": ("val/", _classes(name, root / "val"))}
 
 
 def _classes(name: str, folder: Path) -> dict[str, list[str]]:
@@ -150,7 +219,7 @@ def _classes(name: str, folder: Path) -> dict[str, list[str]]:
 def _dataset(
     name: str,
     root: Path,
-    halves: dict[str, str],
+    halves: Halves,
     classes: dict[str, list[str]],
     notes: Sequence[str] = (),
     upright: bool = False,
@@ -161,9 +230,8 @@ def _dataset(
     """
     records, left_out = [], scan.LeftOut()
     names = tuple(folders[0] for folders in classes.values())
-    for split, half in halves.items():
-        scan.leave_out_beside_classes(root, half, left_out)
-        in_split = classes if split == "train" else _classes(name, root / half)
+    scan.leave_out_beside_classes(root, [half for half, _ in halves.values()], left_out)
+    for split, (half, in_split) in halves.items():
         for label, (key, word) in enumerate(zip(classes, names)):
             files = [file for part in in_split.get(key, ()) for file in scan.walk_images(root, half + part, left_out)]
             if not files and split == "train":

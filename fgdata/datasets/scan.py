@@ -7,6 +7,7 @@ archives and desktops leave behind, are never data.
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -79,17 +80,17 @@ def list_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if not is_never_data(entry.name) and entry.is_dir())
 
 
-def leave_out_beside_classes(root: Path, half: str, left_out: LeftOut) -> None:
-    """Adds everything in root/half that is not a class folder to `left_out`. half: "" or a folder's name and a slash.
+def leave_out_beside_classes(root: Path, halves: Sequence[str], left_out: LeftOut) -> None:
+    """Adds what is beside the class folders of each half to `left_out`. A half is "" or a folder's name and a slash.
 
-    Beside train/, only hidden and system files are added: lists and texts belong there.
+    Beside the halves, only hidden and system files are added: lists and texts belong there.
     """
-    for folder in ("", half) if half == "train/" else (half,):
+    for folder in dict.fromkeys(("", *halves)):
         for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
             path = f"{folder}{entry.name}"
             if is_never_data(entry.name):
                 left_out.never_data.append(path)
-            elif folder == half and not entry.is_dir():
+            elif folder in halves and not entry.is_dir():
                 left_out.outside.append(path) if _is_image(entry) else _leave_out(path, left_out)
 
 

@@ -1,8 +1,8 @@
 """`table`: images listed in a CSV file with the columns path, label, x, y, w, h, split. All but path are optional.
 
 One row per image, or one row per box: rows of one path must agree in label and split. x and y are the left and top edge
-of the box in pixels, w and h its size; all four are empty for an image without a box. split is train or test (also val,
-valid, validation). Paths are relative to the root, with forward slashes.
+of the box in pixels, w and h its size; all four are empty for an image without a box. split is train or test (also
+testing, val, valid, validation). Paths are relative to the root, with forward slashes.
 """
 
 from dataclasses import dataclass

@@ -318,7 +318,7 @@ def test_folder_with_train_and_test(tmp_path):
     assert datasets.read("folder", tmp_path).note.splitlines() == [
         "val/ is left out: test/ is the test split",
         "validation/ is left out: test/ is the test split",
-        "extra/ beside train/ is left out: a test split is called test, val, valid, validation",
+        "extra/ beside train/ is left out: a test split is called test, testing, val, valid, validation",
         "left out 1 hidden or system file or folder: .cache",
     ]
     write(tmp_path, {"test/z/9.jpg": b""})
@@ -326,7 +326,7 @@ def test_folder_with_train_and_test(tmp_path):
         datasets.read("folder", tmp_path)
 
 
-@pytest.mark.parametrize("half", ["test", "val", "valid", "validation"])
+@pytest.mark.parametrize("half", ["test", "val", "valid", "validation", "Testing"])
 def test_folder_with_a_test_split_of_any_name(tmp_path, half):
     write(tmp_path, {f"{half}/a/2.jpg": b""})
     with pytest.raises(InputError, match=rf"has {half}/ .*no train/.*--root .*/{half}"):
@@ -337,7 +337,44 @@ def test_folder_with_a_test_split_of_any_name(tmp_path, half):
     assert dataset.note == ""
     (tmp_path / "train" / "a").rename(tmp_path / "b")
     (tmp_path / "train").rmdir()
-    assert datasets.read("folder", tmp_path).classes == ("b", half), "beside a class it is a class"
+    assert datasets.read("folder", tmp_path).classes == tuple(sorted(("b", half))), "beside a class it is a class"
+
+
+@pytest.mark.parametrize("train", ["train", "Training"])
+def test_folder_with_the_splits_inside_the_classes(tmp_path, train):
+    write(tmp_path, {f"b/{train}/2.png": b"", f"a/{train}/deep/1.jpg": b"", "b/val/1.jpg": b"", "note.txt": b""})
+    dataset = datasets.read("folder", tmp_path)
+    assert dataset.classes == ("a", "b")
+    assert [(r.file, r.label, r.split) for r in dataset.records] == [
+        (f"a/{train}/deep/1.jpg", 0, "train"),
+        (f"b/{train}/2.png", 1, "train"),
+        ("b/val/1.jpg", 1, "test"),
+    ]
+    assert "split_folders" not in dataset.settings
+    write(tmp_path, {"a/9.jpg": b"", "a/masks/1.png": b"", "a/.DS_Store": b""})
+    known = datasets.read("folder", tmp_path)
+    assert known.records == dataset.records
+    assert known.note.splitlines()[0] == "left out beside the split folders: a/9.jpg, a/masks"
+
+    whole = datasets.read("folder", tmp_path, split_folders="none")
+    assert [r.file for r in whole.records if r.label == 1] == [f"b/{train}/2.png", "b/val/1.jpg"]
+    assert {r.split for r in whole.records} == {"train"}
+    assert whole.settings == {"split_folders": "none"}
+
+    write(tmp_path, {"c/1.jpg": b""})
+    with pytest.raises(InputError, match=rf"a, b has a folder {train}/, but c has none.*inside.*--split-folders none"):
+        datasets.read("folder", tmp_path)
+    with pytest.raises(InputError, match="class folder .*c contains no images"):
+        datasets.read("folder", tmp_path, split_folders="inside")
+
+
+def test_folder_with_a_class_called_train(tmp_path):
+    write(tmp_path, {"train/1.jpg": b"", "ship/2.jpg": b""})
+    with pytest.raises(InputError, match="train has no class folders.*--split-folders none.*--dataset flat"):
+        datasets.read("folder", tmp_path)
+    assert datasets.read("folder", tmp_path, split_folders="none").classes == ("ship", "train")
+    with pytest.raises(InputError, match="--split-folders above, but .*ship has no train/"):
+        datasets.read("folder", tmp_path / "ship", split_folders="above")
 
 
 def test_folder_and_flat_suggest_each_other(tmp_path):
