@@ -111,6 +111,7 @@ DETECTORS = {
         "maps computed elsewhere: a greyscale image named like each image",
         trained_on="unknown",
     ),
+    "whole": DetectorRow("fgdata.saliency.whole", "the whole image: a control that shows what boxes contribute"),
     "gt": DetectorRow(
         None,
         "the dataset's own box, the largest where there are several; no map",

@@ -49,13 +49,13 @@ SETS: dict[str, DataSet] = {
     "imagenet-10": DataSet(
         "10% IN-1k", "shards/imagenet-10", 128117, 50000, "fgdata build-shards of a tenth of each class of ImageNet"
     ),
-    "drawn": _row("drawn birds", "drawn", 800, 400, ALL_DETECTORS),
+    "drawn": _row("drawn birds", "drawn", 800, 400, f"whole {ALL_DETECTORS}"),
     "real": DataSet(
         "real birds",
         "shards/cub50",
         1500,
         1389,
-        "fgdata build-shards --dataset cub --saliency gt rbd --keep-maps --out shards/cub50",
+        "fgdata build-shards --dataset cub --saliency gt rbd u2netp whole --keep-maps --out shards/cub50",
     ),
 }
 """Name in a study -> shard set. A study can add its own: [sets.NAME]."""

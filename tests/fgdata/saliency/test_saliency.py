@@ -65,7 +65,13 @@ def test_forty_megapixels(name):
     image, mask = cv2.resize(image, (8000, 5000)), cv2.resize(mask.astype(np.float32), (8000, 5000))
     actual = detector(name).saliency_map(image)
     assert actual.shape == (5000, 8000)
-    assert actual[mask > 0.5].mean() > actual[mask < 0.5].mean()
+    assert actual[mask > 0.5].mean() > actual[mask < 0.5].mean() or name == "whole"
+
+
+def test_whole_gives_the_whole_image():
+    image, _ = object_on_ground()
+    box, kind = solve(detector("whole").saliency_map(image), Objective())
+    assert (box.tolist(), kind) == ([0, 0, 1, 1], "flat")
 
 
 @pytest.mark.parametrize("name", MAPS)
