@@ -52,6 +52,7 @@ def build_shards(
     level: Literal["variant", "family", "manufacturer"] | None = None,
     class_list: Path | None = None,
     table: Path | None = None,
+    annotations: tuple[Path, ...] | None = None,
     test_fraction: float | None = None,
     split_seed: int | None = None,
     split_folders: Literal["above", "inside", "none"] | None = None,
@@ -102,8 +103,10 @@ def build_shards(
         class_list: imagenet100 only: the file with the classes. Default: imagenet100.txt in the root.
         table: table only: the CSV file, with the columns path, label, x, y, w, h, split. Default: labels.csv in the
             root. Without --root, paths are relative to its folder.
-        test_fraction: folder and table only, for a dataset without a test split: the fraction of every class to move
-            to a new test split, above 0 and below 1.
+        annotations: coco only: one or two json files in COCO's form, as other tools export them: train, then test.
+            Without --root, paths are relative to the folder that holds them.
+        test_fraction: folder, table and coco only, for a dataset without a test split: the fraction of every class to
+            move to a new test split, above 0 and below 1.
         split_seed: Seed for drawing that test split. Default: 0.
         split_folders: folder only: where folders called train and test (or val, ...) are. above: train/CLASS/IMAGE.
             inside: CLASS/train/IMAGE. none: they are classes, or parts of a class. Default: what their places show.
@@ -125,7 +128,7 @@ def build_shards(
     if missing := plugins.ask(str(out), recorded_plugins(out)):
         raise InputError(missing)
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
-    options |= {"level": level, "class_list": class_list}
+    options |= {"level": level, "class_list": class_list, "annotations": annotations}
     options |= {
         "table": table,
         "test_fraction": test_fraction,

@@ -80,7 +80,7 @@ class DatasetRow:
     files: bool = True
     """False for a dataset that code generates: it has no root."""
     root_from: str = ""
-    """An option that names a file; the file's folder is the default root."""
+    """An option that names a file, or several; the folder that holds them is the default root."""
     archives: tuple[Archive, ...] = ()
     """What --download fetches, in the order of unpacking. Empty if the publisher requires accepting terms, or has no
     stable address."""
@@ -223,7 +223,7 @@ DATASETS: dict[str, DatasetRow] = {
     "coco": DatasetRow(
         reader="fgdata.datasets.coco:read",
         layout="annotations/instances_train2017.json  annotations/instances_val2017.json  train2017/  val2017/"
-        "   (or 2014; the image folders may be in images/)",
+        "   (or 2014; the image folders may be in images/; or --annotations FILE [TEST-FILE] of that form, IMAGE ...)",
         size="80 classes, 118,287 train, 5,000 validation (the test split), many boxes: the largest gives the class",
         where="https://cocodataset.org/#download (train2017.zip, val2017.zip, annotations_trainval2017.zip, 20 GB)",
         archives=(
@@ -231,6 +231,8 @@ DATASETS: dict[str, DatasetRow] = {
             Archive(f"{_COCO}zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80"),
             Archive(f"{_COCO}zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2"),
         ),
+        options=("annotations", "test_fraction", "split_seed"),
+        root_from="annotations",
     ),
     "folder": DatasetRow(
         reader="fgdata.datasets.folder:read",
@@ -286,7 +288,9 @@ def read(name: str, root: Path | str | None = None, **options: Any) -> Dataset:
         allowed = f"takes {', '.join(row.options)}" if row.options else "takes no options"
         raise InputError(f"Dataset {name} has no option {', '.join(unknown)}; it {allowed}.")
     if root is None and row.root_from in options:
-        root = Path(options[row.root_from]).parent
+        given = options[row.root_from]
+        files = [given] if isinstance(given, str | Path) else list(given)
+        root = Path(os.path.commonpath([Path(file).absolute().parent for file in files]))
     module, function = row.reader.split(":")
     reader = getattr(import_module(module), function)
     if not row.files:

@@ -1,4 +1,5 @@
-"""COCO: annotations/instances_train2017.json and instances_val2017.json (or 2014), train2017/, val2017/.
+"""COCO: annotations/instances_train2017.json and instances_val2017.json (or 2014), train2017/, val2017/. Or any json
+files of that form and the folder of their images, as Roboflow, CVAT, Label Studio and others export them.
 
 An image has many boxes, kept in the order of the file. Its class is that of the largest box, which is also the box of
 the detector gt. Crowd regions and boxes without area are ignored; an image without any box is left out (about one in a
@@ -7,7 +8,10 @@ hundred). The published validation images are the test split.
 Some tools draw boxes on the image as EXIF turns it, not as it is stored. The json's width and height show which.
 """
 
-from dataclasses import dataclass
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as excerpt
 
@@ -15,6 +19,7 @@ from .. import images
 from ..errors import InputError
 from ..images.orientation import box_to_stored, read_orientation, swaps_sides
 from . import Dataset, PixelBoxes, Record, parsing, scan
+from .split import split_off
 
 NAME = "coco"
 PUBLISHED = {2017: (118287, 5000), 2014: (82783, 40504)}
@@ -53,11 +58,29 @@ class StoredBoxes(parsing.Files):
         )
 
 
-def read(root: Path) -> Dataset:
-    """Reads the dataset from `root`: the train and val lists, or one of them, of 2017, else of 2014.
+def read(
+    root: Path,
+    annotations: Sequence[Path | str] = (),
+    test_fraction: float | None = None,
+    split_seed: int = 0,
+) -> Dataset:
+    """Reads COCO: the train and val lists, or one of them, of 2017, else of 2014. Or the json files of another tool.
 
-    InputError if there is neither list, or at the first fault of one.
+    Args:
+        root: The dataset's folder. For other files, the folder that their paths are relative to.
+        annotations: Other json files: the first lists the train images, a second one the test images. Images are looked
+            for in the root, beside the file, and in images/. Ids are paths.
+        test_fraction: See `split_off`.
+        split_seed: See `split_off`.
+
+    Raises:
+        InputError: there is no list, or at the first fault of one.
     """
+    dataset = _read_given(root, [Path(path) for path in annotations]) if annotations else _read_published(root)
+    return split_off(dataset, test_fraction, split_seed)
+
+
+def _read_published(root: Path) -> Dataset:
     folder = root / "annotations"
     year, halves = next(
         ((year, lists) for year in PUBLISHED if (lists := _halves(folder, year))), (2017, dict[str, Path]())
@@ -67,6 +90,29 @@ def read(root: Path) -> Dataset:
             f"{NAME}: {folder} has neither instances_train2017.json nor instances_val2017.json, nor those of 2014. "
             + _explain_other_files(root)
         )
+    classes, records, total = _read_halves(root, halves, _published_folder, "the instances")
+    published = {"classes": 80, "train": PUBLISHED[year][0], "test": PUBLISHED[year][1]}
+    ratios = [f"{total[key]:,} of {published[key]:,} {key} images" for key in total if total[key] != published[key]]
+    parsing.check_counts(NAME, classes, records, published)
+    notes = [f"a subset: {', '.join(ratios)}"] if ratios else []
+    return _dataset(root, classes, records, total, notes)
+
+
+def _read_given(root: Path, annotations: list[Path]) -> Dataset:
+    if len(annotations) > 2:
+        raise InputError(
+            f"{NAME}: --annotations names {len(annotations)} files; allowed: one for train, and one for test after it."
+        )
+    halves = dict(zip(("train", "test"), annotations))
+    listing = " and ".join(path.name for path in annotations)
+    classes, records, total = _read_halves(root, halves, _given_folder, listing)
+    return _dataset(root, classes, [replace(record, id=record.file) for record in records], total, [])
+
+
+def _read_halves(
+    root: Path, halves: dict[str, Path], find_folder: Callable[[Path, Path, list[dict]], str], listing: str
+) -> tuple[tuple[str, ...], list[Record], dict[str, int]]:
+    """-> classes, the records of images that have a box, and the number of all images by split."""
     names: dict[int, str] = {}
     records: list[Record] = []
     total, listed = {"train": 0, "test": 0}, {}
@@ -77,18 +123,31 @@ def read(root: Path) -> Dataset:
         if names and categories != names:
             raise InputError(f"{NAME}: {path} and {halves['train'].name} have different categories.")
         names = categories
-        images = path.stem.removeprefix("instances_")
-        prefix = f"images/{images}/" if (root / "images" / images).is_dir() else f"{images}/"
         total[split] = len(lists["images"])
-        records += _records(path, lists, names, prefix, split, listed)
-    parsing.check_files_exist(NAME, "the instances", root, listed)
-    classes = tuple(names[number] for number in sorted(names))
-    published = {"classes": 80, "train": PUBLISHED[year][0], "test": PUBLISHED[year][1]}
-    ratios = [f"{total[key]:,} of {published[key]:,} {key} images" for key in total if total[key] != published[key]]
-    parsing.check_counts(NAME, classes, records, published)
+        records += _records(path, lists, names, find_folder(root, path, lists["images"]), split, listed)
+    parsing.check_files_exist(NAME, listing, root, listed)
+    return tuple(names[number] for number in sorted(names)), records, total
+
+
+def _published_folder(root: Path, path: Path, entries: list[dict]) -> str:
+    images = path.stem.removeprefix("instances_")
+    return f"images/{images}/" if (root / "images" / images).is_dir() else f"{images}/"
+
+
+def _given_folder(root: Path, path: Path, entries: list[dict]) -> str:
+    """Where the first image of another tool's file is, relative to the root, with a slash at its end; "" if nowhere."""
+    first = entries[0].get("file_name") if entries else None
+    own, top = path.parent.resolve(), root.resolve()
+    beside = f"{own.relative_to(top).as_posix()}/" if own != top and own.is_relative_to(top) else ""
+    folders = ("", beside, "images/", f"{beside}images/")
+    return next((word for word in folders if isinstance(first, str) and os.path.isfile(root / word / first)), "")
+
+
+def _dataset(
+    root: Path, classes: tuple[str, ...], records: list[Record], total: dict[str, int], notes: list[str]
+) -> Dataset:
     without_box = sum(total.values()) - len(records)
-    notes = [f"a subset: {', '.join(ratios)}"] if ratios else []
-    notes += [f"{without_box:,} images without a box are left out"] if without_box else []
+    notes = [*notes, f"{without_box:,} images without a box are left out"] if without_box else notes
     return Dataset(NAME, classes, tuple(records), StoredBoxes(NAME, root), note="; ".join(notes))
 
 
@@ -115,9 +174,10 @@ def _explain_other_files(root: Path) -> str:
     others = [path.relative_to(root).as_posix() for folder in folders for path in sorted(folder.glob("*.json"))]
     if not others:
         return "Unpack annotations_trainval2017.zip, and name the folder that contains annotations/: --root FOLDER"
+    file = shlex.quote(str(root / others[0]))
     return (
-        f"It has {parsing.abbreviate(others)}. To read such a file, save it as annotations/instances_train2017.json "
-        "and its images in train2017/; a test split likewise as instances_val2017.json and val2017/."
+        f"It has {parsing.abbreviate(others)}. To read such a file: --annotations {file}. "
+        "Name the file of a test split after it."
     )
 
 

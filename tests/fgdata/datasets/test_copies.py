@@ -52,8 +52,69 @@ def test_coco_without_a_box_says_what_is_expected(tmp_path, bbox, state):
 
 
 def test_coco_json_of_another_tool_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"train/_annotations.coco.json.*annotations/instances_train2017.json"):
+    with pytest.raises(InputError, match=r"It has train/_annotations.coco.json.*--annotations .*coco.json"):
         datasets.read("coco", write(tmp_path, {"train/_annotations.coco.json": "{}"}))
+
+
+def exported(files: dict[str, list], categories: tuple[str, ...] = ("cat", "dog")) -> str:
+    """{file: [(category, box), ...]} -> a json file as other tools write it."""
+    boxes = [(image, *box) for image, listed in enumerate(files.values()) for box in listed]
+    content = {
+        "images": [{"id": number, "file_name": file, "width": 60, "height": 40} for number, file in enumerate(files)],
+        "annotations": [{"id": n, "image_id": i, "category_id": c, "bbox": box} for n, (i, c, box) in enumerate(boxes)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(categories, 1)],
+    }
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"train/_annotations.coco.json": "train/", "valid/_annotations.coco.json": "valid/"},  # Roboflow
+        {"annotations/instances_default.json": "images/"},  # CVAT
+        {"labels.json": ""},
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_coco_json_of_other_tools(tmp_path, places, named):
+    """{json file: the folder that its paths are relative to}. The largest of three boxes is a cat."""
+    three = [(2, [1, 2, 10, 10]), (1, [0, 0, 60, 40]), (2, [5, 5, 3, 3])]
+    expected = {}
+    for (path, folder), split in zip(places.items(), ("train", "test")):
+        write(tmp_path, {path: exported({f"{split}/a.jpg": three, "b.jpg": []})})
+        write(tmp_path / folder, {f"{split}/a.jpg": image(), "b.jpg": image()})
+        expected[f"{folder}{split}/a.jpg"] = split
+    root = tmp_path if named or "images/" in places.values() else None
+    known = datasets.read("coco", root, annotations=[str(tmp_path / path) for path in places])
+    assert {record.file: record.split for record in known.records} == expected
+    assert {(record.id == record.file, record.label, record.class_name) for record in known.records} == {
+        (True, 0, "cat")
+    }
+    assert set(boxes(known).values()) == {((1, 2, 10, 10), (0, 0, 60, 40), (5, 5, 3, 3))}
+    assert known.note == f"{len(places)} images without a box are left out"
+
+
+def test_coco_json_of_other_tools_names_what_is_wrong(tmp_path):
+    box = [(1, [0, 0, 5, 5])]
+    write(tmp_path, {"a.jpg": image(), "b.jpg": image(), "one.json": exported({"a.jpg": box, "b.jpg": box})})
+    one = tmp_path / "one.json"
+    known = datasets.read("coco", annotations=[one], test_fraction=0.5)
+    assert sorted(record.split for record in known.records) == ["test", "train"]
+    other = tmp_path / "other.json"
+    for content, says in (
+        (exported({"a.jpg": box}), "assigns a.jpg to both image train/0 and image test/0"),
+        (exported({"b.jpg": box}, ("dog", "cat")), "different categories"),
+        (exported({"..\\b.jpg": box}), "other.json, image 1: .*with forward slashes"),
+        (exported({"c.jpg": box}), "1 of 3 files listed in one.json and other.json are not in .*: c.jpg"),
+        ("[]", "other.json holds a JSON list"),
+    ):
+        other.write_text(content)
+        with pytest.raises(InputError, match=says):
+            datasets.read("coco", annotations=[one, other])
+    with pytest.raises(InputError, match="--annotations names 3 files; allowed: one for train"):
+        datasets.read("coco", annotations=[one] * 3)
+    with pytest.raises(InputError, match="absent.json cannot be read"):
+        datasets.read("coco", annotations=[tmp_path / "absent.json"])
 
 
 def test_a_download_ignores_hidden_files_and_refuses_a_second_process(tmp_path, monkeypatch):
