@@ -103,7 +103,7 @@ def _read_given(root: Path, annotations: list[Path]) -> Dataset:
         raise InputError(
             f"{NAME}: --annotations names {len(annotations)} files; allowed: one for train, and one for test after it."
         )
-    halves = dict(zip(("train", "test"), annotations))
+    halves: dict[str, Path] = dict(zip(("train", "test"), annotations))
     listing = " and ".join(path.name for path in annotations)
     classes, records, total = _read_halves(root, halves, _given_folder, listing)
     return _dataset(root, classes, [replace(record, id=record.file) for record in records], total, [])

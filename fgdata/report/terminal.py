@@ -66,7 +66,7 @@ def print_duplicates(shards: Path, found: Duplicates) -> None:
     for split, count in found.repeated.items():
         others = " or ".join(other for other in found.images if other != split)
         if others:
-            print(f"{split}: {count:,} of {counted(found.images[split], 'image')} have a near-duplicate in {others}")
+            print(f"{split}: {count:,} of {counted(found.images[split], 'image')} with a near-duplicate in {others}")
     pairs = ", ".join(f"{count:,} in {split}" for split, count in found.within.items())
     print(f"Pairs within a split: {pairs}")
     print(f"Near-duplicates: hashes differ in at most {MOST_BITS} of 64 bits; correlation at least {LEAST_CORRELATION}")
