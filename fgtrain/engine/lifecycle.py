@@ -36,7 +36,8 @@ def train(config: Config, name: str) -> Path:
     with parallel.group(config.machine.device) as device, ExitStack() as stack:
         torch.backends.cudnn.benchmark = device.type == "cuda"  # batches have one size, so its trials pay
         first = parallel.rank() == 0
-        signals = stack.enter_context(StopSignals())  # first, so that it ends last: until then the run is not finished
+        # First, so that it ends last: until then the run is not finished.
+        signals = stack.enter_context(StopSignals(raises=parallel.world_size() == 1))
         with parallel.together():
             shards = open_shards(config.data.shards)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
@@ -54,7 +55,7 @@ def train(config: Config, name: str) -> Path:
             if last:
                 run.check_unchanged(config, state.get("settings"), last)
             try:
-                trainer = Trainer(config, run, shards, device, resumed=last is not None)
+                trainer = Trainer(config, run, shards, device, signals, resumed=last is not None)
             except InputError as error:
                 raise InputError(f"{opening}. {error}" if opening else str(error)) from error
             stack.callback(trainer.loader.close)
@@ -79,7 +80,7 @@ def train(config: Config, name: str) -> Path:
         try:
             monitored, trackers = (run, Trackers(run, config, trainer.step)) if first else (None, None)
             with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, trackers) as monitor:
-                signals.catch(trainer)
+                signals.catch()
                 status = run_training(trainer, monitor, name, opening, fresh=last is None)
                 monitor.status = status
         except BaseException as error:
@@ -91,7 +92,7 @@ def train(config: Config, name: str) -> Path:
             raise
         if first:
             run.note(status=status, step=trainer.step)
-        interrupted = status == "stopped" and trainer.interrupted
+        interrupted = status == "stopped" and signals.interrupted
     if interrupted:
         raise KeyboardInterrupt
     return path

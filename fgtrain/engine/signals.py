@@ -1,14 +1,11 @@
-"""Stop signals of a training: what the first one does, and what a second one does."""
+"""Stop signals of trainings and studies: what the first one does, and what a second one does."""
 
 import os
 import signal
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from typing import Any
 
 STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 NOTICE = b"\nStopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without one.\n"
@@ -17,26 +14,34 @@ ONE_PRESS = 0.5
 
 
 class StopSignals:
-    """From `catch` until the block ends, a stop signal makes the trainer write a checkpoint at its next step and stop.
+    """From `catch` until the block ends, a stop signal is only noted: `came` is true. A training then writes a
+    checkpoint at its next step and stops; a study lets each of its runs do so.
 
     SIGTERM, SIGUSR1 and SIGHUP (a closed terminal; ignored under nohup) may come any number of times: schedulers send
-    them twice, launchers pass them on once more. Only SIGKILL ends the run without its checkpoint.
+    them twice, launchers pass them on once more. Only SIGKILL ends a run without its checkpoint.
 
-    SIGINT (Ctrl-C) is a person's. A second one, after more than ONE_PRESS seconds, raises KeyboardInterrupt at once:
-    the last complete checkpoint stays. Under torchrun it has no effect, since each process may get the same Ctrl-C from
-    the terminal and from torchrun.
+    SIGINT (Ctrl-C) is a person's. A second one, after more than ONE_PRESS seconds, asks to stop `at_once`; the last
+    complete checkpoint stays. With `raises`, for a training of one process, the first one prints NOTICE and that second
+    one raises KeyboardInterrupt. Under torchrun a second one has no effect, since each process may get the same Ctrl-C
+    from the terminal and from torchrun.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, raises: bool = False) -> None:
+        self.raises = raises
+        self.came = self.at_once = False
         self._before: dict[int, Any] = {}
         self._pressed: float | None = None
 
-    def catch(self, trainer: "Trainer") -> None:
+    @property
+    def interrupted(self) -> bool:
+        """Whether one of the signals was Ctrl-C."""
+        return self._pressed is not None
+
+    def catch(self) -> None:
         """Installs the handlers."""
-        self._trainer = trainer
         for number in STOPS:
             if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
+                self._before[number] = signal.signal(number, self.handle)
 
     def __enter__(self) -> "StopSignals":
         return self
@@ -45,15 +50,18 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self._trainer.signalled = True
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """Notes a signal."""
+        self.came = True
         if number != signal.SIGINT:
             return
-        now, self._trainer.interrupted = time.monotonic(), True
+        now = time.monotonic()
         if self._pressed is None:
             self._pressed = now
-            if self._trainer.world == 1:
+            if self.raises:
                 with suppress(OSError):  # not by print, which may have been interrupted
                     os.write(2, NOTICE)
-        elif self._trainer.world == 1 and now - self._pressed > ONE_PRESS:
-            raise KeyboardInterrupt
+        elif now - self._pressed > ONE_PRESS:
+            self.at_once = True
+            if self.raises:
+                raise KeyboardInterrupt

@@ -37,6 +37,7 @@ from .capacity import check_memory
 from .monitor import Monitor
 from .needs import check_backgrounds, check_labels
 from .refresh import Refresh
+from .signals import StopSignals
 
 MOST_NAMED = 16  # samples named in a message; log.txt names all
 
@@ -44,7 +45,15 @@ MOST_NAMED = 16  # samples named in a message; log.txt names all
 class Trainer:
     """One training. `state()` and `restore()` save and load all of its state."""
 
-    def __init__(self, config: Config, run: RunDir, shards: ShardSet, device: torch.device, resumed: bool = False):
+    def __init__(
+        self,
+        config: Config,
+        run: RunDir,
+        shards: ShardSet,
+        device: torch.device,
+        signals: StopSignals | None = None,
+        resumed: bool = False,
+    ):
         self.config, self.run, self.shards, self.device = config, run, shards, device
         self.first, self.world = parallel.rank() == 0, parallel.world_size()
         # A resumed or extended run has its weights in the checkpoint; the file of --init may be gone.
@@ -101,8 +110,8 @@ class Trainer:
         self.indices: list[Tensor] = []  # samples of those steps
         self.latest = torch.empty(0, dtype=torch.long)  # this process's samples of the last step
         self.shown: tuple[Tensor, Tensor] | None = None  # views of the last batch, for pictures, and their samples
-        self.signalled = self.stopped = False  # a stop signal came: to this process, to any process
-        self.interrupted = False  # that signal was Ctrl-C
+        self.signals = signals or StopSignals()
+        self.stopped = False  # a stop signal came to any process
         precision = pick_precision(config.precision, device)
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
         self.autocast = torch.autocast(device.type, dtype, enabled=precision != "fp32")
@@ -204,7 +213,7 @@ class Trainer:
 
     def must_stop(self) -> bool:
         """Whether this process got a stop signal, or lost the launcher that would pass one on."""
-        return self.signalled or parallel.lost_launcher()
+        return self.signals.came or parallel.lost_launcher()
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
         """(all) One update: the optimiser step on a batch, in `accumulate` parts."""

@@ -15,6 +15,7 @@ from fgdata.errors import InputError, counted
 from fgdata.files.atomic import write_atomic
 from fgdata.files.lock import create_folder
 
+from ..engine.signals import StopSignals
 from ..printing import say
 from ..settings.studying import Study as Flags
 from . import declaration, estimate, figures, page, plan, running, tables, tune
@@ -120,7 +121,7 @@ def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
     """Runs the jobs -> folders of failed ones and why. KeyboardInterrupt after Ctrl-C; SystemExit(0) after another
     stop signal: both leave everything resumable."""
     create_folder(made.out, "--out")
-    logs, stop, cores = made.out / "logs", running.Stop(), available_cores()
+    logs, cores = made.out / "logs", available_cores()
 
     def lacking(job: Job) -> list[Measure]:
         return Results(made).missing(job)
@@ -139,12 +140,13 @@ def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
     console = PlainConsole(forgiving=True, soft_wrap=True)
     with Live(console=console, refresh_per_second=2) if console.is_terminal else console as live:
         progress = Progress(jobs, lacking, flags, live if isinstance(live, Live) else None, console)
-        with stop.caught():
+        with StopSignals() as stop:
+            stop.catch()
             failed = running.run(jobs, commands, launch, flags.workers, progress.report, stop)
-    if stop.number:
+    if stop.came:
         again = shlex.join(["fgtrain", *sys.argv[1:]]) if sys.argv[1:] else "the same command"
         say(f"Stopped. Every run has a checkpoint; continue: {again}{plugins.flags()}")
-        if stop.number == running.STOPS[-1]:
+        if stop.interrupted:
             raise KeyboardInterrupt
         raise SystemExit(0)
     return failed

@@ -2,21 +2,18 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 from fgdata.errors import InputError, describe_exit
 from fgdata.files.lock import is_locked
 
-from ..engine.signals import STOPS
+from ..engine.signals import StopSignals
 from .plan import Job
 
 POLL = 0.2
@@ -36,36 +33,13 @@ Launch = Callable[[Job, list[list[str]], int], Process]
 """(job, its commands, number of the worker) -> the process."""
 
 
-@dataclass
-class Stop:
-    """Whether, and by which signal, the study was asked to stop; a second Ctrl-C ends the runs at once."""
-
-    number: int = 0
-    at_once: bool = False
-
-    def handle(self, number: int, _frame: FrameType | None) -> None:
-        self.at_once = self.at_once or (number == self.number == signal.SIGINT)
-        self.number = number
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Handles the stop signals in the block."""
-        ignored = [n for n in STOPS if signal.getsignal(n) is signal.SIG_IGN and n != signal.SIGINT]
-        before = {number: signal.signal(number, self.handle) for number in STOPS if number not in ignored}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def run(
     jobs: Sequence[Job],
     commands: Callable[[Job], list[list[str]]],
     launch: Launch,
     workers: int,
     report: Callable[[list[Job], int], None],
-    stop: Stop,
+    stop: StopSignals,
 ) -> dict[Path, str]:
     """Runs every job that lacks something, first stages before the jobs that need them -> failed folders and why.
 
@@ -76,15 +50,15 @@ def run(
     running: dict[int, tuple[Job, Process]] = {}
     terminated: set[int] = set()
     wait_until = 0.0
-    while (waiting and not stop.number) or running:
+    while (waiting and not stop.came) or running:
         for slot, (job, process) in list(running.items()):
             if (code := process.poll()) is not None:
                 del running[slot]
-                if code and not stop.number and job.folder.is_dir() and is_locked(job.folder):
+                if code and not stop.came and job.folder.is_dir() and is_locked(job.folder):
                     waiting.append(job)  # another process was faster; wait for its run
-                elif code and not stop.number:
+                elif code and not stop.came:
                     failed[job.folder] = describe_exit(code)
-        if stop.number:
+        if stop.came:
             for slot, (_, process) in running.items():
                 with suppress(OSError):
                     if stop.at_once:

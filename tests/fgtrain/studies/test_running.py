@@ -1,11 +1,14 @@
 """The order in which jobs run, what a failure stops, and what a stop signal does, without real processes."""
 
+import itertools
 import signal
 from pathlib import Path
 
 import pytest
 
 from fgdata.errors import InputError
+from fgtrain.engine import signals
+from fgtrain.engine.signals import StopSignals
 from fgtrain.studies import running
 from fgtrain.studies.plan import Job
 
@@ -54,7 +57,7 @@ def run(every: list[Job], processes: dict[str, Fake], workers: int, stop=None, r
             report(active, left)
 
     failed = running.run(
-        every, lambda job: [] if job.name in complete else [["run"]], launch, workers, count, stop or running.Stop()
+        every, lambda job: [] if job.name in complete else [["run"]], launch, workers, count, stop or StopSignals()
     )
     return order, most[0], {folder.name: why for folder, why in failed.items()}
 
@@ -85,7 +88,7 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_signal_terminates_each_process_once_and_starts_no_other(number: int, tmp_path: Path):
-    stop = running.Stop()
+    stop = StopSignals()
     processes = {"first": Fake(1000), "a": Fake(1000)}
     first_time = iter([True])
     order, _, failed = run(
@@ -96,9 +99,11 @@ def test_a_stop_signal_terminates_each_process_once_and_starts_no_other(number: 
     assert not failed, "a stopped run has not failed"
 
 
-def test_a_second_ctrl_c_kills(tmp_path: Path):
-    stop, processes = running.Stop(), {"first": Fake(1000)}
+def test_a_second_ctrl_c_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stop, processes = StopSignals(), {"first": Fake(1000)}
     processes["first"].terminate = lambda: None
+    clock = itertools.count()
+    monkeypatch.setattr(signals.time, "monotonic", lambda: float(next(clock)))
     run(jobs(tmp_path), processes, 1, stop, lambda *_: stop.handle(signal.SIGINT, None))
     assert "kill" in processes["first"].signals
 

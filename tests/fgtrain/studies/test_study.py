@@ -13,6 +13,7 @@ from paths import ROOT
 
 from fgtrain import cli
 from fgtrain.runs.rundir import RunDir
+from fgtrain.studies import running
 from fgtrain.studies.plan import is_finished
 from fgtrain.studies.progress import Progress
 from fgtrain.studies.traces import last_step
@@ -110,6 +111,15 @@ def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path
     assert cli.main([*words, "--epochs", "16"]) == 0, "a finished study only writes its tables again"
     assert (run / "results.jsonl").read_bytes() == before
     assert cli.main([*words, "--epochs", "3"]) == 2, "another setting needs another folder"
+
+
+def test_a_stopped_study_ends_with_0_and_after_ctrl_c_with_130(words: list[str], monkeypatch: pytest.MonkeyPatch):
+    sent = iter((signal.SIGHUP, signal.SIGINT))
+    monkeypatch.setattr(running, "run", lambda *_: os.kill(os.getpid(), next(sent)))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*words, "--rows", "MoCo v2"])
+    assert stopped.value.code == 0
+    assert cli.main([*words, "--rows", "MoCo v2"]) == 130
 
 
 def test_a_run_stops_when_its_study_is_gone(tmp_path: Path):
