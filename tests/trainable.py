@@ -49,6 +49,14 @@ def small(shards: Path, out: Path, name: str = "cvsa", **machine) -> common.Conf
     return replace(base, **{k: v for k, v in fields.items() if k in {f.name for f in dataclasses.fields(base)}})
 
 
+def joined(shards: Path, out: Path, name: str, **machine) -> common.Config:
+    """Settings whose views do not depend on other samples, so that two half batches equal the whole batch."""
+    config = small(shards, out, name, **machine)
+    return replace(
+        config, views=ViewSpec(size=32, local=config.views.local), sync_norm=False, optim=replace(config.optim, lr=1.0)
+    )
+
+
 def metrics(run: Path) -> list[dict]:
     """The lines of metrics.jsonl without the rates, which differ from run to run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -73,11 +81,36 @@ def same(a, b) -> bool:
     return a == b
 
 
+def assert_same_training(a: Path, b: Path) -> None:
+    """Both runs have the same metrics and weights, up to float32 sums in another order over eight to twelve steps."""
+    ours, theirs = (
+        [{k: v for k, v in line.items() if k != "feature_std"} for line in metrics(run)]  # it is a spread in a batch
+        for run in (a, b)
+    )
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for one, other in zip(ours, theirs):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+    one, other = final(a)["objective"], final(b)["objective"]
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-4)
+
+
 def fix_batch_norm(module: torch.nn.Module) -> None:
     """Puts batch norm into evaluation mode: a sample's output no longer depends on its batch."""
     for part in module.modules():
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
             part.eval()
+
+
+def without_batch_statistics(patch: pytest.MonkeyPatch) -> None:
+    """Batch norm in evaluation mode: with two processes its statistics would be those of half a batch."""
+    join = Trainer.join
+
+    def fix_and_join(self):
+        fix_batch_norm(self.objective)
+        join(self)
+
+    patch.setattr(Trainer, "join", fix_and_join)
 
 
 def stop_at_step(patch: pytest.MonkeyPatch, stop_at: int, caught: signal.Signals = signal.SIGUSR1) -> None:

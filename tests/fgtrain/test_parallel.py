@@ -1,14 +1,9 @@
 """Two processes on the CPU with gloo: communication, and training that equals one process on the joined batch."""
 
-import json
 import os
-import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,24 +11,15 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from trainable import final, fix_batch_norm, metrics, same, small
+from trainable import assert_same_training, final, joined, metrics, same, small, without_batch_statistics
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import parallel
 from fgtrain.engine import lifecycle, refresh, trainer
 from fgtrain.settings.common import Config, Model, OwnBoxes
-from fgtrain.settings.file import to_dict
 
 METHODS = ("moco", "byol", "simsiam", "simclr", "cvsa", "synth-pair", "dino")
-
-
-def joined(shards: Path, out: Path, name: str, **machine) -> Config:
-    """Settings whose views do not depend on other samples, so that two half batches equal the whole batch."""
-    config = small(shards, out, name, **machine)
-    return replace(
-        config, views=ViewSpec(size=32, local=config.views.local), sync_norm=False, optim=replace(config.optim, lr=1.0)
-    )
 
 
 def boxed(shards: Path, out: Path, **machine) -> Config:
@@ -54,17 +40,6 @@ def watch_boxes(patch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
     patch.setattr(refresh.Refresh, "find", watched)
     return found
-
-
-def without_batch_statistics(patch: pytest.MonkeyPatch) -> None:
-    """Batch norm in evaluation mode: with two processes its statistics would be those of half a batch."""
-    join = trainer.Trainer.join
-
-    def joined(self):
-        fix_batch_norm(self.objective)
-        join(self)
-
-    patch.setattr(trainer.Trainer, "join", joined)
 
 
 def stopped_at(patch: pytest.MonkeyPatch, stop_at: int, rank: int) -> None:
@@ -190,14 +165,7 @@ def test_two_processes_train_as_one_on_the_joined_batch(
     without_batch_statistics(monkeypatch)
     name = "byol" if run == "in-parts" else run
     lifecycle.train(joined(drawn_set, tmp_path / "run", name), name)
-    ours, theirs = metrics(two / run), metrics(tmp_path / "run")
-    assert [line["step"] for line in ours] == [3, 6, 8]
-    for a, b in zip(ours, theirs):
-        a, b = ({k: v for k, v in line.items() if k != "feature_std"} for line in (a, b))  # a spread within a batch
-        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)  # float32 sums in another order, over eight steps
-    a, b = final(two / run)["objective"], final(tmp_path / "run")["objective"]
-    for key in a:
-        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
+    assert_same_training(two / run, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -246,45 +214,3 @@ def test_a_run_of_two_processes_is_resumed_by_one_and_says_so(two: Path, drawn_s
     shutil.copytree(two / "stopped", tmp_path / "run", symlinks=True)
     lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
     assert "with 1 process instead of 2" in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.slow
-def test_workers_whose_launcher_is_gone_stop_with_a_checkpoint(drawn_set: Path, tmp_path: Path):
-    """SIGUSR1 ends torchrun itself unless it is told to pass it on; its workers must not train on without it."""
-    run = tmp_path / "run"
-    config = replace(small(drawn_set, run, "byol"), epochs=2000)
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fgtrain"]
-    command += ["run", "byol", "--config", str(tmp_path / "config.json"), "--out", str(run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (run / "metrics.jsonl").is_file() and process.poll() is None:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGUSR1)
-    printed, _ = process.communicate()  # ends when the last worker closes the pipe
-    facts = json.loads((run / "run.json").read_text())
-    assert (facts["status"], facts["step"]) == ("stopped", final(run)["step"]), printed
-
-
-@pytest.mark.slow
-def test_torchrun_trains_until_a_scheduler_signals_every_process(drawn_set: Path, tmp_path: Path):
-    """The workers get the signal twice, once of them from torchrun."""
-    run = tmp_path / "run"
-    config = replace(small(drawn_set, run, "byol"), epochs=100_000, sync_norm=True)
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fgtrain"]
-    command += ["run", "byol", "--config", str(tmp_path / "config.json"), "--out", str(run)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        while not (run / "metrics.jsonl").is_file() and process.poll() is None:
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGTERM)
-        printed, _ = process.communicate()
-    finally:
-        process.kill()
-    assert len(re.findall("cpu x 2 processes", printed)) == 1, printed
-    assert "batch norm: separate statistics" in printed
-    assert f"torchrun --nproc-per-node 2 -m fgtrain run byol --out {run} --resume" in printed
-    facts = json.loads((run / "run.json").read_text())
-    assert (facts["status"], facts["processes"], facts["step"]) == ("stopped", 2, final(run)["step"])
