@@ -42,8 +42,13 @@ def cases() -> dict[str, tuple[Config, str | None]]:
         "simclr": (RECIPES["simclr"](), None),
         "byol, ViT-S/16": (replace(RECIPES["byol"](), model=VIT), None),
         "cvsa, ViT-S/16": (replace(RECIPES["cvsa"](), model=VIT), "byol, ViT-S/16"),
+        "cvsa, ViT-S/16, narrow": (replace(RECIPES["cvsa"](), model=VIT, align=NARROW), "byol, ViT-S/16"),
         "byol, EfficientNet-Lite0": (replace(RECIPES["byol"](), model=LITE0), None),
         "cvsa, EfficientNet-Lite0": (replace(RECIPES["cvsa"](), model=LITE0), "byol, EfficientNet-Lite0"),
+        "cvsa, EfficientNet-Lite0, narrow": (
+            replace(RECIPES["cvsa"](), model=LITE0, align=NARROW),
+            "byol, EfficientNet-Lite0",
+        ),
         "supervised": (RECIPES["supervised"](), "moco"),
         "rotation": (RECIPES["rotation"](), "moco"),
         "relative-location": (RECIPES["relative-location"](), "moco"),
