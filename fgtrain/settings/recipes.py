@@ -268,11 +268,12 @@ def cvsa_vit() -> CvsaConfig:
 
     fgtrain run cvsa-vit
 
-    byol-vit with SaliencySwap views and the alignment loss. The settings are ours.
+    byol-vit with SaliencySwap views and the alignment loss, whose heads are narrow, as the tokens are. The settings are
+    ours.
     """
-    base = byol_vit()
+    base, align = byol_vit(), AlignSettings(hidden=512)
     return CvsaConfig(
-        views=SWAP, model=base.model, optim=base.optim, epochs=base.epochs, init=base.init, sync_norm=True
+        views=SWAP, model=base.model, optim=base.optim, epochs=base.epochs, init=base.init, sync_norm=True, align=align
     )
 
 
