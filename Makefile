@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/python tools/demo.py
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,7 +2,9 @@
 
 import os
 import signal
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores
 
@@ -10,9 +12,16 @@ import pytest
 from paths import REAL_DATA
 
 from fgdata.building.build import build
+from fgdata.building.engine import run_jobs
 from fgdata.datasets import read
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: `make test` hands out files in this order, and no process idles at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +30,20 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no folder {REAL_DATA} with real images (set FGDATA_REAL_DATA)")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_worker_is_this_process() -> Iterator[None]:
+    """Builds and rewrites by one worker run in this process: a worker process takes a second to start."""
+
+    def run(function: Callable, jobs: Iterable, *, workers: int, engine: str, **rest: Any) -> Iterable[Any]:
+        alone = workers == 1 and engine == "local"
+        return map(function, jobs) if alone else run_jobs(function, jobs, workers=workers, engine=engine, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fgdata.building.build.run_jobs", run)
+        patch.setattr("fgdata.building.rewrite.run_jobs", run)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Drawn birds, a set of them with maps, and builds without worker processes."""
+"""Drawn birds, and a set of them with maps."""
 
 import shutil
 from pathlib import Path
@@ -18,23 +18,10 @@ def birds():
 def kept(birds, tmp_path_factory) -> Path:
     """drawn_set with its maps. Read only."""
     out = tmp_path_factory.mktemp("kept") / "set"
-    with pytest.MonkeyPatch.context() as patch:
-        run_in_process(patch)
-        build(birds, out, saliency=("spectral-residual", "gt"), shard_samples=12, keep_maps=True)
+    build(birds, out, saliency=("spectral-residual", "gt"), shard_samples=12, keep_maps=True)
     return out
 
 
 @pytest.fixture
 def copy(kept: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "set"))
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Runs jobs in this process: a worker process takes a second to start."""
-    run_in_process(monkeypatch)
-
-
-def run_in_process(patch: pytest.MonkeyPatch) -> None:
-    for room in ("build", "rewrite"):
-        patch.setattr(f"fgdata.building.{room}.run_jobs", lambda function, jobs, **_: map(function, jobs))

@@ -17,12 +17,11 @@ from fgdata.shards.check import check
 from fgdata.shards.reader import ShardSet, meta
 
 
-@pytest.mark.usefixtures("in_process")
 def test_add_gives_the_bytes_of_a_direct_build(birds, tmp_path):
     build(birds, tmp_path / "set", saliency=("gt",), shard_samples=12)
     (tmp_path / "set" / "notes.txt").write_text("mine")
     (tmp_path / "set" / "report.html").write_text("old boxes")
-    add(tmp_path / "set", "spectral-residual", workers=2)
+    add(tmp_path / "set", "spectral-residual")
     contents = files(tmp_path / "set")
     assert contents.pop("notes.txt") == b"mine"
     build(birds, tmp_path / "direct", saliency=("gt", "spectral-residual"), shard_samples=12)
@@ -34,7 +33,6 @@ def test_add_gives_the_bytes_of_a_direct_build(birds, tmp_path):
     assert not (tmp_path / ".new").exists()
 
 
-@pytest.mark.usefixtures("in_process")
 def test_an_added_gt_equals_that_of_a_direct_build_to_seven_decimals(birds, tmp_path):
     few = replace(birds, records=birds.records[:12])
     build(few, tmp_path / "set", saliency=("spectral-residual",))
@@ -48,7 +46,6 @@ def test_an_added_gt_equals_that_of_a_direct_build_to_seven_decimals(birds, tmp_
         assert {**meta(added), "crc32": ""} == {**meta(direct), "crc32": ""}
 
 
-@pytest.mark.usefixtures("in_process")
 def test_add_to_a_set_with_maps_stores_the_new_maps(birds, tmp_path):
     few = replace(birds, records=birds.records[:10])
     build(few, tmp_path / "set", saliency=("spectral-residual",), shard_samples=6, keep_maps=True)
@@ -61,7 +58,6 @@ def test_add_to_a_set_with_maps_stores_the_new_maps(birds, tmp_path):
     assert check(tmp_path / "set")[1] == []
 
 
-@pytest.mark.usefixtures("in_process")
 def test_the_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = "build-shards --classes 2 --images-per-class 6 --size 96 --saliency spectral-residual --jobs 1".split()

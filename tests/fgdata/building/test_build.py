@@ -20,15 +20,15 @@ from fgdata.shards.manifest import dump, signed
 
 def test_same_bytes_for_any_number_of_workers(drawn_set, tmp_path):
     birds = read("drawn", classes=4, images_per_class=12, size=96)
-    done = build(birds, tmp_path / "one", saliency=("spectral-residual", "gt"), shard_samples=12, workers=1)
+    done = build(birds, tmp_path / "three", saliency=("spectral-residual", "gt"), shard_samples=12, workers=3)
     assert done.written == 48
-    assert hashes(tmp_path / "one") == hashes(drawn_set)
-    log = [json.loads(line) for line in (tmp_path / "one" / LOG).read_text().splitlines()]
+    assert hashes(tmp_path / "three") == hashes(drawn_set)
+    log = [json.loads(line) for line in (tmp_path / "three" / LOG).read_text().splitlines()]
     assert {line["shard"] for line in log} == {f"train-00000{i}" for i in range(3)} | {
         f"test-00000{i}" for i in range(2)
     }
     assert all({"read", "decode", "spectral-residual", "write"} <= set(line["seconds"]) for line in log)
-    assert list(tmp_path.iterdir()) == [tmp_path / "one"], "nothing is written outside the folder"
+    assert list(tmp_path.iterdir()) == [tmp_path / "three"], "nothing is written outside the folder"
 
 
 def test_a_complete_set_is_unchanged_and_other_settings_are_refused(tmp_path):

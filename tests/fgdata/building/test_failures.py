@@ -49,7 +49,6 @@ def test_a_worker_without_memory_names_the_image_whatever_the_rule(tmp_path: Pat
     assert not (tmp_path / "set" / MANIFEST).exists()
 
 
-@pytest.mark.usefixtures("in_process")
 def test_opencv_without_memory_names_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Path):
     fault = cv2.error("Insufficient memory")
     fault.code = cv2.Error.StsNoMem
@@ -254,7 +253,6 @@ def test_every_error_of_storage_stops_a_build_that_skips_bad_images(
     assert raised.value.filename == "shards/tiny/train-000000.tar"
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("code", [errno.EDQUOT, errno.EIO])
 def test_a_write_that_fails_names_the_file_and_a_rerun_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
@@ -283,7 +281,6 @@ def test_a_write_that_fails_names_the_file_and_a_rerun_resumes(
     assert files(out) == files(tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("first", [(1 << 64) - 48, (1 << 64) - 47, 10**60])
 def test_maps_of_a_set_with_large_keys(copy: Path, first: int):
     """maps.h5 stores keys as uint64: 2^64 - 1 fits; a larger one is refused, and the set is unchanged."""

@@ -18,12 +18,8 @@ from fgdata.shards.reader import ShardSet
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch):
-    """Builds 8 drawn birds into `set`, in this process: a worker takes a second to start."""
-    for room in ("build", "rewrite"):
-        monkeypatch.setattr(
-            f"fgdata.building.{room}.run_jobs", lambda function, jobs, **_: (function(job) for job in jobs)
-        )
+def make(tmp_path: Path):
+    """Builds 8 drawn birds into `set`."""
     birds = read_dataset("drawn", classes=2, images_per_class=4, size=64)
     return partial(build, birds, tmp_path / "set", saliency=("gt",))
 

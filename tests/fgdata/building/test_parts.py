@@ -28,14 +28,12 @@ COMMAND = "fgdata build-shards --out set"
 def direct(birds, tmp_path_factory):
     """The set as one machine builds it."""
     out = tmp_path_factory.mktemp("direct") / "set"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fgdata.building.build.run_jobs", lambda function, jobs, **_: map(function, jobs))
-        build(birds, out, **SETTINGS)
+    build(birds, out, **SETTINGS)
     return hashes(out)
 
 
 @pytest.fixture
-def build_part(birds, tmp_path, in_process):
+def build_part(birds, tmp_path):
     return partial(build, birds, tmp_path / "set", **SETTINGS, command=COMMAND)
 
 
@@ -140,7 +138,7 @@ def test_a_bad_part_is_refused(text, variables, message):
         parse_part(text, variables)
 
 
-def test_the_commands(tmp_path, monkeypatch, capsys, in_process):
+def test_the_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = "build-shards --classes 2 --images-per-class 4 --size 48 --saliency spectral-residual --jobs 1".split()
     words += ["--shard-samples", "3"]
@@ -241,7 +239,7 @@ def test_a_file_is_written_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_refused_part_leaves_nothing(birds, tmp_path, in_process, monkeypatch):
+def test_a_refused_part_leaves_nothing(birds, tmp_path, monkeypatch):
     def refuse(*_):
         raise InputError("no")
 

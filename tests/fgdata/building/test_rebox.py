@@ -64,7 +64,6 @@ def test_maps_are_the_detectors_maps_to_half_a_step(kept, birds):
         np.testing.assert_allclose(low + (high - low) * stored[row] / 255, cells, atol=(high - low) / 509)
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("objective", [TIGHT, MEAN, Objective("max-mean", min_area=0.3), Objective(grid=48)])
 def test_rebox_gives_the_boxes_of_a_direct_build(copy, birds, tmp_path, objective):
     done = rebox(copy, objective)
@@ -94,7 +93,6 @@ def test_rebox_with_the_same_objective_gives_the_same_boxes(kept, tmp_path):
     assert files(tmp_path / "third") == first, "the same maps give the same bytes"
 
 
-@pytest.mark.usefixtures("in_process")
 def test_flat_maps_give_whole_images(tmp_path, birds):
     few = replace(birds, records=birds.records[:3], load=Flat())
     build(few, tmp_path / "set", saliency=("spectral-residual",), keep_maps=True)
@@ -177,7 +175,6 @@ def test_keep_maps_needs_a_detector_and_is_a_setting(birds, tmp_path, kept):
         build(birds, kept, saliency=("spectral-residual", "gt"), shard_samples=12)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_rebox_changes_only_the_given_settings(birds, tmp_path, capsys):
     few = replace(birds, records=birds.records[:4])
     original = Objective("max-mean", min_area=0.2, grid=32)
@@ -203,7 +200,6 @@ def test_rebox_changes_only_the_given_settings(birds, tmp_path, capsys):
     assert reboxed("--tau", "own") == Objective(grid=16)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_boxes_are_solved_with_each_detectors_own_tau(birds, tmp_path):
     few = replace(birds, records=birds.records[:6])
     names = ("rbd", "vsf")

@@ -34,7 +34,6 @@ def add_other_files(folder: Path) -> None:
     (folder / "link").symlink_to("nowhere")
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_rewrite_in_place_keeps_other_files_without_copying(copy):
     add_other_files(copy)
     paths = [copy / "notes.txt", copy / "deep" / "er" / "more.txt", copy / LOG, copy / "maps.h5"]
@@ -44,7 +43,6 @@ def test_a_rewrite_in_place_keeps_other_files_without_copying(copy):
     assert (copy / "link").readlink() == Path("nowhere")
 
 
-@pytest.mark.usefixtures("in_process")
 def test_copies_are_synced_before_the_original_is_removed(copy, tmp_path, monkeypatch):
     add_other_files(copy)
     synced = set()
@@ -63,7 +61,6 @@ def no_links(*_, **__):
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_rewrite_from_inside_the_set_says_how_to_enter_the_new_folder(copy, monkeypatch, capsys):
     (copy / "deep").mkdir()
     for folder, name in ((copy, "."), (copy / "deep", "..")):
@@ -101,7 +98,6 @@ def test_the_mount_points_of_the_system_are_listed():
     assert {"/", "/proc"} <= swap._list_mount_points()
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("rewrite", [partial(rebox, objective=TIGHT), partial(add, name="rbd")])
 @pytest.mark.parametrize("name", ["../other/train-000000", "/absolute/train-000000", "sub/train-000000", ".."])
 def test_a_manifest_that_names_files_outside_the_set_writes_nothing(copy, tmp_path, rewrite, name):
@@ -122,7 +118,6 @@ def test_a_manifest_that_names_files_outside_the_set_writes_nothing(copy, tmp_pa
     assert files(tmp_path) == before
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_users_own_files_ending_in_part_are_kept(copy):
     (copy / "mine.part").write_text("mine")
     (copy / "train-000000.tar.0a1b2c3d.part").write_text("left by a killed process")
@@ -131,7 +126,6 @@ def test_a_users_own_files_ending_in_part_are_kept(copy):
     assert not (copy / "train-000000.tar.0a1b2c3d.part").exists()
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_set_may_be_named_by_a_dot_or_a_link(copy, tmp_path, monkeypatch):
     monkeypatch.chdir(copy)
     rebox(Path("."), TIGHT)
@@ -206,7 +200,6 @@ def test_folders_are_exchanged_with_and_without_the_system_call(tmp_path, monkey
     assert (tmp_path / "set").is_dir()
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("out", [None, "new"])
 def test_a_rename_that_fails_leaves_the_set_unchanged(copy, tmp_path, monkeypatch, out):
     """EBUSY of a mount that is not listed; EXDEV of an overlay file system, also for each rename on its own."""
@@ -237,7 +230,6 @@ def swap_in(source: Path, out: Path | None) -> None:
         (new / "file").touch()
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_full_disk_deep_in_the_other_files_is_reported_with_its_name(copy, monkeypatch, capsys):
     add_other_files(copy)
     before = files(copy)
@@ -276,7 +268,7 @@ def test_killed_at_random_moments_the_set_is_either_the_old_or_the_new(kept, tmp
         process = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(moment.uniform(0.4, 1.2))
+        time.sleep(moment.uniform(0.2, 0.8))
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()

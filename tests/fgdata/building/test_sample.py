@@ -208,7 +208,6 @@ def test_a_box_outside_its_image_stops_the_build_before_anything_is_written(tmp_
     assert not (tmp_path / "set").exists()
 
 
-@pytest.mark.usefixtures("in_process")
 def test_chroma_444_keeps_the_colours_of_reencoded_images_and_is_a_setting(tmp_path):
     stripes = np.zeros((48, 64, 3), np.uint8)
     stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255  # red and blue columns of one pixel

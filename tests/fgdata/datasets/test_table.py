@@ -77,7 +77,6 @@ def test_a_list_that_is_missing_is_named(images: Path):
 
 def test_a_set_is_built_from_a_list(images: Path, monkeypatch, capsys):
     monkeypatch.chdir(images)
-    monkeypatch.setattr("fgdata.building.build.run_jobs", lambda f, jobs, **_: map(f, jobs))
     Path("labels.csv").write_text(
         "path,label,x,y,w,h\na.png,wren,4,3,20,15\nb.png,wren,4,3,20,15\nsub/c.png,wren,0,0,9,9\n"
     )

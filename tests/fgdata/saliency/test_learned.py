@@ -130,10 +130,8 @@ def test_provider_and_threads_go_to_networks_only():
     assert [component(name) for name in given] == ["rbd", "u2netp", "onnx-a", "maps-dir", "u2net"]
 
 
-def test_a_build_records_the_network_and_has_the_same_bytes_each_time(models, tmp_path, monkeypatch):
+def test_a_build_records_the_network_and_has_the_same_bytes_each_time(models, tmp_path):
     pytest.importorskip("onnxruntime")
-    in_process = lambda function, jobs, **_: (function(job) for job in jobs)  # noqa: E731 (workers lack the small network)
-    monkeypatch.setattr("fgdata.building.build.run_jobs", in_process)
     birds = read("drawn", classes=2, images_per_class=3, size=64)
     for name in ("a", "b"):
         build(birds, tmp_path / name, saliency=with_onnx(("u2netp",), "cpu", 1))

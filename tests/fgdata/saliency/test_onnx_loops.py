@@ -219,7 +219,6 @@ def test_a_network_that_fails_on_an_image_names_both_and_skips_no_image(
             return session.run(outputs, inputs)
 
     monkeypatch.setattr(network, "_session", Failing())
-    monkeypatch.setattr("fgdata.building.build.run_jobs", lambda function, jobs, **_: map(function, jobs))
     images = dataset(tmp_path, {"a.jpg": jpeg(), "b.jpg": jpeg()})
     with pytest.raises(kind, match=message):
         build(images, tmp_path / "set", saliency=(name,), on_bad_image=rule)

@@ -53,13 +53,6 @@ def registered(monkeypatch: pytest.MonkeyPatch):
     saliency._open.cache_clear()
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = lambda function, jobs, **_: (function(job, lambda n: None) for job in jobs)  # noqa: E731
-    monkeypatch.setattr("fgdata.building.rewrite.run_jobs", run)
-    monkeypatch.setattr("fgdata.building.build.run_jobs", run)
-
-
 def test_the_entry_points_name_every_row():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["fgdata.detectors"]
     assert {name: eval(value.partition(":")[2], vars(detectors)) for name, value in declared.items()} == detectors.ROWS
@@ -140,7 +133,7 @@ def test_the_last_checkpoint_of_a_run_that_still_trains_is_refused(tmp_path: Pat
     saliency.detector(f"scda:{run / 'checkpoints' / '0000003'}")
 
 
-def test_a_build_has_the_same_bytes_each_time_and_add_gives_the_same_boxes(runs: Path, tmp_path: Path, in_process):
+def test_a_build_has_the_same_bytes_each_time_and_add_gives_the_same_boxes(runs: Path, tmp_path: Path):
     birds = read("drawn", classes=2, images_per_class=3, size=64)
     names = (f"scda:{runs / 'cnn'},size=64", f"tokencut:{runs / 'vit'},size=64")
     for out in ("a", "b"):
