@@ -95,12 +95,14 @@ class Encoder(nn.Module):
 
         InputError when the network has no more stages than that.
         """
+        if stages == 0:
+            return  # without the import of timm's networks
         if stages >= len(self.groups.stages):
             raise InputError(
                 f"--freeze-stages is {stages}, but {self.model.backbone} has {len(self.groups.stages)} stages; "
                 f"allowed: 0 to {len(self.groups.stages) - 1}, so that the last one is trained."
             )
-        names = set(self.groups.up_to(stages)) if stages else set()
+        names = set(self.groups.up_to(stages))
         for name, parameter in self.network.named_parameters():
             if name in names:
                 parameter.requires_grad_(False)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from processes import run_two
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from trainable import fix_batch_norm
@@ -436,7 +437,7 @@ def run_rank(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(run_rank, (str(folder),), nprocs=2)
+    run_two(run_rank, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

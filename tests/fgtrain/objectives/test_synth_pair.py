@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import run_two
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -421,7 +422,7 @@ def results_of(own: slice) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path: Path):
-    torch.multiprocessing.spawn(on_rank, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    run_two(on_rank, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     whole = results_of(slice(None))
     torch.testing.assert_close(torch.cat([first["eta"], second["eta"]]), whole["eta"])
