@@ -4,6 +4,7 @@ torch is imported by the functions that need it, because the workers of tools/be
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -45,8 +46,9 @@ def views(
     Inputs are 500 x 375 JPEGs (cub50-fullsize, original bytes) and the same images with a long side of 256: as files
     for other libraries, as shard sets for ours. Every contender runs once per round, alone, and rounds alternate the
     order; a ratio compares two figures of one round. `paste` pastes patches onto images of a second set of the same
-    sizes, so it decodes three images per sample. On a GPU use `--device cuda --batch 256 --workers 16`; the peers are
-    then torchvision and kornia.
+    sizes, so it decodes three images per sample. `ram` keeps the decoded images; timing starts when it has all.
+    `uint8` yields 8-bit batches: what the threads do where a GPU finishes the views. On a GPU use `--device cuda
+    --batch 256 --workers 16`; the peers are then torchvision and kornia.
 
     Args:
         data: folder that holds cub50-fullsize.
@@ -108,8 +110,11 @@ def contenders(
         found[f"{backend} rrc"] = ours(rrc, backend)
         found[f"{backend} swap"] = ours(swap, backend)
         found[f"{backend} paste"] = ours(swap, backend, backgrounds=lent)
-    found["threads rrc, 1 thread"] = ours(rrc, "threads", 1)
-    found["threads swap, 1 thread"] = ours(swap, "threads", 1)
+    for name, spec in (("threads rrc", rrc), ("threads swap", swap)):
+        found[f"{name}, 1 thread"] = ours(spec, "threads", 1)
+        found[f"{name}, ram"] = ours(spec, "threads", cache="ram")
+        found[f"{name}, uint8"] = ours(spec, "threads", output="uint8")
+        found[f"{name}, uint8 ram"] = ours(spec, "threads", output="uint8", cache="ram")
     return found
 
 
@@ -145,6 +150,9 @@ def rate(stream: Stream, seconds: float, device: "torch.device") -> float:
 
 def endless(own: ShardSet, spec: ViewSpec, batch: int, **options: Any) -> Stream:
     with load(own, views=spec, batch_size=batch, **options) as loader:
+        if options.get("cache"):
+            for _ in range(4):  # an epoch leaves out the rest of its last batch, so one does not fill the cache
+                deque(loader, maxlen=0)
         while True:
             for batch_ in loader:
                 yield len(batch_["index"])
@@ -213,6 +221,8 @@ def _row(name: str, label: str, rates: dict[str, list[float]]) -> dict[str, Any]
         return [a / b for a, b in zip(rates[name], rates[other])] if other in rates and other != name else []
 
     lightly, ceiling, alone = to("lightly"), to("decode alone"), to(f"{name}, 1 thread")
+    own, _, variant = name.partition(", ")
+    plain = to(own) if variant in ("ram", "uint8", "uint8 ram") else []
     return {
         "images": label,
         "contender": name,
@@ -224,5 +234,8 @@ def _row(name: str, label: str, rates: dict[str, list[float]]) -> dict[str, Any]
         "to_lightly_max": max(lightly) if lightly else None,
         "of_decoding": median(ceiling) if ceiling and name.startswith(("threads", "dali")) else None,
         "to_1_thread": median(alone) if alone else None,
+        "to_plain": median(plain) if plain else None,
+        "to_plain_min": min(plain) if plain else None,
+        "to_plain_max": max(plain) if plain else None,
         "n": len(rates[name]),
     }

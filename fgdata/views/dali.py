@@ -22,12 +22,15 @@ from .backgrounds import Lender
 from .batch import Work, check_size, plan
 from .dali_graph import graph
 from .spec import ViewSpec
+from .unfinished import paint
 
 _DEPTH = 2  # batches in DALI at once: one is decoded while the views of the other are computed
 
 
 class Dali:
     """Computes batches in a DALI pipeline; one thread feeds it and fetches its outputs."""
+
+    eight_bit = False
 
     def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device, *, other_sets: bool):
         gpu = device.type == "cuda"
@@ -167,9 +170,8 @@ class Dali:
             if self._spec.mattes:
                 tensors["mattes"] = torch.stack(list(copies))
             if self._spec.masks:
-                shape = (work.keep if n == -1 else n for n in shapes["masks"])
-                tensors["masks"] = torch.empty(*shape, device=self._device)
-                _fill_masks(tensors["masks"], work)
+                rectangles = torch.from_numpy(np.stack([p.mask[: work.keep] for p in work.geometries]))
+                tensors["masks"] = paint(rectangles.to(self._device), self._spec.size)
             for name, array in work.arrays(self._spec).items():
                 tensors[name] = torch.from_numpy(array).to(self._device)
         if self._stream is not None:
@@ -188,13 +190,3 @@ class Dali:
 def _fail(future: Future, fault: BaseException) -> None:
     if future.set_running_or_notify_cancel():
         future.set_exception(fault)
-
-
-def _fill_masks(masks: torch.Tensor, work: Work) -> None:
-    """Paints (V, B, 1, S, S): 1 inside each view's mask rectangle, 0 outside."""
-    size = masks.shape[-1]
-    x, y, w, h = torch.from_numpy(np.stack([p.mask[: work.keep] for p in work.geometries])).to(masks.device).unbind(-1)
-    line = torch.arange(size, device=masks.device)
-    rows = (line >= y[..., None]) & (line < (y + h)[..., None])  # (V, B, S)
-    columns = (line >= x[..., None]) & (line < (x + w)[..., None])
-    torch.mul(rows[:, :, None, :, None].float(), columns[:, :, None, None, :].float(), out=masks)

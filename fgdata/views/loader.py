@@ -91,6 +91,9 @@ class Loader:
             as for `threads`; at most 128.
         ahead: Batches that are read in advance, the next one included; at most three of them are computed. Default:
             three, and as many more as have twice as many samples as there are readers.
+        output: uint8 yields 8-bit batches, with which the views are a quarter of the bytes: as after resize and paste,
+            with the draws that `finish` needs; views/unfinished.py lists the tensors. It needs the backend threads,
+            which auto then is. Default: float32.
         cache: ram keeps the decoded images of the split in memory, 3 bytes per pixel, so that each is read and decoded
             once; not those of backgrounds. Every process has its own. Backend auto is then threads. Default: none.
 
@@ -122,6 +125,7 @@ class Loader:
         ahead: int | None = None,
         cache: Literal["ram"] | None = None,
         shuffle_block: int | None = None,
+        output: Literal["float32", "uint8"] = "float32",
     ):
         shards = ShardSet.open(path) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
@@ -143,7 +147,7 @@ class Loader:
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
         self._shuffle_block = shuffle_block
-        self._check(shards, split, readers, ahead, cache)
+        self._check(shards, split, readers, ahead, cache, output)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
                 "set": shards.manifest["digest"],
@@ -177,7 +181,16 @@ class Loader:
             world_size=world_size,
             other_sets=self._backgrounds is not None,
             cache=cache is not None,
+            output=output,
         )
+        from .delivery import Delivery  # here: they load torch, and `start` says if it is missing
+        from .unfinished import Finisher
+
+        self._output = output
+        # Compiling takes seconds, which an evaluation of one ordered epoch does not win back.
+        self._finisher = Finisher(views, compiled=shuffle and self._device.type == "cuda")
+        finishes = self._backend.eight_bit and output == "float32"
+        self._delivery = Delivery(self._device, self._finisher if finishes else None)
         self._readers = Readers(readers or default_readers(world_size))
         self._ahead = ahead or default_ahead(readers or default_readers(world_size), batch_size)
         self._stop = weakref.finalize(self, _close, self._readers, self._backend)
@@ -198,7 +211,10 @@ class Loader:
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """The tensors of a batch -> their shapes, with -1 for the number of samples."""
-        return self._spec.tensors | ({"box": (-1, 4)} if self._yield_box else {})
+        from .unfinished import shapes
+
+        tensors = shapes(self._spec) if self._output == "uint8" else self._spec.tensors
+        return tensors | ({"box": (-1, 4)} if self._yield_box else {})
 
     def __iter__(self) -> Iterator[dict[str, "torch.Tensor"]]:
         if self._batch and not self._restored:
@@ -219,10 +235,21 @@ class Loader:
                 )
             following = self._after((epoch, number))
             self._prepare((epoch, number), epoch)
-            tensors = self._pending.popleft()[1].future.result()
+            batch = self._delivery.take(self._pending.popleft()[1].future)
             self._prepare(following, epoch)  # keeps the threads busy while the caller uses this batch
+            if self._pending:
+                self._delivery.start(self._pending[0][1].future)
             self._epoch, self._batch = following
-            yield {name: self._hand_over(tensor) for name, tensor in tensors.items()}
+            yield batch
+
+    def finish(self, batch: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+        """Finishes a batch of a loader with `output="uint8"`, on the device where it is: blur, colour, clamp,
+        solarisation, flip and normalisation. On a GPU, loaders with `output="float32"` do this themselves.
+
+        Args:
+            batch: The batch, or its tensors on another device.
+        """
+        return self._finisher(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """The loader's position as plain JSON values. Counts the batches yielded, not those prepared. Of the boxes of
@@ -345,19 +372,14 @@ class Loader:
             self._readers.put(self._submitted + self._ahead, self._orders.prepare, epoch + 1)
         return request
 
-    def _hand_over(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        if tensor.is_cuda:  # from the backend's stream: its memory must outlive the work queued on the caller's
-            import torch
-
-            tensor.record_stream(torch.cuda.current_stream(tensor.device))
-        return tensor.to(self._device, non_blocking=True)
-
     def _cancel(self) -> None:
         for _, request in self._pending:
             request.future.cancel()
         self._pending.clear()
 
-    def _check(self, shards: ShardSet, split: str, readers: int | None, ahead: int | None, cache: str | None) -> None:
+    def _check(
+        self, shards: ShardSet, split: str, readers: int | None, ahead: int | None, cache: str | None, output: str
+    ) -> None:
         def need(ok: bool, problem: str, allowed: str) -> None:
             if not ok:
                 raise InputError(f"{problem}; allowed: {allowed}.")
@@ -371,6 +393,7 @@ class Loader:
         block = self._shuffle_block
         need(block is None or block >= 1, f"shuffle_block is {block}", "1 or more; omit it to shuffle the whole split")
         need(block is None or self._shuffle, "shuffle_block is set, and shuffle is False", "shuffle_block with shuffle")
+        need(output in ("float32", "uint8"), f"output is {output!r}", "float32, uint8")
         need(cache in (None, "ram"), f"cache is {cache!r}", "ram, None")
         need(self._last_batch in ("drop", "wrap", "keep"), f"last_batch is {self._last_batch!r}", "drop, wrap, keep")
         where = f"split {split!r} of {shards.path} has {n:,} samples"

@@ -56,6 +56,7 @@ def start(
     world_size: int,
     other_sets: bool,
     cache: bool = False,
+    output: str = "float32",
 ) -> tuple:
     """Starts the backend -> (torch device, backend)."""
     try:
@@ -74,8 +75,14 @@ def start(
             "cache is 'ram', which needs the backend threads: DALI decodes the images itself, in every epoch. Omit the "
             "cache, or use the backend threads or auto."
         )
+    if output == "uint8" and backend == "dali":
+        raise InputError(
+            "output is 'uint8', which needs the backend threads: DALI finishes the views itself. Omit it, or use the "
+            "backend threads or auto."
+        )
     threads = threads or share_of_cores(world_size)
-    if not cache and (backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali())):
+    wants_dali = backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali())
+    if wants_dali and not cache and output == "float32":
         from .dali import Dali
 
         try:
@@ -88,7 +95,9 @@ def start(
             warnings.warn(text, RuntimeWarning, stacklevel=3)
     from .threads import Threads
 
-    return place, Threads(views, threads, pinned=place.type == "cuda")
+    return place, Threads(
+        views, threads, pinned=place.type == "cuda", eight_bit=output == "uint8" or place.type != "cpu"
+    )
 
 
 def _has_dali() -> bool:

@@ -71,21 +71,21 @@ def _work(tasks: queue.PriorityQueue, idle: threading.Semaphore) -> None:
 
 
 class Buffers:
-    """float32 arrays whose memory is reused: fresh pages cost 0.5 ms per two-view sample at 224 px, a quarter of the
+    """Arrays whose memory is reused: fresh pages cost 0.5 ms per two-view sample at 224 px, a quarter of the
     total.
     """
 
     def __init__(self) -> None:
-        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
+        self._free: dict[tuple, list[np.ndarray]] = {}
 
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+    def take(self, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
         """An uninitialised array. Its memory is reused once it and its views (slices, torch.from_numpy) are gone."""
-        free = self._free.setdefault(shape, [])
+        free = self._free.setdefault((shape, dtype), [])
         try:
             memory = free.pop()  # without a test for emptiness: other threads pop as well
         except IndexError:
-            memory: Any = np.empty(shape, np.float32)
+            memory: Any = np.empty(shape, dtype)
         # Through a memoryview: otherwise NumPy bases slices on `memory` itself, and `array` is freed before them.
-        array = np.ndarray(shape, np.float32, buffer=memoryview(memory))
+        array = np.ndarray(shape, dtype, buffer=memoryview(memory))
         weakref.finalize(array, free.append, memory).atexit = False
         return array

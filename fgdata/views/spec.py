@@ -188,8 +188,8 @@ class ViewSpec:
         shots: dict[str, ViewSpec] = {"views": self}
         first = self.of(0)
         crop = replace(
-            first, views=1, crop="rrc", masks=False, plain=False, mattes=False, boxes=False, lent=False, local=Local(),
-            object_size=0, blur=first.chance("blur", 0), solarize=self.chance("solarize", 0),
+            first, views=1, strength=1.0, crop="rrc", masks=False, plain=False, mattes=False, boxes=False, lent=False,
+            local=Local(), object_size=0, blur=first.chance("blur", 0), solarize=self.chance("solarize", 0),
         )  # fmt: skip
         if (local := self.local).count:
             low, high = (min(50, max(LEAST_SIGMA, sigma * self.size / local.size)) for sigma in first.sigma)

@@ -3,7 +3,8 @@
 Each image is decoded once, for its own views and for the views of other samples whose background it is.
 A background from another set is decoded for each view that uses it. Views are rounded to 8 bits after the resize and
 after the blur. Colour, clamp, flip and normalisation are one pass (`finish`), which writes float32 planes into the
-batch's memory. Blur precedes colour here: both are linear, and the clamp still comes last.
+batch's memory. Blur precedes colour here: both are linear, and the clamp still comes last. A backend of 8-bit batches
+stops after resize and paste (`unfinished`).
 
 The resize is torch's antialiased bilinear (Pillow's and torchvision's triangle filter, within one level of Pillow's):
 0.16 ms for an 8-bit 224-pixel view on one core, against 0.43 ms for OpenCV's INTER_AREA, a box filter. If neither side
@@ -20,8 +21,10 @@ import torch
 
 from ..errors import InputError, is_reported
 from ..images import decode, name_image
+from . import unfinished
 from .batch import Work, check_size
 from .finish import finish
+from .geometry import Geometry
 from .pool import Buffers, Pool
 from .spec import ViewSpec
 
@@ -88,12 +91,12 @@ class Threads:
     """Computes batches in its own `threads` threads.
 
     It disables OpenCV's internal threads for the whole process (cv2.setNumThreads has no narrower scope), because they
-    would only compete with the pool.
+    would only compete with the pool. With `eight_bit` it computes 8-bit batches.
     """
 
-    def __init__(self, spec: ViewSpec, threads: int, *, pinned: bool):
+    def __init__(self, spec: ViewSpec, threads: int, *, pinned: bool, eight_bit: bool = False):
         cv2.setNumThreads(1)
-        self._spec, self._pinned = spec, pinned
+        self._spec, self._pinned, self.eight_bit = spec, pinned, eight_bit
         self._compile()
         self._pool, self._buffers = Pool(threads), Buffers()
 
@@ -108,7 +111,7 @@ class Threads:
         if future.cancelled():
             return
         try:
-            batch = _Batch(gather(), future, rank, self._empty, self._spec)
+            batch = _Batch(gather(), future, rank, self._tensors)
         except BaseException as fault:
             if future.set_running_or_notify_cancel():
                 future.set_exception(fault)
@@ -167,21 +170,28 @@ class Threads:
                     view = paste(view, geometry.place[i], background, spec.size)
                     if blends and background is not None:
                         view = blend(view, background, batch.patches[i]["mattes"][v])
-                has_shift = geometry.centre[i].any()
-                shift = geometry.centre[i] @ cv2.mean(view)[:3] if has_shift else _NONE  # C m, from before the blur
-                if geometry.sigma[i] > 0:
-                    view = blur(view, geometry.sigma[i])
-                finish(view, geometry.colour[i], shift, geometry.flip[i], spec, out[v], geometry.solarize[i])
-        if spec.masks:
+                if self.eight_bit:
+                    out[v] = view
+                else:
+                    _finish(view, geometry, i, spec, out[v])
+        if spec.masks and not self.eight_bit:
             for geometry, masks in zip(work.geometries, batch.tensors["masks"].numpy()):
                 paint(geometry.mask[i], masks[i, 0])
         if spec.mattes:
             for matte, geometry, out in zip(
                 batch.patches[i]["mattes"], work.geometries, batch.tensors["mattes"].numpy()
             ):
-                np.divide(matte[:, ::-1] if geometry.flip[i] else matte, 255, out=out[i, 0], dtype=np.float32)
+                matte = matte[:, ::-1] if geometry.flip[i] else matte
+                if self.eight_bit:
+                    out[i, 0] = matte
+                else:
+                    np.divide(matte, 255, out=out[i, 0], dtype=np.float32)
         if spec.plain:
-            finish(batch.whole[i], _IDENTITY, _NONE, False, spec, batch.tensors["plain"].numpy()[i])
+            out = batch.tensors["plain"].numpy()[i]
+            if self.eight_bit:
+                out[:] = batch.whole[i]
+            else:
+                finish(batch.whole[i], _IDENTITY, _NONE, False, spec, out)
         batch.patches[i] = {}
         if batch.count_down():
             batch.complete()
@@ -198,26 +208,45 @@ class Threads:
         """Compiles or loads `finish` now, because all first tasks would wait for it."""
         finish(np.zeros((1, 1, 3), np.uint8), _IDENTITY, _NONE, False, self._spec, np.empty((3, 1, 1), np.float32))
 
+    def _tensors(self, work: Work) -> dict[str, torch.Tensor]:
+        """The tensors of a batch: those without pixels complete, the others uninitialised."""
+        shapes, arrays = self._spec.tensors, work.arrays(self._spec)
+        if self.eight_bit:
+            shapes, arrays = unfinished.shapes(self._spec), arrays | unfinished.draws(work, self._spec)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if self._pinned:
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        for name, shape in shapes.items():
+            if name not in tensors:
+                tensors[name] = self._empty(tuple(work.keep if n == -1 else n for n in shape))
+        return tensors
+
     def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
         if self._pinned:  # torch reuses pinned memory itself, once copies from it have finished
-            return torch.empty(shape, pin_memory=True)
-        return torch.from_numpy(self._buffers.take(shape))
+            return torch.empty(shape, dtype=torch.uint8 if self.eight_bit else torch.float32, pin_memory=True)
+        return torch.from_numpy(self._buffers.take(shape, np.uint8 if self.eight_bit else np.float32))
+
+
+def _finish(view: np.ndarray, geometry: Geometry, i: int, spec: ViewSpec, out: np.ndarray) -> None:
+    """(S, S, 3) uint8 -> (3, S, S) float32 into `out`: view of sample i blurred, coloured, flipped and normalised."""
+    has_shift = geometry.centre[i].any()
+    shift = geometry.centre[i] @ cv2.mean(view)[:3] if has_shift else _NONE  # C m, from before the blur
+    if geometry.sigma[i] > 0:
+        view = blur(view, geometry.sigma[i])
+    finish(view, geometry.colour[i], shift, geometry.flip[i], spec, out, geometry.solarize[i])
 
 
 class _Batch:
     """A batch in preparation: its samples' patches and backgrounds, its tensors, and how many parts are left."""
 
-    def __init__(self, work: Work, future: Future, rank: int, empty: Callable, spec: ViewSpec):
+    def __init__(self, work: Work, future: Future, rank: int, tensors: Callable[[Work], dict[str, torch.Tensor]]):
         self.work, self.future, self.rank = work, future, rank
         self.whole: list = [None] * len(work.jpegs)
         self.patches: list[dict[str, list]] = [{} for _ in work.jpegs]  # by the name of the tensor
         self.left = len(work.jpegs)
         self._lock = threading.Lock()
         self._failed = False
-        self.tensors = {name: torch.from_numpy(array) for name, array in work.arrays(spec).items()}
-        for name, shape in spec.tensors.items():
-            if name not in self.tensors:
-                self.tensors[name] = empty(tuple(work.keep if n == -1 else n for n in shape))
+        self.tensors = tensors(work)
 
     def count_down(self) -> bool:
         """Counts one part as done; True for the last part."""

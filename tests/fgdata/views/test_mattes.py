@@ -210,3 +210,13 @@ def test_sets_without_maps_are_refused(mapped: Path, drawn_set: Path):
     for path, detector in ((mapped, "gt"), (drawn_set, DETECTOR)):
         with pytest.raises(InputError, match=f"no saliency maps by {detector}.*--saliency rbd --keep-maps"):
             load(path, views=PASTE, batch_size=4, detector=detector)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_8_bit_batches_have_the_same_views_and_mattes(mapped: Path, grey: bool):
+    spec = ViewSpec(size=24, crop="matte-paste", matte=0.7, matte_grey=grey, mattes=True, masks=True, blur=0)
+    options: Any = {"views": spec, "batch_size": 4, "backend": "threads", "threads": 2}
+    with load(mapped, **options) as plain, load(mapped, output="uint8", **options) as loader:
+        for expected, batch in zip(plain, loader, strict=True):
+            for name, tensor in loader.finish(batch).items():
+                torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5)
