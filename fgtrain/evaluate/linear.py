@@ -1,8 +1,8 @@
 """A linear layer on the frozen encoder: the protocols of two papers, fractions of the labels, several trials.
 
 The encoder dominates the cost, so it runs once per epoch, over new random crops of the whole train split, and all
-layers (fractions x trials x rates) learn from that pass. Trials therefore share their crops; each has its own labelled
-samples, initial weights and order.
+layers (fractions x trials x rates) learn from that pass, on the encoder's device, those with equally many samples in
+one batch. Trials therefore share their crops; each has its own labelled samples, initial weights and order.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from itertools import repeat
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
@@ -56,33 +56,55 @@ class Student:
     initial weights and the order of samples.
     """
 
-    def __init__(self, allowed: Tensor, rate: float, inputs: int, classes: int, protocol: Protocol, seed: int):
-        self.allowed, self.rate, self.protocol = allowed, rate, protocol
+    def __init__(self, allowed: Tensor, rate: float, inputs: int, classes: int, seed: int):
+        self.allowed, self.rate = allowed, rate
         self.generator = torch.Generator().manual_seed(seed)
-        self.layer = nn.Linear(inputs, classes)
-        with torch.no_grad():
-            self.layer.weight.normal_(0, 0.01, generator=self.generator)
-            self.layer.bias.zero_()
-        self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.0, momentum=0.9)
+        self.weight = torch.empty(classes, inputs).normal_(0, 0.01, generator=self.generator)
+        self.bias = torch.zeros(classes)
 
-    def learn(self, epoch: int, rows: Rows) -> None:
-        """Trains for one epoch on the allowed samples of `rows`."""
-        features, labels, numbers = rows
+    def order(self, numbers: Tensor) -> Tensor:
+        """(N,) sample numbers of rows -> (m,) the allowed rows in the order of the next epoch."""
         usable = self.allowed[numbers].nonzero()[:, 0]
-        order = usable[torch.randperm(len(usable), generator=self.generator)]
-        batches = order.split(self.protocol.batch_size)
-        for number, chosen in enumerate(batches):
-            step, total = epoch * len(batches) + number, self.protocol.epochs * len(batches)
-            self.optimizer.param_groups[0]["lr"] = self.protocol.rate(step, total, self.rate)
-            loss = F.cross_entropy(self.layer(features[chosen]), labels[chosen])
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+        return usable[torch.randperm(len(usable), generator=self.generator)]
 
     def right(self, rows: Rows) -> Tensor:
-        """(N,) bool: whether each row is classified right."""
-        with torch.no_grad():
-            return self.layer(rows[0]).argmax(1) == rows[1]
+        """(N,) bool on the CPU: whether each row is classified right."""
+        parts = zip(rows[0].split(8192), rows[1].split(8192))  # of a large split not all scores at once
+        to = self.weight.device
+        return torch.cat([(F.linear(x.to(to), self.weight, self.bias).argmax(1) == y.to(to)).cpu() for x, y in parts])
+
+
+class Layers:
+    """K students in training on one device, as one batch: they take each step together. They must be allowed equally
+    many samples, so that they have equal batches."""
+
+    def __init__(self, students: Sequence[Student], protocol: Protocol, device: torch.device):
+        self.students, self.protocol = students, protocol
+        self.rates = torch.tensor([student.rate for student in students], device=device)
+        self.weight = torch.stack([student.weight for student in students]).to(device)  # (K, C, n)
+        self.bias = torch.stack([student.bias for student in students]).to(device)  # (K, C)
+        self.speeds = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+        for student, weight, bias in zip(students, self.weight, self.bias):
+            student.weight, student.bias = weight, bias
+
+    def learn(self, epoch: int, rows: Rows) -> None:
+        """Trains for one epoch on the allowed samples of `rows`, which may be on the CPU."""
+        features, labels, numbers = rows
+        orders = torch.stack([student.order(numbers.cpu()) for student in self.students]).to(features.device)
+        batches = orders.split(self.protocol.batch_size, 1)
+        for number, chosen in enumerate(batches):
+            step, total = epoch * len(batches) + number, self.protocol.epochs * len(batches)
+            x, y = features[chosen].to(self.rates.device), labels[chosen].to(self.rates.device)
+            self.step(x, y, self.protocol.rate(step, total, 1.0))
+
+    def step(self, x: Tensor, y: Tensor, share: float) -> None:
+        """(K, B, n), (K, B): one step of SGD on the mean cross-entropy, at this share of the peak rates."""
+        error = torch.baddbmm(self.bias[:, None], x, self.weight.mT).softmax(2)  # (K, B, C)
+        error.scatter_add_(2, y[..., None], error.new_full((1, 1, 1), -1).expand(*y.shape, 1)).div_(y.shape[1])
+        gradients = error.mT @ x, error.sum(1)
+        for values, speed, gradient in zip((self.weight, self.bias), self.speeds, gradients):
+            rates = (share * self.rates).reshape(-1, *[1] * (values.ndim - 1))
+            values -= rates * speed.mul_(0.9).add_(gradient)
 
 
 class Trial:
@@ -97,7 +119,7 @@ class Trial:
         allowed = labelled(labels, fraction, seed)
         held = torch.zeros_like(allowed)
         held[allowed] = held_out(labels[allowed], seed)
-        options = (inputs, classes, protocol, seed)
+        options = (inputs, classes, seed)
         self.students = [Student(allowed, rate, *options) for rate in protocol.rates]
         self.searching: list[Student] = []
         if len(protocol.rates) > 1:
@@ -109,11 +131,6 @@ class Trial:
             self.searching = [Student(allowed & ~held, rate, *options) for rate in protocol.rates]
         self.held = held
 
-    def learn(self, epoch: int, rows: Rows) -> None:
-        """Trains every student for one epoch."""
-        for student in (*self.students, *self.searching):
-            student.learn(epoch, rows)
-
     def best(self, whole: Rows) -> Student:
         """The student at the best rate on the held-out samples; a tie goes to the rate listed first.
 
@@ -124,11 +141,26 @@ class Trial:
         return self.students[scores.index(max(scores))]
 
 
-def fit(epochs: Iterable[Rows], trials: Sequence[Trial], protocol: Protocol) -> None:
-    """Trains every trial on the same passes over the train split, one per epoch."""
+def fit(epochs: Iterable[Rows], trials: Sequence[Trial], protocol: Protocol, device: torch.device) -> None:
+    """Trains every trial on the same passes over the train split, one per epoch; students with equally many samples
+    learn together."""
+    groups: dict[int, list[Student]] = {}
+    for student in (student for trial in trials for student in (*trial.students, *trial.searching)):
+        groups.setdefault(int(student.allowed.sum()), []).append(student)
+    layers = [Layers(students, protocol, device) for students in groups.values()]
     for epoch, rows in zip(range(protocol.epochs), epochs):
-        for trial in trials:
-            trial.learn(epoch, rows)
+        rows = on_device(rows, device)
+        for group in layers:
+            group.learn(epoch, rows)
+
+
+def on_device(rows: Rows, device: torch.device) -> Rows:
+    """The rows on a device, or as they are if its memory is too small: then each batch is copied."""
+    try:
+        features, labels, numbers = rows
+        return features.to(device), labels.to(device), numbers
+    except torch.OutOfMemoryError:
+        return rows
 
 
 def linear(
@@ -160,9 +192,10 @@ def linear(
         for fraction in fractions
     }
     fit(
-        repeat(train) if cache else passes(encoder, shards, "train", random, device, seed),
+        repeat(on_device(train, device)) if cache else passes(encoder, shards, "train", random, device, seed),
         [trial for each in groups.values() for trial in each],
         protocol,
+        device,
     )
     chosen = {fraction: [trial.best(train) for trial in each] for fraction, each in groups.items()}
     return {fraction: [(s.right(test), s.rate) for s in each] for fraction, each in chosen.items()}

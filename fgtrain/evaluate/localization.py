@@ -34,7 +34,7 @@ from fgdata.views import ViewSpec
 
 from ..networks.encoder import Encoder
 from .cam import class_activation, explain, pools_by_mean
-from .linear import PROTOCOLS, Trial, fit
+from .linear import PROTOCOLS, Trial, fit, on_device
 from .probe import embed, images, placed
 
 THRESHOLDS = np.arange(255) / 255
@@ -116,7 +116,7 @@ def activation_maps(
 
     `true_boxes` holds the boxes of every test sample, by sample number; `seed` decides the layer's initial weights.
     """
-    layer = probe_layer(encoder, shards, size, device, seed).to(device)
+    layer = probe_layer(encoder, shards, size, device, seed)
     by_mean, encoder = pools_by_mean(encoder, size), placed(encoder, device)
     maps, truth = [], []
     for x, batch in images(shards, "test", whole_image(encoder, size), device):
@@ -143,5 +143,9 @@ def probe_layer(encoder: Encoder, shards: ShardSet, size: int, device: torch.dev
     rows = embed(encoder, shards, "train", whole_image(encoder, size), device)
     labels: Tensor = torch.empty_like(rows[1]).scatter_(0, rows[2], rows[1])
     trial = Trial(labels, 1.0, rows[0].shape[1], len(shards.classes), PROTOCOLS["synth-pair"], seed)
-    fit(repeat(rows), [trial], PROTOCOLS["synth-pair"])
-    return trial.best(rows).layer
+    rows = on_device(rows, device)
+    fit(repeat(rows), [trial], PROTOCOLS["synth-pair"], device)
+    student = trial.best(rows)
+    layer = torch.nn.Linear(rows[0].shape[1], len(shards.classes), device="meta")  # draws no random numbers
+    layer.weight, layer.bias = torch.nn.Parameter(student.weight), torch.nn.Parameter(student.bias)
+    return layer

@@ -67,9 +67,8 @@ def measure(
         right = classify(rows["train"], rows["test"], NEIGHBOURS, TEMPERATURE, len(shards.classes))
         figures["knn"] = right.float().mean().item()
     if "linear" in wanted:
-        with torch.random.fork_rng(devices=[]):
-            options = shards, size, device, PROTOCOL, True, (1.0,), 1, 0
-            ((right, _),) = linear(encoder, rows["train"], rows["test"], *options)[1.0]
+        options = shards, size, device, PROTOCOL, True, (1.0,), 1, 0
+        ((right, _),) = linear(encoder, rows["train"], rows["test"], *options)[1.0]
         figures["linear"] = right.float().mean().item()
     if split in rows:
         features = rows[split][0]

@@ -62,7 +62,7 @@ def draw_gradcam(flags: Gradcam) -> Path:
     right, grid = [], (0, 0)
     for subject in subjects:
         encoder = subject.load()
-        layer = probe_layer(encoder, data, subject.size, subject.device, flags.seed).to(subject.device)
+        layer = probe_layer(encoder, data, subject.size, subject.device, flags.seed)
         x, batch = next(images(part, split, whole_image(encoder, subject.size), subject.device))
         classes = batch["label"].to(subject.device)
         maps, predicted = explain(placed(encoder, subject.device), layer, x, classes)

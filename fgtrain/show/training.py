@@ -66,7 +66,7 @@ def gradcam_sheet(encoder: Encoder, shards: ShardSet, size: int, device: torch.d
     split = default_split(shards, None)
     reader = shards.split(split)
     numbers = choose(shards, split, (), min(ROWS, len(reader)), 0)
-    layer = probe_layer(encoder, shards, size, device, 0).to(device)
+    layer = probe_layer(encoder, shards, size, device, 0)
     part = Part(shards, split, torch.from_numpy(numbers))
     x, batch = next(images(part, split, whole_image(encoder, size), device))
     maps, _ = explain(placed(encoder, device), layer, x, batch["label"].to(device))

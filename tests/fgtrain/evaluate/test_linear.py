@@ -15,6 +15,8 @@ from fgtrain.evaluate import intervals, linear, probe
 from fgtrain.networks.encoder import Encoder
 from fgtrain.settings.common import Model
 
+CPU = torch.device("cpu")
+
 
 def clusters(seed: int, n: int, spread: float, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
@@ -27,7 +29,7 @@ def clusters(seed: int, n: int, spread: float, classes: int = 5) -> tuple[torch.
 def test_learns_separable_features(protocol: linear.Protocol):
     rows = clusters(0, 120, spread=0.3)
     trial = linear.Trial(rows[1], 1.0, 16, 5, protocol, seed=0)
-    linear.fit(repeat(rows), [trial], protocol)
+    linear.fit(repeat(rows), [trial], protocol, CPU)
     best = trial.best(rows)
     assert best.rate in protocol.rates
     assert best.right(clusters(1, 100, spread=0.3)).float().mean() > 0.95
@@ -50,13 +52,27 @@ def test_the_rate_drops_twice_or_follows_half_a_cosine():
     assert [cvsa.rate(step, 50, 0.1) for step in (0, 25, 50)] == pytest.approx([0.1, 0.05, 0])
 
 
-def test_layers_learn_at_the_rates_of_their_protocol(monkeypatch: pytest.MonkeyPatch):
-    protocol, rows, seen = linear.Protocol(5, 45, (10.0,), drops=(0.6, 0.8)), clusters(0, 90, spread=1.0), []
-    trial = linear.Trial(rows[1], 1.0, 16, 5, protocol, seed=0)
-    (student,) = trial.students
-    monkeypatch.setattr(student.optimizer, "step", lambda: seen.append(student.optimizer.param_groups[0]["lr"]))
-    linear.fit(repeat(rows), [trial], protocol)
-    assert seen == pytest.approx([10.0] * 6 + [1.0] * 2 + [0.1] * 2)
+def test_layers_learn_as_one_at_a_time_by_torchs_sgd():
+    """Two trials at two rates, together, against a loop over batches for each layer alone in float64."""
+    protocol, rows = linear.Protocol(5, 45, (3.0, 0.2), drops=(0.6, 0.8)), clusters(0, 100, spread=1.0)
+    trials = [linear.Trial(rows[1], 0.7, 16, 5, protocol, seed) for seed in (0, 1)]
+    linear.fit(repeat(rows), trials, protocol, CPU)
+    for student in (s for trial in trials for s in (*trial.students, *trial.searching)):
+        generator = torch.Generator().manual_seed(int(student in (*trials[1].students, *trials[1].searching)))
+        layer = torch.nn.Linear(16, 5).double()
+        layer.weight.data = torch.empty(5, 16).normal_(0, 0.01, generator=generator).double()
+        layer.bias.data.zero_()
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0, momentum=0.9)
+        for epoch in range(5):
+            own = student.allowed.nonzero()[:, 0]
+            for chosen in own[torch.randperm(len(own), generator=generator)].split(45):
+                optimizer.param_groups[0]["lr"] = student.rate * (1, 1, 1, 0.1, 0.01)[epoch]
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(layer(rows[0][chosen].double()), rows[1][chosen]).backward()
+                optimizer.step()
+        torch.testing.assert_close(student.weight.double(), layer.weight.data, rtol=1e-3, atol=1e-4)  # float32
+        torch.testing.assert_close(student.bias.double(), layer.bias.data, rtol=1e-3, atol=1e-4)
+        assert torch.equal(student.right(rows), layer(rows[0].double()).argmax(1) == rows[1])
 
 
 def test_trials_trained_together_equal_trials_trained_alone():
@@ -67,11 +83,9 @@ def test_trials_trained_together_equal_trials_trained_alone():
         return linear.Trial(rows[1], fraction, 16, 5, protocol, seed)
 
     together, alone = [trial(0, 1.0), trial(1, 0.5)], trial(1, 0.5)
-    linear.fit(repeat(rows), together, protocol)
-    linear.fit(repeat(rows), [alone], protocol)
-    assert all(
-        torch.equal(a.layer.weight, b.layer.weight) for a, b in zip(together[1].students, alone.students, strict=True)
-    )
+    linear.fit(repeat(rows), together, protocol, CPU)
+    linear.fit(repeat(rows), [alone], protocol, CPU)
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(together[1].students, alone.students, strict=True))
 
 
 def test_a_trial_learns_only_from_its_labelled_samples():
@@ -83,8 +97,8 @@ def test_a_trial_learns_only_from_its_labelled_samples():
     assert allowed.sum() == sum(round(0.5 * int((labels == c).sum())) for c in range(5))
     features[~allowed] = torch.nan
     order = torch.randperm(90, generator=torch.Generator().manual_seed(1))  # rows arrive in another order
-    linear.fit(repeat((features[order], labels[order], numbers[order])), [trial], protocol)
-    assert all(s.layer.weight.isfinite().all() for s in (*trial.students, *trial.searching))
+    linear.fit(repeat((features[order], labels[order], numbers[order])), [trial], protocol, CPU)
+    assert all(s.weight.isfinite().all() for s in (*trial.students, *trial.searching))
     searched = trial.searching[0].allowed
     assert not (searched & trial.held).any()
     assert ((searched | trial.held) == allowed).all()
