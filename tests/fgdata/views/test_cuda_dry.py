@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 from trainable import small
 
 from fgdata.shards.reader import ShardSet
-from fgdata.views import Local, ViewSpec, opening
+from fgdata.views import Local, ViewSpec, opening, unfinished
 from fgtrain.engine import monitor
 from fgtrain.engine.trainer import Trainer
-from fgtrain.evaluate import cam, finetune, knn, localization, probe
+from fgtrain.evaluate import cam, finetune, knn, linear, localization, probe
 from fgtrain.networks import optim
 from fgtrain.networks.encoder import Encoder
 from fgtrain.objectives import decoder
@@ -195,19 +195,43 @@ def test_evaluations_stay_on_one_device(drawn_set: Path, monkeypatch: pytest.Mon
     shards, size, model = ShardSet.open(drawn_set), 32, Model(width=8)
     classes, stated = len(shards.classes), [np.ones((1, 4))] * 2
     fit, tuning = finetune.Fit(rate=0.1, decay=0.0, seed=0, search=True), Finetune(Path(), epochs=1)
-    with simulated_gpu():
+    with simulated_gpu() as watch:
         features, labels, _ = probe.embed(Encoder(model), shards, "test", ViewSpec.evaluation(size), CUDA)
         knn.knn_predict(features, labels, features, 3, 0.07, classes)
         network = finetune.fine_tune(Encoder(model), shards, size, CUDA, fit, tuning)
         assert {x.device for x in network.parameters()} == {CUDA}
         finetune.accuracy(network, shards, "test", size, CUDA)
-        monkeypatch.setattr(localization, "probe_layer", lambda *_: nn.Linear(features.shape[1], classes))
+        students = [linear.Student(labels > 0, rate, features.shape[1], classes, 0) for rate in (1.0, 0.1)]
+        layers = linear.Layers(students, linear.PROTOCOLS["cvsa"], CUDA)
+        watch.waits.clear()
+        layers.step(fake(features[:8].expand(2, 8, -1)), fake(labels[:8].expand(2, 8)), 0.5)
+        assert watch.waits == []
+        assert {x.device for x in (students[1].weight, students[1].bias)} == {CUDA}
+        monkeypatch.setattr(localization, "probe_layer", lambda *_: to_gpu(nn.Linear(features.shape[1], classes)))
         for by_mean in (True, False):
             monkeypatch.setattr(localization, "pools_by_mean", lambda *_, by_mean=by_mean: by_mean)
             localization.activation_maps(Encoder(model), shards, size, CUDA, 0, stated)
         x, truth = torch.empty(8, 3, size, size, device=CUDA), torch.empty(8, dtype=torch.long, device=CUDA)
         found, _ = cam.explain(network.encoder, network.head, x, truth)
         assert found.device == CUDA
+
+
+@pytest.mark.parametrize("spec", [ViewSpec(masks=True, plain=True), ViewSpec(local=Local(count=2), solarize=0.1)])
+def test_8_bit_batches_are_finished_on_the_gpu_without_waiting_for_it(spec: ViewSpec):
+    finisher = unfinished.Finisher(spec)
+    kinds = {"flip": torch.bool, "solarize": torch.bool, "index": torch.long, "masks": torch.int32}
+    with simulated_gpu() as watch:
+        finisher._scale, finisher._offset = torch.empty(3, 1, 1), torch.empty(3, 1, 1)
+        batch = {}
+        for name, shape in unfinished.shapes(spec).items():
+            kind = torch.uint8 if shape[-1] == 3 and "." not in name else kinds.get(name.split(".")[-1], torch.float32)
+            batch[name] = torch.empty([4 if n == -1 else n for n in shape], dtype=kind, device=CUDA)
+        finished = finisher(batch)
+        assert watch.waits == []
+        assert {x.device for x in finished.values()} == {CUDA}
+        assert {name: tuple(x.shape) for name, x in finished.items()} == {
+            name: tuple(4 if n == -1 else n for n in shape) for name, shape in spec.tensors.items()
+        }
 
 
 def test_data_wait_is_the_time_from_the_last_step_to_the_next_batch(monkeypatch: pytest.MonkeyPatch):
