@@ -6,7 +6,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -412,18 +411,6 @@ def test_command_line_errors_are_one_message(
     assert not (tmp_path / "other").exists()  # so that the corrected command can use it
     (tmp_path / "config.json").write_text(json.dumps(file.to_dict(recipes.byol())))
     assert "fgtrain run byol --config" in fails("run cvsa --config config.json")
-
-
-@pytest.mark.parametrize("flags", ["", "run", "run cvsa", "eval", "eval knn", "eval linear", "show", "list", "export"])
-def test_help_imports_no_torch(flags: str):
-    code = (
-        "import sys\nfrom fgtrain.cli import main\n"
-        f"try:\n    main({[*flags.split(), '--help']!r})\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'torch', 'torchvision', 'cv2', 'nvidia.dali', 'timm'} & sys.modules.keys()\nassert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "usage: fgtrain" in done.stdout
 
 
 def test_without_permission_for_links_a_run_keeps_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
