@@ -25,17 +25,23 @@ from typing import Annotated, Literal
 
 import tyro
 from torture_commands import Runner
-from torture_disks import Full
+from torture_disks import Full, ReadOnly
+from torture_every import Two
+from torture_long import long_run
 from torture_runs import FlipRun, Train
-from torture_sets import Build, FlipSet, Rewrite
+from torture_sets import Build, FlipSet, Interrupt, Rewrite
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
-    **{"build": (Build,), "rewrite": (Rewrite,), "train": (Train,), "full": (Full,)},
+    **{"build": (Build,), "interrupt": (Interrupt,), "rewrite": (Rewrite,), "train": (Train,), "two": (Two,)},
+    **{"full": (Full,), "read-only": (ReadOnly,)},
     **{"flip": (FlipSet, FlipRun), "flip-set": (FlipSet,), "flip-run": (FlipRun,)},
 }
-TRIES = {"build": 200, "rewrite": 100, "train": 50, "flip": 500, "full": 40, "fuzz": 10_000}
-"""Of each class of a test, without --tries."""
+TRIES = {
+    **{"build": 200, "interrupt": 30, "rewrite": 100, "train": 50, "two": 70, "flip": 500, "full": 40},
+    **{"read-only": 100, "fuzz": 10_000},
+}
+"""Of each class of a test, without --tries; the tests of "all"."""
 FAMILIES = 7
 """Of tests.fuzz; its inputs are divided among them."""
 
@@ -55,7 +61,11 @@ class Row:
 
 def torture(
     test: Annotated[
-        tuple[Literal["build", "rewrite", "train", "flip", "flip-set", "flip-run", "fuzz", "full", "all"], ...],
+        tuple[
+            Literal["build", "interrupt", "rewrite", "train", "two", "flip", "flip-set", "flip-run"]
+            | Literal["full", "read-only", "fuzz", "long", "all"],
+            ...,
+        ],
         tyro.conf.Positional,
     ],
     tries: int | None = None,
@@ -63,24 +73,32 @@ def torture(
     first: int = 0,
     forks: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     keep: Path | None = None,
+    minutes: float = 60,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> int:
     """Run tests and print a table: tries, survived, lost, time. Exit with 1 if anything was lost.
 
     Args:
         test: One or more. build, rewrite (rebox and add) and train: commands killed at random moments and run again.
-            flip: one bit of one file of a set or a run (flip-set, flip-run: one of both). full: a small disk under
-            commands that write; needs root or user namespaces. fuzz: hostile inputs.
-        tries: Tries of each test. Default: 200 builds, 100 rewrites, 50 trainings, 500 flips of a set and 500 of a run,
-            40 full disks, 10,000 hostile inputs.
+            interrupt: Ctrl-C in a build whose detector takes seconds an image. two: two of the same command at once
+            in one folder. flip: one bit of one file of a set or a run (flip-set, flip-run: one of both). full,
+            read-only: a small disk, or a folder that is read-only, under commands that write; both need root or user
+            namespaces. fuzz: hostile inputs. long: build, train and evaluate in a loop; prints what grows.
+        tries: Tries of each test. Default: 200 builds, 30 interrupts, 100 rewrites, 50 trainings, 70 times two, 500
+            flips of a set and 500 of a run, 40 full disks, 100 read-only folders, 10,000 hostile inputs.
         seed: Decides, with the number of a try, what happens in it.
         first: Number of the first try.
         forks: Run commands in forks of this process, without worker processes: fast, but less like the real thing.
         keep: Work in this folder and keep it.
+        minutes: Duration of long.
         json_file: Also write the table, the machine and the command to this file.
     """
     rows = []
     for name in TRIES if "all" in test else test:
+        if name == "long":
+            rows.append(Row(name, **long_run(minutes)))
+            print_row(rows[-1])
+            continue
         count = TRIES[name.partition("-")[0]] if tries is None else tries
         for kind in TESTS.get(name, ()):
             rows.append(run(kind, count, seed, first, Runner(forks), keep))

@@ -21,10 +21,10 @@ class Runner:
     def __init__(self, forks: bool):
         self.forks = forks
 
-    def start(self, folder: Path, *words: object) -> int:
+    def start(self, folder: Path, *words: object, output: str = "output") -> int:
         """Starts `fgdata ...` or `fgtrain ...` in a folder -> its process id, which is that of its process group.
 
-        Its output goes to the file `output` of the folder.
+        output: the file in the folder for what it prints.
         """
         program, *arguments = map(str, words)
         sys.stdout.flush()
@@ -36,8 +36,8 @@ class Runner:
         try:
             os.setsid()
             os.chdir(folder)
-            output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            for number, handle in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):
+            file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            for number, handle in enumerate((os.open(os.devnull, os.O_RDONLY), file, file)):
                 os.dup2(handle, number)
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
             if not self.forks:
@@ -104,10 +104,7 @@ def disturb(process: int, rng: Random, seconds: float, ways: tuple[str, ...]) ->
     name of a signal, which the command itself gets.
     """
     way = rng.choice(ways)
-    moment = rng.uniform(0, seconds)
-    until = time.monotonic() + moment
-    while time.monotonic() < until:
-        time.sleep(0.001)
+    time.sleep(rng.uniform(0, seconds))
     if way == "KILL worker":
         children = list_children(process)
         targets = [rng.choice(children)] if children else [process]

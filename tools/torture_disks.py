@@ -1,4 +1,5 @@
-"""A disk that is too small under every command that writes: one message, then the same result once there is space."""
+"""A disk that is too small, or a folder that is read-only, under every command that writes: one message, then the same
+result once there is space or permission."""
 
 import os
 import shutil
@@ -8,74 +9,76 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from torture_commands import Runner, check_message, differ, hashes, last_line
-from torture_runs import TRAIN, last_weights, prepare
-from torture_sets import BUILD
-
-COMMANDS = {
-    "build-shards": BUILD,
-    "finish": ("fgdata", "finish", "set"),
-    "rebox": ("fgdata", "rebox", "set", "--tau", "0.5"),
-    "add": ("fgdata", "add", "set", "--saliency", "vsf"),
-    "show": ("fgdata", "show", "set"),
-    "run": (*TRAIN, "--resume"),
-}
+from torture_commands import Runner, check_message, last_line
+from torture_every import COMMANDS, Every
 
 
-class Full:
-    """A command runs on a small tmpfs until it is full, and again on a larger one."""
-
-    NAME = "full"
+class Mounted(Every):
+    """Each command runs in a file system of its own, in memory."""
 
     def __init__(self, folder: Path, runner: Runner):
-        self.runner, self.folder = runner, folder
         if not can_mount(folder.parent):
             enter_namespace(folder.parent)
-        prepare(folder, runner)
-        self.expected: dict[str, dict[str, str]] = {}
-        for name, words in COMMANDS.items():
-            (folder / name).mkdir()
-            self._fill(folder / name, name)
-            code, output = runner.run(folder / name, *words)
-            assert code == 0, f"{name}: {output}"
-            self.expected[name] = self._result(folder / name, name)
+        super().__init__(folder, runner)
 
-    def _fill(self, folder: Path, name: str) -> None:
-        """What must be there before a command runs."""
-        if name == "finish":
-            code, output = self.runner.run(folder, *BUILD, "--part", "0/1")
-            assert code == 0, output
-        elif name != "build-shards":
-            shutil.copytree(self.folder / "set", folder / "set")
-
-    def _result(self, folder: Path, name: str) -> dict[str, str]:
-        if name == "run":
-            return last_weights(folder / "run")
-        return {} if name == "show" else hashes(folder / "set")
-
-    def attempt(self, case: Path, rng: Random) -> tuple[str, str]:
-        name = rng.choice(sorted(COMMANDS))
+    @contextmanager
+    def disk(self, case: Path, name: str):
+        """A small disk with what a command needs. What it prints goes to `case`: that must not need the disk."""
         disk = case / "disk"
         disk.mkdir()
         with mounted(disk, 64 << 20):
-            self._fill(disk, name)
-            used = sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
-            room = rng.randrange(0, 600_000) & ~4095
-            remount(disk, used + room)
+            self.fill(disk, name)
             (case / "output").touch()
             (disk / "output").unlink(missing_ok=True)
-            (disk / "output").symlink_to(case / "output")  # what it prints must not need the disk
+            (disk / "output").symlink_to(case / "output")
+            yield disk
+
+
+class Full(Mounted):
+    """A command runs on a small disk until it is full, and again on a larger one."""
+
+    NAME = "full"
+
+    def attempt(self, case: Path, rng: Random) -> tuple[str, str]:
+        name = self.choose(rng)
+        with self.disk(case, name) as disk:
+            used = sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
+            room = rng.randrange(0, 600_000) & ~4095
+            remount(disk, f"size={used + room}")
             code, output = self.runner.run(disk, *COMMANDS[name])
             outcome = f"{name} {'fits' if code == 0 else 'refused'}"
             if fault := check_message(code, output):
                 return f"{room:,} bytes free: {fault}", outcome
             if code and "o space left" not in output:
                 return f"{room:,} bytes free: {last_line(output)}", outcome
-            remount(disk, 64 << 20)
+            remount(disk, f"size={64 << 20}")
+            return self.rerun(disk, name), outcome
+
+
+class ReadOnly(Mounted):
+    """A command runs while its working folder, or one folder in it, is read-only, and again when it no longer is."""
+
+    NAME = "read-only"
+
+    def attempt(self, case: Path, rng: Random) -> tuple[str, str]:
+        name = self.choose(rng)
+        with self.disk(case, name) as disk:
+            inside = [path for path in disk.rglob("*") if path.is_dir() and not path.is_symlink()]
+            folder = rng.choice([disk, *sorted(inside)])
+            where = str(folder.relative_to(disk))
+            if folder != disk:
+                subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+            remount(folder, "bind,ro" if folder != disk else "ro")
             code, output = self.runner.run(disk, *COMMANDS[name])
-            if code and not (name == "add" and "already" in output):
-                return f"the rerun ended with {code}: {last_line(output)}", outcome
-            return differ(self._result(disk, name), self.expected[name]), outcome
+            outcome = f"{name} {'needs no write' if code == 0 else 'refused'}"
+            remount(folder, "bind,rw" if folder != disk else "rw")
+            if folder != disk:
+                subprocess.run(["umount", str(folder)], check=True)
+            if fault := check_message(code, output):
+                return f"{where} read-only: {fault}", outcome
+            if code and "ead-only file system" not in output:
+                return f"{where} read-only: {last_line(output)}", outcome
+            return self.rerun(disk, name), outcome
 
 
 def can_mount(folder: Path) -> bool:
@@ -90,7 +93,7 @@ def can_mount(folder: Path) -> bool:
 def enter_namespace(folder: Path) -> None:
     """Starts this program again as root of a namespace of its own, where it may mount."""
     if "TORTURE_NAMESPACE" in os.environ:
-        sys.exit("full needs a small file system, but this user may mount none: run it as root, or in a container.")
+        sys.exit("This test mounts file systems, but this user may mount none: run it as root, or in a container.")
     shutil.rmtree(folder, ignore_errors=True)
     os.environ["TORTURE_NAMESPACE"] = "1"
     os.execvp("unshare", ["unshare", "--user", "--map-root-user", "--mount", sys.executable, *sys.argv])
@@ -105,5 +108,5 @@ def mounted(folder: Path, size: int):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def remount(folder: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)

@@ -1,11 +1,14 @@
-"""Builds, rebox and add killed at random moments; single bits flipped in a shard set."""
+"""Builds, rebox and add killed or interrupted at random moments; single bits flipped in a shard set."""
 
+import os
 import shutil
+import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from torture_commands import Runner, check_message, differ, disturb, hashes, last_line
+from torture_commands import Runner, check_message, differ, disturb, hashes, last_line, wait
 
 BIRDS = "--dataset drawn --classes 3 --images-per-class 8 --size 64 --shard-samples 4 --keep-maps --jobs 2".split()
 BUILD = ("fgdata", "build-shards", *BIRDS, "--saliency", "spectral-residual", "gt", "--out", "set")
@@ -35,6 +38,56 @@ class Build:
         code, output = self.runner.run(case, *BUILD)
         lost = f"the rerun ended with {code}: {last_line(output)}" if code else ""
         return lost or differ(hashes(case / "set"), self.expected), ways[-1]
+
+
+class Interrupt:
+    """Ctrl-C, once or twice, in a build whose detector takes seconds an image: it must end, leave no half a shard, and
+    the rerun must end with the bytes of an undisturbed build."""
+
+    NAME = "interrupt"
+    COMMAND = ("fgdata", "build-shards", *BIRDS, "--saliency", "slow", "--plugin", "slow.py", "--out", "set")
+    DETECTOR = """
+import os, time
+from fgdata.saliency import DetectorRow
+from fgdata.saliency.spectral_residual import SETTINGS, TAU, saliency_map as quick
+
+DETECTORS = {"slow": DetectorRow("slow", "spectral-residual, after a pause")}
+
+def saliency_map(rgb):
+    time.sleep(float(os.environ.get("PAUSE", "0")))
+    return quick(rgb)
+"""
+
+    def __init__(self, folder: Path, runner: Runner):
+        folder.mkdir()
+        self.runner = runner
+        (folder / "slow.py").write_text(self.DETECTOR)
+        code, output = runner.run(folder, *self.COMMAND)
+        assert code == 0, output
+        self.expected = hashes(folder / "set")
+
+    def attempt(self, case: Path, rng: Random) -> tuple[str, str]:
+        (case / "slow.py").write_text(self.DETECTOR)
+        times = rng.choice((1, 2))
+        outcome = f"Ctrl-C {('once', 'twice')[times - 1]}"
+        os.environ["PAUSE"] = "2"
+        process = self.runner.start(case, *self.COMMAND)
+        del os.environ["PAUSE"]
+        time.sleep(rng.uniform(0, 8))
+        for _ in range(times):
+            with suppress(ProcessLookupError):  # it has ended
+                os.killpg(process, signal.SIGINT)  # as a terminal does: to the workers too
+            time.sleep(rng.uniform(0.1, 1))
+        code = wait(process, 60)
+        output = (case / "output").read_text(errors="replace") if (case / "output").exists() else ""
+        if (case / "set").exists():  # before that, Python itself is starting
+            if code != 130 or "Traceback (most recent call last)" in output:
+                return f"it ended with {code}: {last_line(output)}", outcome
+            if times == 1 and (left := [path.name for path in (case / "set").rglob("*.part")]):
+                return f"it left {', '.join(left)}", outcome
+        code, output = self.runner.run(case, *self.COMMAND)
+        lost = f"the rerun ended with {code}: {last_line(output)}" if code else ""
+        return lost or differ(hashes(case / "set"), self.expected), outcome
 
 
 class Rewrite:

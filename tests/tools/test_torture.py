@@ -11,6 +11,7 @@ from paths import TOOLS
 
 sys.path.insert(0, str(TOOLS))
 import torture_commands
+import torture_long
 import torture_sets
 
 sys.path.remove(str(TOOLS))
@@ -18,13 +19,15 @@ sys.path.remove(str(TOOLS))
 
 @pytest.mark.slow
 def test_nothing_is_lost_in_a_try_of_each(tmp_path: Path):
-    """In a process of its own: it forks, which needs a process without threads of torch or OpenCV."""
-    words = [sys.executable, str(TOOLS / "torture.py"), "build", "rewrite", "flip-set", "--forks", "--tries", "1"]
+    """In a process of its own: it forks, which needs a process without threads of torch or OpenCV. Try 5 of `two` is a
+    pair of `fgdata rebox`."""
+    words = [sys.executable, str(TOOLS / "torture.py"), "build", "two", "flip-set", "--forks", "--tries", "1"]
+    words += ["--first", "5"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split(" | ")[:4] for line in done.stdout.splitlines()[2:]]
-    assert rows == [[f"| {name}", "1", "1", "0"] for name in ("build", "rewrite", "flip, set")]
+    assert rows == [[f"| {name}", "1", "1", "0"] for name in ("build", "two", "flip, set")]
     assert not list(tmp_path.glob("torture-*"))
 
 
@@ -45,6 +48,13 @@ def test_other_bytes_after_a_kill_are_a_loss(tmp_path: Path, monkeypatch):
     build = torture_sets.Build(tmp_path / "valid", Scripted())
     (tmp_path / "case").mkdir()
     assert build.attempt(tmp_path / "case", Random(0))[0] == "train-000000.tar"
+
+
+def test_growth_is_the_interval_of_the_slope():
+    """The slope of 1, 2, 3, 5, 5 is 1.1, its standard error sqrt(0.7 / 3 / 10), and t of 0.975 and 3 degrees 3.1824."""
+    assert torture_long.growth([1, 2, 3, 5, 5]) == pytest.approx((1.1 - 0.4861, 1.1 + 0.4861), abs=1e-4)
+    assert torture_long.growth([7, 7, 7]) == (0, 0)
+    assert torture_long.growth([1, 2]) == (-float("inf"), float("inf"))
 
 
 @pytest.mark.parametrize(

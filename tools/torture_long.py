@@ -1,0 +1,129 @@
+"""Build, train and evaluate in a loop, in this process and as commands: what grows from round to round.
+
+Odd rounds call the commands in this process, where a leak adds up. Even rounds start them as processes, which may
+leave files, shared memory or other processes behind. After every round this process is measured; the growth is the
+slope of a line through the rounds of one kind, with its 95 % interval.
+"""
+
+import ctypes
+import gc
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from torture_commands import Runner, last_line
+from torture_runs import TRAIN
+from torture_sets import BUILD
+
+ROUND = (BUILD, TRAIN, ("fgtrain", "eval", "knn", "run", "--k", "2"))
+WARM_UP = 3
+"""Rounds of each kind that are not counted: libraries load, and caches fill."""
+MEASURES = {
+    "memory, MB": lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6,
+    "Python objects": lambda: len(gc.get_objects()),
+    "handles": lambda: len(os.listdir("/proc/self/fd")),
+    "threads": lambda: len(os.listdir("/proc/self/task")),
+    "processes": lambda: len(own_processes()),
+    "shared memory, files": lambda: len(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else 0,
+    "temporary files": lambda: sum(len(files) for _, _, files in os.walk(tempfile.gettempdir())),
+}
+"""What is measured -> its value now, which must not grow."""
+SMALLEST = {"memory, MB": 0.05, "Python objects": 5.0}
+"""Growth a round below which a measure counts as flat; 0 for the others. An hour has a few hundred rounds."""
+
+
+def long_run(minutes: float) -> dict[str, Any]:
+    """Runs rounds for so long and prints what each measure did -> the fields of a row of the table."""
+    start, before = time.monotonic(), tempfile.tempdir
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    (folder / "tmp").mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+    values: dict[str, list[list[float]]] = {"in this process": [], "as commands": []}
+    try:
+        while time.monotonic() - start < 60 * minutes:
+            for kind, rounds in values.items():
+                run_round(folder / "work", kind == "as commands")
+                gc.collect()
+                trim()
+                rounds.append([float(measure()) for measure in MEASURES.values()])
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        shutil.rmtree(folder, ignore_errors=True)
+    lost = []
+    print("\n| measure | rounds | first | last | growth a round, 95 % interval |\n|---|---|---|---|---|")
+    for kind, rounds in values.items():
+        for name, series in zip(MEASURES, zip(*rounds[WARM_UP:])):
+            low, high = growth(series)
+            ends = f"{series[0]:,.1f} | {series[-1]:,.1f}"
+            print(f"| {name}, {kind} | {len(series)} | {ends} | {low:+.3f} to {high:+.3f} |")
+            if low > SMALLEST.get(name, 0.0):
+                lost.append(f"{name}, {kind}: {low:+.3f} to {high:+.3f} a round")
+    print("\n| test | tries | survived | lost | time | outcomes |\n|---|---|---|---|---|---|", flush=True)
+    tries = sum(len(rounds) for rounds in values.values())
+    return {"tries": tries, "survived": tries, "lost": lost, "seconds": round(time.monotonic() - start, 1)}
+
+
+def run_round(folder: Path, as_commands: bool) -> None:
+    """Builds, trains and evaluates in an empty folder, and removes it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for words in ROUND:
+        code, output = Runner(False).run(folder, *words) if as_commands else call(folder, *words)
+        if code:
+            raise SystemExit(f"{' '.join(words)} ended with {code}: {last_line(output)}")
+    shutil.rmtree(folder)
+
+
+def call(folder: Path, program: str, *arguments: str) -> tuple[int, str]:
+    """Runs a command in this process -> its exit code, and what it printed."""
+    from fgdata.cli import main as fgdata
+    from fgtrain.cli import main as fgtrain
+
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        with Path("output").open("w") as output, redirect_stdout(output), redirect_stderr(output):
+            code = {"fgdata": fgdata, "fgtrain": fgtrain}[program](list(arguments))
+        return code or 0, Path("output").read_text()
+    finally:
+        os.chdir(before)
+
+
+def growth(values: Sequence[float]) -> tuple[float, float]:
+    """Values by round -> the 95 % interval of the slope of a line through them (least squares, Student's t)."""
+    import numpy as np
+    from scipy.stats import t
+
+    if len(values) < 3:
+        return -np.inf, np.inf
+    x, y = np.arange(len(values)) - (len(values) - 1) / 2, np.array(values) - np.mean(values)
+    slope = float(x @ y / (x @ x))
+    rest = y - slope * x
+    half = float(t.ppf(0.975, len(values) - 2) * np.sqrt(rest @ rest / (len(values) - 2) / (x @ x)))
+    return slope - half, slope + half
+
+
+def own_processes() -> list[str]:
+    """The processes that a round has started and that still run, by their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"TMPDIR={tempfile.gettempdir()}".encode() in environment.split(b"\0"):
+                found.append(entry.name)
+    return found
+
+
+def trim() -> None:
+    """Returns freed memory to the system, where the C library is glibc, which otherwise keeps it for reuse."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
