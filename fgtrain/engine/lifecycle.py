@@ -11,6 +11,7 @@ from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 
 from .. import parallel
+from ..evaluate.labels import Labelled
 from ..objectives import Prepared
 from ..place import open_shards
 from ..runs.provenance import describe_run, earlier_parts
@@ -18,6 +19,7 @@ from ..runs.rundir import RunDir
 from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, Config
 from .monitor import Monitor
+from .needs import choose_images
 from .signals import StopSignals
 from .trackers import Trackers
 from .trainer import Trainer
@@ -39,7 +41,7 @@ def train(config: Config, name: str) -> Path:
         # First, so that it ends last: until then the run is not finished.
         signals = stack.enter_context(StopSignals(raises=parallel.world_size() == 1))
         with parallel.together():
-            shards = open_shards(config.data.shards)
+            shards = choose_images(config, open_shards(config.data.shards))
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_origin(run, shards)
             before = run.facts.get("processes")
@@ -73,7 +75,8 @@ def train(config: Config, name: str) -> Path:
             if first:
                 run.start(config)
                 parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}
-                run.note(**describe_run(shards, device), **parts, name=name, status="running", reason=None)
+                listed = {"labels": shards.setting} if isinstance(shards, Labelled) else {}
+                run.note(**describe_run(shards, device), **listed, **parts, name=name, status="running", reason=None)
                 if trainer.objective.encoder.initial:
                     run.note(init=trainer.objective.encoder.initial)
                 run.cut_metrics(trainer.step)
@@ -162,10 +165,17 @@ def suggest_evaluation(shards: ShardSet, out: str) -> str:
 
 
 def check_origin(run: RunDir, shards: ShardSet) -> None:
-    """InputError unless a run resumes on the same shard set, at any path."""
+    """InputError unless a run resumes on the same shard set, at any path, and on the same list of labelled images."""
     digest = shards.manifest["digest"]
     if (old := run.facts.get("shards", {}).get("digest", digest)) != digest:
         raise InputError(
             f"{run.path} was trained on a shard set with digest {old[:12]}, but {shards.path} has digest "
             f"{digest[:12]}. Name the original set with --data.shards, or start a new run with another --out."
+        )
+    old, new = run.facts.get("labels"), shards.setting if isinstance(shards, Labelled) else None
+    if run.facts and old != new:
+        raise InputError(
+            f"{run.path} was trained on the images of {old or 'the whole split'}, and --data.labels now gives "
+            f"{new or 'the whole split'} (the file and its sha256). Restore the file, or start a new run with another "
+            "--out."
         )

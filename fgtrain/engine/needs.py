@@ -3,7 +3,27 @@
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
+from ..evaluate.labels import Labelled
 from ..settings.common import Config
+
+
+def choose_images(config: Config, shards: ShardSet) -> ShardSet:
+    """The images that a run learns from: the set, or of its split those that --data.labels lists.
+
+    InputError if the method does not learn from labels, or a setting needs the place of every image in the set.
+    """
+    file = config.data.labels
+    if file is None:
+        return shards
+    if "labels" not in config.needs:
+        raise InputError(
+            f"--data.labels {file}: {config.method} learns without labels, from the whole split. Omit the flag; for "
+            "few labels, use it with fgtrain eval linear or finetune, as --labels."
+        )
+    others = {"views.crop matte-paste": config.views.needs_maps, "data.shuffle-block": config.data.shuffle_block}
+    if other := next((flag for flag, used in others.items() if used), None):
+        raise InputError(f"--data.labels {file} cannot be combined with --{other}. Omit one of them.")
+    return Labelled(shards, config.data.split, file)
 
 
 def check_labels(config: Config, shards: ShardSet) -> None:

@@ -22,6 +22,7 @@ from fgdata.views import load
 
 from .. import objectives, parallel
 from ..evaluate import online
+from ..evaluate.labels import Labelled
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import BetweenEpochs
@@ -143,6 +144,7 @@ class Trainer:
         """Notes to print before the first step."""
         config = self.config
         lines = describe_idle(config)
+        lines += [self.shards.note] if isinstance(self.shards, Labelled) else []
         if config.init is not None:
             lines.append(self.objective.encoder.origin)
         if config.freeze_stages:

@@ -29,8 +29,8 @@ FIGURES = {
 """Evaluation -> its figures and their titles, in the order of the columns."""
 SETTINGS = {
     "knn": ("k", "temperature", "split"),
-    "linear": ("protocol", "cache", "fraction", "epochs", "trials"),
-    "finetune": ("fraction", "epochs", "batch_size", "rates", "decays", "trials"),
+    "linear": ("protocol", "cache", "fraction", "labels", "epochs", "trials"),
+    "finetune": ("fraction", "labels", "epochs", "batch_size", "rates", "decays", "trials"),
     "retrieval": (),
     "localization": (),
 }
@@ -225,7 +225,7 @@ def _setting_of(line: Line, name: str, value: Any) -> Any:
     """The value of a setting, with a list as a tuple."""
     ok = (
         value is None
-        or isinstance(value, (bool, str) if name in ("protocol", "cache", "split") else bool)
+        or isinstance(value, (bool, str) if name in ("protocol", "cache", "split", "labels") else bool)
         or is_finite(value)
     )
     if isinstance(value, list) and all(map(is_finite, value)):

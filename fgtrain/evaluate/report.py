@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..settings.common import need
 from ..settings.evaluations import Finetune, Knn, Linear, Localization, Retrieval
 from . import finetune, knn, linear, localization, probe, retrieval
 from .intervals import mean_interval, percent
+from .labels import Labelled
 from .records import append_record, read_records
 from .subject import Subject
 
@@ -54,7 +56,7 @@ def run_knn(flags: Knn) -> dict[str, Any]:
 
 def run_linear(flags: Linear) -> list[dict[str, Any]]:
     """Runs `fgtrain eval linear` and returns one record per fraction of the labels."""
-    subject = Subject.open(flags, BOTH)
+    subject, listed, about = with_labels(Subject.open(flags, BOTH), flags.labels)
     cache, fractions, trials, epochs = flags.cache, flags.fractions, flags.trials, flags.epochs
     protocol = linear.PROTOCOLS[flags.protocol]
     protocol = protocol if epochs is None else replace(protocol, epochs=epochs)
@@ -74,9 +76,10 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
         rates_text = ", ".join(f"{rate:g}" for rate in rates)
         table.add_row(f"{fraction:.0%}", percent(accuracies), str(trials), rates_text, f"{n:,}")
         values = spread(accuracies, n) | {"protocol": flags.protocol, "cache": cache, "fraction": fraction}
-        values |= {"epochs": protocol.epochs, "trials": trials, "seed": flags.seed}
+        values |= {"epochs": protocol.epochs, "trials": trials, "seed": flags.seed} | listed
         records.append(values | {"lrs": [rate for _, rate in each], "chance": subject.chance})
-    return publish(subject, "linear", records, table, chance(subject), *notes, *explain_interval(trials))
+    about += [chance(subject), *notes, *explain_interval(trials)]
+    return publish(subject, "linear", records, table, *about)
 
 
 def run_finetune(flags: Finetune) -> list[dict[str, Any]]:
@@ -85,11 +88,11 @@ def run_finetune(flags: Finetune) -> list[dict[str, Any]]:
     Every finished fit is a line in the run's finetune.jsonl, so a rerun resumes after the last finished fit. A line is
     reused only if everything that decides its accuracy is equal: fit, weights, data, code, versions and device.
     """
-    subject = Subject.open(flags, BOTH)
+    subject, listed, about = with_labels(Subject.open(flags, BOTH), flags.labels)
     notes = subject.check_classes(*(probe.labels_of(subject.shards, split) for split in BOTH))
     journal = None if subject.checkpoint.run is None else subject.checkpoint.run.path / "finetune.jsonl"
     setting = {"step": subject.checkpoint.step, "digest": subject.shards.manifest["digest"], "size": subject.size}
-    setting |= {"epochs": flags.epochs, "batch_size": flags.batch_size}
+    setting |= {"epochs": flags.epochs, "batch_size": flags.batch_size} | listed
     setting |= {"encoder_crc32": checksum(subject.load().state_dict())}
     setting |= {"commit": provenance.commit(), "versions": provenance.versions()}
     setting |= {"device": provenance.name_of(subject.device)}
@@ -126,8 +129,18 @@ def run_finetune(flags: Finetune) -> list[dict[str, Any]]:
         table.add_row(f"{fraction:.0%}", percent(accuracies), str(flags.trials), *chosen, f"{n:,}")
         values = spread(accuracies, n) | {"trials": flags.trials, "seed": flags.seed, "epochs": flags.epochs}
         values |= {"batch_size": flags.batch_size, "rates": flags.rates, "decays": flags.decays, "fraction": fraction}
+        values |= listed
         records.append(values | {"lr": best.rate, "weight_decay": best.decay, "chance": subject.chance})
-    return publish(subject, "finetune", records, table, chance(subject), *notes, *explain_interval(flags.trials))
+    about += [chance(subject), *notes, *explain_interval(flags.trials)]
+    return publish(subject, "finetune", records, table, *about)
+
+
+def with_labels(subject: Subject, file: Path | None) -> tuple[Subject, dict[str, str], list[str]]:
+    """A subject whose train split has only the listed images, the setting for its records, and a sentence about it."""
+    if file is None:
+        return subject, {}, []
+    shards = Labelled(subject.shards, "train", file)
+    return replace(subject, shards=shards), {"labels": shards.setting}, [shards.note]
 
 
 def run_retrieval(flags: Retrieval) -> dict[str, Any]:

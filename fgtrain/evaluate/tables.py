@@ -165,6 +165,8 @@ def _flags(column: Column, group: Group, runs: Sequence[compare.Run]) -> str:
     defaults = {f.name: f.default for f in fields(kind)} if kind else {}
     if "fraction" in given:
         given["fractions"] = (given.pop("fraction"),)
+    if given.get("labels"):
+        given["labels"] = given["labels"].rpartition(" (")[0]  # without the sha256 of the file
     size = given.pop("size", None)
     chosen: dict[str, Any] = {name: value for name, value in given.items() if defaults.get(name) != value}
     chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}

@@ -69,6 +69,9 @@ class Data:
     """Split to train on."""
     detector: str | None = None
     """Detector whose boxes guide the views and masks. Default: the set's first detector that is not gt, else gt."""
+    labels: Path | None = None
+    """File that lists the images of the split to train on, one id or path per line, perhaps with its label: a fraction
+    of the labels. Only for methods that learn from labels. Default: the whole split."""
     backgrounds: tuple[Path, ...] = ()
     """Other shard sets whose images the crops that paste use as backgrounds. Default: other images of the batch."""
     batch_size: int = 256

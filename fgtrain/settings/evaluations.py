@@ -85,6 +85,9 @@ class Linear(Evaluation):
     seconds instead of minutes, usually slightly lower accuracy."""
     fractions: tuple[float, ...] = (1.0,)
     """Fractions of the training labels, the same fraction of every class; the paper uses 1 0.5 0.2."""
+    labels: Path | None = None
+    """File that lists the labelled images of the train split, one id or path per line, perhaps with its label; the
+    fractions are then fractions of these."""
     trials: int = 1
     """Number of layers trained, each with its own seed (labelled images, weights, order), on the same crops."""
     epochs: int | None = None
@@ -108,6 +111,9 @@ class Finetune(Evaluation):
     fractions: tuple[float, ...] = (1.0,)
     """Fractions of the training labels, the same fraction of every class, each with its own search; each trial draws
     its own images. Semi-supervised tables use 1 0.5 0.2 0.1."""
+    labels: Path | None = None
+    """File that lists the labelled images of the train split, one id or path per line, perhaps with its label; the
+    fractions are then fractions of these."""
     epochs: int = 50
     """Passes over the train split."""
     batch_size: int = 16

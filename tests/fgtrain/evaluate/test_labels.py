@@ -1,0 +1,126 @@
+"""Lists of labelled images: which images a line names, what is refused, and that only these are learned from."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from trainable import small
+
+from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet, label, meta
+from fgtrain.engine.lifecycle import train
+from fgtrain.evaluate.compare import latest
+from fgtrain.evaluate.labels import Labelled, Names
+from fgtrain.evaluate.records import read_records
+from fgtrain.evaluate.report import run_finetune, run_linear
+from fgtrain.settings.evaluations import Finetune, Linear
+
+
+@pytest.fixture(scope="module")
+def images(drawn_set: Path) -> list[tuple[str, str, int]]:
+    """Id, file and class of every train image."""
+    reader = ShardSet.open(drawn_set).split("train")
+    samples = [reader.read(number, without="jpg") for number in range(len(reader))]
+    return [(meta(sample)["id"], meta(sample)["file"], label(sample)) for sample in samples]
+
+
+def listed(shards: Path, tmp_path: Path, *lines: str) -> list[int]:
+    """The numbers of the images that a file of these lines lists."""
+    file = tmp_path / "labels.txt"
+    file.write_text("\n".join(lines))
+    return Labelled(ShardSet.open(shards), "train", file).split("train").rows  # pyright: ignore
+
+
+def test_a_line_is_an_id_or_a_path_and_perhaps_a_label(drawn_set, images, tmp_path):
+    name = ShardSet.open(drawn_set).classes[images[4][2]]
+    lines = (
+        images[7][0],
+        f"{images[2][1]} {images[2][2]}",
+        f"./data/Birds/images/{images[3][1]},{images[3][2]}",
+        "",
+        f"{images[4][1]}\t{name}",
+        f"{images[5][0]} , {images[5][2]}",
+        images[7][0],
+    )
+    assert listed(drawn_set, tmp_path, *lines) == [2, 3, 4, 5, 7]
+
+
+def test_the_end_of_a_path_names_an_image_where_it_is_unique():
+    files = ["train/a b/1.jpg", "train/a b/2.jpg", "train/c/1.jpg"]
+    samples = [
+        type("S", (dict,), {"info": {"id": str(10 + i), "file": file}})(cls=b"0") for i, file in enumerate(files)
+    ]
+    reader = type("Reader", (), {"__len__": lambda _: 3, "read": lambda _, number, without: samples[number]})()
+    names = Names(SimpleNamespace(split=lambda _: reader), "train")  # pyright: ignore
+    for name, number in (
+        ("10", 0),
+        ("a b/2.jpg", 1),
+        ("2.jpg", 1),
+        ("1.jpg", None),
+        ("c/1.jpg", 2),
+        ("x/train/c/1.jpg", 2),
+        ("x/c/1.jpg", None),
+        ("x/10", None),
+    ):
+        assert names.find(name) == number, name
+
+
+def test_what_cannot_be_used_is_counted_and_named(drawn_set, images, tmp_path):
+    wrong = (images[0][2] + 1) % 4
+    for lines, says in (
+        (["absent.jpg 0", images[0][0], "b.jpg"], r"labels.txt, 2 of 3 lines: no such image in the train.*: absent"),
+        ([f"{images[0][0]} {wrong}"], rf"1 of 1 line: another label .*{wrong} \(in the set class {images[0][2]}"),
+        (["", " "], "lists no image"),
+        (["x" * 5000], "1 of 1 line: no such image"),
+    ):
+        with pytest.raises(InputError, match=says):
+            listed(drawn_set, tmp_path, *lines)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for file, says in (("binary", "is not a list of images"), ("none", "no file at")):
+        with pytest.raises(InputError, match=says):
+            Labelled(ShardSet.open(drawn_set), "train", tmp_path / file)
+
+
+def test_a_run_and_its_evaluations_learn_from_the_listed_images(drawn_set, images, tmp_path, capsys):
+    file = tmp_path / "labels.txt"
+    file.write_text("".join(f"{id_} {number}\n" for id_, _, number in images[:16] + images[20:24]))
+    config = small(drawn_set, tmp_path / "run", "supervised")
+    config = replace(config, epochs=1, data=replace(config.data, labels=file, batch_size=10))
+    train(config, "supervised")
+    text = capsys.readouterr().out
+    assert "labels: 20 of 32 images of train, listed in" in text
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["step"] == 2, "two batches of 10"
+    assert facts["labels"].startswith(f"{file} (")
+
+    run = tmp_path / "run"
+    [linear] = run_linear(Linear(run, labels=file, cache=True, epochs=1, device="cpu"))
+    one = {"rates": (0.01,), "decays": (0.0,), "trials": 1, "epochs": 1, "batch_size": 10}
+    [tuned] = run_finetune(Finetune(run, labels=file, device="cpu", **one))
+    [whole] = run_linear(Linear(run, cache=True, epochs=1, device="cpu"))
+    assert linear["labels"] == tuned["labels"] == facts["labels"]
+    assert "labels" not in whole
+    columns = latest(read_records(run / "results.jsonl"))
+    assert {dict(column.settings)["labels"] for column in columns} == {facts["labels"], None}
+    with pytest.raises(InputError, match="--batch-size is 21; allowed: 2 to 20, the images to train on"):
+        run_finetune(Finetune(run, labels=file, device="cpu", **{**one, "batch_size": 21}))
+
+    file.write_text(images[0][0])
+    again = replace(config, machine=replace(config.machine, resume=True))
+    with pytest.raises(InputError, match=r"was trained on the images of .*--data.labels now gives .*Restore the file"):
+        train(again, "supervised")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("byol", {}, "byol learns without labels.*--labels"),
+        ("supervised", {"shuffle_block": 2}, "cannot be combined with --data.shuffle-block"),
+    ],
+)
+def test_a_run_that_cannot_use_a_list_refuses_it(drawn_set, tmp_path, name, change, says):
+    config = small(drawn_set, tmp_path / "run", name)
+    with pytest.raises(InputError, match=says):
+        train(replace(config, data=replace(config.data, labels=tmp_path / "labels.txt", **change)), name)
