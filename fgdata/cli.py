@@ -52,7 +52,7 @@ def build_shards(
     level: Literal["variant", "family", "manufacturer"] | None = None,
     class_list: Path | None = None,
     table: Path | None = None,
-    annotations: tuple[Path, ...] | None = None,
+    annotations: tuple[Path, ...] = (),
     test_fraction: float | None = None,
     split_seed: int | None = None,
     split_folders: Literal["above", "inside", "none"] | None = None,
@@ -128,7 +128,7 @@ def build_shards(
     if missing := plugins.ask(str(out), recorded_plugins(out)):
         raise InputError(missing)
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
-    options |= {"level": level, "class_list": class_list, "annotations": annotations}
+    options |= {"level": level, "class_list": class_list, "annotations": annotations or None}
     options |= {
         "table": table,
         "test_fraction": test_fraction,
