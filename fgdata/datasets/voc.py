@@ -36,11 +36,11 @@ def read_boxes(name: str, path: Path) -> tuple[tuple[int, int] | None, PixelBoxe
 
     InputError, which `name` starts, if the file is not such an annotation, or has no object.
     """
-    data = parsing.read_bytes(name, path, is_text=True)
+    text = parsing.read_text(name, path)
     try:
-        if b"<!DOCTYPE" in data:  # the only place where XML can define entities that expand to gigabytes
+        if "<!DOCTYPE" in text:  # the only place where XML can define entities that expand to gigabytes
             raise ValueError("it has a document type; annotations have none")
-        root = ElementTree.fromstring(data)
+        root = ElementTree.fromstring(text)
         width, height = (int(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
         boxes = tuple(
             parsing.box_from_corners(*(_corner(entry, corner) for corner in CORNERS), first=1)

@@ -85,6 +85,7 @@ def test_pets_names_what_is_wrong_in_a_list(tmp_path, file, content, says):
         (xml((9, 9, 3, 12)), "the box is -5 wide and 4 high"),
         (xml((1, 1, 5, 5)).replace("xmax", "right"), "an object has no bndbox/xmax"),
         (xml((1, 1, 5, 5), size=(30, 20)), "60 x 40 pixels, but its annotation states 30 x 20"),
+        ("<?xml version='1.0' encoding='none'?><annotation/>", "it has no object"),
         ('<!DOCTYPE a [<!ENTITY a "a">]>' + xml((1, 1, 5, 5)), "it has a document type"),
     ],
 )
