@@ -4,22 +4,23 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 from trainable import final, small, stop_at_step
 
+from fgtrain import cli
 from fgtrain.engine import lifecycle, monitor
 from fgtrain.runs.files import write_json
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.file import to_dict
 
 
-def command(drawn_set: Path, run: Path) -> list[str]:
+def words(drawn_set: Path, run: Path) -> list[str]:
     write_json(run.parent / "config.json", to_dict(small(drawn_set, run)))
-    flags = ["--config", str(run.parent / "config.json"), "--out", str(run)]
-    return [sys.executable, "-m", "fgtrain", "run", "cvsa", *flags]
+    return ["run", "cvsa", "--config", str(run.parent / "config.json"), "--out", str(run)]
 
 
 @pytest.mark.slow
@@ -27,7 +28,8 @@ def test_training_continues_when_the_reader_of_its_output_is_gone(drawn_set: Pat
     """As with `| head -n 1`: the reader leaves after the first line."""
     run = tmp_path / "run"
     with (tmp_path / "errors.txt").open("w+") as errors:
-        process = subprocess.Popen(command(drawn_set, run), stdout=subprocess.PIPE, stderr=errors, text=True)
+        command = [sys.executable, "-m", "fgtrain", *words(drawn_set, run)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert process.stdout
         process.stdout.readline()
         process.stdout.close()
@@ -39,11 +41,10 @@ def test_training_continues_when_the_reader_of_its_output_is_gone(drawn_set: Pat
     assert "fgtrain eval knn" in log
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_training_continues_when_its_output_has_no_space(drawn_set: Path, tmp_path: Path):
-    with open("/dev/full", "w") as full:
-        subprocess.run(command(drawn_set, tmp_path / "run"), stdout=full, stderr=subprocess.PIPE, check=True)
+    with open("/dev/full", "w") as full, redirect_stdout(full):
+        assert cli.main(words(drawn_set, tmp_path / "run")) == 0
     assert final(tmp_path / "run")["step"] == 8
 
 

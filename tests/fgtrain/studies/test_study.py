@@ -82,7 +82,7 @@ def test_a_dry_run_counts_and_starts_nothing(words: list[str], tmp_path: Path, c
 @pytest.mark.slow
 def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """SIGTERM stops the run with a checkpoint; the same command then finishes it and writes the tables."""
-    out = tmp_path / "out"
+    out, words = tmp_path / "out", [*words, "--rows", "MoCo v2"]
     run = out / "moco-v2-seed0"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with monkeypatch.context() as patch:
@@ -94,7 +94,7 @@ def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path
 
         patch.setattr(Progress, "report", stop_once)
         with pytest.raises(SystemExit) as stopped:
-            cli.main([*words, "--epochs", "16", "--rows", "MoCo v2"])
+            cli.main([*words, "--epochs", "16"])
     assert stopped.value.code == 0
     assert RunDir(run).facts["status"] in ("stopped", "done")
     assert RunDir(run).last_checkpoint is not None
@@ -105,7 +105,6 @@ def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path
     record = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
     assert float(rows[0]["mean"]) == pytest.approx(100 * record["accuracy"], abs=1e-3)
     assert rows[0]["paper"] == "63.21"
-    assert float(rows[2]["difference"]) == pytest.approx(float(rows[2]["mean"]) - float(rows[0]["mean"]), abs=1e-3)
     assert "epochs 16" in (out / "table.md").read_text()
     before = (run / "results.jsonl").read_bytes()
     assert cli.main([*words, "--epochs", "16"]) == 0, "a finished study only writes its tables again"
