@@ -1,7 +1,7 @@
 """Hooks of mkdocs.yml: pages that are generated when the site is built, links to files outside docs/, and equations.
 
 The pages in docs/ and the README stay as GitHub shows them. Added here: the README as the first page, FORMAT.md,
-CONTRIBUTING.md and CHANGELOG.md; the help of every command, from the parsers; the API reference, from docstrings.
+CONTRIBUTING.md, CHANGELOG.md and RESULTS.md; the help of every command, from the parsers; the API reference, from docstrings.
 """
 
 import io
@@ -22,6 +22,7 @@ PAGES = {
     "shards/FORMAT.md": "format.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "RESULTS.md": "study-results.md",
 }
 """File of the repository -> page of the site."""
 FGTRAIN = ("list", "eval", "compare", "show", "embed", "export")

@@ -59,14 +59,19 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
 
     InputError naming the file when it cannot be written.
     """
-    line = json.dumps(record)
     try:
-        append_line(path, f'{line[:-1]}, "crc32": {zlib.crc32(line.encode())}}}', sync=True)
+        append_line(path, with_checksum(record), sync=True)
     except OSError as error:
         raise InputError(
             f"{path} could not be written: {error.strerror}. Its existing contents are unchanged. Free some space or "
             "fix the permissions, then rerun the command."
         ) from error
+
+
+def with_checksum(record: dict[str, Any]) -> str:
+    """A record -> its line."""
+    line = json.dumps(record)
+    return f'{line[:-1]}, "crc32": {zlib.crc32(line.encode())}}}'
 
 
 def read_records(path: Path) -> list[Line]:

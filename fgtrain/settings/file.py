@@ -17,7 +17,7 @@ from .methods import METHODS
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Settings -> plain JSON values, the method's name first."""
-    return {"method": config.method, **_plain(dataclasses.asdict(config))}
+    return {"method": config.method, **plain(dataclasses.asdict(config))}
 
 
 def from_dict(values: dict[str, Any], source: str) -> Config:
@@ -83,11 +83,12 @@ def _leaves(value: Any) -> list[Any]:
     return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, list) else [value]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Settings as values that JSON has: a path as text, a tuple as a list."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 

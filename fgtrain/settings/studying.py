@@ -58,7 +58,8 @@ class Study:
     """Run a table of a paper, or one of your own, as a grid: rows are trained, columns are measured, over seeds.
 
     It runs what is missing and resumes what was stopped, so the same command continues it. Ctrl-C and SIGTERM stop
-    every run with a checkpoint. The tables are written to the study's folder: table.md, table.csv, table.html.
+    every run with a checkpoint. The tables are written to the study's folder: table.md, table.csv, table.html, and
+    the results that they are made of, results.jsonl and study.json.
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME-or-FILE.toml")]
@@ -88,6 +89,8 @@ class Study:
     """
     dry_run: bool = False
     """Check the settings of every row, print what would run and how long it takes, and stop."""
+    tables: bool = False
+    """Only write the tables of what is measured so far, and stop; also while the study runs elsewhere."""
     out: Path | None = None
     """Folder of the runs and tables. Default: studies/NAME."""
     device: str = "auto"

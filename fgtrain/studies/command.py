@@ -11,20 +11,19 @@ from rich.table import Table as RichTable
 from fgdata import plugins
 from fgdata.commandline.console import PlainConsole
 from fgdata.cores import available_cores
-from fgdata.errors import InputError, counted
-from fgdata.files.atomic import write_atomic
+from fgdata.errors import counted
 from fgdata.files.lock import create_folder
 
 from ..engine.signals import StopSignals
 from ..printing import say
+from ..runs.files import write_bytes
 from ..settings.studying import Study as Flags
-from . import declaration, estimate, figures, page, plan, running, tables, tune
+from . import declaration, estimate, page, plan, record, running, tables, tune
 from .check import check
 from .figures import Results
 from .plan import Job, Measure, Plan, reason_missing
 from .progress import Progress
-from .scaling import Scaled, scale
-from .tables import Table
+from .scaling import scale
 
 
 def run_study(flags: Flags) -> None:
@@ -42,7 +41,8 @@ def run_study(flags: Flags) -> None:
 
         def run_all(trials: Plan, every: Sequence[Job]) -> None:
             plan.check_started(trials)
-            running.check_failures(run_jobs(trials, every, flags), out / "logs")
+            if not flags.tables:
+                running.check_failures(run_jobs(trials, every, flags), out / "logs")
 
         made, rates = tune.tune(made, run_all)
     plan.check_started(made)
@@ -50,12 +50,25 @@ def run_study(flags: Flags) -> None:
     if flags.dry_run:
         dry_run(made, jobs, flags)
         return
-    failed = run_jobs(made, jobs, flags)
-    table = make_table(made, rates)
-    write(table, out)
-    say(tables.terminal(table), *table.head, *table.foot)
-    say(f"Written: {', '.join(str(out / f'table.{kind}') for kind in ('md', 'csv', 'html'))}")
+    failed = {} if flags.tables else run_jobs(made, jobs, flags)
+    write(made, flags, out, rates)
     running.check_failures(failed, out / "logs")
+
+
+def write(made: Plan, flags: Flags, out: Path, rates: Sequence[str] = ()) -> None:
+    """Prints the table of a study as far as it is measured, and writes it with the results that it is made of.
+
+    rates: sentences on how the learning rates were chosen. InputError if the folder cannot be written.
+    """
+    results = record.take(made, flags, [*unused(made), *rates])
+    table = record.table(results)
+    create_folder(out, "--out")
+    record.write(results, out)
+    texts = {"md": tables.markdown(table), "csv": tables.as_csv(table), "html": page.page(table)}
+    for kind, text in texts.items():
+        write_bytes(out / f"table.{kind}", text.encode())
+    say(tables.terminal(table), *table.head, *table.foot)
+    say(f"Written: {', '.join(str(out / f'table.{kind}') for kind in texts)}, {out / 'results.jsonl'}")
 
 
 def listing() -> RichTable:
@@ -106,7 +119,7 @@ def dry_run(made: Plan, jobs: Sequence[Job], flags: Flags) -> None:
         say(f"--tune adds {counted(len(extra), 'run')} of {counted(len(tune.FACTORS), 'learning rate')} per method.")
         open_ += extra
     total = estimate.estimate(open_, made.jobs.values(), flags.device)
-    say(table, *head(made.scaled), *unused(made))
+    say(table, *record.head(study, made.scaled.changed, made.scaled.scope), *unused(made))
     if unbuilt := sorted({d.path for job in jobs for d in sets_of(job) if not (d.folder / "manifest.json").is_file()}):
         say(f"Not built yet: {', '.join(unbuilt)}")
     say(f"{counted(trainings, 'run')} and {counted(evaluations, 'evaluation')} are missing: {total}, one at a time.")
@@ -152,36 +165,6 @@ def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
     return failed
 
 
-def make_table(made: Plan, rates: Sequence[str] = ()) -> Table:
-    """The table of a study as far as it is measured. rates: sentences on how the learning rates were chosen."""
-    study = made.scaled.study
-    lines = figures.read(made)
-    foot = [f"{line.name}: not run: {line.missing}" for line in lines if line.missing]
-    foot += [*unused(made), *rates]
-    if len(study.seeds) > 1:
-        foot.append(
-            f"Seeds {' '.join(map(str, study.seeds))}. ±: half the 95 % interval of the mean over seeds (Student's t); "
-            "of a difference: over the differences of equal seeds."
-        )
-    else:
-        foot.append(
-            f"One seed ({', '.join(map(str, study.seeds))}): no interval, so no difference here is evidence. Add some: "
-            "--seeds 0 1 2"
-        )
-    bases = list(dict.fromkeys(line.base for line in lines if line.base))
-    foot += [f"to base: the difference to {', '.join(bases)}."] if bases else []
-    foot.append("% unless the column says otherwise. Results are those of the last checkpoint.")
-    return Table(study.title, tuple(head(made.scaled)), study.columns, tuple(lines), tuple(foot))
-
-
-def head(scaled: Scaled) -> list[str]:
-    """What the study is, and how it was scaled down."""
-    lines = [scaled.study.about] if scaled.study.about else []
-    if scaled.remarks:
-        lines.append(f"Changed for these runs: {'; '.join(scaled.remarks)}. The paper's figures are not comparable.")
-    return lines
-
-
 def unused(made: Plan) -> list[str]:
     """Which rows do not have a setting of the command line."""
     rows: dict[str, list[str]] = {}
@@ -189,17 +172,3 @@ def unused(made: Plan) -> list[str]:
         for name in names:
             rows.setdefault(name, []).append(row)
     return [f"{name} has no effect on: {', '.join(each)}" for name, each in rows.items()]
-
-
-def write(table: Table, out: Path) -> None:
-    """Writes table.md, table.csv and table.html. InputError if the folder cannot be written."""
-    create_folder(out, "--out")
-    for name, text in (
-        ("table.md", tables.markdown(table)),
-        ("table.csv", tables.as_csv(table)),
-        ("table.html", page.page(table)),
-    ):
-        try:
-            write_atomic(out / name, text.encode())
-        except OSError as fault:
-            raise InputError(f"{out / name} could not be written: {fault.strerror}. Rerun the command.") from fault

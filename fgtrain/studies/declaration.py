@@ -131,6 +131,10 @@ class Study:
         base = row.base or self.base
         return "" if base == row.name else base
 
+    def is_fixed(self, row: Row) -> bool:
+        """Whether a row measures given weights as they are, which no seed changes."""
+        return not row.recipe and row.start not in self.stages
+
 
 def names() -> list[str]:
     """The built-in studies, sorted so that table 10 follows table 9."""
@@ -180,13 +184,13 @@ def parse(text: str, name: str, source: str) -> Study:
     if absent := [key for key in ("title", "columns", "rows") if not values.get(key)]:
         raise InputError(f"{source} lacks {absent[0]}. docs/studies.md has an example.")
     file = build(_File, values, source)
-    own = {key: _build(DataSet, value, f"{source}: sets.{key}") for key, value in file.sets.items()}
+    own = {key: build_table(DataSet, value, f"{source}: sets.{key}") for key, value in file.sets.items()}
     known = {**SETS, **{key: _data_set(key, value) for key, value in own.items()}}
     columns = [
         column for values in file.columns for column in _columns(values, known, f"{source}: columns", file.columns)
     ]
-    rows = [_build(Row, values, f"{source}: rows") for values in file.rows]
-    stages = {key: _build(Stage, value, f"{source}: stages.{key}") for key, value in file.stages.items()}
+    rows = [build_table(Row, values, f"{source}: rows") for values in file.rows]
+    stages = {key: build_table(Stage, value, f"{source}: stages.{key}") for key, value in file.stages.items()}
     study = Study(
         name,
         file.title,
@@ -217,7 +221,7 @@ def _data_set(key: str, given: DataSet) -> DataSet:
     return replace(base, **changed)
 
 
-def _build(kind: type, values: Any, source: str) -> Any:
+def build_table(kind: type, values: Any, source: str) -> Any:
     """A table of the file -> a dataclass."""
     if not isinstance(values, dict):
         raise InputError(f"{source} is {str(values)[:60]!r}, not a table. docs/studies.md has an example.")
@@ -233,7 +237,7 @@ def _build(kind: type, values: Any, source: str) -> Any:
 
 def _columns(values: Any, sets: dict[str, DataSet], source: str, every: Sequence[Any]) -> list[Column]:
     """[[columns]] -> a column for each of its sets."""
-    given: Columns = _build(Columns, values, source)
+    given: Columns = build_table(Columns, values, source)
     if given.evaluation not in EVALUATIONS:
         raise InputError(f"{source}: {given.evaluation!r} is not an evaluation; allowed: {', '.join(EVALUATIONS)}.")
     figures = EVALUATIONS[given.evaluation]

@@ -7,11 +7,12 @@ from typing import Any
 
 from ..evaluate import compare
 from ..evaluate.intervals import mean_interval
+from ..evaluate.records import Line as Record
 from ..evaluate.records import read_records
 from ..place import open_shards
 from ..runs.rundir import RunDir
-from .declaration import Column
-from .plan import Job, Measure, Plan, is_finished, reason_missing
+from .declaration import Column, Study
+from .plan import Job, Measure, Plan, is_finished
 from .scaling import flags_of
 from .traces import images_of, median_speed, without_weights
 
@@ -32,6 +33,12 @@ class Cell:
     """Whether the value does not depend on the seed."""
 
     @property
+    def shows(self) -> bool | None:
+        """Whether the interval of the difference excludes zero; None without an interval."""
+        mean, half = self.difference or (0.0, None)
+        return None if half is None else abs(mean) > half
+
+    @property
     def mean(self) -> tuple[float, float | None] | None:
         """Mean over seeds and half its 95 % interval (Student's t); no interval for one seed or a fixed value."""
         if not self.values:
@@ -50,31 +57,27 @@ class Line:
     missing: str = ""
 
 
-def read(plan: Plan) -> list[Line]:
-    """The table of a study as far as it is measured."""
-    study, found = plan.scaled.study, Results(plan)
-    values = {
-        (row.name, column.name): {
-            seed: value
-            for seed in study.seeds
-            if (job := plan.job(row.name, column.name, seed)) is not None
-            and (value := found.figure(job, column)) is not None
-        }
-        for row in study.rows
-        for column in study.columns
-    }
-    lines = []
+Values = Mapping[tuple[str, str], Mapping[int, float]]
+"""(row, column) -> seed -> figure."""
+
+
+def lines(study: Study, values: Values) -> list[Line]:
+    """The figures of a study -> its table."""
+    found = []
     for row in study.rows:
         base = study.base_of(row)
+        fixed, both = study.is_fixed(row), study.is_fixed(row) and bool(base) and study.is_fixed(study.row(base))
         cells = []
         for number, column in enumerate(study.columns):
-            own, other = values[row.name, column.name], values.get((base, column.name), {})
+            own, other = (values.get((name, column.name), {}) for name in (row.name, base))
             paper, against = (printed(study.row(name).paper, number) if name else None for name in (row.name, base))
-            job = plan.job(row.name, column.name, study.seeds[0])
             gap = None if paper is None or against is None else paper - against
-            cells.append(Cell(own, paper, paired(own, other), gap, job is not None and bool(job.weights)))
-        lines.append(Line(row.name, tuple(cells), base, reason_missing(row, study, plan.scaled.init)))
-    return lines
+            difference = paired(own, other)
+            if difference and both:  # no seed changes either of them
+                difference = difference[0], None
+            cells.append(Cell(own, paper, difference, gap, fixed))
+        found.append(Line(row.name, tuple(cells), base, row.missing))
+    return found
 
 
 def printed(paper: tuple, number: int) -> float | None:
@@ -120,10 +123,15 @@ class Results:
 
     def figure(self, job: Job, column: Column) -> float | None:
         """The figure of a cell; None if it is not measured yet, or the run has not finished."""
-        if not job.trained:
-            return None
         if column.evaluation == "cost":
             return self._cost(job).get(column.figure)
+        line = self.line(job, column)
+        return None if line is None else line.figure(column.figure)
+
+    def line(self, job: Job, column: Column) -> Record | None:
+        """The record that a cell is from; None for a cost, or while it is not measured."""
+        if column.evaluation == "cost" or not job.trained:
+            return None
         data = self.plan.scaled.study.sets[column.set]
         if not (data.folder / "manifest.json").is_file():
             return None
@@ -133,7 +141,7 @@ class Results:
         size = job.config.views.size if job.config is not None else job.model.get("size")
         line = found.get(identify(column, size, self.digest(data.path)))
         last = None if job.config is None else RunDir(job.folder).facts.get("step")
-        return None if line is None or last not in (None, line.values["step"]) else line.figure(column.figure)
+        return None if line is None or last not in (None, line.values["step"]) else line
 
     def _cost(self, job: Job) -> dict[str, float]:
         if job.folder not in self._costs:
@@ -156,17 +164,23 @@ def identify(column: Column, size: int | None, digest: str) -> compare.Column:
 
 
 def _measure_cost(job: Job) -> dict[str, float]:
-    """Hours of a finished run by the median of its speed, and its trained parameters in millions."""
+    """Hours of a finished run, and its trained parameters in millions."""
     import torch
 
     from .. import objectives
 
     assert job.config is not None
-    found = {}
-    if speed := median_speed(job.folder):
-        facts = RunDir(job.folder).facts
-        found["hours"] = facts["step"] * job.config.data.batch_size / speed / 3600
+    spent = hours(job)
+    found = {} if spent is None else {"hours": spent}
     with torch.device("meta"):
         objective = objectives.build(without_weights(job.config), images_of(job.data)[0] or 2, 2)
     found["parameters"] = sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6
     return found
+
+
+def hours(job: Job) -> float | None:
+    """Hours of a finished training by the median of its speed; None without one."""
+    speed = median_speed(job.folder)
+    if speed is None or job.config is None:
+        return None
+    return RunDir(job.folder).facts["step"] * job.config.data.batch_size / speed / 3600

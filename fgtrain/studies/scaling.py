@@ -33,33 +33,36 @@ class Scaled:
     """Settings of every run that has them, by the names of flags."""
     init: str | None
     """Weights in place of every row's start."""
-    remarks: tuple[str, ...]
-    """One sentence per change, for the table's head."""
+    changed: tuple[str, ...]
+    """One phrase per changed setting, for the table's head."""
+    scope: tuple[str, ...]
+    """One phrase each on rows, seeds and columns, if not all or others are run."""
 
 
 def scale(study: Study, flags: Flags) -> Scaled:
     """The declared study and the flags -> the study to run. InputError for a row, set or setting it does not have."""
     overrides, measured = _overrides(flags)
-    remarks = [f"{name} {_shown(value)}" for name, value in overrides.items()]
-    remarks += [f"{name} {_shown(value)}" for kind in measured.values() for name, value in kind.items()]
+    changed = [f"{name} {_shown(value)}" for name, value in overrides.items()]
+    changed += [f"{name} {_shown(value)}" for kind in measured.values() for name, value in kind.items()]
+    scope = []
     seeds = flags.seeds or study.seeds
     if seeds != study.seeds:
-        remarks.append(f"seeds {' '.join(map(str, seeds))} instead of {' '.join(map(str, study.seeds))}")
+        scope.append(f"seeds {' '.join(map(str, seeds))} instead of {' '.join(map(str, study.seeds))}")
     if flags.init is not None:
-        remarks.append(f"init {flags.init}")
+        changed.append(f"init {flags.init}")
     kept, sets = _sets(study, flags)
     if flags.data.shards:
-        remarks += [f"{study.sets[name].title}: {sets[name].path} instead of {study.sets[name].path}" for name in kept]
+        changed += [f"{study.sets[name].title}: {sets[name].path} instead of {study.sets[name].path}" for name in kept]
     if dropped := [c.name for c in study.columns if c.set not in kept]:
-        remarks.append(f"without the columns {', '.join(dropped)}")
+        scope.append(f"without the columns {', '.join(dropped)}")
     rows = _rows(study, flags.rows)
     if len(rows) < len(study.rows):
-        remarks.append(f"{len(rows)} of {len(study.rows)} rows")
+        scope.append(f"{len(rows)} of {len(study.rows)} rows")
     positions = [i for i, column in enumerate(study.columns) if column.set in kept]
     columns = [study.columns[i] for i in positions]
     for column in columns:
-        changed = measured.get(column.evaluation, {})
-        named = {key.partition(".")[2].replace("-", "_"): value for key, value in changed.items()}
+        given = measured.get(column.evaluation, {})
+        named = {key.partition(".")[2].replace("-", "_"): value for key, value in given.items()}
         columns[columns.index(column)] = replace(column, settings={**column.settings, **named})
     study = replace(
         study,
@@ -70,7 +73,7 @@ def scale(study: Study, flags: Flags) -> Scaled:
     )
     for column in study.columns:
         flags_of(column.evaluation, column.settings, f"column {column.name!r}")
-    return Scaled(study, overrides, flags.init, tuple(remarks))
+    return Scaled(study, overrides, flags.init, tuple(changed), tuple(scope))
 
 
 def flags_of(evaluation: str, settings: dict[str, Any], source: str) -> Any:

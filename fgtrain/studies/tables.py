@@ -43,8 +43,8 @@ def ours(cell: Cell, column: Column) -> str:
 
 
 def difference(cell: Cell, column: Column) -> str:
-    """ "+2.0 ± 1.1" over the seeds of both rows."""
-    return _spread(cell.difference, column, "+")
+    """ "+2.0 ± 1.1 *" over the seeds of both rows; the star says that the interval excludes zero."""
+    return _spread(cell.difference, column, "+") + (" *" if cell.shows else "")
 
 
 def paper(cell: Cell) -> str:
@@ -78,6 +78,12 @@ def terminal(table: Table) -> RichTable:
 
 def markdown(table: Table) -> str:
     """The whole page: title, head, one table, foot."""
+    head = [f"# {table.title}", "", *(f"{escape(sentence)}\n" for sentence in table.head)]
+    return "\n".join([*head, grid(table), "", *(f"* {escape(sentence)}" for sentence in table.foot), ""])
+
+
+def grid(table: Table) -> str:
+    """The table alone, in Markdown."""
     heads = ["row"]
     for i, column in enumerate(table.columns):
         heads.append(column.name)
@@ -93,9 +99,7 @@ def markdown(table: Table) -> str:
             words += [difference(cell, column)] * table.has_base(i)
             words += [paper_difference(cell)] * (table.has_paper(i) and table.has_base(i))
         rows.append(words)
-    text = [f"# {table.title}", "", *(f"{escape(sentence)}\n" for sentence in table.head)]
-    text += [_row(heads), "|" + "---|" + "---:|" * (len(heads) - 1), *map(_row, rows), ""]
-    return "\n".join([*text, *(f"* {escape(sentence)}" for sentence in table.foot), ""])
+    return "\n".join([_row(heads), "|" + "---|" + "---:|" * (len(heads) - 1), *map(_row, rows)])
 
 
 def escape(text: str) -> str:

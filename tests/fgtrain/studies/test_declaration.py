@@ -67,7 +67,7 @@ def test_flags_scale_a_study_down_and_say_so(tmp_path):
     assert scaled.study.rows[0].paper == (64.85, 3)
     assert scaled.study.columns[1].settings == {"fractions": [1.0, 0.2], "cache": True}
     assert plan.unused == {"BYOL": ["moco.queue"], "MoCo": []}
-    text = "; ".join(scaled.remarks)
+    text = "; ".join([*scaled.changed, *scaled.scope])
     for words in (
         "epochs 1",
         "moco.queue 256",

@@ -13,7 +13,7 @@ from paths import ROOT
 
 from fgtrain import cli
 from fgtrain.runs.rundir import RunDir
-from fgtrain.studies import running
+from fgtrain.studies import record, running, tables
 from fgtrain.studies.plan import is_finished
 from fgtrain.studies.progress import Progress
 from fgtrain.studies.traces import last_step
@@ -99,13 +99,23 @@ def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path
     assert RunDir(run).facts["status"] in ("stopped", "done")
     assert RunDir(run).last_checkpoint is not None
     assert not (out / "table.md").exists()
+    assert cli.main([*words, "--epochs", "16", "--tables"]) == 0
+    assert "Not measured yet, " in (out / "table.md").read_text()
+    assert not (run / "results.jsonl").exists(), "--tables measures nothing"
     assert cli.main([*words, "--epochs", "16"]) == 0
     assert is_finished(run)
     rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
-    record = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
-    assert float(rows[0]["mean"]) == pytest.approx(100 * record["accuracy"], abs=1e-3)
+    line = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
+    assert float(rows[0]["mean"]) == pytest.approx(100 * line["accuracy"], abs=1e-3)
     assert rows[0]["paper"] == "63.21"
     assert "epochs 16" in (out / "table.md").read_text()
+    kept = record.read(out)
+    assert tables.as_csv(record.table(kept)) == (out / "table.csv").read_text(), "the results make the same table"
+    assert {line["evaluation"] for line in kept.results} == {"knn", "cost", "training"}
+    assert all(
+        line["commit"] and line["versions"]["torch"] for line in kept.results if line["evaluation"] == "training"
+    )
+    assert kept.commands == (f"fgtrain study {words[1]} --data.shards {words[3]} --epochs 16",)
     before = (run / "results.jsonl").read_bytes()
     assert cli.main([*words, "--epochs", "16"]) == 0, "a finished study only writes its tables again"
     assert (run / "results.jsonl").read_bytes() == before

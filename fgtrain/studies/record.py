@@ -1,0 +1,200 @@
+"""A study's results as text that outlives its runs: what was asked, and what was measured.
+
+    study.json      the declaration after the flags, the commands, what they changed, notes
+    results.jsonl   a line for every row, seed and evaluation, and one for every training:
+
+    {"row": "BYOL", "seed": 0, "set": "cub", "evaluation": "knn", "settings": {"k": 20}, "figures": {"kNN": 0.61}, ...}
+    {"run": "byol-seed0", "evaluation": "training", "hours": 0.4, "machine": {"cpu": "AMD EPYC", "cores": 2}, ...}
+
+`fgtrain study` writes both beside its tables, and makes the tables from them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fgdata.errors import InputError, counted
+
+from ..evaluate import compare
+from ..evaluate.records import read_records, with_checksum
+from ..runs.files import read_json, write_bytes, write_json
+from ..runs.rundir import RunDir
+from ..settings.file import as_flags, flat, plain
+from ..settings.studying import Study as Flags
+from . import figures
+from .declaration import Column, Row, Stage, Study, build_table
+from .plan import Job, Plan, reason_missing
+from .tables import Table
+
+ELSEWHERE = ("name", "workers", "part", "device", "dry_run", "tables", "out")
+"""Flags of `fgtrain study` that no result depends on, and the name, which comes first."""
+VERSIONS = ("fgtrain", "python", "torch", "timm")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The results of a study, as far as it is measured."""
+
+    study: Study
+    """Only with the settings, stages, columns and rows that were used; rows that cannot be run say why."""
+    commands: tuple[str, ...]
+    changed: tuple[str, ...]
+    """What the flags changed of the declared settings."""
+    scope: tuple[str, ...]
+    """Which of the declared rows, seeds and columns there are, if not all."""
+    notes: tuple[str, ...]
+    """Sentences for the table's foot."""
+    results: tuple[dict[str, Any], ...] = ()
+
+
+def take(plan: Plan, flags: Flags, notes: Sequence[str] = ()) -> Record:
+    """The results of a study's runs."""
+    scaled, study, found = plan.scaled, plan.scaled.study, figures.Results(plan)
+    rows = tuple(replace(row, missing=reason_missing(row, study, scaled.init)) for row in study.rows)
+    used = replace(
+        study,
+        settings={**study.settings, **scaled.overrides},
+        sets={},
+        stages=study.stages if scaled.init is None else {},
+        rows=rows if scaled.init is None else tuple(replace(r, start=r.start and scaled.init) for r in rows),
+    )
+    results = [line for row in rows for seed in study.seeds for line in _measured(plan, row, seed, found)]
+    results += [_training(job) for job in plan.jobs.values() if job.config is not None and job.trained]
+    return Record(used, (command_of(flags),), scaled.changed, scaled.scope, tuple(notes), tuple(results))
+
+
+def _measured(plan: Plan, row: Row, seed: int, found: figures.Results) -> Iterable[dict[str, Any]]:
+    """The lines of a row and seed: one per evaluation with its settings, on one set."""
+    lines: dict[str, dict[str, Any]] = {}
+    for column in plan.scaled.study.columns:
+        job = plan.job(row.name, column.name, seed)
+        if job is None or (value := found.figure(job, column)) is None:
+            continue
+        source = found.line(job, column)
+        facts = source.values if source else RunDir(job.folder).facts
+        line = {"row": row.name, "seed": seed, "set": column.set, "evaluation": column.evaluation}
+        if source:
+            names = (*compare.SETTINGS[column.evaluation], "size")
+            line["settings"] = {name: facts[name] for name in names if facts.get(name) is not None}
+        line |= {"figures": {}, "run": job.name, **_origin(facts)}
+        lines.setdefault(key_of(line), line)["figures"][column.name] = value
+    return lines.values()
+
+
+def _training(job: Job) -> dict[str, Any]:
+    facts = RunDir(job.folder).facts
+    hours = {"hours": figures.hours(job), "machine": facts.get("machine")}
+    return {"run": job.name, "seed": job.seed, "evaluation": "training", **hours, **_origin(facts)}
+
+
+def _origin(facts: dict[str, Any]) -> dict[str, Any]:
+    """Step, shard set, commit, versions and device of a record or of a run."""
+    digest = facts.get("digest") or facts.get("shards", {}).get("digest")
+    versions = {name: facts.get("versions", {}).get(name) for name in VERSIONS}
+    names = {"step": facts.get("step"), "digest": digest, "commit": facts.get("commit"), "versions": versions}
+    return {**names, "device": facts.get("device")}
+
+
+def key_of(line: dict[str, Any]) -> str:
+    """What a line measures; of two lines with one key, the later one counts."""
+    names = ("evaluation", "row", "run", "seed", "set", "settings")
+    names = [name for name in names if name != "run" or "row" not in line]
+    return json.dumps([line.get(name) for name in names])
+
+
+def command_of(flags: Flags) -> str:
+    """The command that makes a study's results: the flags that they depend on and that are not the defaults."""
+    given, default = (flat(plain(asdict(each))) for each in (flags, Flags(flags.name)))
+    words = as_flags({key: value for key, value in given.items() if value != default[key] and key not in ELSEWHERE})
+    return f"fgtrain study {flags.name} {words}".rstrip()
+
+
+def write(record: Record, folder: Path) -> None:
+    """Writes study.json and results.jsonl. InputError if they cannot be written."""
+    study = {key: value for key, value in plain(asdict(record.study)).items() if key != "sets"}
+    head = {"commands": record.commands, "changed": record.changed, "scope": record.scope, "notes": record.notes}
+    write_bytes(folder / "results.jsonl", b"".join(with_checksum(line).encode() + b"\n" for line in record.results))
+    write_json(folder / "study.json", {**head, "study": study})
+
+
+def read(folder: Path) -> Record:
+    """The inverse of `write`. InputError naming the file if it is absent or damaged."""
+    file = folder / "study.json"
+    if not file.is_file():
+        raise InputError(
+            f"{folder} has no study.json, so it is not the folder of a study, or of one that has not written its "
+            "tables. Write them: the study's command with --tables"
+        )
+    values = read_json(file, "Write it again: the study's command with --tables")
+    lists = ("commands", "changed", "scope", "notes")
+    study, source = values.get("study"), str(file)
+    if not isinstance(study, dict) or not all(isinstance(values.get(name), list) for name in lists):
+        raise InputError(f"{file} lacks one of study, {', '.join(lists)}. Write it again with --tables.")
+    parts = {
+        "columns": tuple(build_table(Column, value, source) for value in study.get("columns", ())),
+        "rows": tuple(build_table(Row, value, source) for value in study.get("rows", ())),
+        "stages": {name: build_table(Stage, value, source) for name, value in study.get("stages", {}).items()},
+    }
+    same = {name: study.get(name) for name in ("name", "title", "about", "base", "settings")}
+    whole = Study(**same, seeds=tuple(study.get("seeds", ())), sets={}, **parts)
+    results = tuple(line.values for line in read_records(folder / "results.jsonl"))
+    return Record(whole, results=results, **{name: tuple(values[name]) for name in lists})
+
+
+def table(record: Record) -> Table:
+    """The table of a study as far as it is measured."""
+    study = record.study
+    lines = figures.lines(study, values_of(record))
+    foot = [f"{row.name}: not run: {row.missing}" for row in study.rows if row.missing]
+    foot += [*unmeasured(record), *record.notes]
+    seeds = " ".join(map(str, study.seeds))
+    if len(study.seeds) > 1:
+        foot.append(
+            f"Seeds {seeds}. ±: half the 95 % interval of the mean over seeds (Student's t); of a difference: over the "
+            "differences of equal seeds. *: the interval of the difference excludes zero."
+        )
+    else:
+        foot.append(f"One seed ({seeds}): no interval, so no difference here is evidence. Add some: --seeds 0 1 2")
+    bases = list(dict.fromkeys(line.base for line in lines if line.base))
+    foot += [f"to base: the difference to {', '.join(bases)}."] if bases else []
+    foot.append("% unless the column says otherwise. Results are those of the last checkpoint.")
+    return Table(
+        study.title, tuple(head(study, record.changed, record.scope)), study.columns, tuple(lines), tuple(foot)
+    )
+
+
+def head(study: Study, changed: Sequence[str], scope: Sequence[str]) -> list[str]:
+    """What the study is, and how it was scaled down."""
+    lines = [study.about] if study.about else []
+    if changes := [*changed, *scope]:
+        lines.append(f"Changed for these runs: {'; '.join(changes)}. The paper's figures are not comparable.")
+    return lines
+
+
+def values_of(record: Record) -> figures.Values:
+    """(row, column) -> seed -> figure."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for line in record.results:
+        for column, value in line.get("figures", {}).items():
+            found.setdefault((line["row"], column), {})[line["seed"]] = value
+    return found
+
+
+def unmeasured(record: Record) -> list[str]:
+    """A sentence that names the rows and columns whose results are not all there yet; [] when nothing lacks."""
+    study, values, lacking, total, count = record.study, values_of(record), [], 0, 0
+    for row in (row for row in study.rows if not row.missing):
+        columns = [c.name for c in study.columns if not (c.evaluation == "cost" and study.is_fixed(row))]
+        absent: dict[tuple[int, ...], list[str]] = {}
+        for name in columns:
+            total += len(study.seeds)
+            if seeds := tuple(seed for seed in study.seeds if seed not in values.get((row.name, name), {})):
+                absent.setdefault(seeds, []).append(name)
+                count += len(seeds)
+        for seeds, names in absent.items():
+            where = [", ".join(names)] * (len(names) < len(columns))
+            where += [f"seeds {' '.join(map(str, seeds))}"] * (seeds != study.seeds)
+            lacking.append(row.name + (f" ({'; '.join(where)})" if where else ""))
+    return [f"Not measured yet, {count:,} of {counted(total, 'result')}: {'; '.join(lacking)}."] if lacking else []

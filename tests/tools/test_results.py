@@ -1,0 +1,173 @@
+"""tools/results.py: the committed pages are what it makes, and its figures are those of SciPy."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT, TOOLS
+from scipy import stats
+
+from fgdata.errors import InputError
+from fgtrain.studies import declaration, record
+from fgtrain.studies.record import Record
+
+sys.path.insert(0, str(TOOLS))
+import results
+
+sys.path.remove(str(TOOLS))
+
+STUDY = """
+title = "Does it help?"
+base = "start | as it is"
+seeds = [0, 1, 2]
+[[columns]]
+name = "kNN"
+evaluation = "knn"
+sets = ["cub"]
+[[columns]]
+evaluation = "retrieval"
+figure = "rank1"
+sets = ["cub"]
+[[rows]]
+name = "start | as it is"
+start = "/home/someone/weights.pth"
+[[rows]]
+name = "better"
+recipe = "byol"
+[[rows]]
+name = "same"
+recipe = "moco"
+[[rows]]
+name = "absent"
+missing = "no recipe"
+"""
+KNN = {"better": (0.655, 0.675, 0.68), "same": (0.58, 0.63, 0.61)}
+START = 0.6
+FACTS = {"step": 9, "commit": "c0ffee" * 6, "versions": {"fgtrain": "0.1.0", "torch": "2.11"}, "device": "cpu"}
+
+
+def made_up(seeds=(0, 1, 2), rows=("better", "same")) -> Record:
+    """kNN of some seeds and rows; rank-1 is not measured."""
+    study = replace(declaration.parse(STUDY, "help", "help.toml"), sets={}, seeds=seeds)
+    study = replace(study, rows=tuple(row for row in study.rows if row.name in (study.base, "absent", *rows)))
+    lines = [
+        {"row": row, "seed": seed, "set": "cub", "evaluation": "knn", "settings": {"k": 20}, "figures": {"kNN": value}}
+        for row in (study.base, *rows)
+        for seed, value in zip(seeds, KNN[row] if row in KNN else [START] * len(seeds))
+    ]
+    machine = {"cpu": "a processor", "cores": 2}
+    lines += [
+        {"run": f"better-seed{s}", "seed": s, "evaluation": "training", "hours": 0.5, "machine": machine} for s in seeds
+    ]
+    command = "fgtrain study /home/someone/help.toml --init /home/someone/weights.pth"
+    return Record(study, (command,), ("init /home/someone/weights.pth",), (), (), tuple(line | FACTS for line in lines))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with a README, and the made-up study in a folder of its own."""
+    (tmp_path / "README.md").write_text("# Ours\n\n<!-- tools/results.py -->\nold\n<!-- end -->\n\nText.\n")
+    record.write(made_up(), tmp_path / "study")
+    return tmp_path
+
+
+def written(project: Path) -> dict[str, str]:
+    return {path.name: content.decode() for path, content in results.generate(project).items()}
+
+
+def test_the_committed_pages_are_the_generated_ones():
+    for path, content in results.generate(ROOT).items():
+        assert path.read_bytes() == content, f"{path.name} is not that of the results: run python tools/results.py"
+    assert (ROOT / "docs" / "results.svg").exists() == ("results.svg" in written(ROOT))
+
+
+def test_without_results_there_is_no_figure(project: Path):
+    files = written(project)
+    assert files.keys() == {"RESULTS.md", "README.md"}
+    assert files["README.md"] == "# Ours\n\n<!-- tools/results.py -->\n<!-- end -->\n\nText.\n"
+    assert "python tools/results.py add" in files["RESULTS.md"]
+
+
+def test_means_and_differences_have_the_intervals_of_scipy(project: Path):
+    results.add(project / "study", project)
+    page = written(project)["RESULTS.md"]
+    for row, values in KNN.items():
+        found = 100 * np.array(values)
+        low, high = stats.t.interval(0.95, len(found) - 1, found.mean(), stats.sem(found))
+        gap = stats.ttest_rel(found, 100 * np.full(3, START)).confidence_interval(0.95)
+        star = " \\*" if gap.low > 0 or gap.high < 0 else ""
+        mean, difference = f"{found.mean():.1f} ± {(high - low) / 2:.1f}", f"{found.mean() - 100 * START:+.1f}"
+        difference += f" ± {(gap.high - gap.low) / 2:.1f}"
+        assert f"| {row} | {mean} | {difference}{star} |" in page
+        title = "What shows" if star else "What did not show"
+        assert f"* kNN: {row} {difference}\n" in page.partition(f"### {title}\n")[2].partition("###")[0] + "\n"
+    assert "Of 2 differences with an interval, 1 exclude zero" in page
+    assert (
+        "Not measured yet, 9 of 18 results: start | as it is (rank-1); better (rank-1); same (rank-1)."
+        in page.replace("\\", "")
+    )
+    assert "absent: not run: no recipe" in page
+    assert "3 trainings, 1.5 hours" in page
+    assert "2 cores of a processor, no GPU" in page
+    assert "fgtrain 0.1.0, torch 2.11; commits c0ffeec" in page
+
+
+def test_the_readme_shows_the_figure_with_its_command(project: Path):
+    results.add(project / "study", project)
+    files = written(project)
+    drawn = files["results.svg"]
+    assert drawn.count("<circle") == 2
+    assert drawn.count('stroke-width="2.5"') == 2, "an interval each"
+    assert drawn.count(results.figure.__globals__["BETTER"]) == drawn.count(results.figure.__globals__["NOISE"]) == 2
+    assert "![Does it help?](docs/results.svg)" in files["README.md"]
+    assert "`fgtrain study help.toml --init weights.pth`" in files["README.md"]
+    assert files["README.md"].endswith("<!-- end -->\n\nText.\n")
+
+
+def test_no_folder_of_the_machine_is_kept(project: Path):
+    folder = results.add(project / "study", project)
+    text = "".join(path.read_text() for path in folder.iterdir())
+    assert "/home" not in text
+    assert "someone" not in text
+    assert record.read(folder).study.rows[0].start == "weights.pth"
+
+
+def test_parts_of_a_study_are_merged_and_nothing_counts_twice(project: Path):
+    for number, part in enumerate((made_up((0, 1, 2), ("better",)), made_up((0, 1, 2), ("same",)), made_up())):
+        record.write(part, project / str(number))
+        folder = results.add(project / str(number), project)
+        results.add(project / str(number), project)
+    results.add(project / "study", project)
+    whole = results.cleaned(made_up())
+    assert {record.key_of(line) for line in record.read(folder).results} == {record.key_of(x) for x in whole.results}
+    assert record.values_of(record.read(folder)) == record.values_of(whole)
+    assert sorted(row.name for row in record.read(folder).study.rows) == sorted(row.name for row in whole.study.rows)
+    before = (folder / "results.jsonl").read_bytes()
+    other = replace(made_up(), changed=("epochs 3",))
+    record.write(other, project / "other")
+    with pytest.raises(InputError, match=r"other settings \(init weights.pth\).*epochs 3.*--name"):
+        results.add(project / "other", project)
+    assert (folder / "results.jsonl").read_bytes() == before
+    assert results.add(project / "other", project, "help-short").name == "help-short"
+
+
+def test_more_seeds_add_to_the_others(project: Path):
+    results.add(project / "study", project)
+    record.write(made_up((3, 4, 5)), project / "more")
+    folder = results.add(project / "more", project)
+    assert record.read(folder).study.seeds == (0, 1, 2, 3, 4, 5)
+    found = [100 * value for value in KNN["better"]] * 2
+    low, high = stats.t.interval(0.95, 5, np.mean(found), stats.sem(found))
+    assert f"| better | {np.mean(found):.1f} ± {(high - low) / 2:.1f} |" in written(project)["RESULTS.md"]
+
+
+def test_a_folder_that_is_no_study_is_refused(project: Path):
+    with pytest.raises(InputError, match=r"has no study.json.*--tables"):
+        results.add(project, project)
+    (project / "study" / "results.jsonl").write_text(
+        (project / "study" / "results.jsonl").read_text().replace("0.6", "0.7")
+    )
+    with pytest.raises(InputError, match="does not match its checksum"):
+        results.add(project / "study", project)

@@ -1,0 +1,124 @@
+"""RESULTS.md and the README's figure, from the results of studies that are kept in docs/studies.
+
+    python tools/results.py add studies/real-birds [--name NAME]    # keeps a study's results, then makes both
+    python tools/results.py                                         # makes both
+
+A study that is not finished can be added, and added again. Results of other seeds, rows or machines are merged; of two
+results of one row, seed and evaluation, the one that is added later counts. Folders of this machine are left out.
+"""
+
+import argparse
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from results_figure import figure
+from results_page import caption, page
+
+from fgdata.errors import InputError
+from fgtrain.runs.files import write_bytes
+from fgtrain.studies import declaration, record
+from fgtrain.studies.record import Record
+
+ROOT = Path(__file__).parents[1]
+FIRST = ("real-birds", "drawn-birds")
+"""Studies in this order first; the first one that is there makes the README's figure."""
+BLOCK = re.compile(r"(<!-- tools/results\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command")
+    adding = commands.add_parser("add", help="keep a study's results in docs/studies")
+    adding.add_argument("study", type=Path, help="the study's folder, with study.json and results.jsonl")
+    adding.add_argument("--name", help="name in docs/studies (default: the study's)")
+    flags = parser.parse_args()
+    try:
+        if flags.command == "add":
+            print(f"{add(flags.study, ROOT, flags.name)}: added")
+        for path, content in generate(ROOT).items():
+            write_bytes(path, content)
+            print(path.relative_to(ROOT))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def add(study: Path, root: Path, name: str | None = None) -> Path:
+    """Merges the results in a study's folder into docs/studies -> their folder there. InputError if they do not fit."""
+    new = cleaned(record.read(study))
+    folder = root / "docs" / "studies" / (name or new.study.name)
+    if folder.is_dir():
+        new = merge(record.read(folder), new, folder)
+    record.write(new, folder)
+    return folder
+
+
+def merge(old: Record, new: Record, folder: Path) -> Record:
+    """Results of one study from two folders -> all. InputError if rows or columns of one name are not the same."""
+    advice = "Keep these results apart with --name NAME."
+    for name in ("base", "settings", "columns", "stages"):
+        if getattr(old.study, name) != getattr(new.study, name):
+            raise InputError(f"{folder} has other {name} than the study that is added. {advice}")
+    if old.changed != new.changed:
+        raise InputError(
+            f"{folder} has results with other settings ({'; '.join(old.changed) or 'the declared ones'}) than the "
+            f"study that is added ({'; '.join(new.changed) or 'the declared ones'}). {advice}"
+        )
+    rows = {row.name: row for row in new.study.rows}
+    for row in old.study.rows:
+        if replace(rows.setdefault(row.name, row), missing="") != replace(row, missing=""):
+            raise InputError(f"{folder} has a row {row.name!r} with other settings. {advice}")
+    order = [row.name for row in max(old.study.rows, new.study.rows, key=len)]
+    seeds = tuple(sorted({*old.study.seeds, *new.study.seeds}))
+    same = (old.study.seeds, old.scope) == (new.study.seeds, new.scope)
+    lines = {record.key_of(line): line for line in (*old.results, *new.results)}
+    return Record(
+        replace(new.study, seeds=seeds, rows=tuple(rows[name] for name in dict.fromkeys([*order, *rows]))),
+        tuple(dict.fromkeys([*old.commands, *new.commands])),
+        new.changed,
+        new.scope if same else (),
+        tuple(dict.fromkeys([*old.notes, *new.notes])),
+        tuple(lines[key] for key in sorted(lines)),
+    )
+
+
+def cleaned(of: Record) -> Record:
+    """The same results in a fixed order, with only the last part of every absolute path."""
+    shared = {f: tuple(without_folders(getattr(of, f))) for f in ("commands", "changed", "scope", "notes")}
+    study = replace(of.study, rows=tuple(replace(r, start=without_folders(r.start)) for r in of.study.rows))
+    lines = {record.key_of(line): line for line in without_folders(list(of.results))}
+    return Record(study, results=tuple(lines[key] for key in sorted(lines)), **shared)
+
+
+def without_folders(value: Any) -> Any:
+    """A value of JSON; absolute paths in its texts are replaced by their last parts."""
+    if isinstance(value, dict):
+        return {key: without_folders(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folders(each) for each in value]
+    return re.sub(r"(?<![\w.:/-])(?:/[^/\s'\",;]+)+/([^/\s'\",;]+)", r"\1", value) if isinstance(value, str) else value
+
+
+def generate(root: Path) -> dict[Path, bytes]:
+    """Every generated file -> its content; no figure without a difference to show."""
+    records, readme = kept(root), root / "README.md"
+    files, block = {root / "RESULTS.md": page(records)}, ""
+    for of in records.values():
+        if drawn := figure(record.table(of)):
+            files[root / "docs" / "results.svg"], block = drawn, caption(of)
+            break
+    files[readme] = BLOCK.sub(lambda found: f"{found[1]}{block}{found[2]}", readme.read_text("utf-8"))
+    return {path: text.encode() for path, text in files.items()}
+
+
+def kept(root: Path) -> dict[str, Record]:
+    """Name -> the results in docs/studies: FIRST, then the papers' tables in their order, then others by name."""
+    found = {file.parent.name: record.read(file.parent) for file in (root / "docs" / "studies").glob("*/study.json")}
+    order = [*FIRST, *declaration.names()]
+    return {name: found[name] for name in sorted(found, key=lambda n: (order.index(n) if n in order else 999, n))}
+
+
+if __name__ == "__main__":
+    main()
