@@ -1,7 +1,8 @@
 """Hooks of mkdocs.yml: pages that are generated when the site is built, links to files outside docs/, and equations.
 
 The pages in docs/ and the README stay as GitHub shows them. Added here: the README as the first page, FORMAT.md,
-CONTRIBUTING.md, CHANGELOG.md and RESULTS.md; the help of every command, from the parsers; the API reference, from docstrings.
+CONTRIBUTING.md, CHANGELOG.md and RESULTS.md; the help of every command, from the parsers; the API reference, from
+docstrings.
 """
 
 import io
