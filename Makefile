@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs setup clean
+.PHONY: demo test lint docs gpu-check setup clean
 
 setup: $(READY)
 
@@ -32,6 +32,9 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/mkdocs build --quiet
 	@echo 'Open build/site/index.html'
+
+gpu-check: $(READY)
+	$(BIN)/python tools/gpu_check.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

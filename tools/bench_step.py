@@ -161,8 +161,8 @@ def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "
     return {name: x.to(device) for name, x in batch.items()}
 
 
-def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", half: bool) -> Callable[[], None]:
-    """A function that runs one training step of a config."""
+def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", half: bool) -> Callable[[], "Tensor"]:
+    """A function that runs one training step of a config, and returns its loss."""
     import torch
 
     from fgtrain import objectives
@@ -174,13 +174,14 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     optimizer = optim.build(objective, config.optim, objective.rates)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
 
-    def run() -> None:
+    def run() -> "Tensor":
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss, _ = objective(batch, 0.5)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         objective.after_step(0.5)
+        return loss.detach()
 
     return run
 
@@ -201,7 +202,7 @@ def finder(config: Config, batch: dict[str, "Tensor"], device: "torch.device", h
     return run
 
 
-def counted(run: Callable[[], None]) -> float:
+def counted(run: Callable[[], object]) -> float:
     """Billions of floating-point operations in the convolutions and matrix products of one call."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry  # FlopCounterMode fails with torch.autograd.grad
@@ -220,7 +221,7 @@ def counted(run: Callable[[], None]) -> float:
     return counter.total / 1e9
 
 
-def timed(run: Callable[[], None], steps: int, device: "torch.device") -> float:
+def timed(run: Callable[[], object], steps: int, device: "torch.device") -> float:
     """Seconds per call."""
     import torch
 

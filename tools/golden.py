@@ -48,21 +48,24 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def curve(name: str) -> list[float]:
-    """The loss before each of the 20 steps of a recipe with a narrow network, or the area of its boxes after it."""
+def curve(name: str, device: torch.device | str = "cpu") -> list[float]:
+    """The loss before each of the 20 steps of a recipe with a narrow network, or the area of its boxes after it.
+
+    device: where it is computed; the batches and the weights are drawn on the CPU.
+    """
     config = RECIPES[name]()
     parts = {key: replace(getattr(config, key), **sizes) for key, sizes in SMALL.items() if hasattr(config, key)}
     local = config.views.local
     views = replace(config.views, size=64, local=replace(local, count=3, size=32) if local.count else local)
     config = replace(config, data=Data(batch_size=8), model=Model(width=8), views=views, **parts)
-    objective = initialise(objectives.build(config, samples=40, classes=CLASSES).double().train())
+    objective = initialise(objectives.build(config, samples=40, classes=CLASSES).double().train()).to(device)
     optimizer = optim.build(objective, config.optim, objective.rates)
     losses = []
     with torch.random.fork_rng():
         torch.manual_seed(0)  # for random draws of the objective
         for step in range(STEPS):
             optim.set_rates(optimizer, step, STEPS, WARMUP, config.optim.lr)
-            images = batch(step, config.view_count)
+            images = {key: x.to(device) for key, x in batch(step, config.view_count).items()}
             data = {k: x for k, x in images.items() if k in objective.views.tensors}
             loss, _ = objective(data, step / STEPS)
             optimizer.zero_grad()

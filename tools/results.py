@@ -86,10 +86,9 @@ def merge(old: Record, new: Record, folder: Path) -> Record:
 
 def cleaned(of: Record) -> Record:
     """The same results in a fixed order, with only the last part of every absolute path."""
-    shared = {f: tuple(without_folders(getattr(of, f))) for f in ("commands", "changed", "scope", "notes")}
-    study = replace(of.study, rows=tuple(replace(r, start=without_folders(r.start)) for r in of.study.rows))
-    lines = {record.key_of(line): line for line in without_folders(list(of.results))}
-    return Record(study, results=tuple(lines[key] for key in sorted(lines)), **shared)
+    lines = {record.key_of(line): line for line in without_folders(of.results)}
+    clean = record.from_json(without_folders(record.to_json(of)), of.study.name)
+    return replace(clean, results=tuple(lines[key] for key in sorted(lines)))
 
 
 def without_folders(value: Any) -> Any:

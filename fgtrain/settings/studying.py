@@ -91,6 +91,9 @@ class Study:
     """Check the settings of every row, print what would run and how long it takes, and stop."""
     tables: bool = False
     """Only write the tables of what is measured so far, and stop; also while the study runs elsewhere."""
+    pictures: bool = False
+    """Also draw Grad-CAM of the runs side by side, and the pairs of those that synthesize them, on the same images of
+    the first set: pictures/ in the study's folder."""
     out: Path | None = None
     """Folder of the runs and tables. Default: studies/NAME."""
     device: str = "auto"

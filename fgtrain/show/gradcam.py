@@ -29,6 +29,8 @@ from ..settings.pictures import Gradcam
 from .layout import layout
 from .sheet import caption, check_rows, choose, default_split, fitted, framed, noted
 
+MOST_RUNS = 8
+"""Side by side."""
 CELL = 224
 """Longer side of an image in the picture, in pixels."""
 COLOURS = {name: getattr(cv2, f"COLORMAP_{name.upper()}") for name in ("jet", "turbo", "viridis", "inferno")}
@@ -41,8 +43,10 @@ def draw_gradcam(flags: Gradcam) -> Path:
     All runs use the shard set and the view size of the first.
     """
     paths = flags.runs
-    if not 1 <= len(paths) <= 8:
-        raise InputError(f"{counted(len(paths), 'run')} named; allowed: 1 to 8. Try: fgtrain show gradcam runs/cvsa")
+    if not 1 <= len(paths) <= MOST_RUNS:
+        raise InputError(
+            f"{counted(len(paths), 'run')} named; allowed: 1 to {MOST_RUNS}. Try: fgtrain show gradcam runs/cvsa"
+        )
     options = Evaluation(paths[0], shards=flags.shards, size=flags.size, device=flags.device)
     first = Subject.open(options, ("train",))
     options = replace(options, shards=first.shards.path, size=first.size)

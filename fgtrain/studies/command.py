@@ -18,7 +18,7 @@ from ..engine.signals import StopSignals
 from ..printing import say
 from ..runs.files import write_bytes
 from ..settings.studying import Study as Flags
-from . import declaration, estimate, page, plan, record, running, tables, tune
+from . import declaration, estimate, page, pictures, plan, record, running, tables, tune
 from .check import check
 from .figures import Results
 from .plan import Job, Measure, Plan, reason_missing
@@ -52,6 +52,8 @@ def run_study(flags: Flags) -> None:
         return
     failed = {} if flags.tables else run_jobs(made, jobs, flags)
     write(made, flags, out, rates)
+    if flags.pictures:
+        pictures.draw(made, flags.device)
     running.check_failures(failed, out / "logs")
 
 

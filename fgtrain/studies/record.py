@@ -28,7 +28,7 @@ from .declaration import Column, Row, Stage, Study, build_table
 from .plan import Job, Plan, reason_missing
 from .tables import Table
 
-ELSEWHERE = ("name", "workers", "part", "device", "dry_run", "tables", "out")
+ELSEWHERE = ("name", "workers", "part", "device", "dry_run", "tables", "pictures", "out")
 """Flags of `fgtrain study` that no result depends on, and the name, which comes first."""
 VERSIONS = ("fgtrain", "python", "torch", "timm")
 
@@ -111,12 +111,13 @@ def command_of(flags: Flags) -> str:
     return f"fgtrain study {flags.name} {words}".rstrip()
 
 
+LISTS = ("commands", "changed", "scope", "notes")
+
+
 def write(record: Record, folder: Path) -> None:
     """Writes study.json and results.jsonl. InputError if they cannot be written."""
-    study = {key: value for key, value in plain(asdict(record.study)).items() if key != "sets"}
-    head = {"commands": record.commands, "changed": record.changed, "scope": record.scope, "notes": record.notes}
     write_bytes(folder / "results.jsonl", b"".join(with_checksum(line).encode() + b"\n" for line in record.results))
-    write_json(folder / "study.json", {**head, "study": study})
+    write_json(folder / "study.json", to_json(record))
 
 
 def read(folder: Path) -> Record:
@@ -128,19 +129,32 @@ def read(folder: Path) -> Record:
             "tables. Write them: the study's command with --tables"
         )
     values = read_json(file, "Write it again: the study's command with --tables")
-    lists = ("commands", "changed", "scope", "notes")
-    study, source = values.get("study"), str(file)
-    if not isinstance(study, dict) or not all(isinstance(values.get(name), list) for name in lists):
-        raise InputError(f"{file} lacks one of study, {', '.join(lists)}. Write it again with --tables.")
+    results = tuple(line.values for line in read_records(folder / "results.jsonl"))
+    return replace(from_json(values, str(file)), results=results)
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """All but the results."""
+    study = {key: value for key, value in plain(asdict(record.study)).items() if key != "sets"}
+    return {**{name: list(getattr(record, name)) for name in LISTS}, "study": study}
+
+
+def from_json(values: dict[str, Any], source: str) -> Record:
+    """The inverse of `to_json`. InputError naming `source` for anything else."""
+    study = values.get("study")
+    lists = [values.get(name) for name in LISTS]
+    if isinstance(study, dict):
+        lists += [study.get(name) for name in ("columns", "rows", "seeds")]
+    if not isinstance(study, dict) or not all(isinstance(each, list) for each in lists):
+        raise InputError(f"{source} is not what `fgtrain study` writes. Write it again: the command with --tables")
     parts = {
-        "columns": tuple(build_table(Column, value, source) for value in study.get("columns", ())),
-        "rows": tuple(build_table(Row, value, source) for value in study.get("rows", ())),
-        "stages": {name: build_table(Stage, value, source) for name, value in study.get("stages", {}).items()},
+        "columns": tuple(build_table(Column, each, source) for each in study["columns"]),
+        "rows": tuple(build_table(Row, each, source) for each in study["rows"]),
+        "stages": {name: build_table(Stage, each, source) for name, each in study["stages"].items()},
     }
     same = {name: study.get(name) for name in ("name", "title", "about", "base", "settings")}
-    whole = Study(**same, seeds=tuple(study.get("seeds", ())), sets={}, **parts)
-    results = tuple(line.values for line in read_records(folder / "results.jsonl"))
-    return Record(whole, results=results, **{name: tuple(values[name]) for name in lists})
+    whole = Study(**same, seeds=tuple(study["seeds"]), sets={}, **parts)
+    return Record(whole, **{name: tuple(values[name]) for name in LISTS})
 
 
 def table(record: Record) -> Table:

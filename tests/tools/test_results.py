@@ -1,5 +1,6 @@
 """tools/results.py: the committed pages are what it makes, and its figures are those of SciPy."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ start = "/home/someone/weights.pth"
 [[rows]]
 name = "better"
 recipe = "byol"
+settings = { decoder = "/home/someone/decoder.pt" }
 [[rows]]
 name = "same"
 recipe = "moco"
@@ -171,3 +173,7 @@ def test_a_folder_that_is_no_study_is_refused(project: Path):
     )
     with pytest.raises(InputError, match="does not match its checksum"):
         results.add(project / "study", project)
+    for damage in ({"study": 3}, {"study": {"columns": [], "rows": 1, "seeds": []}}):
+        (project / "study" / "study.json").write_text(json.dumps(damage))
+        with pytest.raises(InputError, match="is not what `fgtrain study` writes"):
+            results.add(project / "study", project)

@@ -116,7 +116,7 @@ def test_a_missing_study_is_refused_with_the_list(tmp_path):
 
 def test_every_table_of_the_papers_is_there():
     expected = {f"cvsa-table-{n}" for n in (1, 2, 3, 4, 5, 6, "a1", "a2", "a3")} | {"cvsa-figure-3"}
-    expected |= {f"synth-pair-table-{n}" for n in range(1, 9)} | {"drawn-birds", "real-birds"}
+    expected |= {f"synth-pair-table-{n}" for n in range(1, 9)} | {"drawn-birds", "real-birds", "decisions"}
     assert set(declaration.names()) == expected
 
 
