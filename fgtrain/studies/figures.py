@@ -155,10 +155,11 @@ def identify(column: Column, size: int | None, digest: str) -> compare.Column:
     values = {name: getattr(flags, name, None) for name in compare.SETTINGS[column.evaluation]}
     if column.evaluation == "knn":
         values["split"] = None if flags.split == "test" else flags.split  # as the records of earlier versions
+    if "fraction" in values:
+        values["fraction"] = column.fraction
     if column.evaluation == "linear":
         from ..evaluate.linear import PROTOCOLS
 
-        values["fraction"] = column.fraction
         values["epochs"] = values["epochs"] or PROTOCOLS[flags.protocol].epochs
     return compare.Column(column.evaluation, (*values.items(), ("size", flags.size or size)), digest, column.figure)
 

@@ -16,12 +16,15 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import cli
 from fgtrain.engine import lifecycle
-from fgtrain.evaluate import localization, report
+from fgtrain.evaluate import compare, localization, report
+from fgtrain.evaluate.every import MEASUREMENTS
 from fgtrain.evaluate.finetune import Fit
 from fgtrain.evaluate.records import read_records
 from fgtrain.evaluate.subject import Subject
 from fgtrain.settings import common, methods
-from fgtrain.settings.evaluations import Finetune, Knn, Linear, Localization, Retrieval
+from fgtrain.settings.evaluations import Finetune, Knn, Localization
+from fgtrain.studies.declaration import Column
+from fgtrain.studies.figures import identify
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +41,25 @@ def run(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lifecycle.train(settings, "byol")
 
 
-EVALUATIONS = {
-    "knn": lambda run: report.run_knn(Knn(run, device="cpu", k=5)),
-    "linear": lambda run: report.run_linear(Linear(run, device="cpu", cache=True, fractions=(1.0, 0.5), epochs=1)),
-    "retrieval": lambda run: report.run_retrieval(Retrieval(run, device="cpu")),
-    "localization": lambda run: report.run_localization(Localization(run, device="cpu")),
-    "finetune": lambda run: report.run_finetune(
-        Finetune(run, device="cpu", epochs=1, batch_size=8, rates=(0.1,), decays=(0.0,), trials=1)
-    ),
+SETTINGS = {
+    "knn": {"k": 5},
+    "linear": {"cache": True, "fractions": (1.0, 0.5), "epochs": 1},
+    "retrieval": {},
+    "localization": {},
+    "finetune": {"epochs": 1, "batch_size": 8, "rates": (0.1,), "decays": (0.0,), "trials": 1},
 }
+
+
+def evaluate(name: str, run: Path) -> None:
+    measurement = MEASUREMENTS[name]
+    measurement.run(measurement.flags(run, device="cpu", **SETTINGS[name]))
 
 
 def results(run: Path) -> list[dict[str, Any]]:
     return [line.values for line in read_records(run / "results.jsonl")]
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_measurement_is_recorded_before_it_is_printed(name: str, run: Path, monkeypatch: pytest.MonkeyPatch):
     before = len(results(run))
 
@@ -63,10 +69,15 @@ def test_a_measurement_is_recorded_before_it_is_printed(name: str, run: Path, mo
 
     monkeypatch.setattr(report, "say", gone)
     with pytest.raises(BrokenPipeError):
-        EVALUATIONS[name](run)
+        evaluate(name, run)
     new = results(run)[before:]
     assert [line["evaluation"] for line in new] == [name] * (2 if name == "linear" else 1)
-    assert all(line.checked for line in read_records(run / "results.jsonl"))
+    lines = read_records(run / "results.jsonl")
+    assert all(line.checked for line in lines)
+    fraction = 0.5 if name == "linear" else 1.0  # a study finds the line again by the settings of its column
+    columns = [Column("", "", name, figure, SETTINGS[name], fraction) for figure in compare.FIGURES[name]]
+    wanted = [identify(column, 32, lines[-1].values["digest"]) for column in columns]
+    assert all(compare.latest(lines)[column].values == new[-1] for column in wanted)
 
 
 def test_a_measurement_that_cannot_be_recorded_is_printed(run: Path, monkeypatch, capsys):
