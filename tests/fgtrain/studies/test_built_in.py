@@ -1,6 +1,6 @@
 """Every built-in study runs from its first stages to its table, on a small set and with a small network.
 
-One runs in the suite; all: pytest -m long tests/fgtrain/studies
+pytest -m long tests/fgtrain/studies
 """
 
 from pathlib import Path
@@ -15,7 +15,6 @@ from fgtrain.studies import declaration, record, running
 from fgtrain.studies.declaration import Study
 from fgtrain.studies.sets import SETS
 
-IN_THE_SUITE = ("cvsa-table-a3",)
 SMALL = (
     *("model.width=8", "optim.warmup_epochs=0", "byol.hidden=16", "byol.dim=8", "moco.dim=8", "moco.queue=16"),
     *("simsiam.hidden=16", "simsiam.dim=8", "simsiam.bottleneck=8", "simclr.hidden=16", "simclr.dim=8"),
@@ -72,10 +71,8 @@ def flags(study: Study) -> list[str]:
     return words + (["--init", "random"] if starts - {"", None, "random", *study.stages} else [])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in IN_THE_SUITE else pytest.param(name, marks=pytest.mark.long) for name in declaration.names()],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", declaration.names())
 def test_a_built_in_study_runs_to_its_table(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     def in_this_process(job, words, environment, logs) -> Done:
         codes = [cli.main(word) for word in words]
