@@ -7,6 +7,7 @@ Exit codes: 0 if every row passed; 1 if one failed; 2 if none failed but one cou
 """
 
 import argparse
+import contextlib
 import platform
 import sys
 import tempfile
@@ -84,7 +85,8 @@ def measure(chosen: dict[str, Callable[..., Found]], place: torch.device) -> Ite
 def check(name: str, path: Callable[..., Found], place: torch.device, scale: Scale, shards: Path) -> Row:
     """Runs one path. An error of any kind is a row that failed, so the others still run."""
     try:
-        found = path(place, scale, shards)
+        with contextlib.redirect_stdout(sys.stderr):  # a training prints its progress; stdout is for the table
+            found = path(place, scale, shards)
     except Missing as reason:
         return Row(name, "missing", note=str(reason))
     except Exception as error:

@@ -44,7 +44,7 @@ class Scale:
 RANDOM = ("synth-pair", "relative-location", "looc", "foreground", "foreground-mixup", "insloc")
 """Methods that draw random numbers on the device, where they are others than on the CPU."""
 CURVES = tuple(name for name in golden.NAMES if name not in RANDOM)
-ON_GPU = Scale(224, 128, Model("resnet50"), batches=40, steps=10, epochs=10, curves=CURVES)
+ON_GPU = Scale(224, 64, Model("resnet50"), batches=40, steps=10, epochs=10, curves=CURVES)
 DRY = Scale(32, 8, Model(width=8), batches=2, steps=1, curves=("simclr",))
 SMALL = Scale(64, 16, Model(width=16), batches=1, steps=3)
 """Of the comparisons with the CPU."""
