@@ -23,6 +23,7 @@ from fgtrain.evaluate.records import read_records
 from fgtrain.evaluate.subject import Subject
 from fgtrain.settings import common, methods
 from fgtrain.settings.evaluations import Finetune, Knn, Localization
+from fgtrain.settings.file import plain
 from fgtrain.studies.declaration import Column
 from fgtrain.studies.figures import identify
 
@@ -75,7 +76,7 @@ def test_a_measurement_is_recorded_before_it_is_printed(name: str, run: Path, mo
     lines = read_records(run / "results.jsonl")
     assert all(line.checked for line in lines)
     fraction = 0.5 if name == "linear" else 1.0  # a study finds the line again by the settings of its column
-    columns = [Column("", "", name, figure, SETTINGS[name], fraction) for figure in compare.FIGURES[name]]
+    columns = [Column("", "", name, figure, plain(SETTINGS[name]), fraction) for figure in compare.FIGURES[name]]
     wanted = [identify(column, 32, lines[-1].values["digest"]) for column in columns]
     assert all(compare.latest(lines)[column].values == new[-1] for column in wanted)
 
