@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where every set of the studies is the same 32 + 16 drawn birds."""
     home = tmp_path_factory.mktemp("studies")
     birds = read("drawn", classes=4, images_per_class=12, size=96)
-    detectors = ("gt", "rbd", "gs", "vsf", "spectral-residual")
+    detectors = ("gt", "rbd", "gs", "vsf", "spectral-residual", "whole")
     build(birds, home / "set", saliency=detectors, keep_maps=True, shard_samples=48, workers=1)
     (home / "shards").mkdir()
     for data in SETS.values():
