@@ -128,9 +128,8 @@ def read(folder: Path) -> Record:
             f"{folder} has no study.json, so it is not the folder of a study, or of one that has not written its "
             "tables. Write them: the study's command with --tables"
         )
-    values = read_json(file, "Write it again: the study's command with --tables")
-    results = tuple(line.values for line in read_records(folder / "results.jsonl"))
-    return replace(from_json(values, str(file)), results=results)
+    whole = from_json(read_json(file, "Write it again: the study's command with --tables"), str(file))
+    return replace(whole, results=tuple(line.values for line in read_records(folder / "results.jsonl")))
 
 
 def to_json(record: Record) -> dict[str, Any]:
