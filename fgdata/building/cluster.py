@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import InputError, describe, warn
 from ..plugins import VARIABLE
+from ..saliency import own_settings
 from . import cluster_look
 from .worker import ENVIRONMENT, prepare_libraries
 
@@ -32,7 +33,8 @@ def run_on_ray(
 
     address: of an existing cluster, auto or HOST:PORT. Default: that of RAY_ADDRESS, else a
     cluster of this machine is started. Jobs run in this process's working folder, so relative paths mean the same
-    there. Before the first job, every node must see the folder of the set and the dataset (cluster_look.py).
+    there. Before the first job, every node must see the folder of the set, the dataset and the detectors' files
+    (cluster_look.py).
     A job whose worker died RETRIES + 1 times is skipped, and listed at the end in an InputError, once the others are
     done. If this ends early, running tasks are cancelled and awaited, so that none writes to the folder after its lock
     is released.
@@ -40,7 +42,12 @@ def run_on_ray(
     ray = _connect(address)
     from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-    environment = ENVIRONMENT | {VARIABLE: os.environ.get(VARIABLE, "")}
+    from ..saliency import learned  # imports OpenCV
+
+    environment = ENVIRONMENT | {
+        VARIABLE: os.environ.get(VARIABLE, ""),
+        learned.VARIABLE: str(learned.folder().absolute()),
+    }
     folder, failed = os.getcwd(), []
     _look(ray, _with_readable_record(jobs), folder, environment)
     remote = ray.remote(num_cpus=1, max_retries=RETRIES, runtime_env={"env_vars": environment})(_call)
@@ -132,13 +139,14 @@ def _look(ray: Any, job: Any, folder: str, environment: dict[str, str]) -> None:
     token.touch()
     look = ray.remote(num_cpus=0, max_retries=1, runtime_env={"env_vars": environment})(cluster_look.look)
     try:
-        pending = {}
+        files = [name for name in job.recipe.saliency if not name.startswith("maps:")]  # hashing all maps takes long
+        pending, detectors = {}, {name: own_settings(name) for name in files}
         for node in ray.nodes():
             if node["Alive"] and node["Resources"].get("CPU"):
                 where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = look.options(scheduling_strategy=where)
                 name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-                pending[task.remote(job, str(token), folder, cluster_look.versions())] = name
+                pending[task.remote(job, str(token), folder, cluster_look.versions(), detectors)] = name
         done, late = ray.wait(list(pending), num_returns=len(pending), timeout=cluster_look.SECONDS)
         faults = [f"{pending[task]}: no answer within {cluster_look.SECONDS:.0f} s" for task in late]
         for task in done:

@@ -1,22 +1,26 @@
-"""A look at one node of a Ray cluster before a build: the same program, the folder of the set, and the dataset."""
+"""A look at one node of a Ray cluster before a build: the same program, the folder of the set, the dataset and the
+detectors."""
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, describe
+from ..saliency import own_settings
 from . import plan
 
 SECONDS = 300.0
 """How long a node may take, which includes the start of a worker."""
 
 
-def look(job: Any, token: str, folder: str, expected: dict[str, str]) -> str | None:
+def look(job: Any, token: str, folder: str, expected: dict[str, str], detectors: Mapping[str, dict]) -> str | None:
     """Runs on the node -> what is wrong with it; None if it can build.
 
     job: one of the build, with the records to read. token: a file that the caller has created in the folder of the
-    set. folder: the caller's working folder. expected: what `versions` returned there.
+    set. folder: the caller's working folder. expected: what `versions` returned there. detectors: name -> what
+    `own_settings` returned there.
     """
     from .worker import prepare_libraries
 
@@ -46,6 +50,14 @@ def look(job: Any, token: str, folder: str, expected: dict[str, str]) -> str | N
             return (
                 f"the image {record.file} cannot be read: {reason}. All machines must see the dataset at the same path"
             )
+    for name, settings in detectors.items():
+        try:
+            own = own_settings(name)
+        except InputError as fault:
+            return f"{fault}\nAll machines must see the files of a detector at the same path"
+        if own != settings:
+            differs = [f"{key} {own.get(key)}, here {here}" for key, here in settings.items() if own.get(key) != here]
+            return f"{name} is not the one of this machine: {', '.join(differs)}. All machines need the same file"
     return None
 
 

@@ -5,18 +5,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from shard_files import hashes
 
+from fgdata import plugins
 from fgdata.boxes.objective import Objective
 from fgdata.building import cluster_look
 from fgdata.building.build import Job, build, make_jobs
 from fgdata.building.sample import Recipe
 from fgdata.datasets import Dataset, Record, read
 from fgdata.errors import InputError
+from fgdata.saliency import DETECTORS, DetectorRow, own_settings
 from fgdata.shards.check import check
 
 SETTINGS = {"saliency": ("spectral-residual", "gt"), "shard_samples": 12, "engine": "ray"}
@@ -39,6 +42,25 @@ def cluster():
         yield nodes
         ray.shutdown()
         nodes.shutdown()
+
+
+COUNTED = """
+import os
+from fgdata.saliency import DetectorRow
+
+DETECTORS = {"counted:FILE": DetectorRow("counted", "notes which process opens it")}
+
+class Red:
+    SETTINGS, TAU = {}, 0.1
+
+    def saliency_map(self, rgb):
+        return rgb[:, :, 0].astype("float32") / 255
+
+def detector(file):
+    with open(file, "a") as log:
+        print(os.getpid(), file=log)
+    return Red()
+"""
 
 
 def load(record: Record):
@@ -90,10 +112,17 @@ def test_ray_writes_the_same_bytes(cluster, drawn_set, tmp_path):
         build(replace(birds, load=refuse), tmp_path / "bad", **SETTINGS)
 
 
-def test_relative_paths_are_those_of_the_caller(cluster, data):
-    done = build(data, Path("shards/set"), saliency=("spectral-residual",), shard_samples=4, engine="ray")
+def test_relative_paths_are_those_of_the_caller_and_a_worker_opens_a_detector_once(cluster, data, monkeypatch):
+    Path("counted.py").write_text(COUNTED)
+    monkeypatch.syspath_prepend(os.getcwd())
+    monkeypatch.setenv(plugins.VARIABLE, os.path.abspath("counted.py"))
+    monkeypatch.setitem(DETECTORS, "counted:FILE", DetectorRow("counted", ""))
+    done = build(data, Path("shards/set"), saliency=("counted:log",), shard_samples=1, engine="ray")
     assert done.written == 8
     assert check(Path("shards/set"))[1] == []
+    opened = Counter(Path("log").read_text().split())
+    del opened[str(os.getpid())]
+    assert max(opened.values()) <= 2, "by the look at its node, and for its jobs"
 
 
 def test_a_lost_worker_is_replaced_and_leaves_nothing(cluster, data):
@@ -125,15 +154,19 @@ def test_a_node_that_cannot_build_is_named(tmp_path, monkeypatch, data):
     job = Job(Path("set"), "train-000000", 0, 6, data.records[:1], recipe)
     Path("set").mkdir()
     Path("set/token.part").touch()
-    same = cluster_look.versions()
-    assert cluster_look.look(job, "set/token.part", os.getcwd(), same) is None
+    same, mine = cluster_look.versions(), {"spectral-residual": own_settings("spectral-residual")}
+    assert cluster_look.look(job, "set/token.part", os.getcwd(), same, mine) is None
     assert [path.name for path in Path("set").iterdir()] == ["token.part"]
-    assert "is not the one of this machine" in cluster_look.look(job, "set/other.part", os.getcwd(), same)
-    assert "cannot be opened" in cluster_look.look(job, "set/token.part", "/nowhere", same)
-    found = cluster_look.look(job, "set/token.part", os.getcwd(), same | {"numpy": "0.1"})
+    assert "is not the one of this machine" in cluster_look.look(job, "set/other.part", os.getcwd(), same, mine)
+    assert "cannot be opened" in cluster_look.look(job, "set/token.part", "/nowhere", same, mine)
+    found = cluster_look.look(job, "set/token.part", os.getcwd(), same | {"numpy": "0.1"}, mine)
     assert found == f"other versions than on this machine: numpy {same['numpy']}, here 0.1. Install the same"
+    found = cluster_look.look(job, "set/token.part", os.getcwd(), same, {"spectral-residual": {"sha256": "0"}})
+    assert found.startswith("spectral-residual is not the one of this machine: sha256 None, here 0")
+    found = cluster_look.look(job, "set/token.part", os.getcwd(), same, {"onnx:none.onnx": {}})
+    assert found.startswith("none.onnx is not a file.")
     Path("images", data.records[0].file).unlink()
-    assert "No such file" in cluster_look.look(job, "set/token.part", os.getcwd(), same)
+    assert "No such file" in cluster_look.look(job, "set/token.part", os.getcwd(), same, mine)
 
 
 def test_every_node_is_looked_at_before_the_build(cluster, data, monkeypatch):
