@@ -44,10 +44,11 @@ def long_run(minutes: float) -> dict[str, Any]:
     (folder / "tmp").mkdir()
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
     values: dict[str, list[list[float]]] = {"in this process": [], "as commands": []}
+    lost = []
     try:
-        while time.monotonic() - start < 60 * minutes:
+        while time.monotonic() - start < 60 * minutes and not lost:
             for kind, rounds in values.items():
-                run_round(folder / "work", kind == "as commands")
+                lost += run_round(folder / "work", kind == "as commands")
                 gc.collect()
                 trim()
                 rounds.append([float(measure()) for measure in MEASURES.values()])
@@ -55,7 +56,6 @@ def long_run(minutes: float) -> dict[str, Any]:
         tempfile.tempdir = before
         os.environ.pop("TMPDIR")
         shutil.rmtree(folder, ignore_errors=True)
-    lost = []
     print("\n| measure | rounds | first | last | growth a round, 95 % interval |\n|---|---|---|---|---|")
     for kind, rounds in values.items():
         for name, series in zip(MEASURES, zip(*rounds[WARM_UP:])):
@@ -66,18 +66,24 @@ def long_run(minutes: float) -> dict[str, Any]:
                 lost.append(f"{name}, {kind}: {low:+.3f} to {high:+.3f} a round")
     print("\n| test | tries | survived | lost | time | outcomes |\n|---|---|---|---|---|---|", flush=True)
     tries = sum(len(rounds) for rounds in values.values())
-    return {"tries": tries, "survived": tries, "lost": lost, "seconds": round(time.monotonic() - start, 1)}
+    return {
+        "tries": tries,
+        "survived": 0 if lost else tries,
+        "lost": lost,
+        "seconds": round(time.monotonic() - start, 1),
+    }
 
 
-def run_round(folder: Path, as_commands: bool) -> None:
-    """Builds, trains and evaluates in an empty folder, and removes it."""
+def run_round(folder: Path, as_commands: bool) -> list[str]:
+    """Builds, trains and evaluates in an empty folder, and removes it -> which command failed, and how."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for words in ROUND:
         code, output = Runner(False).run(folder, *words) if as_commands else call(folder, *words)
         if code:
-            raise SystemExit(f"{' '.join(words)} ended with {code}: {last_line(output)}")
+            return [f"{' '.join(words)} ended with {code}: {last_line(output)}"]
     shutil.rmtree(folder)
+    return []
 
 
 def call(folder: Path, program: str, *arguments: str) -> tuple[int, str]:
