@@ -57,9 +57,10 @@ def panel(
     zero, bottom = x(0), height - BOTTOM
     parts = [text(left + width / 2, 48, f"{column.name}, points", "middle", weight=600)]
     parts.append(f'<path d="M{zero:.1f} {TOP - 4}V{bottom}" stroke="{GRID}" stroke-width="2"/>')
-    for at, words in ((low, f"{low:+g}"), (0.0, bases), (high, f"{high:+g}")):
-        if at == 0 or abs(x(at) - zero) > 60:
-            parts.append(text(x(at), height - 14, words, "middle", size=12))
+    parts.append(text(zero, height - 14, bases, "middle", size=12))
+    for end in (low, high):
+        if abs(x(end) - zero) > 60:  # else the labels would touch
+            parts.append(text(x(end), height - 14, f"{end:+g}", "middle", size=12))
     for i, (_, cell) in enumerate(rows):
         if cell.difference is None:
             continue

@@ -61,8 +61,8 @@ def evidence(table: Table) -> list[str]:
         return []
     known = [cell.shows for cell in cells if cell.shows is not None]
     words = [
-        f"Of {counted(len(known), 'difference')} with an interval, {sum(known)} exclude zero; where nothing differs, "
-        f"about {0.05 * len(known):.0f} of them would by chance."
+        f"The intervals of {sum(known)} of {counted(len(known), 'difference')} exclude zero; where nothing differs, "
+        "one in twenty does by chance."
     ] * bool(known)
     kinds = (("What shows", True), ("What did not show", False), ("Without an interval", None))
     for title, shows in kinds:

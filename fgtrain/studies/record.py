@@ -182,7 +182,9 @@ def head(study: Study, changed: Sequence[str], scope: Sequence[str]) -> list[str
     """What the study is, and how it was scaled down."""
     lines = [study.about] if study.about else []
     if changes := [*changed, *scope]:
-        lines.append(f"Changed for these runs: {'; '.join(changes)}. The paper's figures are not comparable.")
+        lines.append(f"Changed for these runs: {'; '.join(changes)}.")
+        if any(row.paper for row in study.rows):
+            lines[-1] += " The paper's figures are not comparable."
     return lines
 
 

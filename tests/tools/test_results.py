@@ -105,7 +105,7 @@ def test_means_and_differences_have_the_intervals_of_scipy(project: Path):
         assert f"| {row} | {mean} | {difference}{star} |" in page
         title = "What shows" if star else "What did not show"
         assert f"* kNN: {row} {difference}\n" in page.partition(f"### {title}\n")[2].partition("###")[0] + "\n"
-    assert "Of 2 differences with an interval, 1 exclude zero" in page
+    assert "The intervals of 1 of 2 differences exclude zero" in page
     assert (
         "Not measured yet, 9 of 18 results: start | as it is (rank-1); better (rank-1); same (rank-1)."
         in page.replace("\\", "")
@@ -121,6 +121,7 @@ def test_the_readme_shows_the_figure_with_its_command(project: Path):
     files = written(project)
     drawn = files["results.svg"]
     assert drawn.count("<circle") == 2
+    assert "+0<" not in drawn, "the base row is the label of zero"
     assert drawn.count('stroke-width="2.5"') == 2, "an interval each"
     assert drawn.count(results.figure.__globals__["BETTER"]) == drawn.count(results.figure.__globals__["NOISE"]) == 2
     assert "![Does it help?](docs/results.svg)" in files["README.md"]
