@@ -91,8 +91,10 @@ def loader(backend: Literal["threads", "dali"], **views: Any) -> Callable[..., F
                 pass
             synchronise(place)
         rate = scale.batch * scale.batches / (perf_counter() - start)
-        # Each backend is within 0.8 levels of the reference on average (tests/fgdata/views/test_loader.py).
-        return Found(difference, 1.6 if backend == "dali" else 0.0, rate, note="mean difference in levels of 255")
+        # Each backend is within 0.8 levels of the reference on average (tests/fgdata/views/test_loader.py). A GPU
+        # finishes the pixels of `threads` without rounding blurred views (test_unfinished.py).
+        allowed = 1.6 if backend == "dali" else 0.4 if place.type != "cpu" else 0.0
+        return Found(difference, allowed, rate, note="mean difference in levels of 255")
 
     return check
 

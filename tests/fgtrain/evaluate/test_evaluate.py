@@ -145,10 +145,10 @@ def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
     """Every epoch has new crops of all samples; --epochs changes only the epochs of the protocol."""
     epochs, protocols, fit = [], [], linear.fit
 
-    def watched(passes, trials, protocol):
+    def watched(passes, trials, protocol, device):
         epochs.extend(next(passes) for _ in range(protocol.epochs))
         protocols.append(protocol)
-        fit(epochs, trials, protocol)
+        fit(epochs, trials, protocol, device)
 
     monkeypatch.setattr(linear, "fit", watched)
     (record,) = report.run_linear(Linear(run, device="cpu", epochs=2))
