@@ -6,6 +6,9 @@ pytest -m long tests/fgtrain/studies
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from fgdata.building.build import build
 from fgdata.datasets import read
@@ -42,7 +45,7 @@ class Done:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where every set of the studies is the same 32 + 16 drawn birds."""
+    """A folder where every set of the studies is the same 32 + 16 drawn birds, and a file of weights."""
     home = tmp_path_factory.mktemp("studies")
     birds = read("drawn", classes=4, images_per_class=12, size=96)
     detectors = ("gt", "rbd", "gs", "vsf", "spectral-residual", "whole")
@@ -50,6 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "shards").mkdir()
     for data in SETS.values():
         (home / data.path).symlink_to(home / "set", target_is_directory=True)
+    torch.manual_seed(0)
+    save_file(timm.create_model("tf_efficientnet_lite0").state_dict(), home / "lite0.safetensors")
     return home
 
 
@@ -58,16 +63,11 @@ def flags(study: Study) -> list[str]:
     rows = [row.name for row in study.rows if row.settings.get("data.detector") != "u2netp"]  # needs its network
     starts = {row.start for row in study.rows} | {RECIPES[row.recipe]().init for row in study.rows if row.recipe}
     words = ["study", study.name, "--seeds", "0", "--epochs", "2", "--views.size", "64", "--data.batch-size", "8"]
-    words += [
-        "--device",
-        "cpu",
-        "--pictures",
-        "--settings",
-        *SMALL,
-        *(["--rows", *rows] if len(rows) < len(study.rows) else []),
-    ]
-    if study.name != "real-birds":  # freezes stages that only its own network has
-        words += ["--model.backbone", "resnet18"]
+    words += ["--device", "cpu", "--pictures", "--settings", *SMALL]
+    words += ["--rows", *rows] if len(rows) < len(study.rows) else []
+    if study.name == "real-birds":  # freezes stages that only its own network has, and keeps statistics of its weights
+        return [*words, "--init", "lite0.safetensors"]
+    words += ["--model.backbone", "resnet18"]
     return words + (["--init", "random"] if starts - {"", None, "random", *study.stages} else [])
 
 
