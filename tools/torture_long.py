@@ -1,6 +1,6 @@
 """Build, train and evaluate in a loop, in this process and as commands: what grows from round to round.
 
-Odd rounds call the commands in this process, where a leak adds up. Even rounds start them as processes, which may
+Most rounds call the commands in this process, where a leak adds up. One in six starts them as processes, which may
 leave files, shared memory or other processes behind. After every round this process is measured; the growth is the
 slope of a line through the rounds of one kind, with its 95 % interval.
 """
@@ -21,8 +21,10 @@ from torture_runs import TRAIN
 from torture_sets import BUILD
 
 ROUND = (BUILD, TRAIN, ("fgtrain", "eval", "knn", "run", "--k", "2"))
-WARM_UP = 3
-"""Rounds of each kind that are not counted: libraries load, and caches fill."""
+KINDS = {"in this process": 5, "as commands": 1}
+"""How a round runs its commands -> how many such rounds follow one another."""
+WARM_UP, FEWEST = 3, 3
+"""Rounds of each kind that are not counted, since libraries load and caches fill; and how many must follow."""
 MEASURES = {
     "memory, MB": lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6,
     "Python objects": lambda: len(gc.get_objects()),
@@ -43,35 +45,35 @@ def long_run(minutes: float) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     (folder / "tmp").mkdir()
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
-    values: dict[str, list[list[float]]] = {"in this process": [], "as commands": []}
+    values: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     lost = []
     try:
         while time.monotonic() - start < 60 * minutes and not lost:
-            for kind, rounds in values.items():
+            for kind in (kind for kind, count in KINDS.items() for _ in range(count)):
                 lost += run_round(folder / "work", kind == "as commands")
                 gc.collect()
                 trim()
-                rounds.append([float(measure()) for measure in MEASURES.values()])
+                values[kind].append([float(measure()) for measure in MEASURES.values()])
     finally:
         tempfile.tempdir = before
         os.environ.pop("TMPDIR")
         shutil.rmtree(folder, ignore_errors=True)
     print("\n| measure | rounds | first | last | growth a round, 95 % interval |\n|---|---|---|---|---|")
     for kind, rounds in values.items():
+        if len(rounds) < WARM_UP + FEWEST:
+            lost.append(f"{len(rounds)} rounds {kind} show nothing; at least {WARM_UP + FEWEST}: --minutes")
+            continue
         for name, series in zip(MEASURES, zip(*rounds[WARM_UP:])):
             low, high = growth(series)
             ends = f"{series[0]:,.1f} | {series[-1]:,.1f}"
             print(f"| {name}, {kind} | {len(series)} | {ends} | {low:+.3f} to {high:+.3f} |")
             if low > SMALLEST.get(name, 0.0):
                 lost.append(f"{name}, {kind}: {low:+.3f} to {high:+.3f} a round")
+    print(*("", *lost), sep="\n")
     print("\n| test | tries | survived | lost | time | outcomes |\n|---|---|---|---|---|---|", flush=True)
     tries = sum(len(rounds) for rounds in values.values())
-    return {
-        "tries": tries,
-        "survived": 0 if lost else tries,
-        "lost": lost,
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    seconds = round(time.monotonic() - start, 1)
+    return {"tries": tries, "survived": 0 if lost else tries, "lost": lost, "seconds": seconds}
 
 
 def run_round(folder: Path, as_commands: bool) -> list[str]:
@@ -102,12 +104,13 @@ def call(folder: Path, program: str, *arguments: str) -> tuple[int, str]:
 
 
 def growth(values: Sequence[float]) -> tuple[float, float]:
-    """Values by round -> the 95 % interval of the slope of a line through them (least squares, Student's t)."""
+    """Values by round -> the 95 % interval of the slope of a line through them (least squares, Student's t).
+
+    values: at least three.
+    """
     import numpy as np
     from scipy.stats import t
 
-    if len(values) < 3:
-        return -np.inf, np.inf
     x, y = np.arange(len(values)) - (len(values) - 1) / 2, np.array(values) - np.mean(values)
     slope = float(x @ y / (x @ x))
     rest = y - slope * x
