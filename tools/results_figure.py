@@ -8,7 +8,7 @@ from html import escape
 from fgtrain.studies.declaration import Column
 from fgtrain.studies.figures import Cell, Line
 from fgtrain.studies.page import axis
-from fgtrain.studies.tables import Table, number
+from fgtrain.studies.tables import Table, difference
 
 WIDTH, LABEL, GAP, STEP, TOP, BOTTOM = 900, 190, 48, 22, 62, 34
 MOST = 3
@@ -70,10 +70,9 @@ def panel(
         if half is not None:
             ends = f"M{x(100 * (mean - half)):.1f} {y:g}H{x(100 * (mean + half)):.1f}"
             parts.append(f'<path d="{ends}" stroke="{colour}" stroke-width="2.5"/>')
-        label = escape(f"{number(mean, column, '+')}" + (f" ± {number(half, column)}" if half is not None else ""))
-        parts.append(
-            f'<circle cx="{x(100 * mean):.1f}" cy="{y:g}" r="4.5" fill="{colour}"><title>{label}</title></circle>'
-        )
+        style = f'r="4" fill="{"#ffffff" if half is None else colour}" stroke="{colour}" stroke-width="1.5"'
+        label = f"<title>{escape(difference(cell, column))}</title>"
+        parts.append(f'<circle cx="{x(100 * mean):.1f}" cy="{y:g}" {style}>{label}</circle>')
     return parts
 
 

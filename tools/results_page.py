@@ -101,7 +101,8 @@ def caption(of: Record) -> str:
     table, count = record.table(of), len(of.study.seeds)
     about = (
         f"{table.title} Differences to the row {of.study.base} in points, mean and 95 % interval over "
-        f"{counted(count, 'seed')}; grey: the interval holds zero. Made by"
+        f"{counted(count, 'seed')}; grey: the interval holds zero; hollow: one seed. "
+        "Made by"
     )
     commands = ", ".join(f"`{command}`" for command in of.commands)
     text = f"*{escape(about)} {commands} and `python tools/results.py`; all figures: [RESULTS.md](RESULTS.md).*"

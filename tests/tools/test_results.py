@@ -16,6 +16,7 @@ from fgtrain.studies.record import Record
 
 sys.path.insert(0, str(TOOLS))
 import results
+import results_figure
 
 sys.path.remove(str(TOOLS))
 
@@ -123,7 +124,7 @@ def test_the_readme_shows_the_figure_with_its_command(project: Path):
     assert drawn.count("<circle") == 2
     assert "+0<" not in drawn, "the base row is the label of zero"
     assert drawn.count('stroke-width="2.5"') == 2, "an interval each"
-    assert drawn.count(results.figure.__globals__["BETTER"]) == drawn.count(results.figure.__globals__["NOISE"]) == 2
+    assert drawn.count(results_figure.BETTER) == drawn.count(results_figure.NOISE) == 3
     assert "![Does it help?](docs/results.svg)" in files["README.md"]
     assert "`fgtrain study help.toml --init weights.pth`" in files["README.md"]
     assert files["README.md"].endswith("<!-- end -->\n\nText.\n")
