@@ -20,6 +20,8 @@ DESCRIPTION = (
 )
 RECIPE_BATCH = 256
 """Samples per step of the recipe cvsa, and so the least number of train images that it takes."""
+LARGE_SAMPLE = 50_000
+"""Bytes of a sample from which a build mentions --max-side; at 384 pixels a photograph takes fewer."""
 ShardFolder = Annotated[Path, tyro.conf.Positional]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "coreml"]
 
@@ -553,7 +555,7 @@ def _total(manifest: dict) -> str:
 
 
 def _remarks(manifest: dict) -> list[str]:
-    """-> remarks on a finished build: skipped images, clipped boxes, re-encoded images, fallbacks."""
+    """-> remarks on a finished build: skipped images, clipped boxes, re-encoded images, fallbacks, large images."""
     lines = []
     if manifest["skipped"]:
         lines.append(f"{counted(len(manifest['skipped']), 'unusable image')} skipped; manifest.json lists them")
@@ -568,6 +570,13 @@ def _remarks(manifest: dict) -> list[str]:
             f"{counted(count, 'image')} got the whole-image box from {name}: {kind} map"
             for kind, count in counts.items()
         ]
+    tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    size = sum(tar["bytes"] for tar in tars) / max(1, sum(tar["samples"] for tar in tars))
+    if manifest["images"]["max_side"] is None and size > LARGE_SAMPLE:
+        lines.append(
+            f"the images have their original size, {size / 1000:,.0f} kB on average; --max-side 384 makes a smaller "
+            "set that is read and decoded faster (docs/build.md)"
+        )
     return lines
 
 

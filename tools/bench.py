@@ -12,6 +12,7 @@ from bench_colour import colour
 from bench_duplicates import duplicates
 from bench_retrieval import retrieval
 from bench_saliency import saliency
+from bench_sizes import sizes
 from bench_step import step
 from bench_storage import storage
 from bench_views import views
@@ -29,6 +30,7 @@ if __name__ == "__main__":
             "retrieval": retrieval,
             "storage": storage,
             "duplicates": duplicates,
+            "sizes": sizes,
         }
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     except InputError as error:

@@ -63,8 +63,13 @@ def test_the_two_commands_of_the_readme_without_a_dataset(tmp_path, monkeypatch,
 def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     build = "build-shards --classes 2 --images-per-class 6 --size 96 --saliency spectral-residual gt --jobs 1".split()
-    assert main(build) == 0
-    assert "12 samples (8 train, 4 test), 12 of them" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr("fgdata.cli.LARGE_SAMPLE", 1000)
+        assert main(build) == 0
+    output = capsys.readouterr().out
+    assert "12 samples (8 train, 4 test), 12 of them" in output
+    assert "the images have their original size" in output
+    assert "--max-side 384 makes a smaller set" in output
     assert main(build) == 0
     assert "already complete: 12 samples (8 train, 4 test)" in capsys.readouterr().out
     assert main([*build, "--tau", "0.5"]) == 2
@@ -94,6 +99,7 @@ def test_a_set_can_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
         "build-shards --classes 2 --images-per-class 4 --size 64 --saliency spectral-residual --jobs 1 --out .".split()
     )
     assert main(words) == 0
+    assert "--max-side" not in capsys.readouterr().out  # the images are small
     assert main(["check", "."]) == 0
     assert main(["show", "."]) == 0
     assert "<title>birds" in Path("report.html").read_text("utf-8")
