@@ -13,6 +13,8 @@ import tyro
 from . import plugins
 from .commandline import help_as_paragraphs
 from .errors import InputError, counted, run_command
+from .stores.flag import Place
+from .stores.place import Url, need_local
 
 DESCRIPTION = (
     "Saliency boxes cached with the data. Every command takes --plugin MODULE, which loads your own datasets, "
@@ -22,14 +24,14 @@ RECIPE_BATCH = 256
 """Samples per step of the recipe cvsa, and so the least number of train images that it takes."""
 LARGE_SAMPLE = 50_000
 """Bytes of a sample from which a build mentions --max-side; at 384 pixels a photograph takes fewer."""
-ShardFolder = Annotated[Path, tyro.conf.Positional]
+Shards = Annotated[Place, tyro.conf.Positional]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "coreml"]
 
 
 def build_shards(
     dataset: str = "drawn",
-    root: Path | None = None,
-    out: Path | None = None,
+    root: Place | None = None,
+    out: Place | None = None,
     saliency: tuple[str, ...] = ("rbd",),
     objective: Literal["max-excess", "max-mean"] = "max-excess",
     tau: float | None = None,
@@ -69,7 +71,8 @@ def build_shards(
     Args:
         dataset: The dataset; `fgdata list` shows all, with their layouts.
         root: The dataset's folder. Default: $FGDATA_ROOT/<dataset>, else data/<dataset>.
-        out: The folder of the shard set. Default: shards/<dataset>.
+        out: The folder of the shard set, or its URL, s3:// or gs://: the set is then built in shards/<last part of the
+            URL> and copied. Default: shards/<dataset>.
         saliency: One or more detectors; `fgdata list` shows them. gt is the dataset's own box.
         objective: How a box is chosen from a saliency map. max-excess: the box with the largest sum of
             (saliency - tau x mean of the map). max-mean: the box with the highest mean saliency among boxes of at
@@ -122,11 +125,20 @@ def build_shards(
     from .building import build
     from .building.parts import parse_part
     from .building.plan import recorded_plugins
+    from .building.upload import check_target, upload
     from .cores import available_cores
+    from .progress import Progress
     from .saliency import with_onnx
 
     share = None if part is None else parse_part(part)
-    out = out or Path("shards") / dataset
+    url = out if isinstance(out, Url) else None
+    if url:
+        check_target(url)
+        if part:
+            raise InputError("--part builds into a folder that several machines share; --out is a URL. Name a folder.")
+    out = Path("shards") / (url.name if url else dataset) if out is None or isinstance(out, Url) else out
+    if isinstance(root, Url):
+        raise InputError(f"--root {root}: images are read from a folder of this machine only. Mount or copy it.")
     if missing := plugins.ask(str(out), recorded_plugins(out)):
         raise InputError(missing)
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}
@@ -168,18 +180,23 @@ def build_shards(
         print(f"When all {share.count:,} parts are built: fgdata finish {folder}")
         return 0
     if done.was_complete:
-        print(f"{out} is already complete: {_total(done.manifest)}. Nothing to do.")
-        return 0
-    if done.written:
-        how = f", {done.written:,} of them built by this run in"
+        print(f"{out} is already complete: {_total(done.manifest)}.{'' if url else ' Nothing to do.'}")
     else:
-        how = ". All shards were already built; wrote the manifest in"
-    print(f"{out}: {_total(done.manifest)}{how} {done.seconds:,.1f} s")
-    _print_next(out, done.manifest)
+        how = f", {done.written:,} of them built by this run in"
+        if not done.written:
+            how = ". All shards were already built; wrote the manifest in"
+        print(f"{out}: {_total(done.manifest)}{how} {done.seconds:,.1f} s")
+    if url:
+        with Progress(f"Copying to {url}", sum(split["samples"] for split in done.manifest["splits"].values())) as bar:
+            copied = upload(out, url, bar.advance)
+        what = f"{copied.bytes / 1e6:,.1f} MB copied in {copied.seconds:,.1f} s" if copied.bytes else "already complete"
+        print(f"{url}: {what}. {out} is a copy on this machine; remove it if you do not need it.")
+    if url or not done.was_complete:
+        _print_next(url or out, done.manifest)
     return 0
 
 
-def finish(shards: ShardFolder, jobs: int | None = None) -> int:
+def finish(shards: Shards, jobs: int | None = None) -> int:
     """Write the manifest of a set that was built with --part, or list the missing shards and the commands for them.
 
     Every shard is read back and compared with its sha256 first. The dataset is not needed.
@@ -191,20 +208,21 @@ def finish(shards: ShardFolder, jobs: int | None = None) -> int:
     from .building.finish import finish as finish_set
     from .cores import available_cores
 
+    folder = need_local(shards, "fgdata finish")
     threads = available_cores() if jobs is None else jobs
     if threads < 1:
         raise InputError(f"--jobs {threads}: must be at least 1.")
-    done = finish_set(shards, threads=threads)
+    done = finish_set(folder, threads=threads)
     if done.was_complete:
         print(f"{shards} is already complete: {_total(done.manifest)}. Nothing to do.")
         return 0
     print(f"{shards}: {_total(done.manifest)}. All shards are intact; wrote the manifest in {done.seconds:,.1f} s")
-    _print_next(shards, done.manifest)
+    _print_next(folder, done.manifest)
     return 0
 
 
 def rebox(
-    shards: ShardFolder,
+    shards: Shards,
     objective: Literal["max-excess", "max-mean"] | None = None,
     tau: float | Literal["own"] | None = None,
     k: float | None = None,
@@ -236,9 +254,10 @@ def rebox(
     from .cores import available_cores
     from .files.swap import is_working_folder
 
-    inside = out is None and is_working_folder(shards)
-    wanted = objective_of(shards).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
-    done = rebox_set(shards, wanted, out=out, workers=available_cores() if jobs is None else jobs)
+    folder = need_local(shards, "fgdata rebox")
+    inside = out is None and is_working_folder(folder)
+    wanted = objective_of(folder).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
+    done = rebox_set(folder, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: recomputed the boxes of {_total(done.manifest)} in {done.seconds:,.1f} s")
     if inside:
         _explain_replacement()
@@ -248,7 +267,7 @@ def rebox(
 
 
 def add(
-    shards: ShardFolder,
+    shards: Shards,
     saliency: str,
     out: Path | None = None,
     jobs: int | None = None,
@@ -272,9 +291,10 @@ def add(
     from .files.swap import is_working_folder
     from .saliency import with_onnx
 
-    inside = out is None and is_working_folder(shards)
+    folder = need_local(shards, "fgdata add")
+    inside = out is None and is_working_folder(folder)
     (saliency,) = with_onnx((saliency,), onnx_provider, onnx_threads)
-    done = add_to_set(shards, saliency, out=out, workers=available_cores() if jobs is None else jobs)
+    done = add_to_set(folder, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: added boxes by {saliency} to {_total(done.manifest)} in {done.seconds:,.1f} s")
     if inside:
         _explain_replacement()
@@ -283,8 +303,8 @@ def add(
 
 
 def coreset(
-    pool: ShardFolder,
-    target: ShardFolder,
+    pool: Shards,
+    target: Shards,
     encoder: str,
     budget: float,
     out: Path,
@@ -316,7 +336,7 @@ def coreset(
     from .selection.coreset import coreset as choose
     from .shards.reader import ShardSet
 
-    pool_set, target_set = ShardSet.open(pool), ShardSet.open(target)
+    pool_set, target_set = ShardSet.open(need_local(pool, "fgdata coreset")), ShardSet.open(target)
     done = choose(
         pool_set,
         target_set,
@@ -336,14 +356,14 @@ def coreset(
 
 
 def check(
-    shards: ShardFolder,
+    shards: Shards,
     duplicates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     format: Literal["table", "csv", "json"] = "table",
 ) -> int:
     """Check every byte of a shard set. If files are damaged, name them and exit with 1.
 
     Args:
-        shards: The folder of the shard set.
+        shards: The folder of the shard set, or its URL.
         duplicates: Also decode all images and name the test images that are also in train, as they are or rescaled,
             compressed again or mirrored. Pairs within a split are counted. The exit code stays 0.
         format: How these pairs are printed. csv and json print nothing else on standard output.
@@ -359,8 +379,9 @@ def check(
     total = sum(split["samples"] for split in read_manifest(shards)["splits"].values())
     with Progress("Checking", total) as progress:
         manifest, faults = check_set(shards, progress.advance)
-    for line in list_leftovers(shards.resolve().parent, shards.resolve().name):
-        print(line, file=remarks)
+    if isinstance(shards, Path):
+        for line in list_leftovers(shards.resolve().parent, shards.resolve().name):
+            print(line, file=remarks)
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
@@ -386,7 +407,7 @@ def check(
 
 
 def score(
-    shards: ShardFolder,
+    shards: Shards,
     against: str | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
@@ -398,7 +419,7 @@ def score(
     cover the whole image.
 
     Args:
-        shards: The folder of the shard set.
+        shards: The folder of the shard set, or its URL.
         against: Compare with the boxes of this detector instead of the ground truth, for a set that has none.
         as_json: Print JSON instead of a table.
     """
@@ -425,32 +446,33 @@ def score(
 
 
 def show(
-    shards: ShardFolder,
-    other: Annotated[Path | None, tyro.conf.Positional] = None,
+    shards: Shards,
+    other: Annotated[Place | None, tyro.conf.Positional] = None,
     out: Path | None = None,
     samples: int = 96,
 ) -> int:
     """Write report.html: statistics of a shard set, images with their boxes, scores, the slowest and the worst samples.
 
     Args:
-        shards: The folder of the shard set.
+        shards: The folder of the shard set, or its URL.
         other: Another set of the same images, such as one with another objective: the page shows the boxes of both.
         out: The file to write; its name must end in .html or .htm. Default: report.html in the (first) shard set's
-            folder.
+            folder; for a URL, NAME.html in the working folder.
         samples: Images to show, 1 to 1,000. The statistics cover all samples.
     """
     from .report.page import write_report
 
-    path = write_report(shards, out or shards / "report.html", samples, other)
+    default = Path(f"{shards.name}.html") if isinstance(shards, Url) else shards / "report.html"
+    path = write_report(shards, out or default, samples, other)
     print(f"Wrote {path}. Open it in a browser; it needs no other file.")
     return 0
 
 
-def list_all(folder: Path = Path("shards")) -> int:
+def list_all(folder: Place = Path("shards")) -> int:
     """List datasets (layout, size, source, found or not), detectors, and shard sets.
 
     Args:
-        folder: The folder to search for shard sets.
+        folder: The folder to search for shard sets, or its URL: s3:// or gs://.
     """
     from .report.listing import print_listing
 
@@ -519,7 +541,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return run_command("fgdata", command, when_stopped.get(given[0] if given else "", ""))
 
 
-def _print_next(shards: Path, manifest: dict) -> None:
+def _print_next(shards: Path | Url, manifest: dict) -> None:
     """Prints the remarks on a finished set, and the commands that show it and train on it."""
     for line in _remarks(manifest):
         print(f"  {line}")

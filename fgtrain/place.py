@@ -6,17 +6,18 @@ from pathlib import Path
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
+from fgdata.stores.place import Url
 
 SHARDS = Path("shards")
 
 
-def open_shards(path: Path | None) -> ShardSet:
+def open_shards(path: Path | Url | None, cache_dir: Path | None = None, cache_gb: float = 50.0) -> ShardSet:
     """The shard set at `path`, or if that is None the newest complete one under shards/ (a folder with manifest.json).
 
-    InputError if there is none.
+    cache_dir, cache_gb: see `ShardSet.open`. InputError if there is none.
     """
     if path is not None:
-        return ShardSet.open(path)
+        return ShardSet.open(path, cache_dir, cache_gb)
     manifests = sorted(SHARDS.glob("*/manifest.json"), key=lambda p: p.stat().st_mtime)
     sets = [p.parent for p in manifests if p.parent.name != "tiny"]  # shards/tiny is the format's golden example
     if not sets:
@@ -26,7 +27,7 @@ def open_shards(path: Path | None) -> ShardSet:
             "or name one with --shards FOLDER (for fgtrain run: --data.shards). Without a dataset, use the drawn one:\n"
             "  fgdata build-shards --dataset drawn --saliency rbd"
         )
-    return ShardSet.open(sets[-1])
+    return ShardSet.open(sets[-1], cache_dir, cache_gb)
 
 
 def pick_device(name: str):

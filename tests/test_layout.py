@@ -20,6 +20,7 @@ ROOMS = {
             "images",
             "files",
             "boxes",
+            "stores",
             "shards",
             "datasets",
             "saliency",
@@ -50,7 +51,18 @@ ROOMS = {
     ),
 }
 """From the lowest up: a room imports only from itself and from rooms listed before it."""
-LOWEST_OF_FGDATA = ("errors", "plugins", "commandline", "cores", "files", "images", "boxes", "shards", "views")
+LOWEST_OF_FGDATA = (
+    "errors",
+    "plugins",
+    "commandline",
+    "cores",
+    "files",
+    "images",
+    "boxes",
+    "stores",
+    "shards",
+    "views",
+)
 """What fgtrain may import of fgdata."""
 INTERFACES = {
     "fgtrain.detectors": "saliency",

@@ -24,10 +24,11 @@ from ..errors import DetectorError, InputError, NotEnoughMemory, printable, warn
 from ..files.lock import create_and_lock
 from ..progress import Progress
 from ..saliency import check_available, component
+from ..shards.faults import set_faults
 from ..shards.manifest import BUILDING, MANIFEST, SPLITS, count_fallbacks, read_manifest
 from ..shards.maps import MAPS, pack
-from ..shards.reader import set_faults
 from ..shards.writer import ShardWriter
+from ..stores.store import open_store
 from . import owners, sample, unfinished
 from .engine import run_jobs, validate
 from .finish import Built, complete, find_damaged
@@ -231,7 +232,7 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
 
 def _refuse_damaged(out: Path, manifest: dict) -> None:
     """Refuses a complete set if a file is missing or has the wrong length. Only `fgdata check` reads every byte."""
-    faults = list(set_faults(out, manifest))
+    faults = list(set_faults(open_store(out), manifest))
     if "maps" in manifest:
         path = out / MAPS
         if not path.is_file():

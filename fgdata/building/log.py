@@ -14,7 +14,7 @@ from typing import Any
 
 from ..files.atomic import append_line
 from ..files.json import MOST_BYTES, parse_json
-from ..files.regular import open_regular
+from ..files.regular import NotRegular
 from ..shards.reader import ShardSet
 from ..shards.schema import NUMBER, TEXT, Each, Is, find_fault
 
@@ -65,11 +65,9 @@ def read_log(shards: ShardSet) -> list[dict[str, Any]]:
 
     Shards without a valid line are omitted.
     """
-    path, lines = shards.path / LOG, {}
-    data = b""
-    if path.is_file():
-        with open_regular(path) as file:
-            data = file.read(MOST_BYTES)
+    data, lines = b"", {}
+    with suppress(FileNotFoundError, NotRegular), shards.store.open(LOG) as file:
+        data = file.read(MOST_BYTES)
     for line in data.splitlines():
         with suppress(ValueError):  # incomplete or damaged
             values = parse_json(line)

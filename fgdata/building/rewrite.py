@@ -33,8 +33,9 @@ from ..shards.manifest import (
     signed,
 )
 from ..shards.maps import MAPS, MapFile, maps_part, merge, pack, set_fault
-from ..shards.reader import ShardSet, SplitReader, meta
+from ..shards.reader import ShardSet, SplitReader, meta, read_all
 from ..shards.writer import ShardWriter, box_bytes
+from ..stores.place import need_local
 from .engine import run_jobs, validate
 from .log import LOG, Log, append_log
 from .plan import differs_in_version, versions
@@ -147,12 +148,12 @@ def _maps_fault(shards: ShardSet) -> str | None:
 def _has_truth(shards: ShardSet) -> bool:
     """Whether an image of the set has a ground-truth box."""
     readers = [shards.split(split) for split in shards.splits]
-    return any(meta(reader.read(i, without="jpg"))["boxes"] for reader in readers for i in range(len(reader)))
+    return any(meta(sample)["boxes"] for reader in readers for sample in read_all(reader, without="jpg"))
 
 
 def _files(shards: ShardSet) -> list[str]:
     readers = [shards.split(split) for split in shards.splits]
-    return [meta(reader.read(i, without="jpg"))["file"] for reader in readers for i in range(len(reader))]
+    return [meta(sample)["file"] for reader in readers for sample in read_all(reader, without="jpg")]
 
 
 def _rewrite(
@@ -165,7 +166,7 @@ def _rewrite(
     workers: int,
 ) -> Reboxed:
     validate(workers, "local")
-    start, source = time.monotonic(), shards.path
+    start, source = time.monotonic(), need_local(shards.path, "Changing a set")
     with replacing(source, out) as new:
         if read_manifest(source) != shards.manifest:  # it was read before the folder was locked
             raise InputError(f"{source} was changed by another process while it was being opened. Rerun this command.")

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import InputError
 from .regular import open_regular
@@ -57,7 +57,12 @@ def read_json(path: Path, advice: str, most_bytes: int = MOST_BYTES) -> Any:
         plan = read_json(folder / "plan.json", "Delete the folder and rerun this command.")
     """
     with open_regular(path) as file:
-        data = file.read(most_bytes + 1)
+        return parse_file(file, path, advice, most_bytes)
+
+
+def parse_file(file: BinaryIO, path: Path | str, advice: str, most_bytes: int = MOST_BYTES) -> Any:
+    """`read_json` of an open file. `path` names it in messages."""
+    data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise InputError(f"{path} has more than {most_bytes:,} bytes, the largest size allowed. {advice}")
     try:

@@ -8,6 +8,10 @@ from pathlib import Path
 from ..errors import InputError, name_file
 
 
+class NotRegular(InputError):
+    """A folder, a FIFO, a device or a socket where a file should be."""
+
+
 def open_regular(path: Path) -> io.BufferedReader:
     """Opens a file for reading in binary. Never waits: a FIFO without a writer would block `open` for ever.
 
@@ -17,7 +21,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     An error while reading names the file too: Python's own names it only while opening.
 
     Raises:
-        InputError: It is a folder, a FIFO, a device or a socket, or a link to one.
+        NotRegular: It is a folder, a FIFO, a device or a socket, or a link to one.
         OSError: It does not exist or cannot be opened.
 
     Example:
@@ -54,4 +58,4 @@ def _check(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kinds = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
         kind = next((kind for kind, is_kind in kinds.items() if is_kind(mode)), "a device")
-        raise InputError(f"{path} is {kind}; only a regular file can be read. Replace it with the original file.")
+        raise NotRegular(f"{path} is {kind}; only a regular file can be read. Replace it with the original file.")

@@ -18,6 +18,7 @@ from ..files.atomic import write_atomic
 from ..files.output import check_output
 from ..shards.manifest import read_objective
 from ..shards.reader import ShardSet, meta
+from ..stores.place import Url
 from .agreement import agree, join, section
 from .score import THRESHOLDS, Scored, find_disagreements, read_boxes, table
 
@@ -29,7 +30,7 @@ _SETTINGS = ("dataset", "images", "objective", "shard_samples", "plugins")
 """Of the manifest: what the user chose. The page also has the whole manifest, folded."""
 
 
-def write_report(path: Path, out: Path, samples: int = 96, other: Path | None = None) -> Path:
+def write_report(path: Path | Url, out: Path, samples: int = 96, other: Path | Url | None = None) -> Path:
     """Writes the page about a shard set.
 
     Args:

@@ -10,7 +10,8 @@ from ..boxes.geometry import CENTRED, WHOLE, iou
 from ..building.log import read_log
 from ..errors import InputError
 from ..saliency import row_of
-from ..shards.reader import ShardSet, box, label, meta
+from ..shards.reader import ShardSet, box, label, meta, read_all
+from ..stores.place import Url
 
 THRESHOLDS = {"corloc": 0.5, "corloc_70": 0.7, "corloc_90": 0.9}
 """The least IoU of a box that counts. 0.5 is CorLoc (Deselaers et al. 2010); the others show how tight boxes are."""
@@ -43,8 +44,7 @@ def read_boxes(shards: ShardSet) -> Scored:
     fallback: dict[str, list[str | None]] = {name: [] for name in shards.detectors}
     for name in shards.splits:
         reader = shards.split(name)
-        for i in range(len(reader)):
-            sample = reader.read(i, without="jpg")
+        for i, sample in enumerate(read_all(reader, without="jpg")):
             info = meta(sample)
             split.append(name)
             number.append(i)
@@ -60,11 +60,11 @@ def read_boxes(shards: ShardSet) -> Scored:
     return Scored(np.array(split), np.array(number), ids, np.array(labels), truth, stacked, fallback, best)
 
 
-def score(path: Path, against: str | None = None) -> dict:
+def score(path: Path | Url, against: str | None = None) -> dict:
     """Scores the boxes of a shard set.
 
     Args:
-        path: The folder of the shard set.
+        path: The folder of the shard set, or its URL.
         against: A detector of the set, whose boxes replace the ground truth.
 
     Returns:

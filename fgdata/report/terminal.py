@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..commandline.console import PlainConsole
 from ..errors import counted
+from ..stores.place import Url
 from .agreement import Agreement
 from .duplicates import LEAST_CORRELATION, MOST_BITS, Duplicates
 from .score import THRESHOLDS
@@ -18,7 +19,7 @@ from .score import THRESHOLDS
 _SHOWN = 20  # pairs of near-duplicates in a table
 
 
-def print_scores(shards: Path, scores: dict) -> None:
+def print_scores(shards: Path | Url, scores: dict) -> None:
     """Prints what `score` returned, as a table."""
     truth = "the ground truth" if scores["against"] is None else f"those of {scores['against']}"
     table = Table("box", "mean IoU", "CorLoc", "IoU >= .7", "IoU >= .9", "n", "s/image", "trained on")
@@ -34,7 +35,7 @@ def print_scores(shards: Path, scores: dict) -> None:
     PlainConsole(width=width).print(table)
 
 
-def print_agreement(shards: Path, agreement: Agreement) -> None:
+def print_agreement(shards: Path | Url, agreement: Agreement) -> None:
     """Prints the agreement of a set's detectors as a table, its warnings, and the next command."""
     folder, names = shlex.quote(str(shards)), list(agreement.whole)
     table = Table("box", *names[1:], "whole image", "flat map", title=f"Boxes of {shards}: mean IoU per detector pair")
@@ -52,7 +53,7 @@ def print_agreement(shards: Path, agreement: Agreement) -> None:
     print(f"See the boxes: fgdata show {folder}")
 
 
-def print_duplicates(shards: Path, found: Duplicates) -> None:
+def print_duplicates(shards: Path | Url, found: Duplicates) -> None:
     """Prints the first pairs of near-duplicates in different splits as a table, and how many there are."""
     if found.across:
         first, second = (image.split for image in (found.across[0].first, found.across[0].second))
@@ -72,7 +73,7 @@ def print_duplicates(shards: Path, found: Duplicates) -> None:
     print(f"Near-duplicates: hashes differ in at most {MOST_BITS} of 64 bits; correlation at least {LEAST_CORRELATION}")
 
 
-def print_duplicates_csv(shards: Path, found: Duplicates) -> None:
+def print_duplicates_csv(shards: Path | Url, found: Duplicates) -> None:
     """Prints every pair of near-duplicates in different splits as a row of CSV."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -84,7 +85,7 @@ def print_duplicates_csv(shards: Path, found: Duplicates) -> None:
     PlainConsole().print(stream.getvalue().rstrip("\n"), soft_wrap=True)
 
 
-def print_duplicates_json(shards: Path, found: Duplicates) -> None:
+def print_duplicates_json(shards: Path | Url, found: Duplicates) -> None:
     """Prints all figures and pairs as JSON."""
     print(json.dumps(found.as_json(), indent=1))
 

@@ -26,6 +26,7 @@ from ..shards.manifest import (
 from ..shards.maps import MAPS, pick, set_fault
 from ..shards.reader import ShardSet, SplitReader, meta
 from ..shards.writer import ShardWriter
+from ..stores.place import need_local
 from . import Encoder
 from .simcore import CENTRES, choose, find_centres, similarities, unit
 
@@ -74,9 +75,10 @@ def coreset(
             f"The pool {pool.path} has the same images as the target {target.path}, so every image would be its own "
             "nearest. Name a pool of other images."
         )
-    number = count_images(budget, pool.splits[split], pool.path)
-    with replacing(pool.path, out) as new:
-        if read_manifest(pool.path) != pool.manifest:  # it was read before the folder was locked
+    folder = need_local(pool.path, "Choosing from a set")
+    number = count_images(budget, pool.splits[split], folder)
+    with replacing(folder, out) as new:
+        if read_manifest(folder) != pool.manifest:  # it was read before the folder was locked
             raise InputError(
                 f"{pool.path} was changed by another process while it was being opened. Rerun this command."
             )
@@ -154,7 +156,8 @@ def write(pool: ShardSet, split: str, numbers: np.ndarray, how: dict[str, Any], 
         names = list(pool.splits)
         row = sum(pool.splits[name] for name in names[: names.index(split)])
         detectors = [name for name in pool.detectors if name != "gt"]
-        manifest["maps"] = pick(pool.path / MAPS, detectors, [row + number for number in ordered], folder / MAPS)
+        maps, rows = need_local(pool.path, "Reading maps.h5") / MAPS, [row + number for number in ordered]
+        manifest["maps"] = pick(maps, detectors, rows, folder / MAPS)
     manifest = signed(manifest)
     write_atomic(folder / MANIFEST, dump(manifest))
     return manifest

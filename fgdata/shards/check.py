@@ -1,25 +1,26 @@
 """Compares every byte of a shard set with its manifest."""
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..cores import available_cores
 from ..errors import InputError
-from ..files.regular import open_regular
+from ..stores.place import Url
+from ..stores.store import open_store
 from . import maps
+from .faults import sha256, shard_faults
 from .manifest import MANIFEST, manifest_faults, read_manifest
-from .reader import ShardSet, shard_faults
+from .reader import ShardSet
 
 _SHOWN = 5  # damaged samples of a shard that a fault names
 
 
-def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -> tuple[dict, list[str]]:
+def check(folder: Path | Url, advance: Callable[[int], None] = lambda samples: None) -> tuple[dict, list[str]]:
     """Checks a complete shard set.
 
     Args:
-        folder: The folder of the shard set.
+        folder: The folder of the shard set, or its URL.
         advance: Called after each shard with its number of samples.
 
     Returns:
@@ -33,8 +34,9 @@ def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -
         if faults:
             print(*faults, sep="\\n")
     """
-    manifest = read_manifest(folder)
-    shards = ShardSet(folder, manifest)
+    store = open_store(folder)
+    manifest = read_manifest(folder, store)
+    shards = ShardSet(folder, manifest, store=store)
     faults = list(manifest_faults(folder, manifest))
     listed = [(name, shard) for name, split in manifest["splits"].items() for shard in split["shards"]]
     expected = {MANIFEST} | {f"{shard['name']}.{end}" for _, shard in listed for end in ("tar", "idx")}
@@ -47,12 +49,12 @@ def check(folder: Path, advance: Callable[[int], None] = lambda samples: None) -
         pool.shutdown(cancel_futures=True)
     if "maps" in manifest:
         expected.add(maps.MAPS)
-        fault = maps.fault(folder, manifest["maps"], shards.detectors, sum(shards.splits.values()))
+        fault = maps.fault(store, manifest["maps"], shards.detectors, sum(shards.splits.values()))
         faults += [fault] if fault else []
     faults += [
-        f"{path} does not belong to the set: the manifest does not list it"
-        for path in sorted(folder.iterdir())
-        if path.name not in expected and _claims_to_belong(path.name)
+        f"{folder / name} does not belong to the set: the manifest does not list it"
+        for name in store.names() or ()
+        if name not in expected and _claims_to_belong(name)
     ]
     return manifest, faults
 
@@ -66,11 +68,12 @@ def _claims_to_belong(name: str) -> bool:
 
 def _shard_faults(shards: ShardSet, split: str, shard: dict) -> list[str]:
     """What is wrong with one shard. If its files are there, reads the tar and every sample in it: at most one fault."""
-    if faults := shard_faults(shards.path, shard):
+    if faults := shard_faults(shards.store, shard):
         return faults
-    tar = shards.path / f"{shard['name']}.tar"
-    with open_regular(tar) as file:
-        same = hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]
+    name = f"{shard['name']}.tar"
+    tar = shards.path / name
+    with shards.store.open(name) as file:
+        same = sha256(file) == shard["sha256"]
     try:
         reader = shards.reader(split, [shard])
     except InputError as fault:

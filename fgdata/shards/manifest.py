@@ -11,7 +11,9 @@ from typing import Any
 
 from ..boxes.objective import Objective
 from ..errors import InputError, describe
-from ..files.json import read_json
+from ..files.json import parse_file
+from ..stores.place import Url
+from ..stores.store import Store, open_store
 from .schema import MANIFEST as MANIFEST_SHAPE
 from .schema import find_fault
 
@@ -32,21 +34,23 @@ def digest(manifest: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path | Url, store: Store | None = None) -> dict:
     """Reads the manifest of a complete shard set.
 
     Args:
-        folder: The folder of the shard set.
+        folder: The folder of the shard set, or its URL.
+        store: Its files, if they are open.
 
     Raises:
         InputError: The folder has no manifest, is an unfinished set, or has a newer format; or the manifest is damaged.
     """
-    path = folder / MANIFEST
+    path, store = folder / MANIFEST, store or open_store(folder)
     try:
-        manifest = read_json(path, _REBUILD)
+        with store.open(MANIFEST) as file:
+            manifest = parse_file(file, path, _REBUILD)
     except OSError as fault:
         if isinstance(fault, FileNotFoundError | NotADirectoryError):
-            raise InputError(_explain_missing_manifest(folder)) from None
+            raise InputError(_explain_missing_manifest(store)) from None
         raise InputError(f"{path} cannot be read: {describe(fault)}.") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if not (isinstance(version, str) and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", version)):
@@ -65,7 +69,7 @@ def read_manifest(folder: Path) -> dict:
 _REBUILD = "Restore the file, or rebuild the set in an empty folder."
 
 
-def manifest_faults(folder: Path, manifest: dict) -> Iterator[str]:
+def manifest_faults(folder: Path | Url, manifest: dict) -> Iterator[str]:
     """Yields the contradictions within a manifest that `read_manifest` returned: its digest, its counts."""
     if digest(manifest) != manifest.get("digest"):
         yield f"{folder / MANIFEST} was changed after it was written: its digest does not match"
@@ -125,7 +129,12 @@ def _find_bad_shard_name(manifest: dict) -> str | None:
     return None
 
 
-def _explain_missing_manifest(folder: Path) -> str:
+def _explain_missing_manifest(store: Store) -> str:
+    folder = store.place
+    if isinstance(folder, Url):
+        if BUILDING in (store.names() or ()):
+            return f"{folder} is an unfinished shard set. Rerun the command that wrote it."
+        return f"There is no shard set at {folder}: it has no {MANIFEST}. Copy one there: fgdata push FOLDER URL"
     if not folder.is_dir():
         return f"There is no shard set at {folder}: the folder does not exist. List the existing sets: fgdata list"
     if (folder / BUILDING).is_dir():

@@ -5,7 +5,6 @@ solved on such a grid: for a grid that divides SIDE, only the rounding to 1/255 
 "maps.h5", specifies the layout. The file contains no timestamps: the same maps give the same bytes.
 """
 
-import hashlib
 import io
 import os
 import re
@@ -21,8 +20,11 @@ from ..boxes.objective import area_average
 from ..errors import InputError, is_reported
 from ..files.atomic import atomic
 from ..files.regular import open_regular
+from ..stores.place import Url
+from ..stores.store import Store
+from .faults import sha256, size_fault
 from .manifest import BUILDING
-from .reader import ShardSet, size_fault
+from .reader import ShardSet
 
 MAPS = "maps.h5"
 SIDE = 128
@@ -151,24 +153,27 @@ def pick(source: Path, detectors: list[str], rows: list[int], out: Path) -> dict
 def entry(path: Path) -> dict:
     """The manifest's entry for a map file: side, name, bytes and sha256."""
     with open_regular(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"side": SIDE, "name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+        return {"side": SIDE, "name": path.name, "bytes": path.stat().st_size, "sha256": sha256(file)}
 
 
-def fault(folder: Path, expected: dict, detectors: Iterable[str], samples: int) -> str | None:
+def fault(store: Store, expected: dict, detectors: Iterable[str], samples: int) -> str | None:
     """Compares a set's map file with its manifest -> what is wrong with it, or None.
 
     Args:
-        folder: The folder of the shard set.
+        store: The files of the shard set. Behind a URL, only the size and the sha256 are compared.
         expected: The manifest's entry for the file.
         detectors: The set's detectors; `gt` has no maps.
         samples: Number of samples of the set.
     """
-    path = folder / MAPS
-    if wrong := size_fault(path, expected["bytes"]):
+    path = store.place / MAPS
+    if wrong := size_fault(store, MAPS, expected["bytes"]):
         return wrong.replace("is damaged:", "is damaged, or belongs to another set:")
-    if entry(path)["sha256"] != expected["sha256"]:
+    with store.open(MAPS) as file:
+        same = sha256(file) == expected["sha256"]
+    if not same:
         return f"{path} is damaged, or belongs to another set: its sha256 differs from the manifest's"
+    if isinstance(path, Url):
+        return None
     try:
         with _open(path) as file, _hdf5_faults(path, "is not what FORMAT.md states"):
             rows = {len(_dataset(file, "key", "<u8", ()))}
@@ -180,7 +185,7 @@ def fault(folder: Path, expected: dict, detectors: Iterable[str], samples: int) 
 
 def set_fault(shards: ShardSet) -> str | None:
     """What is wrong with the map file of an open set that has one; see `fault`."""
-    return fault(shards.path, shards.manifest["maps"], shards.detectors, sum(shards.splits.values()))
+    return fault(shards.store, shards.manifest["maps"], shards.detectors, sum(shards.splits.values()))
 
 
 def _open(path: Path) -> h5py.File:

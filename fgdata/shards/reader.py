@@ -5,26 +5,23 @@ crc32 of the sample it reads, unless it leaves out the image. Neither reads a wh
 """
 
 import bisect
-import hashlib
-import itertools
-import os
 import shlex
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError, describe, is_failing_storage
-from ..files.handles import HANDLES
-from ..files.regular import open_regular
-from .manifest import is_sealed, manifest_faults, read_manifest
+from ..errors import InputError
+from ..stores.copies import keep_copies
+from ..stores.place import Url, place
+from ..stores.store import Store, each, open_store
+from .faults import line_starts, read_index, set_faults
+from .manifest import is_sealed, read_manifest
 from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
-
-_OWNERS = itertools.count()  # numbers the readers, for their open files
 
 
 class _Place(NamedTuple):
@@ -50,38 +47,39 @@ class SplitReader:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | Url,
         split: str,
         shards: list[dict],
         detectors: tuple[str, ...] = (),
         classes: int = 0,
         indexes: dict[str, bytes] | None = None,
+        store: Store | None = None,
     ):
         """Finds the samples in the indexes.
 
         Args:
-            folder: The folder of the shard set.
+            folder: The folder of the shard set, or its URL.
             split: The split's name.
             shards: The manifest's entries for the shards to read.
             detectors: The boxes that every sample must have.
             classes: Number of classes; a class index must be below it. 0: any.
             indexes: The content of indexes that were read already, by the shard's name; those used are removed.
                 The others are read here.
+            store: The files of the folder, if they are open.
 
         Raises:
             InputError: An index is not a regular file or does not list as many samples as the manifest.
         """
         self.folder, self.split, self.shards, self.detectors, self.classes = folder, split, shards, detectors, classes
+        self.store = store or open_store(folder)
         self._ends = list(accumulate(shard["samples"] for shard in shards))
         known = {} if indexes is None else indexes
-        self._indexes = [known.pop(shard["name"], None) or _read_index(folder, shard) for shard in shards]
-        starts = [
-            _line_starts(index, folder / f"{shard['name']}.idx", shard["samples"])
-            for shard, index in zip(shards, self._indexes)
-        ]
+        missing = [shard for shard in shards if shard["name"] not in known]
+        for shard, index in zip(missing, each(self.store, partial(read_index, self.store), missing)):
+            known[shard["name"]] = index
+        self._indexes = [known.pop(shard["name"]) for shard in shards]
+        starts = [line_starts(index, self.store, shard) for shard, index in zip(shards, self._indexes)]
         self._starts = np.concatenate(starts) if starts else np.empty(0, np.int64)  # of each sample, in its index
-        self._owner = next(_OWNERS)
-        weakref.finalize(self, HANDLES.close, self._owner).atexit = False  # the system closes them at the end
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -159,7 +157,7 @@ class SplitReader:
         """Raises as `_read`."""
         if place.size > MOST_BYTES:
             raise ValueError(f"{place.name}: it has {place.size:,} bytes, more than the {MOST_BYTES:,} allowed")
-        return self._read_span(place.shard, place.start, place.size)
+        return self.store.read(f"{self.shards[place.shard]['name']}.tar", place.size, place.start)
 
     def _open(self, place: "_Place", stored: bytes, without: str | None = None) -> Sample:
         """Raises as `_read`."""
@@ -191,13 +189,10 @@ class SplitReader:
 
     def close(self) -> None:
         """Closes the open tars. The next read opens them again."""
-        HANDLES.close(self._owner)
-
-    def _read_span(self, shard: int, offset: int, size: int) -> bytes:
-        return HANDLES.read(self._owner, self.folder / f"{self.shards[shard]['name']}.tar", size, offset)
+        self.store.close()
 
     def __getstate__(self) -> dict:
-        return {name: getattr(self, name) for name in ("folder", "split", "shards", "detectors", "classes")}
+        return {name: getattr(self, name) for name in ("folder", "split", "shards", "detectors", "classes", "store")}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
@@ -207,15 +202,17 @@ class ShardSet:
     """A complete shard set. Open one with `ShardSet.open`.
 
     Attributes:
-        path: The folder.
+        path: The folder, or its URL.
         manifest: The content of manifest.json.
         classes: The name of each class index.
         detectors: The names of the boxes that each sample has.
         splits: The number of samples of each split.
     """
 
-    def __init__(self, path: Path, manifest: dict, indexes: dict[str, bytes] | None = None):
-        self.path, self.manifest = path, manifest
+    def __init__(
+        self, path: Path | Url, manifest: dict, indexes: dict[str, bytes] | None = None, store: Store | None = None
+    ):
+        self.path, self.manifest, self.store = path, manifest, store or open_store(path)
         self._indexes = {} if indexes is None else indexes  # content by name, until a reader of the split takes it
         self.classes: tuple[str, ...] = tuple(manifest["dataset"].get("classes", ()))
         self.detectors: tuple[str, ...] = tuple(manifest["detectors"])
@@ -223,11 +220,14 @@ class ShardSet:
         self._readers: dict[str, SplitReader] = {}
 
     @staticmethod
-    def open(path: str | Path) -> "ShardSet":
+    def open(path: str | Path, cache_dir: str | Path | None = None, cache_gb: float = 50.0) -> "ShardSet":
         """Opens a shard set for reading.
 
         Args:
-            path: The folder of the set.
+            path: The folder of the set, or its URL: s3://, gs://, hf://datasets/, https:// (docs/remote.md).
+            cache_dir: For a URL: a folder that keeps copies of its tars, so that each is transferred once. Several
+                processes and sets may share it. Default: none.
+            cache_gb: Most gigabytes of copies in that folder; tars for which there is no room are read from the URL.
 
         Raises:
             InputError: The set is missing, unfinished or of a newer format; its manifest was changed; or a file of it
@@ -238,12 +238,15 @@ class ShardSet:
             print(shards.splits, shards.detectors)
             sample = shards.split("train").read(0)
         """
-        path = Path(path)
-        manifest, indexes = read_manifest(path), {}
-        if fault := next(set_faults(path, manifest, indexes), None):
-            check = shlex.join(["fgdata", "check", str(path)])
+        where = place(path)
+        store = open_store(where)
+        manifest, indexes = read_manifest(where, store), {}
+        if fault := next(set_faults(store, manifest, indexes), None):
+            check = shlex.join(["fgdata", "check", str(where)])
             raise InputError(f"{fault}. List all damage: {check}. Then restore the file, or rebuild the set.")
-        return ShardSet(path, manifest, indexes)
+        if cache_dir is not None:
+            store = keep_copies(store, manifest, Path(cache_dir), int(cache_gb * 1e9))
+        return ShardSet(where, manifest, indexes, store)
 
     def split(self, name: str) -> SplitReader:
         """Returns the reader of one split. Raises InputError when the set has no such split."""
@@ -256,7 +259,7 @@ class ShardSet:
 
     def reader(self, split: str, shards: list[dict]) -> SplitReader:
         """A new reader of some shards of a split; `shards` are entries of the manifest."""
-        return SplitReader(self.path, split, shards, self.detectors, len(self.classes), self._indexes)
+        return SplitReader(self.path, split, shards, self.detectors, len(self.classes), self._indexes, self.store)
 
 
 def fetch_sample(reader: Any, number: int) -> Any:
@@ -264,47 +267,15 @@ def fetch_sample(reader: Any, number: int) -> Any:
     return getattr(reader, "fetch", reader.read)(number)
 
 
+def read_all(reader: Any, without: Literal["jpg"] | None = None) -> Iterator[Sample]:
+    """Every sample of a reader, in order; behind a URL, with several reads at a time."""
+    read = partial(reader.read, without=without)
+    return each(reader.store, read, range(len(reader))) if hasattr(reader, "store") else map(read, range(len(reader)))
+
+
 def open_fetched(reader: Any, number: int, fetched: Any) -> Sample:
     """`SplitReader.open`; what a reader without it returned is the sample already."""
     return reader.open(number, fetched) if hasattr(reader, "open") else fetched
-
-
-def set_faults(folder: Path, manifest: dict, indexes: dict[str, bytes] | None = None) -> Iterator[str]:
-    """Yields what is wrong with a set's manifest, tars and indexes, without reading a tar. Adds the content of each
-    sound index to `indexes`, by the shard's name."""
-    yield from manifest_faults(folder, manifest)
-    for split in manifest["splits"].values():
-        for shard in split["shards"]:
-            yield from shard_faults(folder, shard, indexes)
-
-
-def shard_faults(folder: Path, shard: dict, indexes: dict[str, bytes] | None = None) -> list[str]:
-    """Lists what is wrong with one shard's files without reading the tar: missing, wrong size, wrong index."""
-    tar, index = folder / f"{shard['name']}.tar", folder / f"{shard['name']}.idx"
-    faults = [size_fault(tar, shard["bytes"]), size_fault(index, shard["index_bytes"])]
-    if not faults[1]:
-        content = _read_index(folder, shard)
-        if hashlib.sha256(content).hexdigest() != shard["index_sha256"]:
-            faults.append(f"{index} is damaged: its sha256 differs from the manifest's")
-        elif indexes is not None:
-            indexes[shard["name"]] = content
-    return [fault for fault in faults if fault]
-
-
-def size_fault(path: Path, size: int) -> str | None:
-    """Whether a file of a set is missing, not a regular file, or not of the size that the manifest states."""
-    try:
-        with open_regular(path) as file:
-            actual = os.fstat(file.fileno()).st_size
-    except InputError:
-        return f"{path} is not a regular file"
-    except FileNotFoundError:
-        return f"{path} is missing"
-    except OSError as fault:
-        if is_failing_storage(fault) or isinstance(fault, PermissionError):  # the file may be intact
-            raise
-        return f"{path} cannot be read: {describe(fault)}"
-    return None if actual == size else f"{path} is damaged: it has {actual:,} bytes; the manifest states {size:,}"
 
 
 def label(sample: dict[str, bytes]) -> int:
@@ -332,20 +303,3 @@ def box(sample: dict[str, bytes], detector: str) -> np.ndarray:
         available = ", ".join(name.removesuffix(".npy") for name in sample if name.endswith(".npy")) or "none"
         raise InputError(f"The sample has no box by {detector!r}; it has {available}.")
     return np.frombuffer(data, "<f4", offset=len(data) - 16).copy()  # float32 (4,) are the last 16 bytes of its .npy
-
-
-def _line_starts(index: bytes, path: Path, samples: int) -> np.ndarray:
-    """The content of an index -> the first byte of each of its lines after the first: (samples,) int64."""
-    ends = np.flatnonzero(np.frombuffer(index, np.uint8) == ord("\n"))
-    first = index[: ends[0]].decode("ascii", "replace") if len(ends) else ""
-    if first.split() != ["v1.2", str(samples)] or len(ends) != samples + 1 or not index.endswith(b"\n"):
-        raise InputError(
-            f"{path} does not list {samples:,} samples as an index of version 1.2. "
-            "Restore the file, or rebuild the set."
-        )
-    return ends[:-1] + 1
-
-
-def _read_index(folder: Path, shard: dict) -> bytes:
-    with open_regular(folder / f"{shard['name']}.idx") as file:
-        return file.read(shard["index_bytes"])

@@ -68,7 +68,7 @@ class Loader:
                 x1, x2 = batch["views"]
 
     Args:
-        path: The folder of a shard set, or an open ShardSet.
+        path: The folder of a shard set, its URL, or an open ShardSet.
         views: The views of each image.
         batch_size: Samples in a batch, per rank; 1 or more.
         split: Name of the split. Default: train.
@@ -96,6 +96,7 @@ class Loader:
             which auto then is. Default: float32.
         cache: ram keeps the decoded images of the split in memory, 3 bytes per pixel, so that each is read and decoded
             once; not those of backgrounds. Every process has its own. Backend auto is then threads. Default: none.
+        cache_dir, cache_gb: For a URL: a folder that keeps copies of the tars; see `ShardSet.open`. Default: none.
 
     Raises:
         InputError: the set lacks the split or the boxes, the split cannot fill a batch, an argument is out of range,
@@ -126,8 +127,10 @@ class Loader:
         cache: Literal["ram"] | None = None,
         shuffle_block: int | None = None,
         output: Literal["float32", "uint8"] = "float32",
+        cache_dir: str | Path | None = None,
+        cache_gb: float = 50.0,
     ):
-        shards = ShardSet.open(path) if isinstance(path, str | Path) else path
+        shards = ShardSet.open(path, cache_dir, cache_gb) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
         self._spec, self._batch_size, self._seed = views, batch_size, seed
         self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch

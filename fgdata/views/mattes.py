@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import InputError
 from ..shards.maps import MAPS, MapFile
 from ..shards.reader import ShardSet
+from ..stores.place import need_local
 
 SOFT = 0.2
 """Width of a matte's soft edge around the threshold, as a share of the map's range (ours)."""
@@ -43,7 +44,7 @@ class Mattes:
                 f"{shards.path} has no saliency maps by {detector}, which the crop matte-paste and mattes need. Choose "
                 "a detector other than gt, of a set built with maps: fgdata build-shards --saliency rbd --keep-maps"
             )
-        self._file, self._detector = MapFile(shards.path / MAPS), detector
+        self._file, self._detector = MapFile(need_local(shards.path, "Reading maps.h5") / MAPS), detector
         names = list(shards.splits)
         self._first = sum(shards.splits[name] for name in names[: names.index(split)])
 

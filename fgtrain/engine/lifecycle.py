@@ -41,7 +41,8 @@ def train(config: Config, name: str) -> Path:
         # First, so that it ends last: until then the run is not finished.
         signals = stack.enter_context(StopSignals(raises=parallel.world_size() == 1))
         with parallel.together():
-            shards = choose_images(config, open_shards(config.data.shards))
+            opened = open_shards(config.data.shards, config.data.cache_dir, config.data.cache_gb)
+            shards = choose_images(config, opened)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_origin(run, shards)
             before = run.facts.get("processes")

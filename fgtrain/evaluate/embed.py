@@ -23,6 +23,7 @@ from fgdata.images.orientation import read_orientation, turn_upright
 from fgdata.shards.manifest import MANIFEST
 from fgdata.shards.reader import ShardSet, label, meta
 from fgdata.shards.sample import Sample
+from fgdata.stores.place import Url
 
 from ..networks.saved import load_encoder
 from ..place import pick_device
@@ -125,8 +126,10 @@ def _batches(encoder: Any, source: ShardSet, split: str, size: int, device: Any)
         yield columns, features.float().cpu().numpy()
 
 
-def _open(path: Path) -> ShardSet:
+def _open(path: Path | Url) -> ShardSet:
     """A shard set or a folder of images. InputError when it is neither, or has no image."""
+    if isinstance(path, Url):
+        return ShardSet.open(path)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}. Name a shard set or a folder of images.")

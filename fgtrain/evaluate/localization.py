@@ -29,7 +29,7 @@ from torch import Tensor
 from fgdata.boxes.geometry import iou
 from fgdata.cores import available_cores
 from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet, meta
+from fgdata.shards.reader import ShardSet, meta, read_all
 from fgdata.views import ViewSpec
 
 from ..networks.encoder import Encoder
@@ -98,7 +98,7 @@ def overlaps(maps: np.ndarray, truth: Sequence[np.ndarray], size: int) -> Overla
 def true_boxes(shards: ShardSet, split: str) -> list[np.ndarray]:
     """Ground-truth boxes (K, 4) of each sample of the split; K may be 0. InputError when no sample has a box."""
     reader = shards.split(split)
-    infos = [meta(reader.read(i, without="jpg")) for i in range(len(reader))]
+    infos = [meta(sample) for sample in read_all(reader, without="jpg")]
     boxes = [np.array(info["boxes"], np.float64).reshape(-1, 4) for info in infos]
     if not any(map(len, boxes)):
         raise InputError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet, label
+from fgdata.shards.reader import ShardSet, label, read_all
 from fgdata.views import Loader, ViewSpec, load
 
 from ..networks.encoder import Encoder
@@ -98,7 +98,7 @@ def _rows(batches: Iterator[tuple[Tensor, dict[str, Tensor]]]) -> Rows:
 def labels_of(shards: ShardSet, split: str) -> Tensor:
     """(N,) class of every sample of a split, by sample number."""
     reader = shards.split(split)
-    return torch.tensor([label(reader.read(number, without="jpg")) for number in range(len(reader))])
+    return torch.tensor([label(sample) for sample in read_all(reader, without="jpg")])
 
 
 def held_out(labels: Tensor, seed: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
+from fgdata.stores.place import Url, place
 
 from .. import objectives
 from ..networks import architecture, initial
@@ -194,14 +195,14 @@ def open_encoder(flags: Evaluation) -> Checkpoint | Given:
     return Given(flags.weights, flags.model)
 
 
-def open_set(given: Path | None, run: RunDir | None) -> ShardSet:
+def open_set(given: Path | Url | None, run: RunDir | None) -> ShardSet:
     """The shard set that a command names, else the one that a run was trained on, else the newest under shards/.
 
     Prints a line, once, where a reader could take it for another: when the set at the run's path has changed since the
     training, and when nothing names a set.
     """
     recorded = provenance.recorded_set(run) if run is not None and given is None else {}
-    path = given or (Path(recorded["path"]) if recorded.get("path") else None)
+    path = given or (place(recorded["path"]) if recorded.get("path") else None)
     shards = open_shards(path)
     new, old = shards.manifest["digest"], recorded.get("digest")
     if run is not None and path is not None and old not in (None, new):

@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import Suppress
 
 from fgdata.errors import InputError
+from fgdata.stores.flag import Place
 from fgdata.views.spec import ViewSpec
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -32,7 +33,7 @@ SEEDS = 1 << 64
 """Seeds are below this, as torch's generators and the views' draws need."""
 
 
-SAME_RESULT = ("data.shards", "data.readers", "data.ahead", "data.cache")
+SAME_RESULT = ("data.shards", "data.readers", "data.ahead", "data.cache", "data.cache_dir", "data.cache_gb")
 """Settings outside `Machine` that do not change the result: run.json identifies the shard set by its digest."""
 
 
@@ -63,8 +64,9 @@ def need_seed(seed: int, trials: int = 1) -> None:
 class Data:
     """The training data."""
 
-    shards: Path | None = None
-    """Shard set (a folder with manifest.json). Default: the newest complete one under shards/."""
+    shards: Place | None = None
+    """Shard set: a folder with manifest.json, or its URL (s3://, gs://, hf://datasets/, https://). Default: the newest
+    complete one under shards/."""
     split: str = "train"
     """Split to train on."""
     detector: str | None = None
@@ -72,7 +74,7 @@ class Data:
     labels: Path | None = None
     """File that lists the images of the split to train on, one id or path per line, perhaps with its label: a fraction
     of the labels. Only for methods that learn from labels. Default: the whole split."""
-    backgrounds: tuple[Path, ...] = ()
+    backgrounds: tuple[Place, ...] = ()
     """Other shard sets whose images the crops that paste use as backgrounds. Default: other images of the batch."""
     batch_size: int = 256
     """Samples per step, summed over all processes."""
@@ -88,6 +90,10 @@ class Data:
     shuffle_block: int | None = None
     """Tars of the set whose samples are shuffled together, so that reads stay within a few files: for disks and network
     storage. Default: the whole split is shuffled."""
+    cache_dir: Path | None = None
+    """For a URL: folder that keeps copies of its tars, for all processes and later runs. Does not change the result."""
+    cache_gb: float = 50.0
+    """Most gigabytes of copies in --data.cache-dir; tars for which there is no room are read from the URL."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +299,7 @@ class Config:
             need(count is None or 1 <= count <= 1024, f"data.{name}", count, "1 to 1024")
         block = self.data.shuffle_block
         need(block is None or 1 <= block <= MOST, "data.shuffle-block", block, f"1 to {MOST:,} tars")
+        need_between(0.001, self.data.cache_gb, MOST, "data.cache-gb")
         allowed = f"{self.view_count}, the views of an image that {getattr(self, 'method', 'the method')} takes"
         need(self.views.views == self.view_count, "views.views", self.views.views, allowed)
         local = self.views.local.count

@@ -10,6 +10,7 @@ from shlex import quote
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fgdata.errors import InputError
+from fgdata.stores.place import Url, place
 
 from .common import SAME_RESULT, Config
 from .methods import METHODS
@@ -139,6 +140,8 @@ def typed(hint: Any, value: Any, name: str) -> Any:
         each = [kinds[0]] * len(value) if kinds[-1] is Ellipsis else kinds
         if len(each) == len(value):
             return tuple(typed(k, v, name) for k, v in zip(each, value))
+    elif hint is Url and isinstance(value, str) and "://" in value:
+        return place(value)
     elif hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

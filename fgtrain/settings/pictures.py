@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from fgdata.files.output import check_output
+from fgdata.stores.flag import Place
 
 from .common import Switch, need_between, need_seed
 
@@ -32,7 +33,7 @@ class Views(Picture):
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
     """Run directory whose shard set and view settings are used."""
-    shards: Path | None = None
+    shards: Place | None = None
     """Shard set. Default: the run's, else the newest under shards/."""
     detector: str | None = None
     """Detector whose boxes are used. Default: the run's, else the set's first that is not gt, else gt."""
@@ -40,7 +41,7 @@ class Views(Picture):
     """Split the images come from."""
     ids: tuple[str, ...] = ()
     """Images to draw, by their id or file name in the dataset, instead of --rows random ones."""
-    backgrounds: tuple[Path, ...] = ()
+    backgrounds: tuple[Place, ...] = ()
     """Other shard sets whose images are used as backgrounds. Default: the run's."""
     size: int = 224
     """Side of a view in the picture, in pixels."""
@@ -58,7 +59,7 @@ class Pairs(Picture):
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run directory of the method synth-pair."""
-    shards: Path | None = None
+    shards: Place | None = None
     """Shard set. Default: the run's."""
     split: str | None = None
     """Split the images come from. Default: test, or train for a set without it."""
@@ -79,7 +80,7 @@ class Gradcam(Picture):
 
     runs: Runs
     """Run directories (their last checkpoints), checkpoint folders, or encoder.safetensors files."""
-    shards: Path | None = None
+    shards: Place | None = None
     """Shard set. Default: that of the first run."""
     split: str | None = None
     """Split the images come from; the classifier is trained on train. Default: test, or train for a set without it."""

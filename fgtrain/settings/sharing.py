@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from fgdata.files.output import check_output
+from fgdata.stores.flag import Place
 
 from .common import Switch, need
 from .evaluations import RunOrCheckpoint
@@ -20,8 +21,8 @@ class Embed:
 
     run: RunOrCheckpoint
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors."""
-    source: Annotated[Positional[Path], arg(metavar="FOLDER-or-SHARDS")]
-    """A shard set, or a folder of images: IMAGE, CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE."""
+    source: Annotated[Positional[Place], arg(metavar="FOLDER-or-SHARDS")]
+    """A shard set or its URL, or a folder of images: IMAGE, CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE."""
     out: Path = Path("features.parquet")
     """File to write; the name ends in .parquet."""
     size: int | None = None

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet, label, meta
+from fgdata.shards.reader import ShardSet, label, meta, read_all
 from fgdata.shards.sample import Sample
 from fgdata.views import ViewSpec
 
@@ -38,7 +38,7 @@ def choose(shards: ShardSet, split: str, ids: Sequence[str], rows: int, seed: in
     reader = shards.split(split)
     if not ids:
         return np.sort(np.random.default_rng(seed).choice(len(reader), rows, replace=False))
-    known = [meta(reader.read(number, without="jpg")) for number in range(len(reader))]
+    known = [meta(sample) for sample in read_all(reader, without="jpg")]
     numbers = []
     for wanted in ids:
         exact = [i for i, info in enumerate(known) if wanted in (info["id"], info["file"])]

@@ -134,12 +134,12 @@ def test_reader_returns_the_components_in_the_tar(drawn_set):
 def test_a_sample_without_its_image_is_the_same_and_few_bytes(copy, monkeypatch):
     reader = ShardSet.open(copy).split("train")
     whole, spans = reader.read(3), []
-    read_span = reader._read_span
-    monkeypatch.setattr(reader, "_read_span", lambda *span: spans.append(span) or read_span(*span))
+    read = reader.store.read
+    monkeypatch.setattr(reader.store, "read", lambda *span: spans.append(span) or read(*span))
     part = reader.read(3, without="jpg")
     assert part == {name: data for name, data in whole.items() if name != "jpg"}
     assert meta(part) == meta(whole)
-    assert sum(size for _, _, size in spans) <= sum(512 + -(-len(data) // 512) * 512 for data in part.values())
+    assert sum(size for _, size, _ in spans) <= sum(512 + -(-len(data) // 512) * 512 for data in part.values())
     assert pickle.loads(pickle.dumps(reader)).read(3, "jpg") == part
     tar = copy / "train-000000.tar"
     content = tar.read_bytes()
@@ -161,7 +161,7 @@ def test_a_sample_without_its_image_is_the_same_and_few_bytes(copy, monkeypatch)
 def test_open_files_are_closed_with_their_reader(drawn_set):
     reader = ShardSet.open(drawn_set).split("train")
     reader.read(0)
-    [handle] = HANDLES.open_files(reader._owner)
+    [handle] = HANDLES.open_files(reader.store.owner)
     os.fstat(handle)
     del reader
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -96,7 +96,7 @@ def test_a_set_with_more_tars_than_the_limit_of_open_files(drawn_set: Path, monk
     monkeypatch.setattr(HANDLES, "most", 1)  # of three
     with opened(drawn_set, 0, 1, "threads") as loader:
         assert all(same(a, b) for a, b in zip(loader, whole, strict=True))
-        assert len(HANDLES.open_files(loader._reader._owner)) <= 1  # others of this process may have the one
+        assert len(HANDLES.open_files(loader._reader.store.owner)) <= 1  # others of this process may have the one
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from memory_set import record
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
+from fgdata.stores.store import Folder
 from fgdata.views import Loader, ViewSpec, load
 from fgdata.views.draws import block_permutation, permutation
 from fgdata.views.order import Orders
@@ -146,17 +148,15 @@ def test_too_little_memory_for_an_order_reaches_the_caller(drawn_set: Path, monk
 
 
 def test_an_index_is_read_once(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
-    from fgdata.shards import reader
+    read, original = Counter(), Folder.open
 
-    read, original = Counter(), reader._read_index
+    def count(folder: Folder, name: str) -> BinaryIO:
+        read[name] += name.endswith(".idx")
+        return original(folder, name)
 
-    def count(folder: Path, shard: dict) -> bytes:
-        read[shard["name"]] += 1
-        return original(folder, shard)
-
-    monkeypatch.setattr(reader, "_read_index", count)
+    monkeypatch.setattr(Folder, "open", count)
     shards = ShardSet.open(drawn_set)
     for split in shards.splits:
         assert len({shards.split(split).key(i) for i in range(len(shards.split(split)))}) == shards.splits[split]
-    assert set(read.values()) == {1}
+    assert {times for name, times in read.items() if name.endswith(".idx")} == {1}
     assert shards._indexes == {}

@@ -126,7 +126,7 @@ def test_at_most_three_batches_are_computed_ahead(monkeypatch: pytest.MonkeyPatc
 def test_no_thread_and_no_file_is_left(drawn_set: Path, backend: Any):
     before = threading.active_count()
     shards = ShardSet.open(drawn_set)
-    owner = shards.split("train")._owner
+    owner = shards.store.owner
     for closes in (True, False):
         loader = load(shards, views=SWAP, batch_size=8, backend=backend)
         next(iter(loader))

@@ -1,0 +1,110 @@
+"""Copies a complete set to remote storage: tar, index and mark of each shard, then maps and log, the manifest last.
+
+Until the manifest is there, the folder behind the URL is an unfinished set for every reader. `.building/upload.json`
+names the set that is being copied; `.building/SHARD.json` marks a shard whose files are there, so that a copy that was
+stopped resumes after them. Both are removed at the end.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ..errors import InputError
+from ..files.json import parse_json
+from ..shards.faults import set_faults
+from ..shards.manifest import BUILDING, MANIFEST, read_manifest
+from ..shards.maps import MAPS
+from ..stores.place import Url
+from ..stores.remote import Remote
+from ..stores.store import Folder
+from .log import LOG
+
+_UPLOAD = "upload.json"
+_AT_ONCE = 8  # shards
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What `upload` did."""
+
+    bytes: int
+    seconds: float
+
+
+def check_target(url: Url) -> None:
+    """InputError unless a set can be copied to this URL, as far as a look there tells. For before a build."""
+    if url.scheme not in ("s3", "gs"):
+        raise InputError(f"{url}: sets are written to s3:// and gs:// only. Name such a URL, or a folder.")
+    Remote(url).names()
+
+
+def upload(folder: Path, url: Url, advance: Callable[[int], None] = lambda samples: None) -> Uploaded:
+    """Copies a complete set to a URL, or resumes a copy that was stopped.
+
+    Args:
+        folder: The set.
+        url: Where to; s3:// or gs://.
+        advance: Called with the number of samples of each shard that is there.
+
+    Raises:
+        InputError: The set is damaged, another set or other files are there, or the storage refuses.
+    """
+    start = time.monotonic()
+    check_target(url)
+    manifest, source, target = read_manifest(folder), Folder(folder), Remote(url)
+    if fault := next(set_faults(source, manifest), None):
+        raise InputError(f"{fault}. Restore the file, or rebuild the set; then rerun this command.")
+    names, marks = target.names() or [], Remote(url / BUILDING)
+    if MANIFEST in names:
+        if read_manifest(url, target)["digest"] != manifest["digest"]:
+            raise InputError(f"{url} has another set. Remove it, or name another URL: --out URL")
+        _remove_marks(url)
+        return Uploaded(0, time.monotonic() - start)
+    _claim(marks, names, url, manifest["digest"])
+    there = {*(marks.names() or ())}
+    shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    pool, written = ThreadPoolExecutor(_AT_ONCE), 0
+    try:
+        for shard, size in zip(shards, pool.map(partial(_copy_shard, folder, target, marks, there), shards)):
+            written += size
+            advance(shard["samples"])
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for name in [MAPS] * ("maps" in manifest) + [LOG] * (folder / LOG).is_file():
+        written += target.put(name, folder / name)
+    written += target.put(MANIFEST, folder / MANIFEST)
+    _remove_marks(url)
+    return Uploaded(written, time.monotonic() - start)
+
+
+def _claim(marks: Remote, names: list[str], url: Url, digest: str) -> None:
+    """Writes which set is being copied. InputError if it is another one, or if other files are there."""
+    begun = None
+    if BUILDING in names:
+        with suppress(FileNotFoundError, ValueError), marks.open(_UPLOAD) as file:
+            begun = parse_json(file.read(1000))
+    if names and (not isinstance(begun, dict) or begun.get("digest") != digest):
+        what = "an unfinished copy of another set" if begun else "other files"
+        raise InputError(f"{url} has {what}. Remove them, or name another URL: --out URL")
+    marks.put(_UPLOAD, json.dumps({"digest": digest}).encode())
+
+
+def _copy_shard(folder: Path, target: Remote, marks: Remote, there: set[str], shard: dict) -> int:
+    """Copies the tar and the index of a shard, then its mark -> bytes."""
+    if (mark := f"{shard['name']}.json") in there:
+        return 0
+    size = sum(target.put(name, folder / name) for name in (f"{shard['name']}.tar", f"{shard['name']}.idx"))
+    marks.put(mark, json.dumps(shard).encode())
+    return size
+
+
+def _remove_marks(url: Url) -> None:
+    marks = Remote(url / BUILDING)
+    if names := marks.names():
+        marks.delete([name for name in names if name != _UPLOAD])
+        marks.delete([_UPLOAD])  # last: it says whose marks these are

@@ -1,0 +1,106 @@
+"""Object storage on 127.0.0.1 for tests: an S3 server (moto), and a web server that fails on demand."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+KEYS = {"AWS_ACCESS_KEY_ID": "birds", "AWS_SECRET_ACCESS_KEY": "birds", "AWS_REGION": "us-east-1"}
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Yields the address of an S3 server that is empty and trusts everybody."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+class Web:
+    """Serves a folder over HTTP/1.1 with byte ranges and ETags; every answer to a GET can be spoilt."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.tag = "1"
+        """Part of every ETag: another one means that the files were replaced."""
+        self.refuse = 0
+        """Status code of every answer; 0: serve."""
+        self.faults: list[int | str] = []
+        """For each of the next answers to a GET: a status code, "cut" (in the middle of the body), "slow" (until
+        `release`), "whole" (the range is ignored), "ok"."""
+        self.redirect = ""
+        """The address of another server, to which every request is sent on."""
+        self.asked: list[tuple[str, str | None, str | None]] = []
+        """(path, Range, Authorization) of each GET."""
+        self.release = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                outer.answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        get, wanted = handler.command == "GET", handler.headers.get("Range")
+        if get:
+            self.asked.append((handler.path, wanted, handler.headers.get("Authorization")))
+        fault = self.refuse or (self.faults.pop(0) if get and self.faults else "ok")
+        path = self.folder / handler.path[1:]
+        if not isinstance(fault, int) and not path.is_file():
+            fault = 404
+        if self.redirect and not isinstance(fault, int):
+            fault = 307
+        if isinstance(fault, int):
+            handler.send_response(fault)
+            handler.send_header("Location", self.redirect + handler.path)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        data = path.read_bytes()
+        start, stop = 0, len(data)
+        if wanted and fault != "whole":
+            first, last = wanted.removeprefix("bytes=").split("-")
+            start, stop = int(first), min(len(data), int(last) + 1)
+        handler.send_response(206 if wanted and fault != "whole" else 200)
+        handler.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(stop - start))
+        handler.send_header("ETag", f'"{self.tag}-{len(data)}"')
+        handler.end_headers()
+        if fault == "slow":
+            self.release.wait(60)
+        if fault == "cut":
+            stop, handler.close_connection = (start + stop) // 2, True
+        try:
+            handler.wfile.write(data[start:stop] if get else b"")
+        except OSError:  # the client gave up
+            handler.close_connection = True
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[Web]:
+    server = Web(folder)
+    try:
+        yield server
+    finally:
+        server.release.set()
+        server.http.shutdown()
+        server.http.server_close()
+        server.thread.join()
