@@ -17,7 +17,7 @@ __all__ = ["DATASETS", "Archive", "Dataset", "DatasetRow", "Record", "read"]
 PixelBoxes = tuple[tuple[float, float, float, float], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image of a dataset, before its file is read."""
 

@@ -19,7 +19,8 @@ from ..errors import InputError
 from ..stores.copies import keep_copies
 from ..stores.place import Url, place
 from ..stores.store import Store, each, open_store
-from .faults import line_starts, read_index, set_faults
+from .faults import set_faults
+from .index import Indexes, read_index
 from .manifest import is_sealed, read_manifest
 from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
 
@@ -52,7 +53,7 @@ class SplitReader:
         shards: list[dict],
         detectors: tuple[str, ...] = (),
         classes: int = 0,
-        indexes: dict[str, bytes] | None = None,
+        indexes: Indexes | None = None,
         store: Store | None = None,
     ):
         """Finds the samples in the indexes.
@@ -63,8 +64,7 @@ class SplitReader:
             shards: The manifest's entries for the shards to read.
             detectors: The boxes that every sample must have.
             classes: Number of classes; a class index must be below it. 0: any.
-            indexes: The content of indexes that were read already, by the shard's name; those used are removed.
-                The others are read here.
+            indexes: Those that were read already; the others are added here.
             store: The files of the folder, if they are open.
 
         Raises:
@@ -73,13 +73,10 @@ class SplitReader:
         self.folder, self.split, self.shards, self.detectors, self.classes = folder, split, shards, detectors, classes
         self.store = store or open_store(folder)
         self._ends = list(accumulate(shard["samples"] for shard in shards))
-        known = {} if indexes is None else indexes
-        missing = [shard for shard in shards if shard["name"] not in known]
-        for shard, index in zip(missing, each(self.store, partial(read_index, self.store), missing)):
-            known[shard["name"]] = index
-        self._indexes = [known.pop(shard["name"]) for shard in shards]
-        starts = [line_starts(index, self.store, shard) for shard, index in zip(shards, self._indexes)]
-        self._starts = np.concatenate(starts) if starts else np.empty(0, np.int64)  # of each sample, in its index
+        self._indexes = indexes or Indexes(self.store, shards)
+        missing = [shard for shard in shards if shard["name"] not in self._indexes]
+        for shard, content in zip(missing, each(self.store, partial(read_index, self.store), missing)):
+            self._indexes.add(shard, content)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -180,8 +177,8 @@ class SplitReader:
         return self._ends[shard] - self.shards[shard]["samples"]
 
     def _line(self, number: int) -> str:
-        index, start = self._indexes[self._shard(number)], int(self._starts[number])
-        return index[start : index.index(b"\n", start)].decode("ascii", "replace")
+        shard = self._shard(number)
+        return self._indexes.line(self.shards[shard]["name"], number - self._first(shard))
 
     def key(self, number: int) -> str:
         """The key of a sample: the name of its files in the tar, up to the first dot."""
@@ -209,11 +206,9 @@ class ShardSet:
         splits: The number of samples of each split.
     """
 
-    def __init__(
-        self, path: Path | Url, manifest: dict, indexes: dict[str, bytes] | None = None, store: Store | None = None
-    ):
+    def __init__(self, path: Path | Url, manifest: dict, indexes: Indexes | None = None, store: Store | None = None):
         self.path, self.manifest, self.store = path, manifest, store or open_store(path)
-        self._indexes = {} if indexes is None else indexes  # content by name, until a reader of the split takes it
+        self._indexes = indexes
         self.classes: tuple[str, ...] = tuple(manifest["dataset"].get("classes", ()))
         self.detectors: tuple[str, ...] = tuple(manifest["detectors"])
         self.splits: dict[str, int] = {name: split["samples"] for name, split in manifest["splits"].items()}
@@ -240,7 +235,8 @@ class ShardSet:
         """
         where = place(path)
         store = open_store(where)
-        manifest, indexes = read_manifest(where, store), {}
+        manifest = read_manifest(where, store)
+        indexes = Indexes(store, [shard for split in manifest["splits"].values() for shard in split["shards"]])
         if fault := next(set_faults(store, manifest, indexes), None):
             check = shlex.join(["fgdata", "check", str(where)])
             raise InputError(f"{fault}. List all damage: {check}. Then restore the file, or rebuild the set.")
