@@ -40,7 +40,8 @@ def check_target(url: Url) -> None:
     """InputError unless a set can be copied to this URL, as far as a look there tells. For before a build."""
     if url.scheme not in ("s3", "gs"):
         raise InputError(f"{url}: sets are written to s3:// and gs:// only. Name such a URL, or a folder.")
-    Remote(url).names()
+    if Remote(url).names() is None:
+        raise InputError(f"{url} cannot be listed with these credentials, which writing a set needs. Allow it.")
 
 
 def upload(folder: Path, url: Url, advance: Callable[[int], None] = lambda samples: None) -> Uploaded:

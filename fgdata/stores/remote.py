@@ -165,7 +165,7 @@ def connect(url: Url) -> Any:
     try:
         from obstore import store
     except ImportError:
-        raise InputError(f"{url} needs obstore, which is not installed: pip install 'fgtrain[remote]'") from None
+        raise InputError(f"{url} needs obstore, which is not installed: pip install obstore") from None
     options: Any = {"timeout": timedelta(seconds=TIMEOUT_S), "allow_http": True}
     backoff = {
         "init_backoff": timedelta(seconds=FIRST_WAIT_S),

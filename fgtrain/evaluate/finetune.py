@@ -47,7 +47,7 @@ class Part(ShardSet):
     """A view of the shard set `whole` whose split `cut` has only the samples `rows` (n,), renumbered from 0."""
 
     def __init__(self, whole: ShardSet, cut: str, rows: Tensor):
-        super().__init__(whole.path, whole.manifest)
+        super().__init__(whole.path, whole.manifest, store=whole.store)
         self._readers[cut] = cast(SplitReader, Rows(whole.split(cut), rows.tolist()))
 
 

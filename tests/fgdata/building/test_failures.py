@@ -220,11 +220,10 @@ def test_a_file_that_the_disk_does_not_deliver_is_not_called_damaged(
 
     if code == errno.EIO:
         monkeypatch.setattr(regular._NamedFile, "readinto", fail)
-        monkeypatch.setattr("fgdata.shards.reader.os.pread", fail_at)
+        monkeypatch.setattr("fgdata.files.handles.os.pread", fail_at)
     else:
-        for module in ("reader", "check", "maps"):
-            monkeypatch.setattr(f"fgdata.shards.{module}.open_regular", refuse)
-        monkeypatch.setattr("fgdata.files.json.open_regular", refuse)
+        for module in ("stores.store", "shards.maps", "files.json"):
+            monkeypatch.setattr(f"fgdata.{module}.open_regular", refuse)
     assert main([command, str(kept)]) == 2
     out, err = capsys.readouterr()
     assert os.strerror(code) in err
@@ -247,7 +246,7 @@ def test_every_error_of_storage_stops_a_build_that_skips_bad_images(
         with pytest.raises(OSError, match=os.strerror(code)):
             read_bytes("files", path)
     with monkeypatch.context() as patch:
-        patch.setattr("fgdata.shards.reader.os.pread", fail)
+        patch.setattr("fgdata.files.handles.os.pread", fail)
         with pytest.raises(OSError, match=os.strerror(code)) as raised:
             ShardSet.open(Path("shards/tiny")).split("train").read(0)
     assert raised.value.filename == "shards/tiny/train-000000.tar"
