@@ -9,6 +9,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores
 
 import pytest
+from hub_server import TOKEN, Hub, serving_hub
 from paths import REAL_DATA
 
 from fgdata.building.build import build
@@ -53,3 +54,22 @@ def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     birds = read("drawn", classes=4, images_per_class=12, size=96)
     build(birds, out, saliency=("spectral-residual", "gt"), shard_samples=12, workers=2)
     return out
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """An empty hub that huggingface_hub and timm use, with a cache of its own."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    with serving_hub() as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.address)
+        template = served.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # large files by Git LFS
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        original = huggingface_hub.HfApi
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: original(endpoint=served.address))
+        yield served

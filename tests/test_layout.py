@@ -27,7 +27,7 @@ ROOMS = {
             "views",
             "selection",
         ),
-        *("building", "report", "cli", "__main__"),
+        *("building", "report", "sharing", "cli", "__main__"),
     ),
     "fgtrain": (
         *(

@@ -262,8 +262,8 @@ def _number(key: str, job: Job) -> int:
 
 
 def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
-    """Links every other file of the old folder into the new one, except report.html, which shows the old boxes."""
-    own = {MANIFEST, MAPS, "report.html"}
+    """Links every other file of the old folder into the new one, except those that describe the old boxes."""
+    own = {MANIFEST, MAPS, "report.html", "metadata.parquet", "croissant.json"}
     own |= {
         f"{s['name']}.{end}" for split in manifest["splits"].values() for s in split["shards"] for end in ("tar", "idx")
     }

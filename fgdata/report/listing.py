@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..files.swap import list_leftovers
 from ..saliency import DETECTORS
 from ..selection import ENCODERS
-from ..shards.manifest import BUILDING, MANIFEST, describe_objective, manifest_faults, read_manifest
+from ..shards.manifest import BUILDING, MANIFEST, PULLING, describe_objective, manifest_faults, read_manifest
 from ..stores.place import Url
 from ..stores.store import open_store
 
@@ -44,7 +44,7 @@ def print_listing(folder: Path | Url) -> None:
 def _find_sets(folder: Path | Url) -> Sequence[Path | Url]:
     """Complete and unfinished sets of a folder. Of a URL, those of storage that lists its folders."""
     if isinstance(folder, Path):
-        return sorted({path.parent for name in (MANIFEST, BUILDING) for path in folder.glob(f"*/{name}")})
+        return sorted({path.parent for name in (MANIFEST, BUILDING, PULLING) for path in folder.glob(f"*/{name}")})
     if (names := open_store(folder).names()) is None:
         raise InputError(f"{folder} cannot be listed; allowed: folders of this machine, s3:// and gs:// URLs.")
     inner = [(folder / name, open_store(folder / name).names() or ()) for name in names]

@@ -20,6 +20,7 @@ from .schema import find_fault
 FORMAT_MAJOR, FORMAT_MINOR = 1, 3
 MANIFEST = "manifest.json"
 BUILDING = ".building"  # folder inside an unfinished set: its plan and a record of each finished shard
+PULLING = ".pulling"  # folder inside a set that is being downloaded
 SPLITS = ("train", "test")
 
 
@@ -142,6 +143,8 @@ def _explain_missing_manifest(store: Store) -> str:
             f"{folder} is an unfinished shard set. Rerun the `fgdata build-shards` command that started it; if it was "
             f"built in parts: fgdata finish {folder}"
         )
+    if (folder / PULLING).is_dir():
+        return f"{folder} is an unfinished download of a shard set. Rerun the `fgdata pull` command that started it."
     return f"{folder} is not a shard set: it has no {MANIFEST}. Build one: fgdata build-shards --dataset drawn"
 
 

@@ -19,6 +19,7 @@ import cv2
 from fgdata import datasets, images
 from fgdata.datasets.scan import LeftOut, list_images
 from fgdata.errors import InputError, counted
+from fgdata.files.parquet import import_pyarrow
 from fgdata.images.orientation import read_orientation, turn_upright
 from fgdata.shards.manifest import MANIFEST
 from fgdata.shards.reader import ShardSet, label, meta
@@ -82,7 +83,7 @@ def run_embed(flags: Embed) -> Path:
     InputError when the encoder or the images cannot be read, when there is no image, when pyarrow is missing, or when
     the file cannot be written.
     """
-    pq, pa = _import_pyarrow()
+    pa, pq = import_pyarrow("fgtrain embed")
     checkpoint = Checkpoint.find(flags.run)
     source = _open(flags.source)
     size = checkpoint.size if flags.size is None else flags.size
@@ -137,12 +138,3 @@ def _open(path: Path | Url) -> ShardSet:
     if not any(source.splits.values()):
         raise InputError(f"{path} has no images.")
     return source
-
-
-def _import_pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError("fgtrain embed needs pyarrow, which is not installed: pip install pyarrow") from error
-    return pyarrow.parquet, pyarrow

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from fgdata.files.hub import NAME, check_licence
 from fgdata.files.output import check_output
 from fgdata.stores.flag import Place
 
@@ -50,7 +51,6 @@ class Push:
     unknown. Weights that continue others' have their terms, and images may forbid some uses."""
 
     def __post_init__(self) -> None:
-        ok = re.fullmatch(r"hf://[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", self.to) is not None
+        ok = re.fullmatch(f"hf://{NAME}", self.to) is not None
         need(ok, "to", self.to, "hf://ORG/NAME, such as hf://my-lab/cvsa-cub")
-        ok = self.licence is None or re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,40}", self.licence) is not None
-        need(ok, "licence", self.licence, "a name of the hub, such as mit")
+        check_licence(self.licence)

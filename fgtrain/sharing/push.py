@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fgdata.errors import InputError, counted
+from fgdata.files.hub import hub_error, import_hub
 
 from ..evaluate.records import read_records
 from ..networks.saved import is_standard, write_weights
@@ -28,7 +29,7 @@ def run_push(flags: Push) -> str:
 
     InputError when the checkpoint is damaged, timm has no such network, huggingface_hub is missing, or the hub refuses.
     """
-    hub, name = _import_hub(), flags.to.removeprefix("hf://")
+    hub, name = import_hub("fgtrain push"), flags.to.removeprefix("hf://")
     checkpoint = Checkpoint.find(flags.run)
     if not is_standard(checkpoint.model):
         raise InputError(
@@ -57,11 +58,7 @@ def run_push(flags: Push) -> str:
             adds = [hub.CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())]
             api.create_commit(name, adds, commit_message=f"Step {checkpoint.step:,} by fgtrain")  # all files or none
         except Exception as error:  # of the network, a missing login, or the hub itself: many types
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{flags.to} could not be written: {reason[:300].rstrip('.')}. Log in with a token that may write "
-                "there: hf auth login"
-            ) from error
+            raise hub_error(flags.to, "written", error) from error
     say(f"{flags.to}: {checkpoint.file}, {counted(len(results), 'result')}")
     say(f"timm.create_model('hf-hub:{name}', pretrained=True)")
     return flags.to
@@ -76,13 +73,3 @@ def shortened(values: dict[str, Any]) -> dict[str, Any]:
         return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
     return {key: short(value) for key, value in values.items()}
-
-
-def _import_hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise InputError(
-            "fgtrain push needs huggingface_hub, which is not installed: pip install huggingface_hub"
-        ) from error
-    return huggingface_hub

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import Hub, serving_hub
+from hub_server import Hub
 
 from fgtrain import cli
 from fgtrain.evaluate.records import append_record
@@ -14,24 +14,6 @@ from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Model
 from fgtrain.settings.file import relevant
 from fgtrain.settings.methods import ByolConfig
-
-huggingface_hub = pytest.importorskip("huggingface_hub")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """An empty hub that huggingface_hub and timm use, with a cache of its own."""
-    from huggingface_hub import constants
-
-    with serving_hub() as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.address)
-        template = served.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        original = huggingface_hub.HfApi
-        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: original(endpoint=served.address, token="hf_test"))
-        yield served
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+"""The Hugging Face hub: its library, its addresses, and what its errors mean."""
+
+import re
+from typing import Any
+
+from ..errors import InputError
+
+NAME = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
+"""ORG/NAME of a repository."""
+
+
+def import_hub(command: str) -> Any:
+    """-> the module huggingface_hub. InputError if it is not installed. command: the one that needs it."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise InputError(
+            f"{command} needs huggingface_hub, which is not installed: pip install huggingface_hub"
+        ) from error
+    return huggingface_hub
+
+
+def dataset_name(address: str) -> str:
+    """hf://datasets/ORG/NAME -> ORG/NAME. InputError for anything else."""
+    if not re.fullmatch(f"hf://datasets/{NAME}", address):
+        raise InputError(f"{address} is not the address of a dataset on the Hugging Face hub: hf://datasets/ORG/NAME")
+    return address.removeprefix("hf://datasets/")
+
+
+def check_licence(licence: str | None) -> str | None:
+    """Returns the name of a licence as the hub writes such names, or None. InputError if it is not one."""
+    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,40}", licence):
+        raise InputError(f"--licence is {licence}; allowed: a name of the hub, such as mit or cc-by-4.0")
+    return licence
+
+
+def hub_error(address: str, verb: str, error: Exception, resume: str = "") -> InputError:
+    """Names an address, what failed there, and the next command.
+
+    verb: read or written. error: of huggingface_hub, or of the network below it: many types. resume: a sentence for
+    errors that pass.
+    """
+    causes = [error, *([error.__cause__] if error.__cause__ else [])]
+    text = ": ".join(" ".join((str(one).strip() or type(one).__name__).split())[:300].rstrip(".") for one in causes)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if type(error).__name__ == "RepositoryNotFoundError":
+        text, advice = "the hub has no such repository, or the token may not see it", "Check the address, or log in"
+    elif status in (401, 403) or type(error).__name__ == "LocalTokenNotFoundError":
+        text = f"the hub refused the token ({status})" if status else text
+        advice = f"Log in with a token by which it may be {verb}"
+    else:
+        return InputError(f"{address} could not be {verb}: {text}. {resume}".rstrip())
+    return InputError(f"{address} could not be {verb}: {text}. {advice}: hf auth login")

@@ -1,0 +1,135 @@
+"""`fgdata push`: a shard set as a dataset of the Hugging Face hub.
+
+The tars, indexes and maps go first, a commit per batch. When the hub lists all of them with the right checksums, one
+last commit adds manifest.json and the files of `fgdata card`. A set without a manifest is not read by anybody, so a
+push that was stopped leaves no set that looks complete; the next push uploads what is missing.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..datasets.terms import terms_of
+from ..errors import InputError
+from ..files.hub import dataset_name, hub_error, import_hub
+from ..progress import Progress
+from ..shards.check import check
+from ..shards.manifest import MANIFEST, read_manifest
+from ..shards.reader import ShardSet
+from .describe import FILES, describe, read_card
+from .files import SetFile, is_same, list_files, list_remote
+
+BATCH_FILES, BATCH_BYTES = 200, 4 << 30
+MOST_FILES = 10_000
+"""Files that the hub takes in one folder."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did."""
+
+    uploaded: int
+    """Files that were not on the hub before, without the manifest and what describes the set."""
+    private: bool
+
+
+def push(
+    folder: Path, address: str, *, licence: str | None = None, public: bool = False, have_right: bool = False
+) -> Pushed:
+    """Uploads a shard set, or what is missing of it.
+
+    Args:
+        folder: The folder of the set; every byte of it is checked first.
+        address: hf://datasets/ORG/NAME; it is created if it does not exist.
+        licence: For the card, by the hub's name. Default: that of the dataset, as far as fgdata knows it.
+        public: Create a public dataset instead of a private one.
+        have_right: The user states that they may give the images away.
+
+    Raises:
+        InputError: The set is damaged; its source does not allow it; the address holds another set, or is public
+            without `public`; or the hub refuses. After a cut connection, files that arrived are not sent again.
+    """
+    repository, hub = dataset_name(address), import_hub("fgdata push")
+    manifest = read_manifest(folder)
+    _refuse_without_right(folder, manifest, have_right)
+    listed = list_files(manifest)
+    if len(listed) + 1 + len(FILES) > MOST_FILES:
+        raise InputError(
+            f"{folder} has {len(listed):,} files; the hub takes {MOST_FILES:,} in one folder. Rebuild the set with "
+            "larger tars: --shard-samples"
+        )
+    read_card(ShardSet.open(folder))  # refuses a card of another set before the work
+    with Progress("Checking", sum(split["samples"] for split in manifest["splits"].values())) as progress:
+        _, faults = check(folder, progress.advance)
+    if faults:
+        raise InputError("\n".join([*faults, f"{folder} is damaged and was not uploaded. Restore these files."]))
+    with tempfile.TemporaryDirectory() as temporary:
+        about = Path(temporary)
+        describe(ShardSet.open(folder), about, repository=repository, licence=licence)
+        try:
+            api = hub.HfApi()
+            api.create_repo(repository, repo_type="dataset", private=not public, exist_ok=True)
+            private = bool(api.repo_info(repository, repo_type="dataset").private)
+            if not private and not public:
+                raise InputError(f"{address} exists and is public. Add --public to upload to it, or name another.")
+            missing = _missing(folder, listed, list_remote(api, repository), address, manifest)
+            for number, batch in enumerate(batches := list(_batches(missing)), 1):
+                adds = [hub.CommitOperationAdd(file.name, folder / file.name) for file in batch]
+                _commit(api, repository, adds, f"Shards, {number} of {len(batches)}")
+            if lost := _missing(folder, listed, list_remote(api, repository), address, manifest):
+                raise InputError(f"{address} does not list {lost[0].name} after its upload. Rerun the command.")
+            adds = [hub.CommitOperationAdd(name, about / name) for name in FILES]
+            adds.append(hub.CommitOperationAdd(MANIFEST, folder / MANIFEST))
+            _commit(api, repository, adds, f"Set {manifest['digest'][:12]} by fgdata")
+        except InputError:
+            raise
+        except Exception as error:  # of the network, a missing login, or the hub itself: many types
+            resume = "Rerun the command: files that arrived are not sent again."
+            raise hub_error(address, "written", error, resume) from error
+    return Pushed(len(missing), private)
+
+
+def _refuse_without_right(folder: Path, manifest: dict, have_right: bool) -> None:
+    name = manifest["dataset"]["name"]
+    terms = terms_of(name)
+    if not terms.allowed and not have_right:
+        raise InputError(
+            f"{folder} holds images of the dataset {name}, and {terms.words}. If you have the right to give them to "
+            "others, add --have-right"
+        )
+
+
+def _missing(
+    folder: Path, listed: Sequence[SetFile], remote: Mapping[str, Any], address: str, manifest: dict
+) -> list[SetFile]:
+    """The files that the hub does not have yet. InputError if it has files of another set."""
+    content = (folder / MANIFEST).read_bytes()
+    known = {file.name: file for file in listed}
+    known[MANIFEST] = SetFile(MANIFEST, len(content), hashlib.sha256(content).hexdigest())
+    for name, entry in remote.items():
+        other = name.endswith((".tar", ".idx", ".h5")) and name not in known
+        if other or (name in known and not is_same(entry, folder / name, known[name].sha256)):
+            raise InputError(
+                f"{address} holds {name} of another set than {folder} (digest {manifest['digest'][:12]}). Name another "
+                "address, or delete that dataset on the hub."
+            )
+    return [file for file in listed if file.name not in remote]
+
+
+def _batches(files: Sequence[SetFile]) -> Iterator[list[SetFile]]:
+    batch: list[SetFile] = []
+    for file in files:
+        if batch and (len(batch) == BATCH_FILES or sum(one.size for one in batch) + file.size > BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch
+
+
+def _commit(api: Any, repository: str, adds: list[Any], message: str) -> None:
+    """All files, or none."""
+    api.create_commit(repository, adds, commit_message=message, repo_type="dataset")
