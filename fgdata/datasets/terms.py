@@ -30,6 +30,13 @@ TERMS = {
     "drawn": Terms("drawn by code of this project, under its licence", allowed=True, licence="mit"),
     "cub": Terms("CUB's photographs are from Flickr and belong to their authors; it is a dataset for research"),
     "cars": Terms("Stanford Cars is for non-commercial research; its photographs belong to their authors"),
+    "pets": Terms(
+        "Oxford-IIIT Pet is offered under CC BY-SA 4.0; the copyright of the photographs stays with their owners",
+        allowed=True,
+        licence="cc-by-sa-4.0",
+    ),
+    "dogs": Terms("Stanford Dogs consists of ImageNet's images, which belong to their authors"),
+    "flowers": Terms("Oxford Flowers' page states no licence that fgdata knows", licence="unknown"),
     "aircraft": Terms(
         "FGVC-Aircraft's photographs are for non-commercial research only, and their photographers keep the copyright"
     ),

@@ -140,7 +140,7 @@ def test_names_of_the_set_are_not_markup(tiny: Path):
 
 def test_terms_are_known_of_every_dataset_and_given_to_the_card(tiny: Path):
     assert {"folder", "table", "flat", "drawn", "cub"} <= TERMS.keys() <= DATASETS.keys()
-    assert [name for name, terms in TERMS.items() if terms.allowed] == ["drawn"]
+    assert [name for name, terms in TERMS.items() if terms.allowed] == ["drawn", "pets"]
     assert terms_of("plug-in") is UNKNOWN
     assert card(tiny, "--licence", "cc-by-4.0") == 0
     assert "license: cc-by-4.0" in (tiny / "README.md").read_text("utf-8")
