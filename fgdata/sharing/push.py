@@ -17,9 +17,9 @@ from ..errors import InputError
 from ..files.hub import dataset_name, hub_error, import_hub
 from ..progress import Progress
 from ..shards.check import check
-from ..shards.manifest import MANIFEST, read_manifest
+from ..shards.manifest import MANIFEST
 from ..shards.reader import ShardSet
-from .describe import FILES, describe, read_card
+from .describe import CARD, FILES, describe, read_card
 from .files import SetFile, is_same, list_files, list_remote
 
 BATCH_FILES, BATCH_BYTES = 200, 4 << 30
@@ -53,7 +53,8 @@ def push(
             without `public`; or the hub refuses. After a cut connection, files that arrived are not sent again.
     """
     repository, hub = dataset_name(address), import_hub("fgdata push")
-    manifest = read_manifest(folder)
+    shards = ShardSet.open(folder)
+    manifest = shards.manifest
     _refuse_without_right(folder, manifest, have_right)
     listed = list_files(manifest)
     if len(listed) + 1 + len(FILES) > MOST_FILES:
@@ -61,34 +62,48 @@ def push(
             f"{folder} has {len(listed):,} files; the hub takes {MOST_FILES:,} in one folder. Rebuild the set with "
             "larger tars: --shard-samples"
         )
-    read_card(ShardSet.open(folder))  # refuses a card of another set before the work
-    with Progress("Checking", sum(split["samples"] for split in manifest["splits"].values())) as progress:
+    read_card(shards)  # refuses a card of another set before the work
+    with Progress("Checking", sum(shards.splits.values())) as progress:
         _, faults = check(folder, progress.advance)
     if faults:
         raise InputError("\n".join([*faults, f"{folder} is damaged and was not uploaded. Restore these files."]))
     with tempfile.TemporaryDirectory() as temporary:
-        about = Path(temporary)
-        describe(ShardSet.open(folder), about, repository=repository, licence=licence)
+        describe(shards, Path(temporary), repository=repository, licence=licence)
+        about = [Path(temporary) / name for name in FILES]
         try:
-            api = hub.HfApi()
-            api.create_repo(repository, repo_type="dataset", private=not public, exist_ok=True)
-            private = bool(api.repo_info(repository, repo_type="dataset").private)
-            if not private and not public:
-                raise InputError(f"{address} exists and is public. Add --public to upload to it, or name another.")
-            missing = _missing(folder, listed, list_remote(api, repository), address, manifest)
-            for number, batch in enumerate(batches := list(_batches(missing)), 1):
-                adds = [hub.CommitOperationAdd(file.name, folder / file.name) for file in batch]
-                _commit(api, repository, adds, f"Shards, {number} of {len(batches)}")
-            if lost := _missing(folder, listed, list_remote(api, repository), address, manifest):
-                raise InputError(f"{address} does not list {lost[0].name} after its upload. Rerun the command.")
-            adds = [hub.CommitOperationAdd(name, about / name) for name in FILES]
-            adds.append(hub.CommitOperationAdd(MANIFEST, folder / MANIFEST))
-            _commit(api, repository, adds, f"Set {manifest['digest'][:12]} by fgdata")
+            return _upload(hub, address, shards, listed, about, public)
         except InputError:
             raise
         except Exception as error:  # of the network, a missing login, or the hub itself: many types
             resume = "Rerun the command: files that arrived are not sent again."
             raise hub_error(address, "written", error, resume) from error
+
+
+def _upload(
+    hub: Any, address: str, shards: ShardSet, listed: Sequence[SetFile], about: Sequence[Path], public: bool
+) -> Pushed:
+    """about: the files that describe the set. Raises InputError, or whatever the hub and the network raise."""
+    api, repository = hub.HfApi(), dataset_name(address)
+    api.create_repo(repository, repo_type="dataset", private=not public, exist_ok=True)
+    private = bool(api.repo_info(repository, repo_type="dataset").private)
+    if not private and not public:
+        raise InputError(f"{address} exists and is public. Add --public to upload to it, or name another.")
+
+    def commit(paths: Sequence[Path], message: str) -> None:
+        """All files, or none."""
+        adds = [hub.CommitOperationAdd(path.name, path) for path in paths]
+        api.create_commit(repository, adds, commit_message=message, repo_type="dataset")
+
+    remote = list_remote(api, repository)
+    missing = _missing(shards, listed, remote, address)
+    batches = list(_batches(missing))
+    for number, batch in enumerate(batches, 1):
+        commit([shards.path / file.name for file in batch], f"Shards, {number} of {len(batches)}")
+    if lost := _missing(shards, listed, list_remote(api, repository), address):
+        raise InputError(f"{address} does not list {lost[0].name} after its upload. Rerun the command.")
+    if MANIFEST in remote and not (shards.path / CARD).exists():  # the card may have been edited on the hub
+        about = [path for path in about if path.name != CARD]
+    commit([*about, shards.path / MANIFEST], f"Set {shards.manifest['digest'][:12]} by fgdata")
     return Pushed(len(missing), private)
 
 
@@ -102,10 +117,9 @@ def _refuse_without_right(folder: Path, manifest: dict, have_right: bool) -> Non
         )
 
 
-def _missing(
-    folder: Path, listed: Sequence[SetFile], remote: Mapping[str, Any], address: str, manifest: dict
-) -> list[SetFile]:
+def _missing(shards: ShardSet, listed: Sequence[SetFile], remote: Mapping[str, Any], address: str) -> list[SetFile]:
     """The files that the hub does not have yet. InputError if it has files of another set."""
+    folder = shards.path
     content = (folder / MANIFEST).read_bytes()
     known = {file.name: file for file in listed}
     known[MANIFEST] = SetFile(MANIFEST, len(content), hashlib.sha256(content).hexdigest())
@@ -113,8 +127,8 @@ def _missing(
         other = name.endswith((".tar", ".idx", ".h5")) and name not in known
         if other or (name in known and not is_same(entry, folder / name, known[name].sha256)):
             raise InputError(
-                f"{address} holds {name} of another set than {folder} (digest {manifest['digest'][:12]}). Name another "
-                "address, or delete that dataset on the hub."
+                f"{address} holds {name} of another set than {folder} (digest {shards.manifest['digest'][:12]}). Name "
+                "another address, or delete that dataset on the hub."
             )
     return [file for file in listed if file.name not in remote]
 
@@ -128,8 +142,3 @@ def _batches(files: Sequence[SetFile]) -> Iterator[list[SetFile]]:
         batch.append(file)
     if batch:
         yield batch
-
-
-def _commit(api: Any, repository: str, adds: list[Any], message: str) -> None:
-    """All files, or none."""
-    api.create_commit(repository, adds, commit_message=message, repo_type="dataset")

@@ -78,8 +78,10 @@ def test_what_is_pulled_is_what_was_pushed(large: Hub, tiny: Path, tmp_path: Pat
     assert pulled == hashes(tiny)
     assert not (tmp_path / "new" / ".pulling").exists()
     assert cli.main(["check", str(tmp_path / "new")]) == 0
-    sent = list(large.uploads)
+    sent, files = list(large.uploads), large.repositories["my-lab/birds"]
+    files["README.md"] += b"Edited on the hub."
     assert push(tiny) == 0
+    assert files["README.md"].endswith(b"Edited on the hub.")
     assert pull(tmp_path / "new") == 0
     assert large.uploads == sent
     assert "is already complete: " in capsys.readouterr().out
