@@ -135,7 +135,8 @@ def _explain_missing_manifest(store: Store) -> str:
     if isinstance(folder, Url):
         if BUILDING in (store.names() or ()):
             return f"{folder} is an unfinished shard set. Rerun the command that wrote it."
-        return f"There is no shard set at {folder}: it has no {MANIFEST}. Copy one there: fgdata push FOLDER URL"
+        command = f"fgdata push FOLDER {folder}" if folder.scheme == "hf" else f"fgdata build-shards --out {folder}"
+        return f"There is no shard set at {folder}: it has no {MANIFEST}. Write one there: {command}"
     if not folder.is_dir():
         return f"There is no shard set at {folder}: the folder does not exist. List the existing sets: fgdata list"
     if (folder / BUILDING).is_dir():

@@ -18,24 +18,26 @@ FILES = (METADATA, CROISSANT, CARD)
 MOST_CARD_BYTES = 1 << 20
 
 
-def describe(shards: ShardSet, out: Path, *, repository: str | None = None, licence: str | None = None) -> None:
+def describe(folder: Path, out: Path, *, repository: str | None = None, licence: str | None = None) -> None:
     """Writes FILES to a folder.
 
     A README.md in the set's own folder is kept, and copied if `out` is another folder: you may edit the card.
 
     Args:
-        shards: The set.
+        folder: The folder of the set.
         out: The folder; created if needed.
         repository: ORG/NAME of the set on the Hugging Face hub, for links and commands.
         licence: By the hub's name. Default: that of the dataset, as far as fgdata knows it.
 
     Raises:
-        InputError: A sample is damaged, pyarrow is missing, or the set's README.md describes another set.
+        InputError: The set cannot be opened, a sample is damaged, pyarrow is missing, or the set's README.md describes
+            another set.
     """
+    shards = ShardSet.open(folder)
     create_folder(out, "--out")
-    card = read_card(shards)
+    card = read_card(folder, shards.manifest["digest"])
     licence = licence or terms_of(shards.manifest["dataset"]["name"]).licence
-    name = repository.rpartition("/")[2] if repository else shards.path.resolve().name
+    name = repository.rpartition("/")[2] if repository else folder.resolve().name
     names = {"name": name, "licence": licence, "repository": repository}
     scored = read_boxes(shards)
     write_metadata(shards, scored, out / METADATA)
@@ -43,9 +45,9 @@ def describe(shards: ShardSet, out: Path, *, repository: str | None = None, lice
     write_atomic(out / CARD, card or dataset_card(shards, scored, **names).encode())
 
 
-def read_card(shards: ShardSet) -> bytes | None:
+def read_card(folder: Path, digest: str) -> bytes | None:
     """The README.md in a set's folder; None without. InputError if it does not name the set's digest."""
-    path = shards.path / CARD
+    path = folder / CARD
     if not path.exists():
         return None
     with open_regular(path) as file:
@@ -54,9 +56,9 @@ def read_card(shards: ShardSet) -> bytes | None:
         raise InputError(
             f"{path} has more than {MOST_CARD_BYTES:,} bytes, the most of a card. Shorten it and rerun the command."
         )
-    if shards.manifest["digest"].encode() not in data:
+    if digest.encode() not in data:
         raise InputError(
-            f"{path} does not name the digest of this set, {shards.manifest['digest']}: it may describe the set before "
+            f"{path} does not name the digest of this set, {digest}: it may describe the set before "
             "a change. Correct it, or remove it to get a new one, and rerun the command."
         )
     return data

@@ -53,8 +53,7 @@ def push(
             without `public`; or the hub refuses. After a cut connection, files that arrived are not sent again.
     """
     repository, hub = dataset_name(address), import_hub("fgdata push")
-    shards = ShardSet.open(folder)
-    manifest = shards.manifest
+    manifest = ShardSet.open(folder).manifest
     _refuse_without_right(folder, manifest, have_right)
     listed = list_files(manifest)
     if len(listed) + 1 + len(FILES) > MOST_FILES:
@@ -62,16 +61,16 @@ def push(
             f"{folder} has {len(listed):,} files; the hub takes {MOST_FILES:,} in one folder. Rebuild the set with "
             "larger tars: --shard-samples"
         )
-    read_card(shards)  # refuses a card of another set before the work
-    with Progress("Checking", sum(shards.splits.values())) as progress:
+    read_card(folder, manifest["digest"])  # refuses a card of another set before the work
+    with Progress("Checking", sum(split["samples"] for split in manifest["splits"].values())) as progress:
         _, faults = check(folder, progress.advance)
     if faults:
         raise InputError("\n".join([*faults, f"{folder} is damaged and was not uploaded. Restore these files."]))
     with tempfile.TemporaryDirectory() as temporary:
-        describe(shards, Path(temporary), repository=repository, licence=licence)
+        describe(folder, Path(temporary), repository=repository, licence=licence)
         about = [Path(temporary) / name for name in FILES]
         try:
-            return _upload(hub, address, shards, listed, about, public)
+            return _upload(hub, address, folder, manifest, about, public)
         except InputError:
             raise
         except Exception as error:  # of the network, a missing login, or the hub itself: many types
@@ -79,9 +78,7 @@ def push(
             raise hub_error(address, "written", error, resume) from error
 
 
-def _upload(
-    hub: Any, address: str, shards: ShardSet, listed: Sequence[SetFile], about: Sequence[Path], public: bool
-) -> Pushed:
+def _upload(hub: Any, address: str, folder: Path, manifest: dict, about: Sequence[Path], public: bool) -> Pushed:
     """about: the files that describe the set. Raises InputError, or whatever the hub and the network raise."""
     api, repository = hub.HfApi(), dataset_name(address)
     api.create_repo(repository, repo_type="dataset", private=not public, exist_ok=True)
@@ -95,15 +92,15 @@ def _upload(
         api.create_commit(repository, adds, commit_message=message, repo_type="dataset")
 
     remote = list_remote(api, repository)
-    missing = _missing(shards, listed, remote, address)
+    missing = _missing(folder, manifest, remote, address)
     batches = list(_batches(missing))
     for number, batch in enumerate(batches, 1):
-        commit([shards.path / file.name for file in batch], f"Shards, {number} of {len(batches)}")
-    if lost := _missing(shards, listed, list_remote(api, repository), address):
+        commit([folder / file.name for file in batch], f"Shards, {number} of {len(batches)}")
+    if lost := _missing(folder, manifest, list_remote(api, repository), address):
         raise InputError(f"{address} does not list {lost[0].name} after its upload. Rerun the command.")
-    if MANIFEST in remote and not (shards.path / CARD).exists():  # the card may have been edited on the hub
+    if MANIFEST in remote and not (folder / CARD).exists():  # the card may have been edited on the hub
         about = [path for path in about if path.name != CARD]
-    commit([*about, shards.path / MANIFEST], f"Set {shards.manifest['digest'][:12]} by fgdata")
+    commit([*about, folder / MANIFEST], f"Set {manifest['digest'][:12]} by fgdata")
     return Pushed(len(missing), private)
 
 
@@ -117,9 +114,9 @@ def _refuse_without_right(folder: Path, manifest: dict, have_right: bool) -> Non
         )
 
 
-def _missing(shards: ShardSet, listed: Sequence[SetFile], remote: Mapping[str, Any], address: str) -> list[SetFile]:
+def _missing(folder: Path, manifest: dict, remote: Mapping[str, Any], address: str) -> list[SetFile]:
     """The files that the hub does not have yet. InputError if it has files of another set."""
-    folder = shards.path
+    listed = list_files(manifest)
     content = (folder / MANIFEST).read_bytes()
     known = {file.name: file for file in listed}
     known[MANIFEST] = SetFile(MANIFEST, len(content), hashlib.sha256(content).hexdigest())
@@ -127,7 +124,7 @@ def _missing(shards: ShardSet, listed: Sequence[SetFile], remote: Mapping[str, A
         other = name.endswith((".tar", ".idx", ".h5")) and name not in known
         if other or (name in known and not is_same(entry, folder / name, known[name].sha256)):
             raise InputError(
-                f"{address} holds {name} of another set than {folder} (digest {shards.manifest['digest'][:12]}). Name "
+                f"{address} holds {name} of another set than {folder} (digest {manifest['digest'][:12]}). Name "
                 "another address, or delete that dataset on the hub."
             )
     return [file for file in listed if file.name not in remote]
