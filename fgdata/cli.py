@@ -15,7 +15,7 @@ import tyro
 
 from . import plugins
 from .commandline import help_as_paragraphs
-from .errors import InputError, counted, run_command
+from .errors import BadImage, InputError, counted, run_command
 from .stores.flag import Place
 from .stores.place import Url, need_local
 
@@ -161,23 +161,27 @@ def build_shards(
     for line in source.note.splitlines():
         print(f"{dataset}: {line}")
     workers = available_cores() if jobs is None else jobs
-    done = build.build(
-        source,
-        out,
-        saliency=with_onnx(saliency, onnx_provider, onnx_threads),
-        objective=Objective(objective, grid=grid).override(tau=tau, k=k, min_area=min_area),
-        max_side=max_side,
-        quality=quality,
-        chroma=chroma,
-        on_bad_image=on_bad_image,
-        shard_samples=shard_samples,
-        workers=workers,
-        engine=engine,
-        ray_address=ray_address,
-        keep_maps=keep_maps,
-        part=share,
-        command=command,
-    )
+    try:
+        done = build.build(
+            source,
+            out,
+            saliency=with_onnx(saliency, onnx_provider, onnx_threads),
+            objective=Objective(objective, grid=grid).override(tau=tau, k=k, min_area=min_area),
+            max_side=max_side,
+            quality=quality,
+            chroma=chroma,
+            on_bad_image=on_bad_image,
+            shard_samples=shard_samples,
+            workers=workers,
+            engine=engine,
+            ray_address=ray_address,
+            keep_maps=keep_maps,
+            part=share,
+            command=command,
+        )
+    except BadImage as fault:
+        own = f"{command} --part {shlex.quote(part)}" if part else command
+        raise BadImage(fault.fault, fault.remedy, own, fault.count) from None
     folder = shlex.quote(str(out))
     if share and not done.was_complete:
         print(f"{out}: part {share} is built: {done.written:,} samples by this run in {done.seconds:,.1f} s")
@@ -428,7 +432,7 @@ def score(
         as_json: Print JSON instead of a table.
     """
     from .report.agreement import agree
-    from .report.score import read_boxes
+    from .report.score import describe_detectors, read_boxes
     from .report.score import score as score_set
     from .report.terminal import print_agreement, print_scores
     from .shards.reader import ShardSet
@@ -441,11 +445,11 @@ def score(
         else:
             print_scores(shards, scores)
         return 0
-    agreement = agree(scored)
+    agreement, about = agree(scored), describe_detectors(ShardSet.open(shards))
     if as_json:
-        print(json.dumps({"agreement": agreement.as_json()}, indent=1))
+        print(json.dumps({"agreement": agreement.as_json() | {"detectors": about}}, indent=1))
     else:
-        print_agreement(shards, agreement)
+        print_agreement(shards, agreement, about)
     return 0
 
 

@@ -58,6 +58,20 @@ class InputError(Exception):
     """
 
 
+class BadImage(InputError):
+    """An image that cannot be used, or whose name or box cannot. A build stops at it, or omits it."""
+
+    def __init__(self, fault: str, remedy: str = "Restore the file", command: str = "fgdata build-shards", count=1):
+        """fault, remedy: without a full stop. command: builds the set. count: of such images, this one included."""
+        super().__init__(fault, remedy, command, count)
+        self.fault, self.remedy, self.command, self.count = fault, remedy, command, count
+
+    def __str__(self) -> str:
+        skip = f"{self.command} --on-bad-image skip"
+        more = "" if self.count == 1 else f"\nThis is the first of {self.count:,} such images."
+        return f"{self.fault}. {self.remedy}, or build the set without such images: {skip}{more}"
+
+
 class NotEnoughMemory(InputError):
     """Memory ran out while an image was processed. The image may be good: it is never skipped for this."""
 

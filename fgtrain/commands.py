@@ -15,12 +15,13 @@ from .settings.common import Switch
 
 @dataclass(frozen=True)
 class List:
-    """List recipes, shard sets and runs; or, with --command, print the command that makes a run."""
+    """List recipes, shard sets and runs, or only the runs that are named; with --command, print the commands that make
+    them."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN...]", help_behavior_hint="")] = ()
-    """With --command: run directories."""
+    """Run directories. Default: all under runs/, with the recipes and shard sets."""
     command: Switch = False
-    """Print a command for each run that starts it again with all its settings. Default runs: all under runs/."""
+    """Print a command for each run that starts it again with all its settings."""
 
 
 FUNCTIONS: dict[type, str] = {

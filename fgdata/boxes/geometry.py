@@ -5,7 +5,7 @@ A box is (l, t, w, h), float32, in [0, 1] of the image's width and height.
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import BadImage
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0], np.float32)
 """Baseline: the whole image."""
@@ -36,7 +36,7 @@ def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
         rounding and does not count.
 
     Raises:
-        InputError: a box is not finite or has no area inside the image.
+        BadImage: a box is not finite or has no area inside the image.
     """
     pixels = np.asarray(boxes, np.float64).reshape(-1, 4)
     size = np.array([width, height], np.float64)
@@ -44,9 +44,9 @@ def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
     high = np.minimum(np.maximum(pixels[:, :2] + pixels[:, 2:], 0), size)
     bad = ~(np.isfinite(pixels).all(1) & (high > low).all(1))
     if bad.any():
-        raise InputError(
-            f"box (l, t, w, h) = {tuple(pixels[bad][0].tolist())} has no area inside its {width} x {height} image; "
-            "correct it in the dataset's list of boxes, or remove the image from all lists."
+        raise BadImage(
+            f"box (l, t, w, h) = {tuple(pixels[bad][0].tolist())} has no area inside its {width} x {height} image",
+            "Correct it in the dataset's list of boxes",
         )
     outside = np.maximum(-pixels[:, :2], pixels[:, :2] + pixels[:, 2:] - size)
     return np.hstack([low / size, (high - low) / size]).astype(np.float32), bool((outside >= 1).any())

@@ -20,7 +20,7 @@ import numpy as np
 from .. import images
 from ..boxes.objective import Objective
 from ..datasets import DATASETS, Dataset, Record
-from ..errors import DetectorError, InputError, NotEnoughMemory, printable, warn
+from ..errors import BadImage, DetectorError, InputError, NotEnoughMemory, printable, warn
 from ..files.lock import create_and_lock
 from ..progress import Progress
 from ..saliency import check_available, component
@@ -172,6 +172,8 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
     log = Log()
     fact: dict = {"name": job.name, "skipped": [], "boxes_clipped": 0, "reencoded": 0, "fallbacks": {}}
     keys, maps = [], {component(name): [] for name in job.recipe.saliency if name != "gt"}
+    with log.stage("start-up"):
+        sample.warm_up(job.recipe.saliency)
     with ShardWriter(job.folder, job.name) as writer:
         for number, record in enumerate(job.records):
             try:
@@ -182,7 +184,8 @@ def build_shard(job: Job, advance=lambda images: None) -> dict:
             except InputError as fault:
                 if job.recipe.on_bad_image == "stop":
                     raise
-                fact["skipped"].append({"file": printable(record.file), "why": printable(str(fault))})
+                why = fault.fault if isinstance(fault, BadImage) else str(fault)
+                fact["skipped"].append({"file": printable(record.file), "why": printable(why)})
             else:
                 with log.stage("write"):
                     writer.add(f"{job.first_key + number:0{job.key_digits}d}", components, meta)
@@ -296,5 +299,5 @@ def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
                 faults += [fault] if fault else []
                 progress.advance(1)
     if faults:
-        more = "" if len(faults) == 1 else f"\nThis is the first of {len(faults):,} such images."
-        raise InputError(faults[0] + more)
+        first = faults[0]
+        raise BadImage(first.fault, first.remedy, count=len(faults)) if isinstance(first, BadImage) else first

@@ -18,7 +18,7 @@ from ..files.json import parse_json
 from ..files.regular import open_regular
 from ..images import VERSION
 from ..plugins import needed
-from ..saliency import component, find_row, own_settings
+from ..saliency import DETECTORS, component, find_row, own_settings
 from ..shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, read_objective
 from ..shards.maps import SIDE
 from .sample import Recipe
@@ -102,12 +102,15 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
     that may differ.
     """
     old, new = _with_defaults(old), _with_defaults(new)
+    names, wanted = list(old.get("detectors", ())), list(new["detectors"])
     old, new = flatten(old), flatten(json.loads(json.dumps(new)))
     unrecorded = {key for key in new if key.startswith("versions.")} - {*old}  # sets of older versions record fewer
     differs = [key for key in new if old.get(key) != new[key] and not key.startswith(ignored) and key not in unrecorded]
     differs += [key for key in old if key.startswith(("detectors.", "maps.side", "images.")) and key not in new]
     if not differs:
         return
+    one_sided = {("detectors", name) for name in {*names} ^ {*wanted}}  # one line for all of their settings
+    differs = [key for key in differs if tuple(key.split(".")[:2]) not in one_sided]
     # If the dataset or a setting of it differs, its records and classes differ too: listing them adds nothing.
     file_keys = {"dataset.records_sha256", "dataset.classes"}
     files_changed = file_keys & {*differs} and not any(
@@ -120,6 +123,12 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
     ]
     folder = shlex.quote(str(out))
     last = f"Build into another folder (--out FOLDER), or delete this one first: rm -r {folder}"
+    if one_sided:
+        lines.insert(0, f"  detectors: {', '.join(names)} in the set, {', '.join(wanted)} now")
+        added = [name for name in wanted if name not in names]
+        if not differs and {*names} < {*wanted} and {*added} <= {*DETECTORS} and (out / MANIFEST).is_file():
+            commands = " && ".join(f"fgdata add {folder} --saliency {name}" for name in added)
+            last = f"Add them to the set: {commands}\n{last}"
     if files_changed:
         counts = "" if images[0] is None else f": {counted(images[0], 'image')} then, {images[1]:,} now"
         classes = len(old.get("dataset.classes", ())), len(new["dataset.classes"])

@@ -39,7 +39,7 @@ from ..stores.place import need_local
 from .engine import run_jobs, validate
 from .log import LOG, Log, append_log
 from .plan import differs_in_version, versions
-from .sample import Decoded, find_box, largest_box
+from .sample import Decoded, find_box, largest_box, warm_up
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,8 @@ def _rewrite(
         shutil.rmtree(new / BUILDING)
         if out is None:
             _link_other_files(source, new, manifest)
+        elif (source / LOG).is_file():  # the time of each detector
+            _copy(source / LOG, new / LOG)
         if added is not None and added != "gt":
             for fact in ordered:
                 append_log(new / LOG, {"shard": fact["entry"]["name"], "added": component(added), **fact["log"]})
@@ -214,6 +216,8 @@ def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
     maps = MapFile(job.source / MAPS) if job.solve else None
     fact: dict = {"fallbacks": {}}
     keys, new_maps, log = [], [], Log()
+    if job.add:
+        warm_up((job.add,))
     with ShardWriter(job.folder, job.shard["name"]) as writer:
         for number, row in enumerate(job.records):
             sample, key = reader.read(number), reader.key(number)

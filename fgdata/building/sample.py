@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..boxes.geometry import clip_boxes
 from ..boxes.objective import Objective, solve
 from ..datasets import Record
 from ..datasets.parsing import Files
-from ..errors import InputError, NotEnoughMemory, printable
+from ..errors import BadImage, InputError, NotEnoughMemory, printable
 from ..images.jpeg import clear_orientation
 from ..images.orientation import read_orientation, turn_upright
 from ..saliency import component, least_side, saliency_map, suit, uses_superpixels
@@ -94,6 +95,21 @@ def find_box(name: str, image: Decoded, objective: Objective, keep_map: bool, lo
     return Box(box, fallback, stored)
 
 
+@cache
+def warm_up(names: tuple[str, ...]) -> None:
+    """Opens detectors and runs the compiled loops once, on a small image, in this process.
+
+    Compiling them takes up to 20 s on a new machine, which must not count as the time of the first image and of the
+    first detector.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    image = Decoded(images.encode_jpeg(pixels), "a random image", Log())
+    solve(pixels[..., 0] / np.float32(255), Objective(tau=1.0))
+    for name in names:
+        if name != "gt" and uses_superpixels(name):
+            find_box(name, image, Objective(), False, Log())
+
+
 def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], dict, dict]:
     """-> (components by extension, without the json; the json's content; the maps to keep, by detector, as
     `shrink_map` stores them).
@@ -108,7 +124,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     size_read = len(data)
     header = images.header(data, record.file)
     if damage := images.find_scan_damage(data, record.file):
-        raise InputError(damage)
+        raise damage
     width, height = header.width, header.height
     truth, clipped = _truth(pixel_boxes, header, record.file)
     shrinks = recipe.max_side is not None and max(width, height) > recipe.max_side
@@ -150,7 +166,7 @@ def make(record: Record, recipe: Recipe, log: Log) -> tuple[dict[str, bytes], di
     return components | {f"{name}.npy": box_bytes(box.box) for name, box in boxes.items()}, meta, maps
 
 
-def find_fault(record: Record, load: Callable) -> str | None:
+def find_fault(record: Record, load: Callable) -> InputError | None:
     """-> what is wrong with the name, image or boxes of a record, or None. Raises NotEnoughMemory.
 
     Of a JPEG in a file of its own only the header and the end are read. `make` finds damage between them.
@@ -167,7 +183,7 @@ def find_fault(record: Record, load: Callable) -> str | None:
     except NotEnoughMemory:
         raise
     except InputError as error:
-        return str(error)
+        return error
     return None
 
 
@@ -181,17 +197,15 @@ def _refuse_name(record: Record) -> None:
         raise InputError(
             f"{name}: Python decodes file names as {encoding} here. Set PYTHONUTF8=1 and rerun this command"
         )
-    raise InputError(
-        f"{name}: the file's name is not UTF-8 text. Rename the file, or skip such images: --on-bad-image skip"
-    )
+    raise BadImage(f"{name}: the file's name is not UTF-8 text", "Rename the file")
 
 
 def _truth(pixel_boxes, header: images.Header, file: str) -> tuple[np.ndarray, bool]:
     """`clip_boxes`, with the file named in its error."""
     try:
         return clip_boxes(pixel_boxes, header.width, header.height)
-    except InputError as fault:
-        raise InputError(f"{file}: {fault} Or skip such images: --on-bad-image skip") from None
+    except BadImage as fault:
+        raise BadImage(f"{file}: {fault.fault}", fault.remedy) from None
 
 
 def largest_box(truth: np.ndarray, file: str) -> np.ndarray:

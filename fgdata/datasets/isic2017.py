@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from .. import images
-from ..errors import InputError
+from ..errors import BadImage
 from . import Dataset, PixelBoxes, Record, parsing
 
 NAME = "isic2017"
@@ -33,18 +33,16 @@ class Masked:
         content = parsing.read_bytes(f"{NAME}: mask of image {record.id}", path)
         size, of_mask = images.header(data, record.file), images.header(content, f"{NAME}: the mask {path}")
         if (of_mask.width, of_mask.height) != (size.width, size.height):
-            raise InputError(
+            raise BadImage(
                 f"{NAME}: the mask {path} is {of_mask.width} x {of_mask.height} pixels; its image is "
-                f"{size.width} x {size.height}. Restore the mask, or skip such images: --on-bad-image skip"
+                f"{size.width} x {size.height}",
+                "Restore the mask",
             )
         mask = images.decode(content, f"{NAME}: the mask {path}", ground=0).max(axis=-1)
         inside = mask > mask.max() // 2  # half of the brightest value: masks are 0 and 255, in some copies 0 and 1
         left, top, width, height = cv2.boundingRect(inside.astype(np.uint8))
         if not width:
-            raise InputError(
-                f"{NAME}: the mask {path} is empty: no pixel is marked as lesion. "
-                "Restore the mask, or skip such images: --on-bad-image skip"
-            )
+            raise BadImage(f"{NAME}: the mask {path} is empty: no pixel is marked as lesion", "Restore the mask")
         return data, ((float(left), float(top), float(width), float(height)),)
 
 

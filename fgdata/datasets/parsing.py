@@ -16,7 +16,7 @@ from pathlib import Path
 from reprlib import repr as excerpt
 from typing import Any, TypeVar
 
-from ..errors import InputError, describe, is_failing_storage
+from ..errors import BadImage, InputError, describe, is_failing_storage
 from ..files.regular import open_regular
 from ..images.jpeg import read_ends
 from . import PixelBoxes, Record
@@ -238,16 +238,16 @@ def box_from_corners(x1: float, y1: float, x2: float, y2: float, first: int) -> 
 
 
 def check_size(name: str, record: Record, stored: tuple[int, int]) -> None:
-    """InputError unless a file has the size that the annotations state, if they do: boxes belong to that size.
+    """BadImage unless a file has the size that the annotations state, if they do: boxes belong to that size.
 
     stored: (width, height) of the file in pixels.
     """
     if record.size not in (None, stored):
         size = f"{record.size[0]:,} x {record.size[1]:,}"
-        raise InputError(
+        raise BadImage(
             f"{name}: image {record.id}, {record.file}: the file has {stored[0]:,} x {stored[1]:,} pixels, but "
-            f"its annotation states {size}, so its boxes were drawn on another image. Restore the file, or scale the "
-            "boxes and correct the stated size. Or skip such images: --on-bad-image skip"
+            f"its annotation states {size}, so its boxes were drawn on another image",
+            "Restore the file, or scale the boxes and correct the stated size",
         )
 
 

@@ -57,13 +57,15 @@ def create_and_lock(folder: Path, shared: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, shared: bool = False) -> Iterator[None]:
     """Locks an existing folder until the block ends, so that two processes never write the same set at once.
+
+    shared: for a process that only reads the folder: others may too, but none may replace it.
 
     On a file system without locks it prints a warning, once, and the block runs without a lock.
     Raises InputError if the folder does not exist, or if another process holds its lock.
     """
-    handle = _open_and_lock(folder, create=False)
+    handle = _open_and_lock(folder, create=False, shared=shared)
     try:
         yield
     finally:
@@ -115,9 +117,10 @@ def _open_and_lock(folder: Path, create: bool, shared: bool = False) -> int | No
         try:
             locked = _try_lock(handle, shared)
             if locked is False:
-                raise InputError(
-                    f"Another process is writing to {folder}. Wait until it ends, or name another folder: --out FOLDER"
-                )
+                use, advice = "using", "then rerun this command"
+                if create:
+                    use, advice = "writing to", "or name another folder: --out FOLDER"
+                raise InputError(f"Another process is {use} {folder}. Wait until it ends, {advice}")
             if locked is None and not shared:
                 _warn_without_locks("The file system of the output folder has no locks.")
             if os.path.samestat(os.fstat(handle), folder.stat()):

@@ -23,7 +23,8 @@ _RENAME_SWAP = 2  # macOS: renamex_np(2)
 def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     """Yields a new, empty folder. When the block ends without an error, it is renamed to `out`, or replaces `source`.
 
-    source: the folder to read from; it is locked. out: the folder to create; None replaces `source`.
+    source: the folder to read from; it is locked, and shared with other readers if `out` is given. out: the folder to
+    create; None replaces `source`.
     Until the rename the new folder is `.new/NAME` beside the target. It is removed if the block raises; the next call
     clears what a killed process left. Raises InputError if `out` exists and is not an empty folder or lies inside
     `source`, if the folder to replace is a mount point, or if another process writes to the same folder.
@@ -35,7 +36,7 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     if out is not None and _resolve(source) in target.parents:
         raise InputError(f"{out} is inside {source}, the folder that is read. Name a folder beside it: --out FOLDER")
     _refuse_full(out)  # before a folder is created, and again under the lock
-    with lock(source), create_and_lock(new):
+    with lock(source, shared=out is not None), create_and_lock(new):
         try:
             _refuse_full(out)
             for entry in new.iterdir():

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from ..errors import InputError, NotEnoughMemory, printable
+from ..errors import BadImage, InputError, NotEnoughMemory, printable
 from . import jpeg
 from .orientation import FORMATS
 
@@ -139,8 +139,8 @@ def silence_decoders() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def find_scan_damage(data: bytes, name: str) -> str | None:
-    """What is wrong with the compressed pixels of a JPEG, as a sentence; None if nothing is found.
+def find_scan_damage(data: bytes, name: str) -> BadImage | None:
+    """What is wrong with the compressed pixels of a JPEG; None if nothing is found.
 
     OpenCV shows whatever it can decode, so a damaged file becomes a partly wrong image. libjpeg-turbo warns of it, and
     simplejpeg can turn its warnings into errors. About a quarter of single wrong bytes are found, and all truncation.
@@ -160,10 +160,9 @@ def find_scan_damage(data: bytes, name: str) -> str | None:
     except ValueError:  # TurboJPEG cannot decode it at all
         decode(data, name)
         return None
-    return (
+    return BadImage(
         f"{name} is a damaged JPEG: {reason} (simplejpeg {simplejpeg.__version__}). OpenCV decodes it, perhaps to a "
-        "partly wrong image. Restore the file, or build the set without such images: fgdata build-shards "
-        "--on-bad-image skip"
+        "partly wrong image"
     )
 
 
@@ -274,9 +273,6 @@ def _format(data: bytes, pillow_format: str | None) -> str:
     return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), by_pillow)
 
 
-def _unreadable(name: str, data: bytes, reason: str) -> InputError:
+def _unreadable(name: str, data: bytes, reason: str) -> BadImage:
     content = f"{len(data):,} bytes, {reason}" if data else "an empty file"
-    return InputError(
-        f"{name} cannot be read as an image: {content}. Restore the file, or build the "
-        "set without such images: fgdata build-shards --on-bad-image skip"
-    )
+    return BadImage(f"{name} cannot be read as an image: {content}")

@@ -78,10 +78,8 @@ def join(first: ShardSet, one: Scored, second: ShardSet, two: Scored) -> Scored:
             "compared. Show one of them, or name two sets of one dataset."
         )
     matches = [place[one.split[i], one.id[i]] for i in rows]
-    names = [re.sub("[^a-z0-9]+", "-", shards.path.resolve().name.lower()) or "set" for shards in (first, second)]
-    names = [f"{name}-{i}" for i, name in enumerate(names, 1)] if names[0] == names[1] else names
     boxes, fallback, overlap = {}, {}, {}
-    for prefix, scored, chosen in ((names[0], one, rows), (names[1], two, matches)):
+    for prefix, scored, chosen in zip(name_sets(first, second), (one, two), (rows, matches)):
         for name in (name for name in scored.boxes if name != "gt"):
             title = f"{prefix}-{name}"
             boxes[title], overlap[title] = scored.boxes[name][chosen], scored.iou[name][chosen]
@@ -99,8 +97,14 @@ def join(first: ShardSet, one: Scored, second: ShardSet, two: Scored) -> Scored:
     )
 
 
-def section(agreement: Agreement, colours: dict[str, str]) -> str:
-    """Agreement as a part of report.html; "" for a set without detectors."""
+def name_sets(first: ShardSet, second: ShardSet) -> list[str]:
+    """-> what the names of each set's detectors begin with in `join`."""
+    names = [re.sub("[^a-z0-9]+", "-", shards.path.resolve().name.lower()) or "set" for shards in (first, second)]
+    return [f"{name}-{i}" for i, name in enumerate(names, 1)] if names[0] == names[1] else names
+
+
+def section(agreement: Agreement, colours: dict[str, str], about: dict[str, dict]) -> str:
+    """Agreement as a part of report.html; "" for a set without detectors. about: as of `describe_detectors`."""
     if not agreement.whole:
         return ""
     others = list(agreement.whole)[1:]
@@ -109,10 +113,12 @@ def section(agreement: Agreement, colours: dict[str, str]) -> str:
     for name in agreement.whole:
         values = (agreement.pairs.get((name, other)) for other in others)
         cells = "".join(f"<td>{'' if value is None else f'{value:.3f}'}</td>" for value in values)
-        shares = f"<td>{agreement.whole[name]:.1%}</td><td>{agreement.flat[name]:.1%}</td>"
-        colour = colours.get(name, "inherit")
-        rows += f"<tr><th style='color:{colour}'>{html.escape(name)}</th>{cells}{shares}</tr>"
+        seconds, trained_on = about[name]["seconds"], html.escape(about[name]["trained_on"])
+        cells += f"<td>{agreement.whole[name]:.1%}</td><td>{agreement.flat[name]:.1%}</td>"
+        cells += f"<td>{f'{seconds * 1e3:,.1f} ms' if seconds else ''}</td><td>{trained_on}</td>"
+        rows += f"<tr><th style='color:{colours.get(name, 'inherit')}'>{html.escape(name)}</th>{cells}</tr>"
     warnings = "".join(f"<p class=sub><b>{html.escape(line)}</b></p>" for line in agreement.warnings)
     text = "Mean IoU of each pair of detectors; the share of boxes that are the whole image; the share of flat maps."
-    table = f"<table class=score><tr><th>box</th>{head}<td>whole image</td><td>flat map</td></tr>{rows}</table>"
+    head += "<td>whole image</td><td>flat map</td><td>per image</td><td>trained on</td>"
+    table = f"<table class=score><tr><th>box</th>{head}</tr>{rows}</table>"
     return f"<h2>Agreement of the detectors</h2><p class=sub>{text}</p>{warnings}{table}"

@@ -21,8 +21,8 @@ def print_listing(folder: Path | Url) -> None:
     for name, row in DATASETS.items():
         print(f"  {name:18} {row.size}\n{'':20} {_describe_location(name, row)}")
         if row.files:
-            options = "".join(f"; takes --{option.replace('_', '-')}" for option in row.options)
-            download = "; or --download" if row.archives else ""
+            options = ", ".join(f"--{option.replace('_', '-')}" for option in row.options)
+            options, download = options and f"; takes {options}", "; or --download" if row.archives else ""
             print(f"{'':20} layout: {row.layout}{options}\n{'':20} get it: {row.where}{download}")
     print("\nDetectors (--saliency)")
     for name, row in DETECTORS.items():

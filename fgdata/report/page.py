@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,15 @@ from ..building.plan import flatten
 from ..errors import InputError, counted, describe
 from ..files.atomic import write_atomic
 from ..files.output import check_output
-from ..shards.manifest import read_objective
+from ..shards.manifest import describe_objective, read_objective
 from ..shards.reader import ShardSet, meta
 from ..stores.place import Url
-from .agreement import agree, join, section
-from .score import THRESHOLDS, Scored, find_disagreements, read_boxes, table
+from .agreement import agree, join, name_sets, section
+from .score import THRESHOLDS, Scored, describe_detectors, find_disagreements, read_boxes, table
 
 THUMBNAIL_SIDE = 260
 PALETTE = ("#ff5d5d", "#3fa7ff", "#ffb52e", "#9b6bff", "#2bc48a", "#ff7ad1")
+PALETTE += ("#b3261e", "#1f5fb4", "#a8731a", "#5b2fb8", "#12805a", "#b0388f")  # a second set often has as many boxes
 TRUTH = "#ffffff"
 WORST, SLOWEST = 12, 8
 _SETTINGS = ("dataset", "images", "objective", "shard_samples", "plugins")
@@ -54,16 +56,20 @@ def write_report(path: Path | Url, out: Path, samples: int = 96, other: Path | U
     check_output(out, (".html", ".htm"), "--out")
     if not out.parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}. Create it, or set --out FILE")
-    scored, title = read_boxes(shards), shards.path.resolve().name
+    scored, title, about = read_boxes(shards), shards.path.resolve().name, describe_detectors(shards)
+    objective = _objective(shards)
     if other is not None:
         second = ShardSet.open(other)
         scored, title = join(shards, scored, second, read_boxes(second)), f"{title} and {second.path.resolve().name}"
+        names, sets = name_sets(shards, second), (shards, second)
+        about = {f"{a}-{b}": row for a, s in zip(names, sets) for b, row in describe_detectors(s).items()}
+        objective = " and ".join(f"{_objective(s)} ({name})" for name, s in zip(names, sets))
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in scored.boxes if name != "gt")}
     known, agreement = any(map(len, scored.truth)), agree(scored)
     sections = [
-        _head(shards, title, scored),
+        _head(shards, title, scored, objective),
         _score(scored, shards, colours) if known else "",
-        section(agreement, colours) if other is not None or not known else "",
+        section(agreement, colours, about) if other is not None or not known else "",
         _histograms(scored, colours),
         _cost(shards),
         _images(shards, scored, colours, samples, {} if known else {"where detectors disagree most": agreement.mean}),
@@ -78,7 +84,14 @@ def write_report(path: Path | Url, out: Path, samples: int = 96, other: Path | U
     return out
 
 
-def _head(shards: ShardSet, name: str, scored: Scored) -> str:
+def _objective(shards: ShardSet) -> str:
+    with suppress(InputError):  # of a newer format
+        grid = read_objective(shards.manifest).grid
+        return f"{describe_objective(shards.manifest)}, on a {grid} x {grid} grid"
+    return describe_objective(shards.manifest)
+
+
+def _head(shards: ShardSet, name: str, scored: Scored, objective: str) -> str:
     manifest = shards.manifest
     facts = [(f"{count:,}", f"{name} images") for name, count in shards.splits.items()]
     classes = "class" if len(shards.classes) == 1 else "classes"
@@ -95,15 +108,7 @@ def _head(shards: ShardSet, name: str, scored: Scored) -> str:
         facts.append((f"{len(manifest['skipped']):,}", "skipped"))
     tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(noun)}</span></div>" for number, noun in facts)
     summary = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
-    summary += f"Boxes by {', '.join(scored.boxes)}"
-    try:
-        objective = read_objective(manifest)
-        value = getattr(objective, objective.constant)
-        value = "of each detector" if value == "own" else f"{value:g}"
-        summary += f"; objective {objective.name} ({objective.constant} {value})"
-        summary += f" on a {objective.grid} x {objective.grid} grid"
-    except InputError:  # an objective of a newer format
-        summary += f"; objective {manifest['objective']['name']}"
+    summary += f"Boxes by {', '.join(scored.boxes)}; objective {objective}"
     title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(name)}</h1>"
     return f"{title}<p class=sub>{html.escape(summary)}.</p><div class=tiles>{tiles}</div>"
 

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..saliency import row_of
 from ..shards.reader import ShardSet, box, label, meta, read_all
 from ..stores.place import Url
+from ..views.opening import choose_detector
 
 THRESHOLDS = {"corloc": 0.5, "corloc_70": 0.7, "corloc_90": 0.9}
 """The least IoU of a box that counts. 0.5 is CorLoc (Deselaers et al. 2010); the others show how tight boxes are."""
@@ -83,12 +84,7 @@ def score(path: Path | Url, against: str | None = None) -> dict:
     shards = ShardSet.open(path)
     scored = read_boxes(shards)
     if against is not None:
-        if against not in scored.boxes:
-            raise InputError(
-                f"{path} has no boxes by {against}; it has {', '.join(scored.boxes)}. Name one of them, "
-                f"or add the boxes: fgdata add {path} --saliency {against}"
-            )
-        scored = _take_as_truth(scored, against)
+        scored = _take_as_truth(scored, choose_detector(shards, against))
     return {"against": against} | table(scored, shards)
 
 
@@ -100,15 +96,22 @@ def table(scored: Scored, shards: ShardSet) -> dict:
             f"{shards.path} has no ground-truth boxes, so its boxes cannot be scored. Compare them with those of one "
             f"of its detectors (--against {other}), or score a set of an annotated dataset (`fgdata list`)."
         )
-    seconds = _seconds_per_image(shards)
-    baselines = {name: _row(scored.iou[name]) for name in ("whole", "centred")}
-    detectors = {}
-    for name in scored.boxes:
+    about = describe_detectors(shards)
+    detectors = {name: _row(scored.iou[name]) | about[name] for name in scored.boxes}
+    return {"detectors": detectors, "baselines": {name: _row(scored.iou[name]) for name in ("whole", "centred")}}
+
+
+def describe_detectors(shards: ShardSet) -> dict[str, dict]:
+    """Detector -> {"trained_on": whose images and labels, "seconds": per image, as in `score`}."""
+    seconds, about = _seconds_per_image(shards), {}
+    for name in shards.detectors:
         row = row_of(name)
         recorded = shards.manifest["detectors"].get(name, {}).get("trained_on")  # of a network that the user named
-        about = {"trained_on": recorded or (row.trained_on if row else "unknown"), "seconds": seconds.get(name)}
-        detectors[name] = _row(scored.iou[name]) | about
-    return {"detectors": detectors, "baselines": baselines}
+        about[name] = {
+            "trained_on": recorded or (row.trained_on if row else "unknown"),
+            "seconds": seconds.get(name),
+        }
+    return about
 
 
 def _take_as_truth(scored: Scored, name: str) -> Scored:

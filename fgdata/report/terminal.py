@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..commandline.console import PlainConsole
 from ..errors import counted
@@ -31,19 +31,22 @@ def print_scores(shards: Path | Url, scores: dict) -> None:
             seconds = f"{row['seconds']:.3g}" if row.get("seconds") else ""
             table.add_row(titles.get(name, name), *shares, f"{row['n']:,}", seconds, row.get("trained_on", ""))
         table.add_section()
-    width = None if sys.stdout.isatty() else 160  # a pipe has no width, and rich would wrap at 80
-    PlainConsole(width=width).print(table)
+    _console().print(table)
 
 
-def print_agreement(shards: Path | Url, agreement: Agreement) -> None:
-    """Prints the agreement of a set's detectors as a table, its warnings, and the next command."""
+def print_agreement(shards: Path | Url, agreement: Agreement, about: dict[str, dict]) -> None:
+    """Prints the agreement of a set's detectors, their warnings, and the next command. about: `describe_detectors`."""
     folder, names = shlex.quote(str(shards)), list(agreement.whole)
-    table = Table("box", *names[1:], "whole image", "flat map", title=f"Boxes of {shards}: mean IoU per detector pair")
+    pairs = Table("box", *(Column(name, overflow="fold") for name in names[1:]))
+    pairs.title = f"Boxes of {shards}: mean IoU per detector pair"
+    each = Table("box", "whole image", "flat map", "s/image", "trained on", title=f"Boxes of {shards}: every detector")
     for name, share in agreement.whole.items():
         values = (agreement.pairs.get((name, other)) for other in names[1:])
-        cells = ("" if value is None else f"{value:.3f}" for value in values)
-        table.add_row(name, *cells, f"{share:.1%}", f"{agreement.flat[name]:.1%}")
-    PlainConsole().print(table)
+        pairs.add_row(name, *("" if value is None else f"{value:.3f}" for value in values))
+        seconds = f"{value:.3g}" if (value := about[name]["seconds"]) else ""
+        each.add_row(name, f"{share:.1%}", f"{agreement.flat[name]:.1%}", seconds, about[name]["trained_on"])
+    for table in (pairs, each) if len(names) > 1 else (each,):
+        _console().print(table)
     print(f"{shards} has no ground-truth boxes: agreement shows where detectors differ, not which one is right.")
     for line in agreement.warnings:
         print(line)
@@ -61,7 +64,7 @@ def print_duplicates(shards: Path | Url, found: Duplicates) -> None:
         for pair in found.across[:_SHOWN]:
             images = (word for image in (pair.first, pair.second) for word in (image.file, image.class_name))
             table.add_row(*images, str(pair.bits), f"{pair.correlation:.3f}", "yes" if pair.mirrored else "")
-        PlainConsole(width=None if sys.stdout.isatty() else 160).print(table)
+        _console().print(table)
     if (more := len(found.across) - _SHOWN) > 0:
         print(f"and {counted(more, 'pair')} more: fgdata check {shlex.quote(str(shards))} --duplicates --format csv")
     for split, count in found.repeated.items():
@@ -92,3 +95,7 @@ def print_duplicates_json(shards: Path | Url, found: Duplicates) -> None:
 
 DUPLICATES = {"table": print_duplicates, "csv": print_duplicates_csv, "json": print_duplicates_json}
 """How `fgdata check --duplicates` prints, by --format."""
+
+
+def _console() -> PlainConsole:
+    return PlainConsole(width=None if sys.stdout.isatty() else 160)  # a pipe has no width, and rich would wrap at 80

@@ -251,15 +251,20 @@ def with_onnx(names: Sequence[str], provider: str, threads: int) -> tuple[str, .
     """Names of detectors -> the same with an execution provider and a number of threads, where they run a network.
 
     u2netp -> u2netp,provider=cuda; rbd stays rbd. A setting that a name already has is kept.
+    Raises InputError if one is given and no detector runs a network.
     """
     settings = {"provider": provider, "threads": str(threads)}
     chosen = {key: value for key, value in settings.items() if value not in ("cpu", "1")}
-    result = []
-    for name in names:
-        row = row_of(component(name))
-        added = [f",{key}={value}" for key, value in chosen.items() if f",{key}=" not in name]
-        result.append(name + "".join(added) if row and row.runs_network else name)
-    return tuple(result)
+    networks = {name for name in names if (row := DETECTORS.get(find_row(name))) and row.runs_network}
+    if chosen and not networks and all(map(find_row, names)):
+        given = " ".join(f"--onnx-{key} {value}" for key, value in chosen.items())
+        those = ", ".join(key for key, row in DETECTORS.items() if row.runs_network)
+        raise InputError(
+            f"{given} has no effect: onnxruntime runs none of the detectors ({', '.join(names)}). "
+            f"Omit it, or name one of {those}."
+        )
+    added = {name: [f",{key}={value}" for key, value in chosen.items() if f",{key}=" not in name] for name in networks}
+    return tuple(name + "".join(added.get(name, ())) for name in names)
 
 
 def check_available(names: Sequence[str], files: Iterable[str]) -> None:

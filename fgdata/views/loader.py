@@ -130,6 +130,8 @@ class Loader:
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
     ):
+        if not isinstance(views, ViewSpec):
+            raise InputError(f"views is {views!r}; allowed: an fgdata.ViewSpec, such as fgdata.ViewSpec(size=224).")
         shards = ShardSet.open(path, cache_dir, cache_gb) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
         self._spec, self._batch_size, self._seed = views, batch_size, seed
@@ -150,6 +152,18 @@ class Loader:
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
         self._shuffle_block = shuffle_block
+        for name, value in {
+            "seed": seed,
+            "batch_size": batch_size,
+            "rank": rank,
+            "world_size": world_size,
+            "threads": threads,
+            "readers": readers,
+            "ahead": ahead,
+            "shuffle_block": shuffle_block,
+        }.items():
+            if not isinstance(value, int | np.integer | None):
+                raise InputError(f"{name} is {value!r}; allowed: a whole number.")
         self._check(shards, split, readers, ahead, cache, output)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
@@ -273,8 +287,12 @@ class Loader:
             state: A result of `state_dict`, also after a round trip through JSON.
 
         Raises:
-            InputError: the state is of a loader with another set, other settings or other boxes.
+            InputError: the state is of a loader with another set, other settings or other boxes, or of no loader.
         """
+        if missing := [name for name in ("epoch", "batch", "loader") if name not in state]:
+            raise InputError(
+                f"The state lacks {', '.join(missing)}, so it is not that of a loader. Give what state_dict() returned."
+            )
         saved = dict(state["loader"])
         if "world_size" in saved:  # a state of an older version
             saved["batch_size"] *= saved.pop("world_size")

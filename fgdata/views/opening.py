@@ -63,7 +63,10 @@ def start(
         import torch
     except ImportError:
         raise InputError("Loading views needs torch, which is not installed: pip install torch") from None
-    place = torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device is {device!r}; allowed: cpu, cuda, cuda:N.") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {device}, but torch finds no CUDA device; allowed: cpu.")
     if backend not in ("auto", "threads", "dali"):

@@ -66,7 +66,7 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
     options = subject.shards, subject.size, subject.device, protocol, cache, fractions, trials, flags.seed
     results = linear.linear(encoder, train, test, *options)
     crops = "central squares, features computed once" if cache else "random crops"
-    title = f"linear, {flags.protocol}, {counted(protocol.epochs, 'epoch')}, {crops}, {subject.size} px"
+    title = f"linear, protocol {flags.protocol}, {counted(protocol.epochs, 'epoch')}, {crops}, {subject.size} px"
     table = new_table(f"{title}: {subject.name}", "labels", "test accuracy, %", "trials", "learning rate", "n")
     records = []
     for fraction, each in results.items():

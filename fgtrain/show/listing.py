@@ -15,7 +15,7 @@ from ..place import SHARDS
 from ..printing import say
 from ..runs.checkpoint import checked_config
 from ..runs.rundir import RunDir
-from ..settings.common import Config, need
+from ..settings.common import Config
 from ..settings.file import as_flags, differences, relevant
 from ..settings.recipes import RECIPES
 
@@ -23,15 +23,34 @@ RUNS = Path("runs")
 
 
 def run_list(flags: Any = None) -> None:
-    """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too. With
-    --command, prints the command of each run instead. InputError for runs without --command, and for no run."""
-    if flags is not None and (flags.command or flags.runs):
-        need(flags.command, "command", "off", "on, when runs are named: fgtrain list RUN --command")
-        runs = flags.runs or sorted(config.parent for config in RUNS.glob("*/config.json"))
+    """Prints the recipes, the shard sets under shards/ and the runs under runs/; an unreadable one gets a row too. If
+    runs are named, prints these only. With --command, prints the command of each run instead. InputError if a named
+    folder is not a run, and with --command if there is no run."""
+    named = flags.runs if flags else ()
+    runs = named or sorted(config.parent for config in RUNS.glob("*/config.json"))
+    for path in named:
+        _check_run(path)
+    if flags is not None and flags.command:
         if not runs:
             raise InputError(f"No runs under {RUNS.resolve()}. Name run directories: fgtrain list RUN --command")
         say(*(command_of(RunDir(path)) for path in runs))
         return
+    if not named:
+        _list_recipes_and_sets()
+    table = Table(
+        "run", "recipe", "status", "step", "changed settings", title="fgtrain eval knn RUN", title_justify="left"
+    )
+    for path in runs:
+        table.add_row(str(path), *describe_run(path))
+    say(table if table.row_count else f"No runs under {RUNS.resolve()}.")
+
+
+def _check_run(path: Path) -> None:
+    if not RunDir(path).config_path.is_file():
+        raise InputError(f"{path} is not a run directory: it has no config.json. Name one, such as runs/cvsa.")
+
+
+def _list_recipes_and_sets() -> None:
     table = Table(title="fgtrain run NAME", title_justify="left")
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it is")
@@ -44,12 +63,6 @@ def run_list(flags: Any = None) -> None:
     for manifest in sorted(SHARDS.glob("*/manifest.json")):
         table.add_row(str(manifest.parent), *describe_set(manifest.parent))
     say(table if table.row_count else f"No shard sets under {SHARDS.resolve()}.")
-    table = Table(
-        "run", "recipe", "status", "step", "changed settings", title="fgtrain eval knn RUN", title_justify="left"
-    )
-    for config in sorted(RUNS.glob("*/config.json")):
-        table.add_row(str(config.parent), *describe_run(config.parent))
-    say(table if table.row_count else f"No runs under {RUNS.resolve()}.")
 
 
 def command_of(run: RunDir) -> str:
@@ -57,8 +70,7 @@ def command_of(run: RunDir) -> str:
 
     InputError if the folder is not a run, or its settings have changed since its last checkpoint.
     """
-    if not run.config_path.is_file():
-        raise InputError(f"{run.path} is not a run directory: it has no config.json. Name one, such as runs/cvsa.")
+    _check_run(run.path)
     config, facts = checked_config(run), run.facts
     name = facts["name"] if facts.get("name") in RECIPES else config.method
     wanted, own = relevant(config), relevant(RECIPES[name]())

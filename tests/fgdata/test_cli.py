@@ -176,7 +176,9 @@ def test_boxes_against_those_of_a_detector(drawn_set, capsys):
     assert main(["score", str(drawn_set), "--against", "gt"]) == 0
     assert "against those of gt" in " ".join(capsys.readouterr().out.split())
     assert main(["score", str(drawn_set), "--against", "rbd"]) == 2
-    assert "no boxes by rbd; it has spectral-residual, gt" in capsys.readouterr().err
+    assert "no boxes by 'rbd'; it has: spectral-residual, gt. Choose one of them, or add" in capsys.readouterr().err
+    assert main(["score", str(drawn_set), "--against", "nobody"]) == 2
+    assert "--saliency" not in capsys.readouterr().err, "it is not a detector, so it cannot be added"
 
 
 def test_a_set_without_truth_is_scored_against_a_detector_and_shows_where_two_disagree(tmp_path):

@@ -140,7 +140,7 @@ def test_the_lock_is_on_the_folder_that_has_the_name(tmp_path, monkeypatch, retu
     with create_and_lock(folder):
         assert len(calls) == 2
         (folder / "shard").touch()
-        with pytest.raises(InputError, match="set.*--out FOLDER"), lock(folder):
+        with pytest.raises(InputError, match="using .*set. Wait until it ends, then rerun"), lock(folder):
             pass
 
 

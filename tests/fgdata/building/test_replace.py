@@ -21,6 +21,7 @@ from fgdata.building.rewrite import add, rebox
 from fgdata.cli import main
 from fgdata.errors import InputError
 from fgdata.files import swap
+from fgdata.files.lock import lock
 from fgdata.shards.check import check
 from fgdata.shards.manifest import dump, signed
 from fgdata.shards.reader import ShardSet
@@ -174,13 +175,17 @@ def test_a_damaged_sample_or_a_full_disk_leaves_the_set_unchanged(copy, tmp_path
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set"]
 
 
-def test_two_rewrites_at_once_are_refused(copy):
-    fcntl = pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
-    handle = os.open(copy, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match="set.*--out FOLDER"):
-        rebox(copy, TIGHT)
-    os.close(handle)
+@pytest.mark.usefixtures("in_process")
+def test_two_rewrites_at_once_are_refused_unless_both_only_read_the_set(copy, tmp_path):
+    pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
+    with lock(copy), pytest.raises(InputError, match="using .*set. Wait until it ends, then rerun"):
+        rebox(copy, TIGHT, out=tmp_path / "new")
+    with swap.replacing(copy, tmp_path / "other"):
+        assert rebox(copy, TIGHT, out=tmp_path / "new").manifest
+        with pytest.raises(InputError, match="writing to .*other. Wait until it ends, or name .*--out FOLDER"):
+            rebox(copy, TIGHT, out=tmp_path / "other")
+        with pytest.raises(InputError, match="using .*set. Wait until it ends, then rerun"):
+            rebox(copy, TIGHT)
 
 
 def test_folders_are_exchanged_with_and_without_the_system_call(tmp_path, monkeypatch):

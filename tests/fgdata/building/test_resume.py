@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -352,3 +353,21 @@ def test_a_full_disk_names_the_file_and_leaves_no_temporary_file(birds, tmp_path
         assert not (out / "manifest.json").exists()
         assert build(few, out, saliency=("spectral-residual",), keep_maps=True).manifest["splits"]["train"]
         assert check(out)[1] == []
+
+
+@pytest.mark.usefixtures("in_process")
+def test_other_detectors_are_one_line_and_the_advice_adds_them(kept, tmp_path, birds, capsys):
+    copy = Path(shutil.copytree(kept, tmp_path / "a set"))
+    settings = {"shard_samples": 12, "keep_maps": True}
+    with pytest.raises(InputError) as fault:
+        build(birds, copy, saliency=("gt",), **settings)
+    assert str(fault.value).splitlines()[1:-1] == ["  detectors: spectral-residual, gt in the set, gt now"]
+    with pytest.raises(InputError) as fault:
+        build(birds, copy, saliency=("spectral-residual", "gt", "vsf"), **settings)
+    assert (
+        str(fault.value).splitlines()[1]
+        == "  detectors: spectral-residual, gt in the set, spectral-residual, gt, vsf now"
+    )
+    advice = str(fault.value).split("Add them to the set: ")[1].splitlines()[0]
+    assert main([*shlex.split(advice)[1:], "--jobs", "1"]) == 0
+    assert build(birds, copy, saliency=("spectral-residual", "gt", "vsf"), **settings).was_complete

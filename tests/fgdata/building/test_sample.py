@@ -1,6 +1,7 @@
 """Every kind of unusual image, name and box in a build."""
 
 import io
+import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,11 +17,15 @@ from shard_files import BOX, NOISE, dataset, encode, jpeg, samples
 from fgdata import images
 from fgdata.boxes.geometry import WHOLE
 from fgdata.building.build import build
+from fgdata.building.log import read_log
+from fgdata.building.rewrite import add
 from fgdata.building.sample import find_fault
+from fgdata.cli import main
 from fgdata.datasets import Record, read
 from fgdata.datasets.parsing import Files
 from fgdata.errors import InputError
 from fgdata.images.jpeg import read_frame
+from fgdata.saliency import DETECTORS, DetectorRow
 from fgdata.shards.check import check
 from fgdata.shards.reader import ShardSet, box, meta
 
@@ -59,6 +64,49 @@ def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_
     assert all("cannot be read" in entry["why"] for entry in done.manifest["skipped"])
     assert list(samples(tmp_path / "set")) == ["a.jpg"]
     assert check(tmp_path / "set")[1] == []
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("damaged", [b"no image", jpeg()[:600] + b"\xff\xd9"])
+def test_the_advice_for_a_bad_image_is_the_users_own_command(tmp_path, monkeypatch, capsys, damaged):
+    (tmp_path / "my photos").mkdir()
+    for name, data in {"a.jpg": jpeg(), "b.jpg": damaged}.items():
+        (tmp_path / "my photos" / name).write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    words = ["build-shards", "--dataset", "flat", "--root", "my photos", "--saliency", "spectral-residual"]
+    words += ["--out", "a set", "--max-side", "32", "--jobs", "1"]
+    assert main(words) == 2
+    program, *advised = shlex.split(capsys.readouterr().err.split("without such images: ")[1])
+    assert (program, advised) == ("fgdata", [*words, "--on-bad-image", "skip"])
+    assert main(advised) == 0
+    (skipped,) = ShardSet.open(tmp_path / "a set").manifest["skipped"]
+    assert skipped["file"] == "b.jpg"
+    assert "--on-bad-image" not in skipped["why"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_first_call_of_a_detector_is_not_timed(tmp_path, monkeypatch):
+    """It compiles loops, for up to 20 s. Here the first call takes 100 s of a clock of our own, all others take 1."""
+    clock, calls = [0.0], []
+
+    class Slow:
+        SETTINGS, USES_SUPERPIXELS = {}, True
+
+        @staticmethod
+        def saliency_map(rgb, graph):
+            clock[0] += 1 if calls else 100
+            calls.append(graph)
+            return rgb[..., 0] / np.float32(255)
+
+    monkeypatch.setattr("fgdata.saliency.detector", lambda name: Slow)
+    monkeypatch.setitem(DETECTORS, "slow", DetectorRow("slow", "a detector of this test"))
+    monkeypatch.setattr("fgdata.building.log.time.perf_counter", lambda: clock[0])
+    data = dataset(tmp_path, {"a.jpg": jpeg(), "b.jpg": jpeg()})
+    build(data, tmp_path / "set", saliency=("slow",))
+    add(tmp_path / "set", "gt")
+    (line,) = read_log(ShardSet.open(tmp_path / "set"))
+    assert (line["seconds"]["slow"], line["seconds"]["start-up"]) == (2, 100)
+    assert [one["seconds"] for one in line["slowest"]] == [1, 1]
 
 
 def test_damaged_scans_stop_the_build_or_are_skipped(tmp_path):

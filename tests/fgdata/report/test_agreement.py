@@ -16,7 +16,7 @@ from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.report.agreement import agree, join
 from fgdata.report.page import write_report
-from fgdata.report.score import Scored, read_boxes
+from fgdata.report.score import Scored, describe_detectors, read_boxes
 from fgdata.shards.reader import ShardSet
 
 
@@ -85,8 +85,12 @@ def test_score_shows_agreement_without_truth(photos: Path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "no ground-truth boxes" in said
     assert "fgdata show set" in said
+    assert re.search(r"spectral-residual +│ 0.0% +│ 0.0% +│ \S+ +│ nothing", said)
     assert main(["score", "set", "--json"]) == 0
-    (pair,) = json.loads(capsys.readouterr().out)["agreement"]["pairs"]
+    figures = json.loads(capsys.readouterr().out)["agreement"]
+    (pair,) = figures["pairs"]
+    assert figures["detectors"] == describe_detectors(ShardSet.open(photos / "set"))
+    assert all(row["seconds"] > 0 and row["trained_on"] == "nothing" for row in figures["detectors"].values())
     boxes = read_boxes(ShardSet.open(photos / "set")).boxes
     expected = np.mean(iou(boxes["spectral-residual"], boxes["vsf"]))
     assert pair == {"detectors": ["spectral-residual", "vsf"], "mean_iou": pytest.approx(expected)}
@@ -110,6 +114,8 @@ def test_rebox_suggests_a_command_that_shows_both_sets(photos: Path, tmp_path: P
     names = ["set-spectral-residual", "set-vsf", "small-spectral-residual", "small-vsf"]
     assert re.findall("data-box='([^']*)'", page) == names
     assert "<title>set and small" in page
+    assert "max-excess, tau of each detector, on a 64 x 64 grid (set) and max-excess, tau 1.6, on a 64" in page
+    assert len(re.findall("<td>[0-9.,]+ ms</td><td>nothing</td>", page)) == 4
     assert main(["list", "--folder", "."]) == 0
     listed = capsys.readouterr().out
     assert "(max-excess, tau of each detector)" in " ".join(listed.split())

@@ -130,6 +130,12 @@ def test_provider_and_threads_go_to_networks_only():
     assert [component(name) for name in given] == ["rbd", "u2netp", "onnx-a", "maps-dir", "u2net"]
 
 
+def test_settings_of_onnxruntime_without_a_network_are_refused():
+    with pytest.raises(InputError, match=r"^--onnx-provider cuda --onnx-threads 2 has no effect.*\(rbd, gt\).*u2netp"):
+        with_onnx(("rbd", "gt"), "cuda", 2)
+    assert with_onnx(("rbd", "a typing error"), "cpu", 2) == ("rbd", "a typing error"), "refused later, by its name"
+
+
 def test_a_build_records_the_network_and_has_the_same_bytes_each_time(models, tmp_path):
     pytest.importorskip("onnxruntime")
     birds = read("drawn", classes=2, images_per_class=3, size=64)

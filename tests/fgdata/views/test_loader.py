@@ -268,6 +268,14 @@ def test_state_of_another_loader_is_refused(name: str, change: dict):
             other.load_state_dict(state)
 
 
+def test_a_state_of_something_else_is_refused():
+    with (
+        open_loader(8) as loader,
+        pytest.raises(InputError, match="lacks batch, loader, so it is not that of a loader"),
+    ):
+        loader.load_state_dict({"epoch": 3})
+
+
 # Refusals
 
 
@@ -287,6 +295,10 @@ def test_state_of_another_loader_is_refused(name: str, change: dict):
         ({"threads": 0}, "threads is 0"),
         ({"readers": 0}, "readers is 0; allowed: 1 to 1024"),
         ({"ahead": 1025}, "ahead is 1025; allowed: 1 to 1024"),
+        ({"batch_size": 4.0}, "batch_size is 4.0; allowed: a whole number"),
+        ({"seed": "1"}, "seed is '1'; allowed: a whole number"),
+        ({"device": "gpu"}, "device is 'gpu'; allowed: cpu, cuda"),
+        ({"views": {"size": 32}}, "views is {'size': 32}; allowed: an fgdata.ViewSpec"),
     ],
 )
 def test_refusals(options: dict, message: str):

@@ -92,6 +92,16 @@ def test_the_command_of_a_training_on_several_gpus(tmp_path: Path, capsys, monke
         run.note(name="byol", processes=8)
     assert cli.main(["list", "--command"]) == 0
     assert capsys.readouterr().out == "torchrun --nproc-per-node 8 -m fgtrain run byol --out runs/a-2\n"
-    assert cli.main(["list", "runs/a"]) == 2
-    assert cli.main(["list", "--command", "runs"]) == 2
-    assert "runs is not a run directory" in capsys.readouterr().err
+    for flags in ([], ["--command"]):
+        assert cli.main(["list", "runs", *flags]) == 2
+        assert "runs is not a run directory" in capsys.readouterr().err
+
+
+def test_named_runs_are_listed_without_the_recipes(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        with RunDir.claim(tmp_path / name, recipes.RECIPES["byol"]()) as run:
+            run.start(recipes.RECIPES["byol"]())
+    assert cli.main(["list", "b"]) == 0
+    rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert rows == ["b"]
