@@ -98,6 +98,18 @@ def test_the_three_examples_of_the_page_work_as_written(tmp_path: Path, monkeypa
     assert list(json.loads(Path("runs/vicreg/run.json").read_text())["plugins"]) == ["vicreg.py"]
 
 
+def test_the_pages_reader_names_the_line_of_a_wrong_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path)
+    Path("photos.py").write_text(code("photos.py"))
+    for box in ("1 2 3", "1 2 x 4", "1 2 0 4"):
+        rows = Path("photos/photos.csv").read_text().splitlines()
+        Path("photos/photos.csv").write_text("\n".join([*rows[:2], f"01.jpg,wren,{box}", *rows[3:]]))
+        assert fgdata_cli.main(commands("A dataset")[0][1:]) == 2
+        assert f"photos.csv, line 3: '01.jpg,wren,{box}'" in capsys.readouterr().err
+        plugins._modules.clear()
+
+
 def test_vicreg_is_the_published_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Eq. 1 to 6 of the paper as loops in float64."""
     (tmp_path / "vicreg.py").write_text(code("vicreg.py"))

@@ -192,17 +192,36 @@ def saliency_map(name: str, rgb: np.ndarray, file: str, graph: "Superpixels | No
 
     Raises:
         InputError: the detector cannot be opened, or its map of this image cannot be used. A DetectorError if a
-            network fails on this image.
+            network fails on this image, or if a plug-in's map has another size, or values outside [0, 1].
     """
     opened = _open(name)
     if name.startswith("maps:"):
         return opened.saliency_map(rgb, file)
-    if (row := DETECTORS.get(find_row(name))) and row.runs_network:
+    row = DETECTORS.get(find_row(name))
+    if row and row.runs_network:
         try:
             return opened.saliency_map(rgb)
         except InputError as fault:  # it ran on another image: its provider, or the model, fails on this one
             raise DetectorError(f"{printable(file)}: {fault}") from None
-    return opened.saliency_map(rgb, graph) if uses_superpixels(name) else opened.saliency_map(rgb)
+    images = (rgb, graph) if uses_superpixels(name) else (rgb,)
+    if row is None or row.module is None or row.module.startswith("fgdata."):
+        return opened.saliency_map(*images)
+    try:
+        saliency = np.asarray(opened.saliency_map(*images), np.float32)
+    except Exception as fault:
+        fault.add_note(f"{printable(file)}: this image was given to the detector {name} ({row.module}).")
+        raise
+    _check_map(saliency, rgb, f"{printable(file)}: the map of {name} ({row.module})")
+    return saliency
+
+
+def _check_map(saliency: np.ndarray, rgb: np.ndarray, what: str) -> None:
+    """DetectorError unless the map of another package's detector has the image's size and values in [0, 1]."""
+    if saliency.shape != rgb.shape[:2]:
+        raise DetectorError(f"{what} has the shape {saliency.shape}; allowed: that of the image, {rgb.shape[:2]}.")
+    low, high = float(saliency.min()), float(saliency.max())
+    if not -1e-6 <= low <= high <= 1 + 1e-6:  # rounding; a NaN fails too
+        raise DetectorError(f"{what} has values from {low:g} to {high:g}; allowed: 0 to 1.")
 
 
 def uses_superpixels(name: str) -> bool:

@@ -1,5 +1,7 @@
 """Detectors against plain loops written from the equations, other programs, and the authors' published maps."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,9 +9,9 @@ from paths import REAL_DATA
 
 from fgdata.boxes.geometry import clip_boxes, iou
 from fgdata.boxes.objective import Objective, solve
-from fgdata.errors import InputError
+from fgdata.errors import DetectorError, InputError
 from fgdata.images import decode
-from fgdata.saliency import DETECTORS, detector, rbd, spectral_residual, superpixels
+from fgdata.saliency import DETECTORS, DetectorRow, detector, rbd, saliency_map, spectral_residual, superpixels
 
 MAPS = [name for name, row in DETECTORS.items() if row.module and ":" not in name and not row.runs_network]
 
@@ -30,6 +32,28 @@ def object_on_ground(height=90, width=120, seed=0):
 
 
 # --- every detector
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (np.zeros((2, 6)), r"has the shape \(2, 6\); allowed: that of the image, \(4, 6\)"),
+        (np.full((4, 6), 2), "has values from 2 to 2; allowed: 0 to 1"),
+        (np.full((4, 6), np.nan), "has values from nan to nan"),
+    ],
+)
+def test_the_map_of_a_plugin_is_checked(monkeypatch, made, message):
+    monkeypatch.setitem(DETECTORS, "mine", DetectorRow("mypackage.mine", "a detector of this test"))
+    plugin = SimpleNamespace(SETTINGS={}, saliency_map=lambda rgb: made)
+    monkeypatch.setattr("fgdata.saliency._open", lambda name: plugin)
+    with pytest.raises(DetectorError, match=rf"^a.jpg: the map of mine \(mypackage.mine\) {message}"):
+        saliency_map("mine", np.zeros((4, 6, 3), np.uint8), "a.jpg")
+    plugin.saliency_map = lambda rgb: 1 / 0
+    with pytest.raises(ZeroDivisionError) as fault:
+        saliency_map("mine", np.zeros((4, 6, 3), np.uint8), "a.jpg")
+    assert "a.jpg: this image was given to the detector mine" in fault.value.__notes__[0]
+    plugin.saliency_map = lambda rgb: np.eye(4, 6)
+    assert saliency_map("mine", np.zeros((4, 6, 3), np.uint8), "a.jpg").dtype == np.float32
 
 
 @pytest.mark.parametrize("name", MAPS)
