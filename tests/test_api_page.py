@@ -1,16 +1,41 @@
-"""docs/api.md: every Python block runs, on the drawn set in place of shards/cub."""
+"""Every Python block of docs/api.md and of the README runs, on the drawn set in place of shards/cub."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from paths import ROOT
+from pages import DOCS, PAGES, README, python_block, python_blocks
 
 import fgdata
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text("utf-8"), re.DOTALL)
+BLOCKS = python_blocks(DOCS / "api.md")
+
+
+def test_every_block_of_every_page_is_run_by_a_test():
+    """Here; in test_extending.py; guides.md in test_site.py; training.md in test_evaluate.py; the README's third one in
+    test_library_example.py. Whoever adds a block adds a test that runs it, and then counts it here."""
+    found = {page.name: len(python_blocks(page)) for page in PAGES if python_blocks(page)}
+    assert found == {"README.md": 3, "api.md": len(BLOCKS), "extending.md": 3, "guides.md": 1, "training.md": 1}
+
+
+def test_the_readme_reads_a_set_without_fgdata(drawn_set: Path):
+    pytest.importorskip("webdataset", reason="webdataset is not installed: pip install webdataset")
+    tars = [str(path) for path in sorted(drawn_set.glob("train-*.tar"))]
+    code = python_block(README, "webdataset").replace('"shards/cub/train-{000000..000023}.tar"', repr(tars))
+    names: dict = {}
+    exec(compile(code.replace("rbd.npy", "gt.npy"), "README.md", "exec"), names)
+    reader = fgdata.ShardSet.open(drawn_set).split("train")
+    np.testing.assert_array_equal(names["box"], fgdata.box(reader.read(len(reader) - 1), "gt"))
+
+
+def test_the_readmes_views(drawn_set: Path):
+    code = python_block(README, 'batch["masks"]').replace("shards/cub", str(drawn_set))
+    names: dict = {}
+    exec(compile(code.replace("224", "32").replace("batch_size=64", "batch_size=16"), "README.md", "exec"), names)
+    assert [tuple(names[name].shape) for name in ("x1", "x2", "m1", "m2")] == [(16, 3, 32, 32)] * 2 + [
+        (16, 1, 32, 32)
+    ] * 2
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

@@ -4,7 +4,6 @@ import csv
 import importlib
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from paths import ROOT
+from pages import DOCS, python_block
 
 from fgdata import cli as fgdata_cli
 from fgdata import datasets, plugins, saliency, selection
@@ -23,7 +22,7 @@ from fgdata.images import encode_jpeg
 from fgtrain import cli as fgtrain_cli
 from fgtrain.settings import methods, recipes
 
-PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
+PAGE = DOCS / "extending.md"
 TABLES = {
     "DATASETS": datasets.DATASETS,
     "DETECTORS": saliency.DETECTORS,
@@ -36,12 +35,12 @@ PROGRAMS = {"fgdata": fgdata_cli.main, "fgtrain": fgtrain_cli.main}
 
 def code(name: str) -> str:
     """The Python block of the page whose first line names the file."""
-    return next(block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if block.startswith(f"# {name}"))
+    return python_block(PAGE, f"# {name}")
 
 
 def commands(heading: str) -> list[list[str]]:
     """The commands in a section of the page."""
-    section = PAGE.split(f"\n## {heading}")[1].split("\n## ")[0]
+    section = PAGE.read_text("utf-8").split(f"\n## {heading}")[1].split("\n## ")[0]
     return [shlex.split(line) for line in section.splitlines() if line.startswith(("    fgdata ", "    fgtrain "))]
 
 

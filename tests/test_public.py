@@ -6,17 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import PAGES, python_blocks
 from paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "shards" / "FORMAT.md"]
+LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 PACKAGES = ("fgdata", "fgtrain")
 
 
 def shown_names(page: Path) -> set[tuple[str, str]]:
     """(module, name) of every name of our packages used in the page's Python blocks."""
     names = set()
-    for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+    for block in python_blocks(page):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in PACKAGES:
                 names.add((node.value.id, node.attr))

@@ -7,12 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from pages import DOCS, PAGES, python_blocks
 from paths import ROOT, TOOLS
 
 from fgtrain.settings.recipes import RECIPES
-
-DOCS = ROOT / "docs"
-GUIDES = [ROOT / "README.md", *(DOCS / name for name in ("start.md", "guides.md", "cluster.md", "sharing.md"))]
 
 
 @functools.cache
@@ -37,7 +35,11 @@ def commands(page: Path) -> list[list[str]]:
     text = page.read_text("utf-8").replace("\\\n", " ")
     lines = [line.partition("  #")[0] for line in text.splitlines() if line.startswith("    ")]
     found = [re.sub(r"^\s+(torchrun .*-m )?", "", line) for line in lines]
-    return [shlex.split(line) for line in found if line.startswith(("fgdata ", "fgtrain "))]
+    return [shlex.split(line) for line in found if re.match("(fgdata|fgtrain) (?!--)", line)]
+
+
+GUIDES = [page for page in PAGES if commands(page) and page.name != "extending.md"]
+"""test_extending.py runs the commands of that page."""
 
 
 def test_the_navigation_lists_pages_that_exist_once():
@@ -51,7 +53,6 @@ def test_the_navigation_lists_pages_that_exist_once():
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_the_flags_of_a_command_exist(page: Path):
-    assert commands(page)
     for program, name, *rest in commands(page):
         words = [name, rest[0]] if (program, name) in (("fgtrain", "run"), ("fgtrain", "eval")) else [name]
         if (program, name) == ("fgtrain", "show"):
@@ -66,7 +67,7 @@ def test_the_flags_of_a_command_exist(page: Path):
 
 
 def test_the_boxes_of_the_guide_are_read_without_fgdata(drawn_set: Path):
-    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "guides.md").read_text("utf-8"), re.DOTALL)
+    (block,) = python_blocks(DOCS / "guides.md")
     names: dict = {}
     code = block.replace("shards/boxes", str(drawn_set)).replace(".rbd.npy", ".gt.npy")
     exec(compile(code, "docs/guides.md", "exec"), names)

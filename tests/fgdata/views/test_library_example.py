@@ -1,21 +1,11 @@
 """Runs the README's example of another project's loss on our shards."""
 
-import re
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from paths import ROOT
-
-README = ROOT / "README.md"
-
-
-def example() -> str:
-    """The code block of README.md that imports lightly."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if "lightly" in block]
-    return block
+from pages import README, python_block
 
 
 @pytest.mark.slow
@@ -23,7 +13,7 @@ def test_lightlys_loss_trains_on_our_shards(drawn_set: Path, monkeypatch: pytest
     monkeypatch.setenv("LIGHTLY_DID_VERSION_CHECK", "True")  # otherwise it contacts its server
     with warnings.catch_warnings(action="ignore"):  # from its own dependencies
         pytest.importorskip("lightly.loss", reason="lightly is not installed: pip install lightly")
-    code = example()
+    code = python_block(README, "lightly")
     assert len([line for line in code.splitlines() if line.strip()]) <= 14
     assert "shards/cub" in code
     torch.manual_seed(0)

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pages import DOCS, python_blocks
 from PIL import Image
-from safetensors.torch import load_file
 from sklearn.neighbors import KNeighborsClassifier
-from torchvision import models
 
 from fgdata.building.build import build
 from fgdata.datasets import read
@@ -219,12 +218,13 @@ def test_untrained_network_is_the_one_the_run_started_from(run: Path):
     assert not torch.equal(ours["conv1.weight"], trained["conv1.weight"])
 
 
-def test_export_loads_into_torchvision(run: Path, tmp_path: Path):
+def test_export_loads_into_torchvision_as_the_page_says(run: Path, tmp_path: Path, monkeypatch, capsys):
     assert cli.main(["export", str(run), str(tmp_path / "encoder.safetensors")]) == 0
-    network = models.resnet18()
-    result = network.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=False)
-    assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
-    assert not result.unexpected_keys
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    (block,) = python_blocks(DOCS / "training.md")
+    exec(compile(block, "docs/training.md", "exec"), {})
+    assert "missing_keys=['fc.weight', 'fc.bias'], unexpected_keys=[]" in capsys.readouterr().out
     assert cli.main(["export", str(run), str(tmp_path / "encoder.pt")]) == 2
 
 
