@@ -5,7 +5,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -90,6 +90,14 @@ class DetectorError(InputError):
 def counted(count: int, noun: str) -> str:
     """1, "image" -> "1 image"; 2889, "image" -> "2,889 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def suggest(word: str, names: Iterable[str]) -> str:
+    """ " Did you mean cvsa?": the names that a mistyped word resembles; "" if it resembles none."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(names))
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def printable(text: str) -> str:

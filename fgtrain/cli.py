@@ -14,7 +14,7 @@ from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, arg, subcomman
 
 from fgdata import plugins
 from fgdata.commandline import help_as_paragraphs
-from fgdata.errors import InputError, run_command
+from fgdata.errors import InputError, run_command, suggest
 
 from .commands import COMMANDS, call
 from .engine.memory import keep_freed
@@ -69,8 +69,8 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
         if "--resume" in argv and (missing := plugins.ask(str(out), RunDir(out).facts.get("plugins"))):
             raise InputError(missing)
         raise InputError(
-            f"{name!r} is not a recipe; allowed: {', '.join(RECIPES)}. Show them: fgtrain list. For one of "
-            "your own, add --plugin MODULE (docs/extending.md)"
+            f"{name!r} is not a recipe.{suggest(name, RECIPES)} Allowed: {', '.join(RECIPES)}. Show them: "
+            "fgtrain list. For one of your own, add --plugin MODULE (docs/extending.md)"
         )
     if name is None:
         return None, None

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, suggest
 
 __all__ = ["DATASETS", "Archive", "Dataset", "DatasetRow", "Record", "read"]
 
@@ -280,8 +280,8 @@ def read(name: str, root: Path | str | None = None, **options: Any) -> Dataset:
     """
     if name not in DATASETS:
         raise InputError(
-            f"Unknown dataset {name!r}; available: {', '.join(DATASETS)}. See: fgdata list. For one of your own, add "
-            "--plugin MODULE (docs/extending.md)"
+            f"Unknown dataset {name!r}.{suggest(name, DATASETS)} Available: {', '.join(DATASETS)}. See: "
+            "fgdata list. For one of your own, add --plugin MODULE (docs/extending.md)"
         )
     row = DATASETS[name]
     if unknown := sorted(set(options) - set(row.options)):

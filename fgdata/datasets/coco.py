@@ -16,7 +16,7 @@ from pathlib import Path
 from reprlib import repr as excerpt
 
 from .. import images
-from ..errors import InputError
+from ..errors import BadImage, InputError
 from ..images.orientation import box_to_stored, read_orientation, swaps_sides
 from . import Dataset, PixelBoxes, Record, parsing, scan
 from .split import split_off
@@ -45,16 +45,18 @@ class StoredBoxes(parsing.Files):
             return data, boxes
         stated = f"{record.size[0]} x {record.size[1]}" if record.size else "no size"
         if orientation == 1:
-            advice = "Its boxes belong to an image rotated by 90 degrees. Replace the file with the annotated image."
+            what = "Its boxes belong to an image rotated by 90 degrees"
+            remedy = "Replace the file with the annotated image"
         else:
-            advice = (
-                "This does not show whether its boxes were drawn on the stored or on the upright image. If on the "
-                "stored one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If on the upright one, rotate "
-                "the file (mogrify -auto-orient FILE)."
+            what = "This does not show whether its boxes were drawn on the stored or on the upright image"
+            remedy = (
+                "If on the stored one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If on the upright "
+                "one, rotate the file (mogrify -auto-orient FILE)"
             )
-        raise InputError(
+        raise BadImage(
             f"{self.name}: image {record.id}, {record.file}: stored as {stored[0]} x {stored[1]} pixels with EXIF "
-            f"orientation {orientation}; the json states {stated}. {advice} Or skip such images: --on-bad-image skip"
+            f"orientation {orientation}; the json states {stated}. {what}",
+            remedy,
         )
 
 

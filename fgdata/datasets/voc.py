@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from .. import images
-from ..errors import InputError
+from ..errors import BadImage
 from . import PixelBoxes, Record, parsing
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -34,7 +34,7 @@ class Annotated(parsing.Files):
 def read_boxes(name: str, path: Path) -> tuple[tuple[int, int] | None, PixelBoxes]:
     """An XML file -> the image's (width, height) if it is stated, and the box of every object, in the file's order.
 
-    InputError, which `name` starts, if the file is not such an annotation, or has no object.
+    BadImage, which `name` starts, if the file is not such an annotation, or has no object.
     """
     text = parsing.read_text(name, path)
     try:
@@ -49,10 +49,7 @@ def read_boxes(name: str, path: Path) -> tuple[tuple[int, int] | None, PixelBoxe
         if not boxes:
             raise ValueError("it has no object")
     except (ValueError, ElementTree.ParseError) as fault:
-        raise InputError(
-            f"{name}: {path} is not an annotation in PASCAL VOC's form: {fault}. Restore the file, or skip such "
-            "images: --on-bad-image skip"
-        ) from None
+        raise BadImage(f"{name}: {path} is not an annotation in PASCAL VOC's form: {fault}") from None
     return ((width, height) if width > 0 and height > 0 else None), boxes
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from ..boxes.objective import ANY_TAU, Objective
-from ..errors import DetectorError, InputError, printable
+from ..errors import DetectorError, InputError, printable, suggest
 
 if TYPE_CHECKING:
     from .maps_folder import MapsFolder
@@ -134,9 +134,9 @@ def detector(name: str) -> "Detector | MapsFolder":
     row = DETECTORS.get(key)
     if row is None or row.module is None:
         with_maps = ", ".join(key for key, other in DETECTORS.items() if other.module)
-        problem = "is not a detector" if row is None else "has no saliency map"
+        problem = f"is not a detector.{suggest(name, DETECTORS)}" if row is None else "has no saliency map."
         raise InputError(
-            f"{name!r} {problem}; detectors with maps: {with_maps}. Run `fgdata list` for a description of each. "
+            f"{name!r} {problem} Detectors with maps: {with_maps}. Run `fgdata list` for a description of each. "
             "For one of your own, add --plugin MODULE (docs/extending.md)"
         )
     module = import_module(row.module)

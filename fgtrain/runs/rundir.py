@@ -117,17 +117,20 @@ class RunDir:
             if "epochs" in changed
             else ""
         )
-        start, what = "--init", "--init starts from its encoder"
+        start, what = f" --init {path}", " (--init starts from its encoder; omit it to start from scratch)"
         if not blocks_extend(changed):
-            start = "--extend"
-            what = "--extend starts from all its weights and its optimiser; replace it with --init to start from its "
-            what += "encoder only"
+            start = f" --extend {path}"
+            what = " (--extend starts from all its weights and its optimiser; replace it with --init to start from its "
+            what += "encoder only; omit it to start from scratch)"
+        reason = f"They change the result of the steps already trained.{why}"
+        if not self.checkpoints:
+            start, what, reason = "", "", "It has no checkpoint yet."
         return (
             f"{self.path} was started with other settings, and --resume cannot change them:\n  {_listed(changed)}\n"
-            f"They change the result of the steps already trained.{why} Resume with the original settings:\n"
+            f"{reason} Resume with the original settings:\n"
             f"  fgtrain run {recipe} --out {path} --resume\n"
-            f"or start a new run with the new settings ({what}; omit it to start from scratch):\n"
-            f"  fgtrain run {recipe} --config {path} {flags} {start} {path} --out {quote(f'{self.path}-2')}\n"
+            f"or start a new run with the new settings{what}:\n"
+            f"  fgtrain run {recipe} --config {path} {flags}{start} --out {quote(f'{self.path}-2')}\n"
             f"or {alternative}."
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 from fgdata.cli import main
 from fgdata.datasets.parsing import read_bytes
-from fgdata.errors import REMARKS, InputError, counted, describe, is_failing_storage, is_reported, run_command
+from fgdata.errors import REMARKS, InputError, counted, describe, is_failing_storage, is_reported, run_command, suggest
 from fgdata.files import lock as locks
 from fgdata.files.lock import create_and_lock, is_locked, lock
 from fgdata.shards.check import check
@@ -105,6 +105,12 @@ raise SystemExit(run_command("fgdata", command))
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, rb"caf\xe9 \u2026" + b"\n", rb"fgdata: na\xefve" + b"\n")
+
+
+def test_suggest():
+    names = ("cvsa", "byol", "byol-vit", "moco")
+    assert suggest("bylo", names) == " Did you mean byol?"
+    assert suggest("zzz", names) == ""
 
 
 def test_counted():

@@ -43,7 +43,7 @@ def test_a_complete_set_is_unchanged_and_other_settings_are_refused(tmp_path):
         make(objective=Objective(tau=0.5))
     with pytest.raises(InputError, match=r"images.max_side: null .*32"):
         make(max_side=32)
-    with pytest.raises(InputError, match=r"detectors.gt: \{\} .*nothing"):
+    with pytest.raises(InputError, match=r"detectors: gt in the set, spectral-residual now"):
         make(saliency=("spectral-residual",))
     fewer = replace(data, records=data.records[:1])
     with pytest.raises(InputError, match=r"files, labels or boxes .*: 2 images then, 1 now\n.*rm -r \S+set$"):

@@ -79,6 +79,7 @@ def test_a_run_that_fails_before_it_starts_leaves_no_folder(tmp_path: Path):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize(
     ("changes", "command"),
     [
@@ -87,7 +88,11 @@ def test_a_run_that_fails_before_it_starts_leaves_no_folder(tmp_path: Path):
         ({"data": replace(RECIPES["byol"]().data, backgrounds=(Path("a b"),))}, "--data.backgrounds 'a b'"),
     ],
 )
-def test_changed_settings_are_refused_with_both_commands(changes: dict, command: str, tmp_path: Path):
+def test_changed_settings_are_refused_with_both_commands(
+    changes: dict, command: str, trained: bool, tmp_path: Path, monkeypatch
+):
+    checkpoints = property(lambda _: [tmp_path] if trained else [])
+    monkeypatch.setattr(RunDir, "checkpoints", checkpoints)
     out = tmp_path / "my run"
     with RunDir.claim(out, settings(out)) as run:
         run.start(settings(out))
@@ -96,9 +101,11 @@ def test_changed_settings_are_refused_with_both_commands(changes: dict, command:
         pass
     message = str(error.value)
     assert f"fgtrain run byol-cub-r18 --out '{out}' --resume" in message
-    start = "--extend" if "epochs" in changes else "--init"  # what takes the other settings
-    assert f"fgtrain run byol-cub-r18 --config '{out}' {command} {start} '{out}' --out '{out}-2'" in message
-    assert ("scheduled over all epochs" in message) == ("epochs" in changes)
+    start = f" {'--extend' if 'epochs' in changes else '--init'} '{out}'"  # what takes the other settings
+    start = start if trained else ""
+    assert f"fgtrain run byol-cub-r18 --config '{out}' {command}{start} --out '{out}-2'" in message
+    assert ("It has no checkpoint yet." in message) == (not trained)
+    assert ("scheduled over all epochs" in message) == ("epochs" in changes and trained)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes only there")
