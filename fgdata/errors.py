@@ -68,8 +68,8 @@ class BadImage(InputError):
 
     def __str__(self) -> str:
         skip = f"{self.command} --on-bad-image skip"
-        more = "" if self.count == 1 else f"\nThis is the first of {self.count:,} such images."
-        return f"{self.fault}. {self.remedy}, or build the set without such images: {skip}{more}"
+        text = f"{self.fault}. {self.remedy}, or build the set without such images: {skip}"
+        return text + first_of(self.count)
 
 
 class NotEnoughMemory(InputError):
@@ -85,6 +85,11 @@ class NotEnoughMemory(InputError):
 
 class DetectorError(InputError):
     """A detector failed on an image. The image may be good: it is never skipped for this."""
+
+
+def first_of(count: int) -> str:
+    """The last line of an error about the first of `count` images; "" if there is only one."""
+    return "" if count == 1 else f"\nThis is the first of {count:,} such images."
 
 
 def counted(count: int, noun: str) -> str:

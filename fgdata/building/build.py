@@ -20,7 +20,7 @@ import numpy as np
 from .. import images
 from ..boxes.objective import Objective
 from ..datasets import DATASETS, Dataset, Record
-from ..errors import BadImage, DetectorError, InputError, NotEnoughMemory, printable, warn
+from ..errors import BadImage, DetectorError, InputError, NotEnoughMemory, first_of, printable, warn
 from ..files.lock import create_and_lock
 from ..progress import Progress
 from ..saliency import check_available, component
@@ -299,5 +299,7 @@ def _refuse_bad_images(jobs: list[Job], threads: int) -> None:
                 faults += [fault] if fault else []
                 progress.advance(1)
     if faults:
-        first = faults[0]
-        raise BadImage(first.fault, first.remedy, count=len(faults)) if isinstance(first, BadImage) else first
+        first, count = faults[0], len(faults)
+        if isinstance(first, BadImage):
+            raise BadImage(first.fault, first.remedy, count=count)
+        raise InputError(f"{first}{first_of(count)}")
