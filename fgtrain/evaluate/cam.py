@@ -22,6 +22,13 @@ def pools_by_mean(encoder: Encoder, size: int) -> bool:
     return last.shape == described.shape and torch.allclose(last, described, rtol=1e-3, atol=1e-4)  # float32 sums
 
 
+def remark_on(grid: tuple[int, ...]) -> list[str]:
+    """A sentence about maps of (h, w) positions, if these are so few that they show little; else nothing."""
+    if min(grid) >= 4:
+        return []
+    return [f"A map of {grid[0]} x {grid[1]} positions shows little; try a larger --size, such as 224."]
+
+
 def class_activation(features: Features, weight: Tensor) -> Tensor:
     """Features of B images, (B, n) weights of their classes -> (B, h, w) maps: CAM."""
     return torch.einsum("bn,bnhw->bhw", weight, features.maps[4].float())

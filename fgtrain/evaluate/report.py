@@ -23,6 +23,7 @@ from ..runs.state import checksum
 from ..settings.common import need
 from ..settings.evaluations import Finetune, Knn, Linear, Localization, Retrieval
 from . import finetune, knn, linear, localization, probe, retrieval
+from .cam import remark_on
 from .intervals import mean_interval, percent
 from .labels import Labelled
 from .records import append_record, read_records
@@ -187,6 +188,7 @@ def run_localization(flags: Localization) -> dict[str, Any]:
         if kind != "CAM":
             notes.append(f"{name}: {kind}, since the pooled feature is not the mean of the last map.")
         results[name] = localization.overlaps(maps, truth, subject.size)
+        notes += [line for line in remark_on(maps.shape[1:]) if line not in notes]
     title = f"localization by class-activation maps, {subject.size} px"
     table = new_table(title, "boxes", "MaxBoxAcc", "at threshold", "MaxBoxAccV2", "n")
     for name, o in results.items():

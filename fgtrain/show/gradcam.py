@@ -16,7 +16,7 @@ from fgdata.errors import InputError, counted
 from fgdata.images import decode
 from fgdata.shards.reader import ShardSet, meta
 
-from ..evaluate.cam import explain
+from ..evaluate.cam import explain, remark_on
 from ..evaluate.finetune import Part
 from ..evaluate.localization import probe_layer, whole_image
 from ..evaluate.probe import images, placed
@@ -82,8 +82,8 @@ def draw_gradcam(flags: Gradcam) -> Path:
     say(f"{out}: {rows} images of {data.path} ({split}) at {first.size} px, maps of {grid[0]} x {grid[1]}")
     for subject, count in zip(subjects, right):
         say(f"  {subject.name}: {count} of these {rows} classified correctly")
-    if min(grid) < 4:
-        say(f"  A map of {grid[0]} x {grid[1]} positions shows little; try a larger --size, such as 224.")
+    for line in remark_on(grid):
+        say(f"  {line}")
     return out
 
 

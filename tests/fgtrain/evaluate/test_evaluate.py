@@ -95,6 +95,7 @@ def test_every_evaluation_prints_a_table_and_appends_a_line(run: Path, capsys: p
         assert cli.main(["eval", *line.split()]) == 0
         printed = capsys.readouterr().out
         assert ("gain over untrained" in printed) == ("--untrained" in line)
+        assert ("A map of 1 x 1 positions shows little" in printed) == line.startswith("localization")
         assert "┃" in printed
     records = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()[-6:]]
     assert [r["evaluation"] for r in records] == ["knn", "linear", "linear", "retrieval", "localization", "finetune"]
