@@ -175,7 +175,6 @@ def test_a_damaged_sample_or_a_full_disk_leaves_the_set_unchanged(copy, tmp_path
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set"]
 
 
-@pytest.mark.usefixtures("in_process")
 def test_two_rewrites_at_once_are_refused_unless_both_only_read_the_set(copy, tmp_path):
     pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
     with lock(copy), pytest.raises(InputError, match="using .*set. Wait until it ends, then rerun"):

@@ -355,7 +355,6 @@ def test_a_full_disk_names_the_file_and_leaves_no_temporary_file(birds, tmp_path
         assert check(out)[1] == []
 
 
-@pytest.mark.usefixtures("in_process")
 def test_other_detectors_are_one_line_and_the_advice_adds_them(kept, tmp_path, birds, capsys):
     copy = Path(shutil.copytree(kept, tmp_path / "a set"))
     settings = {"shard_samples": 12, "keep_maps": True}

@@ -66,7 +66,6 @@ def test_unreadable_images_stop_the_build_at_once_or_are_skipped_and_listed(tmp_
     assert check(tmp_path / "set")[1] == []
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("damaged", [b"no image", jpeg()[:600] + b"\xff\xd9"])
 def test_the_advice_for_a_bad_image_is_the_users_own_command(tmp_path, monkeypatch, capsys, damaged):
     (tmp_path / "my photos").mkdir()
@@ -84,7 +83,6 @@ def test_the_advice_for_a_bad_image_is_the_users_own_command(tmp_path, monkeypat
     assert "--on-bad-image" not in skipped["why"]
 
 
-@pytest.mark.usefixtures("in_process")
 def test_the_first_call_of_a_detector_is_not_timed(tmp_path, monkeypatch):
     """It compiles loops, for up to 20 s. Here the first call takes 100 s of a clock of our own, all others take 1."""
     clock, calls = [0.0], []
