@@ -236,7 +236,7 @@ def test_damage_in_a_scan_is_found_where_opencv_decodes_it(picture, settings):
     assert images.decode(damaged, "x.jpg").shape == (60, 90, 3)
     assert re.search(
         r"^x.jpg is a damaged JPEG: .+ \(simplejpeg .*OpenCV decodes it, .*--on-bad-image skip$",
-        images.find_scan_damage(damaged, "x.jpg") or "",
+        str(images.find_scan_damage(damaged, "x.jpg")),
     )
 
 
