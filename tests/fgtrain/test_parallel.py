@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import run_two
 from trainable import assert_same_training, final, joined, metrics, same, small, without_batch_statistics
 
 from fgdata.errors import InputError
@@ -135,7 +135,7 @@ def free_ports(count: int) -> list[int]:
 def two(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the runs and results of two processes."""
     out = tmp_path_factory.mktemp("two")
-    mp.spawn(one_of_two, (free_ports(19), drawn_set, out), nprocs=2)
+    run_two(one_of_two, free_ports(19), drawn_set, out)
     return out
 
 

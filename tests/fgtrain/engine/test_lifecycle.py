@@ -365,7 +365,7 @@ def test_weights_that_are_not_finite_are_not_saved(drawn_set: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_full_memory_is_an_error_that_says_what_to_do(
-    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
+    drawn_set: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, device: str
 ):
     config = small(drawn_set, tmp_path / "run", "moco")
     with monkeypatch.context() as patch:
@@ -379,9 +379,8 @@ def test_full_memory_is_an_error_that_says_what_to_do(
             raise torch.OutOfMemoryError("CUDA out of memory")
         torch.empty(1 << 52)
 
-    run = lifecycle.train(small(drawn_set, tmp_path / "trained"), "cvsa")
     monkeypatch.setattr(Encoder, "forward", run_out_of_memory)
     with pytest.raises(InputError, match=r"8 samples of 32 px.*memory of cpu[\s\S]*--optim\.accumulate 2"):
         lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
-    assert cli.main(["eval", "knn", str(run), "--device", "cpu", "--k", "5"]) == 2
+    assert cli.main(["eval", "knn", str(undisturbed), "--device", "cpu", "--k", "5"]) == 2
     assert "Not enough memory" in capsys.readouterr().err

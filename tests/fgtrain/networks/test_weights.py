@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -135,8 +136,9 @@ def test_tensors_that_are_not_dense_and_real_are_refused(kind: str, weights: dic
     assert re.search(rf"conv1.weight is a .*{kind}.*allowed: dense", refusal(tmp_path / "a.pth"))
 
 
-def test_printed_command_extracts_the_weights(weights: dict, tmp_path: Path):
-    """Of a whole model, of a checkpoint with one inside, and of TorchScript."""
+def test_printed_command_extracts_the_weights(weights: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a whole model, of a checkpoint with one inside, and of TorchScript. The shell runs the first command; the
+    others run here, because an import of torch takes seconds."""
     from torchvision.models import resnet18
 
     network = resnet18()
@@ -147,10 +149,18 @@ def test_printed_command_extracts_the_weights(weights: dict, tmp_path: Path):
     torch.save({"model": network, "opt": torch.optim.SGD(network.parameters(), 0.1)}, tmp_path / "inside.ckpt")
     for name in ("it's whole.pth", "script.pt", "inside.ckpt"):
         command = refusal(tmp_path / name).splitlines()[-1]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        subprocess.run(
-            command, shell=True, cwd=tmp_path, check=True, capture_output=True, env=os.environ | {"PATH": path}
-        )
+        if "'" in name:
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            subprocess.run(
+                command, shell=True, cwd=tmp_path, check=True, capture_output=True, env=os.environ | {"PATH": path}
+            )
+        else:
+            python, flag, code, *arguments = shlex.split(command)
+            assert (python, flag) == ("python", "-c")
+            with monkeypatch.context() as patch, warnings.catch_warnings(action="ignore"):
+                patch.chdir(tmp_path)
+                patch.setattr(sys, "argv", [flag, *arguments])
+                exec(code, {})
         (result,) = tmp_path.glob("*-weights.pth")
         encoder = initial.encoder(methods.ByolConfig(init=str(result)))
         assert torch.equal(encoder.network.conv1.weight, network.conv1.weight)
