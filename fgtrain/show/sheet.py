@@ -61,8 +61,10 @@ def first_in(shards: ShardSet, split: str, chosen: np.ndarray, most: int, seed: 
 
 
 def caption(shards: ShardSet, sample: Sample) -> str:
-    """The class of a sample in words, or its id when the set has no such class."""
+    """The class of a sample in words; its file's name in a set of one class, and its id if there is no such class."""
     number = label(sample)
+    if len(shards.classes) == 1:
+        return str(meta(sample).get("file", "")).rsplit("/", 1)[-1]
     name = shards.classes[number] if 0 <= number < len(shards.classes) else str(meta(sample).get("id", ""))
     return name.split(".", 1)[-1].replace("_", " ")
 

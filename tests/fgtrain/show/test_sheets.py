@@ -12,6 +12,7 @@ from PIL import Image, ImageFont
 from fgdata.errors import InputError
 from fgdata.images import decode
 from fgdata.shards.reader import ShardSet, box, meta
+from fgdata.shards.sample import Sample
 from fgdata.views import ViewSpec, load
 from fgtrain.runs.files import write_json
 from fgtrain.runs.rundir import RunDir
@@ -21,7 +22,7 @@ from fgtrain.settings.methods import MocoConfig
 from fgtrain.settings.pictures import Gradcam, Views
 from fgtrain.show import curves, gradcam, views
 from fgtrain.show.layout import MARGIN, heading, layout, shortened, wrapped
-from fgtrain.show.sheet import choose, default_split, fitted, framed, pixels
+from fgtrain.show.sheet import caption, choose, default_split, fitted, framed, pixels
 
 LONG = "image and its maps-a-folder-with-a-very-long-name-of-a-detector box"
 
@@ -175,3 +176,11 @@ def test_runs_that_differ_in_the_seed_are_one_line_in_a_band(tmp_path: Path):
     assert mean == ([0.5, 1.0], [5.0, 2.5])  # the epochs that both have
     assert band == ([0.5, 1.0], [4.0, 2.0], [6.0, 3.0])
     assert curves.average([curves.curves(runs[2])])["loss"][1] is None
+
+
+def test_a_set_of_one_class_has_file_names_as_captions():
+    sample = Sample({"cls": b"0"})
+    sample.info = {"file": "summer/IMG_1.jpg", "id": "7"}
+    for classes, expected in ((("unlabelled",), "IMG_1.jpg"), (("001.Blue_jay", "b"), "Blue jay"), ((), "7")):
+        shards: Any = SimpleNamespace(classes=classes)
+        assert caption(shards, sample) == expected
