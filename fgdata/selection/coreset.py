@@ -153,10 +153,8 @@ def write(pool: ShardSet, split: str, numbers: np.ndarray, how: dict[str, Any], 
     manifest = {**old, **asdict(counts), "format_version": newest_version(old), "dataset": dataset, "skipped": []}
     manifest["splits"] = {split: {"samples": len(ordered), "shards": entries}}
     if "maps" in old:
-        names = list(pool.splits)
-        row = sum(pool.splits[name] for name in names[: names.index(split)])
         detectors = [name for name in pool.detectors if name != "gt"]
-        maps, rows = need_local(pool.path, "Reading maps.h5") / MAPS, [row + number for number in ordered]
+        maps, rows = need_local(pool.path, "Reading maps.h5") / MAPS, [pool.map_row(split, number) for number in ordered]
         manifest["maps"] = pick(maps, detectors, rows, folder / MAPS)
     manifest = signed(manifest)
     write_atomic(folder / MANIFEST, dump(manifest))

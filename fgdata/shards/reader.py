@@ -253,6 +253,11 @@ class ShardSet:
             self._readers[name] = self.reader(name, self.manifest["splits"][name]["shards"])
         return self._readers[name]
 
+    def map_row(self, split: str, number: int) -> int:
+        """The row of a sample in maps.h5, which has the splits one after another."""
+        names = list(self.splits)
+        return sum(self.splits[name] for name in names[: names.index(split)]) + number
+
     def reader(self, split: str, shards: list[dict]) -> SplitReader:
         """A new reader of some shards of a split; `shards` are entries of the manifest."""
         return SplitReader(self.path, split, shards, self.detectors, len(self.classes), self._indexes, self.store)

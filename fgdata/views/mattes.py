@@ -45,9 +45,8 @@ class Mattes:
                 "a detector other than gt, of a set built with maps: fgdata build-shards --saliency rbd --keep-maps"
             )
         self._file, self._detector = MapFile(need_local(shards.path, "Reading maps.h5") / MAPS), detector
-        names = list(shards.splits)
-        self._first = sum(shards.splits[name] for name in names[: names.index(split)])
+        self._shards, self._split = shards, split
 
     def read(self, number: int) -> Matte:
         """The matte of a sample of the split. InputError if the file is damaged."""
-        return matte(self._file.read(self._detector, self._first + number))
+        return matte(self._file.read(self._detector, self._shards.map_row(self._split, number)))

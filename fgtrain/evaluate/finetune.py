@@ -48,7 +48,11 @@ class Part(ShardSet):
 
     def __init__(self, whole: ShardSet, cut: str, rows: Tensor):
         super().__init__(whole.path, whole.manifest, store=whole.store)
-        self._readers[cut] = cast(SplitReader, Rows(whole.split(cut), rows.tolist()))
+        self._whole, self._cut, self._rows = whole, cut, rows.tolist()
+        self._readers[cut] = cast(SplitReader, Rows(whole.split(cut), self._rows))
+
+    def map_row(self, split: str, number: int) -> int:
+        return self._whole.map_row(split, self._rows[number] if split == self._cut else number)
 
 
 class Rows:

@@ -47,6 +47,10 @@ def test_part_of_a_split_renumbers_its_samples(drawn_set: Path):
     assert len(reader) == 3
     assert reader.read(2)["jpg"] == whole.split("train").read(30)["jpg"]
     assert len(part.split("test")) == len(whole.split("test"))
+    first = {"train": 0, "test": len(whole.split("train"))}
+    assert list(whole.splits) == list(first)  # maps.h5 has the splits in this order
+    assert [part.map_row("train", number) for number in range(3)] == [5, 2, 30]
+    assert part.map_row("test", 1) == whole.map_row("test", 1) == first["test"] + 1
 
 
 def test_the_pair_is_chosen_on_train_and_every_fit_finishes_once(drawn_set: Path):
