@@ -154,7 +154,8 @@ def write(pool: ShardSet, split: str, numbers: np.ndarray, how: dict[str, Any], 
     manifest["splits"] = {split: {"samples": len(ordered), "shards": entries}}
     if "maps" in old:
         detectors = [name for name in pool.detectors if name != "gt"]
-        maps, rows = need_local(pool.path, "Reading maps.h5") / MAPS, [pool.map_row(split, number) for number in ordered]
+        maps = need_local(pool.path, "Reading maps.h5") / MAPS
+        rows = [pool.map_row(split, number) for number in ordered]
         manifest["maps"] = pick(maps, detectors, rows, folder / MAPS)
     manifest = signed(manifest)
     write_atomic(folder / MANIFEST, dump(manifest))

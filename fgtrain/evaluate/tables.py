@@ -147,7 +147,7 @@ def _missing(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
     lines = []
     if bare := [str(run.path) for run in runs if not run.results]:
         have = "has no results" if len(bare) == 1 else "have no results"
-        lines.append(f"{', '.join(bare)} {have} yet. Measure: fgtrain eval knn {shlex.join(bare)}")
+        lines.append(f"{', '.join(bare)} {have} yet. Measure: fgtrain eval all {shlex.join(bare)}")
     for kind, settings, digest in dict.fromkeys((c.evaluation, c.settings, c.digest) for c in columns):
         column = next(c for c in columns if (c.evaluation, c.settings, c.digest) == (kind, settings, digest))
         for group in groups:

@@ -99,7 +99,7 @@ def test_a_run_without_results_leaves_a_blank_and_a_line(runs: list[Path], tmp_p
     assert printed.splitlines()[-1].endswith("moco,group,,,")
     assert cli.main(["compare", str(runs[2]), str(bare)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"{bare} has no results yet. Measure: fgtrain eval knn {bare}" in said
+    assert f"{bare} has no results yet. Measure: fgtrain eval all {bare}" in said
     assert cli.main(["compare", str(bare)]) == 2
     assert "has no results yet" in capsys.readouterr().err
 
