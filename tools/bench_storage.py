@@ -110,7 +110,7 @@ def built(root: Path, folder: Path, side: int, least: int) -> Path:
     from bench_views import shard_sets
 
     own, _ = shard_sets(root, folder, side or None, least)
-    return own.path
+    return Path(str(own.path))
 
 
 @contextmanager
