@@ -2,7 +2,9 @@
 
     torchrun --nproc-per-node 2 -m fgtrain run cvsa        one process per GPU (NCCL), or on the CPU (gloo)
 
-CPU tensors and Python values go through gloo, GPU tensors through NCCL.
+CPU tensors and Python values go through gloo, GPU tensors through NCCL. Where one process may work for long while the
+others wait, they wait for a Python value (`collect`, `together`, `any_of`). NCCL is only used where all arrive
+together, so it gives up early.
 """
 
 import os
@@ -14,14 +16,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 from fgdata.errors import InputError
 
 from .place import pick_device
 
-TIMEOUT = timedelta(days=2)  # one process may work for hours, as in a decoder's warm-up, while the others wait
+PATIENCE = timedelta(days=2)  # one process may work for hours, as in an evaluation, while the others wait
+NCCL_TIMEOUT = timedelta(minutes=10)
 JOIN_TIMEOUT = timedelta(minutes=10)
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Set by torchrun for each process, and by other launchers of torch.distributed."""
@@ -31,6 +35,8 @@ _launcher: int | None = None
 """The parent of this process when it joined the others."""
 _all_stop = False
 """Whether `together` has stopped all processes."""
+_patient: Any = None
+"""The group for Python values, if it is not the default one."""
 
 
 @contextmanager
@@ -40,7 +46,7 @@ def group(name: str) -> Iterator[torch.device]:
     name: --device. InputError if the device is missing, if the environment variables of torchrun are incomplete, or if
     another process ends while this one waits for it.
     """
-    global _launcher, _all_stop
+    global _launcher, _all_stop, _patient
     if dist.is_initialized() or not _is_launched():
         yield pick_device(name)
         return
@@ -48,7 +54,7 @@ def group(name: str) -> Iterator[torch.device]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     _launcher, _all_stop = os.getppid(), False
-    _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    _patient = _join(device)
     try:
         yield device
     except RuntimeError as error:
@@ -60,7 +66,7 @@ def group(name: str) -> Iterator[torch.device]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()  # not after the error of one process: it would wait for those that are elsewhere
-    _launcher = None
+    _launcher = _patient = None
 
 
 def _is_launched() -> bool:
@@ -85,12 +91,16 @@ def _is_launched() -> bool:
     return True
 
 
-def _join(backend: str) -> None:
-    """Joins the process group. InputError if the others cannot be reached; a training later waits much longer."""
+def _join(device: torch.device) -> Any:
+    """Joins the process group -> the group for Python values, None for the default one. InputError if the others cannot
+    be reached; a training later waits much longer."""
     address, world = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", os.environ["WORLD_SIZE"]
+    gpu = device.type == "cuda"
+    backend, patience = ("cpu:gloo,cuda:nccl", NCCL_TIMEOUT) if gpu else ("gloo", PATIENCE)
     try:
         store, rank, count = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=patience)
+        return dist.new_group(backend="gloo", timeout=PATIENCE) if gpu else None
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -137,7 +147,7 @@ def collect(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, _patient)
     return values
 
 
@@ -146,7 +156,7 @@ def any_of(flag: bool) -> bool:
     if world_size() == 1:
         return flag
     highest = torch.tensor(int(flag))
-    dist.all_reduce(highest, dist.ReduceOp.MAX)
+    dist.all_reduce(highest, dist.ReduceOp.MAX, _patient)
     return bool(highest)
 
 
@@ -178,6 +188,18 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes of this training; 1 without torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def averaged(module: nn.Module, device: torch.device) -> nn.Module:
+    """(all) The module with the first process's weights and buffers, whose gradients are means over all processes.
+
+    Buffers are copied only now, not in every step.
+    """
+    if world_size() == 1:
+        return module
+    wrapped = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+    wrapped.broadcast_buffers = False  # torch 2.13 deprecates the argument, and 2.11 has no replacement
+    return wrapped
 
 
 @torch.no_grad()

@@ -127,9 +127,14 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
     for line in trainer.remarks() if fresh else []:
         monitor.say(line)
     if fresh and trainer.config.extend is None and isinstance(trainer.objective, Prepared):
-        with monitor.paused(trainer.device), parallel.together():
-            if trainer.first:
-                trainer.objective.prepare(run, shards, trainer.device, monitor.say, trainer.must_stop)
+        arguments = run, shards, trainer.device, monitor.say, trainer.must_stop
+        with monitor.paused(trainer.device):
+            if getattr(trainer.objective, "prepared_by_all", False):
+                trainer.objective.prepare(*arguments)
+            else:
+                with parallel.together():
+                    if trainer.first:
+                        trainer.objective.prepare(*arguments)
     if parallel.any_of(trainer.must_stop()):
         status = "stopped"  # without a checkpoint: `prepare` keeps its own files and resumes from them
     else:

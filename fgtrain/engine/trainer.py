@@ -6,7 +6,7 @@ all processes at the same point.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet, meta
@@ -35,6 +34,7 @@ from ..settings.file import blocks_extend, differences, relevant
 from ..settings.idle import describe_idle
 from ..show.training import ROWS, draw_training
 from .capacity import check_memory
+from .guard import Guard
 from .monitor import Monitor
 from .needs import check_backgrounds, check_labels
 from .refresh import Refresh
@@ -81,6 +81,7 @@ class Trainer:
                     module.compile()
         self.model: nn.Module = self.objective
         self.optimizer = optim.build(self.objective, config.optim, self.objective.rates)
+        self.guard = Guard(self.objective, self.optimizer, active=config.optim.skip_nonfinite > 0)
         self.check_settings()
         torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
         self.loader = load(
@@ -109,6 +110,8 @@ class Trainer:
         self.step = 0
         self.pending: list[dict[str, Tensor]] = []  # this process's logs since the last line of metrics.jsonl
         self.indices: list[Tensor] = []  # samples of those steps
+        self.left_out: list[int] = []  # steps without an update, as their loss was not finite
+        self.say: Callable[[str], None] = lambda line: None
         self.latest = torch.empty(0, dtype=torch.long)  # this process's samples of the last step
         self.shown: tuple[Tensor, Tensor] | None = None  # views of the last batch, for pictures, and their samples
         self.signals = signals or StopSignals()
@@ -161,17 +164,14 @@ class Trainer:
     def join(self) -> None:
         """(all) Copies weights and buffers from the first process; from now on gradients are averaged over all.
 
-        Buffers are copied only here, not in every step: queue and bank stay equal in all processes, and running
-        statistics, which no training step reads, are saved from the first process.
+        Queue and bank stay equal in all processes, and running statistics, which no training step reads, are saved from
+        the first process.
         """
-        if self.world > 1:
-            ids = [self.device] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.objective, device_ids=ids)
-            self.model.broadcast_buffers = False  # torch 2.13 deprecates the argument, and 2.11 has no replacement
+        self.model = parallel.averaged(self.objective, self.device)
 
     def fit(self, monitor: Monitor) -> str:
         """(all) Trains to the end or to a stop signal -> "done" or "stopped". Both end with a checkpoint on disk."""
-        between = self.steps_per_epoch * self.config.machine.checkpoint_every
+        between, self.say = self.steps_per_epoch * self.config.machine.checkpoint_every, monitor.say
         while self.step < self.total and not self.stopped:
             with monitor.paused(self.device):
                 self.evaluate(monitor)
@@ -218,7 +218,8 @@ class Trainer:
         return self.signals.came or parallel.lost_launcher()
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
-        """(all) One update: the optimiser step on a batch, in `accumulate` parts."""
+        """(all) One update: the optimiser step on a batch, in `accumulate` parts. Without an update if the loss is not
+        finite."""
         settings, part_logs = self.config.optim, []
         warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.total // 10)
         peak = settings.lr * self.config.data.batch_size / 256
@@ -227,6 +228,7 @@ class Trainer:
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         self.optimizer.zero_grad()
         with enough_memory(self.too_large):
+            self.guard.save()
             for number in range(settings.accumulate):
                 last = number + 1 == settings.accumulate
                 with nullcontext() if last or self.world == 1 else self.model.no_sync():  # pyright: ignore
@@ -235,13 +237,16 @@ class Trainer:
                         loss, logs = self.model(own, self.step / self.total)
                     self.scaler.scale(loss / settings.accumulate).backward()
                 part_logs.append({"loss": loss.detach(), **logs})
+            spoiled = self.guard.spoils([logs["loss"] for logs in part_logs])
             if settings.clip:
                 self.scaler.unscale_(self.optimizer)
                 part_logs[-1]["gradient"] = optim.clip(self.optimizer, settings.clip, settings.clip_by)
-            self.scaler.step(self.optimizer)
+            if not spoiled:
+                self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        self.objective.after_step(self.step / self.total)
+        self.objective.after_step(self.step / self.total)  # always: it also clears what the forward pass has noted
+        self.guard.take_back()
         means = {k: torch.stack([logs[k] for logs in part_logs if k in logs]).mean(0) for k in part_logs[-1]}
         self.pending.append({**means, "lr": torch.tensor(rate)})
         if self.draws():
@@ -261,17 +266,33 @@ class Trainer:
         )
 
     def check(self) -> dict[str, list[float]]:
-        """(all) The pending logs as means over the processes. InputError if the loss of a step is not finite."""
+        """(all) The pending logs as means over the processes, without steps that were left out. InputError if more
+        losses than allowed are not finite."""
         names = self.pending[0] if self.pending else {}
         own = {k: torch.stack([logs[k].float() for logs in self.pending]) for k in names}
         values = {k: parallel.gather(v[None]).mean(0).tolist() for k, v in own.items()}
-        for i, loss in enumerate(values.get("loss", [])):
-            if not math.isfinite(loss):
-                self.step += i + 1 - len(self.pending)  # the run failed at that step; later ones do not count
-                numbers = parallel.gather(self.indices[i]).tolist()
-                with parallel.together():
-                    raise InputError(self.not_finite(f"The loss became {loss}", numbers))
-        return values
+        good = [math.isfinite(loss) for loss in values.get("loss", [])]
+        for i in (i for i, is_good in enumerate(good) if not is_good):
+            step = self.step + i + 1 - len(self.pending)
+            if step not in self.left_out:
+                self.leave_out(step, values["loss"][i], parallel.gather(self.indices[i]).tolist())
+        return {k: [value for value, is_good in zip(v, good, strict=True) if is_good] for k, v in values.items()}
+
+    def leave_out(self, step: int, loss: float, numbers: list[int]) -> None:
+        """(all) Notes that a step had no update. InputError if it may not be left out. numbers: its samples."""
+        limit, before = self.config.optim.skip_nonfinite, self.left_out
+        what = f"The loss became {loss}"
+        if len(before) == limit:
+            self.step = step  # the run failed at that step; later ones do not count
+            if before:
+                what = f"After {counted(limit, 'step')} without an update ({str(before)[1:-1]}), the loss became {loss}"
+            with parallel.together():
+                raise InputError(self.not_finite(what, numbers))
+        before.append(step)
+        if self.first:
+            self.run.log(f"samples of step {step}: {', '.join(self.names(numbers))}")
+        allowed = f"{limit} such step{'s' * (limit > 1)}"
+        self.say(f"{what} at step {step:,}, which has no update. At most {allowed} (--optim.skip-nonfinite).")
 
     def check_weights(self) -> None:
         """(all) InputError if the last update made a weight or statistic infinite or NaN from a finite loss."""
@@ -283,8 +304,7 @@ class Trainer:
 
     def not_finite(self, what: str, numbers: list[int]) -> str:
         """The message for a loss or weights that are not finite at this step. numbers: its samples in the split."""
-        split, last = self.shards.split(self.config.data.split), self.run.last_checkpoint
-        ids = [str(meta(split.read(n, without="jpg"))["id"]) for n in numbers]
+        last, ids = self.run.last_checkpoint, self.names(numbers)
         named = ", ".join(ids[:MOST_NAMED])
         if len(ids) > MOST_NAMED:
             named += f" and {len(ids) - MOST_NAMED:,} more, all in {self.run.path / 'log.txt'}"
@@ -296,9 +316,14 @@ class Trainer:
             f"Samples of that step: {named}"
         )
 
+    def names(self, numbers: list[int]) -> list[str]:
+        """The ids of samples of the split."""
+        split = self.shards.split(self.config.data.split)
+        return [str(meta(split.read(number, without="jpg"))["id"]) for number in numbers]
+
     def flush(self, monitor: Monitor) -> None:
         """(all) Writes a line of metrics.jsonl: the means since the last one."""
-        means = {k: sum(v) / len(v) for k, v in self.check().items()}
+        means = {k: sum(v) / len(v) for k, v in self.check().items() if v}
         self.pending, self.indices = [], []
         with parallel.together():
             monitor.record({"step": self.step, "epoch": self.epoch(), **means, **monitor.rates()})
@@ -343,6 +368,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "left_out": list(self.left_out),
             "loader": self.loader.state_dict(),
             "boxes": self.refresh.boxes if self.refresh else None,
             "settings": relevant(self.config),
@@ -370,7 +396,7 @@ class Trainer:
                 {k: v if k == "lr" else v.to(self.device) for k, v in logs.items()} for logs in own["pending"]
             ]
             self.indices = [i.to(self.device) for i in own["indices"]]
-            self.step = state["step"]
+            self.step, self.left_out = state["step"], list(state.get("left_out", []))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise_system_error(str(checkpoint / "state.pt"), error)
             raise InputError(
@@ -395,7 +421,7 @@ class Trainer:
                 f"optim. Use its settings: --config {path / 'config.json'}"
             )
         self.restore(state, last)
-        steps, self.step, self.pending, self.indices = self.step, 0, [], []
+        steps, self.step, self.pending, self.indices, self.left_out = self.step, 0, [], [], []
         return f"extends {path}: weights, heads and optimiser of its step {steps:,}, with a new schedule"
 
     def save(self) -> None:

@@ -62,7 +62,8 @@ class Prepared(Protocol):
         say: Callable[[str], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Called on the first process only. Saves its state and returns early when `stop()` is true.
+        """Called on the first process only, or on all if the class says `prepared_by_all = True`. Saves its state and
+        returns early when `stop()` is true.
 
         `say` prints one line of progress.
         """

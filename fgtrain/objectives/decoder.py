@@ -26,6 +26,7 @@ from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 from fgdata.views import load
 
+from .. import parallel
 from ..networks.encoder import Encoder
 from ..place import has_bf16
 from ..runs.files import raise_system_error, read_through, write_bytes
@@ -160,15 +161,15 @@ def warm_up(
     say: Callable[[str], None],
     stop: Callable[[], bool],
 ) -> bool:
-    """Trains only the decoder, on plain images: MSE on normalised pixels, Adam at a constant rate.
+    """(all) Trains only the decoder, on plain images: MSE on normalised pixels, Adam at a constant rate. Each process
+    computes a part of each batch.
 
     Returns True when complete. Returns False when `stop()` ended it; the next call resumes after its last step.
 
     The encoder is frozen; its batch norm uses the statistics of the batch, as in the training that follows. The warm-up
-    runs a copy of it: the running statistics of the original must not change, and synchronised batch norm would wait
-    for processes that take no part in the warm-up.
+    runs a copy of it, because the running statistics of the original must not change.
     """
-    settings, unfinished = config.reconstruct, run.path / UNFINISHED
+    settings, unfinished, world = config.reconstruct, run.path / UNFINISHED, parallel.world_size()
     with torch.random.fork_rng(devices=[]):
         frozen = Encoder(config.model)
     frozen.load_state_dict(encoder.state_dict())
@@ -181,10 +182,12 @@ def warm_up(
         views=replace(
             encoder.normalised(config.views), views=1, crop="centre", jitter=0, grayscale=0, blur=0, plain=True
         ),
-        batch_size=min(settings.batch_size, len(shards.split(config.data.split))),
+        batch_size=max(2, min(settings.batch_size, len(shards.split(config.data.split))) // world),
         split=config.data.split,
         backend=config.machine.backend,
         seed=config.seed,
+        rank=parallel.rank(),
+        world_size=world,
         threads=config.machine.threads,
         readers=config.data.readers,
         ahead=config.data.ahead,
@@ -194,8 +197,10 @@ def warm_up(
     )
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")
     epoch = 0
-    if unfinished.is_file():
-        epoch = restore(unfinished, settings.epochs, decoder, optimizer, loader)
+    with parallel.together():
+        if unfinished.is_file():
+            epoch = restore(unfinished, settings.epochs, decoder, optimizer, loader)
+    model = parallel.averaged(decoder, device)
     resumed = f", resumed after epoch {epoch}" if epoch else ""
     say(f"Decoder warm-up: {counted(settings.epochs, 'epoch')}{resumed}")
     last_save = time.perf_counter()
@@ -204,7 +209,9 @@ def warm_up(
         state = {"epoch": epoch, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
         content = io.BytesIO()
         torch.save({**state, "loader": loader.state_dict()}, content)
-        write_bytes(unfinished, content.getvalue())
+        with parallel.together():
+            if parallel.rank() == 0:
+                write_bytes(unfinished, content.getvalue())
 
     with loader:
         while epoch < settings.epochs:
@@ -214,29 +221,33 @@ def warm_up(
                 with bf16:
                     with torch.no_grad():
                         v = frozen(x).pooled
-                    loss = F.mse_loss(decoder(v), x)
+                    loss = F.mse_loss(model(v), x)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
                 constants.append(mean_image_error(x))
-                if (
-                    stop() and loader.state_dict()["batch"] > 0
-                ):  # at the end of an epoch the loader is at the start of the next
+                stopping = parallel.any_of(stop())
+                if stopping and loader.state_dict()["batch"] > 0:  # 0: at the end of an epoch
                     save_state()
                     return False
             epoch += 1
-            error, constant = torch.stack([torch.stack(losses), torch.stack(constants)]).mean(1).cpu().tolist()
-            if not math.isfinite(error):
-                raise InputError(
-                    f"The decoder's loss became {error} in warm-up epoch {epoch}. Lower --reconstruct.lr, now "
-                    f"{settings.lr:g}."
-                )
+            means = torch.stack([torch.stack(losses), torch.stack(constants)]).mean(1)
+            error, constant = parallel.gather(means[None]).mean(0).cpu().tolist()
+            with parallel.together():
+                if not math.isfinite(error):
+                    raise InputError(
+                        f"The decoder's loss became {error} in warm-up epoch {epoch}. Lower --reconstruct.lr, now "
+                        f"{settings.lr:g}."
+                    )
             say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}  mean image {constant:.4f}")
-            if epoch < settings.epochs and (stop() or time.perf_counter() - last_save >= SAVE_SECONDS):
+            stopping = parallel.any_of(stop())
+            if epoch < settings.epochs and (
+                stopping or parallel.any_of(time.perf_counter() - last_save >= SAVE_SECONDS)
+            ):
                 save_state()
                 last_save = time.perf_counter()
-            if stop():
+            if stopping:
                 break
     return epoch == settings.epochs
 

@@ -29,7 +29,7 @@ class SynthPair(nn.Module):
     normalisation of the bank (pair.bank_normalize); these are our choices.
     """
 
-    accumulates = False
+    accumulates, prepared_by_all = False, True
     bank: Tensor
     stored: Tensor
 
@@ -61,19 +61,22 @@ class SynthPair(nn.Module):
         say: Callable[[str], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Sets the decoder's weights before the first step: from this run, from --decoder, or by a warm-up.
+        """(all) Sets the decoder's weights before the first step: from this run, from --decoder, or by a warm-up.
 
         Afterwards the run contains them as decoder.safetensors. A warm-up that `stop()` ended resumes on the next call.
         """
         file, config, arguments = run.path / decoder.FILE, self.config, (run, shards, device, say, stop)
-        if file.is_file():
-            self.decoder.load(file)
-        elif config.decoder is not None:
-            self.decoder.load(config.decoder)
-            self.decoder.save(file)
-        elif config.reconstruct.epochs and decoder.warm_up(self.decoder, self.encoder, config, *arguments):
-            self.decoder.save(file)
-            (run.path / decoder.UNFINISHED).unlink(missing_ok=True)
+        with parallel.together():
+            ready = file if file.is_file() else config.decoder
+            if ready is not None:
+                self.decoder.load(ready)
+        complete = ready is not None
+        if not complete and config.reconstruct.epochs:
+            complete = decoder.warm_up(self.decoder, self.encoder, config, *arguments)
+        with parallel.together():
+            if complete and ready != file and parallel.rank() == 0:
+                self.decoder.save(file)
+                (run.path / decoder.UNFINISHED).unlink(missing_ok=True)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         pair, views, x = self.pair, batch["views"], batch["plain"]

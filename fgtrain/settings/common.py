@@ -175,6 +175,9 @@ class Optim:
     clip_by: Literal["norm", "parameter"] = "norm"
     """The gradients that `clip` limits. norm: that of all parameters together. parameter: that of each tensor of
     weights, as the authors of DINO do."""
+    skip_nonfinite: int = 2
+    """Steps whose loss is NaN or infinite that a run leaves out, without any update, before the next such loss ends it.
+    0: the first one ends it, and a GPU keeps no copy of the weights for this."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero; at most a tenth of the run."""
     accumulate: int = 1
@@ -315,6 +318,7 @@ class Config:
         decay = self.optim.weight_decay
         need(0 <= decay <= LARGEST, "optim.weight-decay", decay, f"0 to {LARGEST:g}")
         need_between(0, self.optim.warmup_epochs, LARGEST, "optim.warmup-epochs")
+        need_between(0, self.optim.skip_nonfinite, MOST, "optim.skip-nonfinite")
         end = self.optim.weight_decay_end
         need(end is None or 0 <= end <= LARGEST, "optim.weight-decay-end", end, f"0 to {LARGEST:g}")
         need(0 < self.optim.layer_decay <= 1, "optim.layer-decay", self.optim.layer_decay, "above 0, at most 1")

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from paths import ROOT
 from trainable import assert_same_training, final, joined, small, without_batch_statistics
 
@@ -75,6 +78,28 @@ def test_a_port_in_use_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch
             monkeypatch.setenv(name, value)
         with pytest.raises(InputError, match=f"127.0.0.1:{port}"), parallel.group("cpu"):
             pass
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_nccl_gives_up_early_and_python_values_are_patient(gpu: bool, monkeypatch: pytest.MonkeyPatch):
+    joined, sent = {}, []
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "_own_device", lambda _: torch.device("cuda", 1) if gpu else torch.device("cpu"))
+    monkeypatch.setattr(parallel, "rendezvous", lambda *_, **__: iter([(None, 1, 2)]))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **more: joined.update({backend: more["timeout"]}))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: (backend, timeout))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(dist, "all_gather_object", lambda values, value, group: sent.append(group))
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, op, group: sent.append(group))
+    with parallel.group("auto"):
+        monkeypatch.setattr(parallel, "world_size", lambda: 2)
+        parallel.collect("value")
+        parallel.any_of(True)
+    days, minutes = timedelta(days=2), timedelta(minutes=10)
+    assert joined == ({"cpu:gloo,cuda:nccl": minutes} if gpu else {"gloo": days})
+    assert sent == [("gloo", days) if gpu else None] * 2
 
 
 KILL_LAST = """

@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import torch
 from processes import run_two
+from safetensors.torch import load_file
 from trainable import assert_same_training, final, joined, metrics, same, small, without_batch_statistics
 
 from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
-from fgtrain import parallel
+from fgtrain import objectives, parallel
 from fgtrain.engine import lifecycle, refresh, trainer
+from fgtrain.objectives import decoder
+from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Config, Model, OwnBoxes
 
 METHODS = ("moco", "byol", "simsiam", "simclr", "cvsa", "synth-pair", "dino")
@@ -82,6 +86,30 @@ def communicate() -> dict[str, Any]:
     }
 
 
+def nan_at(patch: pytest.MonkeyPatch, step: int, rank: int) -> None:
+    train_step = trainer.Trainer.train_step
+
+    def with_nan(self, batch):
+        if self.step + 1 == step and parallel.rank() == rank:
+            batch = {**batch, "views": batch["views"] * float("nan")}
+        train_step(self, batch)
+
+    patch.setattr(trainer.Trainer, "train_step", with_nan)
+
+
+def warmed_up(shards: Path, out: Path) -> dict[str, torch.Tensor]:
+    """The weights of a decoder after its warm-up, of features that do not depend on the batch."""
+    config = small(shards, out, "synth-pair")
+    out.mkdir(exist_ok=True)
+    objective: Any = objectives.build(config, 32, 4).train()
+    with pytest.MonkeyPatch.context() as patch:
+        norm = torch.nn.modules.batchnorm._BatchNorm
+        patch.setattr(norm, "train", lambda self, mode=True: torch.nn.Module.train(self, False))
+        arguments = RunDir(out), ShardSet.open(shards), torch.device("cpu")
+        objective.prepare(*arguments, lambda _: None, lambda: False)
+    return objective.decoder.state_dict()
+
+
 def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
     """What each of the two processes runs; its results are saved as `out`/results<rank>.pt."""
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
@@ -94,7 +122,7 @@ def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
 
     os.environ["MASTER_PORT"] = str(ports.pop())
     with parallel.group("cpu"):
-        results = communicate()
+        results = communicate() | {"decoder": warmed_up(shards, out / "warm")}
     with pytest.MonkeyPatch.context() as patch:
         without_batch_statistics(patch)
         for name in METHODS:
@@ -115,6 +143,9 @@ def one_of_two(rank: int, ports: list[int], shards: Path, out: Path) -> None:
         stopped_at(patch, 6, rank=1)
         run(boxed(shards, out / "boxes-parts"), "contrastive-crop-own")
     run(boxed(shards, out / "boxes-parts", resume=True), "contrastive-crop-own")
+    with pytest.MonkeyPatch.context() as patch:
+        nan_at(patch, 5, rank=1)
+        run(small(shards, out / "nan"), "cvsa")
     odd = small(shards, out / "odd")
     results["odd"] = run(replace(odd, data=replace(odd.data, batch_size=9)), "error")
     results["left"] = not torch.distributed.is_initialized()
@@ -135,7 +166,7 @@ def free_ports(count: int) -> list[int]:
 def two(drawn_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the runs and results of two processes."""
     out = tmp_path_factory.mktemp("two")
-    run_two(one_of_two, free_ports(19), drawn_set, out)
+    run_two(one_of_two, free_ports(20), drawn_set, out)
     return out
 
 
@@ -172,6 +203,26 @@ def test_two_processes_train_as_one_on_the_joined_batch(
 def test_synthesized_pairs_train_over_two_processes(two: Path):
     """Each process draws its own noise, so the curve is not that of one process; this tests only that they train."""
     assert [line["step"] for line in metrics(two / "synth-pair")] == [3, 6, 8]
+
+
+@pytest.mark.slow
+def test_both_processes_warm_up_the_decoder_as_one_on_the_joined_batch(two: Path, drawn_set: Path, tmp_path: Path):
+    first, second = (torch.load(two / f"results{rank}.pt")["decoder"] for rank in (0, 1))
+    assert same(first, second)
+    assert same(first, load_file(two / "warm" / decoder.FILE))
+    alone = warmed_up(drawn_set, tmp_path / "alone")
+    # Float32 sums in another order. Adam moves a weight whose gradient is almost zero by up to its rate in every step.
+    apart = torch.cat([(first[name] - alone[name]).abs().flatten() for name in first])
+    assert apart.quantile(0.95) < 1e-5
+    assert apart.max() < 4 * 1e-4
+
+
+@pytest.mark.slow
+def test_a_loss_of_one_process_that_is_not_finite_is_left_out_by_both(two: Path):
+    state = final(two / "nan")
+    assert state["left_out"] == [5]
+    assert all(value == value for line in metrics(two / "nan") for value in line.values())  # none is NaN
+    assert all(v.isfinite().all() for v in state["objective"].values())
 
 
 @pytest.mark.slow

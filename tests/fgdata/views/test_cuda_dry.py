@@ -23,6 +23,7 @@ from trainable import small
 from fgdata.shards.reader import ShardSet
 from fgdata.views import Local, ViewSpec, opening, unfinished
 from fgtrain.engine import monitor
+from fgtrain.engine.guard import Guard
 from fgtrain.engine.trainer import Trainer
 from fgtrain.evaluate import cam, finetune, knn, linear, localization, probe
 from fgtrain.networks import optim
@@ -144,6 +145,7 @@ def on_gpu(shards: Path, out: Path, name: str) -> Iterator[tuple[Trainer, Watch]
     with trainer.loader, simulated_gpu() as watch:
         trainer.device, objective = CUDA, to_gpu(trainer.objective)
         trainer.optimizer = optim.build(objective, trainer.config.optim, objective.rates)
+        trainer.guard = Guard(objective, trainer.optimizer)
         trainer.autocast = torch.autocast("cuda", torch.bfloat16)
         yield trainer, watch
 

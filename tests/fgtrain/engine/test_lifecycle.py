@@ -322,19 +322,47 @@ def test_an_error_while_training_is_recorded_until_the_run_is_resumed(
     assert RunDir(tmp_path / "run").facts["reason"] is None
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
-    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def nan_at(patch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Runs have views that are NaN in these steps, from 1 on."""
     step = Trainer.train_step
 
-    def step_with_nan(self, batch):
-        if self.step == 4:
+    def with_nan(self, batch):
+        if self.step + 1 in steps:
             batch = {**batch, "views": batch["views"] * float("nan")}
         step(self, batch)
 
-    monkeypatch.setattr(Trainer, "train_step", step_with_nan)
+    patch.setattr(Trainer, "train_step", with_nan)
+
+
+@pytest.mark.parametrize("name", ["moco", "byol"])
+def test_a_step_whose_loss_is_not_finite_is_left_out_and_the_run_resumes_bitwise(
+    name: str, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with monkeypatch.context() as patch:
+        nan_at(patch, 4, 6)
+        whole = lifecycle.train(small(drawn_set, tmp_path / "whole", name), name)
+        assert "The loss became nan at step 4, which has no update" in capsys.readouterr().out
+        lines = metrics(whole)
+        assert [line["step"] for line in lines] == [3, 6, 8]
+        assert all(value == value for line in lines for value in line.values())  # none is NaN
+        assert "samples of step 4: " in (whole / "log.txt").read_text()
+        state = final(whole)
+        assert state["left_out"] == [4, 6]
+        stop_at_step(patch, 5)
+        lifecycle.train(small(drawn_set, tmp_path / "run", name), name)
+        lifecycle.train(small(drawn_set, tmp_path / "run", name, resume=True), name)
+    assert same(final(tmp_path / "run"), state)
+    assert metrics(tmp_path / "run") == lines
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first two are left out."""
+    nan_at(monkeypatch, 1, 3, 5)
     monkeypatch.setattr(trainer, "MOST_NAMED", 3)
-    with pytest.raises(InputError, match=r"nan at step 5 \(epoch 2\)[\s\S]*checkpoint: 0000004[\s\S]*Samples") as error:
+    expected = r"After 2 steps without an update \(1, 3\), the loss became nan at step 5 \(epoch 2\)"
+    with pytest.raises(InputError, match=rf"{expected}[\s\S]*checkpoint: 0000004[\s\S]*Samples") as error:
         lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
     message, log = str(error.value), (tmp_path / "run" / "log.txt").read_text()
     assert message.endswith(f" and 5 more, all in {tmp_path / 'run' / 'log.txt'}")
