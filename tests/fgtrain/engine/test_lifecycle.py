@@ -172,7 +172,7 @@ def test_a_part_has_the_same_samples_in_every_tensor():
         local=Local(count=2, size=8),
         object_size=8,
     ).tensors
-    assert len(shapes) == 9
+    assert len(shapes) == 10
     n, batch = torch.arange(6), {}
     for name, shape in shapes.items():
         batch[name] = n.view([-1 if k == -1 else 1 for k in shape]).expand([6 if k == -1 else k for k in shape])
