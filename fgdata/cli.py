@@ -16,7 +16,7 @@ import tyro
 from . import plugins
 from .commandline import help_as_paragraphs
 from .errors import BadImage, InputError, counted, run_command
-from .stores.flag import Place
+from .stores.flag import MaybePlace, Place
 from .stores.place import Url, need_local
 
 DESCRIPTION = (
@@ -34,8 +34,8 @@ Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "coreml"]
 
 def build_shards(
     dataset: str = "drawn",
-    root: Place | None = None,
-    out: Place | None = None,
+    root: MaybePlace = None,
+    out: MaybePlace = None,
     saliency: tuple[str, ...] = ("rbd",),
     objective: Literal["max-excess", "max-mean"] = "max-excess",
     tau: float | None = None,
@@ -455,7 +455,7 @@ def score(
 
 def show(
     shards: Shards,
-    other: Annotated[Place | None, tyro.conf.Positional] = None,
+    other: Annotated[MaybePlace, tyro.conf.Positional] = None,
     out: Path | None = None,
     samples: int = 96,
 ) -> int:

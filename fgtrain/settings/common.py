@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import Suppress
 
 from fgdata.errors import InputError
-from fgdata.stores.flag import Place
+from fgdata.stores.flag import MaybePlace, Place
 from fgdata.views.spec import ViewSpec
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -64,7 +64,7 @@ def need_seed(seed: int, trials: int = 1) -> None:
 class Data:
     """The training data."""
 
-    shards: Place | None = None
+    shards: MaybePlace = None
     """Shard set: a folder with manifest.json, or its URL (s3://, gs://, hf://datasets/, https://). Default: the newest
     complete one under shards/."""
     split: str = "train"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from fgdata.stores.flag import Place
+from fgdata.stores.flag import MaybePlace
 
 from .common import LARGEST, MOST, NEIGHBOURS, TEMPERATURE, Model, need, need_between, need_seed, need_temperature
 
@@ -30,7 +30,7 @@ class Evaluation:
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN-or-CHECKPOINT]", help_behavior_hint="")] = None
     """Run directory (its last checkpoint), a checkpoint folder, or an encoder.safetensors. Omit it with --weights."""
-    shards: Place | None = None
+    shards: MaybePlace = None
     """Shard set with the splits that the evaluation uses. Default: the run's own, or the newest under shards/."""
     size: int | None = None
     """Side of the evaluated images in pixels. Default: the run's view size; with --weights, the network's own."""

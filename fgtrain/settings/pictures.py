@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from fgdata.files.output import check_output
-from fgdata.stores.flag import Place
+from fgdata.stores.flag import MaybePlace, Place
 
 from .common import Switch, need_between, need_seed
 
@@ -33,7 +33,7 @@ class Views(Picture):
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
     """Run directory whose shard set and view settings are used."""
-    shards: Place | None = None
+    shards: MaybePlace = None
     """Shard set. Default: the run's, else the newest under shards/."""
     detector: str | None = None
     """Detector whose boxes are used. Default: the run's, else the set's first that is not gt, else gt."""
@@ -59,7 +59,7 @@ class Pairs(Picture):
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run directory of the method synth-pair."""
-    shards: Place | None = None
+    shards: MaybePlace = None
     """Shard set. Default: the run's."""
     split: str | None = None
     """Split the images come from. Default: test, or train for a set without it."""
@@ -80,7 +80,7 @@ class Gradcam(Picture):
 
     runs: Runs
     """Run directories (their last checkpoints), checkpoint folders, or encoder.safetensors files."""
-    shards: Place | None = None
+    shards: MaybePlace = None
     """Shard set. Default: that of the first run."""
     split: str | None = None
     """Split the images come from; the classifier is trained on train. Default: test, or train for a set without it."""

@@ -83,7 +83,7 @@ def test_a_port_in_use_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("gpu", [False, True])
 def test_nccl_gives_up_early_and_python_values_are_patient(gpu: bool, monkeypatch: pytest.MonkeyPatch):
     joined, sent = {}, []
-    for name, value in TORCHRUN.items():
+    for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(parallel, "_own_device", lambda _: torch.device("cuda", 1) if gpu else torch.device("cpu"))
     monkeypatch.setattr(parallel, "rendezvous", lambda *_, **__: iter([(None, 1, 2)]))

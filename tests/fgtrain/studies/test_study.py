@@ -115,7 +115,7 @@ def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path
     assert all(
         line["commit"] and line["versions"]["torch"] for line in kept.results if line["evaluation"] == "training"
     )
-    assert kept.commands == (f"fgtrain study {words[1]} --data.shards {words[3]} --epochs 16",)
+    assert kept.commands == (f"fgtrain study {words[1]} --data.shards {words[3]} --epochs 16 --rows 'MoCo v2'",)
     before = (run / "results.jsonl").read_bytes()
     assert cli.main([*words, "--epochs", "16"]) == 0, "a finished study only writes its tables again"
     assert (run / "results.jsonl").read_bytes() == before
