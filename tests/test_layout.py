@@ -27,7 +27,7 @@ ROOMS = {
             "views",
             "selection",
         ),
-        *("building", "report", "sharing", "cli", "__main__"),
+        *("building", "report", "sharing", "commands", "cli", "__main__"),
     ),
     "fgtrain": (
         *(

@@ -64,7 +64,7 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     build = "build-shards --classes 2 --images-per-class 6 --size 96 --saliency spectral-residual gt --jobs 1".split()
     with monkeypatch.context() as patch:
-        patch.setattr("fgdata.cli.LARGE_SAMPLE", 1000)
+        patch.setattr("fgdata.commands.common.LARGE_SAMPLE", 1000)
         assert main(build) == 0
     output = capsys.readouterr().out
     assert "12 samples (8 train, 4 test), 12 of them" in output

@@ -1,0 +1,1 @@
+"""The commands of `fgdata`: one function each, whose docstring is its help."""

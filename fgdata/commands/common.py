@@ -1,0 +1,69 @@
+"""What several commands take and print."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..errors import counted
+from ..stores.flag import Place
+from ..stores.place import Url
+
+RECIPE_BATCH = 256
+"""Samples per step of the recipe cvsa, and so the least number of train images that it takes."""
+LARGE_SAMPLE = 50_000
+"""Bytes of a sample from which a build mentions --max-side; at 384 pixels a photograph takes fewer."""
+Shards = Annotated[Place, tyro.conf.Positional]
+Folder = Annotated[Path, tyro.conf.Positional]
+Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "coreml"]
+
+
+def print_next(shards: Path | Url, manifest: dict) -> None:
+    """Prints the remarks on a finished set, and the commands that show it and train on it."""
+    for line in remarks(manifest):
+        print(f"  {line}")
+    folder = shlex.quote(str(shards))
+    print(f"View it:     fgdata show {folder}")
+    if (train := manifest["splits"].get("train", {}).get("samples", 0)) >= 2:
+        smaller = "" if train >= RECIPE_BATCH else f" --data.batch-size {1 << (train.bit_length() - 1)}"
+        print(f"Train on it: fgtrain run cvsa --data.shards {folder}{smaller}")
+
+
+def explain_replacement() -> None:
+    """Tells a user whose shell is inside a set that was replaced how to enter the new folder: this process is there."""
+    print(
+        f"The folder was replaced and your shell is in the old one. Enter it again: cd {shlex.quote(str(Path.cwd()))}"
+    )
+
+
+def total_of(manifest: dict) -> str:
+    counts = {name: split["samples"] for name, split in manifest["splits"].items()}
+    parts = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    return counted(sum(counts.values()), "sample") + (f" ({parts})" if parts else "")
+
+
+def remarks(manifest: dict) -> list[str]:
+    """-> remarks on a finished build: skipped images, clipped boxes, re-encoded images, fallbacks, large images."""
+    lines = []
+    if manifest["skipped"]:
+        lines.append(f"{counted(len(manifest['skipped']), 'unusable image')} skipped; manifest.json lists them")
+    if manifest["boxes_clipped"]:
+        clipped = counted(manifest["boxes_clipped"], "image")
+        lines.append(f"{clipped} had ground-truth boxes that extended beyond the image; these were clipped")
+    if manifest["reencoded"]:
+        encoded = counted(manifest["reencoded"], "image")
+        lines.append(f"{encoded} re-encoded as JPEG (not a JPEG of 1 or 3 channels, or larger than --max-side)")
+    for name, counts in manifest["fallbacks"].items():
+        lines += [
+            f"{counted(count, 'image')} got the whole-image box from {name}: {kind} map"
+            for kind, count in counts.items()
+        ]
+    tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    size = sum(tar["bytes"] for tar in tars) / max(1, sum(tar["samples"] for tar in tars))
+    if manifest["images"]["max_side"] is None and size > LARGE_SAMPLE:
+        lines.append(
+            f"the images have their original size, {size / 1000:,.0f} kB on average; --max-side 384 makes a smaller "
+            "set that is read and decoded faster (docs/build.md)"
+        )
+    return lines
