@@ -21,7 +21,7 @@ from ..settings.common import NEIGHBOURS, Config
 from .monitor import Monitor
 from .needs import choose_images
 from .signals import StopSignals
-from .trackers import Trackers
+from .trackers import Trackers, check_trackers
 from .trainer import Trainer
 
 
@@ -41,6 +41,7 @@ def train(config: Config, name: str) -> Path:
         # First, so that it ends last: until then the run is not finished.
         signals = stack.enter_context(StopSignals(raises=parallel.world_size() == 1))
         with parallel.together():
+            check_trackers(config)
             opened = open_shards(config.data.shards, config.data.cache_dir, config.data.cache_gb)
             shards = choose_images(config, opened)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)

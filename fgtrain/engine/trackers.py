@@ -6,6 +6,7 @@ these programs under `tracking`, so that a resumed run continues there.
 
 import secrets
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -145,20 +146,30 @@ def remembered(run: RunDir, name: str, make: Callable[[], str]) -> str:
     return known[name]
 
 
+def named(config: Config) -> list[str]:
+    """The programs that a run's settings name, each once."""
+    return list(dict.fromkeys((*config.machine.log, *["tensorboard"] * config.machine.tensorboard)))
+
+
+def check_trackers(config: Config) -> None:
+    """InputError if a package that the settings name is not installed."""
+    for name in named(config):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise InputError(f"--log {name} needs {name}, which is not installed: pip install {name}") from error
+
+
 class Trackers:
     """The writers that a run's settings name. A writer that fails later is dropped and reported: training continues."""
 
     def __init__(self, run: RunDir, config: Config, step: int):
-        """InputError when a package is missing or cannot start."""
-        named = dict.fromkeys((*config.machine.log, *["tensorboard"] * config.machine.tensorboard))
+        """InputError when a package cannot start."""
         settings = flat(to_dict(config))
         self.writers: dict[str, Writer] = {}
-        for name in named:
+        for name in named(config):
             try:
                 self.writers[name] = WRITERS[name](run, settings, step)
-            except ImportError as error:
-                self.close("failed")
-                raise InputError(f"--log {name} needs {name}, which is not installed: pip install {name}") from error
             except Exception as error:  # such as a missing login; each package has its own types
                 self.close("failed")
                 raise InputError(f"--log {name} could not start: {_reason(error)}. Fix it, or omit it.") from error

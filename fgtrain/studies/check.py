@@ -11,6 +11,7 @@ from fgdata.views.opening import choose_detector
 from .. import objectives
 from ..engine.capacity import check_memory
 from ..engine.needs import check_backgrounds, check_labels
+from ..engine.trackers import check_trackers
 from ..place import open_shards, pick_device
 from .plan import Job, Plan, refuse
 from .sets import DataSet
@@ -69,6 +70,7 @@ def check_training(job: Job, device, need_sets: bool) -> None:
         return
     check_labels(config, shards)
     check_backgrounds(config)
+    check_trackers(config)
     for lender in config.data.backgrounds:
         ShardSet.open(lender)
     if config.data.batch_size > samples:

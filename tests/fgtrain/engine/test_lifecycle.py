@@ -229,10 +229,11 @@ def test_tensorboard_has_the_metrics(drawn_set: Path, tmp_path: Path):
     ]
 
 
-def test_missing_tensorboard_is_named_with_the_command_that_installs_it(drawn_set: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+def test_a_missing_tensorboard_is_named_before_the_run_has_a_folder(drawn_set: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
     with pytest.raises(InputError, match="pip install tensorboard"):
         lifecycle.train(small(drawn_set, tmp_path / "run", tensorboard=True), "cvsa")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_prints_what_it_starts_from(drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -17,7 +17,7 @@ from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgtrain import cli
 from fgtrain.engine import lifecycle
-from fgtrain.engine.trackers import Trackers
+from fgtrain.engine.trackers import Trackers, check_trackers
 from fgtrain.evaluate import online
 from fgtrain.evaluate.finetune import Part
 from fgtrain.runs.rundir import RunDir
@@ -151,7 +151,7 @@ def test_a_missing_program_is_named_with_the_command_that_installs_it(
 ):
     monkeypatch.setitem(sys.modules, name, None)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=f"--log {name} needs {name}, which is not installed: pip install {name}"):
-        Trackers(RunDir(tmp_path), small(drawn_set, tmp_path, log=(name,)), 0)
+        check_trackers(small(drawn_set, tmp_path, log=(name,)))
 
 
 def test_a_program_that_cannot_start_is_an_error(drawn_set: Path, tmp_path: Path, programs):
