@@ -10,9 +10,9 @@ NAME = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 
 
 def import_hub(command: str) -> Any:
-    """-> the module huggingface_hub. InputError if it is not installed. command: the one that needs it."""
+    """-> module huggingface_hub with its utils. InputError if it is not installed. command: the one that needs it."""
     try:
-        import huggingface_hub
+        import huggingface_hub.utils  # the module loads its parts lazily, and this one only by name
     except ImportError as error:
         raise InputError(
             f"{command} needs huggingface_hub, which is not installed: pip install huggingface_hub"

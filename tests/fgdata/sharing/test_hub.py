@@ -23,6 +23,10 @@ pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 STREAM = """
 import json, sys, tempfile
+from pathlib import Path
+from fgdata.sharing.pull import pull
+with tempfile.TemporaryDirectory() as folder:
+    pull("hf://datasets/my-lab/birds", Path(folder))
 from datasets import load_dataset
 with tempfile.TemporaryDirectory() as cache:
     for split in ("train", "test"):
@@ -87,8 +91,8 @@ def test_what_is_pulled_is_what_was_pushed(large: Hub, tiny: Path, tmp_path: Pat
     assert "is already complete: " in capsys.readouterr().out
 
 
-def test_datasets_streams_the_splits_of_a_pushed_set(hub: Hub, tiny: Path, tmp_path: Path):
-    """In a process of its own, which knows the hub by its address alone."""
+def test_a_fresh_process_pulls_a_pushed_set_and_datasets_streams_its_splits(hub: Hub, tiny: Path, tmp_path: Path):
+    """In a process of its own, which knows the hub by its address alone and has imported nothing of its library."""
     pytest.importorskip("datasets")
     assert push(tiny) == 0
     own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
