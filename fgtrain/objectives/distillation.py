@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from .. import parallel
 from ..networks import initial
 from ..networks.ema import frozen_copy
+from ..networks.encoder import Encoder
 from ..networks.optim import Rates
 from ..settings.distillation import BoxDistillConfig
 from .bases import Logs
 from .losses import feature_std, relation, unit, wide
 
-MOST_ROWS = 65_536
+MOST_ROWS, LARGEST_VIEW = 65_536, 4096
 REMARK = (
     "this method learns from the network that it starts from, whose weights are random; name trained ones with --init"
 )
@@ -42,8 +43,7 @@ class BoxDistill(nn.Module):
         self.tau, self.weight = config.distill.tau, config.distill.weight
         self.encoder = initial.encoder(config)
         self.encoder.hold = True
-        self.encoder.check_size(config.distill.size, "distill.size")
-        self.views = replace(self.encoder.normalised(config.views), object_size=config.distill.size)
+        self.views = replace(self.encoder.normalised(config.views), object_size=teacher_size(self.encoder, config))
         self.target_encoder = frozen_copy(self.encoder)
         rows = config.distill.bank
         self.bank = Bank(min(samples, MOST_ROWS) if rows == "auto" else rows, self.encoder.dim)
@@ -73,6 +73,16 @@ class BoxDistill(nn.Module):
     def after_step(self, progress: float) -> None:
         """Updates the bank."""
         self.bank.turn()
+
+
+def teacher_size(encoder: Encoder, config: BoxDistillConfig) -> int:
+    """--distill.size in pixels. InputError when the network cannot process views of that size."""
+    size, own = config.distill.size, config.views.size
+    if size == "auto":
+        wanted = min(LARGEST_VIEW, max(own, 32 * round(1.75 * own / 32)))
+        return next((s for s in range(wanted, own, -1) if encoder.shape.fits(encoder.model, s)), own)
+    encoder.check_size(size, "distill.size")
+    return size
 
 
 class Bank(nn.Module):

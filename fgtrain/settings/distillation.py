@@ -19,9 +19,10 @@ ADAMW = Optim(name="adamw", lr=2e-3, weight_decay=0.01, exclude_norm_and_bias=Tr
 class DistillSettings:
     """Box distillation (ours)."""
 
-    size: int = 224
+    size: Literal["auto"] | int = "auto"
     """Side of the teacher's view, the object's box grown by 15 % to a square, in pixels. Larger shows more detail and
-    costs more: a teacher's pass is a forward pass at this size."""
+    costs more: a teacher's pass is a forward pass at this size. auto: 1.75 times --views.size, as measured, rounded to
+    a multiple of 32, or the next smaller size that the network takes."""
     tau: float = 0.05
     """Temperature of the similarities to the images of the bank."""
     weight: float = 1.0
@@ -30,7 +31,8 @@ class DistillSettings:
     """Images whose teacher's features are kept. auto: all training images, at most 65,536."""
 
     def __post_init__(self) -> None:
-        need(8 <= self.size <= 4096, "distill.size", self.size, "8 to 4096")
+        ok = self.size == "auto" or (isinstance(self.size, int) and 8 <= self.size <= 4096)
+        need(ok, "distill.size", self.size, "auto, or 8 to 4096")
         need_temperature(self.tau, "distill.tau")
         need_between(0, self.weight, HEAVIEST, "distill.weight")
         need_auto(self.bank, MOST_ROWS, "distill.bank")

@@ -10,7 +10,7 @@ from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import objectives
 from fgtrain.networks.encoder import Encoder
-from fgtrain.objectives.distillation import Bank
+from fgtrain.objectives.distillation import Bank, teacher_size
 from fgtrain.settings.common import Model
 from fgtrain.settings.distillation import BoxDistillConfig, DistillSettings
 
@@ -99,13 +99,22 @@ def test_the_bank_has_a_row_for_each_training_image_or_as_many_as_are_asked_for(
     assert len(objectives.build(replace(CONFIG, distill=replace(SETTINGS, bank=7)), samples=40).bank.rows) == 7
 
 
+@pytest.mark.parametrize(
+    ("backbone", "views", "teacher"),
+    [("resnet18", 128, 224), ("resnet18", 224, 384), ("vit_tiny_patch16_224", 96, 160), ("resnet18", 4096, 4096)],
+)
+def test_the_teacher_s_view_is_larger_in_a_size_that_the_network_takes(backbone: str, views: int, teacher: int):
+    config = BoxDistillConfig(model=Model(backbone), views=ViewSpec(size=views, views=1))
+    assert teacher_size(Encoder(config.model), config) == teacher
+
+
 def test_random_starting_weights_are_told_and_given_ones_are_not():
     assert "name trained ones with --init" in objectives.build(CONFIG, samples=40).remarks[0]
     assert not objectives.build(replace(CONFIG, init=""), samples=40).remarks  # a checkpoint brings them
 
 
 def test_settings_out_of_range_are_named():
-    with pytest.raises(InputError, match=r"--distill.size is 4; allowed: 8 to 4096"):
+    with pytest.raises(InputError, match=r"--distill.size is 4; allowed: auto, or 8 to 4096"):
         DistillSettings(size=4)
     with pytest.raises(InputError, match=r"--distill.tau is 0; allowed: 0.001 to 1,000"):
         DistillSettings(tau=0)
