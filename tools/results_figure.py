@@ -3,6 +3,7 @@
 It has a white ground of its own, so that it reads the same on light and dark pages.
 """
 
+from collections import Counter
 from html import escape
 
 from fgtrain.studies.declaration import Column
@@ -17,7 +18,7 @@ BETTER, WORSE, NOISE, TEXT, GRID = "#0f766e", "#c2410c", "#94a3b8", "#0f172a", "
 
 
 def figure(table: Table) -> str | None:
-    """The figure; None if no row is compared with a base over several seeds."""
+    """The figure of the rows that are compared with the most common base row; None without an interval."""
     columns: dict[str, int] = {}
     for i, column in enumerate(table.columns):
         if column.percent and any(line.cells[i].shows is not None for line in table.lines):
@@ -26,12 +27,13 @@ def figure(table: Table) -> str | None:
     lines = [line for line in table.lines if any(line.cells[i].difference for i in chosen)]
     if not lines:
         return None
+    base = Counter(line.base for line in lines).most_common(1)[0][0]
+    lines = [line for line in lines if line.base == base]
     height = TOP + STEP * len(lines) + BOTTOM
-    bases = ", ".join(dict.fromkeys(line.base for line in lines))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title" '
         'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="13">',
-        f'<title id="title">{escape(f"{table.title} Differences to {bases}")}</title>',
+        f'<title id="title">{escape(f"{table.title} Differences to {base}")}</title>',
         f'<rect width="{WIDTH}" height="{height}" rx="10" fill="#ffffff"/>',
         text(16, 26, table.title, size=15, weight=600),
     ]
@@ -39,12 +41,12 @@ def figure(table: Table) -> str | None:
     width = (WIDTH - LABEL - GAP * len(chosen)) / len(chosen)
     for place, i in enumerate(chosen):
         left = LABEL + place * (width + GAP)
-        parts += panel(table.columns[i], [(line, line.cells[i]) for line in lines], left, width, height, bases)
+        parts += panel(table.columns[i], [(line, line.cells[i]) for line in lines], left, width, height, base)
     return "\n".join([*parts, "</svg>", ""])
 
 
 def panel(
-    column: Column, rows: list[tuple[Line, Cell]], left: float, width: float, height: float, bases: str
+    column: Column, rows: list[tuple[Line, Cell]], left: float, width: float, height: float, base: str
 ) -> list[str]:
     """One column: a dot per row at its difference in points, and its interval."""
     spans = [(cell.difference[0], cell.difference[1] or 0.0) for _, cell in rows if cell.difference]
@@ -57,7 +59,7 @@ def panel(
     zero, bottom = x(0), height - BOTTOM
     parts = [text(left + width / 2, 48, f"{column.name}, points", "middle", weight=600)]
     parts.append(f'<path d="M{zero:.1f} {TOP - 4}V{bottom}" stroke="{GRID}" stroke-width="2"/>')
-    parts.append(text(zero, height - 14, bases, "middle", size=12))
+    parts.append(text(zero, height - 14, base, "middle", size=12))
     for end in (low, high):
         if abs(x(end) - zero) > 60:  # else the labels would touch
             parts.append(text(x(end), height - 14, f"{end:+g}", "middle", size=12))

@@ -1,5 +1,6 @@
 """The text of RESULTS.md: a section for each study, with what shows and what does not."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -83,9 +84,18 @@ def by_column(table: Table, shows: bool | None) -> Iterator[str]:
     for column in table.columns:
         cells = [(gap, line, cell) for gap, line, cell, own in differences(table) if own is column]
         cells = sorted((each for each in cells if each[2].shows is shows), key=lambda each: -each[0])
-        each = [f"{line.name} {tables.difference(cell, column).removesuffix(' *')}" for _, line, cell in cells]
+        each = [
+            f"{line.name} {tables.difference(cell, column).removesuffix(' *')}{_to(line, table)}"
+            for _, line, cell in cells
+        ]
         if each:
             yield f"* {escape(column.name)}: {escape('; '.join(each))}"
+
+
+def _to(line: Line, table: Table) -> str:
+    """The base row in words, where it is not that of most rows."""
+    usual = Counter(other.base for other in table.lines if other.base).most_common(1)[0][0]
+    return "" if line.base == usual else f" (to {line.base})"
 
 
 def differences(table: Table) -> Iterator[tuple[float, Line, Cell, Column]]:
