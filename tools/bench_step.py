@@ -110,7 +110,10 @@ def step(
     place, chosen = pick_device(device), cases()
     if unknown := [name for name in only if name not in chosen]:
         raise InputError(f"--only {unknown[0]!r} is not a case; allowed: {', '.join(map(repr, chosen))}.")
-    wanted = {name for row in only for name in (row, chosen[row][1]) if name} or set(chosen)
+    wanted = set(only or chosen)
+    for name in reversed(chosen):  # a base comes before the cases that build on it
+        if name in wanted and (base := chosen[name][1]):
+            wanted.add(base)
     chosen = {name: case for name, case in chosen.items() if name in wanted}
     batch = preloaded(batch_size, size, place)
     half = precision == "bf16" or (precision == "auto" and has_bf16(place))
@@ -157,6 +160,7 @@ def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "
         "boxes": torch.tensor([0.1, 0.2, 0.6, 0.5]).mul(size).expand(2, batch_size, 4),
         "masks": masks,
         "label": torch.arange(batch_size) % CLASSES,
+        "index": torch.arange(batch_size),
     }
     return {name: x.to(device) for name, x in batch.items()}
 
@@ -170,6 +174,8 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
 
     objective = objectives.build(config, samples=65536, classes=CLASSES).to(device).train()
     batch = {name: x for name, x in batch.items() if name in objective.views.tensors}
+    if side := objective.views.object_size:
+        batch["object"] = torch.randn(len(batch["index"]), 3, side, side).to(device)
     batch["views"] = batch["views"][: config.view_count]
     optimizer = optim.build(objective, config.optim, objective.rates)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
