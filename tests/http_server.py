@@ -9,7 +9,29 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from fgdata.datasets import Archive
 
 
-class Server:
+class Quiet(BaseHTTPRequestHandler):
+    """Answers without a line on standard error."""
+
+    def log_message(self, *_):
+        pass
+
+
+class Listener:
+    """An HTTP server on a free port of 127.0.0.1, in a thread."""
+
+    def listen(self, handler: type[Quiet]) -> None:
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+class Server(Listener):
     """An HTTP server that records requests and fails on demand."""
 
     def __init__(self):
@@ -22,16 +44,11 @@ class Server:
         self.knows_ranges = True
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def do_GET(self):
                 outer.answer(self)
 
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
+        self.listen(Handler)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
@@ -54,13 +71,11 @@ class Server:
 
     def offer(self, name: str, data: bytes) -> Archive:
         self.files[name] = data
-        return Archive(f"http://127.0.0.1:{self.http.server_port}/{name}", hashlib.md5(data).hexdigest())
+        return Archive(f"{self.address}/{name}", hashlib.md5(data).hexdigest())
 
 
 @contextmanager
 def serving() -> Iterator[Server]:
     server = Server()
     yield server
-    server.http.shutdown()
-    server.http.server_close()
-    server.thread.join()
+    server.stop()

@@ -3,17 +3,18 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from http_server import Listener, Quiet
 
 TOKEN = "hf_test"
 LARGE = (".tar", ".h5", ".parquet", ".safetensors")
 """Files that are uploaded and listed as large ones (Git LFS)."""
 
 
-class Hub:
+class Hub(Listener):
     """The files of every repository by its name, and what was asked."""
 
     def __init__(self):
@@ -35,7 +36,7 @@ class Hub:
         """Files of which only so many bytes are served; then the connection is cut."""
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def do_POST(self):
                 outer.post(self, read_body(self))
 
@@ -47,13 +48,7 @@ class Hub:
 
             do_HEAD = do_GET
 
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
-        self.address = f"http://127.0.0.1:{self.http.server_port}"
+        self.listen(Handler)
 
     @property
     def commit(self) -> str:
@@ -201,6 +196,4 @@ def read_body(handler: BaseHTTPRequestHandler) -> bytes:
 def serving_hub() -> Iterator[Hub]:
     hub = Hub()
     yield hub
-    hub.http.shutdown()
-    hub.http.server_close()
-    hub.thread.join()
+    hub.stop()

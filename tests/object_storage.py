@@ -4,8 +4,10 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from http_server import Listener, Quiet
 
 KEYS = {"AWS_ACCESS_KEY_ID": "birds", "AWS_SECRET_ACCESS_KEY": "birds", "AWS_REGION": "us-east-1"}
 
@@ -23,7 +25,7 @@ def s3_server() -> Iterator[str]:
     server.stop()
 
 
-class Web:
+class Web(Listener):
     """Serves a folder over HTTP/1.1 with byte ranges and ETags; every answer to a GET can be spoilt."""
 
     def __init__(self, folder: Path):
@@ -42,7 +44,7 @@ class Web:
         self.release = threading.Event()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
@@ -50,13 +52,7 @@ class Web:
 
             do_HEAD = do_GET
 
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
-        self.address = f"http://127.0.0.1:{self.http.server_port}"
+        self.listen(Handler)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         get, wanted = handler.command == "GET", handler.headers.get("Range")
@@ -101,6 +97,4 @@ def web_server(folder: Path) -> Iterator[Web]:
         yield server
     finally:
         server.release.set()
-        server.http.shutdown()
-        server.http.server_close()
-        server.thread.join()
+        server.stop()

@@ -121,8 +121,7 @@ def step(
     for name, (config, _) in chosen.items():
         local = replace(config.views.local, size=local_size(size)) if config.views.local.count else config.views.local
         views, data = replace(config.views, size=size, local=local), Data(batch_size=batch_size)
-        model = config.model if config.model in (VIT, LITE0) else Model(backbone)
-        config = replace(config, model=model, views=views, data=data)
+        config = replace(config, model=model_of(config, backbone), views=views, data=data)
         runs[name] = (finder if config.views.crop_box == "given" else stepper)(config, batch, place, half)
     gflop = {name: counted(run) for name, run in runs.items()}  # also the warm-up round
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -130,14 +129,22 @@ def step(
         for name, run in runs.items():
             seconds[name].append(timed(run, steps, place))
     where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"cpu, {threads} threads"
-    setting = {"backbone": backbone, "size": size, "batch": batch_size, "precision": "bf16" if half else "fp32"}
+    setting = {"size": size, "batch": batch_size, "precision": "bf16" if half else "fp32"}
     figures = []
-    for name, (_, base) in chosen.items():
+    for name, (config, base) in chosen.items():
+        network = {"backbone": model_of(config, backbone).backbone}
         ratios = [a / b for a, b in zip(seconds[name], seconds[base])] if base else []
-        figures.append({"step": name} | spread("s", seconds[name]) | {"to": base} | spread("ratio", ratios) | setting)
+        figures.append(
+            {"step": name} | spread("s", seconds[name]) | {"to": base} | spread("ratio", ratios) | network | setting
+        )
         more = gflop[name] / gflop[base] if base else None
         figures[-1] |= {"gflop": gflop[name], "gflop_ratio": more, "device": where, "n": rounds}
     report("step", figures, json)
+
+
+def model_of(config: Config, backbone: str) -> Model:
+    """The network of a case: its own if it names one, else `backbone`."""
+    return config.model if config.model in (VIT, LITE0) else Model(backbone)
 
 
 def local_size(size: int) -> int:

@@ -4,6 +4,7 @@ It has a white ground of its own, so that it reads the same on light and dark pa
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
 
 from fgtrain.studies.declaration import Column
@@ -27,7 +28,7 @@ def figure(table: Table) -> str | None:
     lines = [line for line in table.lines if any(line.cells[i].difference for i in chosen)]
     if not lines:
         return None
-    base = Counter(line.base for line in lines).most_common(1)[0][0]
+    base = usual_base(lines)
     lines = [line for line in lines if line.base == base]
     height = TOP + STEP * len(lines) + BOTTOM
     parts = [
@@ -43,6 +44,11 @@ def figure(table: Table) -> str | None:
         left = LABEL + place * (width + GAP)
         parts += panel(table.columns[i], [(line, line.cells[i]) for line in lines], left, width, height, base)
     return "\n".join([*parts, "</svg>", ""])
+
+
+def usual_base(lines: Sequence[Line]) -> str:
+    """The row that most of these rows are compared with."""
+    return Counter(line.base for line in lines if line.base).most_common(1)[0][0]
 
 
 def panel(

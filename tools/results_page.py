@@ -1,8 +1,9 @@
 """The text of RESULTS.md: a section for each study, with what shows and what does not."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from results_figure import usual_base
 
 from fgdata.errors import counted
 from fgtrain.studies import record, tables
@@ -94,8 +95,7 @@ def by_column(table: Table, shows: bool | None) -> Iterator[str]:
 
 def _to(line: Line, table: Table) -> str:
     """The base row in words, where it is not that of most rows."""
-    usual = Counter(other.base for other in table.lines if other.base).most_common(1)[0][0]
-    return "" if line.base == usual else f" (to {line.base})"
+    return "" if line.base == usual_base(table.lines) else f" (to {line.base})"
 
 
 def differences(table: Table) -> Iterator[tuple[float, Line, Cell, Column]]:

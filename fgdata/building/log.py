@@ -15,6 +15,7 @@ from typing import Any
 from ..files.atomic import append_line
 from ..files.json import MOST_BYTES, parse_json
 from ..files.regular import NotRegular
+from ..shards.manifest import list_shards
 from ..shards.reader import ShardSet
 from ..shards.schema import NUMBER, TEXT, Each, Is, find_fault
 
@@ -77,5 +78,5 @@ def read_log(shards: ShardSet) -> list[dict[str, Any]]:
                     lines[name]["seconds"] |= values["seconds"]
                 else:
                     lines[name] = values
-    listed = (shard for split in shards.manifest["splits"].values() for shard in split["shards"])
+    listed = list_shards(shards.manifest)
     return [lines[shard["name"]] | {"samples": shard["samples"]} for shard in listed if shard["name"] in lines]

@@ -27,6 +27,7 @@ from ..shards.manifest import (
     add_counts,
     count_fallbacks,
     dump,
+    list_shards,
     newest_version,
     read_manifest,
     read_objective,
@@ -268,9 +269,7 @@ def _number(key: str, job: Job) -> int:
 def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
     """Links every other file of the old folder into the new one, except those that describe the old boxes."""
     own = {MANIFEST, MAPS, "report.html", "metadata.parquet", "croissant.json"}
-    own |= {
-        f"{s['name']}.{end}" for split in manifest["splits"].values() for s in split["shards"] for end in ("tar", "idx")
-    }
+    own |= {f"{shard['name']}.{end}" for shard in list_shards(manifest) for end in ("tar", "idx")}
     for entry in source.iterdir():
         if entry.name in own or is_part(entry):
             continue

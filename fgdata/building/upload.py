@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files.json import parse_json
 from ..shards.faults import set_faults
-from ..shards.manifest import BUILDING, MANIFEST, read_manifest
+from ..shards.manifest import BUILDING, MANIFEST, list_shards, read_manifest
 from ..shards.maps import MAPS
 from ..stores.place import Url
 from ..stores.remote import Remote
@@ -37,7 +37,7 @@ class Uploaded:
 
 
 def check_target(url: Url) -> None:
-    """InputError unless a set can be copied to this URL, as far as a look there tells. For before a build."""
+    """InputError if this URL cannot be written or listed. A build calls it before it starts."""
     if url.scheme not in ("s3", "gs"):
         raise InputError(f"{url}: sets are written to s3:// and gs:// only. Name such a URL, or a folder.")
     if Remote(url).names() is None:
@@ -68,7 +68,7 @@ def upload(folder: Path, url: Url, advance: Callable[[int], None] = lambda sampl
         return Uploaded(0, time.monotonic() - start)
     _claim(marks, names, url, manifest["digest"])
     there = {*(marks.names() or ())}
-    shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    shards = list_shards(manifest)
     pool, written = ThreadPoolExecutor(_AT_ONCE), 0
     try:
         for shard, size in zip(shards, pool.map(partial(_copy_shard, folder, target, marks, there), shards)):

@@ -59,7 +59,9 @@ def remarks(manifest: dict) -> list[str]:
             f"{counted(count, 'image')} got the whole-image box from {name}: {kind} map"
             for kind, count in counts.items()
         ]
-    tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    from ..shards.manifest import list_shards
+
+    tars = list_shards(manifest)
     size = sum(tar["bytes"] for tar in tars) / max(1, sum(tar["samples"] for tar in tars))
     if manifest["images"]["max_side"] is None and size > LARGE_SAMPLE:
         lines.append(

@@ -29,7 +29,7 @@ def check(
     from ..files.swap import list_leftovers
     from ..progress import Progress
     from ..shards.check import check as check_set
-    from ..shards.manifest import read_manifest
+    from ..shards.manifest import list_shards, read_manifest
 
     if format != "table" and not duplicates:
         raise InputError(f"--format {format} has no effect without --duplicates. Omit it, or add --duplicates")
@@ -49,7 +49,7 @@ def check(
             file=sys.stderr,
         )
         return 1
-    tars = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    tars = list_shards(manifest)
     size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars) + manifest.get("maps", {}).get("bytes", 0)
     contents = f"{counted(total, 'sample')} in {counted(len(tars), 'tar')}, {size / 1e6:,.1f} MB"
     print(f"{shards} is intact: {contents}; every sha256 matches.", file=remarks)

@@ -9,14 +9,14 @@ from ..errors import describe, is_failing_storage
 from ..files.regular import NotRegular
 from ..stores.store import Store, each
 from .index import Indexes, read_index
-from .manifest import manifest_faults
+from .manifest import list_shards, manifest_faults
 
 
 def set_faults(store: Store, manifest: dict, indexes: Indexes | None = None) -> Iterator[str]:
     """Yields what is wrong with a set's manifest, tars and indexes, without reading a tar. Adds each sound index to
     `indexes`. InputError for an index that does not list the samples of its shard."""
     yield from manifest_faults(store.place, manifest)
-    shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    shards = list_shards(manifest)
     for faults in each(store, partial(shard_faults, store, indexes=indexes), shards):
         yield from faults
 
@@ -51,5 +51,5 @@ def size_fault(store: Store, name: str, size: int) -> str | None:
 
 
 def sha256(file: BinaryIO) -> str:
-    """Of what is left of an open file, in hexadecimal."""
+    """sha256 of the rest of an open file, in hexadecimal."""
     return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]

@@ -70,6 +70,11 @@ def read_manifest(folder: Path | Url, store: Store | None = None) -> dict:
 _REBUILD = "Restore the file, or rebuild the set in an empty folder."
 
 
+def list_shards(manifest: dict) -> list[dict]:
+    """The entries of all shards, split after split, in the order of the manifest."""
+    return [shard for split in manifest["splits"].values() for shard in split["shards"]]
+
+
 def manifest_faults(folder: Path | Url, manifest: dict) -> Iterator[str]:
     """Yields the contradictions within a manifest that `read_manifest` returned: its digest, its counts."""
     if digest(manifest) != manifest.get("digest"):
@@ -136,7 +141,7 @@ def _explain_missing_manifest(store: Store) -> str:
         if BUILDING in (store.names() or ()):
             return f"{folder} is an unfinished shard set. Rerun the command that wrote it."
         command = f"fgdata push FOLDER {folder}" if folder.scheme == "hf" else f"fgdata build-shards --out {folder}"
-        return f"There is no shard set at {folder}: it has no {MANIFEST}. Write one there: {command}"
+        return f"{folder} is not a shard set: it has no {MANIFEST}. Create one: {command}"
     if not folder.is_dir():
         return f"There is no shard set at {folder}: the folder does not exist. List the existing sets: fgdata list"
     if (folder / BUILDING).is_dir():

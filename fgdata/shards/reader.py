@@ -21,7 +21,7 @@ from ..stores.place import Url, place
 from ..stores.store import Store, each, open_store
 from .faults import set_faults
 from .index import Indexes, read_index
-from .manifest import is_sealed, read_manifest
+from .manifest import is_sealed, list_shards, read_manifest
 from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
 
 
@@ -236,12 +236,13 @@ class ShardSet:
         where = place(path)
         store = open_store(where)
         manifest = read_manifest(where, store)
-        indexes = Indexes(store, [shard for split in manifest["splits"].values() for shard in split["shards"]])
+        shards = list_shards(manifest)
+        indexes = Indexes(store, shards)
         if fault := next(set_faults(store, manifest, indexes), None):
             check = shlex.join(["fgdata", "check", str(where)])
             raise InputError(f"{fault}. List all damage: {check}. Then restore the file, or rebuild the set.")
         if cache_dir is not None:
-            store = keep_copies(store, manifest, Path(cache_dir), int(cache_gb * 1e9))
+            store = keep_copies(store, shards, Path(cache_dir), int(cache_gb * 1e9))
         return ShardSet(where, manifest, indexes, store)
 
     def split(self, name: str) -> SplitReader:

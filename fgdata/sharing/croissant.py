@@ -4,7 +4,6 @@ http://mlcommons.org/croissant/1.0. Two record sets: `samples`, the rows of meta
 of the tars, joined to the samples by their key.
 """
 
-import hashlib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 from ..datasets.terms import terms_of
 from ..files.atomic import write_atomic
 from ..files.regular import open_regular
-from ..shards.manifest import dump
+from ..shards.faults import sha256
+from ..shards.manifest import dump, list_shards
 from ..shards.reader import ShardSet
 from .metadata import METADATA, columns_of
 
@@ -46,8 +46,8 @@ def write_croissant(shards: ShardSet, path: Path, *, name: str, licence: str, re
     page = f"https://huggingface.co/datasets/{repository}" if repository else None
     base = f"{page}/resolve/main/" if page else ""
     with open_regular(path.with_name(METADATA)) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    listed = [shard for split in shards.manifest["splits"].values() for shard in split["shards"]]
+        digest = sha256(file)
+    listed = list_shards(shards.manifest)
     tars = [_file(f"{one['name']}.tar", "application/x-tar", one["sha256"], base, one["bytes"]) for one in listed]
     images = {
         "@type": "cr:FileSet",
@@ -68,7 +68,7 @@ def write_croissant(shards: ShardSet, path: Path, *, name: str, licence: str, re
         "license": licence,
         "datePublished": date.today().isoformat(),
         "version": f"1.0.0+{shards.manifest['digest'][:12]}",
-        "distribution": [_file(METADATA, "application/x-parquet", sha256, base), *tars, images],
+        "distribution": [_file(METADATA, "application/x-parquet", digest, base), *tars, images],
         "recordSet": [_samples(shards), _images()],
     }
     if repository:
@@ -76,10 +76,10 @@ def write_croissant(shards: ShardSet, path: Path, *, name: str, licence: str, re
     write_atomic(path, dump(about))
 
 
-def _file(name: str, kind: str, sha256: str, base: str, size: int | None = None) -> dict[str, Any]:
+def _file(name: str, kind: str, digest: str, base: str, size: int | None = None) -> dict[str, Any]:
     sizes = {"contentSize": f"{size} B"} if size is not None else {}
     about = {"@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": base + name}
-    return about | sizes | {"encodingFormat": kind, "sha256": sha256}
+    return about | sizes | {"encodingFormat": kind, "sha256": digest}
 
 
 def _samples(shards: ShardSet) -> dict[str, Any]:

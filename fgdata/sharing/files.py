@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.regular import open_regular
+from ..shards.manifest import list_shards
 from ..shards.maps import MAPS
 
 
@@ -21,7 +22,7 @@ class SetFile:
 def list_files(manifest: dict) -> list[SetFile]:
     """The tars, indexes and maps of a set, in its order; not the manifest."""
     files = []
-    for shard in (shard for split in manifest["splits"].values() for shard in split["shards"]):
+    for shard in list_shards(manifest):
         files.append(SetFile(f"{shard['name']}.idx", shard["index_bytes"], shard["index_sha256"]))
         files.append(SetFile(f"{shard['name']}.tar", shard["bytes"], shard["sha256"]))
     if maps := manifest.get("maps"):

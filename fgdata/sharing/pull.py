@@ -5,7 +5,6 @@ manifest.json is written last: until then the folder is not a shard set. A stopp
 that arrived.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from ..files.download import only_downloader
 from ..files.hub import dataset_name, hub_error, import_hub
 from ..files.regular import open_regular
 from ..progress import Progress
+from ..shards.faults import sha256
 from ..shards.manifest import MANIFEST, PULLING, manifest_faults, read_manifest
 from .describe import CARD, MOST_CARD_BYTES
 from .files import SetFile, list_files, list_remote
@@ -194,7 +194,7 @@ def _has(path: Path, file: SetFile) -> bool:
     if not path.is_file() or path.stat().st_size != file.size:
         return False
     with open_regular(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+        return sha256(stream) == file.sha256
 
 
 @contextmanager

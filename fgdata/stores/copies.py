@@ -217,10 +217,10 @@ def _stop(names: queue.SimpleQueue, thread: threading.Thread) -> None:
         thread.join()
 
 
-def keep_copies(store: Store, manifest: dict, folder: Path, most_bytes: int) -> Store:
-    """The store of a set that copies its tars to a folder. InputError for a set on this machine."""
+def keep_copies(store: Store, shards: list[dict], folder: Path, most_bytes: int) -> Store:
+    """The store of a set that copies its tars to a folder. shards: the manifest's entries. InputError for a set on this
+    machine."""
     if not isinstance(store, Remote):
         raise InputError(f"{store.place} is on this machine, and a cache folder keeps copies of remote sets. Omit it.")
-    shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
     tars = {f"{shard['name']}.tar": (shard["sha256"], shard["bytes"]) for shard in shards}
     return Copied(store, CopyFolder(folder, most_bytes), tars)

@@ -42,12 +42,17 @@ class Work:
         """One per view."""
         return self.shots["views"]
 
+    @property
+    def masks(self) -> np.ndarray:
+        """(V, keep, 4) int32, the masks' rectangles in pixels of the flipped views."""
+        return np.stack([geometry.mask[: self.keep] for geometry in self.geometries])
+
     def arrays(self, spec: ViewSpec) -> dict[str, np.ndarray]:
         """The tensors of the batch that need no pixels."""
         named = {"label": self.label, "index": self.index} | ({} if self.box is None else {"box": self.box})
         arrays = {name: array[: self.keep].copy() for name, array in named.items()}
         if spec.boxes:
-            arrays["boxes"] = np.stack([p.mask[: self.keep] for p in self.geometries]).astype(np.float32)
+            arrays["boxes"] = self.masks.astype(np.float32)
         return arrays
 
 

@@ -170,8 +170,7 @@ class Dali:
             if self._spec.mattes:
                 tensors["mattes"] = torch.stack(list(copies))
             if self._spec.masks:
-                rectangles = torch.from_numpy(np.stack([p.mask[: work.keep] for p in work.geometries]))
-                tensors["masks"] = paint(rectangles.to(self._device), self._spec.size)
+                tensors["masks"] = paint(torch.from_numpy(work.masks).to(self._device), self._spec.size)
             for name, array in work.arrays(self._spec).items():
                 tensors[name] = torch.from_numpy(array).to(self._device)
         if self._stream is not None:

@@ -20,7 +20,9 @@ class Delivery:
         """finish: an 8-bit batch -> the finished one; None if batches are handed over as the backend makes them."""
         self._device, self._finish = device, finish
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._started: tuple[Future, Batch, Any] | None = None  # a batch that is under way, and when it will be there
+        self._started: tuple[Future, Batch, Any] | None = (
+            None  # the batch being delivered, and the event of its arrival
+        )
 
     def start(self, future: Future) -> None:
         """Starts to deliver a batch if it is complete, without waiting. `take` reports a failed one."""

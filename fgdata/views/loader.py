@@ -152,18 +152,8 @@ class Loader:
         self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
         self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
         self._shuffle_block = shuffle_block
-        for name, value in {
-            "seed": seed,
-            "batch_size": batch_size,
-            "rank": rank,
-            "world_size": world_size,
-            "threads": threads,
-            "readers": readers,
-            "ahead": ahead,
-            "shuffle_block": shuffle_block,
-        }.items():
-            if not isinstance(value, int | np.integer | None):
-                raise InputError(f"{name} is {value!r}; allowed: a whole number.")
+        _need_whole(seed=seed, batch_size=batch_size, rank=rank, world_size=world_size)
+        _need_whole(threads=threads, readers=readers, ahead=ahead, shuffle_block=shuffle_block)
         self._check(shards, split, readers, ahead, cache, output)
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
@@ -204,7 +194,7 @@ class Loader:
         from .unfinished import Finisher
 
         self._output = output
-        # Compiling takes seconds, which an evaluation of one ordered epoch does not win back.
+        # Compiling takes seconds, more than it saves in an evaluation of one ordered epoch.
         self._finisher = Finisher(views, compiled=shuffle and self._device.type == "cuda")
         finishes = self._backend.eight_bit and output == "float32"
         self._delivery = Delivery(self._device, self._finisher if finishes else None)
@@ -437,6 +427,13 @@ class Loader:
                 f"two or more for {self._spec.crop}, which uses other samples as backgrounds; or backgrounds from "
                 "another set, or crop rrc",
             )
+
+
+def _need_whole(**values: int | None) -> None:
+    """InputError for an argument that is not a whole number or None."""
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer | None):
+            raise InputError(f"{name} is {value!r}; allowed: a whole number.")
 
 
 def _close(readers: Readers, backend: Any) -> None:

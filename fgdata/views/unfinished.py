@@ -49,7 +49,7 @@ def draws(work: "Work", spec: ViewSpec) -> dict[str, np.ndarray]:
             values = np.stack([getattr(shot, draw)[: work.keep] for shot in shots])
             arrays[f"{name}.{draw}"] = values if len(spec.tensors[name]) == 5 else values[0]
     if spec.masks:
-        arrays["masks"] = np.stack([shot.mask[: work.keep] for shot in work.geometries]).astype(np.int32)
+        arrays["masks"] = work.masks
     return arrays
 
 

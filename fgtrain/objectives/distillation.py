@@ -7,7 +7,7 @@ box, enlarged, and how they relate to those of other images.
 
 j are the images of a bank other than i. The boxes are privileged information (Lopez-Paz et al., ICLR 2016): a test
 image needs none. The first term is that of SEED (Fang et al., ICLR 2021), without the image itself, which would
-outweigh all others. The starting features anchor the network: there is no head, and nothing to learn but where to look.
+outweigh all others. There is no head: the starting features anchor the network.
 """
 
 from dataclasses import replace
@@ -57,17 +57,17 @@ class BoxDistill(nn.Module):
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         with torch.no_grad():
             t = unit(self.target_encoder(batch["object"]).pooled)  # (B, n)
-        pooled = [self.encoder(view).pooled for view in batch["views"]]
+        s = [unit(self.encoder(view).pooled) for view in batch["views"]]
         others = self.bank.others(batch["index"])  # (B, K)
-        relations = torch.stack([relation(unit(x), t, self.bank.rows, others, self.tau) for x in pooled]).mean()
-        distance = torch.stack([1 - (unit(x) * t).sum(1).mean() for x in pooled]).mean()
+        relations = torch.stack([relation(x, t, self.bank.rows, others, self.tau) for x in s]).mean()
+        distance = torch.stack([1 - (x * t).sum(1).mean() for x in s]).mean()
         if self.training:
             self.bank.arrive(t, batch["index"])
-        logs = {"relation": relations.detach(), "distance": distance.detach(), "feature_std": feature_std(pooled[0])}
+        logs = {"relation": relations.detach(), "distance": distance.detach(), "feature_std": feature_std(s[0])}
         return relations + self.weight * distance, logs
 
     def momentum(self, progress: float) -> float:
-        """The teacher stays as it is."""
+        """The teacher is never updated."""
         return 1.0
 
     def after_step(self, progress: float) -> None:

@@ -125,7 +125,7 @@ def test_a_forked_process_is_refused_instead_of_waiting_for_ever(web):
 def test_damage_in_remote_storage_is_named(s3: str, s3_set: Url, drawn_set: Path):
     url = Url("s3://birds/sets/damaged")
     store = Remote(url)
-    with pytest.raises(InputError, match="There is no shard set at s3://birds/sets/damaged"):
+    with pytest.raises(InputError, match="s3://birds/sets/damaged is not a shard set"):
         ShardSet.open(url)
     for file in drawn_set.iterdir():
         store.put(file.name, file)
