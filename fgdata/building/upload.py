@@ -20,7 +20,7 @@ from ..shards.faults import set_faults
 from ..shards.manifest import BUILDING, MANIFEST, list_shards, read_manifest
 from ..shards.maps import MAPS
 from ..stores.place import Url
-from ..stores.remote import Remote
+from ..stores.remote import LISTED, Remote
 from ..stores.store import Folder
 from .log import LOG
 
@@ -38,7 +38,7 @@ class Uploaded:
 
 def check_target(url: Url) -> None:
     """InputError if this URL cannot be written or listed. A build calls it before it starts."""
-    if url.scheme not in ("s3", "gs"):
+    if url.scheme not in LISTED:
         raise InputError(f"{url}: sets are written to s3:// and gs:// only. Name such a URL, or a folder.")
     if Remote(url).names() is None:
         raise InputError(f"{url} cannot be listed with these credentials, which writing a set needs. Allow it.")

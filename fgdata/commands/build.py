@@ -56,7 +56,8 @@ def build_shards(
 
     Args:
         dataset: The dataset; `fgdata list` shows all, with their layouts.
-        root: The dataset's folder. Default: $FGDATA_ROOT/<dataset>, else data/<dataset>.
+        root: The dataset's folder. Default: $FGDATA_ROOT/<dataset>, else data/<dataset>. An s3:// or gs:// URL: its
+            files are first copied to $FGDATA_ROOT/remote, else data/remote (docs/remote.md).
         out: The folder of the shard set, or its URL, s3:// or gs://: the set is then built in shards/<last part of the
             URL> and copied. Default: shards/<dataset>.
         saliency: One or more detectors; `fgdata list` shows them. gt is the dataset's own box.
@@ -123,8 +124,8 @@ def build_shards(
         if part:
             raise InputError("--part builds into a folder that several machines share; --out is a URL. Name a folder.")
     out = Path("shards") / (url.name if url else dataset) if out is None or isinstance(out, Url) else out
-    if isinstance(root, Url):
-        raise InputError(f"--root {root}: images are read from a folder of this machine only. Mount or copy it.")
+    if download and isinstance(root, Url):
+        raise InputError(f"--download needs a folder of this machine, and --root {root} is a URL. Omit one of them.")
     if missing := plugins.ask(str(out), recorded_plugins(out)):
         raise InputError(missing)
     options = {"classes": classes, "images_per_class": images_per_class, "size": size, "seed": seed}

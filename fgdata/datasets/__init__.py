@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, suggest
+from ..stores.place import Url, place
 
 __all__ = ["DATASETS", "Archive", "Dataset", "DatasetRow", "Record", "read"]
 
@@ -264,12 +265,13 @@ def default_root(name: str) -> Path:
     return Path(os.environ.get("FGDATA_ROOT") or "data") / name
 
 
-def read(name: str, root: Path | str | None = None, **options: Any) -> Dataset:
+def read(name: str, root: Path | Url | str | None = None, **options: Any) -> Dataset:
     """Reads the lists of a dataset and checks that its files exist. Opens no image.
 
     Args:
         name: A key of DATASETS.
-        root: The dataset's folder. Default: `default_root(name)`.
+        root: The dataset's folder, or its s3:// or gs:// URL: its files are then copied to this machine (remote.py).
+            Default: `default_root(name)`.
         **options: What the dataset's row lists as `options`, for example level="family" for aircraft.
 
     Raises InputError if the name or an option is unknown, the folder is missing, or a list is not as published.
@@ -300,8 +302,12 @@ def read(name: str, root: Path | str | None = None, **options: Any) -> Dataset:
     return reader(_existing_root(name, row, root), **options)
 
 
-def _existing_root(name: str, row: DatasetRow, root: Path | str | None) -> Path:
-    path = default_root(name) if root is None else Path(root)
+def _existing_root(name: str, row: DatasetRow, root: Path | Url | str | None) -> Path:
+    path = default_root(name) if root is None else place(root)
+    if isinstance(path, Url):
+        from .remote import copy_dataset
+
+        return copy_dataset(path)
     if path.is_dir():
         return path
     absent = "is a link that leads nowhere or to itself" if path.is_symlink() else "does not exist"

@@ -25,7 +25,9 @@ RETRIES = 8
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 TIMEOUT_S = 60.0
 """Of one request, its answer included."""
-_PIECE = 8 << 20  # bytes of a request when a file is read in order
+LISTED = ("s3", "gs")
+"""Schemes of storage that lists its files."""
+PIECE = 8 << 20  # bytes of a request when a file is read in order
 
 
 class Remote:
@@ -49,7 +51,7 @@ class Remote:
         return self._seen[name][1]
 
     def open(self, name: str) -> BinaryIO:
-        return io.BufferedReader(RangeFile(self, name), _PIECE)
+        return io.BufferedReader(RangeFile(self, name), PIECE)
 
     def read(self, name: str, size: int, offset: int) -> bytes:
         with self._naming(name):
@@ -59,6 +61,24 @@ class Remote:
 
     def names(self) -> list[str] | None:
         return self._list()
+
+    def walk(self) -> dict[str, tuple[int, int]]:
+        """Bytes and time of modification (s since 1970) of all files below the folder, by their paths in it.
+
+        Raises:
+            InputError: The storage cannot list its files, or a path has an empty part, ".." or a control character.
+        """
+        if self.place.scheme not in LISTED:
+            raise InputError(
+                f"{self.place} cannot be listed: only s3:// and gs:// tell which files they have. Copy it to a folder."
+            )
+        files = {}
+        with self._naming("", "listed"):
+            for batch in self._files.list():
+                for one in batch:
+                    self._compare(one["path"], one)
+                    files[one["path"]] = one["size"], int(one["last_modified"].timestamp())
+        return files
 
     def put(self, name: str, file: Path | bytes) -> int:
         """Writes a file, which appears whole or not at all, and replaces one of the same name -> its bytes."""
@@ -89,7 +109,7 @@ class Remote:
             return self._listed[0]
 
     def _ask_for_names(self) -> list[str] | None:
-        if self.place.scheme not in ("s3", "gs"):  # web servers have no such request
+        if self.place.scheme not in LISTED:  # web servers have no such request
             return None
         try:
             with self._naming("", "listed"):
@@ -138,6 +158,8 @@ class Remote:
             reason, advice = _describe(text), "Check the network and the server, then rerun the command."
             if isinstance(error, exceptions.NotSupportedError):
                 reason, advice = "the server does not answer with byte ranges", "Copy the set to a server that does."
+            if isinstance(error, exceptions.InvalidPathError):
+                advice = "Rename that file, or remove it."
             if "416" in reason:
                 reason, advice = "it is shorter than the set states", "Restore the file, or copy the set again."
             raise InputError(f"{url} cannot be {done}: {reason}. {advice}") from None

@@ -41,8 +41,6 @@ def test_build_show_score_and_list_of_a_url(
         assert main(words) == 2
         assert f"needs a folder of this machine, and {url} is a URL" in capsys.readouterr().err
     assert main(["build-shards", *SMALL, "--out", url, "--part", "0/2"]) == 2
-    assert main(["build-shards", *SMALL, "--root", "s3://birds/photos"]) == 2
-    assert "images are read from a folder of this machine only" in capsys.readouterr().err
 
 
 def test_a_stopped_copy_resumes_and_its_set_is_unfinished(s3: str, drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
