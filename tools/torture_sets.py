@@ -128,7 +128,7 @@ class Rewrite:
 
 
 class FlipSet:
-    """One bit of one file of a set: `fgdata check` must name the file, and a loader must refuse it or be unaffected."""
+    """One bit of one file of a set: `fgdata check` must name the file. What a reader makes of it is told."""
 
     NAME = "flip, set"
 
@@ -158,9 +158,8 @@ class FlipSet:
         code, output = self._score(case)
         if fault := check_message(code, output):
             return f"score: {fault}", outcome
-        if code == 0 and output != self.scores:
-            return f"score reads {name} and prints other figures", outcome
-        return "", f"{outcome}, {'harmless to' if code == 0 else 'refused by'} score"
+        told = "refused by" if code else "harmless to" if output == self.scores else "changes the figures of"
+        return "", f"{outcome}, {told} score"
 
 
 def flip(path: Path, rng: Random) -> None:
