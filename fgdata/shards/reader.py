@@ -22,7 +22,7 @@ from ..stores.store import Store, each, open_store
 from .faults import set_faults
 from .index import Indexes, read_index
 from .manifest import is_sealed, list_shards, read_manifest
-from .sample import MOST_BYTES, Sample, open_sample, parse_index_line
+from .sample import MOST_BYTES, Sample, open_sample
 
 
 class _Place(NamedTuple):
@@ -73,7 +73,7 @@ class SplitReader:
         self.folder, self.split, self.shards, self.detectors, self.classes = folder, split, shards, detectors, classes
         self.store = store or open_store(folder)
         self._ends = list(accumulate(shard["samples"] for shard in shards))
-        self._indexes = indexes or Indexes(self.store, shards)
+        self._indexes = indexes or Indexes(folder)
         missing = [shard for shard in shards if shard["name"] not in self._indexes]
         for shard, content in zip(missing, each(self.store, partial(read_index, self.store), missing)):
             self._indexes.add(shard, content)
@@ -136,12 +136,12 @@ class SplitReader:
         return self._open(place, self._fetch(place), without)
 
     def _locate(self, number: int, without: str | None = None) -> "_Place":
-        """Where a sample is, by its line in the index. Raises as `_read`."""
+        """Where a sample is. Raises as `_read`."""
         if not 0 <= number < len(self):
             raise IndexError(f"there is no sample {number} in a split of {len(self)} samples")
         shard = self._shard(number)
         try:
-            key, spans = parse_index_line(self._line(number), self.shards[shard]["bytes"])
+            key, spans = self._find(number)
             if without is not None and spans.pop(without, None) is None:
                 raise ValueError(f"it has no {without}")
             start = min(offset for offset, _ in spans.values())
@@ -176,13 +176,13 @@ class SplitReader:
     def _first(self, shard: int) -> int:
         return self._ends[shard] - self.shards[shard]["samples"]
 
-    def _line(self, number: int) -> str:
+    def _find(self, number: int) -> tuple[str, dict[str, tuple[int, int]]]:
         shard = self._shard(number)
-        return self._indexes.line(self.shards[shard]["name"], number - self._first(shard))
+        return self._indexes.find(self.shards[shard]["name"], number - self._first(shard))
 
     def key(self, number: int) -> str:
         """The key of a sample: the name of its files in the tar, up to the first dot."""
-        return parse_index_line(self._line(number), self.shards[self._shard(number)]["bytes"])[0]
+        return self._find(number)[0]
 
     def close(self) -> None:
         """Closes the open tars. The next read opens them again."""
@@ -237,7 +237,7 @@ class ShardSet:
         store = open_store(where)
         manifest = read_manifest(where, store)
         shards = list_shards(manifest)
-        indexes = Indexes(store, shards)
+        indexes = Indexes(where)
         if fault := next(set_faults(store, manifest, indexes), None):
             check = shlex.join(["fgdata", "check", str(where)])
             raise InputError(f"{fault}. List all damage: {check}. Then restore the file, or rebuild the set.")

@@ -1,9 +1,9 @@
 """Reads in flight: the stored bytes of the next batches, read by threads of their own.
 
 A thread that waits for storage does nothing else, so many of them hide its latency: at 20 ms a read, 64 readers read up
-to 3,200 samples/s. They only read. Checking, decoding and everything else is work of the backend, whose threads never
-wait for a read. On fast storage a task reads several samples one after another, because handing one over to another
-thread takes longer than the read.
+to 3,200 samples/s. They only read, once a sample, because where it is in its tar is in memory. Checking, decoding and
+everything else is work of the backend, whose threads never wait for a read. On fast storage a task reads several
+samples one after another, because handing one over to another thread takes longer than the read.
 """
 
 import time

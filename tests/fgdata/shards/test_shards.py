@@ -19,10 +19,9 @@ from paths import TINY
 from fgdata.cli import main
 from fgdata.errors import InputError
 from fgdata.files.handles import HANDLES
-from fgdata.shards import index
 from fgdata.shards.check import check
 from fgdata.shards.manifest import digest, dump, signed
-from fgdata.shards.reader import ShardSet, box, label, meta, read_all
+from fgdata.shards.reader import ShardSet, box, label, meta
 from fgdata.shards.writer import ShardWriter, box_bytes
 
 
@@ -157,20 +156,6 @@ def test_a_sample_without_its_image_is_the_same_and_few_bytes(copy, monkeypatch)
         else:
             with pytest.raises(InputError, match=fault):
                 reader.read(3, without="jpg")
-
-
-def test_indexes_that_stay_on_disk_give_the_same_samples(copy, monkeypatch):
-    kept = list(read_all(ShardSet.open(copy).split("train")))
-    monkeypatch.setattr(index, "MOST_IN_MEMORY", 0)
-    shards = ShardSet.open(copy)
-    reader = shards.split("train")
-    assert [reader.key(i) for i in range(3)] == ["000000", "000001", "000002"]
-    assert list(read_all(reader)) == kept
-    assert list(read_all(pickle.loads(pickle.dumps(reader)))) == kept
-    file = copy / "train-000000.idx"
-    file.write_bytes(file.read_bytes().replace(b"jpg 512 ", b"jpg 999 "))
-    with pytest.raises(InputError, match=r"train-000000.tar is damaged: .*sample 0+"):
-        reader.read(0)
 
 
 def test_open_files_are_closed_with_their_reader(drawn_set):
