@@ -1,4 +1,8 @@
-"""Whole images of other shard sets as backgrounds of SaliencySwap's `paste` (CVSA, Table 6); no boxes needed."""
+"""Whole images of shard sets as backgrounds of SaliencySwap's `paste` (CVSA, Table 6); no boxes needed.
+
+The set that is trained on may be one of them. Then only its images of that split count, and an image is never its own
+background.
+"""
 
 import bisect
 from collections.abc import Sequence
@@ -6,9 +10,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..errors import InputError
 from ..shards.manifest import identify_images
 from ..shards.reader import ShardSet, SplitReader, fetch_sample, meta, open_fetched
+from .spec import ViewSpec
 
 
 class Lender(NamedTuple):
@@ -20,15 +27,20 @@ class Lender(NamedTuple):
 
 
 class Backgrounds:
-    """All samples of all splits of some shard sets, numbered consecutively in the order given. Thread-safe."""
+    """All samples of some splits, numbered consecutively in the order given. Thread-safe."""
 
-    def __init__(self, sets: Sequence[ShardSet]):
-        self.digests = [shards.manifest["digest"] for shards in sets]
-        self._readers = [shards.split(name) for shards in sets for name in shards.splits]
+    def __init__(self, readers: Sequence[SplitReader], digests: Sequence[str], own: int | None = None):
+        """readers: the splits. digests: of their sets. own: which of the readers is the split that is trained on."""
+        self.digests, self._readers = list(digests), list(readers)
         self._ends = list(accumulate(map(len, self._readers)))
+        self._own = None if own is None else self._ends[own] - len(self._readers[own])
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def own(self, index: np.ndarray) -> np.ndarray | None:
+        """(n,) numbers of samples of the split that is trained on -> their numbers here; None if it is not here."""
+        return None if self._own is None else self._own + index
 
     def fetch(self, number: int) -> Any:
         """The stored bytes of background `number`. InputError if its place is damaged."""
@@ -48,29 +60,72 @@ class Backgrounds:
         return self._readers[which], number - (self._ends[which] - len(self._readers[which]))
 
 
-def open_backgrounds(sets: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet) -> Backgrounds:
-    """Opens one or several shard sets of backgrounds.
+def open_backgrounds(
+    sets: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet, split: str, views: ViewSpec
+) -> Backgrounds | None:
+    """Opens one or several shard sets of backgrounds; None for none.
 
     Args:
         sets: Folders of shard sets, or open ones.
         own: The shard set whose patches are pasted over them.
+        split: Its split.
+        views: The views of each of its images.
 
     Raises:
-        InputError: one is not a shard set, has no samples, or has the same images as `own`.
+        InputError: the views have no background, or need one and there is none; a set is not a shard set, or has no
+            samples; it has the same images as `own` but is another set, or `lent` views would come from `own`.
     """
-    opened = []
-    for one in [sets] if isinstance(sets, str | Path | ShardSet) else sets:
+    given = [sets] if isinstance(sets, str | Path | ShardSet) else sets
+    _check_views(views, bool(given))
+    readers, digests, place = [], [], None
+    for one in given:
         try:
             shards = ShardSet.open(one) if isinstance(one, str | Path) else one
         except InputError as fault:
             raise InputError(f"A set of backgrounds cannot be opened: {fault}") from None
         if not sum(shards.splits.values()):
             raise InputError(f"{shards.path} cannot be used for backgrounds: it has no samples. Name another set.")
-        if identify_images(shards.manifest) == identify_images(own.manifest):
-            raise InputError(
-                f"{shards.path} cannot be used for backgrounds: it has the same images as {own.path}, so an object "
-                "could be pasted onto itself. To use images of the same dataset, omit the "
-                "backgrounds; otherwise name a set of another dataset."
-            )
-        opened.append(shards)
-    return Backgrounds(opened)
+        digests.append(shards.manifest["digest"])
+        if identify_images(shards.manifest) != identify_images(own.manifest):
+            readers += [shards.split(name) for name in shards.splits]
+            continue
+        _check_own(shards, own, split, views, place is not None)
+        place = len(readers)
+        readers.append(own.split(split))
+    backgrounds = Backgrounds(readers, digests, place)
+    if place is not None and len(backgrounds) < 2:
+        raise InputError(
+            f"{own.path} cannot be used for its own backgrounds: its split {split} has one image, which would be its "
+            "own background. Name another set as well."
+        )
+    return backgrounds if given else None
+
+
+def _check_views(views: ViewSpec, given: bool) -> None:
+    """InputError if there are backgrounds that the views do not show, or none that they need."""
+    if given and not (views.pastes or views.lent):
+        raise InputError(
+            "Only the crops saliency-swap, paste and matte-paste use backgrounds, and the crop of these views is "
+            f"{views.crop}{' over grey' if views.grey else ''}. Omit the backgrounds, or set crop to one of them."
+        )
+    if views.lent and not given:
+        raise InputError(
+            "These views include one of an image of another shard set for each sample. Name one or more sets as "
+            "backgrounds."
+        )
+
+
+def _check_own(shards: ShardSet, own: ShardSet, split: str, views: ViewSpec, twice: bool) -> None:
+    """InputError if `shards`, which has the images of `own`, cannot lend them."""
+    if shards.manifest["digest"] != own.manifest["digest"]:
+        raise InputError(
+            f"{shards.path} cannot be used for backgrounds: it has the same images as {own.path}, so an object could "
+            f"be pasted onto itself. For backgrounds of the same dataset, name {own.path}, or omit the backgrounds."
+        )
+    if views.lent:
+        raise InputError(
+            f"{own.path} cannot be used for its own backgrounds here: these views include an image of another dataset "
+            "for each sample, to be told from those of the set. Name other sets."
+        )
+    if twice:
+        raise InputError(f"{own.path} appears twice among the backgrounds. Name it once.")

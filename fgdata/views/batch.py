@@ -80,7 +80,7 @@ def gather(
         detector: Whose boxes; None for the whole image.
         index: (n,) integer sample numbers within the split.
         keep: How many of them are yielded.
-        backgrounds: Images of other sets; None to paste over the batch's own images.
+        backgrounds: Images of given sets; None to paste over the batch's own images.
         mattes: The mattes of the split, if the views need maps.
         seed: Key of the draws.
         epoch: Key of the draws.
@@ -106,15 +106,16 @@ def gather(
     else:
         boxes = given[index]
     lenders = len(backgrounds) if backgrounds is not None else 0
+    own = backgrounds.own(index) if backgrounds is not None else None
     lent = []
     if spec.lent and backgrounds is not None:
-        chosen = lender(uniforms(seed, epoch, index, LENT, COUNT), lenders)
+        chosen = lender(uniforms(seed, epoch, index, LENT, COUNT), lenders, own)
         lent = [backgrounds.open(int(i), _check(next(results))) for i in chosen]
     keys = {"seed": seed, "epoch": epoch, "batch": batch}
     lent_sizes = np.array([image.size for image in lent])
     read = _check(next(results)) if mattes is not None else []
     cuts = np.stack([matte.box for matte in read]) if read else None
-    shots = plan(spec, sizes, boxes, index, lent_sizes, cuts, lenders=lenders, **keys)
+    shots = plan(spec, sizes, boxes, index, lent_sizes, cuts, lenders=lenders, own=own, **keys)
     behind = backgrounds if spec.pastes else None
     over = []
     if behind is not None:
@@ -148,10 +149,11 @@ def reads(
 ) -> list[Callable[[], Any]]:
     """The reads of a batch, arguments as of `gather`: its samples, lent images, mattes (one read), backgrounds."""
     lenders = len(backgrounds) if backgrounds is not None else 0
+    own = backgrounds.own(index) if backgrounds is not None else None
     listed: list[Callable[[], Any]] = [partial(fetch_sample, reader, int(i)) for i in index]
 
     def chosen(stream: int) -> np.ndarray:
-        return lender(uniforms(seed, epoch, index, stream, COUNT), lenders)
+        return lender(uniforms(seed, epoch, index, stream, COUNT), lenders, own)
 
     if spec.lent and backgrounds is not None:
         listed += [partial(backgrounds.fetch, int(i)) for i in chosen(LENT)]

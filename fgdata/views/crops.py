@@ -32,12 +32,13 @@ class Samples:
     u: np.ndarray  # (B, COUNT) float64 in [0, 1)
     cuts: np.ndarray | None  # (B, 4) float32 in [0, 1], the boxes of the mattes; None without mattes
     partners: Callable[[], np.ndarray]  # another sample of the batch for each: (B,) int32 positions
-    lenders: int  # images of other sets that may be backgrounds; 0: backgrounds are the batch's own images
+    lenders: int  # images of given sets that may be backgrounds; 0: backgrounds are the batch's own images
+    own: np.ndarray | None = None  # (B,) the samples' own numbers among the lenders; None if they are not among them
 
     def backgrounds(self) -> np.ndarray:
         """(B,) int32: whose image is behind each sample's patch."""
         if self.lenders:
-            return lender(self.u, self.lenders)
+            return lender(self.u, self.lenders, self.own)
         return self.partners()
 
 

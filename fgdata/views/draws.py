@@ -40,9 +40,15 @@ def uniforms(seed: int, epoch: int, samples: np.ndarray, view: int, count: int) 
     return _words(seed, epoch, np.asarray(samples), view, count) * 2.0**-32
 
 
-def lender(u: np.ndarray, lenders: int) -> np.ndarray:
-    """(B, COUNT) draws -> (B,) int32, one of `lenders` images each."""
-    return np.floor(u[:, LENDER] * lenders).astype(np.int32)
+def lender(u: np.ndarray, lenders: int, own: np.ndarray | None = None) -> np.ndarray:
+    """(B, COUNT) draws -> (B,) int32, one of `lenders` images each, uniformly.
+
+    own: (B,) numbers of the samples' own images among the lenders, which they do not get; None if none is among them.
+    """
+    if own is None:
+        return np.floor(u[:, LENDER] * lenders).astype(np.int32)
+    chosen = np.floor(u[:, LENDER] * (lenders - 1)).astype(np.int32)
+    return chosen + (chosen >= own)
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:

@@ -57,6 +57,7 @@ def compute(
     batch: int,
     view: int,
     lenders: int = 0,
+    own: np.ndarray | None = None,
     cuts: np.ndarray | None = None,
 ) -> Geometry:
     """Computes one view of each of B samples.
@@ -70,14 +71,14 @@ def compute(
         epoch: Key of the draws.
         batch: The batch's number over all ranks, the key of its partners.
         view: The view's stream of draws: its number, or for other shots of the batch another number.
-        lenders: Number of background images of other sets. With 0, backgrounds are images of the batch.
+        lenders: Number of background images of given sets. With 0, backgrounds are images of the batch.
+        own: (B,) numbers of the samples among the lenders, if their set is one of the given ones.
         cuts: (B, 4) float boxes of the mattes in [0, 1], without area for a constant map.
     """
     spec = spec.of(view)
     u = uniforms(seed, epoch, samples, view, COUNT)
-    own = np.arange(len(u), dtype=np.int32)
     crop = CROPS[spec.crop](
-        Samples(sizes, boxes, u, cuts, lambda: partners(seed, epoch, batch, view, len(u)), lenders), spec
+        Samples(sizes, boxes, u, cuts, lambda: partners(seed, epoch, batch, view, len(u)), lenders, own), spec
     )
     flip = u[:, FLIP] < spec.flip
     colour, centre = colour_map(u, spec)
@@ -86,7 +87,7 @@ def compute(
     return Geometry(
         source=crop.source,
         place=crop.place,
-        partner=own if crop.partner is None else crop.partner,
+        partner=np.arange(len(u), dtype=np.int32) if crop.partner is None else crop.partner,
         flip=flip,
         colour=colour.astype(np.float32),
         centre=centre.astype(np.float32),

@@ -73,8 +73,8 @@ class Loader:
         batch_size: Samples in a batch, per rank; 1 or more.
         split: Name of the split. Default: train.
         detector: Whose boxes. Default: the set's first detector other than gt, else gt.
-        backgrounds: Other shard sets over whose images crops are pasted, and from which `lent` views come; they
-            need no boxes. Default: none.
+        backgrounds: Shard sets over whose images crops are pasted, and from which `lent` views come; they need no
+            boxes. The set itself may be one of them: its own images are then those of the split. Default: none.
         backend: threads, dali, or auto (default): dali on a CUDA device if DALI is installed, else threads.
         seed: Determines the order and every draw; 0 to 2^64 - 1. Default: 0.
         rank, world_size: Which part of each global batch this loader yields. Default: 0 of 1, all of it.
@@ -139,17 +139,7 @@ class Loader:
         boxed = views.needs_boxes or views.needs_maps or detector or box
         self._detector = choose_detector(shards, detector) if boxed else None
         self._yield_box = box
-        if backgrounds and not (views.pastes or views.lent):
-            raise InputError(
-                "Only the crops saliency-swap, paste and matte-paste use backgrounds, and the crop of these views is "
-                f"{views.crop}{' over grey' if views.grey else ''}. Omit the backgrounds, or set crop to one of them."
-            )
-        if views.lent and not backgrounds:
-            raise InputError(
-                "These views include one of an image of another shard set for each sample. Name one or more sets as "
-                "backgrounds."
-            )
-        self._backgrounds = open_backgrounds(backgrounds, shards) if backgrounds else None
+        self._backgrounds = open_backgrounds(backgrounds, shards, split, views)
         self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
         self._shuffle_block = shuffle_block
         _need_whole(seed=seed, batch_size=batch_size, rank=rank, world_size=world_size)

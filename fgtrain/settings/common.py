@@ -75,7 +75,8 @@ class Data:
     """File that lists the images of the split to train on, one id or path per line, perhaps with its label: a fraction
     of the labels. Only for methods that learn from labels. Default: the whole split."""
     backgrounds: tuple[Place, ...] = ()
-    """Other shard sets whose images the crops that paste use as backgrounds. Default: other images of the batch."""
+    """Shard sets whose images the crops that paste use as backgrounds; the set itself may be one. Default: other images
+    of the batch."""
     batch_size: int = 256
     """Samples per step, summed over all processes."""
     readers: int | None = None

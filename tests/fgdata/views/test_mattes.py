@@ -17,7 +17,7 @@ from fgdata.images import decode
 from fgdata.shards.maps import MapFile
 from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec, geometry, load, reference
-from fgdata.views.backgrounds import Backgrounds
+from fgdata.views.backgrounds import open_backgrounds
 from fgdata.views.batch import gather
 from fgdata.views.mattes import Mattes, matte
 
@@ -148,7 +148,7 @@ def test_views_and_mattes_against_the_reference(mapped: Path, backend: str, crop
     with load(shards, views=spec, batch_size=8, detector=DETECTOR, **options) as loader:
         batch = next(iter(loader))
     index, mattes = batch["index"].numpy(), Mattes(shards, "train", DETECTOR)
-    others = Backgrounds([lenders]) if behind == "lenders" else None  # type: ignore[list-item]
+    others = open_backgrounds(options.get("backgrounds", ()), shards, "train", spec)
     work = gather(shards.split("train"), spec, DETECTOR, index, 8, backgrounds=others, mattes=mattes, **KEYS)
     images = [decode(jpeg, "") for jpeg in work.jpegs]
     levels = np.array(spec.std)[:, None, None] * 255

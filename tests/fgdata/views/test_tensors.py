@@ -10,7 +10,7 @@ from memory_set import MemorySet, open_loader, same
 from fgdata.errors import InputError
 from fgdata.images import decode
 from fgdata.views import Local, ViewSpec, draws, geometry, reference
-from fgdata.views.backgrounds import Backgrounds
+from fgdata.views.backgrounds import open_backgrounds
 from fgdata.views.batch import gather
 from fgdata.views.crops import pixels
 from fgdata.views.finish import finish
@@ -48,7 +48,8 @@ def test_every_tensor_against_the_reference_and_its_declaration(backend: str):
         batch = next(iter(loader))
         declared = {name: tuple(6 if n == -1 else n for n in shape) for name, shape in loader.tensors.items()}
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == declared
-    index, lenders = batch["index"].numpy(), Backgrounds([behind])  # type: ignore[list-item]
+    index = batch["index"].numpy()
+    lenders = open_backgrounds([behind], shards, "train", EVERYTHING)  # type: ignore[arg-type]
     work = gather(shards, EVERYTHING, "rbd", index, 6, backgrounds=lenders, **KEYS)  # type: ignore[arg-type]
     levels = np.array(EVERYTHING.std)[:, None, None] * 255
     assert set(work.shots) == {"views", "local", "lent", "object"}
@@ -195,11 +196,12 @@ def test_local_views_inside_the_box(box: tuple[float, ...]):
 
 
 def test_lent_views_come_from_every_image_of_the_other_sets():
+    own, spec = MemorySet(40), ViewSpec(size=16, lent=True)
+    others = open_backgrounds([MemorySet(3), MemorySet(4)], own, "train", spec)  # type: ignore
     work = [
-        gather(MemorySet(40), ViewSpec(size=16, lent=True), None, np.arange(40), 40,
-               backgrounds=Backgrounds([MemorySet(3), MemorySet(4)]), **KEYS | {"epoch": epoch})  # type: ignore
+        gather(own, spec, None, np.arange(40), 40, backgrounds=others, **KEYS | {"epoch": epoch})  # type: ignore
         for epoch in range(2)
-    ]  # fmt: skip
+    ]
     names = [[image.name.split(" of ")[0] + str(image.size) for image in batch.lent] for batch in work]
     assert len(set(names[0])) == 7
     assert names[0] != names[1]

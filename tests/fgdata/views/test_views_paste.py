@@ -18,7 +18,7 @@ from fgdata.images import decode, encode_jpeg
 from fgdata.shards.reader import ShardSet
 from fgdata.shards.sample import Sample
 from fgdata.views import Loader, Local, ViewSpec, draws, geometry, load, reference
-from fgdata.views.backgrounds import Backgrounds, open_backgrounds
+from fgdata.views.backgrounds import open_backgrounds
 from fgdata.views.batch import gather
 
 SWAP = ViewSpec(size=64, crop="saliency-swap", masks=True)
@@ -159,8 +159,8 @@ def test_one_image_and_batches_of_one_are_enough(backend: str):
 @pytest.mark.parametrize("crop", ["saliency-swap", "paste"])
 def test_paste_against_the_reference(backend: str, drawn_set: Path, crop: Any):
     shards = ShardSet.open(drawn_set)
-    behind = Backgrounds([Greys(30, "a", train=9)])  # type: ignore[list-item]
     spec = ViewSpec(size=48, crop=crop, masks=True, plain=True)
+    behind = open_backgrounds(Greys(30, "a", train=9), shards, "train", spec)
     detector = "spectral-residual"
     with open_loader(
         shards, Greys(30, "a", train=9), spec, batch_size=12, backend=backend, detector=detector
@@ -217,10 +217,42 @@ def test_backgrounds_without_saliency_swap_are_refused():
         open_loader(Greys(10, "own", train=9), Greys(80, "a", train=8), ViewSpec(size=16))
 
 
-def test_backgrounds_from_the_same_or_an_empty_set_are_refused():
-    own = Greys(10, "own", train=9)
-    with pytest.raises(InputError, match="own .*backgrounds.*same images as own"):
-        open_loader(own, [Greys(80, "a", train=8), own])
+def test_an_image_has_every_other_one_of_its_own_split_and_all_of_other_sets_behind_it(backend: str):
+    own, behind = Greys(10, "own", test=2, train=3), Greys(150, "a", train=1, val=1)
+    found: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    with open_loader(own, [behind, own], backend=backend, batch_size=3) as loader:
+        for _ in range(60):
+            for batch in loader:
+                outside = levels(batch)
+                for view, masks in zip(outside, batch["masks"][:, :, 0] > 0):
+                    for i, image, mask in zip(batch["index"].tolist(), view, masks):
+                        if not mask.all():
+                            found[i].append(round(float(image[~mask].mean())))
+    train = {i: 10 + GREYS * (2 + i) for i in range(3)}
+    for i, levels_behind in found.items():
+        expected = [150, 170, *(level for j, level in train.items() if j != i)]
+        near = [min(expected, key=lambda level: abs(level - value)) for value in levels_behind]
+        assert max(abs(a - b) for a, b in zip(near, levels_behind)) <= 2, "neither itself nor an image of another split"
+        assert stats.chisquare([near.count(level) for level in expected]).pvalue > 0.001
+
+
+def test_a_background_of_other_sets_is_drawn_as_before_the_own_set_could_be_named():
+    u = draws.uniforms(1, 2, np.arange(1000), 0, draws.COUNT)
+    assert np.array_equal(draws.lender(u, 7), np.floor(u[:, draws.LENDER] * 7))
+    own = np.arange(1000) % 7
+    chosen = draws.lender(u, 7, own)
+    assert (chosen != own).all()
+    assert stats.chisquare(np.bincount((chosen - own) % 7, minlength=7)[1:]).pvalue > 0.001
+
+
+def test_backgrounds_from_the_own_set_are_refused_where_it_would_lend_to_itself():
+    own, one = Greys(10, "own", train=9), Greys(10, "one", train=1, test=5)
+    with pytest.raises(InputError, match="own appears twice"):
+        open_loader(own, [own, Greys(80, "a", train=8), own])
+    with pytest.raises(InputError, match="one .*its own backgrounds.*has one image"):
+        open_loader(one, one)
+    with pytest.raises(InputError, match="own .*its own backgrounds.*another dataset"):
+        open_loader(own, own, ViewSpec(size=16, lent=True))
     with pytest.raises(InputError, match="empty .*backgrounds.*no samples.*another set"):
         open_loader(own, Greys(80, "empty", train=0))
 
@@ -232,15 +264,17 @@ def test_backgrounds_from_a_set_of_the_same_images_are_refused(drawn_set: Path, 
         birds = read("drawn", classes=4, images_per_class=12, size=96, seed=seed)
         build(birds, tmp_path / f"{seed}", saliency=("gt",), workers=1, max_side=max_side)
     assert ShardSet.open(tmp_path / "0").manifest["digest"] != own.manifest["digest"]
-    with pytest.raises(InputError, match="0 .*backgrounds.*same images as .*drawn"):
-        open_backgrounds(tmp_path / "0", own)
-    assert len(open_backgrounds(tmp_path / "1", own)) == 48
+    with pytest.raises(InputError, match="0 .*backgrounds.*same images as .*drawn.*name .*drawn"):
+        open_backgrounds(tmp_path / "0", own, "train", STILL)
+    others = open_backgrounds(tmp_path / "1", own, "train", STILL)
+    assert others is not None
+    assert len(others) == 48
 
 
 def test_a_folder_that_is_not_a_set_is_named(tmp_path: Path, drawn_set: Path):
     for folder in (tmp_path / "nowhere at all", tmp_path):
         with pytest.raises(InputError, match="set of backgrounds") as fault:
-            open_backgrounds(folder, ShardSet.open(drawn_set))
+            open_backgrounds(folder, ShardSet.open(drawn_set), "train", STILL)
         assert str(folder) in str(fault.value) or shlex.quote(str(folder)) in str(fault.value)
 
 
