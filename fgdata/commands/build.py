@@ -87,8 +87,9 @@ def build_shards(
             onnxruntime supports one, else the CPU. Maps of different providers differ slightly; a set records its
             provider.
         onnx_threads: Threads per worker for these networks, 1 to 256. If above 1, lower --jobs.
-        classes: drawn only: number of classes.
-        images_per_class: drawn only: number of images per class, test images included.
+        classes: Only the first classes of the dataset, so many; for drawn, how many are drawn.
+        images_per_class: At most so many images of each class in the train split, evenly spaced in the dataset's order;
+            for drawn, how many are drawn, test images included.
         size: drawn only: longer side in pixels.
         seed: drawn only: the seed of the drawings.
         level: aircraft only: the level of the class labels. Default: variant.

@@ -260,6 +260,10 @@ DATASETS: dict[str, DatasetRow] = {
 }
 
 
+SUBSET = ("classes", "images_per_class")
+"""Options that choose a part of every dataset whose row does not list them."""
+
+
 def default_root(name: str) -> Path:
     """$FGDATA_ROOT/<name> if that variable is set, else data/<name>."""
     return Path(os.environ.get("FGDATA_ROOT") or "data") / name
@@ -272,7 +276,8 @@ def read(name: str, root: Path | Url | str | None = None, **options: Any) -> Dat
         name: A key of DATASETS.
         root: The dataset's folder, or its s3:// or gs:// URL: its files are then copied to this machine (remote.py).
             Default: `default_root(name)`.
-        **options: What the dataset's row lists as `options`, for example level="family" for aircraft.
+        **options: What the dataset's row lists as `options`, for example level="family" for aircraft; `classes` and
+            `images_per_class` choose a part of any other dataset (subset.py).
 
     Raises InputError if the name or an option is unknown, the folder is missing, or a list is not as published.
 
@@ -286,6 +291,11 @@ def read(name: str, root: Path | Url | str | None = None, **options: Any) -> Dat
             "fgdata list. For one of your own, add --plugin MODULE (docs/extending.md)"
         )
     row = DATASETS[name]
+    part = {key: options.pop(key) for key in SUBSET if key in options and key not in row.options}
+    if part:
+        from .subset import take
+
+        return take(read(name, root, **options), **part)
     if unknown := sorted(set(options) - set(row.options)):
         allowed = f"takes {', '.join(row.options)}" if row.options else "takes no options"
         raise InputError(f"Dataset {name} has no option {', '.join(unknown)}; it {allowed}.")
