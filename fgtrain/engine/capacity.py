@@ -16,13 +16,15 @@ from ..place import is_out_of_memory
 from ..settings.common import Config
 
 
-def check_memory(config: Config, samples: int, device: torch.device, processes: int = 1, classes: int = 0) -> None:
+def check_memory(
+    config: Config, samples: int, device: torch.device | None, processes: int = 1, classes: int = 0
+) -> None:
     """InputError if the tensors of some settings are larger than the memory of the device.
 
-    samples: number of training images. processes: how many share a batch. classes: of the shard set. Counts what is
-    certain: weights, gradients, the optimiser's averages, queues and banks, and the views of one batch.
+    samples: number of training images. device: None for one of another machine, of which nothing is known; then only
+    the settings are checked. processes: how many share a batch. classes: of the shard set. Counts what is certain:
+    weights, gradients, the optimiser's averages, queues and banks, and the views of one batch.
     """
-    limit = available_memory(device)
     copies = 3 if config.optim.name == "adamw" else 2
     try:
         with torch.device("meta"):
@@ -33,12 +35,14 @@ def check_memory(config: Config, samples: int, device: torch.device, processes: 
         if not is_out_of_memory(error):
             return  # a plug-in's objective, which cannot be built without memory
         raise InputError(f"These settings need tensors of more than 2^63 bytes. {_ADVICE}") from error
+    if device is None:
+        return
     batch = min(config.data.batch_size, samples) // processes
     shapes = {name: [batch if side < 0 else side for side in shape] for name, shape in objective.views.tensors.items()}
     tensors = [(f"the {name} of a batch", shape, 4 * math.prod(shape)) for name, shape in shapes.items()]
     tensors += [(name, value.shape, value.nbytes) for name, value in objective.named_buffers()]
     tensors += [(n, p.shape, p.nbytes * (1 + copies * p.requires_grad)) for n, p in objective.named_parameters()]
-    total = sum(size for _, _, size in tensors)
+    total, limit = sum(size for _, _, size in tensors), available_memory(device)
     if total > limit:
         name, sides, size = max(tensors, key=lambda tensor: tensor[2])
         shape = " x ".join(f"{side:,}" for side in sides)

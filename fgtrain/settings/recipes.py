@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from fgdata.views.spec import ViewSpec
 
-from . import comparison_recipes as others
 from .common import Config, Data, Model, Optim
+from .comparison_recipes import COMPARISON_RECIPES
 from .distillation import DISTILLATION_RECIPES
 from .methods import (
     AlignSettings,
@@ -375,27 +375,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "cvsa-lite0": cvsa_lite0,
     "synth-pair-lite0": synth_pair_lite0,
     "demo": demo,
-    "supervised": others.supervised,
-    "supervised-cub-r50-scratch": others.supervised_cub_r50_scratch,
-    "supervised-cub-r50": others.supervised_cub_r50,
-    "rotation": others.rotation,
-    "rotation-cub-r50": others.rotation_cub_r50,
-    "relative-location": others.relative_location,
-    "relative-location-cub-r50": others.relative_location_cub_r50,
-    "looc": others.looc,
-    "looc-cub-r50": others.looc_cub_r50,
-    "moco-sinkhorn": others.moco_sinkhorn,
-    "moco-sinkhorn-cub-r50": others.moco_sinkhorn_cub_r50,
-    "lcr": others.lcr,
-    "lcr-byol": others.lcr_byol,
-    "lcr-cub-r50": others.lcr_cub_r50,
-    "lcr-byol-cub-r50": others.lcr_byol_cub_r50,
-    "sam-ssl-cub-r50": others.sam_ssl_cub_r50,
-    "sam-ssl-bilinear-cub-r50": others.sam_ssl_bilinear_cub_r50,
-    "sam": others.sam,
-    "sam-cub-r50": others.sam_cub_r50,
-    "lewel": others.lewel,
-    "lewel-cub-r50": others.lewel_cub_r50,
+    **COMPARISON_RECIPES,
     **VIEW_RECIPES,
     **MULTICROP_RECIPES,
     **PAPN_RECIPES,

@@ -49,8 +49,8 @@ def contrastive_crop_cub_r50() -> MocoConfig:
 
     fgtrain run contrastive-crop-cub-r50 --data.shards shards/cub
 
-    contrastive-crop-own-cub-r50 with the detector's boxes instead of the network's. Wang et al., ECCV 2024, Table 3; no
-    number is legible.
+    contrastive-crop-own-cub-r50, a row of Wang et al., ECCV 2024, Table 3 (no number is legible), with the detector's
+    boxes instead of the network's.
     """
     return MocoConfig(
         data=Data(batch_size=128),

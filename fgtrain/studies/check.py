@@ -1,19 +1,24 @@
 """Checks every job of a study before the first one starts: settings, networks, shard sets and what they contain."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet
-from fgdata.views.opening import choose_detector
+from fgdata.shards.reader import ShardSet, meta, read_all
+from fgdata.views.backgrounds import open_backgrounds
+from fgdata.views.opening import choose_detector, open_mattes
 
 from .. import objectives
 from ..engine.capacity import check_memory
-from ..engine.needs import check_backgrounds, check_labels
+from ..engine.needs import check_backgrounds, check_labels, choose_images
 from ..engine.trackers import check_trackers
 from ..place import open_shards, pick_device
-from .plan import Job, Plan, refuse
+from ..settings.common import Config
+from .plan import Job, Measure, Plan, refuse
 from .sets import DataSet
 from .traces import images_of, without_weights
 
@@ -21,15 +26,18 @@ from .traces import images_of, without_weights
 def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None:
     """InputError naming every row that cannot work, with its reason.
 
-    need_sets: whether a shard set that is not built is a fault; without, the rest is checked.
+    need_sets: whether a shard set that is not built, or a GPU that this machine does not have, is a fault; without, as
+    in a dry run, the rest is checked.
     """
     rows = {folder: row for (row, _, _), folder in plan.cells.items()}
-    chosen = pick_device(device)
+    chosen = find_device(device, need_sets)
     faults, seen = [], set()
     for job in jobs:
         try:
-            for data in _sets(job) if need_sets else []:
+            for data in job.sets if need_sets else []:
                 check_set(data)
+            for measure in job.measures if need_sets else []:
+                check_measure(measure)
             check_weights(job)
             if job.config is not None:
                 same = replace(job.config, seed=0)
@@ -40,6 +48,16 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
             faults.append(f"{rows.get(job.folder, job.name)!r}: {fault}")
     if faults:
         raise refuse(plan.scaled.study, faults)
+
+
+def find_device(name: str, here: bool) -> torch.device | None:
+    """The device by its name; None for a GPU that this machine does not have, unless it must be `here`."""
+    try:
+        return pick_device(name)
+    except InputError:
+        if here or not re.fullmatch(r"cuda(:\d+)?", name):
+            raise
+        return None
 
 
 def check_set(data: DataSet) -> None:
@@ -58,7 +76,30 @@ def check_weights(job: Job) -> None:
         raise InputError(f"the weights {name} that it starts from do not exist. Name others with --init FILE")
 
 
-def check_training(job: Job, device, need_sets: bool) -> None:
+def check_measure(measure: Measure) -> None:
+    """InputError if a shard set lacks what an evaluation reads: its splits, classes, and for localization boxes."""
+    shards = open_shards(measure.data.folder)
+    splits = ("test",) if measure.evaluation == "retrieval" else ("train", "test")
+    if absent := [split for split in splits if not shards.splits.get(split)]:
+        raise InputError(
+            f"{shards.path} has no {absent[0]} split, which {measure.evaluation} reads. Name another set with "
+            "--data.shards"
+        )
+    if len(shards.classes) < 2:
+        raise InputError(
+            f"{shards.path} has fewer than two classes, which {measure.evaluation} needs. Name a labelled set with "
+            "--data.shards"
+        )
+    if measure.evaluation == "localization":
+        boxes = (meta(sample)["boxes"] for sample in read_all(shards.split("test"), without="jpg"))
+        if not any(boxes):
+            raise InputError(
+                f"{shards.path} has no ground-truth boxes in its test split, which localization needs. Name another "
+                "set with --data.shards"
+            )
+
+
+def check_training(job: Job, device: torch.device | None, need_sets: bool) -> None:
     """InputError for settings that the method, the network or the shard set does not allow."""
     config = job.config
     assert config is not None
@@ -66,26 +107,26 @@ def check_training(job: Job, device, need_sets: bool) -> None:
     samples = images_of(job.data)[0] or config.data.batch_size
     shards = open_shards(job.data.folder) if present and job.data is not None else None
     check_memory(without_weights(config), samples, device, 1, len(shards.classes) if shards else 2)
-    if not need_sets or shards is None:
-        return
+    if need_sets and shards is not None:
+        check_needs(config, shards)
+
+
+def check_needs(config: Config, whole: ShardSet) -> None:
+    """InputError if a shard set lacks what a run reads: images, labels, boxes, maps; or the sets of its backgrounds."""
+    shards, split = choose_images(config, whole), config.data.split
     check_labels(config, shards)
     check_backgrounds(config)
     check_trackers(config)
-    for lender in config.data.backgrounds:
-        ShardSet.open(lender)
-    if config.data.batch_size > samples:
+    if config.data.batch_size > (samples := len(shards.split(split))):
         raise InputError(
             f"--data.batch-size is {config.data.batch_size:,}, but {shards.path} has {samples:,} training images; "
             f"allowed: at most {samples:,}."
         )
-    import torch
-
     with torch.device("meta"):
         views = objectives.build(without_weights(config), samples, len(shards.classes)).views
-    if views.needs_boxes:
-        choose_detector(shards, config.data.detector)
-
-
-def _sets(job: Job) -> list[DataSet]:
-    """The sets that a job reads."""
-    return list(dict.fromkeys([*([job.data] if job.data else []), *(measure.data for measure in job.measures)]))
+    detector = config.data.detector
+    if views.needs_boxes or views.needs_maps or detector:
+        detector = choose_detector(shards, detector)
+    if views.needs_maps:
+        open_mattes(shards, split, detector).read(0)
+    open_backgrounds(config.data.backgrounds, shards, split, views)

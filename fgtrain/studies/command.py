@@ -122,14 +122,9 @@ def dry_run(made: Plan, jobs: Sequence[Job], flags: Flags) -> None:
         open_ += extra
     total = estimate.estimate(open_, made.jobs.values(), flags.device)
     say(table, *record.head(study, made.scaled.changed, made.scaled.scope), *unused(made))
-    if unbuilt := sorted({d.path for job in jobs for d in sets_of(job) if not (d.folder / "manifest.json").is_file()}):
+    if unbuilt := sorted({d.path for job in jobs for d in job.sets if not (d.folder / "manifest.json").is_file()}):
         say(f"Not built yet: {', '.join(unbuilt)}")
     say(f"{counted(trainings, 'run')} and {counted(evaluations, 'evaluation')} are missing: {total}, one at a time.")
-
-
-def sets_of(job: Job) -> list:
-    """The sets that a job reads."""
-    return [*([job.data] if job.data else []), *(measure.data for measure in job.measures)]
 
 
 def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fgdata.cores import available_cores
 
+from ..runs.rundir import RunDir
 from ..settings.common import Model
 from ..settings.evaluations import Finetune
 from .plan import Job, Measure
@@ -17,11 +18,11 @@ from .scaling import flags_of
 from .traces import images_of, last_step, median_speed
 
 PASSES = {
-    **{"moco": 4, "byol": 8, "simsiam": 6, "simclr": 6, "cvsa": 8, "synth-pair": 14, "supervised": 3, "sam": 3},
-    **{"rotation": 12, "relative-location": 1.7, "looc": 5, "lcr": 4, "lewel": 10, "dino": 12, "foreground": 6},
-    **{"insloc": 5, "papn": 16, "box-distill": 4},
+    **{"moco": 4, "byol": 8, "simsiam": 6, "simclr": 6, "cvsa": 8, "supervised": 3, "sam": 3, "rotation": 12},
+    **{"relative-location": 9 * (64 / 255) ** 2 * 3, "looc": 5, "lewel": 1.29 * 8, "foreground": 6},
+    **{"insloc": 4, "papn": 16},
 }
-"""Method -> passes per training image; 8 for a method of a plug-in."""
+"""Method -> passes of a view per training image, without heads, save LEWEL's. `passes` has those with settings."""
 PER_CORE, PER_GPU = 1.5e11, 4e13
 """Operations per second where nothing is measured. A core: docs/step.json, BYOL, ResNet-18 at 96 px, 155e9 on each of
 two cores. A GPU: an assumption."""
@@ -46,9 +47,15 @@ def show_hours(hours: float) -> str:
 
 
 def estimate(jobs: Iterable[tuple[Job, list[Measure]]], every: Iterable[Job], device: str) -> Estimate:
-    """Jobs with the evaluations they lack, and all jobs of the study, whose finished runs give the speed."""
+    """Jobs with the evaluations they lack, and all jobs of the study, of which those run on a device of the same kind
+    give the speed.
+
+    device: cpu, cuda, cuda:N or auto; it need not be one of this machine.
+    """
     every = list(every)
     timed = [(job, speed) for job in every if job.config and (speed := median_speed(job.folder))]
+    on_gpu = [RunDir(job.folder).facts.get("device") != "cpu" for job, _ in timed]
+    timed = [each for each, gpu in zip(timed, on_gpu) if gpu == is_gpu(device)]
     rates = [training(job) * speed / _images(job) for job, speed in timed if _images(job)]
     rate = sum(rates) / len(rates) if rates else _assumed(device)
     own = {job.folder: speed for job, speed in timed}
@@ -58,30 +65,42 @@ def estimate(jobs: Iterable[tuple[Job, list[Measure]]], every: Iterable[Job], de
             seconds = _images(job) / own[job.folder] if job.folder in own else training(job) / rate
             hours += seconds * (1 - _done(job)) / 3600
         hours += sum(evaluation(job, measure) for measure in measures) / rate / 3600
-    basis = (
-        f"by the measured speed of {len(timed)} of its runs"
-        if timed
-        else f"counted: an estimate at {rate / 1e9:,.0f} GFLOP/s, which no run has measured"
-    )
-    return Estimate(hours, basis)
+    if timed:
+        return Estimate(hours, f"by the measured speed of {len(timed)} of its runs")
+    where = "a GPU, an assumption that no run" if is_gpu(device) else "all cores, which no run of this study"
+    return Estimate(hours, f"counted: operations at {rate / 1e9:,.0f} GFLOP/s of {where} has measured")
 
 
 def training(job: Job) -> float:
     """Operations of a job's training, without heads and decoders."""
     assert job.config is not None
-    factor = PASSES.get(job.config.method, 8)
-    return factor * forward(job.config.model, job.config.views.size) * _images(job)
+    return passes(job.config) * forward(job.config.model, job.config.views.size) * _images(job)
+
+
+def passes(config: Any) -> float:
+    """Passes of a view per training image; 8 for a method of a plug-in."""
+    method, side = config.method, config.views.size
+    if method == "moco":
+        return 8 if config.moco.symmetric else 4
+    if method == "lcr":
+        return 8 if config.base == "byol" else 4
+    if method == "synth-pair":  # the plain image and two decoded ones, each with its gradient, and a small decoder
+        return (4 if config.base == "moco" else 6) + 3 * 3 + 1
+    if method == "dino":
+        large, local = config.views.views, config.views.local
+        return 3 * (large + local.count * (local.size / side) ** 2) + large
+    if method == "box-distill":
+        teacher = 1.75 * side if config.distill.size == "auto" else config.distill.size
+        return 3 + (teacher / side) ** 2
+    return PASSES.get(method, 8)
 
 
 def evaluation(job: Job, measure: Measure) -> float:
     """Operations of one evaluation, without its classifier."""
-    if job.config is not None:
-        one = forward(job.config.model, job.config.views.size)
-    else:
-        given = {key.removeprefix("model."): value for key, value in job.model.items() if key.startswith("model.")}
-        one = forward(Model(**given), job.model.get("size") or 224)
-    train, test = images_of(measure.data)
     flags: Any = flags_of(measure.evaluation, measure.settings, measure.evaluation)
+    given = {key.removeprefix("model."): value for key, value in job.model.items()}
+    one = forward(job.config.model if job.config is not None else Model(**given), flags.size or measure.size)
+    train, test = images_of(measure.data)
     if measure.evaluation == "finetune":
         assert isinstance(flags, Finetune)
         pairs = len(flags.rates) * len(flags.decays)
@@ -121,8 +140,12 @@ def forward(model: Model, size: int) -> float:
     return float(counter.get_total_flops())
 
 
-def _assumed(device: str) -> float:
+def is_gpu(device: str) -> bool:
+    """Whether a device by its name, which may be auto, is a GPU."""
     import torch
 
-    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    return PER_GPU if gpu else PER_CORE * available_cores()
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
+def _assumed(device: str) -> float:
+    return PER_GPU if is_gpu(device) else PER_CORE * available_cores()

@@ -138,8 +138,7 @@ class Results:
         if job.folder not in self._lines:
             self._lines[job.folder] = compare.latest(read_records(job.folder / "results.jsonl"))
         found = self._lines[job.folder]
-        size = job.config.views.size if job.config is not None else job.model.get("size")
-        line = found.get(identify(column, size, self.digest(data.path)))
+        line = found.get(identify(column, self.plan.scaled.size, self.digest(data.path)))
         last = None if job.config is None else RunDir(job.folder).facts.get("step")
         return None if line is None or last not in (None, line.values["step"]) else line
 
@@ -149,7 +148,7 @@ class Results:
         return self._costs[job.folder]
 
 
-def identify(column: Column, size: int | None, digest: str) -> compare.Column:
+def identify(column: Column, size: int, digest: str) -> compare.Column:
     """The column of `fgtrain compare` that this column is: its evaluation's settings, the view size, the set."""
     flags = flags_of(column.evaluation, column.settings, column.name)
     values = {name: getattr(flags, name, None) for name in compare.SETTINGS[column.evaluation]}

@@ -39,8 +39,8 @@ def draw(plan: Plan, device: str) -> list[Path]:
     count = MOST_RUNS - len(first)
     for start in range(0, max(1, len(others)), count):
         sheet = {**first, **{name: runs[name] for name in others[start : start + count]}}
-        size = max(LEAST_SIZE, *(job.config.views.size for job in sheet.values() if job.config))
-        named = {"runs": tuple(job.folder for job in sheet.values()), "labels": tuple(sheet), "size": size}
+        named = {"runs": tuple(job.folder for job in sheet.values()), "labels": tuple(sheet)}
+        named |= {"size": max(LEAST_SIZE, plan.scaled.size)}
         out = folder / f"gradcam-{start // count + 1}.png"
         files.append(draw_gradcam(Gradcam(**named, **shared, device=device, out=out)))
     for name, job in runs.items():

@@ -34,6 +34,8 @@ class Measure:
     evaluation: str
     settings: dict[str, Any]
     data: DataSet
+    size: int = 224
+    """Side of the evaluated images in pixels, if the settings have none."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,25 @@ class Job:
     config: Config | None = None
     data: DataSet | None = None
     """The set that it is trained on."""
+    lenders: tuple[DataSet, ...] = ()
+    """The sets whose images are its backgrounds."""
     needs: Path | None = None
     """The folder of the first stage that must be finished before."""
     measures: tuple[Measure, ...] = ()
     weights: str = ""
     """Weights that are measured as they are."""
     model: dict[str, Any] = field(default_factory=dict)
-    """Their network, by the names of flags, and `size`."""
+    """Their network, by the names of flags."""
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def sets(self) -> list[DataSet]:
+        """The sets that it reads, each once."""
+        own = [self.data] if self.data else []
+        return list(dict.fromkeys([*own, *self.lenders, *(measure.data for measure in self.measures)]))
 
     @property
     def trained(self) -> bool:
@@ -108,7 +118,7 @@ def make(scaled: Scaled, out: Path) -> Plan:
         columns = [column for column in study.columns if column.set == name]
         before = plan.jobs.get(job.folder, job).measures
         plan.jobs[job.folder] = replace(
-            job, measures=(*before, *(m for m in _measures(columns, study) if m not in before))
+            job, measures=(*before, *(m for m in _measures(columns, scaled) if m not in before))
         )
         plan.cells.update({(row.name, column.name, seed): job.folder for column in columns})
     if faults:
@@ -185,10 +195,12 @@ def _stage(row: Row, seed: int, plan: Plan) -> Job | None:
     folder = plan.out / slug("first", row.start, f"seed{seed}")
     if folder not in plan.jobs:
         stage = study.stages[row.start]
-        layers = [(study.settings, False), (_with_sets(stage.settings, study), True), (scaled.overrides, False)]
+        layers = [(_with_sets(study.settings, study), False), (_with_sets(stage.settings, study), True)]
+        layers.append((scaled.overrides, False))
         layers.append(({"data.shards": study.sets[stage.set].path, "seed": seed}, True))
         config, _ = configure(stage.recipe, layers, f"stage {row.start}")
-        plan.jobs[folder] = Job(folder, seed, stage.recipe, config, study.sets[stage.set])
+        data, lenders = study.sets[stage.set], _lenders(config, study)
+        plan.jobs[folder] = Job(folder, seed, stage.recipe, config, data, lenders)
     return plan.jobs[folder]
 
 
@@ -202,9 +214,9 @@ def _job(row: Row, name: str, seed: int, plan: Plan, folder: Path) -> Job:
     if not row.recipe:
         merged = {**study.settings, **row.settings, **scaled.overrides}
         model = {key: value for key, value in merged.items() if key.startswith("model.")}
-        return Job(folder, seed, weights=start, model={**model, "size": merged.get("views.size", 224)})
+        return Job(folder, seed, weights=start, model=model)
     set_name = row.set or name
-    layers = [(study.settings, False)]
+    layers = [(_with_sets(study.settings, study), False)]
     layers += [(_with_sets(row.settings, study), True), (row.per_set.get(set_name, {}), True)]
     layers += [(scaled.overrides, False), ({"data.shards": study.sets[set_name].path, "seed": seed}, True)]
     if row.start or (scaled.init is not None and RECIPES[row.recipe]().init):
@@ -213,16 +225,23 @@ def _job(row: Row, name: str, seed: int, plan: Plan, folder: Path) -> Job:
     plan.unused.setdefault(row.name, sorted(scaled.overrides.keys() & absent))
     several = not row.set and len({column.set for column in study.columns}) > 1
     folder = folder.with_name(slug(folder.name, name if several else "", f"seed{seed}"))
-    return Job(folder, seed, row.recipe, config, study.sets[set_name], first.folder if first else None)
+    data, lenders, needs = study.sets[set_name], _lenders(config, study), first.folder if first else None
+    return Job(folder, seed, row.recipe, config, data, lenders, needs)
 
 
-def _measures(columns: Iterable[Column], study: Study) -> list[Measure]:
+def _lenders(config: Config, study: Study) -> tuple[DataSet, ...]:
+    """The study's sets whose images are backgrounds of a run."""
+    named = set(map(str, config.data.backgrounds))
+    return tuple({data.path: data for data in study.sets.values() if data.path in named}.values())
+
+
+def _measures(columns: Iterable[Column], scaled: Scaled) -> list[Measure]:
     """The evaluations that fill these columns, each once."""
-    found = {}
+    found, study = {}, scaled.study
     for column in columns:
         if column.evaluation != "cost":
             key = json.dumps([column.evaluation, column.settings, column.set], sort_keys=True)
-            found[key] = Measure(column.evaluation, column.settings, study.sets[column.set])
+            found[key] = Measure(column.evaluation, column.settings, study.sets[column.set], scaled.size)
     return list(found.values())
 
 
@@ -268,7 +287,7 @@ def evaluation_words(measure: Measure) -> list[str]:
     """The settings of an evaluation as words of its command."""
     flags_of(measure.evaluation, measure.settings, measure.evaluation)
     words: list[str] = []
-    for name, value in measure.settings.items():
+    for name, value in {"size": measure.size, **measure.settings}.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words += [flag] if value else []

@@ -161,7 +161,9 @@ def table(record: Record) -> Table:
     study = record.study
     lines = figures.lines(study, values_of(record))
     foot = [f"{row.name}: not run: {row.missing}" for row in study.rows if row.missing]
-    foot += [*unmeasured(record), *record.notes]
+    foot += [*unmeasured(record), *settings_of(study), *record.notes]
+    sizes = sorted({line["settings"]["size"] for line in record.results if "size" in line.get("settings", {})})
+    foot += [f"Every row is evaluated at {', '.join(map(str, sizes))} px."] if sizes else []
     seeds = " ".join(map(str, study.seeds))
     if len(study.seeds) > 1:
         foot.append(
@@ -176,6 +178,21 @@ def table(record: Record) -> Table:
     return Table(
         study.title, tuple(head(study, record.changed, record.scope)), study.columns, tuple(lines), tuple(foot)
     )
+
+
+def settings_of(study: Study) -> list[str]:
+    """Sentences with the settings of all rows and those of single ones, as far as the study states them."""
+    words = []
+    if study.settings:
+        words.append(f"Settings of every row whose method has them: {_listed(study.settings)}.")
+    own = [f"{row.name}: {_listed(row.settings)}" for row in study.rows if row.settings]
+    own += [f"{row.name} on {name}: {_listed(values)}" for row in study.rows for name, values in row.per_set.items()]
+    return [*words, *([f"Settings of single rows: {'; '.join(own)}."] if own else [])]
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    shown = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in settings.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def head(study: Study, changed: Sequence[str], scope: Sequence[str]) -> list[str]:

@@ -38,6 +38,12 @@ class Scaled:
     scope: tuple[str, ...]
     """One phrase each on rows, seeds and columns, if not all or others are run."""
 
+    @property
+    def size(self) -> int:
+        """Side in pixels at which every row is evaluated, whatever the size of its own views: that of --views.size,
+        else of the study's settings, else 224."""
+        return self.overrides.get("views.size", self.study.settings.get("views.size", 224))
+
 
 def scale(study: Study, flags: Flags) -> Scaled:
     """The declared study and the flags -> the study to run. InputError for a row, set or setting it does not have."""

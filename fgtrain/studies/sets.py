@@ -27,9 +27,12 @@ class DataSet:
         return Path(self.path)
 
 
-def _row(title: str, name: str, train: int, test: int, saliency: str = "gt rbd", dataset: str = "") -> DataSet:
-    command = f"fgdata build-shards --dataset {dataset or name} --saliency {saliency} --out shards/{name}"
-    return DataSet(title, f"shards/{name}", train, test, command)
+def _row(
+    title: str, name: str, train: int, test: int, saliency: str = "gt rbd", dataset: str = "", part: str = ""
+) -> DataSet:
+    """A set that build-shards makes of a dataset, or with the flags `part` of a part of it."""
+    words = filter(None, ["fgdata build-shards --dataset", dataset or name, part, "--saliency", saliency, "--out"])
+    return DataSet(title, f"shards/{name}", train, test, f"{' '.join(words)} shards/{name}")
 
 
 ALL_DETECTORS = "gt rbd gs vsf spectral-residual u2netp --keep-maps"
@@ -46,16 +49,41 @@ SETS: dict[str, DataSet] = {
     "imagenet100": _row("ImageNet-100", "imagenet100", 126689, 5000, "rbd"),
     "coco": _row("COCO", "coco", 118287, 5000, "gt rbd"),
     "imagenet": _row("IN-1k", "imagenet", 1281167, 50000, "rbd"),
-    "imagenet-10": DataSet(
-        "10% IN-1k", "shards/imagenet-10", 128117, 50000, "fgdata build-shards of a tenth of each class of ImageNet"
+    "imagenet-10": _row(
+        "10% IN-1k", "imagenet-10", 128117, 50000, "rbd", dataset="imagenet", part="--images-per-class 128"
     ),
     "drawn": _row("drawn birds", "drawn", 800, 400, f"whole {ALL_DETECTORS}"),
-    "real": DataSet(
+    "drawn-3000": _row(
+        "3,000 drawn birds",
+        "drawn-3000",
+        3000,
+        1500,
+        f"whole {ALL_DETECTORS}",
+        dataset="drawn",
+        part="--images-per-class 225",
+    ),
+    "no-birds": DataSet(
+        "images without birds",
+        "shards/no-birds",
+        build="fgdata build-shards --dataset flat --root FOLDER --saliency whole --out shards/no-birds",
+    ),
+    "real": _row(
         "real birds",
-        "shards/cub50",
+        "cub50",
         1500,
         1389,
-        "fgdata build-shards --dataset cub --saliency gt rbd u2netp whole --keep-maps --out shards/cub50",
+        "gt rbd u2netp whole --keep-maps",
+        dataset="cub",
+        part="--classes 50 --max-side 256",
+    ),
+    "signs": _row(
+        "traffic signs",
+        "gtsrb-30",
+        1290,
+        12630,
+        "gt rbd whole --keep-maps",
+        dataset="gtsrb",
+        part="--images-per-class 30",
     ),
 }
 """Name in a study -> shard set. A study can add its own: [sets.NAME]."""

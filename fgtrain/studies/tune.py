@@ -60,7 +60,8 @@ def _trial(plan: Plan, job: Job, factor: float, name: str) -> Job:
     rate = job.config.optim.lr * factor
     folder = plan.out / "tune" / slug(name, f"lr{rate:.6g}")
     config = replace(job.config, optim=replace(job.config.optim, lr=rate))
-    return replace(job, folder=folder, config=config, measures=(Measure("knn", VALIDATION, job.data),))
+    measure = Measure("knn", VALIDATION, job.data, plan.scaled.size)
+    return replace(job, folder=folder, config=config, measures=(measure,))
 
 
 def with_trials(plan: Plan, every: Sequence[Sweep]) -> Plan:

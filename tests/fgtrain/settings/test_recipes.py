@@ -81,6 +81,10 @@ PUBLISHED = {
     # PAPN, the code: lr 0.03 at batch 128, weight decay 1e-4
     "papn": ("papn", "", "resnet18", 256, 0.06, 1e-4, "sgd", 400, "rrc"),
     "papn-cub-r50": ("papn", "", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
+    # The systems that the two papers compare with, in their protocols
+    "simclr-cub-r50": ("simclr", "", "resnet50", 256, 0.3, 1e-6, "lars", 800, "rrc"),
+    "moco-cub-r50-imagenet": ("moco", "", "resnet50", 128, 0.03, 1e-4, "sgd", 100, "rrc"),
+    "simsiam-cub-r50": ("simsiam", "", "resnet50", 128, 0.05, 1e-4, "sgd", 100, "rrc"),
     # Synthesized pairs, appendix B: lr 0.03 (SimSiam 0.05) and weight decay 1e-4, batch 128, 100 epochs
     "synth-pair": ("synth-pair", "moco", "resnet18", 256, 0.03, 1e-4, "sgd", 400, "rrc"),
     "synth-pair-simsiam": ("synth-pair", "simsiam", "resnet18", 256, 0.05, 1e-4, "sgd", 400, "rrc"),

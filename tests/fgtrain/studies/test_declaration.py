@@ -4,8 +4,9 @@ import pytest
 
 from fgdata.errors import InputError
 from fgtrain.settings.studying import Study as Flags
+from fgtrain.settings.studying import StudyViews
 from fgtrain.studies import declaration
-from fgtrain.studies.plan import make, reason_missing
+from fgtrain.studies.plan import evaluation_words, make, reason_missing
 from fgtrain.studies.scaling import parse_value, scale
 
 SMALL = """
@@ -115,8 +116,9 @@ def test_a_missing_study_is_refused_with_the_list(tmp_path):
 
 
 def test_every_table_of_the_papers_is_there():
-    expected = {f"cvsa-table-{n}" for n in (1, 2, 3, 4, 5, 6, "a1", "a2", "a3")} | {"cvsa-figure-3"}
+    expected = {f"cvsa-table-{n}" for n in (1, 2, 3, 4, 5, 6, "a1", "a2", "a3")} | {"cvsa-figure-3", "cvsa-figure-a1"}
     expected |= {f"synth-pair-table-{n}" for n in range(1, 9)} | {"drawn-birds", "real-birds", "decisions"}
+    expected |= {"drawn-birds-more", "drawn-foreground", "real-signs"}
     assert set(declaration.names()) == expected
 
 
@@ -128,6 +130,26 @@ def test_every_built_in_row_has_valid_settings(name: str, tmp_path):
     assert runnable == {row.name for row in study.rows if not reason_missing(row, study)}
     recipes = {row.recipe for row in study.rows if row.name not in runnable and not row.missing}
     assert recipes <= {"papn"}, "a recipe that a later version has"
+
+
+@pytest.mark.parametrize("name", declaration.names())
+@pytest.mark.parametrize("given", [None, 96])
+def test_all_rows_of_a_column_are_evaluated_at_one_size(name: str, given: int | None, tmp_path):
+    study = declaration.load(name)
+    plan = make(scale(study, Flags(name, views=StudyViews(given))), tmp_path)
+    words = [evaluation_words(measure) for job in plan.jobs.values() for measure in job.measures]
+    sizes = {each[each.index("--size") + 1] for each in words}
+    assert sizes == {str(given or study.settings.get("views.size", 224))}
+
+
+def test_a_row_with_larger_views_is_evaluated_at_the_size_of_the_others(tmp_path):
+    study = declaration.load("cvsa-table-1")
+    plan = make(scale(study, Flags(study.name)), tmp_path)
+    job = plan.job("Rel-Loc", "CUB", 0)
+    assert job is not None
+    assert job.config is not None
+    assert job.config.views.size == 255
+    assert evaluation_words(job.measures[0])[:2] == ["--size", "224"]
 
 
 PRINTED = {

@@ -8,9 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 from paths import ROOT
 
+from fgdata.building.build import build
+from fgdata.datasets import read
 from fgtrain import cli
 from fgtrain.runs.rundir import RunDir
 from fgtrain.studies import record, running, tables
@@ -69,6 +74,58 @@ def test_a_row_that_cannot_work_fails_before_any_row_trains(words: list[str], tm
     assert "allowed: at most 32" in capsys.readouterr().err
     assert cli.main([*words, "--init", str(tmp_path / "none.pth")]) == 2
     assert "'random': the weights" in capsys.readouterr().err
+
+
+def row(name: str, recipe: str, settings: str) -> str:
+    return f'[[rows]]\nname = "{name}"\nrecipe = "{recipe}"\nsettings = {{ {settings} }}\n'
+
+
+def test_what_a_row_reads_is_checked_before_any_row_trains(words: list[str], tmp_path: Path, drawn_set: Path, capsys):
+    """Maps, boxes of the test split, and the sets of backgrounds; the set itself may be one of them."""
+    cases = (
+        (row("DiLo", "dilo", 'data.detector = "spectral-residual"'), "has no saliency maps by spectral-residual"),
+        (row("CVSA", "cvsa", 'data.detector = "u2netp"'), "has no boxes by 'u2netp'"),
+        (row("SS", "byol", 'views.crop = "saliency-swap", data.backgrounds = ["coco"]'), "Build it: fgdata build-sh"),
+        (row("BYOL", "byol", 'data.backgrounds = ["drawn"]'), "Only the crops saliency-swap, paste and"),
+        (row("Foreground", "foreground", 'data.backgrounds = ["drawn"]'), "cannot be used for its own backgrounds"),
+    )
+    for text, message in cases:
+        (tmp_path / "tiny.toml").write_text(STUDY + text)
+        assert cli.main(words) == 2
+        fault = capsys.readouterr().err
+        assert message in fault, text
+        assert "nothing was started" in fault
+    bare = tmp_path / "bare"
+    files = [f"bare/{label}/{i}.jpg" for label in "ab" for i in range(8)]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / file), np.full((48, 48, 3), 90, np.uint8))
+    build(read("folder", bare), tmp_path / "folder-set", saliency=("whole",), workers=1)
+    localization = STUDY.replace('evaluation = "knn"', 'evaluation = "localization"').replace(
+        "settings = { k = 3 }", ""
+    )
+    (tmp_path / "tiny.toml").write_text(localization)
+    words[words.index(str(drawn_set))] = str(tmp_path / "folder-set")
+    assert cli.main([*words, "--rows", "random", "--settings", "data.detector=whole"]) == 2
+    assert "no " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_row_may_have_its_own_set_behind_its_patches(words: list[str], tmp_path: Path):
+    own = row("SS", "byol", 'views.crop = "saliency-swap", data.backgrounds = ["drawn"]')
+    (tmp_path / "tiny.toml").write_text(STUDY + own)
+    assert cli.main([*words, "--rows", "SS", "--epochs", "1"]) == 0
+    assert is_finished(tmp_path / "out" / "ss-seed0")
+
+
+def test_a_dry_run_estimates_the_hours_of_a_gpu_that_is_not_here(words: list[str], monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main([*words, "--dry-run", "--device", "cuda"]) == 0
+    assert "40,000 GFLOP/s of a GPU, an assumption" in capsys.readouterr().out
+    assert cli.main([*words, "--dry-run", "--device", "cuda:x"]) == 2
+    assert cli.main([*words, "--device", "cuda"]) == 2
+    assert "--device cuda is not available" in capsys.readouterr().err
 
 
 def test_a_dry_run_counts_and_starts_nothing(words: list[str], tmp_path: Path, capsys):
