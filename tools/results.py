@@ -1,4 +1,5 @@
-"""RESULTS.md and the README's figure, from the results of studies that are kept in docs/studies.
+"""RESULTS.md and the README's figure, from the results of studies that are kept in docs/studies, and from what is
+written by hand on a study in its notes.md there.
 
     python tools/results.py add studies/real-birds [--name NAME]    # keeps a study's results, then makes both
     python tools/results.py                                         # makes both
@@ -103,7 +104,9 @@ def without_folders(value: Any) -> Any:
 def generate(root: Path) -> dict[Path, bytes]:
     """Every generated file -> its content; no figure without a difference to show."""
     records, readme = kept(root), root / "README.md"
-    files, block = {root / "RESULTS.md": page(records)}, ""
+    notes = {name: root / "docs" / "studies" / name / "notes.md" for name in records}
+    texts = {name: file.read_text("utf-8") for name, file in notes.items() if file.is_file()}
+    files, block = {root / "RESULTS.md": page(records, texts)}, ""
     for of in records.values():
         if drawn := figure(record.table(of)):
             files[root / "docs" / "results.svg"], block = drawn, caption(of)

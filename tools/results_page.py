@@ -25,18 +25,19 @@ No study's results are kept here yet. Add those of a study, finished or not:
 """
 
 
-def page(records: Mapping[str, Record]) -> str:
-    """Name -> results; the whole of RESULTS.md."""
-    return "\n".join([HEAD, *(section(of) for of in records.values())]) if records else HEAD + NONE
+def page(records: Mapping[str, Record], notes: Mapping[str, str]) -> str:
+    """Name -> results, and remarks written by hand on some of them, in Markdown; the whole of RESULTS.md."""
+    sections = [section(of, notes.get(name, "")) for name, of in records.items()]
+    return "\n".join([HEAD, *sections]) if records else HEAD + NONE
 
 
-def section(of: Record) -> str:
-    """One study: what it is, how it was made, its table, and what shows."""
+def section(of: Record, notes: str) -> str:
+    """One study: what it is, how it was made, its table, what shows, and the notes on it."""
     table = record.table(of)
     parts = [f"## {table.title}", *map(escape, table.head)]
     parts += ["\n".join(f"    {command}" for command in of.commands), escape(" ".join(origin(of))), tables.grid(table)]
     parts += ["\n".join(f"* {escape(sentence)}" for sentence in table.foot), *evidence(table)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, [*parts, notes.strip()])) + "\n"
 
 
 def origin(of: Record) -> Iterator[str]:
