@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 
 import pytest
 
@@ -73,6 +74,19 @@ def test_the_page_is_self_contained_and_draws_every_figure():
     assert text.count("<svg") == 2
     assert text.count("<rect") == 3  # two of kNN, one of hours
     assert text.count(page.PAPER) == 3 + 1
+
+
+def test_the_page_draws_the_interval_of_each_mean_to_scale():
+    chart = page.page(table()).partition("<h2>kNN")[2].partition("</svg>")[0]
+    bars = [float(left) + float(width) for left, width in re.findall(r'<rect x="([\d.]+)".*? width="([\d.]+)"', chart)]
+    whiskers = re.findall(rf'M([\d.]+) [\d.]+H([\d.]+)M[^"]*" stroke="{page.INTERVAL}"', chart)
+    pixels = (bars[1] - bars[0]) / 5  # of a point: the means are 51 and 56
+    assert len(whiskers) == len(bars) == 2
+    for bar, (left, right) in zip(bars, whiskers):
+        assert (float(left) + float(right)) / 2 == pytest.approx(bar, abs=0.1)
+        assert float(right) - float(left) == pytest.approx(2 * T_1 * pixels, rel=0.01)
+    hours = page.page(table()).partition("<h2>hours")[2]
+    assert page.INTERVAL not in hours, "one seed has no interval"
 
 
 @pytest.mark.parametrize(("least", "most"), [(0.0, 1.0), (50.0, 70.0), (64.2, 65.1), (-3.0, 2.0), (7.5, 7.5), (0, 0)])

@@ -111,12 +111,13 @@ def test_what_a_row_reads_is_checked_before_any_row_trains(words: list[str], tmp
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_a_row_may_have_its_own_set_behind_its_patches(words: list[str], tmp_path: Path):
+def test_a_row_may_have_its_own_set_behind_its_patches(words: list[str], tmp_path: Path, monkeypatch):
     own = row("SS", "byol", 'views.crop = "saliency-swap", data.backgrounds = ["drawn"]')
     (tmp_path / "tiny.toml").write_text(STUDY + own)
-    assert cli.main([*words, "--rows", "SS", "--epochs", "1"]) == 0
-    assert is_finished(tmp_path / "out" / "ss-seed0")
+    started = []
+    monkeypatch.setattr(running, "run", lambda jobs, *_: started.extend(job.name for job in jobs) or {})
+    assert cli.main([*words, "--rows", "SS"]) == 0
+    assert "ss-seed0" in started, "the checks let it pass"
 
 
 def test_a_dry_run_estimates_the_hours_of_a_gpu_that_is_not_here(words: list[str], monkeypatch, capsys):
