@@ -115,7 +115,7 @@ def test_a_set_can_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
         (["score", "nowhere"], "no shard set at nowhere.*fgdata list"),
         (["show", "nowhere"], "no shard set at nowhere.*fgdata list"),
         (["build-shards", "--dataset", "birds"], "'birds'.* drawn, cub"),
-        (["build-shards", "--dataset", "cub", "--classes", "3"], "cub .*classes"),
+        (["build-shards", "--dataset", "cub", "--size", "3"], "cub has no option size"),
         (["build-shards", "--saliency", "magic"], "'magic'"),
         (["build-shards", "--classes", "1"], "--classes.* 1"),
         (["build-shards", "--tau", "-1"], "--tau"),
