@@ -72,7 +72,9 @@ def flags(study: Study) -> list[str]:
     words = ["study", study.name, "--seeds", "0", "--epochs", "2", "--views.size", "64", "--data.batch-size", "8"]
     words += ["--device", "cpu", "--pictures", "--settings", *SMALL]
     words += ["--rows", *rows] if len(rows) < len(study.rows) else []
-    if study.settings.get("norm") == "hold":  # freezes stages that only its own network has, and keeps statistics of its weights
+    if (
+        study.settings.get("norm") == "hold"
+    ):  # freezes stages that only its own network has, and keeps statistics of its weights
         return [*words, "--init", "lite0.safetensors"]
     words += ["--model.backbone", "resnet18"]
     return words + (["--init", "random"] if starts - {"", None, "random", *study.stages} else [])
