@@ -3,73 +3,23 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from bench_report import report
+from bench_step_cases import CLASSES, MOST_VIEWS, Case, cases, local_size, model_of
+from bench_step_table import write_table
 
 from fgdata.errors import InputError
 from fgtrain.engine.memory import keep_freed
 from fgtrain.place import has_bf16, pick_device
-from fgtrain.settings.common import Config, Data, Model
-from fgtrain.settings.methods import AlignSettings, MocoSettings, ReconstructSettings, SynthPairConfig
-from fgtrain.settings.recipes import RECIPES
+from fgtrain.settings.common import Config, Data
 
 if TYPE_CHECKING:  # torch is imported where it is used, because the workers of other benches load this file
     import torch
     from torch import Tensor
-
-VIT, LITE0 = Model("vit_small_patch16_224"), Model("tf_efficientnet_lite0")
-CLASSES, MOST_VIEWS = 200, 8
-NARROW = AlignSettings(hidden=512)
-
-
-def cases() -> dict[str, tuple[Config, str | None]]:
-    """Name -> its config and the case it is compared with. A base comes before the cases that build on it."""
-    symmetric, pair = MocoSettings(symmetric=True), RECIPES["synth-pair"]()
-    assert isinstance(pair, SynthPairConfig)
-    return {
-        "byol": (RECIPES["byol"](), None),
-        "cvsa": (RECIPES["cvsa"](), "byol"),
-        f"cvsa --align.hidden {NARROW.hidden}": (replace(RECIPES["cvsa"](), align=NARROW), "byol"),
-        "cvsa --align.stages 3 4": (replace(RECIPES["cvsa"](), align=AlignSettings(stages=(3, 4))), "byol"),
-        "moco": (RECIPES["moco"](), None),
-        "moco-sinkhorn": (RECIPES["moco-sinkhorn"](), "moco"),
-        "moco --moco.symmetric": (replace(RECIPES["moco"](), moco=symmetric), None),
-        "cvsa-moco": (RECIPES["cvsa-moco"](), "moco --moco.symmetric"),
-        "simsiam": (RECIPES["simsiam"](), None),
-        "simclr": (RECIPES["simclr"](), None),
-        "byol, ViT-S/16": (replace(RECIPES["byol"](), model=VIT), None),
-        "cvsa, ViT-S/16": (replace(RECIPES["cvsa"](), model=VIT), "byol, ViT-S/16"),
-        "cvsa, ViT-S/16, narrow": (replace(RECIPES["cvsa"](), model=VIT, align=NARROW), "byol, ViT-S/16"),
-        "byol, EfficientNet-Lite0": (replace(RECIPES["byol"](), model=LITE0), None),
-        "cvsa, EfficientNet-Lite0": (replace(RECIPES["cvsa"](), model=LITE0), "byol, EfficientNet-Lite0"),
-        "cvsa, EfficientNet-Lite0, narrow": (
-            replace(RECIPES["cvsa"](), model=LITE0, align=NARROW),
-            "byol, EfficientNet-Lite0",
-        ),
-        "supervised": (RECIPES["supervised"](), "moco"),
-        "rotation": (RECIPES["rotation"](), "moco"),
-        "relative-location": (RECIPES["relative-location"](), "moco"),
-        "looc": (RECIPES["looc"](), "moco"),
-        "lcr": (RECIPES["lcr"](), "moco"),
-        "lcr-byol": (RECIPES["lcr-byol"](), "byol"),
-        "sam": (RECIPES["sam"](), "supervised"),
-        "lewel": (RECIPES["lewel"](), "byol"),
-        "dino": (RECIPES["dino"](), "moco"),
-        "foreground": (RECIPES["foreground"](), "moco"),
-        "foreground-saliencymix": (RECIPES["foreground-saliencymix"](), "moco"),
-        "insloc": (RECIPES["insloc"](), "moco"),
-        "papn": (RECIPES["papn"](), "moco"),
-        "box-distill": (RECIPES["box-distill"](), "supervised"),
-        "contrastive-crop-own, finding boxes": (RECIPES["contrastive-crop-own"](), "moco"),
-        # The cost of each part of synthesized pairs: the decoder, the pair of decoded images, the Grad-CAM scores.
-        "synth-pair --pair.nu 0": (replace(pair, pair=replace(pair.pair, nu=0.0)), "moco"),
-        "synth-pair --pair.perturb none": (replace(pair, pair=replace(pair.pair, perturb="none")), "moco"),
-        "synth-pair": (pair, "moco"),
-        "synth-pair, the paper's decoder": (replace(pair, reconstruct=ReconstructSettings(width=64, depth=2)), "moco"),
-    }
 
 
 def step(
@@ -77,19 +27,21 @@ def step(
     backbone: str = "resnet18",
     size: int = 96,
     batch_size: int = 64,
-    rounds: int = 7,
+    rounds: int = 5,
     steps: int = 1,
     threads: int = 2,
     device: str = "cpu",
     precision: str = "auto",
     json: Path | None = None,
+    page: Path | None = None,
 ) -> None:
     """Seconds per training step, and the ratio to the step of the base.
 
     A step is forward, backward, optimiser and moving averages; the batch is already on the device. Every round runs all
-    cases in turn, and a ratio compares two times of the same round, so a temporary slowdown affects both. The table
-    also has the ratio of the counted operations, which the ratio of the times approaches where arithmetic dominates.
-    The batches are noise, which does not affect the times.
+    cases in turn, and a ratio compares two times of the same round, so a temporary slowdown affects both. The batches
+    are noise, which does not affect the times. The ratio of the times is shown beside two ratios of arithmetic, which
+    it approaches where arithmetic dominates: `gflop_ratio`, the operations that a step executed, and `counted`, the
+    encoder passes that the method's definition asks for; `of_counted` is the measured ratio divided by the latter.
 
     Args:
         only: measure only these cases and their bases; all by default.
@@ -102,23 +54,25 @@ def step(
         device: cpu, cuda or cuda:N.
         precision: fp32 or bf16; auto is bf16 on a GPU and fp32 on a CPU.
         json: file to write the figures to.
+        page: Markdown file whose table of steps is rewritten.
     """
     import torch
 
     torch.set_num_threads(threads)
     keep_freed()  # as fgtrain does
-    place, chosen = pick_device(device), cases()
+    place, chosen = pick_device(device), cases(size)
     if unknown := [name for name in only if name not in chosen]:
         raise InputError(f"--only {unknown[0]!r} is not a case; allowed: {', '.join(map(repr, chosen))}.")
     wanted = set(only or chosen)
     for name in reversed(chosen):  # a base comes before the cases that build on it
-        if name in wanted and (base := chosen[name][1]):
+        if name in wanted and (base := chosen[name].base):
             wanted.add(base)
     chosen = {name: case for name, case in chosen.items() if name in wanted}
     batch = preloaded(batch_size, size, place)
     half = precision == "bf16" or (precision == "auto" and has_bf16(place))
     runs = {}
-    for name, (config, _) in chosen.items():
+    for name, case in chosen.items():
+        config = case.config
         local = replace(config.views.local, size=local_size(size)) if config.views.local.count else config.views.local
         views, data = replace(config.views, size=size, local=local), Data(batch_size=batch_size)
         config = replace(config, model=model_of(config, backbone), views=views, data=data)
@@ -129,27 +83,37 @@ def step(
         for name, run in runs.items():
             seconds[name].append(timed(run, steps, place))
     where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"cpu, {threads} threads"
+    counts = {name: on_paper(case, backbone, size) for name, case in chosen.items()}
     setting = {"size": size, "batch": batch_size, "precision": "bf16" if half else "fp32"}
     figures = []
-    for name, (config, base) in chosen.items():
-        network = {"backbone": model_of(config, backbone).backbone}
+    for name, case in chosen.items():
+        base, network = case.base, {"backbone": model_of(case.config, backbone).backbone}
         ratios = [a / b for a, b in zip(seconds[name], seconds[base])] if base else []
         figures.append(
             {"step": name} | spread("s", seconds[name]) | {"to": base} | spread("ratio", ratios) | network | setting
         )
-        more = gflop[name] / gflop[base] if base else None
-        figures[-1] |= {"gflop": gflop[name], "gflop_ratio": more, "device": where, "n": rounds}
+        executed = gflop[name] / gflop[base] if base else None
+        expected = counts[name] / counts[base] if base and counts[name] else None
+        figures[-1] |= {"gflop": gflop[name], "gflop_ratio": executed, "counted": expected}
+        figures[-1] |= {"of_counted": median(ratios) / expected if expected else None, "device": where, "n": rounds}
     report("step", figures, json)
+    if page:
+        write_table(page, figures)
 
 
-def model_of(config: Config, backbone: str) -> Model:
-    """The network of a case: its own if it names one, else `backbone`."""
-    return config.model if config.model in (VIT, LITE0) else Model(backbone)
+def on_paper(case: Case, backbone: str, size: int) -> float:
+    """Billions of floating-point operations for one image, by the passes of a case; 0 if it does not state them."""
+    import torch
 
+    from fgtrain.networks import initial
 
-def local_size(size: int) -> int:
-    """Side of the small views beside views of `size` pixels: 96 for 224, in multiples of 8."""
-    return max(8, 8 * round(size * 96 / 224 / 8))
+    if not case.passes:
+        return 0.0
+    encoder = initial.encoder(replace(case.config, model=model_of(case.config, backbone))).eval()
+    cost = {
+        side: counted(partial(torch.no_grad()(encoder), torch.zeros(1, 3, side, side))) for side in (size, *case.passes)
+    }
+    return sum(passes * cost[side] for side, passes in case.passes.items()) + case.heads(encoder.dim, size)
 
 
 def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "Tensor"]:
