@@ -3,6 +3,7 @@ imports what it needs when it runs."""
 
 import inspect
 import os
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from fgdata.errors import InputError, run_command, suggest
 
 from .commands import COMMANDS, call
 from .engine.memory import keep_freed
+from .engine.signals import PATIENT, StopSignals, is_training
 from .settings.common import Config
-from .settings.file import from_dict, merge, to_dict
+from .settings.file import flat, from_dict, merge, to_dict
 from .settings.methods import METHODS
 from .settings.recipes import RECIPES
 
@@ -45,9 +47,9 @@ def commands(defaults: Config | None, name: str | None) -> Any:
         """Train an encoder.
 
         SIGTERM, SIGUSR1, SIGHUP (a closed terminal) and Ctrl-C write a checkpoint and stop; the exit code is then 0,
-        or 130 after Ctrl-C. A second Ctrl-C ends the run at once, with its last complete checkpoint; a second signal of
-        the others changes nothing. If the output can no longer be written, as after `| head`, training continues
-        silently.
+        or 130 after Ctrl-C. Before the first step there is nothing to save: the run ends, and --resume starts it. A
+        second Ctrl-C ends the run at once, with its last complete checkpoint; a second signal of the others changes
+        nothing. If the output can no longer be written, as after `| head`, training continues silently.
         """
 
         recipe: Annotated[recipes, arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
@@ -105,6 +107,27 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     return replace(config, machine=replace(config.machine, out=None if given else out, resume=False, config=None)), name
 
 
+def check_flags(words: list[str], name: str) -> None:
+    """InputError for a flag of `fgtrain run NAME` that is in another group: --optim.epochs for --epochs. tyro reports
+    other unknown flags, but suggests only flags of similar names."""
+
+    def flags(recipe: str) -> list[str]:
+        settings = flat(to_dict(RECIPES[recipe]()))
+        return ["--" + key.removeprefix("machine.").replace("_", "-") for key in settings if key != "method"]
+
+    own = flags(name)
+    for word in words[2:]:
+        flag = word.partition("=")[0].replace("_", "-")
+        positive = re.sub(r"(--|\.)no-(?=[^.]*$)", r"\1", flag)
+        if not flag.startswith("--") or positive in own:
+            continue
+        meant = [one for one in own if re.split(r"^--|\.", one)[-1] == re.split(r"^--|\.", flag)[-1]]
+        if meant and not any(flag in flags(recipe) for recipe in RECIPES):
+            raise InputError(
+                f"{name} has no flag {flag}. Did you mean {' or '.join(meant)}? All flags: fgtrain run {name} --help"
+            )
+
+
 def _value(argv: list[str], flag: str) -> str | None:
     for i, word in enumerate(argv):
         if word == flag and i + 1 < len(argv):
@@ -134,9 +157,12 @@ def main(argv: list[str] | None = None) -> int:
         plugins.load(modules, tables)
         for method in METHODS.keys() - {recipe().method for recipe in RECIPES.values()}:
             RECIPES.setdefault(method, METHODS[method])  # a method without a recipe starts from its own defaults
+        defaults, name = read_defaults(words)
+        if name is not None:
+            check_flags(words, name)
         with help_as_paragraphs(words):
             chosen = tyro.cli(
-                commands(*read_defaults(words)),
+                commands(defaults, name),
                 prog="fgtrain",
                 description=DESCRIPTION,
                 args=words,
@@ -146,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
             if hasattr(chosen, "recipe"):
                 from .engine.lifecycle import train
 
-                train(chosen.recipe, words[1])
+                train(chosen.recipe, words[1], signals)
             else:
                 call(chosen)
         except ModuleNotFoundError as fault:
@@ -165,9 +191,12 @@ def main(argv: list[str] | None = None) -> int:
                 "batches, or --device cpu if this was a GPU's memory."
             ) from fault
 
-    training = "run" in argv[:3]
+    training = is_training(argv)
     hint = "To resume from the last checkpoint, add --resume to the same command." if training else ""
-    return run_command("fgtrain", command, hint)
+    with StopSignals() as signals:
+        if training:
+            signals.catch(PATIENT)
+        return run_command("fgtrain", command, hint)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,16 @@ from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, Config
 from .monitor import Monitor
 from .needs import choose_images
-from .signals import StopSignals
+from .signals import PATIENT, StopSignals
 from .trackers import Trackers, check_trackers
 from .trainer import Trainer
 
 
-def train(config: Config, name: str) -> Path:
+def train(config: Config, name: str, signals: StopSignals | None = None) -> Path:
     """Trains until the end, or until a stop signal and a checkpoint, and returns the run directory.
 
     config: all settings. name: the recipe, which is also the run's folder under runs/ unless config.machine.out is set.
+    signals: those that have come since the command began. A stop signal before the first step ends the run there.
     InputError for anything that other settings can fix. KeyboardInterrupt after the checkpoint if the signal was
     Ctrl-C, so that the caller stops too.
 
@@ -39,7 +40,9 @@ def train(config: Config, name: str) -> Path:
         torch.backends.cudnn.benchmark = device.type == "cuda"  # batches have one size, so its trials pay
         first = parallel.rank() == 0
         # First, so that it ends last: until then the run is not finished.
-        signals = stack.enter_context(StopSignals(raises=parallel.world_size() == 1))
+        signals = stack.enter_context(signals or StopSignals())
+        signals.raises = parallel.world_size() == 1
+        signals.catch(PATIENT)
         with parallel.together():
             check_trackers(config)
             opened = open_shards(config.data.shards, config.data.cache_dir, config.data.cache_gb)
@@ -127,7 +130,8 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
         monitor.say(opening)
     for line in trainer.remarks() if fresh else []:
         monitor.say(line)
-    if fresh and trainer.config.extend is None and isinstance(trainer.objective, Prepared):
+    stopping = parallel.any_of(trainer.must_stop())
+    if fresh and not stopping and trainer.config.extend is None and isinstance(trainer.objective, Prepared):
         arguments = run, shards, trainer.device, monitor.say, trainer.must_stop
         with monitor.paused(trainer.device):
             if getattr(trainer.objective, "prepared_by_all", False):
@@ -136,7 +140,7 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
                 with parallel.together():
                     if trainer.first:
                         trainer.objective.prepare(*arguments)
-    if parallel.any_of(trainer.must_stop()):
+    if stopping or parallel.any_of(trainer.must_stop()):
         status = "stopped"  # without a checkpoint: `prepare` keeps its own files and resumes from them
     else:
         trainer.join()

@@ -10,7 +10,7 @@ from ..settings.common import Config
 def choose_images(config: Config, shards: ShardSet) -> ShardSet:
     """The images that a run learns from: the set, or of its split those that --data.labels lists.
 
-    InputError if the method does not learn from labels, or a setting needs the place of every image in the set.
+    InputError if the method does not learn from labels, or images are read in blocks of the set.
     """
     file = config.data.labels
     if file is None:
@@ -20,10 +20,9 @@ def choose_images(config: Config, shards: ShardSet) -> ShardSet:
             f"--data.labels {file}: {config.method} learns without labels, from the whole split. Omit the flag; for "
             "few labels, use it with fgtrain eval linear or finetune, as --labels."
         )
-    others = {"views.crop matte-paste": config.views.needs_maps, "data.shuffle-block": config.data.shuffle_block}
-    if other := next((flag for flag, used in others.items() if used), None):
-        raise InputError(f"--data.labels {file} cannot be combined with --{other}. Omit one of them.")
-    return Labelled(shards, config.data.split, file)
+    if config.data.shuffle_block:
+        raise InputError(f"--data.labels {file} cannot be combined with --data.shuffle-block. Omit one of them.")
+    return Labelled(shards, config.data.split, file, "--data.labels")
 
 
 def check_labels(config: Config, shards: ShardSet) -> None:

@@ -3,14 +3,33 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+PATIENT = [number for number in STOPS if number.name != "SIGINT"]
 NOTICE = b"\nStopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without one.\n"
 ONE_PRESS = 0.5
 """Seconds within which a second Ctrl-C counts as the first: a wrapper passes on what the terminal has sent already."""
+
+
+def is_training(argv: Sequence[str]) -> bool:
+    """Whether the arguments of fgtrain are those of `fgtrain run`."""
+    words = iter(argv)
+    for word in words:
+        if word == "--plugin":
+            next(words, None)
+        elif not word.startswith("--plugin="):
+            return word == "run"
+    return False
+
+
+def hold_back() -> None:
+    """Delays the signals of PATIENT until `StopSignals.catch`: a training takes seconds to import what handles them."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, PATIENT)
 
 
 class StopSignals:
@@ -37,11 +56,16 @@ class StopSignals:
         """Whether one of the signals was Ctrl-C."""
         return self._pressed is not None
 
-    def catch(self) -> None:
-        """Installs the handlers."""
-        for number in STOPS:
+    def catch(self, numbers: Sequence[signal.Signals] = STOPS) -> None:
+        """Installs the handlers of some signals; a second call adds others. Before its first step a training catches
+        only PATIENT, so that Ctrl-C ends it at once."""
+        for number in numbers:
+            if number in self._before:
+                continue
             if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self.handle)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # those that `hold_back` has delayed come now
 
     def __enter__(self) -> "StopSignals":
         return self

@@ -208,8 +208,12 @@ def names_of(groups: Sequence[Group]) -> list[str]:
 
 
 def describe(key: str, value: Any) -> str:
-    """A setting in words: 64 px, k 20, views.crop saliency-swap."""
+    """A setting in words: 64 px, k 20, views.crop saliency-swap, no extend."""
     name = key.replace("_", "-")
+    if value is None or value is False or value in ("", [], ()):
+        return f"no {name}"
+    if value is True:
+        return name
     if isinstance(value, (list, tuple)):
         value = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
     if key == "size":

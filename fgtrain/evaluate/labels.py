@@ -24,9 +24,10 @@ LONGEST = 4096  # characters of a line
 class Labelled(Part):
     """The shard set `whole` of whose split `cut` only the images that a file lists are left, renumbered from 0."""
 
-    def __init__(self, whole: ShardSet, cut: str, file: Path):
-        """InputError if the file cannot be read, lists no image or an unknown one, or states another label."""
-        data = _read(file)
+    def __init__(self, whole: ShardSet, cut: str, file: Path, flag: str = "--labels"):
+        """flag: the one that names the file, for messages. InputError if the file cannot be read, lists no image or an
+        unknown one, or states another label."""
+        data = _read(file, flag)
         rows = _find(whole, cut, file, data)
         super().__init__(whole, cut, torch.tensor(rows))
         self.file, self.sha256 = file, hashlib.sha256(data).hexdigest()
@@ -38,9 +39,9 @@ class Labelled(Part):
         return f"{self.file} ({self.sha256[:12]})"
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, flag: str) -> bytes:
     if not file.is_file():
-        raise InputError(f"--labels: there is no file at {file}. Name a list of images, one id or path per line.")
+        raise InputError(f"{flag}: there is no file at {file}. Name a list of images, one id or path per line.")
     return read_bytes(file, MOST_BYTES)
 
 

@@ -283,6 +283,8 @@ FORMATS = {"table": print_table, "markdown": print_markdown, "latex": print_late
 def _setting(name: str, value: Any) -> str:
     if name == "cache":
         return "cached" if value else "not cached"
+    if name == "labels" and value is None:
+        return "all labels"
     return f"{value:.0%} of labels" if name == "fraction" else compare.describe(name, value)
 
 

@@ -39,6 +39,8 @@ FILE, UNFINISHED = "decoder.safetensors", "decoder-warmup.pt"
 SAVE_SECONDS = 60.0
 """Least time between saves. A killed warm-up loses at most this and the current epoch; a stopped one nothing."""
 
+SECONDS_BETWEEN_LINES = 10.0  # on the warm-up; its last epoch has a line too
+
 
 class Decoder(nn.Module):
     """(B, dim) features -> (B, 3, size, size) float32 normalised image: a mirrored ResNet.
@@ -203,7 +205,7 @@ def warm_up(
     model = parallel.averaged(decoder, device)
     resumed = f", resumed after epoch {epoch}" if epoch else ""
     say(f"Decoder warm-up: {counted(settings.epochs, 'epoch')}{resumed}")
-    last_save = time.perf_counter()
+    last_save = last_line = time.perf_counter()
 
     def save_state() -> None:
         state = {"epoch": epoch, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
@@ -240,7 +242,9 @@ def warm_up(
                         f"The decoder's loss became {error} in warm-up epoch {epoch}. Lower --reconstruct.lr, now "
                         f"{settings.lr:g}."
                     )
-            say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}  mean image {constant:.4f}")
+            if epoch == settings.epochs or time.perf_counter() - last_line >= SECONDS_BETWEEN_LINES:
+                say(f"warm-up epoch {epoch}/{settings.epochs}  reconstruct {error:.4f}  mean image {constant:.4f}")
+                last_line = time.perf_counter()
             stopping = parallel.any_of(stop())
             if epoch < settings.epochs and (
                 stopping or parallel.any_of(time.perf_counter() - last_save >= SAVE_SECONDS)

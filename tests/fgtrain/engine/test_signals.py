@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trainable import final, small
@@ -82,6 +83,47 @@ def test_a_second_signal_does_not_lose_the_checkpoint(number: signal.Signals, dr
 def main(drawn_set: Path, run: Path) -> int:
     write_json(run.parent / "config.json", to_dict(small(drawn_set, run)))
     return cli.main(["run", "cvsa", "--config", str(run.parent / "config.json"), "--out", str(run)])
+
+
+@pytest.mark.parametrize(("owner", "name"), [(cli, "read_defaults"), (Trainer, "__init__"), (Trainer, "remarks")])
+def test_a_signal_before_the_first_step_ends_the_run_and_resume_starts_it(
+    owner: Any, name: str, drawn_set: Path, tmp_path: Path, capfd
+):
+    """While the command line is read; while the networks are built; as the decoder's warm-up is about to begin."""
+    recipe = "synth-pair" if name == "remarks" else "cvsa"
+    config = small(drawn_set, tmp_path / "run", recipe)
+    write_json(tmp_path / "config.json", to_dict(config))
+    words = ["run", recipe, "--out", str(tmp_path / "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        original = getattr(owner, name)
+        patch.setattr(owner, name, lambda *given, **rest: send(signal.SIGTERM) or original(*given, **rest))
+        assert cli.main([*words, "--config", str(tmp_path / "config.json")]) == 0
+    facts = RunDir(tmp_path / "run").facts
+    assert (facts["status"], facts["step"], RunDir(tmp_path / "run").last_checkpoint) == ("stopped", 0, None)
+    said = capfd.readouterr().out
+    assert f"Stopped at step 0 of {2 * 4}. Resume: fgtrain run {recipe} --out" in said
+    assert "Decoder warm-up" not in said
+    if owner is cli:
+        assert cli.main([*words, "--resume"]) == 0
+        assert RunDir(tmp_path / "run").facts["status"] == "done"
+
+
+def test_a_signal_that_comes_before_the_handlers_is_noted_when_they_are_there():
+    signals.hold_back()
+    send(signal.SIGTERM)  # the handler of this file would fail the test
+    with signals.StopSignals() as stop:
+        assert not stop.came
+        stop.catch(signals.PATIENT)
+        assert stop.came
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("run cvsa", True), ("--plugin m run x", True), ("--plugin=m run x", True), ("eval knn run", False), ("", False)],
+)
+def test_only_trainings_delay_signals(words: str, expected: bool):
+    assert signals.is_training(words.split()) == expected
 
 
 def test_two_ctrl_c_of_one_press_write_the_checkpoint(drawn_set: Path, tmp_path: Path, clock: list[float], capfd):

@@ -74,6 +74,21 @@ def printed_table(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("extend", None, "no extend"),
+        ("data.backgrounds", [], "no data.backgrounds"),
+        ("views.matte_grey", True, "views.matte-grey"),
+        ("views.matte_grey", False, "no views.matte-grey"),
+        ("k", 0, "k 0"),
+        ("size", 64, "64 px"),
+    ],
+)
+def test_settings_in_words(key: str, value: object, words: str):
+    assert compare.describe(key, value) == words
+
+
 def test_table_states_settings_seeds_and_shard_set(runs: list[Path], capsys: pytest.CaptureFixture[str]):
     printed = printed_table(capsys, *map(str, runs))
     assert "45.0 ± 63.5" in printed  # t of 1 degree of freedom, 12.706, times half the difference

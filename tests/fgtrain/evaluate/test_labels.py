@@ -5,17 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from trainable import small
 
+from fgdata.building.build import build
+from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, label, meta
+from fgdata.views.mattes import Mattes
 from fgtrain.engine.lifecycle import train
+from fgtrain.engine.needs import choose_images
 from fgtrain.evaluate.compare import latest
 from fgtrain.evaluate.labels import Labelled, Names
 from fgtrain.evaluate.records import append_record, read_records
 from fgtrain.evaluate.report import run_finetune, run_linear
 from fgtrain.settings.evaluations import Finetune, Linear
+
+DETECTOR = "spectral-residual"
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +124,26 @@ def test_a_run_and_its_evaluations_learn_from_the_listed_images(drawn_set, image
     [
         ("byol", {}, "byol learns without labels.*--labels"),
         ("supervised", {"shuffle_block": 2}, "cannot be combined with --data.shuffle-block"),
+        ("supervised", {}, "^--data.labels: there is no file at"),
     ],
 )
 def test_a_run_that_cannot_use_a_list_refuses_it(drawn_set, tmp_path, name, change, says):
     config = small(drawn_set, tmp_path / "run", name)
     with pytest.raises(InputError, match=says):
         train(replace(config, data=replace(config.data, labels=tmp_path / "labels.txt", **change)), name)
+
+
+def test_pasted_mattes_are_those_of_the_listed_images(tmp_path):
+    build(read("drawn", classes=2, images_per_class=6, size=64), tmp_path / "set", saliency=(DETECTOR,), keep_maps=True)
+    whole, file = ShardSet.open(tmp_path / "set"), tmp_path / "labels.txt"
+    reader, rows = whole.split("train"), [1, 4, 6]
+    file.write_text("".join(f"{meta(reader.read(row, without='jpg'))['id']}\n" for row in rows))
+    config = small(tmp_path / "set", tmp_path / "run", "supervised")
+    views = replace(config.views, crop="matte-paste", mattes=True, matte=1.0)
+    config = replace(config, views=views, data=replace(config.data, detector=DETECTOR, labels=file, batch_size=3))
+    chosen = choose_images(config, whole)
+    every = Mattes(whole, "train", DETECTOR)
+    for number, row in enumerate(rows):
+        assert np.array_equal(Mattes(chosen, "train", DETECTOR).read(number).alpha, every.read(row).alpha)
+    assert not np.array_equal(every.read(0).alpha, every.read(rows[0]).alpha)  # so the numbers matter
+    train(replace(config, epochs=1), "supervised")

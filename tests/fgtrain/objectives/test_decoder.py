@@ -1,6 +1,7 @@
 """The decoder, its warm-up, runs of synthesized pairs that resume exactly, and the picture of pairs."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -140,12 +141,15 @@ def test_interrupted_warm_up_resumes_and_gives_the_same_decoder(
     settings = small(drawn_set, tmp_path / "run")
     settings = replace(settings, reconstruct=replace(settings.reconstruct, epochs=3))
     shards, run, device = ShardSet.open(drawn_set), RunDir(tmp_path), torch.device("cpu")
+    lines: list[str] = []
+    monkeypatch.setattr(decoder, "SECONDS_BETWEEN_LINES", 0.0)
 
     def prepare(stop: str = "never") -> tuple[SynthPair, list[str]]:
         objective, output = objectives.build(settings, samples=32).train(), []
 
         def say(line: str) -> None:
             output.append(line)
+            lines.append(line)
             if stop in line:
                 raise Stopped
 
@@ -171,8 +175,11 @@ def test_interrupted_warm_up_resumes_and_gives_the_same_decoder(
 
     (tmp_path / decoder.FILE).unlink()
     monkeypatch.setattr(decoder, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(decoder, "SECONDS_BETWEEN_LINES", math.inf)
+    lines.clear()
     with pytest.raises(Stopped):
         prepare("epoch 3/3")
+    assert [line[:18] for line in lines] == ["Decoder warm-up: 3", "warm-up epoch 3/3 "]
     assert sorted(p.name for p in tmp_path.iterdir()) == [decoder.UNFINISHED]
     _, output = prepare()
     assert "resumed after epoch 2" in output[0]
