@@ -122,7 +122,7 @@ def contrastive(samples: Samples, spec: ViewSpec) -> Crop:
     low = np.clip(np.floor(boxes[:, :2] * sizes) - shape // 2, 0, sizes - shape)
     high = np.clip(np.floor((boxes[:, :2] + boxes[:, 2:]) * sizes) - shape // 2, 0, sizes - shape)
     if spec.crop_alpha != 1:
-        u = np.interp(u, np.linspace(0, 1, 4097), beta_quantile(spec.crop_alpha))
+        u = beta_quantile(u, spec.crop_alpha)
     start = np.where(fits, np.minimum(low + np.floor(u * (high - low + 1)), high), (sizes - shape) // 2)
     return _fill(np.concatenate([start, shape], 1).astype(np.int32), samples, spec)
 
@@ -184,14 +184,30 @@ def crop_shape(sizes: np.ndarray, u: np.ndarray, spec: ViewSpec, limit: np.ndarr
     return np.where(fitted, first, whole), fitted
 
 
+def beta_quantile(u: np.ndarray, alpha: float) -> np.ndarray:
+    """The quantile function of Beta(alpha, alpha) of numbers in [0, 1), any shape.
+
+    Linear between the nodes of a table, except in its first and last step: there the function is too steep, and 2 in
+    4,096 crops would lie anywhere between the tail and the edge of the box.
+    """
+    ends = np.abs(u - 0.5) > 0.5 - 1 / 4096
+    values = np.interp(u, np.linspace(0, 1, 4097), _beta_table(alpha))
+    if ends.any():
+        values[ends] = _betaincinv(alpha, u[ends])
+    return values
+
+
 @lru_cache
-def beta_quantile(alpha: float) -> np.ndarray:
-    """(4097,) values of the quantile function of Beta(alpha, alpha) at equal steps from 0 to 1."""
+def _beta_table(alpha: float) -> np.ndarray:
+    return _betaincinv(alpha, np.linspace(0, 1, 4097))
+
+
+def _betaincinv(alpha: float, u: np.ndarray) -> np.ndarray:
     try:
         from scipy.special import betaincinv
     except ImportError:
         raise InputError("The crop contrastive needs SciPy, which is not installed: pip install scipy") from None
-    return betaincinv(alpha, alpha, np.linspace(0, 1, 4097))
+    return betaincinv(alpha, alpha, u)
 
 
 def patch(boxes: np.ndarray, sizes: np.ndarray, u: np.ndarray, spec: ViewSpec) -> np.ndarray:

@@ -76,10 +76,22 @@ def test_centres_are_beta_distributed_in_the_box(alpha: float):
 
 
 def test_a_large_alpha_is_the_middle_of_the_box():
-    spec = ViewSpec(crop="contrastive", crop_alpha=1000, area=(0.01, 0.04))
-    source = plan(spec, np.full((N, 2), 1000), tiled((0.2, 0.5, 0.4, 0.2))).source
-    middle = (source[:, :2] + source[:, 2:] / 2).mean(0)
-    assert np.abs(middle - [400, 600]).max() < 1
+    """Every sample is within 5 standard deviations, 1 / sqrt(4 (2 alpha + 1)) of the box: 23 and 12 pixels."""
+    spec, n = ViewSpec(crop="contrastive", crop_alpha=1000, area=(0.01, 0.04)), 20_000
+    source = plan(spec, np.full((n, 2), 1000), tiled((0.2, 0.5, 0.4, 0.2), n)).source
+    u = draws.uniforms(11, 2, np.arange(n), 0, draws.COUNT)[:, [draws.X, draws.Y]]
+    assert u.min() < 1 / 4096  # the table's first and last step are among them
+    assert u.max() > 4095 / 4096
+    gap = source[:, :2] + source[:, 2:] / 2 - [400, 600]
+    assert (np.abs(gap) < 1 + 5 * np.array([400, 200]) / np.sqrt(4 * 2001)).all()
+    assert np.abs(gap.mean(0)).max() < 1
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.6, 1000.0])
+def test_the_quantile_function_is_that_of_beta_at_its_ends_too(alpha: float):
+    u = np.concatenate([np.linspace(0, 1, 8193), [1e-9, 1e-5, 2e-4, 1 - 2e-4, 1 - 1e-5]])
+    gap = np.abs(crops.beta_quantile(u, alpha) - stats.beta(alpha, alpha).ppf(u))
+    assert gap.max() < 5e-4  # a tenth of a pixel in a box of 200
 
 
 def test_contrastive_changes_no_other_draw():
