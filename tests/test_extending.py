@@ -54,7 +54,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(plugins.VARIABLE, "")
     before = set(sys.modules)
     yield
-    saliency._open.cache_clear()
+    saliency.open_once.cache_clear()
     for name in {"photos", "contrast", "vicreg", "mine", "empty", "broken"} & (set(sys.modules) - before):
         del sys.modules[name]
     for kind, table in TABLES.items():

@@ -15,6 +15,7 @@ from ..errors import InputError, describe, warn
 from ..plugins import VARIABLE
 from ..saliency import own_settings
 from . import cluster_look
+from .cluster_server import Servers, Shared, use_servers
 from .worker import ENVIRONMENT, prepare_libraries
 
 RETRIES = 3
@@ -40,7 +41,6 @@ def run_on_ray(
     is released.
     """
     ray = _connect(address)
-    from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
     from ..saliency import learned  # imports OpenCV
 
@@ -48,16 +48,28 @@ def run_on_ray(
         VARIABLE: os.environ.get(VARIABLE, ""),
         learned.VARIABLE: str(learned.folder().absolute()),
     }
-    folder, failed = os.getcwd(), []
-    _look(ray, _with_readable_record(jobs), folder, environment)
-    remote = ray.remote(num_cpus=1, max_retries=RETRIES, runtime_env={"env_vars": environment})(_call)
+    folder = os.getcwd()
+    with Servers(ray, jobs[0].recipe.saliency, folder, environment) as servers:
+        servers.start()
+        _look(ray, _with_readable_record(jobs), folder, servers)
+        yield from _run(ray, function, jobs, advance, folder, servers)
+
+
+def _run(
+    ray: Any, function: Callable, jobs: list, advance: Callable[[int], None], folder: str, servers: Servers
+) -> Iterator[Any]:
+    from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+    options = {"num_cpus": 1, "max_retries": RETRIES, "runtime_env": {"env_vars": servers.environment}}
+    remote, failed = ray.remote(**options)(_call), []
     todo, waiting, alive = iter(jobs), {}, time.monotonic()
     try:
         while True:
             try:
+                servers.start()
                 cores = int(ray.cluster_resources().get("CPU", 0))
                 while len(waiting) < AHEAD * max(cores, 1) and (job := next(todo, None)) is not None:
-                    waiting[remote.remote(function, job, folder)] = job
+                    waiting[remote.remote(function, job, folder, servers.shared)] = job
                 if not waiting:
                     break
                 done, _ = ray.wait(list(waiting), timeout=5.0)
@@ -131,22 +143,23 @@ def _connect(address: str | None) -> Any:
     return ray
 
 
-def _look(ray: Any, job: Any, folder: str, environment: dict[str, str]) -> None:
+def _look(ray: Any, job: Any, folder: str, servers: Servers) -> None:
     """Raises InputError if a node cannot build: it lists each such node and its first fault."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     token = Path(job.folder) / f"look.{secrets.token_hex(4)}.part"
     token.touch()
-    look = ray.remote(num_cpus=0, max_retries=1, runtime_env={"env_vars": environment})(cluster_look.look)
+    look = ray.remote(num_cpus=0, max_retries=1, runtime_env={"env_vars": servers.environment})(cluster_look.look)
     try:
         files = [name for name in job.recipe.saliency if not name.startswith("maps:")]  # hashing all maps takes long
         pending, detectors = {}, {name: own_settings(name) for name in files}
+        versions = cluster_look.versions()
         for node in ray.nodes():
             if node["Alive"] and node["Resources"].get("CPU"):
                 where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = look.options(scheduling_strategy=where)
                 name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-                pending[task.remote(job, str(token), folder, cluster_look.versions(), detectors)] = name
+                pending[task.remote(job, str(token), folder, versions, detectors, servers.shared)] = name
         done, late = ray.wait(list(pending), num_returns=len(pending), timeout=cluster_look.SECONDS)
         faults = [f"{pending[task]}: no answer within {cluster_look.SECONDS:.0f} s" for task in late]
         for task in done:
@@ -179,7 +192,7 @@ def _with_readable_record(jobs: list) -> Any:
     return replace(jobs[0], records=())
 
 
-def _call(function: Callable, job: Any, folder: str) -> Any:
+def _call(function: Callable, job: Any, folder: str, shared: Shared) -> Any:
     try:
         os.chdir(folder)
     except OSError as fault:
@@ -188,4 +201,5 @@ def _call(function: Callable, job: Any, folder: str) -> Any:
             "a file system that all machines share."
         ) from None
     prepare_libraries()
+    use_servers(shared)
     return function(job, lambda images: None)

@@ -10,17 +10,25 @@ from typing import Any
 from ..errors import InputError, describe
 from ..saliency import own_settings
 from . import plan
+from .cluster_server import NOTHING, Shared, use_servers
 
 SECONDS = 300.0
 """How long a node may take, which includes the start of a worker."""
 
 
-def look(job: Any, token: str, folder: str, expected: dict[str, str], detectors: Mapping[str, dict]) -> str | None:
+def look(
+    job: Any,
+    token: str,
+    folder: str,
+    expected: dict[str, str],
+    detectors: Mapping[str, dict],
+    shared: Shared = NOTHING,
+) -> str | None:
     """Runs on the node -> what is wrong with it; None if it can build.
 
     job: one of the build, with the records to read. token: a file that the caller has created in the folder of the
     set. folder: the caller's working folder. expected: what `versions` returned there. detectors: name -> what
-    `own_settings` returned there.
+    `own_settings` returned there. shared: those of them that processes of the node run.
     """
     from .worker import prepare_libraries
 
@@ -50,12 +58,13 @@ def look(job: Any, token: str, folder: str, expected: dict[str, str], detectors:
             return (
                 f"the image {record.file} cannot be read: {reason}. All machines must see the dataset at the same path"
             )
+    try:
+        use_servers(shared)
+        found_settings = {name: own_settings(name) for name in detectors}
+    except InputError as fault:
+        return f"{fault}\nAll machines must see the files of a detector at the same path"
     for name, settings in detectors.items():
-        try:
-            own = own_settings(name)
-        except InputError as fault:
-            return f"{fault}\nAll machines must see the files of a detector at the same path"
-        if own != settings:
+        if (own := found_settings[name]) != settings:
             differs = [f"{key} {own.get(key)}, here {here}" for key, here in settings.items() if own.get(key) != here]
             return f"{name} is not the one of this machine: {', '.join(differs)}. All machines need the same file"
     return None

@@ -1,6 +1,6 @@
 """Saliency detectors: an image (H, W, 3) uint8 RGB -> a map (H, W) float32 in [0, 1], higher where the object is.
 
-A detector is a module with `saliency_map(rgb)` and `SETTINGS`, the constants that a shard set's manifest records. Three
+A detector is a module with `saliency_map(rgb)` and `SETTINGS`, the constants that a shard set's manifest records. Four
 more names are optional:
 
     TAU                      the constant of max-excess (boxes/objective.py) that suits the maps; else ANY_TAU
@@ -8,6 +8,8 @@ more names are optional:
                              both sides are at least this many pixels
     USES_SUPERPIXELS = True  `saliency_map` takes the image's superpixels as its second argument; a build computes
                              them once and passes them to all such detectors
+    files(argument)          the files that the detector reads: the path of the first, and the names of all, relative to
+                             its folder. A machine of a Ray cluster that lacks them gets copies (copies.py)
 
 A detector that reads a file or a folder is written FAMILY:PATH, possibly with settings, `onnx:u2net.onnx,size=288`. Its
 module has `detector(argument)`, which returns an object with `saliency_map`, `SETTINGS` and `TAU`. A module that has
@@ -62,10 +64,15 @@ class DetectorRow:
     """Whether it runs on onnxruntime, with a choice of execution provider and threads."""
     trained_on: str = "nothing"
     """Whose images and labels determined its weights or constants. Column of `fgdata score` and of docs/saliency.md."""
+    sharers: int = 1
+    """Workers of a node of a Ray cluster for which one process opens it, because that takes much memory or time. Its
+    `saliency_map` then runs on as many threads at once. 1: every worker opens it."""
 
 
 WEIGHTS = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors")
 """Suffixes of files that a detector's name in a shard set leaves out."""
+ONNX_SHARERS = 16
+"""onnxruntime computes without Python's lock."""
 DETECTORS = {
     "rbd": DetectorRow("fgdata.saliency.rbd", "robust background detection, Zhu et al., CVPR 2014"),
     "rbd-centred": DetectorRow(
@@ -80,30 +87,35 @@ DETECTORS = {
         "fgdata.saliency.learned",
         "small U2-Net, Qin et al., 2020; 4.6 MB (fgdata fetch-model u2netp)",
         runs_network=True,
+        sharers=ONNX_SHARERS,
         trained_on="masks of DUTS-TR",
     ),
     "u2net": DetectorRow(
         "fgdata.saliency.learned",
         "U2-Net, Qin et al., 2020; 176 MB (fgdata fetch-model u2net)",
         runs_network=True,
+        sharers=ONNX_SHARERS,
         trained_on="masks of DUTS-TR",
     ),
     "isnet": DetectorRow(
         "fgdata.saliency.learned",
         "IS-Net for general use, Qin et al., ECCV 2022; 179 MB (fgdata fetch-model isnet)",
         runs_network=True,
+        sharers=ONNX_SHARERS,
         trained_on="masks of DIS5K and others, not listed",
     ),
     "birefnet-lite": DetectorRow(
         "fgdata.saliency.learned",
         "BiRefNet, general, Swin-T, Zheng et al., 2024; 224 MB (fgdata fetch-model birefnet-lite)",
         runs_network=True,
+        sharers=ONNX_SHARERS,
         trained_on="masks of DIS5K, DUTS, HRSOD, UHRSD, P3M and others",
     ),
     "onnx:FILE": DetectorRow(
         "fgdata.saliency.onnx_model",
         "a salient-object network (U2-Net, BASNet) exported to ONNX; needs onnxruntime",
         runs_network=True,
+        sharers=ONNX_SHARERS,
         trained_on="unknown",
     ),
     "maps:DIR": DetectorRow(
@@ -238,7 +250,7 @@ def own_settings(name: str) -> dict[str, Any]:
     """What a manifest records about the named detector: its SETTINGS and its TAU; nothing about `gt`."""
     if name == "gt":
         return {}
-    opened = detector(name)
+    opened = _lent.get(name) or detector(name)
     return {**opened.SETTINGS, "tau": getattr(opened, "TAU", ANY_TAU)}
 
 
@@ -261,8 +273,29 @@ def suit(objective: Objective, name: str) -> Objective:
     return objective.suit(getattr(_open(name), "TAU", ANY_TAU))
 
 
-@lru_cache(maxsize=8)
+def own_files(name: str) -> tuple[str, list[str]]:
+    """The files that the named detector reads: the path of the first, and the names of all, relative to its folder."""
+    row = DETECTORS[find_row(name)]
+    module = import_module(row.module) if row.module else None
+    argument = _split(name)[2] if ":" in find_row(name) else name
+    return module.files(argument) if module and hasattr(module, "files") else ("", [])
+
+
+_lent: dict[str, Any] = {}
+
+
+def lend(name: str, opened: Any) -> None:
+    """Sets what this process uses as the named detector; None: it opens the detector itself."""
+    _lent[name] = opened
+
+
 def _open(name: str) -> Any:
+    return _lent.get(name) or open_once(name)
+
+
+@lru_cache(maxsize=8)
+def open_once(name: str) -> Any:
+    """The named detector, opened in this process when it is first asked for."""
     return detector(name)
 
 

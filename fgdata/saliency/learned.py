@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files.download import download, only_downloader
 from ..files.regular import open_regular
-from . import onnx_model
+from . import copies, onnx_model
 from .onnx_model import Model, parse
 
 VARIABLE = "FGDATA_MODELS"
@@ -87,6 +87,12 @@ def detector(name: str) -> Model:
     return Model(find(name), network.settings | settings, {network.file: network.sha256})
 
 
+def files(name: str) -> tuple[str, list[str]]:
+    """The file of `NAME[,setting=value ...]`: its path, and its name."""
+    path = find(parse(name)[0])
+    return str(path.absolute()), [path.name]
+
+
 def folder() -> Path:
     """Where models are: $FGDATA_MODELS, else $XDG_CACHE_HOME/fgdata/models, else ~/.cache/fgdata/models."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -95,7 +101,7 @@ def folder() -> Path:
 
 def find(name: str) -> Path:
     """The file of a network. InputError if it is not there, or is not the published one."""
-    network, path = NETWORKS[name], folder() / NETWORKS[name].file
+    network, path = NETWORKS[name], copies.find(str(folder() / NETWORKS[name].file))
     where = f"{network.licence}, {network.bytes / 1e6:,.1f} MB, {network.url}"
     again = f"fgdata fetch-model {name}"
     if not path.exists():

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..images import shrink
+from . import copies
 from .onnx_file import hash_files
 from .onnx_provider import first_line, import_onnxruntime, lacks_memory, open_session
 from .onnx_trial import try_model
@@ -45,12 +46,18 @@ FLAT = 1e-6
 def detector(argument: str) -> "Model":
     """Opens `FILE[,setting=value ...]`, after a trial of the model on a grey image."""
     name, settings = parse(argument)
-    file = Path(name).expanduser()  # the shell does not expand a ~ after a colon
+    file = copies.find(name)
     import_onnxruntime()
     sums = hash_files(file)
     on_cpu = {key: value for key, value in settings.items() if key not in ("provider", "threads")}
     try_model(file, tuple(on_cpu.items()), str(sums))  # a GPU reserves more address space than a trial may have
     return Model(file, settings, sums)
+
+
+def files(argument: str) -> tuple[str, list[str]]:
+    """The path of the model, and the names of its files."""
+    name, _ = parse(argument)
+    return name, list(hash_files(Path(name).expanduser()))
 
 
 def parse(argument: str) -> tuple[str, dict[str, str]]:

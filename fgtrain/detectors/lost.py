@@ -8,6 +8,7 @@ it; the object is where the sum of the products with all of these is positive, c
 import numpy as np
 
 from . import check_packages
+from . import files as files
 from .region import TAU as TAU
 from .region import Region, around
 

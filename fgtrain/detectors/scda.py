@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from . import check_packages
+from . import files as files
 
 if TYPE_CHECKING:
     from .weights import Source

@@ -13,6 +13,7 @@ around that patch is kept.
 import numpy as np
 
 from . import check_packages
+from . import files as files
 from .region import TAU as TAU
 from .region import Region, around
 

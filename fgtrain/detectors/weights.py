@@ -35,6 +35,7 @@ from ..runs.checkpoint import Checkpoint
 from ..runs.provenance import recorded_set
 from ..runs.rundir import RunDir
 from ..settings.common import Model
+from . import copies
 
 ALLOWED = ("backbone", "size")
 """Settings after the path."""
@@ -85,7 +86,7 @@ def open_source(family: str, argument: str, flag: str = "--saliency", times: int
     if unknown := sorted(set(settings) - set(ALLOWED)):
         allowed = ", ".join(f"{key}=" for key in ALLOWED)
         raise InputError(f"{name}: {unknown[0]!r} is not a setting; allowed: {allowed}.")
-    path = Path(text).expanduser()  # the shell does not expand a ~ after a colon
+    path = copies.find(text)
     try:
         if "backbone" in settings:
             encoder, trained, about = _open_file(path, settings["backbone"])
@@ -100,7 +101,7 @@ def open_source(family: str, argument: str, flag: str = "--saliency", times: int
         raise InputError(f"{name}: size is {side!r}; allowed: {SMALLEST} to {LARGEST} pixels.")
     encoder.check_size(int(side), f"{flag.removeprefix('--')} {name}: size")
     about |= {"size": int(side), "mean": list(encoder.mean), "std": list(encoder.std)}
-    about |= {"torch": torch.__version__, "timm": timm.__version__}
+    about |= {"torch": str(torch.__version__), "timm": timm.__version__}
     return Source(name, encoder.eval(), int(side), about)
 
 

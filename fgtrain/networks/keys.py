@@ -1,5 +1,6 @@
 """The keys of a transformer's last attention, by which patches of one object are recognised."""
 
+from threading import get_ident
 from typing import Any
 
 import torch.nn.functional as F
@@ -24,8 +25,13 @@ def last_keys(encoder: Encoder, x: Tensor) -> Tensor:
 
     For a network with rotary positions these are the keys before the rotation.
     """
-    attention, inputs = _attention(encoder), []
-    with attention.register_forward_pre_hook(lambda _, values: inputs.append(values[0])):
+    attention, inputs, thread = _attention(encoder), [], get_ident()
+
+    def keep(_: Any, values: tuple[Tensor, ...]) -> None:
+        if get_ident() == thread:  # the network may run on several threads at once
+            inputs.append(values[0])
+
+    with attention.register_forward_pre_hook(keep):
         encoder(x)
     tokens, (h, w) = inputs[0], encoder.shape.grid(encoder.model, x.shape[-1])
     if attention.qkv is None:  # separate projections

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from onnx_files import write_network
 from shard_files import hashes
 
 from fgdata import plugins
@@ -19,6 +20,7 @@ from fgdata.building.build import Job, build, make_jobs
 from fgdata.building.sample import Recipe
 from fgdata.datasets import Dataset, Record, read
 from fgdata.errors import InputError
+from fgdata.images import decode
 from fgdata.saliency import DETECTORS, DetectorRow, own_settings
 from fgdata.shards.check import check
 
@@ -26,8 +28,11 @@ SETTINGS = {"saliency": ("spectral-residual", "gt"), "shard_samples": 12, "engin
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """Two nodes of one CPU, started elsewhere: the working folder of their workers is not that of the test."""
+def cluster(tmp_path_factory):
+    """Two nodes of one CPU, started elsewhere: the working folder of their workers is not that of the test.
+
+    The second has another home.
+    """
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
     from ray.cluster_utils import Cluster
 
@@ -36,8 +41,12 @@ def cluster():
         patch.setenv("RAY_worker_niceness", "0")  # 15 by default: on a busy machine, workers would get no time
         paths = Path(__file__).parent, *(Path(path) for path in sys.path if path)
         here = {"env_vars": {"PYTHONPATH": os.pathsep.join(map(str, paths))}}  # workers find this file's functions
+        patch.delenv("XDG_CACHE_HOME", raising=False)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("first")))
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        nodes.second = nodes.add_node(num_cpus=1)
+        nodes.home = tmp_path_factory.mktemp("home")
+        elsewhere = {"HOME": str(nodes.home), "XDG_CACHE_HOME": str(nodes.home / "cache")}
+        nodes.second = nodes.add_node(num_cpus=1, env_vars=elsewhere)
         ray.init(nodes.address, log_to_driver=False, logging_level="error", runtime_env=here)
         yield nodes
         ray.shutdown()
@@ -46,14 +55,22 @@ def cluster():
 
 COUNTED = """
 import os
+from pathlib import Path
+
 from fgdata.saliency import DetectorRow
 
-DETECTORS = {"counted:FILE": DetectorRow("counted", "notes which process opens it")}
+DETECTORS = {
+    "counted:FILE": DetectorRow("counted", "notes which process opens it"),
+    "shared:FILE": DetectorRow("counted", "the same, of which a node needs one", sharers=2),
+}
 
 class Red:
     SETTINGS, TAU = {}, 0.1
 
     def saliency_map(self, rgb):
+        for death in Path().glob(f"{rgb.sum()}.*"):
+            death.unlink()
+            os._exit(1)
         return rgb[:, :, 0].astype("float32") / 255
 
 def detector(file):
@@ -61,6 +78,24 @@ def detector(file):
         print(os.getpid(), file=log)
     return Red()
 """
+
+
+@pytest.fixture
+def counted(data, monkeypatch) -> None:
+    """The plug-in COUNTED."""
+    Path("counted.py").write_text(COUNTED)
+    monkeypatch.syspath_prepend(os.getcwd())
+    monkeypatch.setenv(plugins.VARIABLE, os.path.abspath("counted.py"))
+    monkeypatch.delitem(sys.modules, "counted", raising=False)
+    monkeypatch.setitem(DETECTORS, "counted:FILE", DetectorRow("counted", ""))
+    monkeypatch.setitem(DETECTORS, "shared:FILE", DetectorRow("counted", "", sharers=2))
+
+
+def openings(log: str) -> Counter:
+    """How often each process of the cluster has opened a detector of COUNTED."""
+    opened = Counter(Path(log).read_text().split())
+    del opened[str(os.getpid())]
+    return opened
 
 
 def load(record: Record):
@@ -112,17 +147,44 @@ def test_ray_writes_the_same_bytes(cluster, drawn_set, tmp_path):
         build(replace(birds, load=refuse), tmp_path / "bad", **SETTINGS)
 
 
-def test_relative_paths_are_those_of_the_caller_and_a_worker_opens_a_detector_once(cluster, data, monkeypatch):
-    Path("counted.py").write_text(COUNTED)
-    monkeypatch.syspath_prepend(os.getcwd())
-    monkeypatch.setenv(plugins.VARIABLE, os.path.abspath("counted.py"))
-    monkeypatch.setitem(DETECTORS, "counted:FILE", DetectorRow("counted", ""))
-    done = build(data, Path("shards/set"), saliency=("counted:log",), shard_samples=1, engine="ray")
+def test_relative_paths_are_those_of_the_caller_and_detectors_are_opened_once(cluster, data, counted):
+    both = ("counted:log", "shared:shared")
+    done = build(data, Path("shards/set"), saliency=both, shard_samples=1, engine="ray")
     assert done.written == 8
     assert check(Path("shards/set"))[1] == []
-    opened = Counter(Path("log").read_text().split())
-    del opened[str(os.getpid())]
-    assert max(opened.values()) <= 2, "by the look at its node, and for its jobs"
+    assert max(openings("log").values()) <= 2, "in each worker, by the look at its node, and for its jobs"
+    assert list(openings("shared").values()) == [1, 1], "in one process of each node"
+    assert not openings("log").keys() & openings("shared").keys()
+
+
+def test_a_node_without_the_file_of_a_network_gets_a_copy(cluster, data):
+    pytest.importorskip("onnxruntime")
+    network = write_network(Path("~/red.onnx").expanduser(), size=(32, 32))
+    settings = {"saliency": ("onnx:~/red.onnx",), "shard_samples": 2}
+    build(data, Path("one"), **settings)
+    build(data, Path("ray"), **settings, engine="ray")
+    assert hashes(Path("ray")) == hashes(Path("one"))
+    (copy,) = (cluster.home / "cache/fgdata/copies").rglob("*.*")
+    assert copy.read_bytes() == network.read_bytes()
+    assert not list(Path.home().rglob("copies")), "the first node has the file itself"
+
+
+def test_a_network_whose_process_dies_is_opened_again(cluster, data, counted, monkeypatch):
+    """An image kills the process of its node, then its worker: its shard alone is missing."""
+    monkeypatch.setattr("fgdata.building.cluster.RETRIES", 0)
+    settings = {"saliency": ("shared:log",), "shard_samples": 1, "engine": "ray"}
+    jobs = make_jobs(data, Path("set"), Recipe(load, settings["saliency"], Objective(), None, 90, "stop"), 1)
+    deadly = decode(data.load(jobs[0].records[0])[0], "deadly").sum()
+    for death in range(2):
+        Path(f"{deadly}.{death}").touch()
+    with pytest.raises(InputError, match=r"^1 of 8 shards are missing.* died: train-000000 \("):
+        build(data, Path("set"), **settings)
+    assert len(list(Path("set").glob("*.tar"))) == 7
+    assert len(openings("log")) >= 3, "in a process of each node, and in the worker"
+    Path(f"{deadly}.2").touch()
+    assert build(data, Path("set"), **settings).written == 1
+    assert not Path(f"{deadly}.2").exists(), "a process has died, and the worker has continued"
+    assert check(Path("set"))[1] == []
 
 
 def test_a_lost_worker_is_replaced_and_leaves_nothing(cluster, data):

@@ -15,7 +15,7 @@ from fgdata.cli import main
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.files import download
-from fgdata.saliency import DETECTORS, component, detector, learned, own_tau, with_onnx
+from fgdata.saliency import DETECTORS, component, copies, detector, learned, own_files, own_tau, with_onnx
 from fgdata.shards.reader import ShardSet
 
 
@@ -158,3 +158,15 @@ def test_the_published_u2netp(real_data, monkeypatch):
     map_ = detector("u2netp").saliency_map(blob(120, 160))
     assert map_[30:60, 40:80].mean() > 0.9
     assert map_[80:].mean() < 0.1
+
+
+def test_a_copy_from_another_machine_is_found_and_checked(models, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files, contents = copies.read(*own_files("u2netp"))
+    monkeypatch.setenv(copies.VARIABLE, copies.as_variable([files])[copies.VARIABLE])
+    (models / "u2netp.onnx").unlink()
+    copies.receive(files, contents.__getitem__)
+    assert learned.find("u2netp").read_bytes() == contents["u2netp.onnx"]
+    learned.find("u2netp").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"cache/fgdata/copies/\w+/u2netp.onnx is not the published file"):
+        learned.find("u2netp")

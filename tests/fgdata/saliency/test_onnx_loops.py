@@ -207,8 +207,8 @@ def test_a_network_that_fails_on_an_image_names_both_and_skips_no_image(
     """The image may be good: a device was lost, or memory ran out."""
     pytest.importorskip("onnxruntime")
     name = f"onnx:{write_network(tmp_path / 'net.onnx', size=(16, 16))}"
-    saliency._open.cache_clear()
-    network = saliency._open(name)
+    saliency.open_once.cache_clear()
+    network = saliency.open_once(name)
     session, calls = network._session, []
 
     class Failing:

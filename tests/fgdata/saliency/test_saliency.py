@@ -45,7 +45,7 @@ def object_on_ground(height=90, width=120, seed=0):
 def test_the_map_of_a_plugin_is_checked(monkeypatch, made, message):
     monkeypatch.setitem(DETECTORS, "mine", DetectorRow("mypackage.mine", "a detector of this test"))
     plugin = SimpleNamespace(SETTINGS={}, saliency_map=lambda rgb: made)
-    monkeypatch.setattr("fgdata.saliency._open", lambda name: plugin)
+    monkeypatch.setattr("fgdata.saliency.open_once", lambda name: plugin)
     with pytest.raises(DetectorError, match=rf"^a.jpg: the map of mine \(mypackage.mine\) {message}"):
         saliency_map("mine", np.zeros((4, 6, 3), np.uint8), "a.jpg")
     plugin.saliency_map = lambda rgb: 1 / 0

@@ -50,7 +50,7 @@ def registered(monkeypatch: pytest.MonkeyPatch):
     for name, row in detectors.ROWS.items():
         monkeypatch.setitem(saliency.DETECTORS, name, row)
     yield
-    saliency._open.cache_clear()
+    saliency.open_once.cache_clear()
 
 
 def test_the_entry_points_name_every_row():
@@ -137,7 +137,7 @@ def test_a_build_has_the_same_bytes_each_time_and_add_gives_the_same_boxes(runs:
     birds = read("drawn", classes=2, images_per_class=3, size=64)
     names = (f"scda:{runs / 'cnn'},size=64", f"tokencut:{runs / 'vit'},size=64")
     for out in ("a", "b"):
-        saliency._open.cache_clear()
+        saliency.open_once.cache_clear()
         build(birds, tmp_path / out, saliency=names)
     for path in (tmp_path / "a").glob("*.tar"):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()

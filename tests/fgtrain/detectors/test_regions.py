@@ -1,6 +1,8 @@
 """Normalised cut and LOST: keys, graph, eigenvector and region against float64 loops, on ten images."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -133,6 +135,16 @@ def test_equal_edges_cut_nothing():
     single = tokencut.find_region(np.zeros((1, 1, 3)))
     assert single.shape == (1, 1)
     assert not single.any()
+
+
+def test_threads_that_share_a_network_each_get_their_own_keys(source: Source, images: list[np.ndarray]):
+    expected = [source.keys(rgb) for rgb in images[:2]]
+    both = threading.Barrier(2)  # both have hooked the attention before either reaches it
+    before = source.encoder.network.blocks[-1].norm1
+    with before.register_forward_pre_hook(lambda *_: both.wait(60) < 0 or None), ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(source.keys, images[:2]))
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(*expected)
 
 
 @pytest.mark.parametrize("options", [{}, {"qkv_bias": False}, {"qkv_fused": False}], ids=str)
