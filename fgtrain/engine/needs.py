@@ -30,7 +30,8 @@ def check_labels(config: Config, shards: ShardSet) -> None:
     if "labels" in config.needs and (classes := len(shards.classes)) < 2:
         raise InputError(
             f"{config.method} learns from labels, but {shards.path} has {classes or 'no'} class{'es' * (not classes)}. "
-            "Name a labelled set with --data.shards, or use a method without labels: fgtrain list"
+            "Name a labelled set with --data.shards, or use a method without labels: fgtrain list. To build one from a "
+            "folder for each class: fgdata build-shards --dataset folder --root IMAGES --saliency rbd"
         )
 
 

@@ -44,7 +44,10 @@ def check(machine: Machine, shards: ShardSet) -> None:
             continue
         if not (shards.splits.get("train") and shards.splits.get("test")):
             has = ", ".join(split for split, count in shards.splits.items() if count) or "no split"
-            raise InputError(f"--{name}-every needs a train and a test split; {shards.path} has {has}. Omit it.")
+            raise InputError(
+                f"--{name}-every needs a train and a test split; {shards.path} has {has}. Omit it, "
+                "or build the set with both: fgdata build-shards --dataset folder --root IMAGES --test-fraction 0.2"
+            )
         if len(shards.classes) < 2:
             raise InputError(
                 f"--{name}-every needs a set of two classes or more; {shards.path} has {len(shards.classes)}. Omit "

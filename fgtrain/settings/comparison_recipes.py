@@ -211,7 +211,9 @@ def lcr_byol() -> LcrConfig:
 
     fgtrain run lcr-byol
 
-    The divergence is that of both views; the authors use the first. Shu, van den Hengel, Liu, CVPR 2023.
+    The divergence is that of both views; the authors' code uses the first. It also crops from 0.08 of the image,
+    solarises one in five of the second views, and keeps the target's momentum at 0.996; here the views are MoCo v2's,
+    and it rises to 1 as in BYOL. Shu, van den Hengel, Liu, CVPR 2023.
     """
     optim = Optim(name="lars", lr=0.3, weight_decay=1.5e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
     return LcrConfig(base="byol", optim=optim, sync_norm=True)

@@ -185,7 +185,9 @@ def test_what_a_set_lacks_is_named(drawn_set: Path):
     shards = ShardSet.open(drawn_set)
     alone = Part(shards, "train", torch.arange(8))
     alone.splits = {"train": 8, "test": 0}
-    with pytest.raises(InputError, match=r"--linear-every needs a train and a test split; .* has train\. Omit it\."):
+    with pytest.raises(
+        InputError, match=r"--linear-every needs a train and a test split; .* has train\. .*--test-fraction 0\.2"
+    ):
         online.check(Machine(linear_every=1), alone)
     alone.splits, alone.classes = shards.splits, ("unlabelled",)
     with pytest.raises(InputError, match=r"--knn-every needs a set of two classes or more.*--rankme-every needs no"):
