@@ -10,14 +10,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fgdata.building.worker import ENVIRONMENT
+from bench_report import spread
+
 from fgdata.errors import InputError
 
 TOOLS = Path(__file__).resolve().parent
@@ -25,17 +26,18 @@ ROOT = TOOLS.parent
 _CHILD = """
 import importlib, json, sys
 from pathlib import Path
-folder, tools, module, function, arguments = sys.argv[1:]
+folder, module, *tools = sys.argv[1:]
 sys.path.insert(0, folder)
-sys.path.append(tools)
+sys.path.extend(tools)
 import cv2, fgdata
 if not Path(fgdata.__file__).is_relative_to(folder):
     sys.exit(f"{fgdata.__file__} is not in {folder}")
 cv2.setNumThreads(1)
-measure, answer = getattr(importlib.import_module(module), function), sys.stdout
+measures, answer = importlib.import_module(module), sys.stdout
 sys.stdout = sys.stderr
-for _ in sys.stdin:
-    print(json.dumps(measure(*json.loads(arguments))), file=answer, flush=True)
+for line in sys.stdin:
+    function, arguments, options = json.loads(line)
+    print(json.dumps(getattr(measures, function)(*arguments, **options)), file=answer, flush=True)
 """
 
 
@@ -56,10 +58,47 @@ def name_of(commit: str, root: Path = ROOT) -> str:
     return _git(root, "rev-parse", "--verify", "--short", f"{commit}^{{commit}}").strip()
 
 
+@contextmanager
+def measuring(
+    folder: Path, module: str, tools: Sequence[Path] = (TOOLS,), environment: Mapping[str, str] | None = None
+) -> Iterator[Callable[..., Any]]:
+    """A process that imports fgdata and fgtrain from `folder` -> ask(function, ...), which calls a function there.
+
+    Args:
+        folder: A repository.
+        module: Where the functions are; arguments and answers must be JSON.
+        tools: Where to find the module and what it imports.
+        environment: Variables to set.
+
+    Raises:
+        InputError: by `ask`, if the process has ended.
+    """
+    variables = {**os.environ, **(environment or {})}
+    variables.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", _CHILD, str(folder), module, *map(str, tools)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        asking, answers = child.stdin, child.stdout
+
+        def ask(function: str, *arguments: Any, **options: Any) -> Any:
+            try:
+                print(json.dumps([function, arguments, options]), file=asking, flush=True)
+                return json.loads(answers.readline())
+            except (BrokenPipeError, ValueError):
+                raise InputError(f"The measurement with {folder} failed; its error is above.") from None
+
+        try:
+            yield ask
+        finally:
+            child.kill()
+
+
 def alternate(
     module: str, function: str, arguments: Sequence[Any], folders: tuple[Path, Path], rounds: int, tools: Path = TOOLS
 ) -> tuple[list[Any], list[Any]]:
-    """Calls a function of `tools` in one process per folder, alternately, with the fgdata of that folder.
+    """Calls a function of `tools` in one process per folder, alternately, with the fgdata of that folder, in the
+    environment of a worker of a build.
 
     Each process makes one call more, its first, which is not counted. Every second round starts with the other folder.
 
@@ -72,52 +111,28 @@ def alternate(
     Returns:
         The answers by folder, one per round. InputError if a process fails.
     """
+    from fgdata.building.worker import ENVIRONMENT  # here: earlier commits, which import this file, do not have it
+
     answers: tuple[list[Any], list[Any]] = ([], [])
     with ExitStack() as stack:
-        words = [str(tools), module, function, json.dumps(arguments)]
-        children = [stack.enter_context(_start(folder, words)) for folder in folders]
+        asks = [stack.enter_context(measuring(folder, module, (tools,), ENVIRONMENT)) for folder in folders]
         for turn in range(-1, rounds):
-            for which in (0, 1) if turn % 2 else (1, 0):
-                answer = _ask(children[which], folders[which])
+            for which in in_turn((0, 1), turn + 1):
+                answer = asks[which](function, *arguments)
                 if turn >= 0:
                     answers[which].append(answer)
     return answers
 
 
-def ratio_row(name: str, new: Sequence[float], old: Sequence[float]) -> dict[str, Any]:
-    """Rates of this tree and of the other, by round -> medians, and the ratios new / old of the rounds."""
+def in_turn(items: Sequence[Any], turn: int) -> Sequence[Any]:
+    """The items in order, in every second turn from the last to the first."""
+    return items[:: -1 if turn % 2 else 1]
+
+
+def ratio_row(unit: str, new: Sequence[float], old: Sequence[float]) -> dict[str, Any]:
+    """Figures of this tree and of the other, by round -> medians, and the ratios new / old of the rounds."""
     ratios = [one / other for one, other in zip(new, old, strict=True)]
-    return {
-        "build": name,
-        "per_s": median(new),
-        "per_s_other": median(old),
-        "ratio": median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "n": len(ratios),
-    }
-
-
-@contextmanager
-def _start(folder: Path, words: list[str]) -> Iterator[subprocess.Popen]:
-    environment = {**os.environ, **ENVIRONMENT}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", _CHILD, str(folder), *words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
-
-
-def _ask(child: subprocess.Popen, folder: Path) -> Any:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        print(file=child.stdin, flush=True)
-        return json.loads(child.stdout.readline())
-    except (BrokenPipeError, ValueError):
-        raise InputError(f"The measurement with {folder} failed; its error is above.") from None
+    return {unit: median(new), f"{unit}_other": median(old), **spread("ratio", ratios), "n": len(ratios)}
 
 
 def _git(root: Path, *words: str) -> str:

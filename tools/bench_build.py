@@ -50,15 +50,16 @@ def build(
         repeats: number of measurements; the table shows their minimum, median and maximum.
         scaling: detector of the complete builds with one and two workers.
         scaling_rounds: copies of each image in those builds; memory is also measured with a quarter of them.
-        against: a commit. Measure one worker with this tree and with that commit instead, alternately; the ratio is
-            that of the two figures of the same repeat, this tree's to the commit's.
+        against: a commit. Measure one worker, and complete builds with one and two, with this tree and with that commit
+            instead, alternately; a ratio is that of two figures of the same repeat, this tree's to the commit's.
         json: file to write the figures to.
     """
     if rounds < 1 or repeats < 1 or scaling_rounds < 4:
         raise InputError("--rounds and --repeats must be at least 1, --scaling-rounds at least 4.")
     root = data / "cub50-fullsize"
     if against is not None:
-        return report("build", compare(root, detectors, rounds, repeats, against), json)
+        figures = compare(root.resolve(), detectors, rounds, repeats, against)
+        return report("build", figures + compare_whole(root.resolve(), scaling, scaling_rounds, repeats, against), json)
     with single_threaded(1) as pool:
         steady = [pool.submit(one_worker, root, detectors, rounds).result() for _ in range(repeats + 1)][1:]
     loop = [row["loop"] for row in steady]
@@ -88,15 +89,27 @@ def build(
 
 def compare(root: Path, detectors: tuple[str, ...], rounds: int, repeats: int, commit: str) -> list[dict[str, Any]]:
     """`one_worker` of this tree and of a commit -> a row for the loop, which both share, and for each detector."""
-    title = name_of(commit)
     with commit_folder(commit) as other:
-        arguments = [str(root.resolve()), list(detectors), rounds]
+        arguments = [str(root), list(detectors), rounds]
         new, old = alternate("bench_build", "one_worker", arguments, (ROOT, other), repeats)
     rows = []
     for name in ("loop", *detectors):
-        row = ratio_row(name, [one[name] for one in new], [one[name] for one in old])
-        rows.append({**row, "images": 200 * rounds, "against": title})
+        row = ratio_row("per_s", [one[name] for one in new], [one[name] for one in old])
+        rows.append({"build": name, **row, "images": 200 * rounds, "workers": 1, "against": name_of(commit)})
     return rows
+
+
+def compare_whole(root: Path, detector: str, rounds: int, repeats: int, commit: str) -> list[dict[str, Any]]:
+    """`whole_builds` of this tree and of a commit -> rows for one worker, for two, and for the ratio of these two."""
+    with commit_folder(commit) as other:
+        new, old = alternate("bench_build", "whole_builds", [str(root), detector, rounds], (ROOT, other), repeats)
+    more = {"images": 200 * rounds, "against": name_of(commit)}
+    rows = []
+    for workers in (1, 2):
+        row = ratio_row("per_s", [one[workers - 1] for one in new], [one[workers - 1] for one in old])
+        rows.append({"build": f"{detector}, whole build", **row, "workers": workers, **more})
+    both = ratio_row("per_s", *([two / one for one, two in tree] for tree in (new, old)))
+    return [*rows, {"build": f"{detector}, whole build, 2 workers to 1", **both, "workers": 2, **more}]
 
 
 def one_worker(root: Path | str, detectors: Sequence[str], rounds: int) -> dict[str, float]:
@@ -124,7 +137,7 @@ def one_worker(root: Path | str, detectors: Sequence[str], rounds: int) -> dict[
     return rates
 
 
-def whole_build(root: Path, detector: str, rounds: int, workers: int) -> tuple[float, float]:
+def whole_build(root: Path | str, detector: str, rounds: int, workers: int) -> tuple[float, float]:
     """Images/s of a complete build, and the peak resident MB of its largest worker process."""
     birds = repeated(root, rounds)
     with TemporaryDirectory() as folder:
@@ -132,6 +145,11 @@ def whole_build(root: Path, detector: str, rounds: int, workers: int) -> tuple[f
         build_set(birds, Path(folder) / "set", saliency=(detector,), shard_samples=100, workers=workers)
         rate = len(birds.records) / (time.perf_counter() - start)
     return rate, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def whole_builds(root: Path | str, detector: str, rounds: int) -> list[float]:
+    """Images/s of a complete build with one worker, and of one with two."""
+    return [whole_build(root, detector, rounds, workers)[0] for workers in (1, 2)]
 
 
 def arithmetic(steps: int) -> float:

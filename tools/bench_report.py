@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -18,14 +19,14 @@ from rich.progress import track
 from rich.table import Table
 
 from fgdata import __version__
-from fgdata.building.worker import ENVIRONMENT
-from fgdata.cores import machine
 
 PACKAGES = ("numpy", "opencv-contrib-python-headless", "numba", "scipy")
 
 
 def single_threaded(workers: int) -> ProcessPoolExecutor:
     """Worker processes as in a build, OpenCV on one thread; spawned, so that libraries read ENVIRONMENT on load."""
+    from fgdata.building.worker import ENVIRONMENT  # here: earlier commits, which import this file, do not have it
+
     os.environ.update(ENVIRONMENT)
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,))
@@ -39,6 +40,8 @@ def run(pool: ProcessPoolExecutor, job: Callable, items: Sequence, what: str) ->
 
 def report(title: str, figures: list[dict[str, Any]], file: Path | None, packages: tuple[str, ...] = ()) -> None:
     """Print `figures`, rows with the same keys, as a table on stdout, and write them to `file`."""
+    from fgdata.cores import machine
+
     table = Table(*figures[0], title=title)
     for row in figures:
         table.add_row(*(_text(value) for value in row.values()))
@@ -54,6 +57,11 @@ def report(title: str, figures: list[dict[str, Any]], file: Path | None, package
     part = file.with_name(file.name + ".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(file)
+
+
+def spread(name: str, values: list[float]) -> dict[str, float | None]:
+    """Median, minimum and maximum under three keys; None without values."""
+    return {f"{name}{end}": f(values) if values else None for end, f in (("", median), ("_min", min), ("_max", max))}
 
 
 def _text(value: Any) -> str:

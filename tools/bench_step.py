@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench_report import report
+from bench_report import report, spread
 from bench_step_cases import CLASSES, MOST_VIEWS, Case, cases, local_size, model_of
 from bench_step_table import write_table
 
@@ -32,6 +32,7 @@ def step(
     threads: int = 2,
     device: str = "cpu",
     precision: str = "auto",
+    against: str | None = None,
     json: Path | None = None,
     page: Path | None = None,
 ) -> None:
@@ -53,9 +54,16 @@ def step(
         threads: CPU threads of torch.
         device: cpu, cuda or cuda:N.
         precision: fp32 or bf16; auto is bf16 on a GPU and fp32 on a CPU.
+        against: a commit. Measure the cases that it has with this tree and with that commit instead, alternately.
         json: file to write the figures to.
         page: Markdown file whose table of steps is rewritten.
     """
+    if against is not None:
+        from bench_step_against import compare
+
+        options = {"backbone": backbone, "size": size, "batch_size": batch_size, "steps": steps, "threads": threads}
+        options |= {"device": device, "precision": precision}
+        return report("step", compare(only, options, rounds, against), json, ("torch",))
     import torch
 
     torch.set_num_threads(threads)
@@ -210,8 +218,3 @@ def timed(run: Callable[[], object], steps: int, device: "torch.device") -> floa
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - start) / steps
-
-
-def spread(name: str, values: list[float]) -> dict[str, Any]:
-    """Median, minimum and maximum under three keys; None without values."""
-    return {f"{name}{end}": f(values) if values else None for end, f in (("", median), ("_min", min), ("_max", max))}

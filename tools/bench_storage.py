@@ -1,27 +1,23 @@
 """tools/bench.py storage: samples/s of the loader on storage with a simulated latency, and the time to the first batch.
 
-The latency is a wait before each read of a sample, in this file; the loader itself has no such code. The bandwidth is
-that of the local disk, or of memory after the first round.
+The latency is a wait before each read of a tar or an index, in this file; the loader itself has no such code. The
+bandwidth is that of the local disk, or of memory after the first round.
 """
 
-import json as json_module
-import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench_report import report
+from bench_against import ROOT, commit_folder, in_turn, measuring
+from bench_report import report, spread
 
 from fgdata.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
 NOW, BEFORE = "now", "before"
 
 
@@ -38,6 +34,7 @@ def storage(
     ahead: int | None = None,
     rounds: int = 5,
     seconds: float = 2.0,
+    large: bool = False,
     against: str | None = None,
     json: Path | None = None,
 ) -> None:
@@ -59,6 +56,7 @@ def storage(
         ahead: batches read ahead; the loader's default if not set.
         rounds: number of measurements; the table shows their median, minimum and maximum.
         seconds: shortest duration of a measurement.
+        large: as with more than 200,000 samples, whose indexes stay on disk in the commits from 052ae60 to 815c907.
         against: also measure this commit, in a temporary worktree of this repository.
         json: file to write the figures to.
     """
@@ -66,20 +64,21 @@ def storage(
         raise InputError(
             "--rounds must be at least 1, --batch at least 2, --seconds above 0, --jitter 0 to 1, --ms 0 to 1000 each."
         )
-    options = {"size": size, "batch": batch, "threads": threads, "jitter": jitter, "seconds": seconds}
+    options = {"size": size, "batch": batch, "threads": threads, "jitter": jitter, "seconds": seconds, "large": large}
     more = {name: value for name, value in (("readers", readers), ("ahead", ahead)) if value is not None}
     found: dict[tuple, list[dict[str, float]]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         sets = {side: built(data / "cub50-fullsize", folder / f"set-{side}", side, 4 * batch) for side in sides}
-        codes = {NOW: stack.enter_context(measuring(ROOT))}
+        codes = {NOW: stack.enter_context(measuring(ROOT, "bench_storage"))}
         if against:
-            codes[BEFORE] = stack.enter_context(measuring(stack.enter_context(worktree(against, folder / "before"))))
+            before = stack.enter_context(commit_folder(against))
+            codes[BEFORE] = stack.enter_context(measuring(before, "bench_storage"))
         cases = [(side, backend, x, code) for side in sides for backend in backends for x in ms for code in codes]
         for turn in range(rounds):
-            for side, backend, x, code in cases[:: -1 if turn % 2 else 1]:
+            for side, backend, x, code in in_turn(cases, turn):
                 asked = options | {"path": str(sets[side]), "backend": backend, "ms": x}
-                result = codes[code](asked | {"more": more if code == NOW else {}})
+                result = codes[code]("measure", **asked, more=more if code == NOW else {})
                 found.setdefault((side, backend, x, code), []).append(result)
                 print(f"round {turn + 1}/{rounds}: {side} {backend} {x:g} ms {code}: {result}", file=sys.stderr)
     figures = [row(found, case, ms[0]) for case in cases]
@@ -100,53 +99,12 @@ def row(found: dict[tuple, list[dict[str, float]]], case: tuple, least: float) -
     return figures | {"n": len(rates)}
 
 
-def spread(name: str, values: list[float]) -> dict[str, float | None]:
-    """Median, minimum and maximum under three keys; None without values."""
-    return {f"{name}{end}": f(values) if values else None for end, f in (("", median), ("_min", min), ("_max", max))}
-
-
 def built(root: Path, folder: Path, side: int, least: int) -> Path:
     """A shard set of the birds with at least `least` training samples, in tars of 50."""
     from bench_views import shard_sets
 
     own, _ = shard_sets(root, folder, side or None, least)
     return Path(str(own.path))
-
-
-@contextmanager
-def worktree(commit: str, folder: Path):
-    """A checkout of another commit."""
-    git = ["git", "-C", str(ROOT), "worktree"]
-    done = subprocess.run([*git, "add", "--detach", str(folder), commit], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"--against {commit}: {done.stderr.strip().splitlines()[-1]}")
-    try:
-        yield folder
-    finally:
-        subprocess.run([*git, "remove", "--force", str(folder)], capture_output=True, check=False)
-
-
-@contextmanager
-def measuring(code: Path):
-    """A process that imports fgdata from `code` -> a function that measures there."""
-    command = [sys.executable, str(Path(__file__).resolve())]
-    environment = os.environ | {"PYTHONPATH": str(code)}
-    with subprocess.Popen(
-        command, cwd=code, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        asking, answers = child.stdin, child.stdout
-
-        def ask(options: dict[str, Any]) -> dict[str, float]:
-            print(json_module.dumps(options), file=asking, flush=True)
-            answer = answers.readline()
-            if not answer:
-                raise RuntimeError(f"The process that measures {code} has ended.")
-            return json_module.loads(answer)
-
-        yield ask
-        asking.close()  # ends its loop
 
 
 def measure(
@@ -158,15 +116,17 @@ def measure(
     batch: int,
     threads: int | None,
     seconds: float,
+    large: bool,
     more: dict[str, Any],
 ) -> dict[str, float]:
     """Samples/s in mid-stream, and the seconds from opening the loader to its first batch."""
     from fgdata.shards.reader import ShardSet
     from fgdata.views import ViewSpec, load
 
+    if large:
+        leave_indexes_on_disk()
     shards = ShardSet.open(path)
-    for name in list(shards.splits):
-        shards._readers[name] = slowed(shards.split(name), delays(ms / 1000, jitter))
+    slow_down(shards, delays(ms / 1000, jitter))
     start = time.perf_counter()
     with load(shards, views=ViewSpec(size), batch_size=batch, backend=backend, threads=threads, **more) as loader:
         arrivals = (len(one["index"]) for _ in range(1 << 30) for one in loader)
@@ -188,28 +148,29 @@ def delays(seconds: float, jitter: float) -> Callable[[], float]:
     return lambda: seconds * (1 - jitter + jitter * draw.expovariate(1))
 
 
-def slowed(reader: Any, delay: Callable[[], float]) -> Any:
-    """A reader of the same samples, each of whose reads waits first."""
-    kind = type(reader)
+def leave_indexes_on_disk() -> None:
+    """For commits that leave large indexes on disk: each is large."""
+    try:
+        from fgdata.shards import index
+    except ImportError:  # an earlier commit
+        return
+    index.MOST_IN_MEMORY = 0  # pyright: ignore[reportAttributeAccessIssue]
 
-    class Slow(kind):
-        def __init__(self):
-            self.__dict__.update(reader.__dict__)
-            self.original = reader  # its open files are closed with it
 
-        def fetch(self, number: int):
+def slow_down(shards: Any, delay: Callable[[], float]) -> None:
+    """Makes every read of an open set wait first: of its store, or of its readers in commits without stores."""
+
+    def slowed(read: Callable[..., bytes]) -> Callable[..., bytes]:
+        def wait_and_read(*span: Any) -> bytes:
             if waits := delay():
                 time.sleep(waits)
-            return super().fetch(number)  # pyright: ignore[reportAttributeAccessIssue]
+            return read(*span)
 
-        def read(self, number: int):
-            if not hasattr(kind, "fetch") and (waits := delay()):  # a commit before readers of its own
-                time.sleep(waits)
-            return super().read(number)
+        return wait_and_read
 
-    return Slow()
-
-
-if __name__ == "__main__":
-    for line in sys.stdin:
-        print(json_module.dumps(measure(**json_module.loads(line))), flush=True)
+    if hasattr(shards, "store"):
+        shards.store.read = slowed(shards.store.read)
+        return
+    for name in shards.splits:
+        reader = shards.split(name)
+        reader._read_span = slowed(reader._read_span)

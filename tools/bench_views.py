@@ -3,11 +3,12 @@
 torch is imported by the functions that need it, because the workers of tools/bench.py build load this file.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from bench_against import ROOT, commit_folder, in_turn, measuring, name_of, ratio_row
 from bench_report import report
 
 from fgdata.building.build import build
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 Stream = Generator[int, None, None]
+OURS = ("threads", "dali", "decode alone")
 SKIPPED = 2  # batches before timing starts, while processes start and queues fill
 
 
@@ -35,10 +38,11 @@ def views(
     size: int = 224,
     batch: int = 64,
     workers: int = 2,
-    rounds: int = 3,
+    rounds: int = 5,
     seconds: float = 2.0,
     device: str = "cpu",
     only: tuple[str, ...] = (),
+    against: str | None = None,
     json: Path | None = None,
 ) -> None:
     """Samples/s with two views per sample, timed between the arrival of two batches in mid-stream.
@@ -59,6 +63,7 @@ def views(
         seconds: shortest duration of a measurement.
         device: cpu, or cuda for the GPU contenders.
         only: names of the contenders to run; all by default.
+        against: a commit. Measure our own contenders with this tree and with that commit instead, alternately.
         json: file to write the figures to.
     """
     if rounds < 1 or seconds <= 0 or workers < 1 or batch < 2:
@@ -76,7 +81,14 @@ def views(
             found = contenders(own, lent, files, size, batch, workers, place)
             if only and not set(only) <= found.keys():
                 raise InputError(f"--only {' '.join(only)}: allowed are {', '.join(found)}.")
-            figures += measure({n: s for n, s in found.items() if not only or n in only}, rounds, seconds, label, place)
+            chosen = {name: start for name, start in found.items() if not only or name in only}
+            if against is None:
+                figures += measure(chosen, rounds, seconds, label, place)
+            else:
+                names = [name for name in chosen if name.startswith(OURS)]
+                options = {"size": size, "batch": batch, "workers": workers, "device": device, "seconds": seconds}
+                options |= {"own": str(own.path), "lent": str(lent.path)}
+                figures += [{"images": label} | row for row in compare(names, options, rounds, against)]
     names = ("torch", "torchvision", "pillow", "lightly", "kornia", "nvidia-dali-cuda130")
     packages = tuple(name for name in names if _installed(name))
     report(f"views, {workers} workers or threads, {device}", figures, json, packages)
@@ -124,16 +136,50 @@ def measure(
     """One row per contender that runs on this machine."""
     rates: dict[str, list[float]] = {name: [] for name in found}
     for turn in range(rounds):
-        for name in list(rates)[:: -1 if turn % 2 else 1]:
+        for name in in_turn(list(rates), turn):
             try:
                 with closing(found[name]()) as stream:
                     rates[name].append(rate(stream, seconds, device))
             except (ModuleNotFoundError, InputError, RuntimeError) as fault:
-                if isinstance(fault, RuntimeError) and name.startswith(("threads", "dali")):
+                if isinstance(fault, RuntimeError) and name.startswith(OURS):
                     raise  # a bug of ours; a peer may fail because of its build, as torchvision without nvJPEG
                 print(f"{name} is skipped: {fault}")
                 del rates[name]
     return [_row(name, label, rates) for name in rates]
+
+
+def compare(names: list[str], options: dict[str, Any], rounds: int, commit: str) -> list[dict[str, Any]]:
+    """A row for each contender: samples/s of this tree and of a commit, and the ratios of the rounds."""
+    rates: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
+    with commit_folder(commit) as other, ExitStack() as stack:
+        asks = [stack.enter_context(measuring(folder, "bench_views")) for folder in (ROOT, other)]
+        for turn in range(rounds):
+            for name in in_turn(list(rates), turn):
+                for which in in_turn((0, 1), turn):
+                    found = asks[which]("rate_of", name, **options)
+                    if name in rates and found is None:
+                        print(f"{name} is skipped: it is not in {(ROOT.name, commit)[which]}", file=sys.stderr)
+                        del rates[name]
+                    elif name in rates:
+                        rates[name][which].append(found)
+    title = name_of(commit)
+    return [{"contender": name} | ratio_row("per_s", *both) | {"against": title} for name, both in rates.items()]
+
+
+def rate_of(
+    name: str, own: str, lent: str, size: int, batch: int, workers: int, device: str, seconds: float
+) -> float | None:
+    """Samples/s of one of our contenders with the fgdata of this process; None if that does not have it."""
+    import torch
+
+    place = torch.device(device)
+    found = contenders(ShardSet.open(own), ShardSet.open(lent), [], size, batch, workers, place)
+    try:
+        with closing(found[name]()) as stream:
+            return rate(stream, seconds, place)
+    except TypeError as fault:  # an argument of the loader, such as cache
+        print(f"{name}: {fault}", file=sys.stderr)
+        return None
 
 
 def rate(stream: Stream, seconds: float, device: "torch.device") -> float:
