@@ -10,6 +10,7 @@ import tyro
 from bench_build import build
 from bench_colour import colour
 from bench_duplicates import duplicates
+from bench_reads import reads
 from bench_retrieval import retrieval
 from bench_saliency import saliency
 from bench_sizes import sizes
@@ -31,6 +32,7 @@ if __name__ == "__main__":
             "storage": storage,
             "duplicates": duplicates,
             "sizes": sizes,
+            "reads": reads,
         }
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     except InputError as error:
