@@ -1,4 +1,4 @@
-"""The paths that only a GPU takes, each run there and compared with the CPU's answer: the rows of gpu_check.py."""
+"""What a training does only on a GPU, each run there and compared with the CPU's answer: the rows of gpu_check.py."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -169,14 +169,22 @@ def sync_norm(place: torch.device, scale: Scale, shards: Path) -> Found:
     return Found((found.cpu() - expected).abs().max().item(), 1e-4, note="largest difference of normalised values")
 
 
-def training(place: torch.device, scale: Scale, shards: Path) -> Found:
-    """`fgtrain run byol` with the device's defaults (DALI, bf16, cuDNN's fastest), against a run on the CPU."""
-    ours, theirs = (run(SMALL, where, shards, f"compared-{where.type}-{i}") for i, where in enumerate((place, CPU)))
-    first_losses = ([line["loss"] for line in lines[: SMALL.steps]] for lines in (ours, theirs))
-    lines = run(scale, place, shards, "measured")
-    lines = lines[1:] or lines  # the first one includes the start
-    rate, wait = (mean(line[name] for line in lines) for name in ("images_per_second", "data_wait"))
-    return Found(gap(*first_losses), 0.1, rate, wait, "loss, 3 steps; views by another backend")
+def training(backend: Literal["auto", "threads"]) -> Callable[..., Found]:
+    """`fgtrain run byol` on the device (auto: DALI, bf16, cuDNN's fastest), against a run on the CPU."""
+
+    def check(place: torch.device, scale: Scale, shards: Path) -> Found:
+        ours, theirs = (
+            run(SMALL, where, shards, f"compared-{backend}-{where.type}-{i}", backend)
+            for i, where in enumerate((place, CPU))
+        )
+        first_losses = ([line["loss"] for line in lines[: SMALL.steps]] for lines in (ours, theirs))
+        lines = run(scale, place, shards, f"measured-{backend}", backend)
+        lines = lines[1:] or lines  # the first one includes the start
+        rate, wait = (mean(line[name] for line in lines) for name in ("images_per_second", "data_wait"))
+        note = "loss, 3 steps" + ("; views by another backend" if backend == "auto" else "")
+        return Found(gap(*first_losses), 0.1, rate, wait, note)
+
+    return check
 
 
 CPU = torch.device("cpu")
@@ -191,7 +199,8 @@ PATHS: dict[str, Callable[[torch.device, Scale, Path], Found]] = {
     "torch.compile": compiled,
     "one process of NCCL": one_process,
     "SyncBatchNorm": sync_norm,
-    "whole training": training,
+    "whole training": training("auto"),
+    "whole training, views by threads": training("threads"),
 }
 """Row of the table -> what it runs: (device, scale, a shard set) -> Found, or Missing."""
 
@@ -208,11 +217,13 @@ def losses(scale: Scale, place: torch.device, half: bool) -> list[float]:
     return [float(run()) for _ in range(scale.steps)]
 
 
-def run(scale: Scale, place: torch.device, shards: Path, name: str) -> list[dict[str, Any]]:
+def run(
+    scale: Scale, place: torch.device, shards: Path, name: str, backend: Literal["auto", "threads"]
+) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl of a training."""
     base = RECIPES["byol"]()
     machine = Machine(out=shards.parent / name, device=str(place), log_every=1 if scale == SMALL else 10)
-    data = Data(shards, batch_size=scale.batch, detector="gt")
+    data = Data(shards, batch_size=scale.batch, detector="gt", backend=backend)
     views = replace(base.views, size=scale.size)
     train(replace(base, model=scale.model, views=views, data=data, machine=machine, epochs=scale.epochs), "byol")
     text = (shards.parent / name / "metrics.jsonl").read_text("utf-8")

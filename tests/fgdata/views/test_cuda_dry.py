@@ -6,8 +6,9 @@ backward pass (gradients are zeros), NCCL or torch.compile. Of DALI it only test
 constant there, because an operator fails if it mixes one with a number on the CPU.
 """
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from trainable import small
 
 from fgdata.shards.reader import ShardSet
 from fgdata.views import Local, ViewSpec, opening, unfinished
-from fgtrain.engine import monitor
+from fgtrain.engine import lifecycle, monitor
 from fgtrain.engine.guard import Guard
 from fgtrain.engine.trainer import Trainer
 from fgtrain.evaluate import cam, finetune, knn, linear, localization, probe
@@ -32,6 +33,7 @@ from fgtrain.objectives import decoder
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Model
 from fgtrain.settings.evaluations import Finetune
+from fgtrain.settings.recipes import RECIPES
 
 CUDA = torch.device("cuda", 0)
 METHODS = (
@@ -287,3 +289,35 @@ def test_a_dali_that_does_not_run_is_replaced_by_threads_with_a_warning(monkeypa
     backend.close()
     with pytest.raises(RuntimeError, match="insufficient"):
         opening.start(ViewSpec(), 4, "dali", 1, CUDA, world_size=1, other_sets=False)
+
+
+def test_the_thread_of_dali_uses_the_gpu_of_its_loader(monkeypatch: pytest.MonkeyPatch):
+    """The current device belongs to a thread, and that of a new one is the first GPU."""
+    pytest.importorskip("nvidia.dali")
+    from fgdata.views import dali
+
+    used = []
+    monkeypatch.setattr(dali, "graph", lambda *_, **__: type("Pipeline", (), {"build": lambda self: None})())
+    monkeypatch.setattr(dali.Dali, "_prime", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: used.append((threading.current_thread(), device)))
+    second = torch.device("cuda", 1)
+    backend = dali.Dali(ViewSpec(), 4, 1, second, other_sets=False)
+    backend.close()
+    assert used == [(backend._thread, second)]
+
+
+@pytest.mark.parametrize("device", [CUDA, torch.device("cpu")])
+def test_a_training_on_a_gpu_lets_cudnn_choose_its_convolutions(device: torch.device, monkeypatch: pytest.MonkeyPatch):
+    class Begun(Exception):
+        pass
+
+    def begin(**_: Any) -> None:
+        raise Begun
+
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", device != CUDA)
+    monkeypatch.setattr(lifecycle.parallel, "group", lambda _: nullcontext(device))
+    monkeypatch.setattr(lifecycle, "StopSignals", begin)
+    with pytest.raises(Begun):
+        lifecycle.train(RECIPES["simclr"](), "simclr")
+    assert torch.backends.cudnn.benchmark == (device == CUDA)
