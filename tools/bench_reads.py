@@ -90,8 +90,7 @@ def commands(root: Path, folder: Path, workers: int) -> dict[str, list[str]]:
     shards, out, jobs = str(folder / "set"), str(folder / "out"), ["--jobs", str(workers)]
     build_shards = ["build-shards", "--dataset", "cub", "--root", str(root), "--out", out, *jobs, "--saliency"]
     return {
-        "build-shards, gt": [*build_shards, "gt"],
-        "build-shards, spectral-residual": [*build_shards, "spectral-residual"],
+        "build-shards": [*build_shards, "spectral-residual"],
         "add maps:": ["add", shards, "--saliency", f"maps:{folder / 'maps'}", "--out", out, *jobs],
         "score": ["score", shards],
         "show": ["show", shards],
