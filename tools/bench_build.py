@@ -103,13 +103,16 @@ def compare_whole(root: Path, detector: str, rounds: int, repeats: int, commit: 
     """`whole_builds` of this tree and of a commit -> rows for one worker, for two, and for the ratio of these two."""
     with commit_folder(commit) as other:
         new, old = alternate("bench_build", "whole_builds", [str(root), detector, rounds], (ROOT, other), repeats)
-    more = {"images": 200 * rounds, "against": name_of(commit)}
+    images, title = 200 * rounds, name_of(commit)
     rows = []
     for workers in (1, 2):
         row = ratio_row("per_s", [one[workers - 1] for one in new], [one[workers - 1] for one in old])
-        rows.append({"build": f"{detector}, whole build", **row, "workers": workers, **more})
+        rows.append(
+            {"build": f"{detector}, whole build", **row, "images": images, "workers": workers, "against": title}
+        )
     both = ratio_row("per_s", *([two / one for one, two in tree] for tree in (new, old)))
-    return [*rows, {"build": f"{detector}, whole build, 2 workers to 1", **both, "workers": 2, **more}]
+    name = f"{detector}, whole build, 2 workers to 1"
+    return [*rows, {"build": name, **both, "images": images, "workers": 2, "against": title}]
 
 
 def one_worker(root: Path | str, detectors: Sequence[str], rounds: int) -> dict[str, float]:
