@@ -56,8 +56,8 @@ def reads(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         birds = read("cub", root)
-        done = build(birds, folder / "set", saliency=("spectral-residual", "gt"), workers=workers)
-        stored = sum(file.stat().st_size for file in done.path.glob("*.tar"))
+        build(birds, folder / "set", saliency=("spectral-residual", "gt"), workers=workers)
+        stored = sum(file.stat().st_size for file in (folder / "set").glob("*.tar"))
         write_maps(folder / "maps", [record.file for record in birds.records])
         trees = (ROOT, stack.enter_context(commit_folder(against)))
         asks = [stack.enter_context(measuring(tree, "bench_reads")) for tree in trees]

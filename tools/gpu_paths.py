@@ -222,8 +222,9 @@ def run(
 ) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl of a training."""
     base = RECIPES["byol"]()
-    machine = Machine(out=shards.parent / name, device=str(place), log_every=1 if scale == SMALL else 10)
-    data = Data(shards, batch_size=scale.batch, detector="gt", backend=backend)
+    every = 1 if scale == SMALL else 10
+    machine = Machine(out=shards.parent / name, device=str(place), log_every=every, backend=backend)
+    data = Data(shards, batch_size=scale.batch, detector="gt")
     views = replace(base.views, size=scale.size)
     train(replace(base, model=scale.model, views=views, data=data, machine=machine, epochs=scale.epochs), "byol")
     text = (shards.parent / name / "metrics.jsonl").read_text("utf-8")
