@@ -37,8 +37,8 @@ def reads(
 
     Bytes are rchar of /proc/self/io, of the command and all its processes: what they ask of the system, from its cache
     or not. Those of commands include the modules of Python, about as many for both. Files are in the system's cache, so
-    seconds are those of fast storage. Every round runs each command with both trees, in alternating order, after a
-    round that is not counted; ratios compare figures of one round. Linux only.
+    seconds are those of fast storage. Every round runs each command with both trees, in alternating order; ratios
+    compare figures of one round. Linux only.
 
     Args:
         data: folder that holds the dataset.
@@ -62,12 +62,13 @@ def reads(
         trees = (ROOT, stack.enter_context(commit_folder(against)))
         asks = [stack.enter_context(measuring(tree, "bench_reads")) for tree in trees]
         cases = [*commands(root, folder, workers), *PASSES]
-        for turn in range(-1, rounds):
-            for case in in_turn(cases, turn + 1):
-                for which in in_turn((0, 1), turn + 1):
+        for ask in asks:
+            ask("compile_all", str(folder))
+        for turn in range(rounds):
+            for case in in_turn(cases, turn):
+                for which in in_turn((0, 1), turn):
                     result = asks[which]("measure", case, str(root), str(folder), workers)
-                    if turn >= 0:
-                        found.setdefault(case, ([], []))[which].append(result)
+                    found.setdefault(case, ([], []))[which].append(result)
                     print(
                         f"round {turn + 1}/{rounds}: {case}, {(ROOT.name, against)[which]}: {result}", file=sys.stderr
                     )
@@ -102,20 +103,31 @@ def measure(case: str, root: str, folder: str, workers: int) -> tuple[float, flo
     """MB read and seconds of a command or a pass, with the fgdata and fgtrain that this process imports."""
     if case in PASSES:
         return counted(prepare_pass(case, Path(folder) / "set"))
+    words = commands(Path(root), Path(folder), workers)[case]
+    shutil.rmtree(Path(folder) / "out", ignore_errors=True)
+    return counted(lambda: run_command("-m", "fgdata", *words, folder=folder))
+
+
+def compile_all(folder: str) -> None:
+    """Compiles the modules and the functions that a tree has not compiled yet, since that reads files too."""
     import fgdata
 
-    words = commands(Path(root), Path(folder), workers)[case]
+    run_command("-m", "compileall", "-q", *map(str, Path(fgdata.__file__).parents[1].glob("fg*/")), folder=folder)
+    drawn = ("--dataset", "drawn", "--classes", "2", "--images-per-class", "4", "--jobs", "1")
+    run_command(
+        "-m", "fgdata", "build-shards", *drawn, "--saliency", "spectral-residual", "--out", "drawn", folder=folder
+    )
+    shutil.rmtree(Path(folder) / "drawn")
+
+
+def run_command(*words: str, folder: str) -> None:
+    """Runs Python in `folder` with the packages that this process imports; ends this process if it fails."""
+    import fgdata
+
     environment = os.environ | {"PYTHONPATH": str(Path(fgdata.__file__).parents[1])}
-    shutil.rmtree(Path(folder) / "out", ignore_errors=True)
-
-    def run() -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "fgdata", *words], env=environment, cwd=folder, capture_output=True
-        )
-        if done.returncode:
-            sys.exit(done.stderr.decode(errors="replace"))
-
-    return counted(run)
+    done = subprocess.run([sys.executable, *words], env=environment, cwd=folder, capture_output=True)
+    if done.returncode:
+        sys.exit(done.stderr.decode(errors="replace"))
 
 
 def prepare_pass(case: str, path: Path) -> Callable[[], Any]:
