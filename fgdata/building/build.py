@@ -29,7 +29,7 @@ from ..shards.manifest import BUILDING, MANIFEST, SPLITS, count_fallbacks, read_
 from ..shards.maps import MAPS, pack
 from ..shards.writer import ShardWriter
 from ..stores.store import open_store
-from . import owners, sample, unfinished
+from . import sample, unfinished
 from .engine import run_jobs, validate
 from .finish import Built, complete, find_damaged
 from .log import LOG, Log, append_log
@@ -95,21 +95,20 @@ def build(
     plan = make_plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
-    with create_and_lock(out, shared=part is not None), ExitStack() as stack:
-        if (complete_set := _open_complete(out, plan, dataset, part)) is not None:
+    with create_and_lock(out, shared=part is not None, owned=True), ExitStack() as stack:
+        if (complete_set := _open_complete(out, plan, dataset)) is not None:
             return complete_set
         _refuse_unlike(out, plan, len(dataset.records))
         jobs = make_jobs(dataset, out, recipe, shard_samples)
         own = {"begun_with": len(dataset.records), "shards": count_shards(jobs)}
         own |= ({"parts": part.count} if part else {}) | ({"command": command} if command else {})
-        if part or owners.begun_in_parts(out):
-            share = part.share(len(jobs)) if part else range(len(jobs))
-            stack.enter_context(owners.owning(out, share.start, share.stop))
-            jobs = [jobs[number] for number in share]
-            if (complete_set := _open_complete(out, plan, dataset, part)) is not None:  # finished in the meantime
-                return complete_set
+        share = part.share(len(jobs)) if part else range(len(jobs))
+        jobs = [jobs[number] for number in share]
+        owner = stack.enter_context(unfinished.owning_shards(out, share))
+        if (complete_set := _open_complete(out, plan, dataset, owner)) is not None:  # finished in the meantime
+            return complete_set
         if not part:
-            unfinished.remove_leftovers(out)
+            unfinished.remove_leftovers(out, owner)
         facts = {job.name: fact for job in jobs if (fact := unfinished.read_mark(out, job.name))}
         todo = [job for job in jobs if job.name not in facts]
         if on_bad_image == "stop" and (dataset.name not in DATASETS or DATASETS[dataset.name].files):
@@ -124,6 +123,8 @@ def build(
         start = time.monotonic()
         run = partial(run_jobs, workers=workers, engine=engine, **({"ray_address": ray_address} if ray_address else {}))
         _build_shards(log, todo, facts, total, run)
+        if (complete_set := _open_complete(out, plan, dataset, owner)) is not None:  # another process took over
+            return complete_set
         names = [job.name for job in jobs]
         damaged = find_damaged(out, names, facts, workers)
         for path in damaged.values():
@@ -132,13 +133,16 @@ def build(
         _build_shards(log, rebuilt, facts, total, run)
         for path in find_damaged(out, [job.name for job in rebuilt], facts, workers).values():
             raise InputError(f"{path} is damaged again after its shard was rebuilt. Check the disk.")
-        manifest = {} if part else complete(out, plan, [facts[name] for name in names])
+        manifest = {} if part else complete(out, plan, [facts[name] for name in names], owner)
         written = {job.name for job in todo} | damaged.keys()
         return Built(manifest, sum(facts[name]["entry"]["samples"] for name in written), time.monotonic() - start)
 
 
-def _open_complete(out: Path, plan: dict, dataset: Dataset, part: Part | None) -> Built | None:
-    """-> the set in the folder if it is complete. Raises InputError if it is damaged or has another plan."""
+def _open_complete(out: Path, plan: dict, dataset: Dataset, owner: Path | None = None) -> Built | None:
+    """-> the set in the folder if it is complete. Raises InputError if it is damaged or has another plan.
+
+    owner: the owner file of this process, if it has one.
+    """
     if not (out / MANIFEST).is_file():
         return None
     manifest = read_manifest(out)
@@ -147,9 +151,8 @@ def _open_complete(out: Path, plan: dict, dataset: Dataset, part: Part | None) -
     counts = stored + len(manifest.get("skipped", ())), len(dataset.records)
     ignored = ("versions", "format_version", *(() if manifest["reencoded"] else ("images.version",)))
     refuse_other(out, manifest, plan, counts, ignored)
-    if part is None:
-        unfinished.remove_leftovers(out)
-        unfinished.remove_building(out)
+    unfinished.remove_leftovers(out, owner)
+    unfinished.remove_building(out, owner)
     return Built(manifest, 0, 0.0, was_complete=True)
 
 

@@ -13,7 +13,7 @@ from ..files.lock import lock
 from ..progress import Progress
 from ..shards.manifest import FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, SPLITS, add_counts, dump, read_manifest, signed
 from ..shards.maps import MAPS, maps_part, merge
-from . import owners, unfinished
+from . import unfinished
 from .parts import Part
 
 
@@ -51,7 +51,7 @@ def finish(out: Path, *, threads: int = 1) -> Built:
             "without --part."
         )
     names = [f"{split}-{number:06d}" for split in SPLITS for number in range(plan["shards"].get(split, 0))]
-    with lock(out), owners.owning(out, 0, len(names)):
+    with lock(out, owned=True), unfinished.owning_shards(out, range(len(names))) as owner:
         facts = {name: fact for name in names if (fact := unfinished.read_mark(out, name))}
         if len(facts) == len(names):
             damaged = find_damaged(out, names, facts, threads)
@@ -63,14 +63,14 @@ def finish(out: Path, *, threads: int = 1) -> Built:
             notes, missing = [], [name for name in names if name not in facts]
         if missing:
             raise InputError("\n".join([*notes, *_explain_missing(out, plan, names, missing)]))
-        manifest = complete(out, unfinished.without_own_keys(plan), [facts[name] for name in names])
+        manifest = complete(out, unfinished.without_own_keys(plan), [facts[name] for name in names], owner)
         return Built(manifest, 0, time.monotonic() - start)
 
 
-def complete(out: Path, plan: dict, facts: Sequence[dict]) -> dict:
+def complete(out: Path, plan: dict, facts: Sequence[dict], owner: Path) -> dict:
     """Merges the maps, writes the manifest, removes `.building` -> the manifest.
 
-    facts: of every shard, in the order of the set.
+    facts: of every shard, in the order of the set. owner: the owner file of this process.
     """
     unfinished.merge_logs(out)
     manifest = make_manifest(plan | (_merge_maps(out, plan, facts) if "maps" in plan else {}), facts)
@@ -78,9 +78,9 @@ def complete(out: Path, plan: dict, facts: Sequence[dict]) -> dict:
         if not fact["entry"]["samples"]:  # all images were skipped; DALI refuses an empty index
             (out / f"{fact['name']}.tar").unlink(missing_ok=True)
             (out / f"{fact['name']}.idx").unlink(missing_ok=True)
-    unfinished.remove_leftovers(out)
+    unfinished.remove_leftovers(out, owner)
     write_atomic(out / MANIFEST, dump(manifest))
-    unfinished.remove_building(out)
+    unfinished.remove_building(out, owner)
     return manifest
 
 

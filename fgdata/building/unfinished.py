@@ -9,13 +9,14 @@ import hashlib
 import re
 import secrets
 import shlex
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files.atomic import append_line, remove_parts, write_atomic, write_once
 from ..files.json import read_json
+from ..files.owners import find_live, owning
 from ..files.regular import open_regular
 from ..shards.manifest import BUILDING, digest, dump, signed
 from ..shards.maps import maps_part
@@ -34,6 +35,11 @@ _FACT |= {"maps_bytes?": COUNT, "maps_sha256?": SHA256}
 _OWN = re.compile(r"plan\.json|[a-z0-9-]+-[0-9]{6}\.(json|maps\.h5)|[A-Za-z0-9.-]+\.(owner|jsonl)")
 """Names of the files that a build creates in `.building`."""
 MOST_LOG_BYTES = 64 << 20
+
+
+def owning_shards(out: Path, share: range) -> AbstractContextManager[Path]:
+    """Owns these shards of an unfinished set until the block ends -> the owner file (files/owners.py)."""
+    return owning(out / BUILDING, f"is building these shards of {out}", share.start, share.stop)
 
 
 def read_plan(out: Path) -> dict | None:
@@ -116,17 +122,25 @@ def find_damage(out: Path, fact: dict) -> Path | None:
     return None
 
 
-def remove_leftovers(out: Path) -> None:
-    """Removes the temporary files of killed processes, also of Ray workers that were lost during this build."""
+def remove_leftovers(out: Path, owner: Path | None = None) -> None:
+    """Removes the temporary files of killed processes, also of Ray workers that were lost during this build.
+
+    owner: the owner file of this process, if it has one. Does nothing while another process builds shards of this set.
+    """
+    if find_live(out / BUILDING, own=owner, holding=True):
+        return
     for folder in (out, out / BUILDING):
         if folder.is_dir():
             remove_parts(folder)
 
 
-def remove_building(out: Path) -> None:
-    """Removes the files of a build from a complete set, and `.building` if nothing else is in it."""
+def remove_building(out: Path, owner: Path | None = None) -> None:
+    """Removes the files of a build from a complete set, and `.building` if nothing else is in it.
+
+    owner: see `remove_leftovers`. Does nothing while another process builds shards of this set.
+    """
     folder = out / BUILDING
-    if folder.is_symlink() or not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir() or find_live(folder, own=owner, holding=True):
         return
     for path in folder.iterdir():
         if _OWN.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):

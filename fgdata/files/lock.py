@@ -34,17 +34,17 @@ def create_folder(folder: Path, flag: str) -> None:
 
 
 @contextmanager
-def create_and_lock(folder: Path, shared: bool = False) -> Iterator[None]:
+def create_and_lock(folder: Path, shared: bool = False, owned: bool = False) -> Iterator[None]:
     """Creates a folder and its parents, and locks it (as `lock` does) until the block ends.
 
-    shared: other processes may hold a shared lock at the same time, but no exclusive one.
+    shared: other processes may hold a shared lock at the same time, but no exclusive one. owned: see `lock`.
 
     If the block raises, the folders created here are removed again if they are empty, before the lock is released.
     Raises InputError if the folder cannot be created, or if another process holds its lock; that process owns the
     folder, so nothing is removed then.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    handle = _open_and_lock(folder, create=True, shared=shared)
+    handle = _open_and_lock(folder, create=True, shared=shared, warns=not (shared or owned))
     try:
         yield
     except BaseException:
@@ -57,15 +57,16 @@ def create_and_lock(folder: Path, shared: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def lock(folder: Path, shared: bool = False) -> Iterator[None]:
+def lock(folder: Path, shared: bool = False, owned: bool = False) -> Iterator[None]:
     """Locks an existing folder until the block ends, so that two processes never write the same set at once.
 
-    shared: for a process that only reads the folder: others may too, but none may replace it.
+    shared: for a process that only reads the folder: others may too, but none may replace it. owned: an owner file
+    (owners.py) keeps other processes out too.
 
-    On a file system without locks it prints a warning, once, and the block runs without a lock.
+    On a file system without locks it prints a warning, once, unless shared or owned, and the block runs without a lock.
     Raises InputError if the folder does not exist, or if another process holds its lock.
     """
-    handle = _open_and_lock(folder, create=False, shared=shared)
+    handle = _open_and_lock(folder, create=False, shared=shared, warns=not (shared or owned))
     try:
         yield
     finally:
@@ -99,13 +100,13 @@ def _try_lock(handle: int, shared: bool = False) -> bool | None:
     return True
 
 
-def _open_and_lock(folder: Path, create: bool, shared: bool = False) -> int | None:
+def _open_and_lock(folder: Path, create: bool, shared: bool, warns: bool) -> int | None:
     """-> an open handle that holds the lock of the folder at this path. None on Windows, which has no such lock."""
     while True:
         if create:
             create_folder(folder, "--out")
         if fcntl is None:
-            if not shared:
+            if warns:
                 _warn_without_locks("Windows has no locks for folders.")
             return None
         try:
@@ -121,7 +122,7 @@ def _open_and_lock(folder: Path, create: bool, shared: bool = False) -> int | No
                 if create:
                     use, advice = "writing to", "or name another folder: --out FOLDER"
                 raise InputError(f"Another process is {use} {folder}. Wait until it ends, {advice}")
-            if locked is None and not shared:
+            if locked is None and warns:
                 _warn_without_locks("The file system of the output folder has no locks.")
             if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 from ..errors import InputError, describe
 from .atomic import sync_folder
 from .lock import create_and_lock, is_locked, lock
+from .owners import glance, owning
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, renameat2(2)
 _RENAME_SWAP = 2  # macOS: renamex_np(2)
@@ -24,7 +26,7 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     """Yields a new, empty folder. When the block ends without an error, it is renamed to `out`, or replaces `source`.
 
     source: the folder to read from; it is locked, and shared with other readers if `out` is given. out: the folder to
-    create; None replaces `source`.
+    create; None replaces `source`. An owner file in `.new` keeps out other machines, which the locks may not reach.
     Until the rename the new folder is `.new/NAME` beside the target. It is removed if the block raises; the next call
     clears what a killed process left. Raises InputError if `out` exists and is not an empty folder or lies inside
     `source`, if the folder to replace is a mount point, or if another process writes to the same folder.
@@ -36,7 +38,11 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     if out is not None and _resolve(source) in target.parents:
         raise InputError(f"{out} is inside {source}, the folder that is read. Name a folder beside it: --out FOLDER")
     _refuse_full(out)  # before a folder is created, and again under the lock
-    with lock(source, shared=out is not None), create_and_lock(new):
+    with (
+        lock(source, shared=out is not None, owned=True),
+        create_and_lock(new, owned=True),
+        owning(hidden, f"is writing {target}", prefix=_owner_prefix(target.name)),
+    ):
         try:
             _refuse_full(out)
             for entry in new.iterdir():
@@ -59,6 +65,11 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
             shutil.rmtree(new, ignore_errors=True)  # the unfinished folder, or after an exchange the old one
             with suppress(OSError):  # it may hold the new folder of another set
                 hidden.rmdir()
+
+
+def _owner_prefix(name: str) -> str:
+    """How the names of the owner files of a folder begin. Of fixed length: a name may be the longest allowed one."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + "-"
 
 
 def _refuse_full(out: Path | None) -> None:
@@ -141,8 +152,14 @@ def _describe(new: Path) -> str:
     if old and not target.exists():
         back = shlex.quote(str(target))
         return f"{new} is the set {name}; a process was killed while replacing it. Restore it: mv {quoted} {back}"
-    if is_locked(new):
+    owner = glance(new.parent, _owner_prefix(name))
+    if is_locked(new) or (owner and owner.is_alive()):
         return f"{new}: {name} is being written by `fgdata rebox`, `add` or `coreset`"
+    if owner:
+        return (
+            f"{new}: {owner} began to write {name}. If it no longer runs, the next `fgdata rebox`, `add` or `coreset` "
+            f"on {name} removes it"
+        )
     clears = "Remove it: " if old else f"The next such command on {name} removes it, or run: "
     return f"{new} was left by a killed `fgdata rebox`, `add` or `coreset`. {clears}rm -r {quoted}"
 

@@ -1,8 +1,7 @@
-"""Parts on several machines give the set of one; `finish` lists what is missing; owner files keep two apart."""
+"""Parts on several machines give the set of one; `finish` lists what is missing."""
 
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -10,31 +9,19 @@ from pathlib import Path
 import pytest
 from shard_files import hashes
 
-from fgdata.building import owners
-from fgdata.building.build import build
 from fgdata.building.finish import finish
 from fgdata.building.parts import Part, parse_part
 from fgdata.cli import main
 from fgdata.errors import InputError
-from fgdata.files.atomic import write_atomic, write_once
+from fgdata.files.atomic import write_once
 from fgdata.shards.check import check
-from fgdata.shards.manifest import dump
 
-SETTINGS = {"saliency": ("spectral-residual", "gt"), "shard_samples": 5, "keep_maps": True}
 COMMAND = "fgdata build-shards --out set"
 
 
-@pytest.fixture(scope="module")
-def direct(birds, tmp_path_factory):
-    """The set as one machine builds it."""
-    out = tmp_path_factory.mktemp("direct") / "set"
-    build(birds, out, **SETTINGS)
-    return hashes(out)
-
-
 @pytest.fixture
-def build_part(birds, tmp_path):
-    return partial(build, birds, tmp_path / "set", **SETTINGS, command=COMMAND)
+def build_part(build_part):
+    return partial(build_part, command=COMMAND)
 
 
 @pytest.mark.parametrize("count", [3, 20])
@@ -91,14 +78,14 @@ def test_finish_names_a_damaged_shard_and_its_part_builds_it_again(build_part, t
     assert hashes(tmp_path / "set") == direct
 
 
-def test_a_part_with_other_settings_or_in_another_folder_is_refused(birds, build_part, tmp_path):
+def test_a_part_with_other_settings_or_in_another_folder_is_refused(build_part, tmp_path):
     build_part(part=Part(0, 2))
     with pytest.raises(InputError, match=r"shard_samples: 5 in the set, 6 now"):
-        build(birds, tmp_path / "set", **SETTINGS | {"shard_samples": 6}, part=Part(1, 2))
+        build_part(shard_samples=6, part=Part(1, 2))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(InputError, match=r"is not empty"):
-        build(birds, tmp_path / "full", **SETTINGS, part=Part(1, 2))
+        build_part(out=tmp_path / "full", part=Part(1, 2))
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
     with pytest.raises(InputError, match=r"the folder does not exist"):
         finish(tmp_path / "nothing")
@@ -154,68 +141,6 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert check(Path("shards/drawn"))[1] == []
 
 
-@pytest.fixture
-def short_lease(monkeypatch):
-    monkeypatch.setattr(owners, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(owners, "LEASE_SECONDS", 0.4)
-
-
-def from_afar(out: Path, **values) -> Path:
-    """An owner file of a process on another machine."""
-    (out / ".building").mkdir(parents=True, exist_ok=True)
-    path = out / ".building" / "node7-42-00000000.owner"
-    owner = {"host": "node7", "machine": "another", "pid": 42, "first": 0, "end": 3, "beat": 0}
-    write_atomic(path, dump(owner | values))
-    return path
-
-
-def test_a_part_whose_owner_is_alive_is_refused(build_part, tmp_path, short_lease):
-    path, stop = from_afar(tmp_path / "set"), threading.Event()
-
-    def beat():
-        count = 1
-        while not stop.wait(0.02):
-            from_afar(tmp_path / "set", beat=(count := count + 1))
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        with pytest.raises(InputError, match=r"^process 42 on node7 is building these shards of "):
-            build_part(part=Part(0, 4))
-        with pytest.raises(InputError, match=r"^process 42 on node7 is building"):
-            build_part()
-        assert build_part(part=Part(3, 4)).written > 0, "other shards are free"
-        with pytest.raises(InputError, match=r"^process 42 on node7 is building"):
-            finish(tmp_path / "set")
-    finally:
-        stop.set()
-        thread.join()
-    assert path.exists()
-
-
-def test_a_dead_owner_is_replaced(build_part, tmp_path, direct, short_lease, capsys):
-    path = from_afar(tmp_path / "set")
-    assert build_part(part=Part(0, 2)).written > 0
-    assert "Waiting 0 s" in capsys.readouterr().err
-    assert not path.exists()
-    path.write_bytes(b"{damaged")
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    from_afar(tmp_path / "set", machine=owners._machine(), pid=int(dead.stdout)).rename(path.with_name("b.owner"))
-    path.write_bytes(b"{damaged")
-    build_part(part=Part(1, 2))
-    finish(tmp_path / "set")
-    assert hashes(tmp_path / "set") == direct
-
-
-def test_two_processes_of_one_machine_do_not_build_the_same_part(tmp_path, short_lease):
-    with owners.owning(tmp_path, 3, 6):
-        with pytest.raises(InputError, match="is building these shards"), owners.owning(tmp_path, 5, 9):
-            pass
-        with owners.owning(tmp_path, 6, 9):
-            assert len(list((tmp_path / ".building").glob("*.owner"))) == 2
-    assert not (tmp_path / ".building").exists()
-
-
 def test_a_part_that_was_killed_is_built_again(build_part, tmp_path, direct):
     words = "--classes 4 --images-per-class 12 --size 96 --saliency spectral-residual gt --shard-samples 5".split()
     words = [sys.executable, "-m", "fgdata.cli", "build-shards", *words, "--keep-maps", "--out", str(tmp_path / "set")]
@@ -239,12 +164,12 @@ def test_a_file_is_written_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_refused_part_leaves_nothing(birds, tmp_path, monkeypatch):
+def test_a_refused_part_leaves_nothing(build_part, tmp_path, monkeypatch):
     def refuse(*_):
         raise InputError("no")
 
     monkeypatch.setattr("fgdata.building.build.DATASETS", {})
     monkeypatch.setattr("fgdata.building.build._refuse_bad_images", refuse)
     with pytest.raises(InputError, match="no"):
-        build(birds, tmp_path / "new" / "set", **SETTINGS, part=Part(0, 2))
+        build_part(out=tmp_path / "new" / "set", part=Part(0, 2))
     assert not (tmp_path / "new").exists()

@@ -208,17 +208,19 @@ def test_folders_are_exchanged_with_and_without_the_system_call(tmp_path, monkey
 def test_a_rename_that_fails_leaves_the_set_unchanged(copy, tmp_path, monkeypatch, out):
     """EBUSY of a mount that is not listed; EXDEV of an overlay file system, also for each rename on its own."""
     before = files(copy)
-    rename = Path.rename
+    rename, replace = Path.rename, Path.replace
 
     def refuse(self, target):
         if self.name == "set" and self.parent.name == ".new":
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         return rename(self, target)
 
-    def refuse_all(*_):
+    def refuse_folders(self, target):
+        if not self.is_dir():
+            return replace(self, target)
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
-    monkeypatch.setattr(Path, "replace", refuse_all if out else Path.replace)
+    monkeypatch.setattr(Path, "replace", refuse_folders if out else replace)
     for code in (errno.EBUSY, errno.EXDEV):
         monkeypatch.setattr(swap, "_system_swap", lambda: lambda new, old: -1)
         monkeypatch.setattr(swap.ctypes, "get_errno", lambda code=code: code)

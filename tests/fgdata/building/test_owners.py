@@ -1,0 +1,246 @@
+"""Owner files keep processes apart on a file system whose locks do not reach other machines.
+
+Another machine is simulated by owner files that a thread writes, or by a thread for which `_machine` gives another
+name; `flock` then succeeds for everybody, as on NFS.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from shard_files import hashes
+
+from fgdata.boxes.objective import Objective
+from fgdata.building import build as building
+from fgdata.building import rewrite
+from fgdata.building.finish import finish
+from fgdata.building.parts import Part
+from fgdata.errors import InputError
+from fgdata.files import lock, owners, swap
+from fgdata.files.atomic import write_atomic
+from fgdata.report.listing import print_listing
+
+
+@pytest.fixture(autouse=True)
+def short_lease(monkeypatch):
+    monkeypatch.setattr(owners, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(owners, "LEASE_SECONDS", 5.0)  # a live process is noticed within a tenth of it
+
+
+@pytest.fixture
+def dead_soon(monkeypatch):
+    monkeypatch.setattr(owners, "LEASE_SECONDS", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def local_locks(monkeypatch):
+    """Locks that other machines do not see."""
+    monkeypatch.setattr(lock, "_try_lock", lambda *_, **__: True)
+
+
+def from_afar(folder: Path, prefix: str = "", **values) -> Path:
+    """An owner file of a process on another machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{prefix}node7-42-00000000.owner"
+    owner = {"host": "node7", "machine": "another", "pid": 42, "first": 0, "end": 3, "beat": 0}
+    write_atomic(path, json.dumps(owner | values).encode())
+    return path
+
+
+@contextmanager
+def living(folder: Path, prefix: str = "", **values) -> Iterator[Path]:
+    """A process on another machine that renews its owner file."""
+    path, stop = from_afar(folder, prefix, **values), threading.Event()
+
+    def beat():
+        count = 50  # a second of beats
+        while not stop.wait(0.02):
+            with suppress(OSError):  # the folder is being removed
+                from_afar(folder, prefix, **values, beat=(count := count + 1))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield path
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_shards_of_a_live_process_on_another_machine_are_refused(build_part, tmp_path):
+    with living(tmp_path / "set" / ".building") as path:
+        assert build_part(part=Part(3, 4)).written > 0, "other shards are free"
+        part = tmp_path / "set" / "train-000000.tar.01234567.part"
+        part.touch()
+        message = r"^process 42 on node7 is building these shards of .*/set; it began about [0-9]+ s ago\. .* kill 42\)"
+        for given in (Part(0, 4), None):
+            with pytest.raises(InputError, match=message):
+                build_part(part=given)
+        with pytest.raises(InputError, match=r"^process 42 on node7 is building"):
+            finish(tmp_path / "set")
+        assert path.exists()
+        assert part.exists()
+
+
+def test_a_dead_owner_is_replaced(build_part, tmp_path, direct, dead_soon, capsys):
+    path = from_afar(tmp_path / "set" / ".building")
+    assert build_part(part=Part(0, 2)).written > 0
+    assert "Waiting 0 s" in capsys.readouterr().err
+    assert not path.exists()
+    path.write_bytes(b"{damaged")
+    assert build_part().written > 0
+    assert hashes(tmp_path / "set") == direct
+
+
+def test_a_process_of_this_machine_is_judged_by_its_id_and_start(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    mine = {"host": "here", "machine": owners._machine(), "pid": os.getpid()}
+    start = owners._state(os.getpid())[1]
+    for values, alive in (
+        ({"pid": int(dead.stdout)}, False),
+        ({"started": start}, True),
+        ({"started": "1"}, start == ""),  # its id was given to this process
+        ({}, True),
+    ):
+        from_afar(tmp_path, **mine | values)
+        assert (owners.find_live(tmp_path) is not None) == alive
+    child = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.DEVNULL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
+    from_afar(tmp_path, **mine | {"pid": child.pid})
+    assert owners.find_live(tmp_path) is None
+    child.wait()
+
+
+def test_a_message_names_who_and_since_when(monkeypatch):
+    monkeypatch.setattr(owners, "BEAT_SECONDS", 10.0)
+    ages = [owners._describe(owners.Owner("node7", "", 42, 0, 1, beat), "builds") for beat in (3, 60)]
+    assert ["about 30 s ago" in ages[0], "about 10 min ago" in ages[1]] == [True, True]
+    assert ages[0].startswith("process 42 on node7 builds; ")
+
+
+def test_two_processes_of_one_machine_do_not_build_the_same_part(tmp_path):
+    folder = tmp_path / ".building"
+    with owners.owning(folder, "builds", 3, 6):
+        with pytest.raises(InputError, match="builds; it began about 0 s ago"), owners.owning(folder, "builds", 5, 9):
+            pass
+        with owners.owning(folder, "builds", 6, 9):
+            assert len(list((tmp_path / ".building").glob("*.owner"))) == 2
+    assert not (tmp_path / ".building").exists()
+
+
+def test_of_two_that_start_at_once_one_goes_on(tmp_path, monkeypatch):
+    """Each thread is a machine, and each sees the file of the other."""
+    monkeypatch.setattr(owners, "_machine", lambda: threading.current_thread().name)
+    both, refused, outcomes, find = threading.Barrier(2, timeout=60), threading.Event(), [], owners.find_live
+
+    def start():
+        try:
+            with owners.owning(tmp_path / "set", "builds"):
+                outcomes.append("owns")
+                assert refused.wait(60)
+        except InputError:
+            outcomes.append("refused")
+            refused.set()
+
+    def find_both(*given):
+        both.wait()
+        return find(*given)
+
+    monkeypatch.setattr(owners, "find_live", find_both)
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["owns", "refused"]
+
+
+def test_a_build_on_one_machine_keeps_out_those_on_another(build_part, tmp_path, direct, monkeypatch):
+    """Each thread is a machine. The first one builds until the others were refused."""
+    monkeypatch.setattr(owners, "_machine", lambda: threading.current_thread().name)
+    reached, go_on, find = threading.Event(), threading.Event(), building.find_damaged
+
+    def wait(*given):
+        reached.set()
+        assert go_on.wait(60)
+        return find(*given)
+
+    monkeypatch.setattr(building, "find_damaged", wait)
+    first = threading.Thread(target=build_part, name="node1")
+    first.start()
+    assert reached.wait(60)
+
+    def left() -> set[Path]:
+        return {path for path in (tmp_path / "set").rglob("*") if ".owner" not in path.name}
+
+    before = left()
+    try:
+        for given in (None, Part(1, 2)):
+            with pytest.raises(InputError, match=f"^process {os.getpid()} on .* is building these shards"):
+                build_part(part=given)
+        assert left() == before
+    finally:
+        go_on.set()
+        first.join()
+    assert hashes(tmp_path / "set") == direct
+    assert not (tmp_path / "set" / ".building").exists()
+
+
+def test_files_of_a_process_that_took_over_are_kept(build_part, tmp_path, direct, monkeypatch):
+    """This machine was silent for longer than the lease; another one builds when this one finishes the set."""
+    find, others = building.find_damaged, []
+    part, plan = tmp_path / "set" / "train-000000.tar.01234567.part", tmp_path / "set" / ".building" / "plan.json"
+    with ExitStack() as stack:
+
+        def take_over(*given):
+            others.append(stack.enter_context(living(plan.parent)) if not others else others[0])
+            part.touch()
+            return find(*given)
+
+        monkeypatch.setattr(building, "find_damaged", take_over)
+        assert build_part().written == 48
+        assert all(path.exists() for path in (part, plan, others[0]))
+        assert build_part().was_complete
+        assert all(path.exists() for path in (part, plan, others[0]))
+    others[0].unlink()
+    assert build_part().was_complete
+    assert hashes(tmp_path / "set") == direct
+    assert not plan.parent.exists()
+
+
+def test_a_process_that_waits_for_others_does_not_keep_leftovers(build_part, tmp_path):
+    with living(tmp_path / "set" / ".building", holds=False, first=100, end=101):
+        build_part()
+    assert not (tmp_path / "set" / ".building" / "plan.json").exists()
+
+
+@pytest.mark.parametrize("name", ["rebox", "add"])
+def test_a_set_that_another_machine_rewrites_is_refused(copy, tmp_path, name, capsys):
+    def change(**given):
+        if name == "rebox":
+            return rewrite.rebox(copy, Objective(tau=0.5), **given)
+        return rewrite.add(copy, "vsf", **given)
+
+    half = tmp_path / ".new" / "set" / "train-000000.tar"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    before = hashes(copy)
+    with living(half.parent.parent, swap._owner_prefix("set")) as path:
+        with pytest.raises(InputError, match=f"^process 42 on node7 is writing {copy}; it began"):
+            change()
+        assert half.exists()
+        assert path.exists()
+        assert hashes(copy) == before
+        change(out=tmp_path / "other")
+        print_listing(tmp_path)
+        assert "process 42 on node7 began to write set. If it no longer runs" in capsys.readouterr().out
+    path.unlink()
+    change()
+    assert hashes(copy) == hashes(tmp_path / "other")
+    assert not (tmp_path / ".new").exists()
