@@ -42,8 +42,6 @@ TRIES = {
     **{"read-only": 100, "fuzz": 10_000},
 }
 """Of each class of a test, without --tries; the tests of "all"."""
-FAMILIES = 7
-"""Of tests.fuzz; its inputs are divided among them."""
 
 
 @dataclass
@@ -86,7 +84,8 @@ def torture(
             namespaces. fuzz: hostile inputs. long: build, train and evaluate in a loop; prints what grows.
         tries: Tries of each test. Default: 200 builds, 30 interrupts, 100 rewrites, 50 trainings, 70 times two, 500
             flips of a set and 500 of a run, 40 full disks, 100 read-only folders, 10,000 hostile inputs.
-        seed: Decides, with the number of a try, what happens in it.
+        seed: Decides, with the number of a try, what happens in it. No effect on fuzz, whose input N depends on N
+            alone: --first takes others.
         first: Number of the first try.
         forks: Run commands in forks of this process, without worker processes: fast, but less like the real thing.
         keep: Work in this folder and keep it.
@@ -139,9 +138,11 @@ def run(kind, count: int, seed: int, first: int, runner: Runner, keep: Path | No
 
 
 def fuzz(count: int, first: int) -> Row:
-    """Hostile inputs over every reader, by tests.fuzz."""
+    """Hostile inputs over every reader, by tests.fuzz, whose families share the count."""
+    from tests.fuzz.families import FAMILIES
+
     start, row = time.monotonic(), Row("fuzz")
-    words = [sys.executable, "-m", "tests.fuzz", "--first", str(first), "--count", str(-(-count // FAMILIES))]
+    words = [sys.executable, "-m", "tests.fuzz", "--first", str(first), "--count", str(-(-count // len(FAMILIES)))]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     with suppress(IndexError, ValueError):
