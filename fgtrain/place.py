@@ -1,4 +1,4 @@
-"""Picks the shard set and the device of a run."""
+"""Picks the shard set, the device and the arithmetic of a run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,3 +75,12 @@ def has_bf16(device) -> bool:
     import torch
 
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_precision(name: str, device) -> str:
+    """auto -> bf16 on a GPU, fp16 on a GPU without bf16, fp32 on a CPU; other names are returned unchanged."""
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if has_bf16(device) else "fp16"

@@ -1,6 +1,6 @@
-"""What a method needs besides images, checked before a run starts."""
+"""What a method needs besides images, and how many of them, checked before a run starts."""
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 
 from ..evaluate.labels import Labelled
@@ -41,4 +41,29 @@ def check_backgrounds(config: Config) -> None:
         raise InputError(
             f"{config.method} tells the images of a set from those of others. Name one or more other shard sets: "
             "--data.backgrounds shards/coco. To build one: fgdata build-shards --dataset coco --saliency gt"
+        )
+
+
+def check_batch(config: Config, shards: ShardSet, accumulates: bool, world: int) -> None:
+    """InputError for a batch that does not fit the split, the method or the number of processes.
+
+    accumulates: whether the objective can compute a batch in parts. world: the number of processes.
+    """
+    parts = config.optim.accumulate
+    if config.data.batch_size > (count := len(shards.split(config.data.split))):
+        raise InputError(
+            f"--data.batch-size is {config.data.batch_size:,}, but split {config.data.split!r} of "
+            f"{shards.path} has {counted(count, 'sample')}; allowed: at most {count:,}."
+        )
+    if parts > 1 and not accumulates:
+        raise InputError(
+            f"--optim.accumulate is {parts}, but the negatives of {config.method} are the other samples of the "
+            "batch, so computing it in parts would change the objective. Omit the flag; to save memory, lower "
+            "--data.batch-size."
+        )
+    if config.data.batch_size % (world * parts) or config.data.batch_size < 2 * world * parts:
+        raise InputError(
+            f"--data.batch-size is {config.data.batch_size}, and is divided over {world} processes and "
+            f"{parts} part{'s' if parts > 1 else ''}; allowed: a multiple of {world * parts} that leaves at "
+            "least two samples in each."
         )

@@ -6,7 +6,7 @@ all processes at the same point.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fgdata.errors import InputError, counted
-from fgdata.shards.reader import ShardSet, meta
+from fgdata.shards.reader import ShardSet
 from fgdata.views import load
 
 from .. import objectives, parallel
@@ -25,7 +25,7 @@ from ..evaluate.labels import Labelled
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import BetweenEpochs
-from ..place import enough_memory, has_bf16
+from ..place import enough_memory, pick_precision
 from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
@@ -35,12 +35,11 @@ from ..settings.idle import describe_idle
 from ..show.training import ROWS, draw_training
 from .capacity import check_memory
 from .guard import Guard
+from .left_out import LeftOut
 from .monitor import Monitor
-from .needs import check_backgrounds, check_labels
+from .needs import check_backgrounds, check_batch, check_labels
 from .refresh import Refresh
 from .signals import StopSignals
-
-MOST_NAMED = 16  # samples named in a message; log.txt names all
 
 
 class Trainer:
@@ -82,7 +81,8 @@ class Trainer:
         self.model: nn.Module = self.objective
         self.optimizer = optim.build(self.objective, config.optim, self.objective.rates)
         self.guard = Guard(self.objective, self.optimizer, active=config.optim.skip_nonfinite > 0)
-        self.check_settings()
+        check_batch(config, shards, self.objective.accumulates, self.world)
+        online.check(config.machine, shards)
         torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
         self.loader = load(
             shards,
@@ -110,8 +110,7 @@ class Trainer:
         self.step = 0
         self.pending: list[dict[str, Tensor]] = []  # this process's logs since the last line of metrics.jsonl
         self.indices: list[Tensor] = []  # samples of those steps
-        self.left_out: list[int] = []  # steps without an update, as their loss was not finite
-        self.say: Callable[[str], None] = lambda line: None
+        self.left_out = LeftOut(config, run, shards, self.steps_per_epoch)
         self.latest = torch.empty(0, dtype=torch.long)  # this process's samples of the last step
         self.shown: tuple[Tensor, Tensor] | None = None  # views of the last batch, for pictures, and their samples
         self.signals = signals or StopSignals()
@@ -120,28 +119,6 @@ class Trainer:
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
         self.autocast = torch.autocast(device.type, dtype, enabled=precision != "fp32")
         self.scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
-
-    def check_settings(self) -> None:
-        """InputError for settings that do not fit the shard set, the method or the number of processes."""
-        config, parts = self.config, self.config.optim.accumulate
-        if config.data.batch_size > (count := len(self.shards.split(config.data.split))):
-            raise InputError(
-                f"--data.batch-size is {config.data.batch_size:,}, but split {config.data.split!r} of "
-                f"{self.shards.path} has {counted(count, 'sample')}; allowed: at most {count:,}."
-            )
-        if parts > 1 and not self.objective.accumulates:
-            raise InputError(
-                f"--optim.accumulate is {parts}, but the negatives of {config.method} are the other samples of the "
-                "batch, so computing it in parts would change the objective. Omit the flag; to save memory, lower "
-                "--data.batch-size."
-            )
-        if config.data.batch_size % (self.world * parts) or config.data.batch_size < 2 * self.world * parts:
-            raise InputError(
-                f"--data.batch-size is {config.data.batch_size}, and is divided over {self.world} processes and "
-                f"{parts} part{'s' if parts > 1 else ''}; allowed: a multiple of {self.world * parts} that leaves at "
-                "least two samples in each."
-            )
-        online.check(config.machine, self.shards)
 
     def remarks(self) -> list[str]:
         """Notes to print before the first step."""
@@ -171,7 +148,7 @@ class Trainer:
 
     def fit(self, monitor: Monitor) -> str:
         """(all) Trains to the end or to a stop signal -> "done" or "stopped". Both end with a checkpoint on disk."""
-        between, self.say = self.steps_per_epoch * self.config.machine.checkpoint_every, monitor.say
+        between, self.left_out.say = self.steps_per_epoch * self.config.machine.checkpoint_every, monitor.say
         while self.step < self.total and not self.stopped:
             with monitor.paused(self.device):
                 self.evaluate(monitor)
@@ -274,25 +251,12 @@ class Trainer:
         good = [math.isfinite(loss) for loss in values.get("loss", [])]
         for i in (i for i, is_good in enumerate(good) if not is_good):
             step = self.step + i + 1 - len(self.pending)
-            if step not in self.left_out:
-                self.leave_out(step, values["loss"][i], parallel.gather(self.indices[i]).tolist())
+            if step not in self.left_out.steps:
+                samples = parallel.gather(self.indices[i]).tolist()
+                if self.left_out.is_full:
+                    self.step = step  # the run failed at that step; later ones do not count
+                self.left_out.add(step, values["loss"][i], samples)
         return {k: [value for value, is_good in zip(v, good, strict=True) if is_good] for k, v in values.items()}
-
-    def leave_out(self, step: int, loss: float, numbers: list[int]) -> None:
-        """(all) Notes that a step had no update. InputError if it may not be left out. numbers: its samples."""
-        limit, before = self.config.optim.skip_nonfinite, self.left_out
-        what = f"The loss became {loss}"
-        if len(before) == limit:
-            self.step = step  # the run failed at that step; later ones do not count
-            if before:
-                what = f"After {counted(limit, 'step')} without an update ({str(before)[1:-1]}), the loss became {loss}"
-            with parallel.together():
-                raise InputError(self.not_finite(what, numbers))
-        before.append(step)
-        if self.first:
-            self.run.log(f"samples of step {step}: {', '.join(self.names(numbers))}")
-        allowed = f"{limit} such step{'s' * (limit > 1)}"
-        self.say(f"{what} at step {step:,}, which has no update. At most {allowed} (--optim.skip-nonfinite).")
 
     def check_weights(self) -> None:
         """(all) InputError if the last update made a weight or statistic infinite or NaN from a finite loss."""
@@ -300,26 +264,7 @@ class Trainer:
         if parallel.any_of(not all(v.isfinite().all() for v in tensors)):
             samples = parallel.gather(self.latest).tolist()
             with parallel.together():
-                raise InputError(self.not_finite("The weights became NaN or infinite", samples))
-
-    def not_finite(self, what: str, numbers: list[int]) -> str:
-        """The message for a loss or weights that are not finite at this step. numbers: its samples in the split."""
-        last, ids = self.run.last_checkpoint, self.names(numbers)
-        named = ", ".join(ids[:MOST_NAMED])
-        if len(ids) > MOST_NAMED:
-            named += f" and {len(ids) - MOST_NAMED:,} more, all in {self.run.path / 'log.txt'}"
-        if self.first:
-            self.run.log(f"samples of step {self.step}: {', '.join(ids)}")
-        return (
-            f"{what} at step {self.step:,} (epoch {(self.step - 1) // self.steps_per_epoch + 1}). "
-            f"Last complete checkpoint: {last.name if last else 'none'}. A lower --optim.lr usually helps.\n"
-            f"Samples of that step: {named}"
-        )
-
-    def names(self, numbers: list[int]) -> list[str]:
-        """The ids of samples of the split."""
-        split = self.shards.split(self.config.data.split)
-        return [str(meta(split.read(number, without="jpg"))["id"]) for number in numbers]
+                raise self.left_out.fault("The weights became NaN or infinite", self.step, samples)
 
     def flush(self, monitor: Monitor) -> None:
         """(all) Writes a line of metrics.jsonl: the means since the last one."""
@@ -368,7 +313,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "left_out": list(self.left_out),
+            "left_out": list(self.left_out.steps),
             "loader": self.loader.state_dict(),
             "boxes": self.refresh.boxes if self.refresh else None,
             "settings": relevant(self.config),
@@ -396,7 +341,7 @@ class Trainer:
                 {k: v if k == "lr" else v.to(self.device) for k, v in logs.items()} for logs in own["pending"]
             ]
             self.indices = [i.to(self.device) for i in own["indices"]]
-            self.step, self.left_out = state["step"], list(state.get("left_out", []))
+            self.step, self.left_out.steps = state["step"], list(state.get("left_out", []))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise_system_error(str(checkpoint / "state.pt"), error)
             raise InputError(
@@ -421,7 +366,7 @@ class Trainer:
                 f"optim. Use its settings: --config {path / 'config.json'}"
             )
         self.restore(state, last)
-        steps, self.step, self.pending, self.indices, self.left_out = self.step, 0, [], [], []
+        steps, self.step, self.pending, self.indices, self.left_out.steps = self.step, 0, [], [], []
         return f"extends {path}: weights, heads and optimiser of its step {steps:,}, with a new schedule"
 
     def save(self) -> None:
@@ -440,15 +385,6 @@ class Trainer:
                 keep = self.config.machine.keep_last
                 self.run.save_checkpoint(self.step, self.objective.encoder, about, state, keep)
                 self.run.note(checkpoint=self.step)
-
-
-def pick_precision(name: str, device: torch.device) -> str:
-    """auto -> bf16 on a GPU, fp16 on a GPU without bf16, fp32 on a CPU; other names are returned unchanged."""
-    if name != "auto":
-        return name
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if has_bf16(device) else "fp16"
 
 
 def part(batch: dict[str, Tensor], number: int, parts: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

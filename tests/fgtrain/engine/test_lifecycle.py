@@ -17,7 +17,7 @@ from trainable import final, fix_batch_norm, metrics, same, small, stop_at_step
 from fgdata.errors import InputError
 from fgdata.views import Local, ViewSpec
 from fgtrain import cli
-from fgtrain.engine import lifecycle, trainer
+from fgtrain.engine import left_out, lifecycle, trainer
 from fgtrain.engine.trainer import Trainer, part
 from fgtrain.networks.encoder import Encoder
 from fgtrain.objectives import bases
@@ -361,7 +361,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
 ):
     """The first two are left out."""
     nan_at(monkeypatch, 1, 3, 5)
-    monkeypatch.setattr(trainer, "MOST_NAMED", 3)
+    monkeypatch.setattr(left_out, "MOST_NAMED", 3)
     expected = r"After 2 steps without an update \(1, 3\), the loss became nan at step 5 \(epoch 2\)"
     with pytest.raises(InputError, match=rf"{expected}[\s\S]*checkpoint: 0000004[\s\S]*Samples") as error:
         lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
