@@ -34,10 +34,10 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
     faults, seen = [], set()
     for job in jobs:
         try:
-            for data in job.sets if need_sets else []:
-                check_set(data)
-            for measure in job.measures if need_sets else []:
-                check_measure(measure)
+            if need_sets:
+                check_sets(job.sets)
+                for measure in job.measures:
+                    check_measure(measure)
             check_weights(job)
             if job.config is not None:
                 same = replace(job.config, seed=0)
@@ -60,11 +60,16 @@ def find_device(name: str, here: bool) -> torch.device | None:
         return None
 
 
-def check_set(data: DataSet) -> None:
-    """InputError, with the command that builds it, if a shard set is not there."""
-    if not (data.folder / "manifest.json").is_file():
-        build = f" Build it: {data.build}" if data.build else ""
-        raise InputError(f"{data.path}, the set {data.title}, is not built.{build} Or name others with --data.shards")
+def check_sets(sets: Iterable[DataSet]) -> None:
+    """InputError that names every shard set that is not there, with the commands that build them."""
+    absent = [data for data in sets if not (data.folder / "manifest.json").is_file()]
+    if absent:
+        named = ", ".join(f"{data.path} ({data.title})" for data in absent)
+        build = "; ".join(filter(None, (data.build for data in absent)))
+        raise InputError(
+            f"not built: {named}. Build {'it' if len(absent) == 1 else 'them'}, or name others with --data.shards"
+            + (f": {build}" if build else "")
+        )
 
 
 def check_weights(job: Job) -> None:

@@ -85,7 +85,10 @@ def test_what_a_row_reads_is_checked_before_any_row_trains(words: list[str], tmp
     cases = (
         (row("DiLo", "dilo", 'data.detector = "spectral-residual"'), "has no saliency maps by spectral-residual"),
         (row("CVSA", "cvsa", 'data.detector = "u2netp"'), "has no boxes by 'u2netp'"),
-        (row("SS", "byol", 'views.crop = "saliency-swap", data.backgrounds = ["coco"]'), "Build it: fgdata build-sh"),
+        (
+            row("SS", "byol", 'views.crop = "saliency-swap", data.backgrounds = ["coco"]'),
+            "not built: shards/coco (COCO). Build it, or name others with --data.shards: fgdata build-sh",
+        ),
         (row("BYOL", "byol", 'data.backgrounds = ["drawn"]'), "Only the crops saliency-swap, paste and"),
         (row("Foreground", "foreground", 'data.backgrounds = ["drawn"]'), "cannot be used for its own backgrounds"),
     )
