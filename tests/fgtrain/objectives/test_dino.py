@@ -17,7 +17,8 @@ from fgdata.views import Local, ViewSpec
 from fgtrain import objectives
 from fgtrain.engine import lifecycle
 from fgtrain.networks import optim
-from fgtrain.objectives.dino import Head, cross_entropy, teacher_tau
+from fgtrain.objectives.dino import cross_entropy, teacher_tau
+from fgtrain.objectives.dino_head import Head
 from fgtrain.settings.common import Data, Model, Optim
 from fgtrain.settings.methods import SimclrConfig
 from fgtrain.settings.multicrop import DinoConfig, DinoSettings
