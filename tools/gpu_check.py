@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from gpu_paths import DRY, ON_GPU, PATHS, Found, Missing, Scale
+from gpu_paths import DRY, MAPPED, ON_GPU, PATHS, Found, Missing, Scale
 
 from fgdata.building.build import build
 from fgdata.cores import machine
@@ -76,7 +76,9 @@ def measure(chosen: dict[str, Callable[..., Found]], place: torch.device) -> Ite
         shards = Path(folder) / "shards"
         count, side = (IMAGES // 8, SIDE) if gpu else (8, 80)
         print(f"drawing {8 * count:,} birds", file=sys.stderr)
-        build(read("drawn", classes=8, images_per_class=count, size=side), shards, saliency=("gt",))
+        build(
+            read("drawn", classes=8, images_per_class=count, size=side), shards, saliency=("gt", MAPPED), keep_maps=True
+        )
         for name, path in chosen.items():
             print(f"{name} ...", file=sys.stderr, flush=True)
             yield check(name, path, place, ON_GPU if gpu else DRY, shards)

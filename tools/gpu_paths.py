@@ -17,7 +17,7 @@ from bench_step import preloaded, stepper, timed
 from torch import Tensor, nn
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
-from fgdata.views import ViewSpec, load
+from fgdata.views import Local, ViewSpec, load
 from fgtrain import objectives
 from fgtrain.engine.lifecycle import train
 from fgtrain.place import has_bf16
@@ -68,20 +68,28 @@ class Missing(Exception):
     """Why a path does not exist on this machine."""
 
 
-def loader(backend: Literal["threads", "dali"], **views: Any) -> Callable[..., Found]:
-    """Views computed for the device, against those that threads compute for the CPU, in levels of 255."""
+def loader(
+    backend: Literal["threads", "dali"], lenders: bool = False, detector: str = "gt", **views: Any
+) -> Callable[..., Found]:
+    """Every tensor of a batch computed for the device, against that which threads compute for the CPU, in levels of
+    255. With `lenders`, the set itself lends the backgrounds; `detector` gives boxes and maps."""
 
     def check(place: torch.device, scale: Scale, shards: Path) -> Found:
         if backend == "dali":
             need_dali()
         spec = ViewSpec(size=SMALL.size, masks=True, **views)
-        ours, theirs = first(shards, spec, place, backend), first(shards, spec, CPU, "threads")
-        levels = 255 * torch.tensor(spec.std)[:, None, None]
-        difference = ((ours["views"].cpu() - theirs["views"]).abs() * levels).mean().item()
+        more: dict[str, Any] = {"detector": detector} | ({"backgrounds": [shards]} if lenders else {})
+        ours = first(shards, spec, place, backend, **more)
+        theirs = first(shards, spec, CPU, "threads", **more)
         if not torch.equal(ours["masks"].cpu(), theirs["masks"]):
             return Found(float("inf"), 0.0, note="the masks differ")
+        levels = 255 * torch.tensor(spec.std)[:, None, None]
+        scales = {name: 255.0 if name == "mattes" else levels for name in PIXELS if name in theirs}
+        gaps = {name: ((ours[name].cpu() - theirs[name]).abs() * by).mean().item() for name, by in scales.items()}
+        worst = max(gaps, key=lambda name: gaps[name])
+        difference = gaps[worst]
         spec = ViewSpec(size=scale.size, masks=True, **views)
-        options: dict[str, Any] = {"batch_size": scale.batch, "detector": "gt", "backend": backend, "device": place}
+        options: dict[str, Any] = {"batch_size": scale.batch, "backend": backend, "device": place} | more
         with load(shards, views=spec, **options) as stream:
             batches = endless(stream)
             next(batches)
@@ -94,7 +102,7 @@ def loader(backend: Literal["threads", "dali"], **views: Any) -> Callable[..., F
         # Each backend is within 0.8 levels of the reference on average (tests/fgdata/views/test_loader.py). A GPU
         # finishes the pixels of `threads` without rounding blurred views (test_unfinished.py).
         allowed = 1.6 if backend == "dali" else 0.4 if place.type != "cpu" else 0.0
-        return Found(difference, allowed, rate, note="mean difference in levels of 255")
+        return Found(difference, allowed, rate, note=f"mean difference of {worst} in levels of 255")
 
     return check
 
@@ -188,11 +196,22 @@ def training(backend: Literal["auto", "threads"]) -> Callable[..., Found]:
 
 
 CPU = torch.device("cpu")
+PIXELS = ("views", "plain", "local", "lent", "object", "mattes")
+"""Tensors of a batch that are computed from pixels."""
+MAPPED = "spectral-residual"
+"""The detector whose maps the set of gpu_check.py keeps."""
 PATHS: dict[str, Callable[[torch.device, Scale, Path], Found]] = {
     "views by threads, copied to the device": loader("threads", crop="saliency-swap"),
     "DALI, random resized crops": loader("dali", crop="rrc"),
     "DALI, SaliencySwap": loader("dali", crop="saliency-swap"),
     "DALI, all colour as one map": loader("dali", area=(0.99, 1.0), blur=0.0, jitter=1.0, grayscale=0.5),
+    "DALI, mattes over other images": loader("dali", detector=MAPPED, crop="matte-paste", matte=1.0, mattes=True),
+    "DALI, mattes over grey": loader("dali", detector=MAPPED, crop="matte-paste", matte=1.0, matte_grey=True),
+    "DALI, mattes of crops": loader("dali", detector=MAPPED, mattes=True),
+    "DALI, small views": loader("dali", local=Local(count=2, size=32)),
+    "DALI, lent views": loader("dali", lenders=True, lent=True),
+    "DALI, the object's view": loader("dali", object_size=96),
+    "DALI, solarised": loader("dali", solarize=(0.0, 1.0)),
     "loss curves": curves,
     "training step, fp32": step("fp32"),
     "training step, bf16": step("bf16"),
@@ -231,9 +250,9 @@ def run(
     return [line for line in map(json.loads, text.splitlines()) if "loss" in line]
 
 
-def first(shards: Path, spec: ViewSpec, place: torch.device, backend: Any) -> dict[str, Tensor]:
+def first(shards: Path, spec: ViewSpec, place: torch.device, backend: Any, **options: Any) -> dict[str, Tensor]:
     """The first batch of a loader."""
-    options: dict[str, Any] = {"batch_size": SMALL.batch, "detector": "gt", "backend": backend, "device": place}
+    options |= {"batch_size": SMALL.batch, "backend": backend, "device": place}
     with load(shards, views=spec, **options) as stream:
         return next(iter(stream))
 

@@ -39,7 +39,16 @@ CUDA = torch.device("cuda", 0)
 METHODS = (
     *("moco", "simsiam", "byol", "simclr", "cvsa", "cvsa-moco", "synth-pair"),
     *("supervised", "rotation", "relative-location", "looc", "lcr", "lcr-byol", "sam", "lewel"),
-    *("dino", "foreground-mixup", "foreground-saliencymix", "insloc", "papn", "box-distill"),
+    *(
+        "moco-sinkhorn",
+        "synth-pair-simsiam",
+        "dino",
+        "foreground-mixup",
+        "foreground-saliencymix",
+        "insloc",
+        "papn",
+        "box-distill",
+    ),
 )
 
 

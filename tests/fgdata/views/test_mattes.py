@@ -15,11 +15,11 @@ from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.images import decode
 from fgdata.shards.maps import MapFile
-from fgdata.shards.reader import ShardSet
+from fgdata.shards.reader import ShardSet, box
 from fgdata.views import ViewSpec, geometry, load, reference
 from fgdata.views.backgrounds import open_backgrounds
 from fgdata.views.batch import gather
-from fgdata.views.mattes import Mattes, matte
+from fgdata.views.mattes import Matte, Mattes, matte
 
 DETECTOR = "spectral-residual"
 KEYS = {"seed": 3, "epoch": 0, "batch": 0}
@@ -192,6 +192,23 @@ def test_a_blend_is_linear_in_alpha():
     a, b = np.random.default_rng(1).uniform(0, 1, (2, 128, 128))
     middle = weighed((a + b) / 2)[0]
     assert np.abs(weighed(a)[0] + weighed(b)[0] - 2 * middle).max() < 1e-9
+
+
+def test_an_opaque_matte_has_the_pixels_of_saliency_swap(mapped: Path, backend: str, monkeypatch: pytest.MonkeyPatch):
+    """With the detector's box as the matte's, alpha 1, lenders, and the whole box as the patch: at the same draws."""
+    shards = ShardSet.open(mapped)
+    reader, opaque = shards.split("train"), np.full((128, 128), 255, np.uint8)
+    monkeypatch.setattr(Mattes, "read", lambda _, i: Matte(opaque, box(reader.read(i), DETECTOR)))
+    fields: dict[str, Any] = {"size": 48, "patch_area": 1.0, "aspect": (1.0, 1.0)}
+    options: dict[str, Any] = {"batch_size": 8, "detector": DETECTOR, "backend": backend, "seed": 3}
+    views = []
+    for crop in ("matte-paste", "saliency-swap"):
+        spec = ViewSpec(crop=crop, matte=1.0, masks=True, **fields)
+        with load(shards, views=spec, backgrounds=[MemorySet(5)], **options) as loader:
+            views.append(next(iter(loader)))
+    ours, theirs = views
+    assert torch.equal(ours["masks"], theirs["masks"])
+    assert torch.equal(ours["views"], theirs["views"])
 
 
 def test_mattes_do_not_change_the_views(mapped: Path, backend: str):

@@ -32,6 +32,9 @@ RUNS: dict[str, tuple[str, str, dict]] = {
     "synth-pair on an EfficientNet": ("synth-pair", "test_efficientnet", {}),
     "byol on a ViT with drop path": ("byol", "test_vit2", {}),
     "cvsa-moco on an EfficientNet, two levels": ("cvsa-moco", "test_efficientnet", {}),
+    "rotation on a ConvNeXt": ("rotation", "test_convnext", {}),
+    "supervised on a ViT": ("supervised", "test_vit", {}),
+    "looc on a ViT": ("looc", "test_vit", {}),
 }
 
 
