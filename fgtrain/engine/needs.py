@@ -3,12 +3,12 @@
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 
-from ..evaluate.labels import Labelled
+from ..evaluate.labels import Labelled, Share
 from ..settings.common import Config
 
 
 def choose_images(config: Config, shards: ShardSet) -> ShardSet:
-    """The images that a run learns from: the set, or of its split those that --data.labels lists.
+    """The images that a run learns from: the set, or of its split those that --data.labels lists or draws.
 
     InputError if the method does not learn from labels, or images are read in blocks of the set.
     """
@@ -22,6 +22,8 @@ def choose_images(config: Config, shards: ShardSet) -> ShardSet:
         )
     if config.data.shuffle_block:
         raise InputError(f"--data.labels {file} cannot be combined with --data.shuffle-block. Omit one of them.")
+    if isinstance(file, float):
+        return Share(shards, config.data.split, file, config.seed)
     return Labelled(shards, config.data.split, file, "--data.labels")
 
 

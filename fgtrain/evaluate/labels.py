@@ -16,6 +16,7 @@ from fgdata.shards.reader import ShardSet, label, meta
 
 from ..runs.files import read_bytes
 from .finetune import Part
+from .probe import labelled, labels_of
 
 SHOWN = 5  # lines that a message names
 LONGEST = 4096  # characters of a line
@@ -37,6 +38,18 @@ class Labelled(Part):
     def setting(self) -> str:
         """The file and the start of its sha256, as results record it."""
         return f"{self.file} ({self.sha256[:12]})"
+
+
+class Share(Part):
+    """The shard set `whole` of whose split `cut` only a fraction of every class is left, renumbered from 0: the images
+    that an evaluation with `--fractions` and the same seed learns from."""
+
+    def __init__(self, whole: ShardSet, cut: str, fraction: float, seed: int):
+        """InputError if a class would keep no image."""
+        rows = labelled(labels_of(whole, cut), fraction, seed, "data.labels").nonzero()[:, 0]
+        super().__init__(whole, cut, rows)
+        self.setting = f"{fraction:g} of every class, seed {seed}"
+        self.note = f"labels: {len(rows):,} of {counted(whole.splits[cut], 'image')} of {cut}, {self.setting}"
 
 
 def _read(file: Path, flag: str) -> bytes:

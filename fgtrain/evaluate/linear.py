@@ -32,6 +32,8 @@ class Protocol:
     """Learning rates. With more than one, the best on a tenth of the labelled part of the train split is used."""
     drops: tuple[float, ...] = ()
     """Fractions of the epochs after which the rate is divided by 10; when empty, half a cosine to 0."""
+    unit: bool = False
+    """Whether features are scaled to length 1, in training and in tests."""
 
     def rate(self, step: int, total: int, peak: float) -> float:
         """The rate of step `step` (from 0) of `total`, for the peak rate `peak`."""
@@ -42,6 +44,7 @@ class Protocol:
 
 PROTOCOLS = {
     "synth-pair": Protocol(100, 128, (30.0,), drops=(0.6, 0.8)),  # MoCo's, which the paper of synth-pair follows
+    "lcr": Protocol(100, 256, (30.0,), drops=(0.6, 0.8), unit=True),  # of the code of LCR
     "cvsa": Protocol(50, 16, (0.1, 0.01, 0.001)),
 }
 
@@ -154,6 +157,12 @@ def fit(epochs: Iterable[Rows], trials: Sequence[Trial], protocol: Protocol, dev
             group.learn(epoch, rows)
 
 
+def unit_length(rows: Rows) -> Rows:
+    """The rows with features of length 1."""
+    features, labels, numbers = rows
+    return F.normalize(features, dim=1), labels, numbers
+
+
 def on_device(rows: Rows, device: torch.device) -> Rows:
     """The rows on a device, or as they are if its memory is too small: then each batch is copied."""
     try:
@@ -184,6 +193,8 @@ def linear(
     """
     crop = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
     random = encoder.normalised(crop)
+    if protocol.unit:
+        train, test = unit_length(train), unit_length(test)
     labels = torch.empty_like(train[1]).scatter_(0, train[2], train[1])
     groups = {
         fraction: [
@@ -191,8 +202,9 @@ def linear(
         ]
         for fraction in fractions
     }
+    epochs = repeat(on_device(train, device)) if cache else passes(encoder, shards, "train", random, device, seed)
     fit(
-        repeat(on_device(train, device)) if cache else passes(encoder, shards, "train", random, device, seed),
+        epochs if cache or not protocol.unit else map(unit_length, epochs),
         [trial for each in groups.values() for trial in each],
         protocol,
         device,

@@ -106,8 +106,8 @@ def held_out(labels: Tensor, seed: int) -> Tensor:
     return _of_each_class(labels, lambda n: max(1, n // 10) if n > 1 else 0, seed)
 
 
-def labelled(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """(N,) labels -> (N,) bool: this fraction of every class, rounded.
+def labelled(labels: Tensor, fraction: float, seed: int, flag: str = "fractions") -> Tensor:
+    """(N,) labels -> (N,) bool: this fraction of every class, rounded. `flag` gives the fraction.
 
     For one seed a smaller fraction is a subset of a larger one. InputError when a class would keep no sample.
     """
@@ -115,7 +115,7 @@ def labelled(labels: Tensor, fraction: float, seed: int) -> Tensor:
     if round(fewest * fraction) < 1:
         least = next(f / 1000 for f in range(1, 1001) if round(fewest * f / 1000))
         raise InputError(
-            f"--fractions {fraction:g} leaves a class of {fewest} training images without a labelled one; "
+            f"--{flag} {fraction:g} leaves a class of {fewest} training images without a labelled one; "
             f"this set allows {least:g} to 1."
         )
     return _of_each_class(labels, lambda n: round(n * fraction), seed)

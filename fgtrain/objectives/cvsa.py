@@ -35,7 +35,10 @@ class Aligner(nn.Module):
 
 
 class Cvsa(nn.Module):
-    """L = L_cont + weight * L_align (CVSA Eq. 5-7), on BYOL or on symmetric MoCo v2."""
+    """L = L_cont + weight * L_align (CVSA Eq. 5-7), on BYOL or on symmetric MoCo v2.
+
+    The mask is a rectangle, or with --views.crop matte-paste the object's matte, soft at its edge.
+    """
 
     rates: ClassVar[Rates] = {}
 
@@ -44,7 +47,8 @@ class Cvsa(nn.Module):
         self.align = config.align
         byol = config.base == "byol"
         self.base = Byol(config, samples) if byol else Moco(config, samples, symmetric=True, maps=True)
-        self.views, self.accumulates = replace(self.base.views, masks=True), self.base.accumulates
+        self.target = "mattes" if config.views.crop == "matte-paste" else "masks"  # of the alignment
+        self.views, self.accumulates = replace(self.base.views, **{self.target: True}), self.base.accumulates
         check_levels(self.encoder, config)
         self.aligners = nn.ModuleDict(
             {
@@ -63,7 +67,7 @@ class Cvsa(nn.Module):
         for level, aligner in self.aligners.items():
             (p_q, p_k), (h_q, h_k) = aligner(*([f.maps[int(level)] for f in features] for features in (online, target)))
             shape = (p_q.shape[2], p_q.shape[3])
-            for p, h, mask in ((p_q, h_k, batch["masks"][0]), (p_k, h_q, batch["masks"][1])):
+            for p, h, mask in ((p_q, h_k, batch[self.target][0]), (p_k, h_q, batch[self.target][1])):
                 a = attention(p, h, self.align.normalize, self.align.scale)  # (B, HW, HW)
                 halves.append(alignment(a, mask, shape, self.align.reduction))
                 saturated.append((a.detach().abs() > 8).float().mean())

@@ -71,9 +71,10 @@ class Data:
     """Split to train on."""
     detector: str | None = None
     """Detector whose boxes guide the views and masks. Default: the set's first detector that is not gt, else gt."""
-    labels: Path | None = None
-    """File that lists the images of the split to train on, one id or path per line, perhaps with its label: a fraction
-    of the labels. Only for methods that learn from labels. Default: the whole split."""
+    labels: float | Path | None = None
+    """Fraction of the images of every class to train on, drawn by --seed as in the evaluations; or a file that lists
+    the images, one id or path per line, perhaps with its label. Only for methods that learn from labels. Default: the
+    whole split."""
     backgrounds: tuple[Place, ...] = ()
     """Shard sets whose images the crops that paste use as backgrounds; the set itself may be one. Default: other images
     of the batch."""
@@ -301,6 +302,9 @@ class Config:
         for name in ("readers", "ahead"):
             count = getattr(self.data, name)
             need(count is None or 1 <= count <= 1024, f"data.{name}", count, "1 to 1024")
+        labels = self.data.labels
+        ok = not isinstance(labels, float) or 0 < labels <= 1
+        need(ok, "data.labels", labels, "above 0, at most 1, of every class; or a file that lists images")
         block = self.data.shuffle_block
         need(block is None or 1 <= block <= MOST, "data.shuffle-block", block, f"1 to {MOST:,} tars")
         need_between(0.001, self.data.cache_gb, MOST, "data.cache-gb")

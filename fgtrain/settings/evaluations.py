@@ -79,9 +79,10 @@ class Linear(Evaluation):
     """A linear layer on frozen features, trained on the train split and scored on the test split after the last
     epoch."""
 
-    protocol: Literal["synth-pair", "cvsa"] = "synth-pair"
-    """synth-pair: SGD with rate 30, divided by 10 after 60 % and again after 80 % of 100 epochs, batch 128. cvsa: rate
-    .1, .01 or .001, chosen on a tenth of the train split, half a cosine, 50 epochs, batch 16."""
+    protocol: Literal["synth-pair", "lcr", "cvsa"] = "synth-pair"
+    """synth-pair: SGD with rate 30, divided by 10 after 60 % and again after 80 % of 100 epochs, batch 128. lcr: the
+    same with batch 256, on features of length 1. cvsa: rate .1, .01 or .001, chosen on a tenth of the train split, half
+    a cosine, 50 epochs, batch 16."""
     cache: bool = False
     """Compute the features once, from the central square, instead of from a new random crop and flip every epoch:
     seconds instead of minutes, usually slightly lower accuracy."""

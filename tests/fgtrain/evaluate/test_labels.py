@@ -17,7 +17,8 @@ from fgdata.views.mattes import Mattes
 from fgtrain.engine.lifecycle import train
 from fgtrain.engine.needs import choose_images
 from fgtrain.evaluate.compare import latest
-from fgtrain.evaluate.labels import Labelled, Names
+from fgtrain.evaluate.labels import Labelled, Names, Share
+from fgtrain.evaluate.probe import labelled, labels_of
 from fgtrain.evaluate.records import append_record, read_records
 from fgtrain.evaluate.report import run_finetune, run_linear
 from fgtrain.settings.evaluations import Finetune, Linear
@@ -117,6 +118,29 @@ def test_a_run_and_its_evaluations_learn_from_the_listed_images(drawn_set, image
     again = replace(config, machine=replace(config.machine, resume=True))
     with pytest.raises(InputError, match=r"was trained on the images of .*--data.labels now gives .*Restore the file"):
         train(again, "supervised")
+
+
+def test_a_run_learns_from_a_fraction_of_every_class(drawn_set, tmp_path, capsys):
+    """Those of an evaluation's fraction with the run's seed: 4 of 8 images of each of 4 classes."""
+    shards = ShardSet.open(drawn_set)
+    labels = labels_of(shards, "train")
+    for seed in (0, 3):
+        part = Share(shards, "train", 0.5, seed)
+        rows = part.split("train").rows  # pyright: ignore
+        assert rows == labelled(labels, 0.5, seed).nonzero()[:, 0].tolist()
+        assert labels[rows].bincount().tolist() == [4, 4, 4, 4]
+        assert part.map_row("train", 2) == rows[2]
+    with pytest.raises(InputError, match=r"--data.labels 0.01 leaves a class of 8 training images.*0.063 to 1"):
+        Share(shards, "train", 0.01, 0)
+    config = small(drawn_set, tmp_path / "run", "supervised")
+    config = replace(config, seed=3, epochs=1, data=replace(config.data, labels=0.5))
+    train(config, "supervised")
+    assert "labels: 16 of 32 images of train, 0.5 of every class, seed 3" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["step"], facts["labels"]) == (2, "0.5 of every class, seed 3")
+    train(replace(config, machine=replace(config.machine, resume=True)), "supervised")  # it reads 0.5 from config.json
+    with pytest.raises(InputError, match="--data.labels is 1.5; allowed: above 0, at most 1"):
+        replace(config, data=replace(config.data, labels=1.5))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """The linear layer on separable features, its learning rates, fractions of the labels, intervals against scipy."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
+from sklearn.preprocessing import normalize
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
@@ -39,17 +43,42 @@ def test_protocols_equal_the_published_ones():
     """MoCo's linear protocol (He et al. 2020, 4.1) with batches of 128, as in ECCV 2024; CVSA, appendix A."""
     assert {
         "synth-pair": linear.Protocol(epochs=100, batch_size=128, rates=(30.0,), drops=(0.6, 0.8)),
+        "lcr": linear.Protocol(epochs=100, batch_size=256, rates=(30.0,), drops=(0.6, 0.8), unit=True),
         "cvsa": linear.Protocol(epochs=50, batch_size=16, rates=(0.1, 0.01, 0.001), drops=()),
     } == linear.PROTOCOLS
 
 
 def test_the_rate_drops_twice_or_follows_half_a_cosine():
-    moco, cvsa = linear.PROTOCOLS.values()
+    moco, cvsa = (linear.PROTOCOLS[name] for name in ("synth-pair", "cvsa"))
     steps = [7 * epoch for epoch in (0, 59, 60, 79, 80, 99)]  # 7 to an epoch
     assert [moco.rate(step, 700, 30.0) for step in steps] == pytest.approx([30, 30, 3, 3, 0.3, 0.3])
     assert moco.rate(7 * 60 - 1, 700, 30.0) == 30
     assert [replace(moco, epochs=5).rate(step, 5, 30.0) for step in range(5)] == pytest.approx([30, 30, 30, 3, 0.3])
     assert [cvsa.rate(step, 50, 0.1) for step in (0, 25, 50)] == pytest.approx([0.1, 0.05, 0])
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_lcr_learns_from_sklearns_unit_rows(cache: bool, monkeypatch: pytest.MonkeyPatch):
+    """Of features at many lengths: as without `unit` from the rows that scikit-learn normalises."""
+    protocol = replace(linear.PROTOCOLS["lcr"], epochs=5)
+    encoder, shards = SimpleNamespace(normalised=lambda spec: spec), SimpleNamespace(classes=range(5))
+
+    def right(by: Callable, unit: bool) -> torch.Tensor:
+        train, test = ((by(f), *rest) for f, *rest in (clusters(0, 200, 2.0), clusters(1, 300, 2.0)))
+        monkeypatch.setattr(linear, "passes", lambda *_: repeat(train))
+        options: Any = (shards, 32, CPU, replace(protocol, unit=unit), cache, (1.0,), 1, 0)
+        return linear.linear(encoder, train, test, *options)[1.0][0][0]  # type: ignore[arg-type]
+
+    def lengthened(f: torch.Tensor) -> torch.Tensor:
+        return f * torch.linspace(0.1, 30, len(f))[:, None]
+
+    def unit_rows(f: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(normalize(f.numpy()))
+
+    found = right(lengthened, True)
+    assert torch.equal(found, right(unit_rows, False))
+    assert not torch.equal(found, right(lengthened, False))
+    assert found.float().mean() > 0.5
 
 
 def test_layers_learn_as_one_at_a_time_by_torchs_sgd():
