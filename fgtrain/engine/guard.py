@@ -36,7 +36,8 @@ class Guard:
             now = list(self._tensors())
             if [x.shape for x in self._saved] != [x.shape for x in now]:
                 self._saved = [torch.empty_like(x) for x in now]
-            torch._foreach_copy_(self._saved, now)
+            if now:  # layer norm has no buffers
+                torch._foreach_copy_(self._saved, now)
 
     def spoils(self, losses: list[Tensor]) -> bool:
         """(all) After the backward pass, () losses of the step's parts -> whether to leave out the optimiser's step,

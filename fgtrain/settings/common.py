@@ -303,7 +303,7 @@ class Config:
             count = getattr(self.data, name)
             need(count is None or 1 <= count <= 1024, f"data.{name}", count, "1 to 1024")
         labels = self.data.labels
-        ok = not isinstance(labels, float) or 0 < labels <= 1
+        ok = labels is None or isinstance(labels, Path) or 0 < labels <= 1
         need(ok, "data.labels", labels, "above 0, at most 1, of every class; or a file that lists images")
         block = self.data.shuffle_block
         need(block is None or 1 <= block <= MOST, "data.shuffle-block", block, f"1 to {MOST:,} tars")

@@ -375,7 +375,7 @@ def test_flags_override_config_and_resume_uses_the_settings_of_the_run(
     undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ):
     calls = []
-    monkeypatch.setattr(lifecycle, "train", lambda config, name: calls.append((config, name)))
+    monkeypatch.setattr(lifecycle, "train", lambda config, name, signals: calls.append((config, name)))
     source = str(undisturbed / "config.json")
     assert cli.main(["run", "cvsa", "--config", source, "--epochs", "5", "--align.weight", "0.5"]) == 0
     config, name = calls.pop()

@@ -17,7 +17,7 @@ from fgtrain.settings.file import merge, relevant
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list:
     """The settings that `fgtrain run` would train with."""
     seen: list = []
-    monkeypatch.setattr(lifecycle, "train", lambda config, name: seen.append((name, config)))
+    monkeypatch.setattr(lifecycle, "train", lambda config, name, signals: seen.append((name, config)))
     return seen
 
 
