@@ -1,5 +1,7 @@
 """What a method needs besides images, and how many of them, checked before a run starts."""
 
+from pathlib import Path
+
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 
@@ -22,9 +24,9 @@ def choose_images(config: Config, shards: ShardSet) -> ShardSet:
         )
     if config.data.shuffle_block:
         raise InputError(f"--data.labels {file} cannot be combined with --data.shuffle-block. Omit one of them.")
-    if isinstance(file, float):
-        return Share(shards, config.data.split, file, config.seed)
-    return Labelled(shards, config.data.split, file, "--data.labels")
+    if isinstance(file, Path):
+        return Labelled(shards, config.data.split, file, "--data.labels")
+    return Share(shards, config.data.split, file, config.seed)
 
 
 def check_labels(config: Config, shards: ShardSet) -> None:
