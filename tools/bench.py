@@ -10,6 +10,7 @@ import tyro
 from bench_build import build
 from bench_colour import colour
 from bench_duplicates import duplicates
+from bench_process import process
 from bench_reads import reads
 from bench_retrieval import retrieval
 from bench_saliency import saliency
@@ -28,6 +29,7 @@ if __name__ == "__main__":
             "views": views,
             "colour": colour,
             "step": step,
+            "process": process,
             "retrieval": retrieval,
             "storage": storage,
             "duplicates": duplicates,

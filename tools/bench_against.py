@@ -111,7 +111,7 @@ def alternate(
     Returns:
         The answers by folder, one per round. InputError if a process fails.
     """
-    from fgdata.building.worker import ENVIRONMENT  # here: earlier commits, which import this file, do not have it
+    from fgdata.cores import ENVIRONMENT  # here: earlier commits, which import this file, do not have it
 
     answers: tuple[list[Any], list[Any]] = ([], [])
     with ExitStack() as stack:

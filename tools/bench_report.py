@@ -25,7 +25,7 @@ PACKAGES = ("numpy", "opencv-contrib-python-headless", "numba", "scipy")
 
 def single_threaded(workers: int) -> ProcessPoolExecutor:
     """Worker processes as in a build, OpenCV on one thread; spawned, so that libraries read ENVIRONMENT on load."""
-    from fgdata.building.worker import ENVIRONMENT  # here: earlier commits, which import this file, do not have it
+    from fgdata.cores import ENVIRONMENT  # here: earlier commits, which import this file, do not have it
 
     os.environ.update(ENVIRONMENT)
     spawn = multiprocessing.get_context("spawn")

@@ -144,8 +144,8 @@ def preloaded(batch_size: int, size: int, device: "torch.device") -> dict[str, "
     return {name: x.to(device) for name, x in batch.items()}
 
 
-def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", half: bool) -> Callable[[], "Tensor"]:
-    """A function that runs one training step of a config, and returns its loss."""
+def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", half: bool) -> Callable[..., "Tensor"]:
+    """A function that runs one training step of a config, on this batch or on one it is given, and returns its loss."""
     import torch
 
     from fgtrain import objectives
@@ -159,7 +159,7 @@ def stepper(config: Config, batch: dict[str, "Tensor"], device: "torch.device", 
     optimizer = optim.build(objective, config.optim, objective.rates)
     optim.set_rates(optimizer, 1, 100, 0, 0.01)
 
-    def run() -> "Tensor":
+    def run(batch: dict[str, "Tensor"] = batch) -> "Tensor":
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss, _ = objective(batch, 0.5)
         optimizer.zero_grad()

@@ -23,7 +23,7 @@ from fgdata.building.build import build
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, SplitReader
-from fgdata.views import ViewSpec, load
+from fgdata.views import Loader, ViewSpec, load
 
 if TYPE_CHECKING:
     import torch
@@ -199,9 +199,13 @@ def endless(own: ShardSet, spec: ViewSpec, batch: int, **options: Any) -> Stream
         if options.get("cache"):
             for _ in range(4):  # an epoch leaves out the rest of its last batch, so one does not fill the cache
                 deque(loader, maxlen=0)
-        while True:
-            for batch_ in loader:
-                yield len(batch_["index"])
+        yield from (len(batch_["index"]) for batch_ in endless_batches(loader))
+
+
+def endless_batches(loader: Loader) -> Generator[dict[str, "torch.Tensor"], None, None]:
+    """The batches of one epoch after another."""
+    while True:
+        yield from loader
 
 
 def decoded(reader: SplitReader, threads: int) -> Stream:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..cores import ENVIRONMENT
 from ..errors import InputError, describe, warn
 from ..plugins import VARIABLE
 from ..saliency import own_settings
 from . import cluster_look
 from .cluster_server import Servers, Shared, use_servers
-from .worker import ENVIRONMENT, prepare_libraries
+from .worker import prepare_libraries
 
 RETRIES = 3
 """Times that a shard is started again after its worker or its node died."""

@@ -10,8 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
+from ..cores import ENVIRONMENT
 from ..errors import InputError, warn
-from .worker import ENVIRONMENT, Stopped, call, start_worker
+from .worker import Stopped, call, start_worker
 
 _POLL_SECONDS = 0.2
 

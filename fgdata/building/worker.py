@@ -1,4 +1,4 @@
-"""What runs in a worker process of the local engine, and the environment of every worker."""
+"""What runs in a worker process of the local engine."""
 
 import os
 import signal
@@ -10,14 +10,6 @@ from .. import plugins
 from ..datasets import DATASETS
 from ..saliency import DETECTORS
 
-ENVIRONMENT = {
-    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
-    # For glibc: freed memory is kept for the next image. Otherwise the kernel clears a thousand fresh pages per image,
-    # which takes an eighth of a worker's time and makes workers wait for each other.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-}
-"""Environment of a worker process: libraries use one thread, and freed memory is kept for reuse."""
 _counter: Any = None
 _stop: Any = None
 

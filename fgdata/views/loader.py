@@ -21,8 +21,7 @@ import json
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,11 +31,9 @@ import numpy as np
 from ..errors import InputError
 from ..shards.reader import ShardSet
 from .backgrounds import open_backgrounds
-from .cache import Cache
-from .given import Given
-from .opening import choose_detector, open_mattes, start
-from .order import Orders
-from .reading import WINDOW, Readers, Request, default_ahead, default_readers
+from .making import Job, Maker
+from .opening import choose_detector, find_device
+from .reading import WINDOW
 from .spec import ViewSpec
 
 if TYPE_CHECKING:
@@ -96,6 +93,8 @@ class Loader:
             which auto then is. Default: float32.
         cache: ram keeps the decoded images of the split in memory, 3 bytes per pixel, so that each is read and decoded
             once; not those of backgrounds. Every process has its own. Backend auto is then threads. Default: none.
+        process: Whether to read and make the batches in a process of its own, which does not compete with the caller
+            for Python's lock; see views/process.py. Linux only, and not for DALI on a GPU. Default: False.
         cache_dir, cache_gb: For a URL: a folder that keeps copies of the tars; see `ShardSet.open`. Default: none.
 
     Raises:
@@ -127,6 +126,7 @@ class Loader:
         cache: Literal["ram"] | None = None,
         shuffle_block: int | None = None,
         output: Literal["float32", "uint8"] = "float32",
+        process: bool = False,
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
     ):
@@ -134,24 +134,40 @@ class Loader:
             raise InputError(f"views is {views!r}; allowed: an fgdata.ViewSpec, such as fgdata.ViewSpec(size=224).")
         shards = ShardSet.open(path, cache_dir, cache_gb) if isinstance(path, str | Path) else path
         self._reader = shards.split(split)
-        self._spec, self._batch_size, self._seed = views, batch_size, seed
-        self._rank, self._world_size, self._shuffle, self._last_batch = rank, world_size, shuffle, last_batch
         boxed = views.needs_boxes or views.needs_maps or detector or box
-        self._detector = choose_detector(shards, detector) if boxed else None
-        self._yield_box = box
-        self._backgrounds = open_backgrounds(backgrounds, shards, split, views)
-        self._mattes = open_mattes(shards, split, self._detector) if views.needs_maps else None
-        self._shuffle_block = shuffle_block
+        detector = choose_detector(shards, detector) if boxed else None
+        others = open_backgrounds(backgrounds, shards, split, views)
         _need_whole(seed=seed, batch_size=batch_size, rank=rank, world_size=world_size)
         _need_whole(threads=threads, readers=readers, ahead=ahead, shuffle_block=shuffle_block)
-        self._check(shards, split, readers, ahead, cache, output)
+        job = self._job = Job(
+            shards=shards,
+            split=split,
+            views=views,
+            detector=detector,
+            backgrounds=others,
+            batch_size=batch_size,
+            last_batch=last_batch,
+            backend=backend,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            shuffle=shuffle,
+            shuffle_block=shuffle_block,
+            box=box,
+            threads=threads,
+            readers=readers,
+            ahead=ahead,
+            cache=cache,
+            output=output,
+        )
+        job.check()
         self._identity: dict = _as_json(  # what `load_state_dict` requires to be unchanged
             {
                 "set": shards.manifest["digest"],
                 "split": split,
                 "samples": len(self._reader),
-                "detector": self._detector,
-                "backgrounds": self._backgrounds.digests if self._backgrounds else [],
+                "detector": detector,
+                "backgrounds": others.digests if others else [],
                 "views": asdict(views),
                 "batch_size": batch_size * world_size,
                 "seed": seed,
@@ -160,42 +176,23 @@ class Loader:
                 "shuffle_block": shuffle_block,
             }
         )
-        self._source = Cache(self._reader, world_size) if cache else self._reader  # of the samples
         self._epoch, self._batch, self._restored = 0, 0, False
         self._iteration = 0  # numbers the calls of `iter`, so that an older one notices a newer one
-        self._pending: deque[tuple[tuple[int, int], Request]] = deque()  # ((epoch, batch), ...) in order
-        self._submitted = 0
-        self._given = Given()
-        tars = tuple(shard["samples"] for shard in self._reader.shards) if shuffle_block else ()
-        self._orders = Orders(seed, len(self._reader), shuffle, tars, shuffle_block)
-        self._prepared = 0  # the latest epoch whose order is or will be computed by the readers
-        self._device, self._backend = start(
-            views,
-            batch_size,
-            backend,
-            threads,
-            device,
-            world_size=world_size,
-            other_sets=self._backgrounds is not None,
-            cache=cache is not None,
-            output=output,
-        )
-        from .delivery import Delivery  # here: they load torch, and `start` says if it is missing
+        self._pending: deque[tuple[tuple[int, int], Any]] = deque()  # ((epoch, batch), request), in order
+        self._maker = _start(job, device, process)
+        self._stop = weakref.finalize(self, self._maker.close)
+        from .delivery import Delivery  # here: they load torch, and `_start` says if it is missing
         from .unfinished import Finisher
 
-        self._output = output
         # Compiling takes seconds, more than it saves in an evaluation of one ordered epoch.
-        self._finisher = Finisher(views, compiled=shuffle and self._device.type == "cuda")
-        finishes = self._backend.eight_bit and output == "float32"
-        self._delivery = Delivery(self._device, self._finisher if finishes else None)
-        self._readers = Readers(readers or default_readers(world_size))
-        self._ahead = ahead or default_ahead(readers or default_readers(world_size), batch_size)
-        self._stop = weakref.finalize(self, _close, self._readers, self._backend)
+        self._finisher = Finisher(views, compiled=shuffle and self._maker.device.type == "cuda")
+        finishes = self._maker.eight_bit and output == "float32"
+        self._delivery = Delivery(self._maker.device, self._finisher if finishes else None)
 
     def __len__(self) -> int:
         """Batches of one epoch, on this rank."""
-        full, rest = divmod(len(self._reader), self._batch_size * self._world_size)
-        if not rest or self._last_batch == "drop":
+        full, rest = divmod(len(self._reader), self._job.batch_size * self._job.world_size)
+        if not rest or self._job.last_batch == "drop":
             return full
         start, stop = self._part(full)
         return full + (stop > start)
@@ -210,8 +207,8 @@ class Loader:
         """The tensors of a batch -> their shapes, with -1 for the number of samples."""
         from .unfinished import shapes
 
-        tensors = shapes(self._spec) if self._output == "uint8" else self._spec.tensors
-        return tensors | ({"box": (-1, 4)} if self._yield_box else {})
+        tensors = shapes(self._job.views) if self._job.output == "uint8" else self._job.views.tensors
+        return tensors | ({"box": (-1, 4)} if self._job.box else {})
 
     def __iter__(self) -> Iterator[dict[str, "torch.Tensor"]]:
         if self._batch and not self._restored:
@@ -256,7 +253,7 @@ class Loader:
         batch less.
         """
         state = {"epoch": self._epoch, "batch": self._batch, "loader": self._identity}
-        boxes = self._given.digest(self._epoch)
+        boxes = self._maker.given.digest(self._epoch)
         return state | ({"boxes": boxes} if boxes else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -283,7 +280,7 @@ class Loader:
                     f"The loader's state is from a run with other settings: {name} was {saved.get(name)!r} and is "
                     f"{current!r} now. Resume with the settings of that run, or start a new run."
                 )
-        if state.get("boxes") != (boxes := self._given.digest(state["epoch"])):
+        if state.get("boxes") != (boxes := self._maker.given.digest(state["epoch"])):
             raise InputError(
                 f"The loader's state is from a run with other boxes: the sha256 of those set by set_boxes was "
                 f"{state.get('boxes')} and is {boxes} now. Call set_boxes with the boxes of that run first."
@@ -302,10 +299,10 @@ class Loader:
         Raises:
             InputError: the shape is another, a value is out of range, or the views use no boxes.
         """
-        if not (self._spec.needs_boxes or self._spec.crop == "contrastive" or self._yield_box):
-            raise InputError(f"These views use no boxes: their crop is {self._spec.crop}. Omit set_boxes.")
+        if not (self._job.views.needs_boxes or self._job.views.crop == "contrastive" or self._job.box):
+            raise InputError(f"These views use no boxes: their crop is {self._job.views.crop}. Omit set_boxes.")
         first = self._epoch + (self._batch > 0)
-        self._given.set(boxes, len(self._reader), first)
+        self._maker.set_boxes(boxes, first)
         while self._pending and self._pending[-1][0][0] >= first:
             self._pending.pop()[1].future.cancel()
 
@@ -322,10 +319,12 @@ class Loader:
 
     def _part(self, number: int) -> tuple[int, int]:
         """This rank's part of a global batch, as positions in the order; beyond its end the order repeats."""
-        whole, n = self._batch_size * self._world_size, len(self._reader)
-        size = whole if self._last_batch == "wrap" else min(whole, n - number * whole)
+        whole, n = self._job.batch_size * self._job.world_size, len(self._reader)
+        size = whole if self._job.last_batch == "wrap" else min(whole, n - number * whole)
         start = number * whole
-        return start + size * self._rank // self._world_size, start + size * (self._rank + 1) // self._world_size
+        return start + size * self._job.rank // self._job.world_size, start + size * (
+            self._job.rank + 1
+        ) // self._job.world_size
 
     def _prepare(self, position: tuple[int, int], epoch: int) -> None:
         """Starts to read batches until there are `ahead`, the first of which is `position`, (epoch, batch).
@@ -337,8 +336,8 @@ class Loader:
             self._cancel()
         if self._pending:
             position = self._after(self._pending[-1][0])
-        while len(self._pending) < self._ahead and (position[0] == epoch or self._shuffle):
-            self._pending.append((position, self._submit(*position)))
+        while len(self._pending) < self._job.batches_ahead and (position[0] == epoch or self._job.shuffle):
+            self._pending.append((position, self._maker.submit(*position, *self._part(position[1]))))
             position = self._after(position)
         for _, request in islice(self._pending, WINDOW):
             request.admit()
@@ -347,76 +346,10 @@ class Loader:
         epoch, number = position
         return (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
 
-    def _submit(self, epoch: int, number: int) -> Request:
-        start, stop = self._part(number)
-        borrows = self._spec.pastes and self._backgrounds is None and stop - start == 1
-        from .batch import gather
-
-        keys = {"seed": self._seed, "epoch": epoch, "backgrounds": self._backgrounds, "mattes": self._mattes}
-        work = partial(
-            gather,
-            self._source,
-            self._spec,
-            self._detector,
-            keep=stop - start,
-            batch=number * self._world_size + self._rank,
-            given=self._given.at(epoch),
-            yield_box=self._yield_box,
-            **keys,
-        )
-        self._submitted += 1
-        request = Request(self._submitted, self._backend, work)
-        positions = np.arange(start, stop + borrows) % len(self._reader)
-        self._readers.start(request, partial(_choose, self._orders, positions, self._source, self._spec, keys))
-        if self._shuffle and epoch + 1 != self._prepared:  # in spare time: it takes 5 s for 10 million samples
-            self._prepared = epoch + 1
-            self._readers.put(self._submitted + self._ahead, self._orders.prepare, epoch + 1)
-        return request
-
     def _cancel(self) -> None:
         for _, request in self._pending:
             request.future.cancel()
         self._pending.clear()
-
-    def _check(
-        self, shards: ShardSet, split: str, readers: int | None, ahead: int | None, cache: str | None, output: str
-    ) -> None:
-        def need(ok: bool, problem: str, allowed: str) -> None:
-            if not ok:
-                raise InputError(f"{problem}; allowed: {allowed}.")
-
-        n = len(self._reader)
-        need(0 <= self._seed < 1 << 64, f"seed is {self._seed}", "0 to 2^64 - 1")
-        need(self._batch_size >= 1, f"batch_size is {self._batch_size}", "1 or more")
-        need(0 <= self._rank < self._world_size, f"rank is {self._rank} of {self._world_size}", "0 to world_size - 1")
-        for name, value in (("readers", readers), ("ahead", ahead)):
-            need(value is None or 1 <= value <= 1024, f"{name} is {value}", "1 to 1024; omit it for the default")
-        block = self._shuffle_block
-        need(block is None or block >= 1, f"shuffle_block is {block}", "1 or more; omit it to shuffle the whole split")
-        need(block is None or self._shuffle, "shuffle_block is set, and shuffle is False", "shuffle_block with shuffle")
-        need(output in ("float32", "uint8"), f"output is {output!r}", "float32, uint8")
-        need(cache in (None, "ram"), f"cache is {cache!r}", "ram, None")
-        need(self._last_batch in ("drop", "wrap", "keep"), f"last_batch is {self._last_batch!r}", "drop, wrap, keep")
-        where = f"split {split!r} of {shards.path} has {n:,} samples"
-        if self._last_batch == "drop":
-            need(
-                n >= self._batch_size * self._world_size,
-                f"{where}, but a batch takes {self._batch_size} x {self._world_size} ranks",
-                "a batch size no larger than the split, or last_batch keep",
-            )
-        if self._last_batch == "wrap":
-            need(
-                n >= self._batch_size,
-                f"{where}, but a batch takes {self._batch_size}",
-                "a batch no larger than the split",
-            )
-        if self._spec.pastes and self._backgrounds is None:
-            need(
-                n >= 2,
-                where,
-                f"two or more for {self._spec.crop}, which uses other samples as backgrounds; or backgrounds from "
-                "another set, or crop rrc",
-            )
 
 
 def _need_whole(**values: int | None) -> None:
@@ -426,17 +359,21 @@ def _need_whole(**values: int | None) -> None:
             raise InputError(f"{name} is {value!r}; allowed: a whole number.")
 
 
-def _close(readers: Readers, backend: Any) -> None:
-    readers.close()
-    backend.close()
+def _start(job: Job, device: "str | torch.device", process: bool) -> Any:
+    """A `Maker`, in this process or in one of its own."""
+    if not process:
+        return Maker(job, device)
+    place = find_device(device)
+    if place.type != "cpu":
+        if job.backend == "dali":
+            raise InputError(
+                "process is set, and DALI on a GPU makes views in the process that uses them. Omit it, or use the "
+                "backend threads."
+            )
+        job = replace(job, backend="threads", output="uint8")
+    from .process import MakerProcess  # here: few loaders have one
 
-
-def _choose(orders: Orders, positions: np.ndarray, source: Any, spec: ViewSpec, keys: dict[str, Any]) -> tuple:
-    """The samples at some positions of an epoch's order, and the reads of their batch."""
-    from .batch import reads
-
-    index = orders.of(keys["epoch"])[positions]
-    return index, reads(source, spec, index, **keys)
+    return MakerProcess(job, place)
 
 
 def _as_json(value: dict) -> dict:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from .mattes import Mattes
+    from .pool import Buffers
 
 
 def choose_detector(shards: ShardSet, detector: str | None) -> str:
@@ -57,18 +58,10 @@ def start(
     other_sets: bool,
     cache: bool = False,
     output: str = "float32",
+    buffers: "Buffers | None" = None,
 ) -> tuple:
     """Starts the backend -> (torch device, backend)."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError("Loading views needs torch, which is not installed: pip install torch") from None
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device is {device!r}; allowed: cpu, cuda, cuda:N.") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {device}, but torch finds no CUDA device; allowed: cpu.")
+    place = find_device(device)
     if backend not in ("auto", "threads", "dali"):
         raise InputError(f"backend is {backend!r}; allowed: auto, threads, dali.")
     if threads is not None and threads < 1:
@@ -99,8 +92,27 @@ def start(
     from .threads import Threads
 
     return place, Threads(
-        views, threads, pinned=place.type == "cuda", eight_bit=output == "uint8" or place.type != "cpu"
+        views,
+        threads,
+        pinned=place.type == "cuda",
+        eight_bit=output == "uint8" or place.type != "cpu",
+        buffers=buffers,
     )
+
+
+def find_device(device: "str | torch.device") -> "torch.device":
+    """The device of a loader's tensors. InputError if this machine lacks it, or torch."""
+    try:
+        import torch
+    except ImportError:
+        raise InputError("Loading views needs torch, which is not installed: pip install torch") from None
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device is {device!r}; allowed: cpu, cuda, cuda:N.") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {device}, but torch finds no CUDA device; allowed: cpu.")
+    return place
 
 
 def _has_dali() -> bool:

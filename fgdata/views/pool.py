@@ -75,7 +75,9 @@ class Buffers:
     total.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, allocate: Callable[[tuple[int, ...], type], np.ndarray] = np.empty) -> None:
+        """allocate: (shape, dtype) -> an array in new memory."""
+        self._allocate = allocate
         self._free: dict[tuple, list[np.ndarray]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
@@ -84,7 +86,7 @@ class Buffers:
         try:
             memory = free.pop()  # without a test for emptiness: other threads pop as well
         except IndexError:
-            memory: Any = np.empty(shape, dtype)
+            memory: Any = self._allocate(shape, dtype)
         # Through a memoryview: otherwise NumPy bases slices on `memory` itself, and `array` is freed before them.
         array = np.ndarray(shape, dtype, buffer=memoryview(memory))
         weakref.finalize(array, free.append, memory).atexit = False

@@ -94,11 +94,20 @@ class Threads:
     would only compete with the pool. With `eight_bit` it computes 8-bit batches.
     """
 
-    def __init__(self, spec: ViewSpec, threads: int, *, pinned: bool, eight_bit: bool = False):
+    def __init__(
+        self,
+        spec: ViewSpec,
+        threads: int,
+        *,
+        pinned: bool,
+        eight_bit: bool = False,
+        buffers: Buffers | None = None,
+    ):
+        """buffers: the memory of batches that are not pinned."""
         cv2.setNumThreads(1)
         self._spec, self._pinned, self.eight_bit = spec, pinned, eight_bit
         self._compile()
-        self._pool, self._buffers = Pool(threads), Buffers()
+        self._pool, self._buffers = Pool(threads), buffers or Buffers()
 
     def submit(self, rank: int, gather: Callable[[], Work], future: Future) -> None:
         """Starts a batch; lower ranks are computed first. The future's result is a dict of CPU tensors."""

@@ -99,6 +99,7 @@ class Trainer:
             readers=config.data.readers,
             ahead=config.data.ahead,
             cache=config.data.cache,
+            process=config.data.process,
             shuffle_block=config.data.shuffle_block,
             device=device,
         )

@@ -194,6 +194,7 @@ def warm_up(
         readers=config.data.readers,
         ahead=config.data.ahead,
         cache=config.data.cache,
+        process=config.data.process,
         shuffle_block=config.data.shuffle_block,
         device=device,
     )

@@ -33,7 +33,9 @@ SEEDS = 1 << 64
 """Seeds are below this, as torch's generators and the views' draws need."""
 
 
-SAME_RESULT = ("data.shards", "data.readers", "data.ahead", "data.cache", "data.cache_dir", "data.cache_gb")
+SAME_RESULT = tuple(
+    f"data.{name}" for name in ("shards", "readers", "ahead", "cache", "process", "cache_dir", "cache_gb")
+)
 """Settings outside `Machine` that do not change the result: run.json identifies the shard set by its digest."""
 
 
@@ -89,6 +91,9 @@ class Data:
     cache: Literal["ram"] | None = None
     """ram: keep the decoded images in memory, 3 bytes per pixel in each process, so that each is decoded once. Does not
     change the result; the backend is then threads."""
+    process: bool = False
+    """Make the batches in a process of its own, in each process of the run. Does not change the result. Linux only, and
+    not with --backend dali on a GPU."""
     shuffle_block: int | None = None
     """Tars of the set whose samples are shuffled together, so that reads stay within a few files: for disks and network
     storage. Default: the whole split is shuffled."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fgdata.building.engine import run_jobs
-from fgdata.building.worker import ENVIRONMENT
+from fgdata.cores import ENVIRONMENT
 from fgdata.errors import InputError
 
 

@@ -81,7 +81,7 @@ def test_what_does_not_fit_into_the_block_is_decoded_again(monkeypatch: pytest.M
     monkeypatch.setattr(cache, "estimate_bytes", lambda reader: exact // 2)
     with open_loader(shards) as plain, open_loader(shards, cache="ram") as loader:
         assert all(same(a, b) for _ in range(3) for a, b in zip(plain, loader, strict=True))
-        source = loader._source
+        source = loader._maker._source
         assert isinstance(source, Cache)
         assert 3 <= len(source._kept) < 12
         assert source._used <= exact // 2
@@ -130,7 +130,7 @@ def test_dali_is_refused_and_auto_is_threads():
     with pytest.raises(InputError, match="cache is 'disk'; allowed: ram, None"):
         open_loader(8, cache="disk")
     with open_loader(8, cache="ram", backend="auto") as loader:
-        assert isinstance(loader._backend, threads.Threads)
+        assert isinstance(loader._maker._backend, threads.Threads)
 
 
 def test_an_image_of_another_size_than_its_json_is_never_kept():

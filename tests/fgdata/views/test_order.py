@@ -128,11 +128,11 @@ def test_the_order_of_the_next_epoch_is_ready_before_it_starts(drawn_set: Path):
         iterator = iter(loader)
         next(iterator)
         for _ in range(100 * PAST):
-            if 1 in loader._orders._known:
+            if 1 in loader._maker._orders._known:
                 break
             threading.Event().wait(0.01)
         assert loader.state_dict()["batch"] == 1  # of eight: no batch of the next epoch is in preparation
-        assert np.array_equal(loader._orders.of(1), permutation(3, 1, 32))
+        assert np.array_equal(loader._maker._orders.of(1), permutation(3, 1, 32))
 
 
 def test_too_little_memory_for_an_order_reaches_the_caller(drawn_set: Path, monkeypatch: pytest.MonkeyPatch):

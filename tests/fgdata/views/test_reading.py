@@ -110,9 +110,9 @@ def test_at_most_three_batches_are_computed_ahead(monkeypatch: pytest.MonkeyPatc
             return super().read(number)
 
     with open_loader(Listed(40), ahead=6, shuffle=False) as loader:
-        original = loader._backend.submit
+        original = loader._maker._backend.submit
         monkeypatch.setattr(
-            loader._backend, "submit", lambda rank, *rest: (submitted.append(rank), original(rank, *rest))
+            loader._maker._backend, "submit", lambda rank, *rest: (submitted.append(rank), original(rank, *rest))
         )
         next(iter(loader))
         for _, request in loader._pending:
