@@ -14,13 +14,15 @@ from typing import Any
 from fgdata.errors import InputError, printable
 from fgdata.files.atomic import append_line, atomic
 from fgdata.files.json import MOST_BYTES
+from fgdata.files.regular import open_regular
 
 from ..place import is_out_of_memory
 
 SYSTEM_ERROR = "The file may be intact: fix the cause of this error of the system, then run the same command again."
 """What to do about a file that a failing disk, missing permissions or too little memory keep from being read."""
 
-
+MOST_SETTINGS_BYTES = 1 << 20
+"""Of a file that a person writes: settings in YAML, a study."""
 YAML_FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 
@@ -94,7 +96,7 @@ def read_json(path: Path, advice: str = "Restore the file.") -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a YAML file: plain values only, nothing in it is run. InputError if it cannot be read, or when
-    PyYAML is missing."""
+    PyYAML is missing. Aliases are refused: a few lines of them stand for more values than fit into memory."""
     try:
         import yaml
     except ImportError as error:
@@ -103,9 +105,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
         """YAML 1.2's numbers: 1e-4 is one, which YAML 1.1 takes for text."""
 
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases (*NAME) are not allowed; write the value again")
+            return super().compose_node(parent, index)
+
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789."))
     try:
-        values = yaml.load(read_bytes(path), Loader)
+        values = yaml.load(read_bytes(path, MOST_SETTINGS_BYTES), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML: {printable(' '.join(str(error).split()))[:200]}.") from error
     if not isinstance(values, dict):
@@ -113,7 +120,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_bytes(path: Path, most: int | None = None) -> bytes:
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The contents of a regular file; anything else, such as a pipe, is not opened.
 
     InputError if it cannot be read, or has more than `most` bytes.
@@ -121,9 +128,10 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     if not path.is_file():
         raise InputError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}.")
     try:
-        if most is not None and (size := path.stat().st_size) > most:
-            raise InputError(f"{path} has {size:,} bytes; the largest size allowed is {most:,}. Restore the file.")
-        return path.read_bytes()
+        with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > most:
+                raise InputError(f"{path} has {size:,} bytes; the largest size allowed is {most:,}. Restore the file.")
+            return file.read()
     except (OSError, MemoryError) as error:
         raise_system_error(str(path), error)
         raise InputError(f"{path} cannot be read: {error}.") from error

@@ -35,6 +35,8 @@ FACTS: dict[str, Any] = {
     **{"reason": str | None, "checkpoint": int | None},
 }
 """Types of those values in run.json that are read again."""
+MOST_LOG_BYTES = 1 << 30
+"""Of metrics.jsonl: some five million lines."""
 
 
 class RunDir:
@@ -193,7 +195,7 @@ class RunDir:
     def has(self, key: str, step: int | None = None) -> bool:
         """Whether metrics.jsonl has a line with `key`, at `step` if one is given."""
         path = self.path / "metrics.jsonl"
-        lines = read_bytes(path).splitlines() if path.is_file() else []
+        lines = read_bytes(path, MOST_LOG_BYTES).splitlines() if path.is_file() else []
         return any(f'"{key}":'.encode() in line and step in (None, _step(line)) for line in lines)
 
     def cut_metrics(self, step: int) -> None:
@@ -203,7 +205,7 @@ class RunDir:
         """
         path = self.path / "metrics.jsonl"
         if path.is_file():
-            lines = read_bytes(path).splitlines(keepends=True)
+            lines = read_bytes(path, MOST_LOG_BYTES).splitlines(keepends=True)
             end = next((i for i, line in enumerate(lines) if (_step(line) or 0) > step), len(lines))
             write_bytes(path, b"".join(line for line in lines[:end] if line.endswith(b"\n")))
 

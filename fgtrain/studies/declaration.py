@@ -28,6 +28,7 @@ from typing import Any
 
 from fgdata.errors import InputError
 
+from ..runs.files import MOST_SETTINGS_BYTES, read_bytes
 from ..settings.common import need_seed
 from ..settings.file import build, flat
 from .sets import SETS, DataSet
@@ -153,7 +154,7 @@ def load(name: str) -> Study:
             "fgtrain study list"
         )
     try:
-        return parse(path.read_text("utf-8"), path.stem, str(path))
+        return parse(read_bytes(path, MOST_SETTINGS_BYTES).decode(), path.stem, str(path))
     except UnicodeDecodeError:
         raise InputError(
             f"{path} is not a text file in UTF-8. Write it anew; docs/studies.md has an example."

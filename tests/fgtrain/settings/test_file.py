@@ -42,6 +42,8 @@ def test_a_yaml_file_needs_only_what_differs(tmp_path: Path, parsed: list):
         ("epoch: 3", "has the unknown setting 'epoch'; allowed: "),
         ("epochs: many", "epochs is 'many'; expected int."),
         ("a: !!python/object/apply:os.getcwd []", "is not valid YAML: could not determine a constructor for the tag"),
+        ("a: &a [x]\nepochs: [*a, *a]", "is not valid YAML: aliases (*NAME) are not allowed; write the value again."),
+        (" " * (1 << 20) + "epochs: 3", "has 1,048,585 bytes; the largest size allowed is 1,048,576."),
         ("method: moco", "is for the method moco, not cvsa. Run: fgtrain run moco --config"),
     ],
 )

@@ -113,6 +113,9 @@ def test_a_missing_study_is_refused_with_the_list(tmp_path):
         declaration.load("cvsa-table-99")
     (tmp_path / "own.toml").write_text(SMALL)
     assert declaration.load(str(tmp_path / "own.toml")).name == "own"
+    (tmp_path / "own.toml").write_text("#" * ((1 << 20) + 1))
+    with pytest.raises(InputError, match=r"own\.toml has 1,048,577 bytes; the largest size allowed is 1,048,576"):
+        declaration.load(str(tmp_path / "own.toml"))
 
 
 def test_every_table_of_the_papers_is_there():
