@@ -124,9 +124,11 @@ def list_children(process: int) -> list[int]:
     return []
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a set by name; build.jsonl is not part of it, and a report may lie beside it."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("build.jsonl", "report.html"))
+def hashes(folder: Path, pattern: str = "*") -> dict[str, str]:
+    """sha256 of every file whose name matches the pattern, by name. build.jsonl is not part of a set, and a report may
+    lie beside it."""
+    files = (path for path in folder.rglob(pattern) if path.is_file())
+    paths = (path for path in files if path.name not in ("build.jsonl", "report.html"))
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
 
 

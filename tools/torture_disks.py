@@ -45,7 +45,7 @@ class Full(Mounted):
             used = sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
             room = rng.randrange(0, 600_000) & ~4095
             remount(disk, f"size={used + room}")
-            code, output = self.runner.run(disk, *COMMANDS[name])
+            code, output = self.runner.run(disk, *COMMANDS[name].words)
             outcome = f"{name} {'fits' if code == 0 else 'refused'}"
             if fault := check_message(code, output):
                 return f"{room:,} bytes free: {fault}", outcome
@@ -69,7 +69,7 @@ class ReadOnly(Mounted):
             if folder != disk:
                 subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
             remount(folder, "bind,ro" if folder != disk else "ro")
-            code, output = self.runner.run(disk, *COMMANDS[name])
+            code, output = self.runner.run(disk, *COMMANDS[name].words)
             outcome = f"{name} {'needs no write' if code == 0 else 'refused'}"
             remount(folder, "bind,rw" if folder != disk else "rw")
             if folder != disk:

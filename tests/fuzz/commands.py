@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from fgdata.cli import main as fgdata_main
+from fgdata.files import owners
 
 
 def fgdata(*words: object) -> int:
@@ -33,6 +34,8 @@ class StoppedTraining(BaseException):
 def run_in_process(most: int | None = None) -> None:
     """Replace the build's worker processes by this process; with `most`, the build is killed after that many jobs."""
     from fgdata.building import build, engine, rewrite
+
+    owners.LEASE_SECONDS = 0.2  # a spoilt owner file belongs to nobody
 
     def run_jobs(function: Callable, jobs: Any, *, advance: Callable[[int], None], **_: Any) -> Iterator[Any]:
         for number, job in enumerate(list(jobs)):

@@ -83,6 +83,33 @@ def _xml() -> str:
     return f"<annotation>{size}<object><name>x</name><bndbox>{corners}</bndbox></object></annotation>"
 
 
+def _cars_by_class(root: Path) -> None:
+    lists = {
+        "names.csv": "AM General Hummer\nAcura RL\n",
+        "anno_train.csv": "1.jpg,2,2,20,20,2\n2.jpg,1,1,2,2,1\n",
+        "anno_test.csv": "1.jpg,3,4,5,6,1\n",
+    }
+    names = ("train/Acura RL/1.jpg", "train/AM General Hummer/2.jpg", "test/AM General Hummer/1.jpg")
+    write(root, {**lists, **{f"car_data/{name}": image() for name in names}})
+
+
+def _cars_halves(root: Path) -> None:
+    """As torchvision leaves them."""
+    root = root / "stanford_cars"
+    box = {"bbox_x1": 1, "bbox_y1": 2, "bbox_x2": 15, "bbox_y2": 12}
+    write(root, {f"cars_{split}/1.jpg": image() for split in ("train", "test")})
+    (root / "devkit").mkdir()
+    names = np.array([["AM General Hummer", "Acura RL"]], object)
+    savemat(str(root / "devkit" / "cars_meta.mat"), {"class_names": names})
+    for name in ("devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat"):
+        savemat(str(root / name), {"annotations": records([{**box, "class": 1, "fname": "1.jpg"}])})
+
+
+def _table(root: Path) -> None:
+    rows = "path,label,x,y,w,h,split\na/1.jpg,auk,2,3,10,9,train\na/1.jpg,auk,1,1,4,4,train\nb/2.jpg,owl,,,,,test\n"
+    write(root, {"labels.csv": rows, "a/1.jpg": image(), "b/2.jpg": image()})
+
+
 def _pets(root: Path) -> None:
     lists = {"trainval.txt": "Abyssinian_1 1 1 1\npug_2 37 2 25\n", "test.txt": "pug_1 37 2 25\n"}
     write(root / "annotations", {**lists, "xmls/Abyssinian_1.xml": _xml(), "xmls/pug_2.xml": _xml()})
@@ -129,6 +156,27 @@ def _coco(root: Path) -> None:
     halves = ("train2017", "val2017")
     lists = {f"annotations/instances_{half}.json": text for half in halves}
     write(root, {**lists, **{f"{half}/{n}.jpg": image() for half in halves for n in (9, 25)}})
+
+
+def _coco_given(root: Path) -> None:
+    """Any other lists, with --annotations."""
+    _coco(root)
+    for half, name in (("train2017", "mine.json"), ("val2017", "held.json")):
+        (root / "annotations" / f"instances_{half}.json").rename(root / half / name)
+
+
+def _gtsrb_official(root: Path) -> None:
+    """As torchvision leaves it."""
+    root = root / "gtsrb"
+    header = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
+    row = "1.png;32;24;5;5;20;18;{}\n"
+    lists = {
+        "GTSRB/Training/00000/GT-00000.csv": header + row.format(0),
+        "GTSRB/Training/00014/GT-00014.csv": header + row.format(14),
+        "GT-final_test.csv": header + row.format(14),
+    }
+    folders = ("Training/00000", "Training/00014", "Final_Test/Images")
+    write(root, {**lists, **{f"GTSRB/{folder}/1.png": image(".png") for folder in folders}})
 
 
 def _gtsrb(root: Path) -> None:
@@ -185,7 +233,11 @@ LAYOUTS = {
     **{"cub": _cub, "nabirds": _nabirds, "aircraft": _aircraft, "cars": _cars, "inat2018": _inat2018, "coco": _coco},
     **{"gtsrb": _gtsrb, "isic2017": _isic2017, "cifar100": _cifar100, "folder": _folder, "flat": _flat},
     **{"imagenet": _imagenet, "imagenet100": _imagenet, "pets": _pets, "dogs": _dogs, "flowers": _flowers},
+    **{"table": _table, "cars-by-class": _cars_by_class, "cars-halves": _cars_halves, "coco-given": _coco_given},
+    **{"gtsrb-official": _gtsrb_official},
 }
+"""By the name of the dataset; after a hyphen, which of its layouts."""
+FLAGS = {"coco-given": ("--annotations", "coco-given/train2017/mine.json", "coco-given/val2017/held.json")}
 
 
 def prepare(folder: Path) -> None:
@@ -197,7 +249,8 @@ def prepare(folder: Path) -> None:
 
 def build(name: str) -> int:
     flags = ["--saliency", "spectral-residual", "--on-bad-image", "skip", "--out", "out"]
-    return fgdata("build-shards", "--dataset", name, "--root", name, *flags)
+    dataset = name.partition("-")[0]
+    return fgdata("build-shards", "--dataset", dataset, "--root", name, *flags, *FLAGS.get(name, ()))
 
 
 COMMANDS = {name: lambda name=name: build(name) for name in LAYOUTS}

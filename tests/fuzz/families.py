@@ -15,7 +15,7 @@ from typing import NamedTuple
 from .commands import compile_search, preload
 from .contract import MEMORY, SECONDS, Outcome, check_call, make_case
 
-FAMILIES = ("shards", "unfinished", "datasets", "images", "models", "runs", "checkpoints")
+FAMILIES = ("shards", "unfinished", "datasets", "images", "models", "runs", "checkpoints", "texts")
 
 
 class Input(NamedTuple):

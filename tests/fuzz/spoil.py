@@ -210,8 +210,8 @@ def spoil_file(rng: Random, path: Path) -> str:
         return replace_file(rng, path)
     data = path.read_bytes()
     ways: dict[str, Callable[[Random, bytes], tuple[bytes, str]]] = {
-        **dict.fromkeys((".json", ".jsonl"), spoil_json),
-        **dict.fromkeys((".txt", ".csv", ".idx"), spoil_lines),
+        **dict.fromkeys((".json", ".jsonl", ".owner"), spoil_json),
+        **dict.fromkeys((".txt", ".csv", ".idx", ".yaml", ".toml", ".xml"), spoil_lines),
     }
     way = ways.get(path.suffix, spoil_bytes) if rng.random() < 0.75 else spoil_bytes
     try:

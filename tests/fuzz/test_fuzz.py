@@ -9,7 +9,7 @@ from paths import ROOT
 
 from .families import FAMILIES
 
-GROUPS = (("shards", "unfinished", "datasets", "images", "models"), ("runs", "checkpoints"))
+GROUPS = (("shards", "unfinished", "datasets", "images", "models"), ("runs", "checkpoints", "texts"))
 """Families that one process tests: it imports their libraries once."""
 COUNT = 4
 """Inputs of each family in the test suite."""

@@ -1,6 +1,8 @@
-"""Unfinished builds: the plan, the marks of complete shards, their tars, indexes and maps. A build that resumes on
-damage must refuse or repair it: a finished set must equal the one that an undisturbed build writes."""
+"""Unfinished builds: the plan, the marks of complete shards, owner files, logs, their tars, indexes and maps. A build
+that resumes on damage must refuse or repair it: a finished set must equal the one that an undisturbed build writes."""
 
+import json
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -20,6 +22,9 @@ def prepare(folder: Path) -> None:
     assert fgdata(*BUILD, folder / "whole") == 0
     run_in_process(most=2)
     assert cli.main([str(word) for word in (*BUILD, folder / SET)]) == 130
+    owner = {"host": "node7", "machine": "another", "pid": 42, "first": 0, "end": 3, "beat": 0}
+    (folder / SET / ".building" / "node7-42-00000000.owner").write_text(json.dumps(owner))
+    shutil.copy(folder / SET / "build.jsonl", folder / SET / ".building" / "0123456789abcdef.jsonl")
 
 
 def resume(*words: object) -> int:

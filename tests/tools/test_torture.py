@@ -11,6 +11,7 @@ from paths import TOOLS
 
 sys.path.insert(0, str(TOOLS))
 import torture_commands
+import torture_disks
 import torture_long
 import torture_sets
 
@@ -19,15 +20,18 @@ sys.path.remove(str(TOOLS))
 
 @pytest.mark.slow
 def test_nothing_is_lost_in_a_try_of_each(tmp_path: Path):
-    """In a process of its own: it forks, which needs a process without threads of torch or OpenCV. Try 5 of `two` is a
-    pair of `fgdata rebox`."""
-    words = [sys.executable, str(TOOLS / "torture.py"), "build", "two", "flip-set", "--forks", "--tries", "1"]
-    words += ["--first", "5"]
+    """In a process of its own: it forks, which needs a process without threads of torch or OpenCV. Try 23209 is a quick
+    one: its commands of `two`, `full` and `read-only` are fgdata's, and `interrupt` comes after 1.2 s."""
+    tests = {"build": "build", "interrupt": "interrupt", "rewrite": "rewrite", "train": "train", "two": "two"}
+    tests |= {"flip-set": "flip, set", "flip-run": "flip, run"}
+    if torture_disks.can_mount(tmp_path / "disk"):
+        tests |= {"full": "full", "read-only": "read-only"}
+    words = [sys.executable, str(TOOLS / "torture.py"), *tests, "--forks", "--tries", "1", "--first", "23209"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split(" | ")[:4] for line in done.stdout.splitlines()[2:]]
-    assert rows == [[f"| {name}", "1", "1", "0"] for name in ("build", "two", "flip, set")]
+    assert rows == [[f"| {name}", "1", "1", "0"] for name in tests.values()]
     assert not list(tmp_path.glob("torture-*"))
 
 
