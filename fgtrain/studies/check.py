@@ -27,11 +27,12 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
     """InputError naming every row that cannot work, with its reason.
 
     need_sets: whether a shard set that is not built, or a GPU that this machine does not have, is a fault; without, as
-    in a dry run, the rest is checked.
+    in a dry run or where only tables are written, the rest is checked.
     """
     rows = {folder: row for (row, _, _), folder in plan.cells.items()}
     chosen = find_device(device, need_sets)
-    faults, seen = [], set()
+    faults: dict[str, list[str]] = {}  # rows by fault
+    seen = set()
     for job in jobs:
         try:
             if need_sets:
@@ -45,9 +46,16 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
                     seen.add((job.recipe, str(same)))
                     check_training(job, chosen, need_sets)
         except InputError as fault:
-            faults.append(f"{rows.get(job.folder, job.name)!r}: {fault}")
+            named = faults.setdefault(str(fault), [])
+            if (name := repr(rows.get(job.folder, job.name))) not in named:
+                named.append(name)
     if faults:
-        raise refuse(plan.scaled.study, faults)
+        raise refuse(plan.scaled.study, (f"{list_some(names)}: {fault}" for fault, names in faults.items()))
+
+
+def list_some(names: list[str]) -> str:
+    """'A', 'B' and 'C' -> at most the first three names, and how many more there are."""
+    return ", ".join(names[:3]) + f" and {len(names) - 3:,} more" * (len(names) > 3)
 
 
 def find_device(name: str, here: bool) -> torch.device | None:

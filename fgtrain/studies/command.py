@@ -35,7 +35,7 @@ def run_study(flags: Flags) -> None:
     scaled = scale(study, flags)
     out = flags.out or Path("studies") / study.name
     made = plan.make(scaled, out)
-    check(made, part(made, flags), flags.device, need_sets=not flags.dry_run)
+    check(made, part(made, flags), flags.device, need_sets=not (flags.dry_run or flags.tables))
     rates: list[str] = []
     if flags.tune and not flags.dry_run:
 

@@ -67,7 +67,7 @@ def prepare(folder: Path) -> None:
     (folder / "mine.yaml").write_text(YAML)
     (folder / "own.toml").write_text(STUDY)
     samples = [meta(sample) for sample in read_all(ShardSet.open(folder / "set").split("train"), without="jpg")]
-    (folder / "labels.txt").write_text("".join(f"{sample['id']} {sample['label']}\n" for sample in samples))
+    (folder / "labels.txt").write_text("".join(f"{sample['id']} {sample['class']}\n" for sample in samples))
     before = os.getcwd()
     try:
         os.chdir(folder)
