@@ -5,9 +5,11 @@ build-shards, finish, rebox, add, coreset; check, score, show; card, push, pull;
 
 import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
+from typing import Annotated, Any, Union
 
 import tyro
+from tyro.conf import subcommand
 
 from . import plugins
 from .commandline import help_as_paragraphs
@@ -23,14 +25,12 @@ DESCRIPTION = (
 )
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command line -> exit code: 0, 1 if damage is found, 2 for input that cannot be used.
-
-    args: the words after the program's name; default: those of this process.
-    """
-    words = sys.argv[1:] if args is None else list(args)
-    commands = {
-        "build-shards": partial(build_shards, command=without_part(words)),
+@lru_cache(4)
+def commands(words: str) -> Any:
+    """The words of this command, which build-shards records -> the type that tyro parses. Made once for the same words,
+    since tyro keeps every type."""
+    functions = {
+        "build-shards": partial(build_shards, command=words),
         "finish": finish,
         "rebox": rebox,
         "add": add,
@@ -44,6 +44,16 @@ def main(args: Sequence[str] | None = None) -> int:
         "list": list_all,
         "fetch-model": fetch_model,
     }
+    rows = [Annotated[Any, subcommand(name, constructor=function)] for name, function in functions.items()]
+    return Union[tuple(rows)]  # noqa: UP007
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line -> exit code: 0, 1 if damage is found, 2 for input that cannot be used.
+
+    args: the words after the program's name; default: those of this process.
+    """
+    words = sys.argv[1:] if args is None else list(args)
 
     def command() -> int:
         rest, modules = plugins.take(words)
@@ -56,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
             plugins.load_installed(tables)
             plugins.load(modules, tables)
         with help_as_paragraphs(rest):
-            return tyro.extras.subcommand_cli_from_dict(commands, prog="fgdata", description=DESCRIPTION, args=rest)
+            return tyro.cli(commands(without_part(words)), prog="fgdata", description=DESCRIPTION, args=rest)
 
     given = [word for word in words if not word.startswith("-")]
     when_stopped = {

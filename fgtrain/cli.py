@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, Union
@@ -35,12 +36,17 @@ TRAINING = ("torch", "torchvision", "timm", "safetensors", "scipy")
 
 def commands(defaults: Config | None, name: str | None) -> Any:
     """The type that tyro parses. `defaults`, read from a config.json, replace the settings of the recipe `name`."""
-    rows = []
-    for row, recipe in RECIPES.items():
-        default = defaults if defaults is not None and row == name else recipe()
-        rows.append(Annotated[type(default), subcommand(row, default=default, description=inspect.getdoc(recipe))])
+    rows = [
+        (row, inspect.getdoc(recipe), defaults if defaults is not None and row == name else recipe())
+        for row, recipe in RECIPES.items()
+    ]
+    return commands_of(tuple(rows))
 
-    recipes = Union[tuple(rows)]  # noqa: UP007
+
+@lru_cache(4)
+def commands_of(rows: tuple[tuple[str, str | None, Config], ...]) -> Any:
+    """Names, descriptions and settings of recipes -> the type that tyro parses. Made once: tyro keeps every type."""
+    recipes = Union[tuple([Annotated[type(c), subcommand(row, default=c, description=text)] for row, text, c in rows])]  # noqa: UP007
 
     @dataclass(frozen=True)
     class Run:

@@ -47,7 +47,7 @@ COMMANDS = {
     "show": _fgdata("show set"),
     "card": _fgdata("card set"),
     "coreset": _fgdata(
-        "coreset set other --encoder fgtrain:run --budget 6 --centres 2 --out new",
+        "coreset set other --encoder fgtrain:run,size=32 --budget 6 --centres 2 --out new",
         *("new", "is not an empty folder"),
         needs=("set", "other", "run"),
     ),
