@@ -95,9 +95,6 @@ def test_errors_of_the_api_do_not_speak_of_flags(drawn_set: Path):
         lambda: fgdata.ViewSpec(patch_area=2),
         lambda: fgdata.load(drawn_set, views=fgdata.ViewSpec(size=32), batch_size=100),
         lambda: fgdata.load(drawn_set, views=fgdata.ViewSpec(size=32), batch_size=4, backgrounds=drawn_set),
-        lambda: fgdata.load(
-            drawn_set, views=fgdata.ViewSpec(crop="saliency-swap"), batch_size=4, backgrounds=drawn_set
-        ),
         lambda: fgdata.load(drawn_set, views=fgdata.ViewSpec(size=32), batch_size=4, split="dev"),
         lambda: fgdata.load(drawn_set, views=fgdata.ViewSpec(size=32), batch_size=4, threads=0),
     ]
