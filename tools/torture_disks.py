@@ -76,7 +76,7 @@ class ReadOnly(Mounted):
                 subprocess.run(["umount", str(folder)], check=True)
             if fault := check_message(code, output):
                 return f"{where} read-only: {fault}", outcome
-            if code and "ead-only file system" not in output:
+            if code and not any(words in output for words in ("ead-only file system", "is a mount point")):
                 return f"{where} read-only: {last_line(output)}", outcome
             return self.rerun(disk, name), outcome
 

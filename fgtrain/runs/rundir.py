@@ -95,7 +95,9 @@ class RunDir:
             what = "is a file" if existing.is_file() else "is not a folder"
             raise InputError(f"{existing} {what}; --out must be a folder, or a path where one can be created.")
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise InputError(f"--out {path} cannot be written: no permission in {existing}. Choose another folder.")
+            read_only = hasattr(os, "statvfs") and os.statvfs(existing).f_flag & os.ST_RDONLY
+            why = "is on a read-only file system" if read_only else "lacks the permission"
+            raise InputError(f"--out {path} cannot be written: {existing} {why}. Choose another folder.")
         entries = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
         if entries and not self.config_path.is_file():
             raise InputError(
