@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Annotated, Literal
@@ -107,7 +107,7 @@ def torture(
             print_row(rows[-1])
     if json_file:
         facts = {"command": sys.argv[1:], "machine": platform.platform(), "python": platform.python_version()}
-        json_file.write_text(json.dumps(facts | {"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        json_file.write_text(json.dumps(facts | {"rows": [vars(row) for row in rows]}, indent=1) + "\n")
     return int(any(row.lost for row in rows))
 
 

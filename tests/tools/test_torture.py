@@ -1,5 +1,6 @@
 """tools/torture.py: a try of each test, and that it notices a loss."""
 
+import json
 import os
 import subprocess
 import sys
@@ -27,11 +28,13 @@ def test_nothing_is_lost_in_a_try_of_each(tmp_path: Path):
     if torture_disks.can_mount(tmp_path / "disk"):
         tests |= {"full": "full", "read-only": "read-only"}
     words = [sys.executable, str(TOOLS / "torture.py"), *tests, "--forks", "--tries", "1", "--first", "23209"]
+    words += ["--json", str(tmp_path / "table.json")]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split(" | ")[:4] for line in done.stdout.splitlines()[2:]]
     assert rows == [[f"| {name}", "1", "1", "0"] for name in tests.values()]
+    assert [row["test"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == list(tests.values())
     assert not list(tmp_path.glob("torture-*"))
 
 
