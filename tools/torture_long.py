@@ -1,8 +1,9 @@
 """Build, train and evaluate in a loop, in this process and as commands: what grows from round to round.
 
 Most rounds call the commands in this process, where a leak adds up. One in six starts them as processes, which may
-leave files, shared memory or other processes behind. After every round this process is measured; the growth is the
-slope of a line through the rounds of one kind, with its 95 % interval.
+leave files, shared memory or other processes behind. Shared memory is the machine's: run it alone, since a build that
+is killed leaves files there. After every round this process is measured; the growth is the slope of a line through the
+rounds of one kind, with its 95 % interval.
 """
 
 import ctypes
@@ -46,7 +47,8 @@ def long_run(minutes: float) -> dict[str, Any]:
     (folder / "tmp").mkdir()
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
     values: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
-    lost = []
+    numbers: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    lost, number = [], 0
     try:
         while time.monotonic() - start < 60 * minutes and not lost:
             for kind in (kind for kind, count in KINDS.items() for _ in range(count)):
@@ -54,6 +56,7 @@ def long_run(minutes: float) -> dict[str, Any]:
                 gc.collect()
                 trim()
                 values[kind].append([float(measure()) for measure in MEASURES.values()])
+                numbers[kind].append(number := number + 1)
     finally:
         tempfile.tempdir = before
         os.environ.pop("TMPDIR")
@@ -64,7 +67,7 @@ def long_run(minutes: float) -> dict[str, Any]:
             lost.append(f"{len(rounds)} rounds {kind} show nothing; at least {WARM_UP + FEWEST}: --minutes")
             continue
         for name, series in zip(MEASURES, zip(*rounds[WARM_UP:])):
-            low, high = growth(series)
+            low, high = growth(numbers[kind][WARM_UP:], series)
             ends = f"{series[0]:,.1f} | {series[-1]:,.1f}"
             print(f"| {name}, {kind} | {len(series)} | {ends} | {low:+.3f} to {high:+.3f} |")
             if low > SMALLEST.get(name, 0.0):
@@ -103,15 +106,17 @@ def call(folder: Path, program: str, *arguments: str) -> tuple[int, str]:
         os.chdir(before)
 
 
-def growth(values: Sequence[float]) -> tuple[float, float]:
-    """Values by round -> the 95 % interval of the slope of a line through them (least squares, Student's t).
+def growth(rounds: Sequence[int], values: Sequence[float]) -> tuple[float, float]:
+    """Numbers of rounds, and a value after each -> the 95 % interval of the slope of a line through them.
+
+    By least squares and Student's t.
 
     values: at least three.
     """
     import numpy as np
     from scipy.stats import t
 
-    x, y = np.arange(len(values)) - (len(values) - 1) / 2, np.array(values) - np.mean(values)
+    x, y = np.array(rounds) - np.mean(rounds), np.array(values) - np.mean(values)
     slope = float(x @ y / (x @ x))
     rest = y - slope * x
     half = float(t.ppf(0.975, len(values) - 2) * np.sqrt(rest @ rest / (len(values) - 2) / (x @ x)))

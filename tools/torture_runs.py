@@ -37,8 +37,10 @@ class Train:
                 return f"a traceback after {ways[-1]}: {last_line(output)}", ways[-1]
             facts = case / "run" / "run.json"
             status = json.loads(facts.read_bytes()) if facts.is_file() else {}
-            if status.get("status") == "stopped" and not last_weights(case / "run"):
-                return f"{ways[-1]}: run.json says stopped, but there is no checkpoint", ways[-1]
+            steps = case / "run" / "metrics.jsonl"  # a run that is stopped before its first step has nothing to save
+            made = steps.is_file() and steps.stat().st_size > 0
+            if status.get("status") == "stopped" and made and not last_weights(case / "run"):
+                return f"{ways[-1]}: run.json says stopped after a step, but there is no checkpoint", ways[-1]
         code, output = self.runner.run(case, *TRAIN, "--resume")
         lost = f"the resumed run ended with {code}: {last_line(output)}" if code else ""
         return lost or differ(last_weights(case / "run"), self.expected), ways[-1]

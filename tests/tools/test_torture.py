@@ -59,8 +59,11 @@ def test_other_bytes_after_a_kill_are_a_loss(tmp_path: Path, monkeypatch):
 
 def test_growth_is_the_interval_of_the_slope():
     """The slope of 1, 2, 3, 5, 5 is 1.1, its standard error sqrt(0.7 / 3 / 10), and t of 0.975 and 3 degrees 3.1824."""
-    assert torture_long.growth([1, 2, 3, 5, 5]) == pytest.approx((1.1 - 0.4861, 1.1 + 0.4861), abs=1e-4)
-    assert torture_long.growth([7, 7, 7]) == (0, 0)
+    assert torture_long.growth([4, 5, 6, 7, 8], [1, 2, 3, 5, 5]) == pytest.approx(
+        (1.1 - 0.4861, 1.1 + 0.4861), abs=1e-4
+    )
+    assert torture_long.growth([6, 12, 18], [7, 7, 7]) == (0, 0)
+    assert torture_long.growth([6, 12, 18], [0, 6, 12]) == pytest.approx((1, 1))
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path
 
 
 def test_a_stopped_study_ends_with_0_and_after_ctrl_c_with_130(words: list[str], monkeypatch: pytest.MonkeyPatch):
-    sent = iter((signal.SIGHUP, signal.SIGINT))
+    sent = iter((signal.SIGTERM, signal.SIGINT))  # not SIGHUP: under nohup it is ignored
     monkeypatch.setattr(running, "run", lambda *_: os.kill(os.getpid(), next(sent)))
     with pytest.raises(SystemExit) as stopped:
         cli.main([*words, "--rows", "MoCo v2"])
