@@ -5,12 +5,13 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
+SHOWN = 5  # how many items of a long list a message names
 _DRIVE = "the disk or network drive failed; the system's log says more"
 _SERVER = "the server of the network drive does not answer; check the connection and mount the drive again"
 _DEVICE = "the device is not there any more; connect it and mount it again"
@@ -95,6 +96,12 @@ def first_of(count: int) -> str:
 def counted(count: int, noun: str) -> str:
     """1, "image" -> "1 image"; 2889, "image" -> "2,889 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def abbreviate(items: Collection[str]) -> str:
+    """The first five items, and the number of the others: "a, b, c, d, e and 12 more"."""
+    first = [str(item) for item in list(items)[:SHOWN]]
+    return ", ".join(first) + (f" and {len(items) - len(first):,} more" if len(items) > len(first) else "")
 
 
 def suggest(word: str, names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ images sees the banner.
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, abbreviate
 from . import Dataset, Record, parsing
 
 NAME = "aircraft"
@@ -36,7 +36,7 @@ def read(root: Path, level: str = "variant") -> Dataset:
     }
     if duplicates := [id_ for id_ in labels["train"] if id_ in labels["test"]]:
         raise InputError(
-            f"{NAME}: {parsing.abbreviate(duplicates)} listed in both {' and '.join(halves.values())} (in {folder}). "
+            f"{NAME}: {abbreviate(duplicates)} listed in both {' and '.join(halves.values())} (in {folder}). "
             "Remove the duplicates from one of them."
         )
     ids = labels["train"] | labels["test"]
@@ -54,7 +54,7 @@ def read(root: Path, level: str = "variant") -> Dataset:
 def _class_of(classes: Collection[str], listing: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in classes:
-            raise ValueError(f"{text!r} is not in {listing}, which lists {len(classes)}: {parsing.abbreviate(classes)}")
+            raise ValueError(f"{text!r} is not in {listing}, which lists {len(classes)}: {abbreviate(classes)}")
         return text
 
     return parse

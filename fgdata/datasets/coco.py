@@ -16,7 +16,7 @@ from pathlib import Path
 from reprlib import repr as excerpt
 
 from .. import images
-from ..errors import BadImage, InputError
+from ..errors import BadImage, InputError, abbreviate
 from ..images.orientation import box_to_stored, read_orientation, swaps_sides
 from . import Dataset, PixelBoxes, Record, parsing, scan
 from .split import split_off
@@ -178,7 +178,7 @@ def _explain_other_files(root: Path) -> str:
         return "Unpack annotations_trainval2017.zip, and name the folder that contains annotations/: --root FOLDER"
     file = shlex.quote(str(root / others[0]))
     return (
-        f"It has {parsing.abbreviate(others)}. To read such a file: --annotations {file}. "
+        f"It has {abbreviate(others)}. To read such a file: --annotations {file}. "
         "Name the file of a test split after it."
     )
 

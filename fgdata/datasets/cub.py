@@ -8,7 +8,7 @@ file exists, are checked before any image is opened. Labels are 0-based: the ran
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, abbreviate
 from . import Dataset, Record, parsing
 
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
@@ -62,9 +62,7 @@ def _path(text: str) -> str:
 def _class_of(classes: Collection[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in classes:
-            raise ValueError(
-                f"class {text!r} is not in classes.txt, which lists {len(classes)}: {parsing.abbreviate(classes)}"
-            )
+            raise ValueError(f"class {text!r} is not in classes.txt, which lists {len(classes)}: {abbreviate(classes)}")
         return text
 
     return parse

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InputError
+from ..errors import InputError, abbreviate
 from . import Dataset, Record, parsing, scan
 from .split import split_off
 
@@ -68,8 +68,8 @@ def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
     if split and len(split) < len(folders):
         whole = [word for word in folders if word not in split]
         raise InputError(
-            f"folder: in {root}, {parsing.abbreviate(split)} has a folder {_named(root / split[0], TRAINS)[0]}/, but "
-            f"{parsing.abbreviate(whole)} has none. If these folders are splits, add them to every class, and use "
+            f"folder: in {root}, {abbreviate(split)} has a folder {_named(root / split[0], TRAINS)[0]}/, but "
+            f"{abbreviate(whole)} has none. If these folders are splits, add them to every class, and use "
             "--split-folders inside. If they are parts of a class, use --split-folders none"
         )
     return "inside" if split else "none"
@@ -102,8 +102,7 @@ def _read_above(root: Path) -> Dataset:
     if ignored:
         verb = "is" if len(ignored) == 1 else "are"
         notes.append(
-            f"{parsing.abbreviate(ignored)} beside {trains[0]}/ {verb} left out: a test split is called "
-            f"{', '.join(TESTS)}"
+            f"{abbreviate(ignored)} beside {trains[0]}/ {verb} left out: a test split is called {', '.join(TESTS)}"
         )
     classes = _classes("folder", root / trains[0])
     halves: Halves = {"train": (f"{trains[0]}/", classes)}
@@ -111,7 +110,7 @@ def _read_above(root: Path) -> Dataset:
         halves["test"] = (f"{tests[0]}/", _classes("folder", root / tests[0]))
         if extra := sorted(set(halves["test"][1]) - set(classes)):
             raise InputError(
-                f"folder: {root / tests[0]} has classes that {trains[0]}/ lacks: {parsing.abbreviate(extra)}. "
+                f"folder: {root / tests[0]} has classes that {trains[0]}/ lacks: {abbreviate(extra)}. "
                 "Rename or remove them."
             )
     return _dataset("folder", root, halves, classes, notes, upright=True)
@@ -126,7 +125,7 @@ def _read_inside(root: Path) -> Dataset:
     used = {path for _, in_split in halves.values() for paths in in_split.values() for path in paths}
     entries = (f"{word}/{name}" for words in classes.values() for word in words for name in os.listdir(root / word))
     others = [path for path in sorted(entries) if path not in used and not scan.is_never_data(path.rpartition("/")[2])]
-    notes = [f"left out beside the split folders: {parsing.abbreviate(others)}"] if others else []
+    notes = [f"left out beside the split folders: {abbreviate(others)}"] if others else []
     return _dataset("folder", root, halves, classes, notes, upright=True)
 
 
@@ -176,7 +175,7 @@ def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Datase
     train = _train("imagenet100", root)
     if missing := [word for word in classes if not (train / word).is_dir()]:
         raise InputError(
-            f"imagenet100: {len(missing)} classes of {path} have no folder in {train}: {parsing.abbreviate(missing)}. "
+            f"imagenet100: {len(missing)} classes of {path} have no folder in {train}: {abbreviate(missing)}. "
             "Unpack their images there, or correct the list."
         )
     folders = {word: [word] for word in classes}

@@ -7,7 +7,7 @@ names in these files are numbers. With categories.json beside them, released aft
 from pathlib import Path
 from reprlib import repr as excerpt
 
-from ..errors import InputError
+from ..errors import InputError, abbreviate
 from . import Dataset, Record, parsing
 
 NAME = "inat2018"
@@ -29,9 +29,7 @@ def read(root: Path) -> Dataset:
     if species.is_file():
         species_names = _read_species(species)
         if missing := [str(number) for number in names if number not in species_names]:
-            raise InputError(
-                f"{NAME}: {species} lacks the categories {parsing.abbreviate(missing)} of {HALVES['train']}."
-            )
+            raise InputError(f"{NAME}: {species} lacks the categories {abbreviate(missing)} of {HALVES['train']}.")
         names = {number: species_names[number] for number in names}
     rank = {number: label for label, number in enumerate(sorted(names))}
     records = []
@@ -78,7 +76,6 @@ def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int]
         records.append(Record(str(image), file, rank[category], names[category], split))
     if extra := [str(image) for image in labels if image not in ids]:
         raise InputError(
-            f"{NAME}: {path} has annotations of {len(extra):,} images that it does not list: "
-            f"{parsing.abbreviate(extra)}."
+            f"{NAME}: {path} has annotations of {len(extra):,} images that it does not list: {abbreviate(extra)}."
         )
     return records

@@ -16,7 +16,7 @@ from pathlib import Path
 from reprlib import repr as excerpt
 from typing import Any, TypeVar
 
-from ..errors import BadImage, InputError, describe, is_failing_storage
+from ..errors import SHOWN, BadImage, InputError, abbreviate, describe, is_failing_storage
 from ..files.regular import open_regular
 from ..images.jpeg import read_ends
 from . import PixelBoxes, Record
@@ -25,7 +25,6 @@ __all__ = ["Files", "check_box", "check_files_exist", "check_relative_path", "re
 
 MOST_BYTES = 2 << 30  # of a file that is not text: the pixels of the largest image that is read have half as many
 MOST_DIGITS = 18  # of a whole number that is an id
-SHOWN = 5  # how many items of a long list a message names
 Value = TypeVar("Value")
 Box = tuple[float, float, float, float]
 
@@ -259,12 +258,6 @@ def whole_number(row: Mapping[str, str], column: str) -> int:
 
 
 # -- the whole dataset ------------------------------------------------------------------------------------------------
-
-
-def abbreviate(items: Collection[str]) -> str:
-    """The first five items, and the number of the others: "a, b, c, d, e and 12 more"."""
-    first = [str(item) for item in list(items)[:SHOWN]]
-    return ", ".join(first) + (f" and {len(items) - len(first):,} more" if len(items) > len(first) else "")
 
 
 def find_entry(folder: Path, name: str) -> str:

@@ -7,7 +7,7 @@ are PNG or GIF; the content decides.
 
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, abbreviate
 from . import Dataset, Record, parsing
 from .voc import Annotated
 
@@ -27,7 +27,7 @@ def read(root: Path) -> Dataset:
     }
     if twice := [id_ for id_ in lines["train"] if id_ in lines["test"]]:
         raise InputError(
-            f"{NAME}: {parsing.abbreviate(twice)} listed in both {' and '.join(LISTS.values())} (in {folder}). "
+            f"{NAME}: {abbreviate(twice)} listed in both {' and '.join(LISTS.values())} (in {folder}). "
             "Remove the duplicates from one of them."
         )
     names: dict[int, str] = {}

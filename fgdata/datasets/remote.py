@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..errors import InputError, counted, warn
+from ..errors import InputError, abbreviate, counted, warn
 from ..files.atomic import atomic, is_part
 from ..files.lock import create_folder, lock
 from ..progress import Progress
@@ -20,7 +20,7 @@ from ..stores.place import Url
 from ..stores.remote import PIECE, Remote
 from ..stores.store import each
 from . import default_root
-from .parsing import abbreviate, check_relative_path
+from .parsing import check_relative_path
 
 _BATCH = 1000  # files that wait in the queue of the threads
 _WAIT_S = 1.0

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from ..errors import counted
-from .parsing import abbreviate
+from ..errors import abbreviate, counted
 
 SUFFIXES = frozenset(".jfif .jpe .jpeg .jpg .png .ppm .pgm .webp .bmp .tif .tiff .gif .avif".split())
 """Suffixes of images, in lower case; any case is accepted."""

@@ -52,13 +52,11 @@ class Owner:
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
-    def is_dead(self) -> bool:
-        """Whether it is a process of this machine that has ended."""
-        return self.machine == _machine() and os.name == "posix" and not _runs(self.pid, self.started)
-
-    def is_alive(self) -> bool:
-        """Whether it is a process of this machine that runs."""
-        return self.machine == _machine() and os.name == "posix" and _runs(self.pid, self.started)
+    @property
+    def runs(self) -> bool | None:
+        """Whether it runs; None if it is a process of another machine, which only its file can tell."""
+        here = self.machine == _machine() and os.name == "posix"
+        return _runs(self.pid, self.started) if here else None
 
 
 @contextmanager
@@ -136,9 +134,9 @@ def find_live(
     seen = {path: owner for path, owner in seen.items() if owner.first < end and first < owner.end}
     seen = {path: owner for path, owner in seen.items() if owner.holds or not holding}
     for path, owner in list(seen.items()):
-        if owner.holds and owner.is_alive():
+        if owner.holds and owner.runs:
             return owner
-        if owner.is_dead():
+        if owner.runs is False:
             _remove(path, seen)
     if seen:
         warn(
@@ -165,7 +163,7 @@ def find_live(
 
 def glance(folder: Path, prefix: str = "") -> Owner | None:
     """-> an owner that is not known to be dead, without waiting."""
-    return next((owner for _, owner in _list(folder, prefix) if not owner.is_dead()), None)
+    return next((owner for _, owner in _list(folder, prefix) if owner.runs is not False), None)
 
 
 def _describe(owner: Owner, does: str) -> str:

@@ -153,7 +153,7 @@ def _describe(new: Path) -> str:
         back = shlex.quote(str(target))
         return f"{new} is the set {name}; a process was killed while replacing it. Restore it: mv {quoted} {back}"
     owner = glance(new.parent, _owner_prefix(name))
-    if is_locked(new) or (owner and owner.is_alive()):
+    if is_locked(new) or (owner and owner.runs):
         return f"{new}: {name} is being written by `fgdata rebox`, `add` or `coreset`"
     if owner:
         return (

@@ -35,9 +35,14 @@ class Files:
         return f"{hashlib.sha256(json.dumps(self.sums).encode()).hexdigest()[:32]}/{PurePosixPath(self.path).name}"
 
 
+def cache(name: str) -> Path:
+    """$XDG_CACHE_HOME/fgdata/NAME, else ~/.cache/fgdata/NAME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fgdata" / name
+
+
 def folder() -> Path:
     """Where copies are on this machine."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fgdata" / "copies"
+    return cache("copies")
 
 
 def find(path: str) -> Path:

@@ -95,8 +95,7 @@ def files(name: str) -> tuple[str, list[str]]:
 
 def folder() -> Path:
     """Where models are: $FGDATA_MODELS, else $XDG_CACHE_HOME/fgdata/models, else ~/.cache/fgdata/models."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get(VARIABLE) or Path(cache) / "fgdata" / "models").expanduser()
+    return Path(os.environ.get(VARIABLE) or copies.cache("models")).expanduser()
 
 
 def find(name: str) -> Path:

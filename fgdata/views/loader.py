@@ -319,12 +319,11 @@ class Loader:
 
     def _part(self, number: int) -> tuple[int, int]:
         """This rank's part of a global batch, as positions in the order; beyond its end the order repeats."""
-        whole, n = self._job.batch_size * self._job.world_size, len(self._reader)
-        size = whole if self._job.last_batch == "wrap" else min(whole, n - number * whole)
+        job, n = self._job, len(self._reader)
+        whole = job.batch_size * job.world_size
+        size = whole if job.last_batch == "wrap" else min(whole, n - number * whole)
         start = number * whole
-        return start + size * self._job.rank // self._job.world_size, start + size * (
-            self._job.rank + 1
-        ) // self._job.world_size
+        return start + size * job.rank // job.world_size, start + size * (job.rank + 1) // job.world_size
 
     def _prepare(self, position: tuple[int, int], epoch: int) -> None:
         """Starts to read batches until there are `ahead`, the first of which is `position`, (epoch, batch).

@@ -11,7 +11,7 @@ from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
 
 from .. import parallel
-from ..evaluate.labels import Labelled, Share
+from ..evaluate.labels import Chosen
 from ..objectives import Prepared
 from ..place import open_shards
 from ..runs.provenance import describe_run, earlier_parts
@@ -80,7 +80,7 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
             if first:
                 run.start(config)
                 parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}
-                listed = {"labels": shards.setting} if isinstance(shards, Labelled | Share) else {}
+                listed = {"labels": shards.setting} if isinstance(shards, Chosen) else {}
                 run.note(**describe_run(shards, device), **listed, **parts, name=name, status="running", reason=None)
                 if trainer.objective.encoder.initial:
                     run.note(init=trainer.objective.encoder.initial)
@@ -183,7 +183,7 @@ def check_origin(run: RunDir, shards: ShardSet) -> None:
             f"{run.path} was trained on a shard set with digest {old[:12]}, but {shards.path} has digest "
             f"{digest[:12]}. Name the original set with --data.shards, or start a new run with another --out."
         )
-    old, new = run.facts.get("labels"), shards.setting if isinstance(shards, Labelled | Share) else None
+    old, new = run.facts.get("labels"), shards.setting if isinstance(shards, Chosen) else None
     if run.facts and old != new:
         raise InputError(
             f"{run.path} was trained on the images of {old or 'the whole split'}, and --data.labels now gives "

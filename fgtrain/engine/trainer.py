@@ -21,7 +21,7 @@ from fgdata.views import load
 
 from .. import objectives, parallel
 from ..evaluate import online
-from ..evaluate.labels import Labelled, Share
+from ..evaluate.labels import Chosen
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import BetweenEpochs
@@ -125,7 +125,7 @@ class Trainer:
         """Notes to print before the first step."""
         config = self.config
         lines = describe_idle(config)
-        lines += [self.shards.note] if isinstance(self.shards, Labelled | Share) else []
+        lines += [self.shards.note] if isinstance(self.shards, Chosen) else []
         if config.init is not None:
             lines.append(self.objective.encoder.origin)
         if config.freeze_stages:

@@ -22,7 +22,16 @@ SHOWN = 5  # lines that a message names
 LONGEST = 4096  # characters of a line
 
 
-class Labelled(Part):
+class Chosen(Part):
+    """Images of a split that --data.labels chooses."""
+
+    setting: str
+    """Of run.json: what chose them."""
+    note: str
+    """A line to print before the first step."""
+
+
+class Labelled(Chosen):
     """The shard set `whole` of whose split `cut` only the images that a file lists are left, renumbered from 0."""
 
     def __init__(self, whole: ShardSet, cut: str, file: Path, flag: str = "--labels"):
@@ -40,7 +49,7 @@ class Labelled(Part):
         return f"{self.file} ({self.sha256[:12]})"
 
 
-class Share(Part):
+class Share(Chosen):
     """The shard set `whole` of whose split `cut` only a fraction of every class is left, renumbered from 0: the images
     that an evaluation with `--fractions` and the same seed learns from."""
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, abbreviate
 from fgdata.shards.reader import ShardSet, meta, read_all
 from fgdata.views.backgrounds import open_backgrounds
 from fgdata.views.opening import choose_detector, open_mattes
 
 from .. import objectives
 from ..engine.capacity import check_memory
-from ..engine.needs import check_backgrounds, check_labels, choose_images
+from ..engine.needs import check_backgrounds, check_batch, check_labels, choose_images
 from ..engine.trackers import check_trackers
 from ..place import open_shards, pick_device
 from ..settings.common import Config
@@ -50,12 +50,7 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
             if (name := repr(rows.get(job.folder, job.name))) not in named:
                 named.append(name)
     if faults:
-        raise refuse(plan.scaled.study, (f"{list_some(names)}: {fault}" for fault, names in faults.items()))
-
-
-def list_some(names: list[str]) -> str:
-    """'A', 'B' and 'C' -> at most the first three names, and how many more there are."""
-    return ", ".join(names[:3]) + f" and {len(names) - 3:,} more" * (len(names) > 3)
+        raise refuse(plan.scaled.study, (f"{abbreviate(names)}: {fault}" for fault, names in faults.items()))
 
 
 def find_device(name: str, here: bool) -> torch.device | None:
@@ -130,13 +125,10 @@ def check_needs(config: Config, whole: ShardSet) -> None:
     check_labels(config, shards)
     check_backgrounds(config)
     check_trackers(config)
-    if config.data.batch_size > (samples := len(shards.split(split))):
-        raise InputError(
-            f"--data.batch-size is {config.data.batch_size:,}, but {shards.path} has {samples:,} training images; "
-            f"allowed: at most {samples:,}."
-        )
     with torch.device("meta"):
-        views = objectives.build(without_weights(config), samples, len(shards.classes)).views
+        objective = objectives.build(without_weights(config), len(shards.split(split)), len(shards.classes))
+    check_batch(config, shards, objective.accumulates, 1)
+    views = objective.views
     detector = config.data.detector
     if views.needs_boxes or views.needs_maps or detector:
         detector = choose_detector(shards, detector)
