@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from bench_against import in_turn
 from bench_report import report, spread
 from bench_step import preloaded, stepper
 from bench_views import endless_batches, shard_sets
@@ -69,7 +70,7 @@ def process(
             step()
             rates: dict[str, list[float]] = {name: [] for name in sources}
             for turn in range(rounds):
-                for name in list(sources)[:: -1 if turn % 2 else 1]:
+                for name in in_turn(list(sources), turn):
                     rates[name].append(rate(step, sources[name], batch, seconds))
             figures += [row(network, name, rates, size, batch, threads, backend) for name in rates]
     report("process", figures, json, ("torch",))
