@@ -24,8 +24,8 @@ PASSES = {
 }
 """Method -> passes of a view per training image, without heads, save LEWEL's. `passes` has those with settings."""
 PER_CORE, PER_GPU = 1.5e11, 4e13
-"""Operations per second where nothing is measured. A core: docs/step.json, BYOL, ResNet-18 at 96 px, 155e9 on each of
-two cores. A GPU: an assumption."""
+"""Operations per second where nothing is measured. A core: BYOL, ResNet-18 at 96 px, on an idle AMD EPYC; a machine that
+others share has done a third of it (docs/step.json). A GPU: an assumption."""
 
 
 @dataclass(frozen=True)
