@@ -61,7 +61,7 @@ def process(
         own, _ = shard_sets(data / "cub50-fullsize", Path(folder), None, 4 * batch)
         options = {"views": recipe.views, "batch_size": batch, "threads": threads, "backend": backend}
         fixed = preloaded(batch, size, cpu)
-        in_memory = fixed | {"views": fixed["views"][: recipe.view_count]}
+        in_memory = {"views": fixed["views"][: recipe.view_count]}
         sources: dict[str, Callable[[], Any]] = {"one batch in memory": lambda: in_memory}
         for name, apart in (("this process", False), ("a process of its own", True)):
             loader = stack.enter_context(load(own, process=apart, **options))
