@@ -8,6 +8,7 @@ solved on such a grid: for a grid that divides SIDE, only the rounding to 1/255 
 import io
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,10 @@ _VERSION = ("v110", "v110")  # of the HDF5 file format; pinned so that a newer l
 _GZIP = 4
 _CHUNK = (1, SIDE, SIDE)
 _MOST_EXPANSION = 2000  # deflate expands at most 1,032 times
+_MOST_STORED = 2 * SIDE * SIDE  # bytes of a compressed map
+_LOCKING = False
+"""Of h5py.File: HDF5 would lock the file, which fails on NFS without a lock server. Files that are read do not change,
+and no other process knows the name of one that is written."""
 
 
 def shrink_map(saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,9 +64,9 @@ class MapFile:
             if detector not in self._datasets:
                 self._datasets[detector] = _maps_and_ranges(self._file, detector)
             maps, ranges = self._datasets[detector]
-            _check_chunk(maps, row)
-            cells = maps[row]
+            mask, stored = _stored(maps, row)
             low, high = ranges[row].astype(np.float64)
+            cells = _inflate(mask, stored)
         if not (np.isfinite(low) and np.isfinite(high)):
             return np.full(_CHUNK[1:], np.nan)
         return low + (high - low) / 255 * cells
@@ -81,7 +86,7 @@ def _hdf5_faults(path: Path, problem: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{path} is missing; {_AGAIN}") from None
-    except (KeyError, OSError, IndexError, ValueError, RuntimeError) as fault:
+    except (KeyError, OSError, IndexError, ValueError, RuntimeError, zlib.error) as fault:
         _raise_system_fault(fault, path)
         raise InputError(f"{path} {problem} ({fault}); {_AGAIN}") from None
 
@@ -118,7 +123,7 @@ def merge(sources: dict[str, list[Path]], out: Path) -> dict:
     """
     first = next(iter(sources.values()))
     keys = np.concatenate([_keys(path) for path in first])
-    with atomic(out) as part, _disk_faults(part), h5py.File(part, "w", libver=_VERSION) as file:
+    with atomic(out) as part, _disk_faults(part), h5py.File(part, "w", libver=_VERSION, locking=_LOCKING) as file:
         _create(file, list(sources), len(keys))
         cast(h5py.Dataset, file["key"])[:] = keys
         for name, paths in sources.items():
@@ -135,7 +140,7 @@ def pick(source: Path, detectors: list[str], rows: list[int], out: Path) -> dict
         atomic(out) as part,
         _disk_faults(part),
         _open(source) as old,
-        h5py.File(part, "w", libver=_VERSION) as file,
+        h5py.File(part, "w", libver=_VERSION, locking=_LOCKING) as file,
         _hdf5_faults(source, "is damaged"),
     ):
         _create(file, detectors, len(rows))
@@ -144,8 +149,7 @@ def pick(source: Path, detectors: list[str], rows: list[int], out: Path) -> dict
             maps, ranges = _maps_and_ranges(old, name)
             cast(h5py.Dataset, file[f"range/{name}"])[:] = ranges[:][rows]
             for i, row in enumerate(rows):
-                _check_chunk(maps, row)
-                mask, data = maps.id.read_direct_chunk((row, 0, 0))
+                mask, data = _stored(maps, row)
                 cast(h5py.Dataset, file[f"maps/{name}"]).id.write_direct_chunk((i, 0, 0), data, mask)
     return entry(out)
 
@@ -192,7 +196,7 @@ def _open(path: Path) -> h5py.File:
     """Raises InputError when a file is not a regular file or not HDF5."""
     with _hdf5_faults(path, "cannot be read as HDF5"):
         open_regular(path).close()
-        return h5py.File(path, "r", locking="best-effort")
+        return h5py.File(path, "r", locking=_LOCKING)
 
 
 def _maps_and_ranges(file: h5py.File, detector: str) -> tuple[h5py.Dataset, h5py.Dataset]:
@@ -218,7 +222,8 @@ def _dataset(file: h5py.File, name: str, dtype: str, inner: tuple[int, ...]) -> 
     own = isinstance(node, h5py.Dataset) and not node.external and not node.is_virtual
     fits = own and node.dtype == np.dtype(dtype) and len(node.shape) == 1 + len(inner) and node.shape[1:] == inner
     if fits and inner == _CHUNK[1:]:
-        fits = node.chunks == _CHUNK and node.compression in (None, "gzip") and not node.shuffle
+        fits = node.chunks == _CHUNK and node.compression == "gzip"
+        fits = fits and node.id.get_create_plist().get_nfilters() == 1
         fits = fits and node.nbytes <= _MOST_EXPANSION * os.path.getsize(file.filename)
     elif fits:
         fits = node.chunks is None and node.id.get_storage_size() == node.nbytes
@@ -227,10 +232,25 @@ def _dataset(file: h5py.File, name: str, dtype: str, inner: tuple[int, ...]) -> 
     return node
 
 
-def _check_chunk(maps: h5py.Dataset, row: int) -> None:
-    """Raises ValueError for a compressed chunk that is larger than a map's can be: it could expand without limit."""
-    if (size := maps.id.get_chunk_info_by_coord((row, 0, 0)).size) > 2 * SIDE * SIDE:
-        raise ValueError(f"its chunk has {size:,} bytes")
+def _stored(maps: h5py.Dataset, row: int) -> tuple[int, bytes]:
+    """The filter mask and the compressed bytes of a map. ValueError for more bytes than a map can have.
+
+    `get_chunk_info_by_coord` tells their number too, but HDF5 walks over all chunks before this one.
+    """
+    mask, data = maps.id.read_direct_chunk((row, 0, 0), out=bytearray(_MOST_STORED))
+    return mask, bytes(data)
+
+
+def _inflate(mask: int, stored: bytes) -> np.ndarray:
+    """What `_stored` returned -> (SIDE, SIDE) uint8. ValueError or zlib.error if it is not a map."""
+    if mask & 1:  # deflate would have made it larger
+        cells, complete = stored, True
+    else:
+        inflater = zlib.decompressobj()
+        cells, complete = inflater.decompress(stored, SIDE * SIDE + 1), inflater.eof
+    if not complete or len(cells) != SIDE * SIDE:
+        raise ValueError(f"its chunk does not have {SIDE * SIDE:,} bytes")
+    return np.frombuffer(cells, np.uint8).reshape(_CHUNK[1:])
 
 
 def _create(file: h5py.File, detectors: list[str], samples: int) -> None:
@@ -265,8 +285,7 @@ def _copy(file: h5py.File, name: str, paths: list[Path]) -> None:
             cast(h5py.Dataset, file[f"range/{name}"])[row : row + len(maps)] = limits
             for i in range(len(maps)):
                 with _hdf5_faults(path, "is damaged"):
-                    _check_chunk(maps, i)
-                    mask, data = maps.id.read_direct_chunk((i, 0, 0))
+                    mask, data = _stored(maps, i)
                 into.id.write_direct_chunk((row + i, 0, 0), data, mask)
             row += len(maps)
 
