@@ -1,5 +1,6 @@
 """Counts the CPU cores and the memory that this process may use, and names the processor."""
 
+import math
 import os
 import platform
 import sys
@@ -21,8 +22,13 @@ ENVIRONMENT = {
 
 
 def available_cores() -> int:
-    """-> the cores in this process's affinity mask; on macOS and Windows, all cores of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """-> the cores that this process may use, at least 1.
+
+    Those in its affinity mask (on macOS and Windows, all cores of the machine), or fewer if a CPU quota of its control
+    groups allows less: `--cpus` of a container, `limits` of a pod. A part of a core counts as one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _quotas())]))
 
 
 def share_of_cores(processes: int) -> int:
@@ -67,8 +73,7 @@ def machine() -> dict[str, Any]:
 
 
 def _limits() -> Iterator[int]:
-    """Every limit in bytes that the system states: of the machine, of this process, of its control group and those
-    above it."""
+    """Every limit in bytes that the system states: of the machine, of this process, of its control groups."""
     yield sys.maxsize
     with suppress(AttributeError, ValueError, OSError):  # not on Windows
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -78,10 +83,33 @@ def _limits() -> Iterator[int]:
         soft, _ = resource.getrlimit(resource.RLIMIT_AS)
         if soft != resource.RLIM_INFINITY:
             yield soft
-    groups = [CGROUPS / "memory.max", CGROUPS / "memory/memory.limit_in_bytes"]  # versions 2 and 1
-    with suppress(OSError, ValueError):
-        own = OWN_CGROUP.read_text().rpartition("0::/")[2].strip()
-        groups += [folder / "memory.max" for folder in (CGROUPS / own, *(CGROUPS / own).parents)]
-    for file in groups:
-        with suppress(OSError, ValueError):  # absent, or "max"
-            yield int(file.read_text())
+    for group in _control_groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # versions 2 and 1
+            with suppress(OSError, ValueError):  # absent, or "max"
+                yield int((group / name).read_text())
+
+
+def _quotas() -> Iterator[float]:
+    """Every CPU quota of this process's control groups, in cores: CPU time per period / period."""
+    for group in _control_groups("cpu"):
+        with suppress(OSError, ValueError):  # absent, or "max 100000"
+            quota, period = map(int, (group / "cpu.max").read_text().split())  # version 2
+            yield quota / period
+        with suppress(OSError, ValueError):
+            quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            if quota > 0:  # -1: none
+                yield quota / period
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """The folders of this process's control groups and of those above them, of version 2 and of the version 1 of a
+    controller. Some may not exist: a container sees its own group as the root, beside the path that it has outside."""
+    lines = []
+    with suppress(OSError):
+        lines = OWN_CGROUP.read_text().splitlines()  # number:controllers:path, of cgroups(7)
+    for line in ["0::/", f"1:{controller}:/", *lines]:
+        names, _, path = line.partition(":")[2].partition(":")
+        if not names or controller in names.split(","):
+            top = CGROUPS / names
+            group = top / path.lstrip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))

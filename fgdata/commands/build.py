@@ -78,7 +78,7 @@ def build_shards(
             would decode to a partly wrong image. Truncation is always detected, a single wrong byte in about a quarter
             of cases.
         shard_samples: Samples per shard.
-        jobs: Worker processes, one thread each. Default: all cores.
+        jobs: Worker processes, one thread each. Default: the cores that this process may use.
         engine: Where to build the shards: in local processes, or on a Ray cluster.
         ray_address: The cluster for --engine ray: auto or HOST:PORT. Default: $RAY_ADDRESS, else a cluster of this
             machine is started.
@@ -195,7 +195,7 @@ def finish(shards: Shards, jobs: int | None = None) -> int:
 
     Args:
         shards: The folder of the shard set.
-        jobs: Shards that are read at once. Default: all cores.
+        jobs: Shards that are read at once. Default: the cores that this process may use.
     """
     from ..building.finish import finish as finish_set
     from ..cores import available_cores

@@ -35,7 +35,7 @@ def rebox(
             set's.
         grid: Cells per side of the grid on which boxes are compared, 2 to 256. Default: the set's.
         out: Write the new set to this folder and keep the old one. Default: replace the old set.
-        jobs: Worker processes, one thread each. Default: all cores.
+        jobs: Worker processes, one thread each. Default: the cores that this process may use.
     """
     from ..building.rewrite import objective_of
     from ..building.rewrite import rebox as rebox_set
@@ -70,7 +70,7 @@ def add(
         shards: The folder of the shard set.
         saliency: The detector; `fgdata list` shows them.
         out: Write the new set to this folder and keep the old one. Default: replace the old set.
-        jobs: Worker processes, one thread each. Default: all cores.
+        jobs: Worker processes, one thread each. Default: the cores that this process may use.
         onnx_provider: See `fgdata build-shards --help`.
         onnx_threads: See `fgdata build-shards --help`.
     """
