@@ -39,7 +39,8 @@ def split_off(dataset: Dataset, fraction: float | None, seed: int = 0) -> Datase
     for label, ids in members.items():
         count = min(max(1, int(fraction * len(ids) + 0.5)), len(ids) - 1)
         order = np.random.default_rng([seed, label]).permutation(len(ids))
-        test |= {sorted(ids)[i] for i in order[:count]}
+        ordered = sorted(ids)
+        test.update(ordered[i] for i in order[:count])
     if not test:
         raise InputError(
             f"--test-fraction: no class of {dataset.name} has two images, so no test split can be drawn. Omit the flag."

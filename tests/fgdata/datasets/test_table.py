@@ -1,8 +1,10 @@
 """`table`, and test splits drawn from a dataset without one."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -150,3 +152,25 @@ def test_two_unicode_forms_of_a_label_are_one_class(images: Path):
     found = table(images, "path,label\na.png,caf\u00e9\nb.png,cafe\u0301\n")
     assert found.classes == ("caf\u00e9",)
     assert [record.label for record in found.records] == [0, 0]
+
+
+class CountedText(str):
+    """A text that counts how often two of its kind are compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other: str) -> bool:
+        CountedText.comparisons += 1
+        return super().__lt__(other)
+
+
+def test_a_class_is_sorted_once(monkeypatch: pytest.MonkeyPatch):
+    """And the choice is the one that the manifest's seed stands for: places of a permutation in the sorted ids."""
+    ids = [f"{number:03}" for number in np.random.default_rng(1).permutation(500)]
+    records = tuple(Record(CountedText(name), name, 7, "a", "train") for name in ids)
+    whole = Dataset("folder", ("a",), records, parsing.Files("folder", Path()))
+    monkeypatch.setattr(CountedText, "comparisons", 0)
+    drawn = split_off(whole, 0.5, 3)
+    assert CountedText.comparisons < 2 * 500 * math.log2(500)
+    places = np.random.default_rng([3, 7]).permutation(500)[:250]
+    assert {r.id for r in drawn.records if r.split == "test"} == {sorted(ids)[i] for i in places}
