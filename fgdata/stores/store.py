@@ -4,8 +4,9 @@ import io
 import itertools
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -13,6 +14,8 @@ from ..files.handles import HANDLES
 from ..files.regular import open_regular
 from .place import Url
 
+AHEAD = 4
+"""Items per thread that `each` begins before their turn."""
 _OWNERS = itertools.count()  # numbers the folders, for their open files
 T = TypeVar("T")
 R = TypeVar("R")
@@ -116,12 +119,18 @@ class RangeFile(io.RawIOBase):
 
 
 def each(store: Store, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map`, in order; on storage that lets a reader wait, with several items at a time."""
+    """`map`, in order; on storage that lets a reader wait, with several items at a time. A slow consumer holds it back:
+    at most AHEAD items per thread are begun before their turn."""
     if store.parallel == 1:
         yield from map(work, items)
         return
-    pool = ThreadPoolExecutor(store.parallel)
+    pool, begun = ThreadPoolExecutor(store.parallel), deque[Future[R]]()
     try:
-        yield from pool.map(work, items)
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) == AHEAD * store.parallel:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
