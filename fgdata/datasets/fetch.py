@@ -6,7 +6,6 @@ replaced by FILE.done. If the command is stopped at any point, running it again 
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InputError
@@ -58,13 +57,7 @@ def _install(archive: Archive, root: Path) -> None:
         return
     path = work / archive.file
     if not path.is_file():
-        try:
-            http.download(archive.url, archive.md5, path, by_hand=_BY_HAND, flag="--root")
-        except InputError:
-            with suppress(OSError):  # removes empty folders only, so a partial download is kept
-                work.rmdir()
-                root.rmdir()
-            raise
+        http.download(archive.url, archive.md5, path, by_hand=_BY_HAND, flag="--root")
     print(f"Unpacking {archive.file} into {root}", file=sys.stderr)
     unpack(path, root)
     if hasattr(os, "sync"):  # the unpacked files must be on disk before the archive is removed

@@ -8,13 +8,13 @@ Files that are not in the bucket are refused: a reader would take them for part 
 import os
 import shutil
 import stat
-import time
-from contextlib import ExitStack
+from collections.abc import Container
 from pathlib import Path
 
 from ..errors import InputError, abbreviate, counted, warn
 from ..files.atomic import atomic, is_part
-from ..files.lock import create_folder, lock
+from ..files.lock import create_folder
+from ..files.owners import owning
 from ..progress import Progress
 from ..stores.place import Url
 from ..stores.remote import PIECE, Remote
@@ -22,14 +22,13 @@ from ..stores.store import each
 from . import default_root
 from .parsing import check_relative_path
 
-_BATCH = 1000  # files that wait in the queue of the threads
-_WAIT_S = 1.0
+_OWNERS = ".copying"
 
 
 def copy_dataset(url: Url) -> Path:
     """Copies the files behind an s3:// or gs:// URL to this machine, or those that are missing -> their folder.
 
-    Another process that copies at the same time is waited for.
+    Another process, on any machine, that copies at the same time is waited for.
 
     Raises:
         InputError: There are no files, a name leads out of the folder, the storage refuses or fails, the disk is too
@@ -40,31 +39,36 @@ def copy_dataset(url: Url) -> Path:
     top = default_root("remote")
     folder = top / url.replace("://", "/")
     create_folder(folder, "FGDATA_ROOT, or --root")
-    with ExitStack() as stack:
-        _lock(stack, top)
-        _refuse_others(folder, files, url)
-        todo = _missing(folder, files)
-        size, left = sum(size for size, _ in files.values()), sum(files[name][0] for name in todo)
-        if left > (free := shutil.disk_usage(folder).free):
-            raise InputError(
-                f"{url} needs {left / 1e9:,.1f} GB more in {folder}, and {free / 1e9:,.1f} GB are free. Free some "
-                "space, or set FGDATA_ROOT to a folder of a larger disk."
-            )
-        if todo:
-            warn(f"Copying {counted(len(todo), 'file')}, {left / 1e6:,.1f} MB, of {url} to {folder}")
-        with Progress(f"Copying {url.name}", size, size - left, unit="bytes") as progress:
-            for start in range(0, len(todo), _BATCH):
-                batch = todo[start : start + _BATCH]
-                for done in each(remote, lambda name: _copy(remote, folder, name, *files[name]), batch):
-                    progress.advance(done)
-        if wrong := _missing(folder, {name: files[name] for name in todo}):
-            raise InputError(
-                f"{abbreviate(wrong)} changed in {folder} while {url} was copied, or two names are one there. Copy the "
-                "files by hand to a folder that tells them apart: --root FOLDER"
-            )
+    _refuse_others(folder, files, url)
+    todo = _missing(folder, files)
+    if todo:  # a complete copy may be where nothing can be written
+        with owning(top / _OWNERS, f"is copying a dataset to {top}", waits=True):
+            _remove_leftovers(folder, files)
+            todo = _missing(folder, files)
+            _copy_files(remote, folder, files, todo)
     already = f"; {counted(len(files) - len(todo), 'file')} had been copied before" if len(todo) < len(files) else ""
     warn(f"{url} is read from its copy, {folder}{already}")
     return folder
+
+
+def _copy_files(remote: Remote, folder: Path, files: dict[str, tuple[int, int]], todo: list[str]) -> None:
+    """Copies the files `todo`."""
+    url, size, left = remote.place, sum(size for size, _ in files.values()), sum(files[name][0] for name in todo)
+    if left > (free := shutil.disk_usage(folder).free):
+        raise InputError(
+            f"{url} needs {left / 1e9:,.1f} GB more in {folder}, and {free / 1e9:,.1f} GB are free. Free some "
+            "space, or set FGDATA_ROOT to a folder of a larger disk."
+        )
+    if todo:
+        warn(f"Copying {counted(len(todo), 'file')}, {left / 1e6:,.1f} MB, of {url} to {folder}")
+    with Progress(f"Copying {url.name}", size, size - left, unit="bytes") as progress:
+        for done in each(remote, lambda name: _copy(remote, folder, name, *files[name]), todo):
+            progress.advance(done)
+    if wrong := _missing(folder, {name: files[name] for name in todo}):
+        raise InputError(
+            f"{abbreviate(wrong)} changed in {folder} while {url} was copied, or two names are one there. Copy the "
+            "files by hand to a folder that tells them apart: --root FOLDER"
+        )
 
 
 def _list(remote: Remote) -> dict[str, tuple[int, int]]:
@@ -87,20 +91,6 @@ def _list(remote: Remote) -> dict[str, tuple[int, int]]:
     return dict(sorted(files.items()))
 
 
-def _lock(stack: ExitStack, folder: Path) -> None:
-    """Locks the folder of all copies until the stack is closed. Waits for the process that holds the lock."""
-    waits = False
-    while True:
-        try:
-            stack.enter_context(lock(folder))
-            return
-        except InputError:
-            if not waits:
-                warn(f"Another process is copying a dataset to {folder}; waiting for it")
-            waits = True
-            time.sleep(_WAIT_S)
-
-
 def _missing(folder: Path, files: dict[str, tuple[int, int]]) -> list[str]:
     """The files that are not in the folder with their size and time."""
 
@@ -115,20 +105,24 @@ def _missing(folder: Path, files: dict[str, tuple[int, int]]) -> list[str]:
 
 
 def _refuse_others(folder: Path, files: dict[str, tuple[int, int]], url: Url) -> None:
-    """InputError if the folder has files that are not in the bucket. Removes what a killed process left, and folders
-    without files."""
-    others = []
-    for top, _, names in os.walk(folder, topdown=False):
-        for path in (Path(top, name) for name in names):
-            if (name := path.relative_to(folder).as_posix()) not in files:
-                path.unlink() if is_part(path) else others.append(name)
-        if Path(top) != folder and not os.listdir(top):
-            os.rmdir(top)
-    if others:
+    """InputError if the folder has files that are not in the bucket."""
+    paths = (Path(top, name) for top, _, names in os.walk(folder) for name in names)
+    others = [path.relative_to(folder).as_posix() for path in paths if not is_part(path)]
+    if others := sorted({*others} - files.keys()):
         raise InputError(
             f"{folder}, the copy of {url}, has {counted(len(others), 'file')} that the URL does not have: "
-            f"{abbreviate(sorted(others))}. Remove them, or the folder: its files are then copied again."
+            f"{abbreviate(others)}. Remove them, or the folder: its files are then copied again."
         )
+
+
+def _remove_leftovers(folder: Path, files: Container[str]) -> None:
+    """Removes what a killed process left, and folders without files."""
+    for top, _, names in os.walk(folder, topdown=False):
+        for path in (Path(top, name) for name in names):
+            if is_part(path) and path.relative_to(folder).as_posix() not in files:
+                path.unlink()
+        if Path(top) != folder and not os.listdir(top):
+            os.rmdir(top)
 
 
 def _copy(remote: Remote, folder: Path, name: str, size: int, seconds: int) -> int:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
@@ -15,28 +15,27 @@ from urllib.request import Request, urlopen
 
 from ..errors import InputError, name_file
 from ..progress import Progress
-from .lock import create_folder, lock
+from .lock import create_and_lock
+from .owners import owning
 from .regular import open_regular
 
 TRIES = 5  # consecutive attempts without progress
 CHUNK = 1 << 20
 TIMEOUT_S = 60
+OWNERS = ".downloading"
+"""In a folder to which a process downloads: its owner file (owners.py)."""
 
 
 @contextmanager
 def only_downloader(folder: Path, flag: str) -> Iterator[None]:
-    """Creates a folder and locks it until the block ends.
+    """Creates a folder, and locks and owns it until the block ends, also against other machines.
 
     flag: the flag or variable that names the folder, for messages. InputError if another process downloads to it.
     """
-    create_folder(folder, flag)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock(folder))
-        except InputError:
-            raise InputError(
-                f"Another process is downloading to {folder}. Wait until it ends, or name another folder: {flag} FOLDER"
-            ) from None
+    with (
+        create_and_lock(folder, owned=True, flag=flag),
+        owning(folder / OWNERS, f"is downloading to {folder}"),
+    ):
         yield
 
 

@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,17 +35,18 @@ def create_folder(folder: Path, flag: str) -> None:
 
 
 @contextmanager
-def create_and_lock(folder: Path, shared: bool = False, owned: bool = False) -> Iterator[None]:
+def create_and_lock(folder: Path, shared: bool = False, owned: bool = False, flag: str = "--out") -> Iterator[None]:
     """Creates a folder and its parents, and locks it (as `lock` does) until the block ends.
 
-    shared: other processes may hold a shared lock at the same time, but no exclusive one. owned: see `lock`.
+    shared: other processes may hold a shared lock at the same time, but no exclusive one. owned: see `lock`. flag: the
+    flag that names the folder, for messages.
 
     If the block raises, the folders created here are removed again if they are empty, before the lock is released.
     Raises InputError if the folder cannot be created, or if another process holds its lock; that process owns the
     folder, so nothing is removed then.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    handle = _open_and_lock(folder, create=True, shared=shared, warns=not (shared or owned))
+    handle = _open_and_lock(folder, flag, shared=shared, warns=not (shared or owned))
     try:
         yield
     except BaseException:
@@ -66,7 +68,7 @@ def lock(folder: Path, shared: bool = False, owned: bool = False) -> Iterator[No
     On a file system without locks it prints a warning, once, unless shared or owned, and the block runs without a lock.
     Raises InputError if the folder does not exist, or if another process holds its lock.
     """
-    handle = _open_and_lock(folder, create=False, shared=shared, warns=not (shared or owned))
+    handle = _open_and_lock(folder, None, shared=shared, warns=not (shared or owned))
     try:
         yield
     finally:
@@ -74,13 +76,13 @@ def lock(folder: Path, shared: bool = False, owned: bool = False) -> Iterator[No
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds the lock of a folder now. True, the safe answer, if this cannot be determined."""
+    """Whether a process writes to a folder now: it holds the lock, not shared. True if this cannot be determined."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
         return True
     try:
-        return _try_lock(handle) is not True
+        return _try_lock(handle, shared=True) is not True
     finally:
         os.close(handle)
 
@@ -100,11 +102,23 @@ def _try_lock(handle: int, shared: bool = False) -> bool | None:
     return True
 
 
-def _open_and_lock(folder: Path, create: bool, shared: bool, warns: bool) -> int | None:
-    """-> an open handle that holds the lock of the folder at this path. None on Windows, which has no such lock."""
+def _try_for_a_moment(handle: int, shared: bool) -> bool | None:
+    """`_try_lock`, repeated: `is_locked` of another process takes the lock too, and releases it at once."""
+    for seconds in (0.01, 0.05, 0.2):
+        if (locked := _try_lock(handle, shared)) is not False:
+            return locked
+        time.sleep(seconds)
+    return _try_lock(handle, shared)
+
+
+def _open_and_lock(folder: Path, flag: str | None, shared: bool, warns: bool) -> int | None:
+    """-> an open handle that holds the lock of the folder at this path. None on Windows, which has no such lock.
+
+    flag: the flag that names the folder, which is created; None if it must exist.
+    """
     while True:
-        if create:
-            create_folder(folder, "--out")
+        if flag:
+            create_folder(folder, flag)
         if fcntl is None:
             if warns:
                 _warn_without_locks("Windows has no locks for folders.")
@@ -112,15 +126,15 @@ def _open_and_lock(folder: Path, create: bool, shared: bool, warns: bool) -> int
         try:
             handle = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:  # removed by the process that created it
-            if create:
+            if flag:
                 continue
             raise InputError(f"The folder {folder} does not exist, or was just removed.") from None
         try:
-            locked = _try_lock(handle, shared)
+            locked = _try_for_a_moment(handle, shared)
             if locked is False:
                 use, advice = "using", "then rerun this command"
-                if create:
-                    use, advice = "writing to", "or name another folder: --out FOLDER"
+                if flag:
+                    use, advice = "writing to", f"or name another folder: {flag} FOLDER"
                 raise InputError(f"Another process is {use} {folder}. Wait until it ends, {advice}")
             if locked is None and warns:
                 _warn_without_locks("The file system of the output folder has no locks.")

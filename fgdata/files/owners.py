@@ -10,6 +10,7 @@ one. Both may go on: their temporary names are random, each file appears whole, 
 process removes leftovers it asks `find_live`, so that it never removes the files of the one that took over.
 """
 
+import functools
 import json
 import os
 import platform
@@ -60,13 +61,16 @@ class Owner:
 
 
 @contextmanager
-def owning(folder: Path, does: str, first: int = 0, end: int = ALL, prefix: str = "") -> Iterator[Path]:
+def owning(
+    folder: Path, does: str, first: int = 0, end: int = ALL, prefix: str = "", waits: bool = False
+) -> Iterator[Path]:
     """Owns the shards first <= number < end until the block ends -> the owner file. Creates `folder`.
 
     folder: where the owner files are; removed at the end if it is empty. does: completes a message about another owner:
-    "is building these shards of shards/cub". prefix: only files whose names start with it count.
-    Raises InputError if a live process owns one of the shards. It may wait LEASE_SECONDS to learn whether a process on
-    another machine is alive.
+    "is building these shards of shards/cub". prefix: only files whose names start with it count. waits: wait until the
+    other owner ends, and say so once.
+    Raises InputError if a live process owns one of the shards, unless it waits. It may wait LEASE_SECONDS to learn
+    whether a process on another machine is alive.
     """
     host = re.sub("[^A-Za-z0-9.]", "-", platform.node())[:80] or "unknown"
     file = _OwnFile(folder / f"{prefix}{host}-{os.getpid()}-{secrets.token_hex(4)}.owner", first, end)
@@ -75,8 +79,11 @@ def owning(folder: Path, does: str, first: int = 0, end: int = ALL, prefix: str 
     beating = threading.Thread(target=file.renew, args=(stop,), daemon=True)
     beating.start()
     try:
-        if other := find_live(folder, prefix, first, end, file.path):
-            raise InputError(_describe(other, does))
+        while other := find_live(folder, prefix, first, end, file.path):
+            if not waits:
+                raise InputError(_describe(other, does))
+            _warn_once(f"{other} {does}; waiting for it")
+            time.sleep(_glance_seconds())
         file.create(holds=True)
         yield file.path
     finally:
@@ -139,13 +146,13 @@ def find_live(
         if owner.runs is False:
             _remove(path, seen)
     if seen:
-        warn(
+        _warn_once(
             f"{', '.join(map(str, seen.values()))} began to write to {folder.parent}. Waiting {LEASE_SECONDS:.0f} s to "
             "see whether it still does."
         )
     until = time.monotonic() + LEASE_SECONDS
     while seen and time.monotonic() < until:
-        time.sleep(min(1.0, LEASE_SECONDS / 10))
+        time.sleep(_glance_seconds())
         for path, before in list(seen.items()):
             now = _read(path)
             if now is None:
@@ -159,6 +166,16 @@ def find_live(
     for path in list(seen):
         _remove(path, seen)
     return None
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warn(text)
+
+
+def _glance_seconds() -> float:
+    """Time between two looks at the files of others."""
+    return min(1.0, LEASE_SECONDS / 10)
 
 
 def glance(folder: Path, prefix: str = "") -> Owner | None:

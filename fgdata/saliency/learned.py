@@ -128,8 +128,10 @@ def fetch(name: str) -> Path:
     if name not in NETWORKS:
         raise InputError(f"{name!r} is not a model that can be fetched; available: {', '.join(NETWORKS)}.")
     network, target = NETWORKS[name], folder()
-    if not (target / network.file).exists():
+    path = target / network.file
+    if not path.exists():
         with only_downloader(target, VARIABLE):
             by_hand = f"Find {network.file} elsewhere and put it into {target}; its sha256 is {network.sha256}."
-            download(network.url, network.sha256, target / network.file, by_hand=by_hand, flag=VARIABLE)
+            if not path.exists():  # else another process has downloaded it meanwhile
+                download(network.url, network.sha256, path, by_hand=by_hand, flag=VARIABLE)
     return find(name)

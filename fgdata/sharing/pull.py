@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import InputError, name_file
 from ..files.atomic import sync_folder, write_atomic
-from ..files.download import only_downloader
+from ..files.download import OWNERS, only_downloader
 from ..files.hub import dataset_name, hub_error, import_hub
 from ..files.regular import open_regular
 from ..progress import Progress
@@ -89,6 +89,8 @@ def pull(address: str, folder: Path) -> Pulled:
         _check_sizes(source, listed)
         _check_folder(folder, listed)
         with only_downloader(folder, f"fgdata pull {address}"):
+            if (folder / MANIFEST).exists():  # another process has finished meanwhile
+                return _open_complete(folder, manifest)
             _check_folder(folder, listed)
             (folder / PULLING).mkdir(exist_ok=True)
             downloaded = _download(source, listed, folder)
@@ -145,7 +147,7 @@ def _check_folder(folder: Path, listed: list[SetFile]) -> None:
     """InputError unless the folder is new, empty, or holds a stopped pull of the same files."""
     if not folder.exists():
         return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    names = {path.name for path in folder.iterdir()} - {OWNERS} if folder.is_dir() else {folder.name}
     own = {PULLING, CARD, *(file.name for file in listed)}
     if names and (PULLING not in names or not names <= own):
         raise InputError(

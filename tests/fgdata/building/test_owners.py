@@ -21,6 +21,7 @@ from fgdata.building import build as building
 from fgdata.building import rewrite
 from fgdata.building.finish import finish
 from fgdata.building.parts import Part
+from fgdata.datasets import Archive, fetch
 from fgdata.errors import InputError
 from fgdata.files import lock, owners, swap
 from fgdata.files.atomic import write_atomic
@@ -244,3 +245,12 @@ def test_a_set_that_another_machine_rewrites_is_refused(copy, tmp_path, name, ca
     change()
     assert hashes(copy) == hashes(tmp_path / "other")
     assert not (tmp_path / ".new").exists()
+
+
+def test_a_download_of_another_machine_is_not_disturbed(tmp_path):
+    archives = (Archive("http://127.0.0.1:9/a.zip", "0" * 32),)
+    with living(tmp_path / "cub" / ".download" / ".downloading") as path:
+        message = r"^process 42 on node7 is downloading to .*/cub/\.download; it began about [0-9]+ s ago\. Wait"
+        with pytest.raises(InputError, match=message):
+            fetch.download("cub", tmp_path / "cub", archives)
+        assert path.exists()

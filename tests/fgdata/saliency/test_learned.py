@@ -102,6 +102,21 @@ def test_fetch_model_resumes_and_checks(server, models, monkeypatch, capsys):
     assert len(server.ranges) == 1, "nothing is downloaded twice"
 
 
+def test_a_network_that_another_process_has_downloaded_meanwhile_is_not_downloaded_again(server, models, monkeypatch):
+    (models / "u2netp.onnx").unlink()
+    offer(server, monkeypatch, b"published")
+    only_downloader = learned.only_downloader
+
+    def overtaken(folder, flag):
+        (models / "u2netp.onnx").write_bytes(b"published")
+        return only_downloader(folder, flag)
+
+    monkeypatch.setattr(learned, "only_downloader", overtaken)
+    assert main(["fetch-model", "u2netp"]) == 0
+    assert not server.ranges
+    assert [path.name for path in models.iterdir()] == ["u2netp.onnx"]
+
+
 def test_fetch_model_refuses_another_file_and_an_unknown_name(server, models, monkeypatch, capsys):
     (models / "u2netp.onnx").unlink()
     offer(server, monkeypatch, b"published")
