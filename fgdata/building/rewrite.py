@@ -29,8 +29,8 @@ from ..shards.manifest import (
     dump,
     list_shards,
     newest_version,
-    read_manifest,
     read_objective,
+    refuse_changed,
     signed,
 )
 from ..shards.maps import MAPS, MapFile, maps_part, merge, pack, set_fault
@@ -169,8 +169,7 @@ def _rewrite(
     validate(workers, "local")
     start, source = time.monotonic(), need_local(shards.path, "Changing a set")
     with replacing(source, out) as new:
-        if read_manifest(source) != shards.manifest:  # it was read before the folder was locked
-            raise InputError(f"{source} was changed by another process while it was being opened. Rerun this command.")
+        refuse_changed(source, shards.manifest)  # it was read before the folder was locked
         keep_maps = "maps" in shards.manifest
         detectors, classes = shards.detectors, len(shards.classes)
         job = Job(source, new, "", {}, range(0), objective, solved, detectors, classes, added, keep_maps)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files.json import parse_json
+from ..files.lock import lock
 from ..shards.faults import set_faults
-from ..shards.manifest import BUILDING, MANIFEST, list_shards, read_manifest
+from ..shards.manifest import BUILDING, MANIFEST, list_shards, read_manifest, refuse_changed
 from ..shards.maps import MAPS
 from ..stores.place import Url
 from ..stores.remote import LISTED, Remote
@@ -57,15 +58,23 @@ def upload(folder: Path, url: Url, advance: Callable[[int], None] = lambda sampl
     """
     start = time.monotonic()
     check_target(url)
+    with lock(folder, shared=True, owned=True):  # commands that replace the set are refused until then
+        written = _upload(folder, url, advance)
+    return Uploaded(written, time.monotonic() - start)
+
+
+def _upload(folder: Path, url: Url, advance: Callable[[int], None]) -> int:
+    """`upload` under the lock of the set -> the bytes that it copied."""
     manifest, source, target = read_manifest(folder), Folder(folder), Remote(url)
     if fault := next(set_faults(source, manifest), None):
         raise InputError(f"{fault}. Restore the file, or rebuild the set; then rerun this command.")
+    content = (folder / MANIFEST).read_bytes()
     names, marks = target.names() or [], Remote(url / BUILDING)
     if MANIFEST in names:
         if read_manifest(url, target)["digest"] != manifest["digest"]:
             raise InputError(f"{url} has another set. Remove it, or name another URL: --out URL")
         _remove_marks(url)
-        return Uploaded(0, time.monotonic() - start)
+        return 0
     _claim(marks, names, url, manifest["digest"])
     there = {*(marks.names() or ())}
     shards = list_shards(manifest)
@@ -78,9 +87,10 @@ def upload(folder: Path, url: Url, advance: Callable[[int], None] = lambda sampl
         pool.shutdown(cancel_futures=True)
     for name in [MAPS] * ("maps" in manifest) + [LOG] * (folder / LOG).is_file():
         written += target.put(name, folder / name)
-    written += target.put(MANIFEST, folder / MANIFEST)
+    refuse_changed(folder, manifest)  # before its files there become a set
+    written += target.put(MANIFEST, content)
     _remove_marks(url)
-    return Uploaded(written, time.monotonic() - start)
+    return written
 
 
 def _claim(marks: Remote, names: list[str], url: Url, digest: str) -> None:

@@ -20,7 +20,7 @@ from ..shards.manifest import (
     dump,
     identify_images,
     newest_version,
-    read_manifest,
+    refuse_changed,
     signed,
 )
 from ..shards.maps import MAPS, pick, set_fault
@@ -78,10 +78,7 @@ def coreset(
     folder = need_local(pool.path, "Choosing from a set")
     number = count_images(budget, pool.splits[split], folder)
     with replacing(folder, out) as new:
-        if read_manifest(folder) != pool.manifest:  # it was read before the folder was locked
-            raise InputError(
-                f"{pool.path} was changed by another process while it was being opened. Rerun this command."
-            )
+        refuse_changed(folder, pool.manifest)  # it was read before the folder was locked
         if "maps" in pool.manifest and (damage := set_fault(pool)):
             raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
         with Progress("Reading the target", target.splits[split]) as progress:

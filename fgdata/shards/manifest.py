@@ -70,6 +70,12 @@ def read_manifest(folder: Path | Url, store: Store | None = None) -> dict:
 _REBUILD = "Restore the file, or rebuild the set in an empty folder."
 
 
+def refuse_changed(folder: Path, manifest: dict) -> None:
+    """InputError unless this is still the manifest of a folder. Locks may not reach a process that replaces the set."""
+    if read_manifest(folder) != manifest:
+        raise InputError(f"{folder} was changed by another process while it was being read. Rerun this command.")
+
+
 def list_shards(manifest: dict) -> list[dict]:
     """The entries of all shards, split after split, in the order of the manifest."""
     return [shard for split in manifest["splits"].values() for shard in split["shards"]]

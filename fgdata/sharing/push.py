@@ -15,9 +15,10 @@ from typing import Any
 from ..datasets.terms import terms_of
 from ..errors import InputError
 from ..files.hub import dataset_name, hub_error, import_hub
+from ..files.lock import lock
 from ..progress import Progress
 from ..shards.check import check
-from ..shards.manifest import MANIFEST
+from ..shards.manifest import MANIFEST, refuse_changed
 from ..shards.reader import ShardSet
 from .describe import CARD, FILES, describe, read_card
 from .files import SetFile, is_same, list_files, list_remote
@@ -52,8 +53,15 @@ def push(
         InputError: The set is damaged; its source does not allow it; the address holds another set, or is public
             without `public`; or the hub refuses. After a cut connection, files that arrived are not sent again.
     """
-    repository, hub = dataset_name(address), import_hub("fgdata push")
-    manifest = ShardSet.open(folder).manifest
+    dataset_name(address)  # refuses another kind of address
+    hub = import_hub("fgdata push")
+    with lock(folder, shared=True, owned=True):  # commands that replace the set are refused until the end
+        return _push(hub, folder, address, licence, public, have_right)
+
+
+def _push(hub: Any, folder: Path, address: str, licence: str | None, public: bool, have_right: bool) -> Pushed:
+    """`push` under the lock of the set."""
+    manifest, content = ShardSet.open(folder).manifest, (folder / MANIFEST).read_bytes()
     _refuse_without_right(folder, manifest, have_right)
     listed = list_files(manifest)
     if len(listed) + 1 + len(FILES) > MOST_FILES:
@@ -67,8 +75,9 @@ def push(
     if faults:
         raise InputError("\n".join([*faults, f"{folder} is damaged and was not uploaded. Restore these files."]))
     with tempfile.TemporaryDirectory() as temporary:
-        describe(folder, Path(temporary), repository=repository, licence=licence)
-        about = [Path(temporary) / name for name in FILES]
+        describe(folder, Path(temporary), repository=dataset_name(address), licence=licence)
+        (Path(temporary) / MANIFEST).write_bytes(content)
+        about = [Path(temporary) / name for name in (*FILES, MANIFEST)]
         try:
             return _upload(hub, address, folder, manifest, about, public)
         except InputError:
@@ -79,7 +88,7 @@ def push(
 
 
 def _upload(hub: Any, address: str, folder: Path, manifest: dict, about: Sequence[Path], public: bool) -> Pushed:
-    """about: the files that describe the set. Raises InputError, or whatever the hub and the network raise."""
+    """about: the manifest, and what describes the set. Raises InputError, or whatever the hub and the network raise."""
     api, repository = hub.HfApi(), dataset_name(address)
     api.create_repo(repository, repo_type="dataset", private=not public, exist_ok=True)
     private = bool(api.repo_info(repository, repo_type="dataset").private)
@@ -100,7 +109,8 @@ def _upload(hub: Any, address: str, folder: Path, manifest: dict, about: Sequenc
         raise InputError(f"{address} does not list {lost[0].name} after its upload. Rerun the command.")
     if MANIFEST in remote and not (folder / CARD).exists():  # the card may have been edited on the hub
         about = [path for path in about if path.name != CARD]
-    commit([*about, folder / MANIFEST], f"Set {manifest['digest'][:12]} by fgdata")
+    refuse_changed(folder, manifest)
+    commit(about, f"Set {manifest['digest'][:12]} by fgdata")
     return Pushed(len(missing), private)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from shard_files import hashes
 
+from fgdata.building import unfinished
 from fgdata.building.finish import finish
 from fgdata.building.parts import Part, parse_part
 from fgdata.cli import main
@@ -173,3 +174,21 @@ def test_a_refused_part_leaves_nothing(build_part, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no"):
         build_part(out=tmp_path / "new" / "set", part=Part(0, 2))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_finish_that_loses_a_race_finds_the_set_complete(build_part, tmp_path, direct, monkeypatch):
+    """Another process finishes the set after this one has read its plan, and before it owns the shards."""
+    for index in range(2):
+        build_part(part=Part(index, 2))
+    read_plan = unfinished.read_plan
+
+    def overtaken(out):
+        plan = read_plan(out)
+        monkeypatch.setattr(unfinished, "read_plan", read_plan)
+        assert not finish(out).was_complete
+        return plan
+
+    monkeypatch.setattr(unfinished, "read_plan", overtaken)
+    assert finish(tmp_path / "set").was_complete
+    assert hashes(tmp_path / "set") == direct
+    assert not (tmp_path / "set" / ".building").exists()

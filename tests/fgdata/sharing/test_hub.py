@@ -13,8 +13,11 @@ from paths import TINY
 from shard_files import hashes
 
 from fgdata import cli
+from fgdata.errors import InputError
+from fgdata.files.lock import lock
 from fgdata.shards.manifest import dump, read_manifest, signed
 from fgdata.shards.reader import ShardSet, box, label
+from fgdata.sharing import pull as pulling
 from fgdata.sharing import push as pushing
 
 pytest.importorskip("huggingface_hub")
@@ -218,3 +221,50 @@ def test_a_hostile_manifest_is_refused_before_the_download(hub: Hub, tiny: Path,
     assert pull(tmp_path / "new") == 2
     assert f"{ADDRESS}/manifest.json is damaged: " in error(capsys)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_set_cannot_be_replaced_during_a_push(large: Hub, tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    listed, tried = pushing.list_remote, []
+
+    def replace_meanwhile(*arguments):
+        with pytest.raises(InputError, match="Another process is using .*tiny") as fault, lock(tiny):
+            pass
+        tried.append(fault)
+        return listed(*arguments)
+
+    monkeypatch.setattr(pushing, "list_remote", replace_meanwhile)
+    assert push(tiny) == 0
+    assert tried
+
+
+def test_a_set_that_another_machine_replaces_during_a_push_gets_no_manifest(
+    large: Hub, tiny: Path, monkeypatch, capsys
+):
+    """One that the lock does not reach."""
+    listed = pushing.list_remote
+
+    def replace_meanwhile(*arguments):
+        rename(tiny, "birds")
+        return listed(*arguments)
+
+    monkeypatch.setattr(pushing, "list_remote", replace_meanwhile)
+    assert push(tiny) == 2
+    assert "tiny was changed by another process while it was being read. Rerun" in error(capsys)
+    assert "manifest.json" not in large.repositories["my-lab/birds"]
+
+
+def test_a_pull_that_another_process_overtakes_finds_the_set_complete(
+    hub: Hub, tiny: Path, tmp_path, capsys, monkeypatch
+):
+    assert push(tiny) == 0
+    only_downloader = pulling.only_downloader
+
+    def overtaken(folder: Path, flag: str):
+        monkeypatch.setattr(pulling, "only_downloader", only_downloader)
+        assert pull(folder) == 0
+        return only_downloader(folder, flag)
+
+    monkeypatch.setattr(pulling, "only_downloader", overtaken)
+    assert pull(tmp_path / "new") == 0
+    assert "is already complete: " in capsys.readouterr().out
+    assert not (tmp_path / "new" / ".downloading").exists()

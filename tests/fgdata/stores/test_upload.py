@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from fgdata.boxes.objective import Objective
+from fgdata.building.rewrite import rebox
 from fgdata.building.upload import upload
 from fgdata.cli import main
 from fgdata.errors import InputError
+from fgdata.files.swap import exchange
 from fgdata.shards.check import check
 from fgdata.shards.reader import ShardSet
 from fgdata.stores.place import Url
@@ -82,3 +85,45 @@ def test_what_a_set_is_not_copied_to(s3: str, drawn_set: Path):
             upload(drawn_set, Url(text))
     with pytest.raises(InputError, match="there is no such bucket"):
         upload(drawn_set, Url("s3://nobody/x"))
+
+
+@pytest.fixture
+def own_set(tmp_path: Path) -> Path:
+    assert main(["build-shards", *SMALL, "--keep-maps", "--out", str(tmp_path / "own")]) == 0
+    return tmp_path / "own"
+
+
+def test_a_set_cannot_be_replaced_while_it_is_copied(s3: str, own_set: Path, monkeypatch: pytest.MonkeyPatch):
+    url, put, refused = Url("s3://birds/locked/own"), Remote.put, []
+
+    def rebox_meanwhile(self: Remote, name: str, file: Path | bytes) -> int:
+        if name == "test-000000.tar":
+            with pytest.raises(InputError, match="Another process is using .*own. Wait until it ends") as fault:
+                rebox(own_set, Objective(tau=0.9))
+            refused.append(fault)
+        return put(self, name, file)
+
+    monkeypatch.setattr(Remote, "put", rebox_meanwhile)
+    upload(own_set, url)
+    assert refused
+    assert check(url)[1] == []
+
+
+def test_a_set_that_another_machine_replaces_during_a_copy_is_not_completed(
+    s3: str, own_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One that the lock does not reach. Files of two sets are then at the URL, and no manifest may say otherwise."""
+    url, put = Url("s3://birds/mixed/own"), Remote.put
+    rebox(own_set, Objective(tau=0.9), out=tmp_path / "other")
+
+    def replace_meanwhile(self: Remote, name: str, file: Path | bytes) -> int:
+        if name == "test-000000.tar":
+            exchange(tmp_path / "other", own_set)
+        return put(self, name, file)
+
+    monkeypatch.setattr(Remote, "put", replace_meanwhile)
+    monkeypatch.setattr("fgdata.building.upload._AT_ONCE", 1)
+    with pytest.raises(InputError, match="own was changed by another process while it was being read. Rerun"):
+        upload(own_set, url)
+    with pytest.raises(InputError, match=f"{url} is an unfinished shard set"):
+        ShardSet.open(url)
