@@ -272,7 +272,8 @@ def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
     for entry in source.iterdir():
         if entry.name in own or is_part(entry):
             continue
-        _link_tree(entry, new / entry.name)
+        # A line is appended to the log before the swap, and must not appear in the old set.
+        (_copy if entry.name == LOG and entry.is_file() else _link_tree)(entry, new / entry.name)
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -45,6 +45,7 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     ):
         try:
             _refuse_full(out)
+            _remove_aside(new, target)
             for entry in new.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             yield new
@@ -109,7 +110,8 @@ def is_working_folder(folder: Path) -> bool:
 def exchange(new: Path, old: Path) -> None:
     """Swaps the names of two folders: in one step if the system supports it, otherwise by three renames.
 
-    `recover` restores the old folder if the process is killed between the renames. Raises OSError if a rename fails.
+    If the process is killed between the renames, `recover` restores the old folder after the first one, and `replacing`
+    removes it after the second. Raises OSError if a rename fails.
     """
     swap = _system_swap()
     if swap is not None:
@@ -118,7 +120,7 @@ def exchange(new: Path, old: Path) -> None:
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
             raise OSError(code, os.strerror(code), str(old))
-    aside = new.with_name(f"{new.name}.old")
+    aside = _aside(new)
     old.rename(aside)
     try:
         new.rename(old)
@@ -128,10 +130,23 @@ def exchange(new: Path, old: Path) -> None:
     aside.rename(new)
 
 
+def _aside(new: Path) -> Path:
+    """Where the old folder is between the renames of `exchange`."""
+    return new.with_name(f"{new.name}.old")
+
+
+def _remove_aside(new: Path, target: Path) -> None:
+    """Removes the old folder that is left if a process was killed after the second rename of `exchange`."""
+    aside = _aside(new)
+    is_other_set = aside.is_dir() and (is_locked(aside) or glance(aside.parent, _owner_prefix(aside.name)))
+    if target.exists() and aside.is_dir() and not is_other_set:
+        shutil.rmtree(aside)
+
+
 def recover(folder: Path) -> None:
     """Gives a folder its name back if a process was killed during the renames of `exchange`. Otherwise does nothing."""
     folder = _resolve(folder)
-    aside = folder.parent / ".new" / f"{folder.name}.old"
+    aside = _aside(folder.parent / ".new" / folder.name)
     if aside.is_dir() and not folder.exists():
         aside.rename(folder)
 
@@ -160,8 +175,10 @@ def _describe(new: Path) -> str:
             f"{new}: {owner} began to write {name}. If it no longer runs, the next `fgdata rebox`, `add` or `coreset` "
             f"on {name} removes it"
         )
-    clears = "Remove it: " if old else f"The next such command on {name} removes it, or run: "
-    return f"{new} was left by a killed `fgdata rebox`, `add` or `coreset`. {clears}rm -r {quoted}"
+    return (
+        f"{new} was left by a killed `fgdata rebox`, `add` or `coreset`. The next such command on {name} removes it, "
+        f"or run: rm -r {quoted}"
+    )
 
 
 def _system_swap():

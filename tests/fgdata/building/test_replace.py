@@ -37,7 +37,7 @@ def add_other_files(folder: Path) -> None:
 
 def test_a_rewrite_in_place_keeps_other_files_without_copying(copy):
     add_other_files(copy)
-    paths = [copy / "notes.txt", copy / "deep" / "er" / "more.txt", copy / LOG, copy / "maps.h5"]
+    paths = [copy / "notes.txt", copy / "deep" / "er" / "more.txt", copy / "maps.h5"]
     before = [path.stat().st_ino for path in paths]
     rebox(copy, TIGHT)
     assert [path.stat().st_ino for path in paths] == before
@@ -229,6 +229,56 @@ def test_a_rename_that_fails_leaves_the_set_unchanged(copy, tmp_path, monkeypatc
             swap_in(copy, tmp_path / out if out else None)
         assert files(copy) == before
         assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
+
+
+def test_an_add_whose_swap_fails_leaves_the_log_unchanged(copy, tmp_path, monkeypatch):
+    """Other files of the folder are hard links until the swap; what is appended to must not be one."""
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+
+    def fail(new, old):
+        assert len((new / LOG).read_bytes()) > len(before[LOG])
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(swap, "exchange", fail)
+    with pytest.raises(InputError, match="cannot be replaced: .* It is unchanged"):
+        add(copy, "vsf")
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+class Killed(BaseException):
+    """In place of SIGKILL."""
+
+
+def test_what_was_left_between_the_last_two_renames_does_not_stop_the_next_rewrite(copy, tmp_path, monkeypatch, capsys):
+    """The system has no call that swaps two names."""
+    monkeypatch.setattr(swap, "_system_swap", lambda: None)
+
+    def killed(self, target, rename=Path.rename):
+        if self.name == "set.old":
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(Killed):
+            rebox(copy, TIGHT)
+    assert (tmp_path / ".new" / "set.old" / "manifest.json").exists()
+    first = files(copy)
+    assert main(["list", "--folder", str(tmp_path)]) == 0
+    assert "The next such command on set removes it" in " ".join(capsys.readouterr().out.split())
+    rebox(copy, MEAN)
+    assert files(copy) != first
+    assert check(copy)[1] == []
+    assert not (tmp_path / ".new").exists()
+
+
+def test_a_set_that_is_named_like_a_leftover_is_kept(copy, tmp_path):
+    other = Path(shutil.copytree(copy, tmp_path / "set.old"))
+    with swap.replacing(other, None) as new:
+        shutil.copytree(other, new, dirs_exist_ok=True)
+        rebox(copy, TIGHT)
+        assert files(new) == files(other)
+    assert check(other)[1] == []
 
 
 def swap_in(source: Path, out: Path | None) -> None:
