@@ -161,9 +161,9 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
 
     program: the name that starts every message. command: returns an exit code; None means 0. when_stopped: a sentence
     on what an interrupted command leaves on disk and how to resume; empty for a command that writes nothing.
-    Errors that a user can fix (InputError, a full or failing disk, too little memory, missing permissions) print one
-    message and give 2, Ctrl-C gives 130, a closed pipe 141. Any other exception is raised. Standard streams that are
-    closed are replaced.
+    Errors that a user can fix (InputError, a full or failing disk, too little memory, missing permissions, a package
+    that lacks a library) print one message and give 2, Ctrl-C gives 130, a closed pipe 141. Any other exception is
+    raised. Standard streams that are closed are replaced.
     """
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # an ASCII-only terminal gets \\u2026 instead of an exception
@@ -183,6 +183,11 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         raise
     except BrokenPipeError:  # the reader of the pipe has exited, like `head`
         return _report("", 141)
+    except ImportError as fault:
+        if isinstance(fault, ModuleNotFoundError) or (fault.name or "").partition(".")[0] in ("fgdata", "fgtrain"):
+            raise
+        what = f"A package is installed, but cannot be imported: {fault}"
+        return _report(f"{program}: {what}. Install it again, or what it lacks.", 2)
     except MemoryError:
         return _report(f"{program}: Not enough memory. {when_stopped}".rstrip(), 2)
     except OSError as fault:

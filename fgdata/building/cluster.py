@@ -122,7 +122,7 @@ def _connect(address: str | None) -> Any:
     """-> the module ray, connected to a cluster. An existing connection of this process is used as it is."""
     try:
         import ray
-    except ImportError:
+    except ModuleNotFoundError:
         raise InputError("--engine ray needs Ray: pip install ray, or use --engine local") from None
     if ray.is_initialized():
         return ray

@@ -13,7 +13,7 @@ def import_hub(command: str) -> Any:
     """-> module huggingface_hub with its utils. InputError if it is not installed. command: the one that needs it."""
     try:
         import huggingface_hub.utils  # the module loads its parts lazily, and this one only by name
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(
             f"{command} needs huggingface_hub, which is not installed: pip install huggingface_hub"
         ) from error

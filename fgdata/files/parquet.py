@@ -10,6 +10,6 @@ def import_pyarrow(command: str) -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(f"{command} needs pyarrow, which is not installed: pip install pyarrow") from error
     return pyarrow, pyarrow.parquet

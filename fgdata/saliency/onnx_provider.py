@@ -79,7 +79,7 @@ def import_onnxruntime() -> Any:
     """-> the module onnxruntime. InputError if it is not installed."""
     try:
         import onnxruntime
-    except ImportError:
+    except ModuleNotFoundError:
         raise InputError("onnx:FILE needs onnxruntime, which is not installed: pip install onnxruntime") from None
     return onnxruntime
 

@@ -205,7 +205,7 @@ def _beta_table(alpha: float) -> np.ndarray:
 def _betaincinv(alpha: float, u: np.ndarray) -> np.ndarray:
     try:
         from scipy.special import betaincinv
-    except ImportError:
+    except ModuleNotFoundError:
         raise InputError("The crop contrastive needs SciPy, which is not installed: pip install scipy") from None
     return betaincinv(alpha, alpha, u)
 

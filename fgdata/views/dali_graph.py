@@ -13,7 +13,9 @@ from .spec import ViewSpec
 try:
     from nvidia.dali import fn, math, types
     from nvidia.dali.pipeline import pipeline_def
-except ImportError:
+except ModuleNotFoundError as fault:
+    if fault.name not in ("nvidia", "nvidia.dali"):  # it is installed, but lacks a part
+        raise
     raise InputError(
         "The dali backend needs NVIDIA DALI, which is not installed: pip install nvidia-dali-cuda130 (for a driver of "
         "CUDA 12: pip install nvidia-dali-cuda120), or use backend threads."

@@ -79,14 +79,19 @@ def start(
     threads = threads or share_of_cores(world_size)
     wants_dali = backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali())
     if wants_dali and not cache and output == "float32":
-        from .dali import Dali
-
         try:
+            from .dali import Dali
+
             return place, Dali(views, max(2, batch_size), threads, place, other_sets=other_sets)
-        except (RuntimeError, ImportError, OSError) as error:  # such as a driver that is older than DALI's CUDA
+        except (RuntimeError, ImportError, OSError) as error:  # an older driver than DALI's CUDA, a missing library
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if backend == "dali" and isinstance(error, ImportError):
+                raise InputError(
+                    f"The dali backend needs NVIDIA DALI, which is installed but cannot be imported: {reason}. Install "
+                    "what it lacks, or use backend threads."
+                ) from error
             if backend == "dali":
                 raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             text = f"DALI does not run here ({reason}); the views are computed by threads, which is slower"
             warnings.warn(text, RuntimeWarning, stacklevel=3)
     from .threads import Threads
@@ -104,7 +109,7 @@ def find_device(device: "str | torch.device") -> "torch.device":
     """The device of a loader's tensors. InputError if this machine lacks it, or torch."""
     try:
         import torch
-    except ImportError:
+    except ModuleNotFoundError:
         raise InputError("Loading views needs torch, which is not installed: pip install torch") from None
     try:
         place = torch.device(device)

@@ -156,7 +156,7 @@ def check_trackers(config: Config) -> None:
     for name in named(config):
         try:
             import_module(name)
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise InputError(f"--log {name} needs {name}, which is not installed: pip install {name}") from error
 
 

@@ -94,7 +94,7 @@ def _import_packages() -> Any:
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(
             f"An ONNX file needs {error.name}, which is not installed: pip install {' '.join(PACKAGES)}"
         ) from error

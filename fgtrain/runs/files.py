@@ -99,7 +99,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     PyYAML is missing. Aliases are refused: a few lines of them stand for more values than fit into memory."""
     try:
         import yaml
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(f"{path} needs PyYAML, which is not installed: pip install pyyaml") from error
 
     class Loader(yaml.SafeLoader):

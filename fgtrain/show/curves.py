@@ -132,7 +132,7 @@ def draw(runs: dict[str, Series], figures: Sequence[str], bands: dict[str, dict[
     try:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError:
+    except ModuleNotFoundError:
         raise InputError("show curves needs matplotlib, which is not installed: pip install matplotlib") from None
     columns = min(COLUMNS, len(figures))
     rows = -(-len(figures) // columns)

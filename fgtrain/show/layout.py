@@ -90,7 +90,7 @@ def save_figure(figure: Any, path: Path, suffix: str) -> None:
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
-    except ImportError:
+    except ModuleNotFoundError:
         raise InputError(
             "PDF and SVG need matplotlib, which is not installed: pip install matplotlib, or name a .png"
         ) from None

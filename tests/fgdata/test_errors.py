@@ -39,11 +39,23 @@ def failing(error):
         (PermissionError(errno.EACCES, "Permission denied", "y"), 2, "fgdata: Permission denied: y. Rerun.\n"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "z"), 2, "fgdata: Disk quota exceeded: z. Rerun.\n"),
         (MemoryError(), 2, "fgdata: Not enough memory. Rerun.\n"),
+        (
+            ImportError("libcudart.so.13: cannot open shared object file", name="onnxruntime.capi"),
+            2,
+            "fgdata: A package is installed, but cannot be imported: libcudart.so.13: cannot open shared object file. "
+            "Install it again, or what it lacks.\n",
+        ),
     ],
 )
 def test_errors_that_a_user_can_fix_print_one_message(capsys, error, code, message):
     assert run_command("fgdata", failing(error), "Rerun.") == code
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("fault", [ModuleNotFoundError("no x", name="x"), ImportError("no x", name="fgdata.x")])
+def test_a_fault_of_ours_in_an_import_is_raised(fault):
+    with pytest.raises(type(fault), match="no x"):
+        run_command("fgdata", failing(fault))
 
 
 STORAGE = "EIO ESTALE ENOLINK EREMOTEIO ETIMEDOUT ENOTCONN EHOSTDOWN EHOSTUNREACH ENETDOWN ENODEV ENXIO EUCLEAN".split()
@@ -126,6 +138,18 @@ def test_a_process_without_the_lock_leaves_the_folder_unchanged(tmp_path):
             raise AssertionError("not reached")
         (folder / "shard").touch()
     assert not is_locked(folder)
+
+
+@pytest.mark.parametrize("open_folder", [lock, create_and_lock])
+def test_a_process_that_asks_for_the_lock_does_not_stop_the_one_that_takes_it(tmp_path, monkeypatch, open_folder):
+    """`is_locked` holds the lock for a moment."""
+    fcntl = pytest.importorskip("fcntl", reason="this system has no flock")
+    handles = [os.open(tmp_path, os.O_RDONLY)]
+    fcntl.flock(handles[0], fcntl.LOCK_EX)
+    monkeypatch.setattr("fgdata.files.lock.time.sleep", lambda seconds: os.close(handles.pop()))
+    with open_folder(tmp_path):
+        assert is_locked(tmp_path)
+    assert not handles
 
 
 @pytest.mark.parametrize("returns", [True, False])

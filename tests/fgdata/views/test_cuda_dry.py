@@ -6,7 +6,9 @@ backward pass (gradients are zeros), NCCL or torch.compile. Of DALI it only test
 constant there, because an operator fails if it mixes one with a number on the CPU.
 """
 
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trainable import small
 
+from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import Local, ViewSpec, opening, unfinished
 from fgtrain.engine import lifecycle, monitor
@@ -297,6 +300,44 @@ def test_a_dali_that_does_not_run_is_replaced_by_threads_with_a_warning(monkeypa
         _, backend = opening.start(ViewSpec(), 4, "auto", 1, CUDA, world_size=1, other_sets=False)
     backend.close()
     with pytest.raises(RuntimeError, match="insufficient"):
+        opening.start(ViewSpec(), 4, "dali", 1, CUDA, world_size=1, other_sets=False)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ImportError("libnvjpeg.so.13: cannot open shared object file: No such file or directory"),
+        ModuleNotFoundError("No module named 'nvidia.nvjpeg'", name="nvidia.nvjpeg"),
+        OSError("libnvjpeg.so.13: cannot open shared object file: No such file or directory"),
+    ],
+)
+def test_a_dali_that_cannot_be_imported_is_replaced_by_threads_with_the_cause(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+):
+    def fail(name: str) -> None:
+        raise fault
+
+    lacking = types.ModuleType("nvidia.dali")
+    monkeypatch.setattr(lacking, "__getattr__", fail, raising=False)
+    for name in ("dali", "dali_graph"):
+        monkeypatch.delitem(sys.modules, f"fgdata.views.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", lacking)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(opening, "_has_dali", lambda: True)
+    with pytest.warns(RuntimeWarning, match=f"DALI does not run here .{fault}.; the views are computed by threads"):
+        _, backend = opening.start(ViewSpec(), 4, "auto", 1, CUDA, world_size=1, other_sets=False)
+    backend.close()
+    kind = InputError if isinstance(fault, ImportError) else OSError
+    with pytest.raises(kind, match=f"{fault}"):
+        opening.start(ViewSpec(), 4, "dali", 1, CUDA, world_size=1, other_sets=False)
+
+
+def test_a_dali_that_is_not_installed_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch):
+    for name in ("dali", "dali_graph"):
+        monkeypatch.delitem(sys.modules, f"fgdata.views.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="NVIDIA DALI, which is not installed: pip install nvidia-dali-cuda130"):
         opening.start(ViewSpec(), 4, "dali", 1, CUDA, world_size=1, other_sets=False)
 
 
