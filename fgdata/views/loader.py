@@ -174,6 +174,8 @@ class Loader:
                 "shuffle": shuffle,
                 "last_batch": last_batch,
                 "shuffle_block": shuffle_block,
+                # Each rank pairs the images of its own part, so with other ranks every background is another.
+                "ranks": world_size if views.pastes and others is None else None,
             }
         )
         self._epoch, self._batch, self._restored = 0, 0, False
@@ -256,12 +258,16 @@ class Loader:
         boxes = self._maker.given.digest(self._epoch)
         return state | ({"boxes": boxes} if boxes else {})
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a position: the next iteration yields exactly the batches that followed `state_dict`. The number of
-        ranks may differ; the batches of all ranks together are then the same. If boxes were set, set them again first.
+    def load_state_dict(self, state: dict[str, Any], *, any_ranks: bool = False) -> None:
+        """Restores a position: the next iteration yields exactly the batches that followed `state_dict`.
+
+        The number of ranks may differ; the batches of all ranks together are then the same. Not so for crops that take
+        their backgrounds from the batch: with another number of ranks, every background is another image. If boxes were
+        set, set them again first.
 
         Args:
             state: A result of `state_dict`, also after a round trip through JSON.
+            any_ranks: Accept other backgrounds, from a state of another number of ranks. Default: False.
 
         Raises:
             InputError: the state is of a loader with another set, other settings or other boxes, or of no loader.
@@ -273,6 +279,8 @@ class Loader:
         saved = dict(state["loader"])
         if "world_size" in saved:  # a state of an older version
             saved["batch_size"] *= saved.pop("world_size")
+        if any_ranks or "ranks" not in saved:  # older states do not tell
+            saved["ranks"] = self._identity["ranks"]
         saved["views"] = _as_json(asdict(ViewSpec())) | saved["views"]  # settings that are newer than the state
         for name, current in self._identity.items():
             if saved.get(name) != current:

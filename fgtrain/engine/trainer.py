@@ -329,7 +329,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
             if self.refresh and (boxes := state.get("boxes")) is not None:
                 self.refresh.restore(boxes, self.loader)
-            self.loader.load_state_dict(state["loader"])
+            self.loader.load_state_dict(state["loader"], any_ranks=True)  # lifecycle.py warns
             ranks, rank = state["ranks"], parallel.rank()
             own = ranks[rank % len(ranks)]
             if rank < len(ranks):

@@ -335,7 +335,7 @@ def test_a_dali_that_cannot_be_imported_is_replaced_by_threads_with_the_cause(
 def test_a_dali_that_is_not_installed_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch):
     for name in ("dali", "dali_graph"):
         monkeypatch.delitem(sys.modules, f"fgdata.views.{name}", raising=False)
-    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(InputError, match="NVIDIA DALI, which is not installed: pip install nvidia-dali-cuda130"):
         opening.start(ViewSpec(), 4, "dali", 1, CUDA, world_size=1, other_sets=False)

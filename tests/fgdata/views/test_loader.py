@@ -268,6 +268,40 @@ def test_state_of_another_loader_is_refused(name: str, change: dict):
             other.load_state_dict(state)
 
 
+PASTE = {
+    "rrc": ViewSpec(size=16),
+    "swap": SWAP,
+    "paste": ViewSpec(size=16, crop="paste"),
+    "inside-box": ViewSpec(size=16, crop="inside-box"),
+}
+
+
+@pytest.mark.parametrize("name", PASTE)
+@pytest.mark.parametrize("borrowed", [False, True])
+def test_a_state_of_another_number_of_ranks_is_accepted_exactly_if_the_batches_are_the_same(
+    name: str, borrowed: bool, drawn_set: Path
+):
+    options: dict = {"backgrounds": drawn_set} if borrowed and PASTE[name].pastes else {}
+    with open_loader(20, PASTE[name], **options) as alone:
+        iterator = iter(alone)
+        next(iterator)
+        state = json.loads(json.dumps(alone.state_dict()))
+        second = next(iterator)["views"]
+    halves, refused = [], set()
+    for rank in (0, 1):
+        with open_loader(20, PASTE[name], batch_size=2, rank=rank, world_size=2, **options) as loader:
+            try:
+                loader.load_state_dict(state)
+            except InputError as fault:
+                refused.add(str(fault))
+                loader.load_state_dict(state, any_ranks=True)
+            halves.append(next(iter(loader))["views"])
+            older = {key: value for key, value in state["loader"].items() if key != "ranks"}
+            loader.load_state_dict({**state, "loader": older})
+    assert bool(refused) != torch.equal(torch.cat(halves, 1), second)
+    assert all("ranks was 1 and is 2 now" in fault for fault in refused)
+
+
 def test_a_state_of_something_else_is_refused():
     with (
         open_loader(8) as loader,
