@@ -95,7 +95,7 @@ class CopyFolder:
     def _is_copied(self, part: Path) -> bool:
         """Whether a process is copying this tar. Removes the parts that killed processes left."""
         for other in self.path.glob("*.part"):
-            with suppress(FileNotFoundError), other.open("rb") as file:
+            with suppress(OSError), other.open("rb+") as file:  # gone, or of another user; NFS locks what it may write
                 if _try_lock(file):
                     other.unlink()
         return part.exists()
@@ -111,8 +111,9 @@ class CopyFolder:
         for path in sorted(old, key=lambda path: about[path].st_mtime):
             if used + size <= self.most_bytes:
                 break
-            path.unlink()
-            used -= about[path].st_size
+            with suppress(OSError):  # of another user
+                path.unlink()
+                used -= about[path].st_size
         return used + size <= self.most_bytes and size < shutil.disk_usage(self.path).free
 
 
@@ -173,8 +174,9 @@ class Copied:
         now, file = time.monotonic(), self._folder.file(self._tars[name][0])
         if now - self._ready.get(name, -_TOUCH_S) < _TOUCH_S:
             return True
-        with suppress(OSError):
+        with suppress(OSError):  # a copy of another user, or on a read-only file system
             os.utime(file)
+        if os.access(file, os.R_OK):
             self._ready[name] = now
             return True
         self._ready.pop(name, None)

@@ -149,18 +149,19 @@ class Remote:
         except (FileNotFoundError, exceptions.BaseError) as error:
             text, advice = str(error), _ACCESS[url.scheme.replace("https", "http")]
             answer = text.partition("\n\nDebug source")[0]
-            if "NoSuchBucket" in answer:
+            words = re.sub(r"\S*/\S*", "", answer.replace(name or url, "")).lower()  # without paths and URLs
+            if "<Code>NoSuchBucket<" in answer:
                 raise InputError(f"{url} cannot be {done}: there is no such bucket. {advice}") from None
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(errno.ENOENT, "No such file in remote storage", str(url)) from None
-            if re.search("status code: 40[13]", answer) or "credential" in answer.lower():
+            if re.search("status code: 40[13]", answer) or "credential" in words:
                 raise _Denied(f"{url} cannot be {done}: {_describe(text)}. {advice}") from None
             reason, advice = _describe(text), "Check the network and the server, then rerun the command."
             if isinstance(error, exceptions.NotSupportedError):
                 reason, advice = "the server does not answer with byte ranges", "Copy the set to a server that does."
             if isinstance(error, exceptions.InvalidPathError):
                 advice = "Rename that file, or remove it."
-            if "416" in reason:
+            if reason.startswith("the server answered 416"):
                 reason, advice = "it is shorter than the set states", "Restore the file, or copy the set again."
             raise InputError(f"{url} cannot be {done}: {reason}. {advice}") from None
 
@@ -186,7 +187,7 @@ def connect(url: Url) -> Any:
     """The obstore of a URL. Nothing is requested. InputError if obstore is not installed."""
     try:
         from obstore import store
-    except ImportError:
+    except ModuleNotFoundError:
         raise InputError(f"{url} needs obstore, which is not installed: pip install obstore") from None
     options: Any = {"timeout": timedelta(seconds=TIMEOUT_S), "allow_http": True}
     backoff = {

@@ -1,5 +1,6 @@
 """Copies of remote tars: each is transferred once, within the limit, whatever other processes do."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -89,3 +90,51 @@ def test_a_part_in_use_is_left_alone_and_one_of_a_killed_process_is_not(tmp_path
     with pytest.raises(ValueError, match="sha256"):
         folder.add("3", 600, set(), lambda size, offset: bytes(size))
     assert {path.name for path in tmp_path.iterdir()} == {"lock"}
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_copy_that_cannot_be_marked_as_read_is_read(
+    web: Web, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+):
+    """It is that of another user, or on a read-only file system."""
+    copy_all(copied_set(web, tmp_path))
+    shards = copied_set(web, tmp_path)
+
+    def refuse(path, *_):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr("os.utime", refuse)
+    web.asked.clear()
+    assert list(read_all(shards.split("train"))) == list(read_all(ShardSet.open(drawn_set).split("train")))
+    assert not web.asked
+
+
+def test_what_other_users_left_does_not_end_the_copying(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """In a shared folder with the sticky bit, only the owner may remove a file, or open it if its mode says so."""
+    old, part = tmp_path / f"{'b' * 64}.tar", tmp_path / f"{'c' * 64}.part"
+    old.write_bytes(bytes(1000))
+    os.utime(old, times=(time.time() - 2 * copies.IDLE_S,) * 2)
+    part.touch()
+    shards = copied_set(web, tmp_path, 1000)
+    unlink, opened = Path.unlink, Path.open
+
+    def refuse_unlink(path: Path, *arguments, **options) -> None:
+        if path == old:
+            raise PermissionError(errno.EPERM, "not the owner", str(path))
+        unlink(path, *arguments, **options)
+
+    def refuse_open(path: Path, *arguments, **options):
+        if path == part:
+            raise PermissionError(errno.EACCES, "not readable", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse_unlink)
+    monkeypatch.setattr(Path, "open", refuse_open)
+    copy_all(shards)  # there is no room
+    assert old.exists()
+    assert "no more tars will be" not in capsys.readouterr().err
+    shards.store._folder.most_bytes = 10**9  # type: ignore[attr-defined]
+    copy_all(shards)
+    assert len(list(tmp_path.glob("*.tar"))) == 4

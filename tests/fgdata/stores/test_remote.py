@@ -189,3 +189,17 @@ def test_places():
     assert (place("s3://b/sets/cub/") / "x", place("s3://b/cub").resolve().name) == ("s3://b/sets/cub/x", "cub")  # type: ignore
     with pytest.raises(InputError, match="fgdata rebox needs a folder of this machine, and s3://b/cub"):
         need_local(Url("s3://b/cub"), "fgdata rebox")
+
+
+@pytest.mark.parametrize("name", ["x-416.tar", "my credentials.tar", "NoSuchBucket.tar"])
+@pytest.mark.parametrize("folder", ["drawn", "credentials/416/NoSuchBucket"])
+def test_the_name_of_a_file_is_not_taken_for_an_answer(name: str, folder: str):
+    from obstore.exceptions import GenericError
+
+    store = Remote(Url(f"https://host/{folder}"))
+    text = f"Generic HTTP error: odd answer for {name}, see https://host/{folder}/{name.replace(' ', '%20')}"
+    with (
+        pytest.raises(InputError, match="cannot be read: .*odd answer.*Check the network and the server"),
+        store._naming(name),
+    ):
+        raise GenericError(text)
