@@ -1,6 +1,5 @@
 """The plan of a shard set: every setting that determines its bytes. A set with another plan is refused."""
 
-import hashlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from ..files.regular import open_regular
 from ..images import VERSION
 from ..plugins import needed
 from ..saliency import DETECTORS, component, find_row, own_settings
-from ..shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, read_objective
+from ..shards.manifest import BUILDING, FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, RowsDigest, read_objective
 from ..shards.maps import SIDE
 from .sample import Recipe
 
@@ -52,13 +51,10 @@ def make_plan(dataset: Dataset, recipe: Recipe, shard_samples: int) -> dict:
 
 
 def hash_records(records: Sequence[Record]) -> str:
-    """sha256 of the JSON list of all records, a thousand at a time: the text of a million takes 300 MB."""
-    digest = hashlib.sha256(b"[")
+    """sha256 of the JSON list of all records."""
+    digest = RowsDigest()
     for start in range(0, len(records), 1000):
-        rows = [[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in records[start : start + 1000]]
-        text = json.dumps(rows, separators=(",", ":"))[1:-1]
-        digest.update(("," * (start > 0) + text).encode())
-    digest.update(b"]")
+        digest.add([[r.id, r.file, r.label, r.class_name, r.split, r.boxes] for r in records[start : start + 1000]])
     return digest.hexdigest()
 
 

@@ -1,7 +1,5 @@
 """Chooses the images of one shard set that are nearest to another one, and writes them as a shard set of their own."""
 
-import hashlib
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -10,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..cores import free_memory
+from ..errors import InputError, counted
 from ..files.atomic import write_atomic
 from ..files.swap import replacing
 from ..progress import Progress
 from ..shards.manifest import (
     MANIFEST,
+    RowsDigest,
     count_fallbacks,
     dump,
     identify_images,
@@ -28,7 +28,7 @@ from ..shards.reader import ShardSet, SplitReader, meta
 from ..shards.writer import ShardWriter
 from ..stores.place import need_local
 from . import Encoder
-from .simcore import CENTRES, choose, find_centres, similarities, unit
+from .simcore import CENTRES, choose, count_bytes, find_centres, similarities, unit
 
 MOST_CENTRES = 100_000
 
@@ -77,6 +77,7 @@ def coreset(
         )
     folder = need_local(pool.path, "Choosing from a set")
     number = count_images(budget, pool.splits[split], folder)
+    need_memory(target.splits[split], pool.splits[split], centres, number)
     with replacing(folder, out) as new:
         refuse_changed(folder, pool.manifest)  # it was read before the folder was locked
         if "maps" in pool.manifest and (damage := set_fault(pool)):
@@ -85,7 +86,8 @@ def coreset(
             features = np.concatenate([_counted(batch, target, progress) for batch in encoder.embed(target, split)])
         middle = find_centres(unit(features), centres, seed)
         with Progress("Reading the pool", pool.splits[split]) as progress:
-            cosines = similarities((_counted(batch, pool, progress) for batch in encoder.embed(pool, split)), middle)
+            batches = (_counted(batch, pool, progress) for batch in encoder.embed(pool, split))
+            cosines = similarities(batches, middle, pool.splits[split])
         numbers, rounds = choose(cosines, number, stop)
         how: dict[str, Any] = {"method": "simcore", "encoder": encoder.SETTINGS, "budget": budget}
         how |= {"centres": len(middle), "stop": stop, "seed": seed, "rounds": len(rounds)}
@@ -105,6 +107,16 @@ def need_numbers(centres: int, stop: float, seed: int) -> None:
         raise InputError(f"--stop is {stop:g}; allowed: 0 to spend the whole budget, or a share up to 1.")
     if not 0 <= seed < 1 << 63:
         raise InputError(f"--seed is {seed}; allowed: 0 to 2^63 - 1.")
+
+
+def need_memory(target: int, pool: int, centres: int, budget: int) -> None:
+    """Refuses a choice that does not fit into memory. Numbers of images, of centres, and of images to choose."""
+    if (size := count_bytes(target, pool, centres, budget)) > (free := free_memory()):
+        raise InputError(
+            f"--centres {centres:,} with {counted(pool, 'image')} of the pool and {target:,} of the target needs "
+            f"{size / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free. Choose fewer centres (--centres "
+            f"{CENTRES}), or a smaller part of the sets."
+        )
 
 
 def count_images(budget: float, count: int, pool: Path) -> int:
@@ -131,7 +143,7 @@ def write(pool: ShardSet, split: str, numbers: np.ndarray, how: dict[str, Any], 
     """Writes the samples `numbers` of a split to a folder -> their manifest. how: what it records of the choice."""
     reader, old = pool.split(split), pool.manifest
     ordered = _move_boxes_forward(reader, numbers.tolist())
-    size, counts, entries, records = _shard_samples(old), _Counts(), [], []
+    size, counts, entries, records = _shard_samples(old), _Counts(), [], RowsDigest()
     for first in range(0, len(ordered), size):
         with ShardWriter(folder, f"{split}-{first // size:06d}") as writer:
             for number in ordered[first : first + size]:
@@ -142,11 +154,11 @@ def write(pool: ShardSet, split: str, numbers: np.ndarray, how: dict[str, Any], 
                     result["fallback"] = result["fallback"] or ""
                 writer.add(reader.key(number), sample, fields)
                 counts.add(fields)
-                records.append([fields[name] for name in ("id", "file", "class", "split", "boxes")])
+                records.add([[fields[name] for name in ("id", "file", "class", "split", "boxes")]])
         entries.append(writer.entry)
     reader.close()
     dataset = {**old["dataset"], "settings": {**old["dataset"].get("settings", {}), "coreset": how}}
-    dataset["records_sha256"] = hashlib.sha256(json.dumps(records, separators=(",", ":")).encode()).hexdigest()
+    dataset["records_sha256"] = records.hexdigest()
     manifest = {**old, **asdict(counts), "format_version": newest_version(old), "dataset": dataset, "skipped": []}
     manifest["splits"] = {split: {"samples": len(ordered), "shards": entries}}
     if "maps" in old:

@@ -77,9 +77,21 @@ def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.maximum(0, (a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1))
 
 
-def similarities(pool: Iterable[np.ndarray], centres: np.ndarray) -> np.ndarray:
-    """Batches of features (B, n), (k, n) unit centres -> cosines (k, N) float32."""
-    return np.concatenate([(centres @ unit(batch).T).astype(np.float32) for batch in pool], 1)
+def count_bytes(target: int, pool: int, centres: int, budget: int) -> int:
+    """Bytes of memory that `find_centres`, or `similarities` and `choose`, need beside the features of the target."""
+    distances = 3 * 8 * target * centres if target > centres else 0  # of k-means, with what is computed on the way
+    return max(distances, 4 * min(target, centres) * (pool + budget))
+
+
+def similarities(pool: Iterable[np.ndarray], centres: np.ndarray, count: int) -> np.ndarray:
+    """Batches of features (B, n) of `count` images, (k, n) unit centres -> cosines (k, count) float32."""
+    cosines, start = np.empty((len(centres), count), np.float32), 0
+    for batch in pool:
+        cosines[:, start : start + len(batch)] = centres @ unit(batch).T
+        start += len(batch)
+    if start != count:
+        raise ValueError(f"the encoder gave {start:,} features for {count:,} images")
+    return cosines
 
 
 def choose(cosines: np.ndarray, budget: int, stop: float = 0) -> tuple[np.ndarray, list[float]]:
@@ -88,7 +100,9 @@ def choose(cosines: np.ndarray, budget: int, stop: float = 0) -> tuple[np.ndarra
     stop: end before the first round whose similarity is below this share of the first round's; 0: spend the budget.
     """
     # A centre passes at most the images that were taken before, so its `budget` best suffice.
-    order = np.stack([np.argsort(-row, kind="stable")[:budget] for row in cosines])  # (k, budget)
+    order = np.empty((len(cosines), budget), np.int32)
+    for j, row in enumerate(cosines):
+        order[j] = np.argsort(-row, kind="stable")[:budget]
     taken = np.zeros(cosines.shape[1], bool)
     at, rounds = np.zeros(len(cosines), int), []
     while (left := budget - int(taken.sum())) > 0:

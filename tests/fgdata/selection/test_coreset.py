@@ -1,5 +1,6 @@
 """`fgdata coreset` with an encoder that is written here: the samples of the new set, its manifest, and bad input."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from fgdata.errors import InputError
 from fgdata.selection.coreset import coreset
 from fgdata.selection.simcore import choose, find_centres, similarities, unit
 from fgdata.shards.check import check
-from fgdata.shards.manifest import dump, signed
+from fgdata.shards.manifest import RowsDigest, dump, signed
 from fgdata.shards.maps import MapFile
 from fgdata.shards.reader import ShardSet, meta
 
@@ -56,7 +57,7 @@ def test_the_new_set_holds_the_chosen_samples_as_they_are(sets: tuple[Path, Path
     done = run(sets, tmp_path / "new", centres=3)
     pool, target, new = (ShardSet.open(path) for path in (*sets, tmp_path / "new"))
     x, u = (np.concatenate(list(Thumbnail().embed(s, "train"))) for s in (target, pool))
-    numbers, rounds = choose(similarities([u], find_centres(unit(x), 3)), 7)
+    numbers, rounds = choose(similarities([u], find_centres(unit(x), 3), 24), 7)
     assert new.splits == {"train": 7}
     assert [shard["samples"] for shard in new.manifest["splits"]["train"]["shards"]] == [5, 2]
     for row, number in enumerate(numbers.tolist()):
@@ -177,3 +178,23 @@ def test_the_command_opens_an_encoder_by_its_family(sets: tuple[Path, Path], tmp
     assert cli.main([*words, "other:4"]) == 2
     assert "--encoder is 'other:4'; allowed:" in capsys.readouterr().err
     sys.modules.pop("mine", None)
+
+
+def test_a_choice_that_does_not_fit_into_memory_is_refused_before_the_work(
+    sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fgdata.selection.coreset.free_memory", lambda: 4 * 5 * (24 + 7) - 1)
+    monkeypatch.setattr(Thumbnail, "embed", None)
+    text = r"--centres 5 with 24 images of the pool and 8 of the target needs .* GB of memory, and 0.0 GB are free"
+    with pytest.raises(InputError, match=text):
+        run(sets, tmp_path / "new", centres=5)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [3, 1, 2]])
+def test_the_digest_of_rows_is_that_of_their_list(sizes: list[int]):
+    rows = [[f"ü{i}", i, [0.1 * i, None]] for i in range(sum(sizes))]
+    digest, left = RowsDigest(), iter(rows)
+    for size in sizes:
+        digest.add([next(left) for _ in range(size)])
+    assert digest.hexdigest() == hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()

@@ -1,11 +1,12 @@
 """The choice against naive loops written from the equation, and centres against known groups."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from fgdata.selection.simcore import choose, find_centres, k_means, similarities, unit
+from fgdata.selection.simcore import choose, count_bytes, find_centres, k_means, similarities, unit
 
 
 def naive(cosines: np.ndarray, budget: int, stop: float = 0) -> list[int]:
@@ -42,7 +43,7 @@ def test_the_rounds_are_those_of_full_scans(budget: int, stop: float, levels: in
 def test_the_first_round_maximises_the_objective_over_all_subsets():
     rng = np.random.default_rng(0)
     pool, centres = unit(rng.normal(size=(8, 3))), unit(rng.normal(size=(3, 3)))
-    cosines = similarities([pool[:5], pool[5:]], centres)
+    cosines = similarities([pool[:5], pool[5:]], centres, 8)
     np.testing.assert_allclose(cosines, centres @ pool.T, atol=1e-7)  # stored in float32
     numbers, _ = choose(cosines, 3)
     best = max(cosines[:, list(s)].max(1).sum() for s in itertools.combinations(range(8), 3))
@@ -85,5 +86,26 @@ def test_few_or_equal_images_have_centres_too():
     equal = np.tile(unit(np.ones((1, 4))), (9, 1))
     centres = find_centres(equal, 4)
     assert np.isfinite(centres).all()
-    assert choose(similarities([equal], centres), 2)[0].tolist() == [0, 1]
+    assert choose(similarities([equal], centres, 9), 2)[0].tolist() == [0, 1]
     assert unit(np.zeros((2, 3))).tolist() == [[0, 0, 0]] * 2
+
+
+def test_a_batch_that_is_missing_is_noticed():
+    features = unit(np.random.default_rng(0).normal(size=(7, 3)))
+    for count in (6, 8):
+        with pytest.raises(ValueError, match="broadcast|the encoder gave 7 features for 8"):
+            similarities([features[:4], features[4:]], features[:2], count)
+
+
+@pytest.mark.parametrize(("target", "pool", "centres", "budget"), [(40, 3000, 8, 1500), (8, 5000, 20, 5000)])
+def test_the_memory_of_a_choice_is_what_was_counted(target: int, pool: int, centres: int, budget: int):
+    """Within a few arrays of one value per image, and the features themselves."""
+    rng = np.random.default_rng(0)
+    x, u = unit(rng.normal(size=(target, 4))), rng.normal(size=(pool, 4)).astype(np.float32)
+    tracemalloc.start()
+    middle = find_centres(x, centres)
+    choose(similarities((u[i : i + 100] for i in range(0, pool, 100)), middle, pool), budget)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count_bytes(target, pool, centres, budget) <= most
+    assert most <= count_bytes(target, pool, centres, budget) + 64 * pool + 50_000
