@@ -11,7 +11,7 @@ setup: $(READY)
 # uv takes seconds where pip takes minutes, and shares files between environments. Compiling now saves every worker
 # process from compiling again where Python cannot write its cache.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fgdata and fgtrain need Python 3.11 or newer (tested on 3.11 to 3.13); this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "fgdata and fgtrain need Python 3.11.4 or newer (tested on 3.11 to 3.13); this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/python -m uv pip uninstall --quiet --python $(BIN)/python fgdata  # the name of this project before it was fgtrain
