@@ -281,7 +281,7 @@ def test_a_full_device_for_the_output_is_one_message():
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     with open("/dev/full", "w") as full:
-        done = run("printing", stdout=full)
+        done = run("printing", stdout=full)  # pyright: ignore
     assert done.returncode == 2
     assert done.stderr.startswith("fgdata: No space left on device: standard output")
 

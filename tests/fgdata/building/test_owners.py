@@ -113,7 +113,7 @@ def test_a_process_of_this_machine_is_judged_by_its_id_and_start(tmp_path):
         assert (owners.find_live(tmp_path) is not None) == alive
     child = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.DEVNULL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
-    from_afar(tmp_path, **mine | {"pid": child.pid})
+    from_afar(tmp_path, **mine | {"pid": child.pid})  # pyright: ignore
     assert owners.find_live(tmp_path) is None
     child.wait()
 

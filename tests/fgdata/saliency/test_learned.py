@@ -59,7 +59,7 @@ def test_every_network_is_a_detector_with_a_checksum_and_an_address():
 def test_a_network_is_found_by_name_and_runs_with_its_own_settings(models):
     pytest.importorskip("onnxruntime")
     network = detector("u2netp")
-    np.testing.assert_array_equal(network.saliency_map(blob()), blob()[..., 0] / np.float32(250))
+    np.testing.assert_array_equal(network.saliency_map(blob()), blob()[..., 0] / np.float32(250))  # pyright: ignore
     assert network.SETTINGS["sha256"] == learned.NETWORKS["u2netp"].sha256
     assert network.TAU == own_tau("u2netp") == learned.TAU
     other = detector("u2netp,mean=.5:.5:.5,threads=2")
@@ -170,7 +170,7 @@ def test_the_published_u2netp(real_data, monkeypatch):
     if not (real_data / "models" / "u2netp.onnx").is_file():
         pytest.skip(f"no file {real_data / 'models' / 'u2netp.onnx'}")
     monkeypatch.setenv(learned.VARIABLE, str(real_data / "models"))
-    map_ = detector("u2netp").saliency_map(blob(120, 160))
+    map_ = detector("u2netp").saliency_map(blob(120, 160))  # pyright: ignore
     assert map_[30:60, 40:80].mean() > 0.9
     assert map_[80:].mean() < 0.1
 

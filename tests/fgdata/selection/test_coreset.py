@@ -36,7 +36,7 @@ class Thumbnail:
         for start in range(0, len(reader), 10):
             numbers = range(start, min(start + 10, len(reader)))
             rgb = [cv2.imdecode(np.frombuffer(reader.read(i)["jpg"], np.uint8), 1) for i in numbers]
-            yield np.stack([cv2.resize(x, (4, 4)).reshape(-1) for x in rgb]).astype(np.float32)
+            yield np.stack([cv2.resize(x, (4, 4)).reshape(-1) for x in rgb]).astype(np.float32)  # pyright: ignore
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,8 @@ def test_the_new_set_holds_the_chosen_samples_as_they_are(sets: tuple[Path, Path
     assert new.manifest["dataset"]["records_sha256"] != pool.manifest["dataset"]["records_sha256"]
     maps = [MapFile(path / "maps.h5") for path in (sets[0], tmp_path / "new")]
     for row, number in enumerate(numbers.tolist()):
-        np.testing.assert_array_equal(*(m.read("spectral-residual", i) for m, i in zip(maps, (number, row))))
+        one, two = (m.read("spectral-residual", i) for m, i in zip(maps, (number, row)))
+        np.testing.assert_array_equal(one, two)
     for each in maps:
         each.close()
 

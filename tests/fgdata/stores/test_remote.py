@@ -65,7 +65,7 @@ def test_passing_faults_are_not_seen(web, drawn_set: Path, faults: list):
 
 
 def test_a_cut_answer_continues_where_it_ended(web):
-    store = Remote(place(f"{web.address}/drawn"))
+    store = Remote(place(f"{web.address}/drawn"))  # pyright: ignore
     web.faults = ["cut"]
     store.read("train-000000.tar", 1000, 200)
     assert [asked[1] for asked in web.asked] == ["bytes=200-1199", "bytes=700-1199"]
@@ -91,7 +91,7 @@ def test_lasting_faults_name_the_file(web, faults: list, words: str):
 
 def test_a_server_that_does_not_answer(web, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
-    store = Remote(place(f"{web.address}/drawn"))
+    store = Remote(place(f"{web.address}/drawn"))  # pyright: ignore
     web.faults = ["slow"] * 9
     with pytest.raises(InputError, match=r"train-000000.tar cannot be read: no answer within"):
         store.read("train-000000.tar", 100, 0)

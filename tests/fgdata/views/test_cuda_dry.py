@@ -169,7 +169,7 @@ def test_faults_are_detected():
         here, there = torch.empty(3, device=CUDA), torch.empty(3)
         faults = [
             lambda: here + there,
-            lambda: torch._foreach_add_([here], [there]),
+            lambda: torch._foreach_add_([here], [there]),  # pyright: ignore
             lambda: torch.randn(3, device=CUDA, generator=torch.Generator()),
             lambda: here[None] @ here[:, None].bfloat16(),
         ]
@@ -280,9 +280,9 @@ def test_dali_graph_for_a_gpu_has_no_constants_on_it(spec: ViewSpec):
 
     pipeline = graph(spec, True, False, batch_size=2, device_id=0)
     pipeline._build_graph()
-    made = [output for operator in pipeline._ops for output in operator.outputs]
+    made = [output for operator in pipeline._ops for output in operator.outputs]  # pyright: ignore
     assert [output.name for output in made if output.device == "gpu" and "Constant" in output.name] == []
-    assert {output.device for output in pipeline._graph_outputs} == {"gpu"}
+    assert {output.device for output in pipeline._graph_outputs} == {"gpu"}  # pyright: ignore
 
 
 class Broken:

@@ -43,7 +43,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def test_a_batch_from_a_shard_set_on_disk(drawn_set, backend: str):
     shards = ShardSet.open(drawn_set)
     spec = ViewSpec(size=32, views=3, crop="saliency-swap", masks=True, plain=True)
-    with load(shards, views=spec, batch_size=8, backend=backend) as loader:
+    with load(shards, views=spec, batch_size=8, backend=backend) as loader:  # pyright: ignore
         assert len(loader) == 4
         assert loader.samples == 32
         batches = list(loader)
@@ -262,7 +262,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches():
     ],
 )
 def test_state_of_another_loader_is_refused(name: str, change: dict):
-    with open_loader(20) as loader, open_loader(**{"shards": 20} | change) as other:
+    with open_loader(20) as loader, open_loader(**{"shards": 20} | change) as other:  # pyright: ignore
         state = loader.state_dict()
         with pytest.raises(InputError, match=f"{name} was .* is .* now"):
             other.load_state_dict(state)
@@ -365,7 +365,7 @@ def test_only_a_detector_that_can_be_added_is_suggested(
 
 def test_boxes_are_required_only_if_the_views_use_them():
     bare = MemorySet(8)
-    bare.detectors = ()
+    bare.detectors = ()  # pyright: ignore
     for sample in bare.samples:
         del sample["gt.npy"], sample["rbd.npy"]
     with pytest.raises(InputError, match="memory has no boxes.*--saliency"):
