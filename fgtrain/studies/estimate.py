@@ -24,7 +24,7 @@ PASSES = {
 }
 """Method -> passes of a view per training image, without heads, save LEWEL's. `passes` has those with settings."""
 PER_CORE, PER_GPU = 1.5e11, 4e13
-"""Operations per second where nothing is measured. A core: BYOL, ResNet-18 at 96 px, on an idle AMD EPYC; a machine that
+"""Operations per second where nothing is measured. A core: BYOL, ResNet-18 at 96 px, on an idle AMD EPYC; one that
 others share has done a third of it (docs/step.json). A GPU: an assumption."""
 
 
