@@ -7,7 +7,7 @@ all processes at the same point.
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from ..place import enough_memory, pick_precision
 from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
-from ..settings.common import Config
-from ..settings.file import blocks_extend, differences, relevant
+from ..settings.common import Config, Optim
+from ..settings.file import blocks_extend, build, differences, relevant
 from ..settings.idle import describe_idle
 from ..show.training import ROWS, draw_training
 from .capacity import check_memory
@@ -126,11 +126,12 @@ class Trainer:
         config = self.config
         lines = describe_idle(config)
         lines += [self.shards.note] if isinstance(self.shards, Chosen) else []
-        if config.init is not None:
+        if config.init is not None and config.extend is None:
             lines.append(self.objective.encoder.origin)
         if config.freeze_stages:
             frozen = f"the stem and {counted(config.freeze_stages, 'stage')}"
-            advice = "" if config.init else ", with random weights; use --init to load pretrained weights"
+            random = not (config.init or config.extend)
+            advice = ", with random weights; use --init to load pretrained weights" if random else ""
             lines.append(f"frozen: {frozen}{advice}")
         if config.sync_norm and self.world > 1 and self.device.type != "cuda":
             lines.append("batch norm: separate statistics in each process; torch synchronises them on GPUs only")
@@ -323,37 +324,41 @@ class Trainer:
 
     def restore(self, state: dict[str, Any], checkpoint: Path) -> None:
         """Loads the state of a checkpoint. InputError, naming the checkpoint, if it does not fit this fgtrain."""
-        try:
-            self.objective.load_state_dict(state["objective"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            if self.refresh and (boxes := state.get("boxes")) is not None:
-                self.refresh.restore(boxes, self.loader)
+        with _fits(checkpoint):
+            self._load(state, self.optimizer)
             self.loader.load_state_dict(state["loader"], any_ranks=True)  # lifecycle.py warns
-            ranks, rank = state["ranks"], parallel.rank()
-            own = ranks[rank % len(ranks)]
-            if rank < len(ranks):
-                torch.set_rng_state(own["rng"]["cpu"])
-                if self.device.type == "cuda" and "cuda" in own["rng"]:
-                    torch.cuda.set_rng_state(own["rng"]["cuda"], self.device)
-            else:  # a process that the run did not have before
-                torch.manual_seed((self.config.seed + rank + state["step"]) % (1 << 63))
+            self._load_random(state)
+            own = state["ranks"][parallel.rank() % len(state["ranks"])]
             self.pending = [
                 {k: v if k == "lr" else v.to(self.device) for k, v in logs.items()} for logs in own["pending"]
             ]
             self.indices = [i.to(self.device) for i in own["indices"]]
             self.step, self.left_out.steps = state["step"], list(state.get("left_out", []))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise_system_error(str(checkpoint / "state.pt"), error)
-            raise InputError(
-                f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Resume with the "
-                "version that wrote it (run.json has its commit and versions), or start a new run with another --out."
-            ) from error
+
+    def _load(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        """The networks, banks and boxes of a checkpoint, and the state of its optimiser into `optimizer`."""
+        self.objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.refresh and (boxes := state.get("boxes")) is not None:
+            self.refresh.restore(boxes, self.loader)
+
+    def _load_random(self, state: dict[str, Any]) -> None:
+        """The state of the random generators of this process, or a new one for a process that the run did not have."""
+        ranks, rank = state["ranks"], parallel.rank()
+        if rank >= len(ranks):
+            torch.manual_seed((self.config.seed + rank + state["step"]) % (1 << 63))
+            return
+        torch.set_rng_state(ranks[rank]["rng"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in ranks[rank]["rng"]:
+            torch.cuda.set_rng_state(ranks[rank]["rng"]["cuda"], self.device)
 
     def extend(self, path: Path) -> str:
-        """Continues the training of another run with a new schedule -> a line that says so.
+        """Continues the training of another run with a new schedule, at the start of an epoch -> a line that says so.
 
-        InputError when that run has no checkpoint, or settings that this training cannot continue.
+        The settings of the optimiser are those of this run, with the old averages of each parameter. With another seed
+        the random draws are those of the new one. InputError when that run has no checkpoint, or settings that this
+        training cannot continue.
         """
         run = RunDir(path)
         last = run.last_checkpoint
@@ -364,11 +369,19 @@ class Trainer:
         if changed := blocks_extend(differences(old, new)):
             raise InputError(
                 f"--extend {path}: {', '.join(changed)} differ from that run; allowed to differ: epochs, seed and "
-                f"optim. Use its settings: --config {path / 'config.json'}"
+                f"optim, except optim.name. Use its settings: --config {path / 'config.json'}"
             )
-        self.restore(state, last)
-        steps, self.step, self.pending, self.indices, self.left_out.steps = self.step, 0, [], [], []
-        return f"extends {path}: weights, heads and optimiser of its step {steps:,}, with a new schedule"
+        settings = {k.removeprefix("optim."): v for k, v in old.items() if k.startswith("optim.")}
+        theirs = optim.build(self.objective, build(Optim, settings, str(last)), self.objective.rates)
+        with _fits(last):
+            self._load(state, theirs)
+            self.optimizer.state.update(theirs.state)  # by parameter, since the groups may be others
+            loader = state["loader"]
+            epoch, identity = loader["epoch"] + (loader["batch"] > 0), {**loader["loader"], "seed": self.config.seed}
+            self.loader.load_state_dict({**loader, "epoch": epoch, "batch": 0, "loader": identity}, any_ranks=True)
+            if old["seed"] == self.config.seed:
+                self._load_random(state)
+        return f"extends {path}: weights, heads and optimiser of its step {state['step']:,}, with a new schedule"
 
     def save(self) -> None:
         """(all) Writes a checkpoint, after checking that everything in it is finite."""
@@ -393,3 +406,16 @@ def part(batch: dict[str, Tensor], number: int, parts: int, shapes: dict[str, tu
     if parts == 1:
         return batch
     return {k: v.chunk(parts, dim=shapes[k].index(-1))[number] for k, v in batch.items()}
+
+
+@contextmanager
+def _fits(checkpoint: Path) -> Iterator[None]:
+    """InputError, naming the checkpoint, if the block finds that its state does not fit this fgtrain."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise_system_error(str(checkpoint / "state.pt"), error)
+        raise InputError(
+            f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Resume with the "
+            "version that wrote it (run.json has its commit and versions), or start a new run with another --out."
+        ) from error

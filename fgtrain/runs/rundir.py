@@ -24,7 +24,7 @@ from fgdata.files.atomic import write_synced
 from fgdata.files.lock import create_and_lock, is_locked, lock
 
 from ..settings.common import Config
-from ..settings.file import as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
+from ..settings.file import ORIGIN, as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
 from ..settings.methods import METHODS
 from .files import append, create_link, parse_json, read_bytes, read_json, remove, write_bytes, write_json
 from .state import checksum, complete_checkpoints
@@ -122,7 +122,9 @@ class RunDir:
             else ""
         )
         start, what = f" --init {path}", " (--init starts from its encoder; omit it to start from scratch)"
-        if not blocks_extend(changed):
+        if changed.keys() & ORIGIN:  # the new settings name it
+            start, what = "", ""
+        elif not blocks_extend(changed):
             start = f" --extend {path}"
             what = " (--extend starts from all its weights and its optimiser; replace it with --init to start from its "
             what += "encoder only; omit it to start from scratch)"

@@ -282,8 +282,9 @@ class Config:
     this method's. The optimiser, queues and banks start anew; --extend keeps them too."""
     extend: Path | None = None
     """Run directory whose training this run continues with a new schedule. All weights, heads, moving averages, banks
-    and the state of the optimiser are kept. The run must have the same method, networks, views and shard set; epochs
-    and --optim may differ. --config RUN/config.json gives its settings."""
+    and the state of the optimiser are kept. The run must have the same method, networks, views and shard set; epochs,
+    seed and --optim may differ, except --optim.name. It starts with a whole epoch. --config RUN/config.json gives its
+    settings."""
     freeze_stages: int = 0
     """Stages whose weights and batch-norm statistics stay frozen. 2 freezes the stem and the first two stages of a
     convolutional network, or the patch embedding and the first two blocks of a ViT; 0: none."""
@@ -340,11 +341,12 @@ class Config:
         standard = (self.model.width, self.model.stem) == (64, "imagenet")
         allowed = f"a file; {self.init} only with --model.width 64 and --model.stem imagenet"
         need(self.init not in ("imagenet", "imagenet-v2") or standard, "init", self.init, allowed)
+        has_run = self.init is not None or self.extend is not None
         allowed = "only with --init RUN, whose heads it loads; --extend RUN keeps them anyway"
-        need(not self.init_heads or (self.init is not None and self.extend is None), "init-heads", "set", allowed)
+        need(has_run or not self.init_heads, "init-heads", "set", allowed)
         need_between(0, self.freeze_stages, 1000, "freeze-stages")
         need(
-            self.norm == "train" or self.init is not None or self.extend is not None,
+            self.norm == "train" or has_run,
             "norm",
             "hold",
             "train; hold only with --init or --extend, since random weights have no statistics to keep",

@@ -60,10 +60,16 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     return {k: (old[k], new.get(k)) for k in sorted(old) if old[k] != new.get(k)}
 
 
+ORIGIN = {"init", "init_heads", "extend"}
+"""Settings that say what a run starts from."""
+
+
 def blocks_extend(changed: Iterable[str]) -> list[str]:
-    """Which of the changed settings a run with --extend must not have: all but the schedule's."""
-    free = {"epochs", "extend", "init", "seed"}
-    return [name for name in changed if name not in free and not name.startswith("optim.")]
+    """Which of the changed settings a run with --extend must not have: all but the schedule's. The state of an
+    optimiser is that of its update rule."""
+    free = {"epochs", "seed", *ORIGIN}
+    optim = [name for name in changed if name.startswith("optim.") and name != "optim.name"]
+    return [name for name in changed if name not in free and name not in optim]
 
 
 def as_flags(settings: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ def _any(chance: float | tuple[float, ...]) -> bool:
 
 
 RULES = (
+    Rule(("init", "init-heads"), lambda c: c.extend is None, "without --extend, which keeps all weights"),
     Rule(("moco",), lambda c: getattr(c, "base", "moco") == "moco", "with --base moco"),
     Rule(("byol",), lambda c: getattr(c, "base", "byol") == "byol", "with --base byol"),
     Rule(("simsiam",), lambda c: getattr(c, "base", "simsiam") == "simsiam", "with --base simsiam"),

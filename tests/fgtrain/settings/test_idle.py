@@ -33,6 +33,7 @@ OFF_AND_ON = [
     ("byol", "--optim.name adamw --optim.momentum 0.5", "--optim.name sgd"),
     ("byol", "--optim.clip-by parameter", "--optim.clip 1"),
     ("byol", "--data.backgrounds shards/coco", "--views.crop paste"),
+    ("byol", "--extend runs/old --init imagenet", "--extend None"),
 ]
 
 
