@@ -1,6 +1,7 @@
 """What a method needs besides images, and how many of them, checked before a run starts."""
 
 from pathlib import Path
+from typing import Any
 
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
@@ -48,6 +49,16 @@ def check_backgrounds(config: Config) -> None:
         )
 
 
+def _need_whole_batch(config: Any) -> tuple[str, str]:
+    """Why an objective cannot be computed in parts of a batch, and the setting with which it can, after "or"."""
+    if config.method == "lcr" and config.attend.target == "raw":
+        return "the raw target of lcr has the scale of a mean over the batch", ", or use --attend.target scaled"
+    soft = hasattr(config, "moco") and config.moco.targets == "sinkhorn"
+    if soft and config.method != "synth-pair" and getattr(config, "base", "moco") == "moco":
+        return "--moco.targets sinkhorn assigns all keys of the batch", ", or use --moco.targets identity"
+    return f"the negatives of {config.method} are the other samples of the batch", ""
+
+
 def check_batch(config: Config, shards: ShardSet, accumulates: bool, world: int) -> None:
     """InputError for a batch that does not fit the split, the method or the number of processes.
 
@@ -60,10 +71,10 @@ def check_batch(config: Config, shards: ShardSet, accumulates: bool, world: int)
             f"{shards.path} has {counted(count, 'sample')}; allowed: at most {count:,}."
         )
     if parts > 1 and not accumulates:
+        reason, instead = _need_whole_batch(config)
         raise InputError(
-            f"--optim.accumulate is {parts}, but the negatives of {config.method} are the other samples of the "
-            "batch, so computing it in parts would change the objective. Omit the flag; to save memory, lower "
-            "--data.batch-size."
+            f"--optim.accumulate is {parts}, but {reason}, so computing it in parts would change the objective. Omit "
+            f"the flag{instead}; to save memory, lower --data.batch-size."
         )
     if config.data.batch_size % (world * parts) or config.data.batch_size < 2 * world * parts:
         raise InputError(

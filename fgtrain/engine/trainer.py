@@ -217,8 +217,8 @@ class Trainer:
                     self.scaler.scale(loss / settings.accumulate).backward()
                 part_logs.append({"loss": loss.detach(), **logs})
             spoiled = self.guard.spoils([logs["loss"] for logs in part_logs])
+            self.scaler.unscale_(self.optimizer)  # always: `update` needs it after a step that is left out
             if settings.clip:
-                self.scaler.unscale_(self.optimizer)
                 part_logs[-1]["gradient"] = optim.clip(self.optimizer, settings.clip, settings.clip_by)
             if not spoiled:
                 self.scaler.step(self.optimizer)

@@ -23,7 +23,7 @@ from ..networks.optim import Rates
 from ..settings.multicrop import DinoConfig, DinoSettings
 from .bases import Logs
 from .dino_head import Head
-from .losses import feature_std, wide
+from .losses import feature_std, mean_of_finite, wide
 
 if TYPE_CHECKING:
     from fgdata.views import Loader
@@ -92,8 +92,7 @@ class Dino(nn.Module):
     def after_epoch(self, epoch: int, loader: "Loader", say: Callable[[str], None]) -> None:
         """Warns once if the teacher's outputs were nearly uniform in a whole epoch: then they teach nothing."""
         most = math.log(self.settings.dim)
-        entropy = torch.stack(self.entropies).mean().item() if self.entropies else 0.0
-        self.entropies = []
+        (entropy,), self.entropies = mean_of_finite(self.entropies, [0.0]), []
         if self.warned or entropy < (1 - UNIFORM) * most:
             return
         self.warned = True

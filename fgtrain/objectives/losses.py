@@ -109,6 +109,14 @@ def feature_std(features: Tensor) -> Tensor:
     return rows.std(0, correction=0).mean() * features.shape[1] ** 0.5
 
 
+def mean_of_finite(steps: list[Tensor], default: list[float]) -> list[float]:
+    """Figures (n,) or () of each step -> their means over the steps with finite ones only, as steps with another loss
+    are left out; `default` where there is none."""
+    rows = torch.stack([figures.reshape(len(default)) for figures in steps]) if steps else torch.empty(0, len(default))
+    rows = rows[rows.isfinite().all(1)]
+    return rows.mean(0).tolist() if len(rows) else default
+
+
 def unit(x: Tensor) -> Tensor:
     """(B, d) -> rows of length 1."""
     return F.normalize(wide(x), dim=1)

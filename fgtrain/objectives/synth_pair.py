@@ -19,7 +19,7 @@ from ..runs.rundir import RunDir
 from ..settings.methods import SynthPairConfig
 from . import decoder
 from .bases import Logs, Moco, Simsiam
-from .losses import nt_xent, unit, wide
+from .losses import mean_of_finite, nt_xent, unit, wide
 
 
 class SynthPair(nn.Module):
@@ -161,7 +161,7 @@ class SynthPair(nn.Module):
     def after_epoch(self, epoch: int, loader: Loader, say: Callable[[str], None]) -> None:
         """Warns once about each way in which a whole epoch had no effect: low-variance noise in no dimension, or in
         every one, and a decoder that is no better than the mean image."""
-        share = torch.stack(self.selected).mean().item() if self.selected else 0.5
+        (share,) = mean_of_finite(self.selected, [0.5])
         if share in (0, 1) and self.pair.kappa_quantile < 1 and "selected" not in self.warned:
             self.warned.add("selected")
             say(
@@ -169,7 +169,7 @@ class SynthPair(nn.Module):
                 f"--pair.kappa {self.pair.kappa:g} with --pair.bank-normalize {self.pair.bank_normalize}. To select a "
                 "fraction of them: --pair.kappa-quantile 0.2"
             )
-        error, constant = torch.stack(self.errors).mean(0).tolist() if self.errors else (0.0, 1.0)
+        error, constant = mean_of_finite(self.errors, [0.0, 1.0])
         if error >= constant and "decoder" not in self.warned:
             self.warned.add("decoder")
             say(
