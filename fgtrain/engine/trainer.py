@@ -55,6 +55,7 @@ class Trainer:
         resumed: bool = False,
     ):
         self.config, self.run, self.shards, self.device = config, run, shards, device
+        self.whole = shards.whole if isinstance(shards, Chosen) else shards  # what evaluations read
         self.first, self.world = parallel.rank() == 0, parallel.world_size()
         # A resumed or extended run has its weights in the checkpoint; the file of --init may be gone.
         stored = resumed or config.extend is not None
@@ -291,12 +292,12 @@ class Trainer:
                 return
             if wanted and not self.run.has(wanted[0], self.step):
                 encoder, size = copy.deepcopy(self.objective.encoder), config.views.size
-                figures = online.measure(encoder, self.shards, config.data.split, size, self.device, wanted)
+                figures = online.measure(encoder, self.whole, config.data.split, size, self.device, wanted)
                 monitor.record({"step": self.step, "epoch": self.epoch(), **figures})
             if draws and self.shown is not None:
                 encoder, folder = copy.deepcopy(self.objective.encoder), self.run.path / "pictures"
-                about = self.shown, self.objective.views, self.device, folder, self.step
-                for name, file in draw_training(encoder, self.shards, config.data.split, *about).items():
+                about = config.data.split, self.shown, self.objective.views, self.device, folder, self.step
+                for name, file in draw_training(encoder, self.shards, self.whole, *about).items():
                     monitor.picture(self.step, name, file)
 
     def draws(self) -> bool:

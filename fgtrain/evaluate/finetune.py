@@ -48,11 +48,11 @@ class Part(ShardSet):
 
     def __init__(self, whole: ShardSet, cut: str, rows: Tensor):
         super().__init__(whole.path, whole.manifest, store=whole.store)
-        self._whole, self._cut, self._rows = whole, cut, rows.tolist()
+        self.whole, self._cut, self._rows = whole, cut, rows.tolist()
         self._readers[cut] = cast(SplitReader, Rows(whole.split(cut), self._rows))
 
     def map_row(self, split: str, number: int) -> int:
-        return self._whole.map_row(split, self._rows[number] if split == self._cut else number)
+        return self.whole.map_row(split, self._rows[number] if split == self._cut else number)
 
 
 class Rows:
@@ -138,7 +138,16 @@ def tune(
 def fine_tune(
     encoder: Encoder, shards: ShardSet, size: int, device: torch.device, fit: Fit, tuning: Finetune
 ) -> Network:
-    """Trains the encoder and a new linear layer on the train split of `shards` -> the network after the last epoch."""
+    """Trains the encoder and a new linear layer on the train split of `shards` -> the network after the last epoch. All
+    random draws, those of stochastic depth too, are decided by the seed of the fit."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(fit.seed % (1 << 63))
+        return _fine_tune(encoder, shards, size, device, fit, tuning)
+
+
+def _fine_tune(
+    encoder: Encoder, shards: ShardSet, size: int, device: torch.device, fit: Fit, tuning: Finetune
+) -> Network:
     crop = ViewSpec(size=size, views=1, crop="rrc", area=RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
     views = encoder.normalised(crop)
     network = Network(encoder, len(shards.classes), fit.seed).to(device).to(memory_format=torch.channels_last).train()

@@ -45,8 +45,7 @@ class Labelled(Chosen):
 
     @property
     def setting(self) -> str:
-        """The file and the start of its sha256, as results record it."""
-        return f"{self.file} ({self.sha256[:12]})"
+        return recorded(self.file, self.sha256)
 
 
 class Share(Chosen):
@@ -59,6 +58,15 @@ class Share(Chosen):
         super().__init__(whole, cut, rows)
         self.setting = f"{fraction:g} of every class, seed {seed}"
         self.note = f"labels: {len(rows):,} of {counted(whole.splits[cut], 'image')} of {cut}, {self.setting}"
+
+
+def recorded(file: Path, sha256: str | None = None) -> str:
+    """A list of labelled images as results record it: the file and the start of its sha256, which is read by default.
+
+    InputError if the file cannot be read.
+    """
+    sha256 = sha256 or hashlib.sha256(_read(file, "--labels")).hexdigest()
+    return f"{file} ({sha256[:12]})"
 
 
 def _read(file: Path, flag: str) -> bytes:

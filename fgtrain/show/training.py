@@ -26,6 +26,7 @@ ROWS = 4
 def draw_training(
     encoder: Encoder,
     shards: ShardSet,
+    whole_set: ShardSet,
     split: str,
     views: tuple[Tensor, Tensor] | None,
     spec: ViewSpec,
@@ -35,15 +36,15 @@ def draw_training(
 ) -> dict[str, Path]:
     """Writes STEP-views.png and STEP-gradcam.png into the folder -> their paths by name.
 
-    views: (V, b, 3, S, S) and (b,) sample numbers of a batch; None draws none. Grad-CAM needs a train split and two
-    classes.
+    views: (V, b, 3, S, S) and (b,) sample numbers of a batch of `shards`; None draws none. Grad-CAM is of `whole_set`,
+    whose images `shards` has some of, and needs a train split and two classes.
     """
     sheets: dict[str, Sheet] = {}
     if views is not None:
         sheets["views"] = views_sheet(*views, shards, split, spec)
-    if shards.splits.get("train") and len(shards.classes) > 1:
+    if whole_set.splits.get("train") and len(whole_set.classes) > 1:
         with torch.random.fork_rng(devices=[]):
-            sheets["gradcam"] = gradcam_sheet(encoder, shards, spec.size, device)
+            sheets["gradcam"] = gradcam_sheet(encoder, whole_set, spec.size, device)
     files = {}
     for name, sheet in sheets.items():
         files[name] = folder / f"{step:07d}-{name}.png"

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..evaluate import compare
 from ..evaluate.intervals import mean_interval
+from ..evaluate.labels import recorded
 from ..evaluate.records import Line as Record
 from ..evaluate.records import read_records
 from ..place import open_shards
@@ -154,6 +155,8 @@ def identify(column: Column, size: int, digest: str) -> compare.Column:
     values = {name: getattr(flags, name, None) for name in compare.SETTINGS[column.evaluation]}
     if column.evaluation == "knn":
         values["split"] = None if flags.split == "test" else flags.split  # as the records of earlier versions
+    if values.get("labels"):
+        values["labels"] = recorded(values["labels"])
     if "fraction" in values:
         values["fraction"] = column.fraction
     if column.evaluation == "linear":

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from trainable import small
+from trainable import metrics, small
 
 from fgdata.building.build import build
 from fgdata.datasets import read
@@ -20,8 +20,10 @@ from fgtrain.evaluate.compare import latest
 from fgtrain.evaluate.labels import Labelled, Names, Share
 from fgtrain.evaluate.probe import labelled, labels_of
 from fgtrain.evaluate.records import append_record, read_records
-from fgtrain.evaluate.report import run_finetune, run_linear
-from fgtrain.settings.evaluations import Finetune, Linear
+from fgtrain.evaluate.report import run_finetune, run_knn, run_linear
+from fgtrain.settings.evaluations import Finetune, Knn, Linear
+from fgtrain.studies.declaration import Column
+from fgtrain.studies.figures import identify
 
 DETECTOR = "spectral-residual"
 
@@ -108,6 +110,11 @@ def test_a_run_and_its_evaluations_learn_from_the_listed_images(drawn_set, image
     one = {"rates": (0.01,), "decays": (0.0,), "trials": 1, "epochs": 1, "batch_size": 10}
     [tuned] = run_finetune(Finetune(run, labels=file, device="cpu", **one))
     assert linear["labels"] == tuned["labels"] == facts["labels"]
+    digest, found = ShardSet.open(drawn_set).manifest["digest"], latest(read_records(run / "results.jsonl"))
+    settings = {"labels": str(file), "epochs": 1}
+    for kind, more in (("linear", {"cache": True}), ("finetune", {**one, "rates": [0.01], "decays": [0.0]})):
+        column = Column(kind, "drawn", kind, "accuracy", settings | more)
+        assert identify(column, 32, digest) in found, "a study finds what it has measured"
     append_record(run / "results.jsonl", {key: value for key, value in linear.items() if key != "labels"})
     columns = latest(read_records(run / "results.jsonl"))
     assert {dict(column.settings)["labels"] for column in columns} == {facts["labels"], None}, "one without a list"
@@ -141,6 +148,17 @@ def test_a_run_learns_from_a_fraction_of_every_class(drawn_set, tmp_path, capsys
     train(replace(config, machine=replace(config.machine, resume=True)), "supervised")  # it reads 0.5 from config.json
     with pytest.raises(InputError, match="--data.labels is 1.5; allowed: above 0, at most 1"):
         replace(config, data=replace(config.data, labels=1.5))
+
+
+def test_measurements_during_training_are_those_of_the_evaluations(drawn_set, tmp_path):
+    """Of the whole set, whatever part of it is learned from; pictures are drawn too."""
+    config = small(drawn_set, tmp_path / "run", "supervised", knn_every=1, linear_every=1, pictures_every=1)
+    run = train(replace(config, epochs=1, data=replace(config.data, labels=0.5)), "supervised")
+    (line,) = [line for line in metrics(run) if "knn" in line]
+    [linear] = run_linear(Linear(run, cache=True, epochs=30, device="cpu"))
+    assert line["knn"] == pytest.approx(run_knn(Knn(run, device="cpu"))["accuracy"])
+    assert line["linear"] == pytest.approx(linear["accuracy"])
+    assert len(list((run / "pictures").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
