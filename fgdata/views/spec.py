@@ -7,6 +7,7 @@ A value out of its range raises InputError. Docstrings of the class and its fiel
 """
 
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Any, Literal, get_args
 
 from tyro.conf import Suppress
@@ -140,6 +141,13 @@ class ViewSpec:
     def evaluation(size: int = 224) -> "ViewSpec":
         """One test-time view without randomness: short side to size * 256 / 224, central square, normalised."""
         return ViewSpec(size=size, views=1, crop="centre", flip=0, jitter=0, grayscale=0, blur=0)
+
+    def with_views(self, count: int) -> "ViewSpec":
+        """The same settings for `count` views: those of the first ones, from the first again where there are fewer."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in ("blur", "solarize", "strength")}
+        own |= {"area": self.area} if isinstance(self.area[0], tuple) else {}
+        each = {name: tuple(islice(cycle(v), count)) for name, v in own.items() if isinstance(v, tuple)}
+        return replace(self, views=count, **each)
 
     def chance(self, field: Literal["blur", "solarize"], view: int) -> float:
         """The probability `field` of one view."""

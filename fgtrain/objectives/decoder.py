@@ -173,7 +173,7 @@ def warm_up(
     """
     settings, unfinished, world = config.reconstruct, run.path / UNFINISHED, parallel.world_size()
     with torch.random.fork_rng(devices=[]):
-        frozen = Encoder(config.model)
+        frozen = Encoder(replace(config.model, drop_path=0.0))  # an unfinished warm-up has no random state
     frozen.load_state_dict(encoder.state_dict())
     frozen.freeze(config.freeze_stages)
     frozen.hold = encoder.hold
@@ -181,9 +181,7 @@ def warm_up(
     optimizer = torch.optim.Adam(decoder.parameters(), lr=settings.lr)
     loader = load(
         shards,
-        views=replace(
-            encoder.normalised(config.views), views=1, crop="centre", jitter=0, grayscale=0, blur=0, plain=True
-        ),
+        views=replace(encoder.evaluation_view(config.views.size), plain=True),
         batch_size=max(2, min(settings.batch_size, len(shards.split(config.data.split))) // world),
         split=config.data.split,
         backend=config.machine.backend,

@@ -54,7 +54,7 @@ def draw_views(flags: Views) -> Path:
         heads.append((f"the run's views: {spec.crop}", 2))
         crops.append((spec.crop, backgrounds))
     for crop, behind in crops:
-        view = replace(spec, size=size, views=2, crop=crop, masks=True, plain=False, local=Local())
+        view = replace(spec.with_views(2), size=size, crop=crop, masks=True, plain=False, local=Local())
         options = {"split": split, "detector": detector, "seed": flags.seed, "backgrounds": behind}
         with load(data, views=view, batch_size=batch_size, shuffle=not flags.ids, **options) as loader:
             sheets.append(next(iter(loader)))

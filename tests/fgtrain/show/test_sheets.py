@@ -1,6 +1,7 @@
 """Contact sheets: headings that fit, images chosen by id, formats; curves of several seeds."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from fgtrain.runs.files import write_json
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings import methods
 from fgtrain.settings.file import to_dict
-from fgtrain.settings.methods import MocoConfig
+from fgtrain.settings.methods import METHODS, MocoConfig
 from fgtrain.settings.pictures import Gradcam, Views
 from fgtrain.show import curves, gradcam, views
 from fgtrain.show.layout import MARGIN, heading, layout, shortened, wrapped
@@ -131,6 +132,19 @@ def test_a_run_with_another_crop_adds_its_own_views(drawn_set: Path, tmp_path: P
     inside = (slice(8, -8), slice(8, -8))  # the outline of the box may differ
     assert shown.shape == pixels(expected[0, 0].numpy(), spec).shape
     assert np.mean(np.abs(shown - pixels(expected[0, 0].numpy(), spec))[inside] < 2) > 0.8
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_of_every_method_has_a_sheet_of_views(method: str, drawn_set: Path, tmp_path: Path):
+    """Also with settings by view, and with more or fewer views than the sheet."""
+    config = METHODS[method]()
+    each = {name: (0.5,) * config.view_count for name in ("blur", "solarize", "strength")}
+    config = replace(config, views=replace(config.views, area=((0.2, 1.0),) * config.view_count, **each))
+    with RunDir.claim(tmp_path / "run", config) as run:
+        run.start(config)
+    out = tmp_path / "views.png"
+    views.draw_views(Views(run=tmp_path / "run", shards=drawn_set, size=32, rows=2, out=out))
+    assert out.is_file()
 
 
 @pytest.mark.parametrize(("splits", "given", "expected"), [
