@@ -157,6 +157,18 @@ def stage_channels(model: Model, count: int) -> tuple[int, ...]:
     return tuple(each.shape[1] for each in maps)
 
 
+@lru_cache(maxsize=32)
+def beyond_stages(model: Model, count: int) -> tuple[str, ...]:
+    """Names of the parameters that the maps of the last `count` stages or blocks do not depend on, such as those of a
+    norm or convolution before the classifier."""
+    network, size = _on_meta(model), input_size(model)
+    names, parameters = zip(*network.named_parameters())
+    with torch.enable_grad():
+        maps = measure(model).stages(network, torch.empty(2, 3, size, size, device="meta"), count)
+        slopes = torch.autograd.grad([each.sum() for each in maps], parameters, allow_unused=True)
+    return tuple(name for name, slope in zip(names, slopes) if slope is None)
+
+
 def input_size(model: Model) -> int:
     """The side of the images that a network is made for, in pixels."""
     network: Any = _on_meta(model)

@@ -131,12 +131,15 @@ class Moco(nn.Module):
         if (parallel.world_size() == 1 and splits == 1) or not uses_batch(*networks):
             features, z = in_parts(*networks, view, splits)
             return features, unit(z)
-        generator = torch.Generator().manual_seed((self.seed + int(progress * 2**31)) % SEEDS)
-        shuffled, order = parallel.shuffle(view, generator)
+        shuffled, order = parallel.shuffle(view, self.shuffling(progress))
         features, z = in_parts(*networks, shuffled, splits)
         key = unit(z)
         own = features.each(lambda x: parallel.unshuffle(x, order) if self.maps else x[:0])
         return own, parallel.unshuffle(key, order)
+
+    def shuffling(self, progress: float) -> torch.Generator:
+        """A generator for the order of a step's samples, the same in all processes."""
+        return torch.Generator().manual_seed((self.seed + int(progress * 2**31)) % SEEDS)
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         return self.compare(batch["views"], progress, batch.get("local"))[:2]

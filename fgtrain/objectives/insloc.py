@@ -76,9 +76,8 @@ class Insloc(nn.Module):
         networks = (self.base.target_encoder, self.base.target_projector)
         if (parallel.world_size() == 1 and self.base.splits(len(x)) == 1) or not uses_batch(*networks):
             return unit(self.regions(*networks, x, boxes)[1])
-        seed = self.base.seed + int(progress * 2**31)
-        x, order = parallel.shuffle(x, torch.Generator().manual_seed(seed))
-        boxes, _ = parallel.shuffle(boxes, torch.Generator().manual_seed(seed))
+        x, order = parallel.shuffle(x, self.base.shuffling(progress))
+        boxes, _ = parallel.shuffle(boxes, self.base.shuffling(progress))
         return parallel.unshuffle(unit(self.regions(*networks, x, boxes)[1]), order)
 
     def after_step(self, progress: float) -> None:

@@ -18,15 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgdata.errors import abbreviate
+
 from .. import parallel
-from ..networks.architecture import stage_channels
+from ..networks.architecture import beyond_stages, stage_channels
 from ..networks.ema import frozen_copy
 from ..networks.encoder import Encoder
 from ..networks.heads import mlp
 from ..networks.norm import uses_batch
 from ..networks.optim import Rates
 from ..networks.parts import Parts
-from ..settings.common import SEEDS
 from ..settings.papn import PapnConfig
 from .bases import Logs, Moco
 from .losses import feature_std, unit
@@ -58,6 +59,7 @@ class Papn(nn.Module):
         channels = stage_channels(config.model, STAGES)
         self.base.projector = Heads(channels, config.papn.dim, config.moco.dim, config.moco.norm)
         self.base.target_projector = frozen_copy(self.base.projector)
+        self.remarks = self.freeze_rest(beyond_stages(config.model, STAGES))
 
     @property
     def encoder(self) -> Encoder:
@@ -68,6 +70,13 @@ class Papn(nn.Module):
         """The online encoder's; those of its moving average are not used."""
         assert self.encoder.parts is not None
         return self.encoder.parts
+
+    def freeze_rest(self, names: tuple[str, ...]) -> list[str]:
+        """Freezes weights that get no gradient, which several processes would wait for -> a line that says so."""
+        for name in names:
+            self.encoder.network.get_parameter(name).requires_grad_(False)
+        what = f"not trained, since this method learns from the maps of stages only: {abbreviate(names)}"
+        return [f"{what} of {self.encoder.model.backbone}"] if names else []
 
     def forward(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Logs]:
         base, (*x, x_whole), (*y, y_whole) = self.base, *batch["views"].split(STAGES + 1)
@@ -94,8 +103,7 @@ class Papn(nn.Module):
         base = self.base
         if not uses_batch(base.target_encoder, base.target_projector):
             return self.query(view, embed)
-        generator = torch.Generator().manual_seed((base.seed + int(progress * 2**31)) % SEEDS)
-        shuffled, order = parallel.shuffle(view, generator)
+        shuffled, order = parallel.shuffle(view, base.shuffling(progress))
         return parallel.unshuffle(self.query(shuffled, embed), order)
 
     def after_step(self, progress: float) -> None:

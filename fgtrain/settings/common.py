@@ -234,7 +234,8 @@ class Machine:
     tensorboard: Switch = False
     """The same as --log tensorboard."""
     compile: Switch = False
-    """Compile the encoder with torch.compile: slower start, faster steps on a GPU; results differ by rounding."""
+    """Compile the encoder with torch.compile: slower start, faster steps on a GPU; results differ by rounding.
+    Refused by methods that take their network apart: lcr, sam, papn and insloc."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_last", "log_every"):
@@ -358,6 +359,11 @@ class Config:
             self.optim.accumulate,
             f"a divisor of --data.batch-size {self.data.batch_size} that leaves at least two samples in each part",
         )
+
+
+def need_plain(config: Config, why: str) -> None:
+    """InputError for --compile with a method that does not call its network as a whole. `why`: what it does."""
+    need(not config.machine.compile, "compile", "on", f"off: {config.method} {why}")
 
 
 def _numbers(settings: Any, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from fgdata.views.spec import ViewSpec
 
 from .bases import HEAVIEST, ByolSettings, MocoSettings, need_auto, need_widths
-from .common import Config, need, need_between, need_temperature
+from .common import Config, need, need_between, need_plain, need_temperature
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,6 @@ class LewelSettings:
         need_between(0, self.ema, 1, "lewel.ema")
 
 
-def need_plain(config: Config) -> None:
-    """InputError for --compile: the derivative of a loss by the last map needs the network's own operations."""
-    need(not config.machine.compile, "compile", "on", f"off: {config.method} differentiates inside the network")
-
-
 @dataclass(frozen=True)
 class SupervisedConfig(Config):
     method: ClassVar[str] = "supervised"
@@ -171,7 +166,7 @@ class LcrConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need_plain(self)
+        need_plain(self, "differentiates inside the network")
         if self.base == "moco":
             self.moco.need_queue(self.data.batch_size)
 
@@ -189,7 +184,7 @@ class SamConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need_plain(self)
+        need_plain(self, "differentiates inside the network")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from fgdata.views.spec import ViewSpec
 
 from .bases import HEAVIEST, MocoSettings, need_widths
-from .common import Config, Data, Model, Optim, need, need_between
+from .common import Config, Data, Model, Optim, need, need_between, need_plain
 
 STRENGTHS = (0.45, 0.7, 0.95)
 """Of the views of stages 2, 3 and 4; the last view of each side is MoCo v2's."""
@@ -52,6 +52,7 @@ class PapnConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        need_plain(self, "computes the stages of its network one by one")
         self.moco.need_queue(self.data.batch_size)
         need(not self.moco.symmetric, "moco.symmetric", "on", "off: the views of papn have different roles")
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from fgdata.views.spec import ViewSpec
 
 from .bases import MocoSettings, need_auto
-from .common import Config, Data, Model, Optim, need, need_between
+from .common import Config, Data, Model, Optim, need, need_between, need_plain
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class InslocConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        need_plain(self, "computes the stages of its network one by one")
         self.moco.need_queue(self.data.batch_size)
         need(not self.moco.symmetric, "moco.symmetric", "on", "off: only the query's box is moved")
         need(self.moco.targets == "identity", "moco.targets", self.moco.targets, "identity, with insloc")
