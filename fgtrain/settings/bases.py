@@ -112,3 +112,7 @@ class MocoSettings:
         """InputError if the queue is smaller than a batch."""
         allowed = f"auto, or at least --data.batch-size {batch_size}, so that a batch fits into the queue"
         need(self.queue == "auto" or self.queue >= batch_size, "moco.queue", self.queue, allowed)
+
+
+LCR_MOCO = MocoSettings(dim=256, queue=65536)
+"""MoCo v2 in LCR's code, which the synthesized-pair paper follows: a wider head than in MoCo v2's own."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fgdata.views.spec import ViewSpec
 
-from .bases import MocoSettings
+from .bases import LCR_MOCO, MocoSettings
 from .common import Data, Model, Optim
 from .comparisons import (
     AttendSettings,
@@ -46,10 +46,11 @@ def moco_cub_r50_imagenet() -> MocoConfig:
     fgtrain run moco-cub-r50-imagenet --data.shards shards/cub
 
     CUB, linear: 68.30, as users of LCR's code quote its paper; they reach 59.9. The learning rate of 0.03 is for
-    batches of 128, so 0.06 per 256 here. Wang et al., ECCV 2024, Tables 1 to 5 (no number is legible).
+    batches of 128, so 0.06 per 256 here; the head has 256 channels, as theirs. Wang et al., ECCV 2024, Tables 1 to 5
+    (no number is legible).
     """
-    data, moco = Data(batch_size=128), MocoSettings(queue=65536)
-    return MocoConfig(data=data, model=RESNET50, optim=Optim(lr=0.06), epochs=100, init="imagenet", moco=moco)
+    data, optim = Data(batch_size=128), Optim(lr=0.06)
+    return MocoConfig(data=data, model=RESNET50, optim=optim, epochs=100, init="imagenet", moco=LCR_MOCO)
 
 
 def simsiam_cub_r50() -> SimsiamConfig:
@@ -191,7 +192,7 @@ def moco_sinkhorn_cub_r50() -> MocoConfig:
         optim=Optim(lr=0.06),
         epochs=100,
         init="imagenet",
-        moco=MocoSettings(queue=65536, targets="sinkhorn"),
+        moco=replace(LCR_MOCO, targets="sinkhorn"),
     )
 
 
@@ -235,7 +236,7 @@ def lcr_cub_r50() -> LcrConfig:
         optim=Optim(lr=0.06),
         epochs=100,
         init="imagenet",
-        moco=MocoSettings(dim=256, queue=65536),
+        moco=LCR_MOCO,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fgdata.views.spec import ViewSpec
 
-from .bases import MocoSettings, SimclrSettings
+from .bases import LCR_MOCO, SimclrSettings
 from .common import Data, Model, Optim
 from .methods import ByolConfig, MocoConfig, SimclrConfig
 
@@ -59,7 +59,7 @@ def contrastive_crop_cub_r50() -> MocoConfig:
         optim=replace(SGD, lr=0.06),
         epochs=100,
         init="imagenet",
-        moco=MocoSettings(queue=65536),
+        moco=LCR_MOCO,
     )
 
 
