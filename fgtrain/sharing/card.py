@@ -5,13 +5,12 @@ from typing import Any
 
 from fgdata.errors import printable
 
+from ..evaluate import compare
 from ..networks.encoder import Encoder
 from ..runs.checkpoint import Checkpoint
 
 FIGURES = ("accuracy", "rank1", "map", "maxboxacc", "maxboxaccv2")
 """What the table shows of a result, as far as it has it: fractions of one."""
-SETTINGS = ("protocol", "fraction", "cache", "k", "epochs", "trials", "size")
-"""Settings of an evaluation that the table names."""
 
 
 def model_card(
@@ -54,7 +53,8 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     """A row for each figure of each result."""
     lines = ["| evaluation | settings | figure | value | chance | n | shard set |", "|---|---|---|---|---|---|---|"]
     for result in results:
-        settings = ", ".join(f"{key} {result[key]}" for key in SETTINGS if key in result)
+        names = (*compare.SETTINGS.get(str(result.get("evaluation")), ()), "size")
+        settings = ", ".join(f"{name} {result[name]}" for name in names if name in result)
         chance = f"{result['chance']:.1%}" if isinstance(result.get("chance"), float) else ""
         digest = str(result.get("digest", ""))[:12]
         for figure in (key for key in FIGURES if isinstance(result.get(key), float)):

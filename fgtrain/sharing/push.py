@@ -4,7 +4,7 @@ model.safetensors  the weights, with timm's names
 config.json        from which timm builds the network
 README.md          the model card
 results.jsonl      every evaluation of the run, if there is one
-run.json           the settings of the run
+settings.json      the settings of the run, if they are known
 """
 
 import json
