@@ -155,8 +155,8 @@ def identify(column: Column, size: int, digest: str) -> compare.Column:
     values = {name: getattr(flags, name, None) for name in compare.SETTINGS[column.evaluation]}
     if column.evaluation == "knn":
         values["split"] = None if flags.split == "test" else flags.split  # as the records of earlier versions
-    if values.get("labels"):
-        values["labels"] = recorded(values["labels"])
+    if (labels := values.get("labels")) is not None:
+        values["labels"] = recorded(labels)
     if "fraction" in values:
         values["fraction"] = column.fraction
     if column.evaluation == "linear":
