@@ -1,4 +1,5 @@
-"""make gpu-check: runs what a training does only on a GPU, and compares each with the CPU's answer. About ten minutes.
+"""make gpu-check: runs what training does only on a GPU, and compares each result with the CPU's. Meant to take ten
+minutes.
 
     python tools/gpu_check.py                  # on a machine with a GPU; paste the table into an issue
     python tools/gpu_check.py --device cpu     # the same comparisons without a GPU, small: tests this program

@@ -108,16 +108,14 @@ def differences(table: Table) -> Iterator[tuple[float, Line, Cell, Column]]:
 
 
 def caption(of: Record) -> str:
-    """The picture of the README and what it says, as Markdown."""
+    """The README's figure with its caption, as Markdown."""
     table, count = record.table(of), len(of.study.seeds)
     about = (
         f"{table.title} Differences to the row {of.study.base} in points, mean and 95 % interval over "
-        f"{counted(count, 'seed')}; grey: the interval holds zero; hollow: one seed. "
-        "Made by"
+        f"{counted(count, 'seed')}; grey: the interval includes zero; hollow: one seed. "
+        "Command, machine and all figures:"
     )
-    commands = ", ".join(f"`{command}`" for command in of.commands)
-    text = f"*{escape(about)} {commands} and `python tools/results.py`; all figures: [RESULTS.md](RESULTS.md).*"
-    return f"![{escape(table.title)}](docs/results.svg)\n\n{text}\n"
+    return f"![{escape(table.title)}](docs/results.svg)\n\n*{escape(about)} [RESULTS.md](RESULTS.md).*\n"
 
 
 def listed(names: Iterable[Any]) -> str:

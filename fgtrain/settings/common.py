@@ -1,4 +1,5 @@
-"""Settings that all methods share. Those in `Machine` and `SAME_RESULT` do not change the result; all others do.
+"""Settings that all methods share. Those in `SAME_RESULT` do not change the result, and those in `Machine`
+change only its arithmetic; all others do.
 
 A docstring under a field is its `--help`. Nothing here imports torch.
 """
@@ -195,7 +196,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to run; none of this changes the result."""
+    """Where and how to run. Devices, backends and --compile differ in arithmetic; nothing else changes the result."""
 
     out: Path | None = None
     """Run directory. Default: runs/<name>."""

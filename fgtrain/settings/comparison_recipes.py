@@ -101,7 +101,7 @@ def supervised_cub_r50() -> SupervisedConfig:
 
 
 def rotation() -> RotationConfig:
-    """Which of four quarter turns, from scratch: SGD 0.4 per 256 images, cosine. A step costs three of MoCo v2.
+    """Which of four quarter turns, from scratch: SGD 0.4 per 256 images, cosine.
 
     fgtrain run rotation
 
@@ -145,7 +145,7 @@ def relative_location_cub_r50() -> RelativeLocationConfig:
 
 
 def looc() -> LoocConfig:
-    """LooC with rotation on MoCo v2, from scratch: SGD 0.03 per 256 samples, cosine. A step costs 1.25 of MoCo v2.
+    """LooC with rotation on MoCo v2, from scratch: SGD 0.03 per 256 samples, cosine.
 
     fgtrain run looc
 
@@ -201,8 +201,7 @@ def lcr() -> LcrConfig:
 
     fgtrain run lcr
 
-    A step costs 1.01 of MoCo v2. The target is scaled in each image (ours): that of the authors' code is flat. Shu, van
-    den Hengel, Liu, CVPR 2023.
+    The target is scaled in each image (ours): that of the authors' code is flat. Shu, van den Hengel, Liu, CVPR 2023.
     """
     return LcrConfig(moco=MocoSettings(dim=256))
 
@@ -293,7 +292,7 @@ def sam_cub_r50() -> SamConfig:
 
 
 def lewel() -> LewelConfig:
-    """LEWEL on BYOL, from scratch: LARS 0.45 per 256 samples, cosine. A step costs 1.29 of BYOL (ResNet-50, 224 px).
+    """LEWEL on BYOL, from scratch: LARS 0.45 per 256 samples, cosine.
 
     fgtrain run lewel
 

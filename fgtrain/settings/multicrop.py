@@ -69,7 +69,7 @@ TRANSFORMER = replace(CONVOLUTIONAL, name="adamw", lr=5e-4, weight_decay=0.04, w
 
 
 def dino() -> DinoConfig:
-    """DINO with two large and eight small views, from scratch: SGD 0.03 per 256 samples. A step costs 3.1 of MoCo v2.
+    """DINO with two global and eight local crops (multi-crop), from scratch: SGD 0.03 per 256 samples.
 
     fgtrain run dino
 
@@ -80,7 +80,7 @@ def dino() -> DinoConfig:
 
 
 def dino_box() -> DinoConfig:
-    """DINO whose small views lie inside the set's boxes, so that they show parts of the object.
+    """DINO whose local crops lie inside the set's boxes, so that they show parts of the object.
 
     fgtrain run dino-box
 

@@ -58,7 +58,7 @@ class PapnConfig(Config):
 
 
 def papn() -> PapnConfig:
-    """PAPN from scratch: MoCo v2, parts, and stages aligned on views that grow stronger. A step costs 4 of MoCo v2.
+    """PAPN from scratch: MoCo v2, parts, and stages aligned on views that grow stronger.
 
     fgtrain run papn
 

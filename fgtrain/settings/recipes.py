@@ -195,7 +195,7 @@ def moco_swap_cub_r18() -> MocoConfig:
 
 
 def synth_pair() -> SynthPairConfig:
-    """Synthesized pairs on MoCo v2 from scratch, with a small decoder: a step costs about 3.6 times that of MoCo v2.
+    """Synthesized pairs on MoCo v2 from scratch, with a small decoder. docs/training.md has the cost of a step.
 
     fgtrain run synth-pair
 

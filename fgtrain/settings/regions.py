@@ -87,7 +87,7 @@ def foreground() -> ForegroundConfig:
     fgtrain run foreground --data.backgrounds shards/coco
 
     A network that tells them apart also localises: Wu et al., BMVC 2022, Figure A1 right (no number is legible). MoCo
-    v2's views; a batch has as many images of the other sets. A step costs 1.5 of MoCo v2.
+    v2's views; a batch has as many images of the other sets.
     """
     return ForegroundConfig(optim=BINARY)
 

@@ -126,7 +126,8 @@ def test_the_readme_shows_the_figure_with_its_command(project: Path):
     assert drawn.count('stroke-width="2.5"') == 2, "an interval each"
     assert drawn.count(results_figure.BETTER) == drawn.count(results_figure.NOISE) == 3
     assert "![Does it help?](docs/results.svg)" in files["README.md"]
-    assert "`fgtrain study help.toml --init weights.pth`" in files["README.md"]
+    assert "[RESULTS.md](RESULTS.md)" in files["README.md"]
+    assert "    fgtrain study help.toml --init weights.pth\n" in files["RESULTS.md"]
     assert files["README.md"].endswith("<!-- end -->\n\nText.\n")
 
 
