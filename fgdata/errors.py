@@ -14,11 +14,11 @@ from typing import TextIO
 SHOWN = 5  # how many items of a long list a message names
 _DRIVE = "the disk or network drive failed; the system's log says more"
 _SERVER = "the server of the network drive does not answer; check the connection and mount the drive again"
-_DEVICE = "the device is not there any more; connect it and mount it again"
+_DEVICE = "the device is no longer connected; connect it and mount it again"
 _STORAGE = {
     "EIO": _DRIVE,
     **dict.fromkeys(("EREMOTEIO", "EPROTO", "ECOMM"), _DRIVE),
-    "ESTALE": "the network drive was mounted again, or its server replaced the file; enter the folder again",
+    "ESTALE": "the network drive was remounted, or its server replaced the file; change to the folder again (cd)",
     **dict.fromkeys(("ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN"), _SERVER),
     **dict.fromkeys(("ENETUNREACH", "ENETRESET", "ENOLINK", "ENONET", "ECONNREFUSED"), _SERVER),
     **dict.fromkeys(("ENODEV", "ENXIO", "ENOMEDIUM"), _DEVICE),
@@ -49,7 +49,7 @@ _FEWER_WORKERS = (
 )
 
 
-_REPLACED = ' The working folder was removed or replaced. Enter it again: cd "$PWD"'
+_REPLACED = ' The working folder was removed or replaced. Change to it again: cd "$PWD"'
 
 
 class InputError(Exception):

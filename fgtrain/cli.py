@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
             ) from fault
 
     training = is_training(argv)
-    hint = "To resume from the last checkpoint, add --resume to the same command." if training else ""
+    hint = "To resume from the last checkpoint, rerun the command with --resume." if training else ""
     with StopSignals() as signals:
         if training:
             signals.catch(PATIENT)

@@ -210,7 +210,7 @@ def _validate(dataset: Dataset, recipe: sample.Recipe, shard_samples: int) -> No
     if odd := next((word for word in dataset.classes if printable(word) != word), None):
         raise InputError(
             f"{dataset.name}: the name of class {printable(odd)} is not UTF-8 text. Rename it. If the name looks "
-            "right in a file manager, set PYTHONUTF8=1 and rerun this command."
+            "right in a file manager, set PYTHONUTF8=1 and rerun the command."
         )
     if not recipe.saliency:
         raise InputError("No detector is given: --saliency takes one or more names; `fgdata list` shows them.")
@@ -250,7 +250,7 @@ def _refuse_damaged(out: Path, manifest: dict) -> None:
         folder = shlex.quote(str(out))
         raise InputError(
             f"{faults[0]}{more}. `fgdata check {folder}` lists all damage. Restore the files, or rebuild the set: "
-            f"rm -r {folder}, then rerun this command"
+            f"rm -r {folder}, then rerun the command"
         )
 
 

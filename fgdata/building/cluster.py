@@ -167,7 +167,7 @@ def _look(ray: Any, job: Any, folder: str, servers: Servers) -> None:
             try:
                 fault = ray.get(task)
             except ray.exceptions.RayError as error:
-                fault = f"the look at it failed: {_first_line(error)}"
+                fault = f"the check of this node failed: {_first_line(error)}"
             faults += [f"{pending[task]}: {fault}"] if fault else []
         for task in late:
             ray.cancel(task, force=True)

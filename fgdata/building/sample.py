@@ -195,7 +195,7 @@ def _refuse_name(record: Record) -> None:
     encoding = sys.getfilesystemencoding()
     if encoding.lower() != "utf-8":
         raise InputError(
-            f"{name}: Python decodes file names as {encoding} here. Set PYTHONUTF8=1 and rerun this command"
+            f"{name}: Python decodes file names as {encoding} here. Set PYTHONUTF8=1 and rerun the command"
         )
     raise BadImage(f"{name}: the file's name is not UTF-8 text", "Rename the file")
 

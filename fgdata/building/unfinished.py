@@ -48,7 +48,7 @@ def read_plan(out: Path) -> dict | None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder} is not a folder that a build created. Name another folder: --out FOLDER")
     path = folder / "plan.json"
-    return _read(path, _PLAN, f"Delete the unfinished set and rerun this command: rm -r {shlex.quote(str(out))}")
+    return _read(path, _PLAN, f"Delete the unfinished set and rerun the command: rm -r {shlex.quote(str(out))}")
 
 
 def write_plan(out: Path, plan: dict, own: dict) -> None:
@@ -84,7 +84,7 @@ def read_mark(out: Path, name: str) -> dict | None:
     """-> the facts of a shard whose files all have their sizes; otherwise None. Raises InputError if it is damaged."""
     path = _mark(out, name)
     fact = _read(
-        path, _FACT, f"Remove it, and rerun this command to rebuild the shard: rm {shlex.quote(str(path))}", name
+        path, _FACT, f"Remove it, and rerun the command to rebuild the shard: rm {shlex.quote(str(path))}", name
     )
     if fact is None or not all(file.is_file() and file.stat().st_size == size for file, size, _ in _files(out, fact)):
         return None

@@ -42,7 +42,7 @@ def check_target(url: Url) -> None:
     if url.scheme not in LISTED:
         raise InputError(f"{url}: sets are written to s3:// and gs:// only. Name such a URL, or a folder.")
     if Remote(url).names() is None:
-        raise InputError(f"{url} cannot be listed with these credentials, which writing a set needs. Allow it.")
+        raise InputError(f"{url} cannot be listed with these credentials. Writing a set needs permission to list.")
 
 
 def upload(folder: Path, url: Url, advance: Callable[[int], None] = lambda samples: None) -> Uploaded:
@@ -67,7 +67,7 @@ def _upload(folder: Path, url: Url, advance: Callable[[int], None]) -> int:
     """`upload` under the lock of the set -> the bytes that it copied."""
     manifest, source, target = read_manifest(folder), Folder(folder), Remote(url)
     if fault := next(set_faults(source, manifest), None):
-        raise InputError(f"{fault}. Restore the file, or rebuild the set; then rerun this command.")
+        raise InputError(f"{fault}. Restore the file, or rebuild the set; then rerun the command.")
     content = (folder / MANIFEST).read_bytes()
     names, marks = target.names() or [], Remote(url / BUILDING)
     if MANIFEST in names:

@@ -52,7 +52,7 @@ def build_shards(
 ) -> int:
     """Run saliency detectors over a dataset and write WebDataset shards that contain the boxes.
 
-    If it is stopped, rerun the command: it resumes after the last complete shard.
+    Rerun the command after an interruption: it resumes after the last complete shard.
 
     Args:
         dataset: The dataset; `fgdata list` shows all, with their layouts.
@@ -87,9 +87,9 @@ def build_shards(
             onnxruntime supports one, else the CPU. Maps of different providers differ slightly; a set records its
             provider.
         onnx_threads: Threads per worker for these networks, 1 to 256. If above 1, lower --jobs.
-        classes: Only the first classes of the dataset, so many; for drawn, how many are drawn.
-        images_per_class: At most so many images of each class in the train split, evenly spaced in the dataset's order;
-            for drawn, how many are drawn, test images included.
+        classes: Use only the first N classes; for drawn: number of classes to draw.
+        images_per_class: At most N training images per class, evenly spaced in the dataset's order; for drawn: number
+            of images to draw per class, test images included.
         size: drawn only: longer side in pixels.
         seed: drawn only: the seed of the drawings.
         level: aircraft only: the level of the class labels. Default: variant.
@@ -102,8 +102,8 @@ def build_shards(
             move to a new test split, above 0 and below 1.
         split_seed: Seed for drawing that test split. Default: 0.
         split_folders: folder only: where folders called train and test (or val, ...) are. above: train/CLASS/IMAGE.
-            inside: CLASS/train/IMAGE. none: they are classes, or parts of a class. Default: what their places show.
-        download: First download the dataset into the root, if it is freely available and not there yet.
+            inside: CLASS/train/IMAGE. none: they are classes, or parts of a class. Default: inferred from the layout.
+        download: First download the dataset into the root, if it has a public address and is not there yet.
         part: I/N: build only part I of N, counted from 0, into a folder that several machines share; then run `fgdata
             finish` (docs/cluster.md). auto/N: I is the index of this task in a job array of Slurm, Kubernetes or AWS
             Batch.

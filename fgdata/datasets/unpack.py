@@ -87,9 +87,9 @@ class _Budget:
         if self.spent > self.free:
             raise InputError(
                 f"{self.path}: its content does not fit into the {self.free / 1e9:,.1f} GB free in {self.root}. "
-                "Unpacking stopped. Free some space, then run the same command again."
+                "Unpacking stopped. Free some space, then rerun the command."
             )
 
 
 def _damaged(path: Path, fault: Exception) -> InputError:
-    return InputError(f"{path} cannot be unpacked: {fault}. Remove it and run the same command again.")
+    return InputError(f"{path} cannot be unpacked: {fault}. Remove it and rerun the command.")

@@ -54,9 +54,9 @@ def download(url: str, checksum: str, path: Path, *, by_hand: str, flag: str) ->
             next call unless its checksum is wrong.
     """
     part = path.with_name(f"{path.name}.part")
-    resume = f"Run the same command again to resume ({part})."
+    resume = f"Rerun the command to resume ({part})."
     if part.exists() and not part.is_file():
-        raise InputError(f"{part} is not a regular file. Remove it and run the same command again.")
+        raise InputError(f"{part} is not a regular file. Remove it and rerun the command.")
     tries = 0
     while True:
         size = part.stat().st_size if part.is_file() else 0
@@ -77,7 +77,7 @@ def download(url: str, checksum: str, path: Path, *, by_hand: str, flag: str) ->
         now = part.stat().st_size if part.is_file() else 0
         tries = 0 if now > size else tries + 1
         if tries >= TRIES:
-            advice = resume if now else f"Check the network, and run the same command again. {by_hand}"
+            advice = resume if now else f"Check the network, and rerun the command. {by_hand}"
             raise InputError(f"{url}: {reason}; {now:,} bytes were downloaded so far. {advice}") from None
         time.sleep(0.2 * 2**tries)
     print(f"Checking {path.name}", file=sys.stderr)

@@ -54,7 +54,7 @@ def read_json(path: Path, advice: str, most_bytes: int = MOST_BYTES) -> Any:
         OSError: It does not exist or cannot be read.
 
     Example:
-        plan = read_json(folder / "plan.json", "Delete the folder and rerun this command.")
+        plan = read_json(folder / "plan.json", "Delete the folder and rerun the command.")
     """
     with open_regular(path) as file:
         return parse_file(file, path, advice, most_bytes)

@@ -132,7 +132,7 @@ def _open_and_lock(folder: Path, flag: str | None, shared: bool, warns: bool) ->
         try:
             locked = _try_for_a_moment(handle, shared)
             if locked is False:
-                use, advice = "using", "then rerun this command"
+                use, advice = "using", "then rerun the command"
                 if flag:
                     use, advice = "writing to", f"or name another folder: {flag} FOLDER"
                 raise InputError(f"Another process is {use} {folder}. Wait until it ends, {advice}")

@@ -115,7 +115,7 @@ class _OwnFile:
             with suppress(FileNotFoundError):
                 self.path.parent.mkdir(exist_ok=True)
                 return self.write(holds)
-        raise InputError(f"{self.path.parent} is removed again and again by another process. Rerun this command.")
+        raise InputError(f"{self.path.parent} is removed again and again by another process. Rerun the command.")
 
     def renew(self, stop: threading.Event) -> None:
         while not stop.wait(BEAT_SECONDS):
@@ -187,8 +187,8 @@ def _describe(owner: Owner, does: str) -> str:
     seconds = owner.beat * BEAT_SECONDS
     age = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
     return (
-        f"{owner} {does}; it began about {age} ago. Wait until it ends, then rerun this command. If it never ends, "
-        f"stop it (on {quote(owner.host)}: kill {owner.pid}), and rerun this command after {LEASE_SECONDS:.0f} s"
+        f"{owner} {does}; it began about {age} ago. Wait until it ends, then rerun the command. If it never ends, "
+        f"stop it (on {quote(owner.host)}: kill {owner.pid}), and rerun the command after {LEASE_SECONDS:.0f} s"
     )
 
 

@@ -75,7 +75,7 @@ def receive(files: Files, load: Callable[[str], bytes]) -> None:
         if path.is_file() and _sha256(path.read_bytes()) == sha256:
             continue
         if (found := _sha256(data := load(name))) != sha256:
-            raise InputError(f"The copy of {files.path} that arrived is damaged: sha256 {found} of {name}. Rerun it.")
+            raise InputError(f"The copy of {files.path} is damaged: {name} has sha256 {found}. Rerun the command.")
         create_folder(path.parent, "XDG_CACHE_HOME")
         write_atomic(path, data)
 

@@ -133,7 +133,7 @@ def count_images(budget: float, count: int, pool: Path) -> int:
 def _counted(batch: np.ndarray, shards: ShardSet, progress: Progress) -> np.ndarray:
     if not np.isfinite(batch).all():
         raise InputError(
-            f"The encoder's features of {shards.path} are not finite: its training has diverged. Name another one."
+            f"The encoder's features of {shards.path} are not finite: its training diverged. Name another encoder."
         )
     progress.advance(len(batch))
     return batch

@@ -73,7 +73,7 @@ _REBUILD = "Restore the file, or rebuild the set in an empty folder."
 def refuse_changed(folder: Path, manifest: dict) -> None:
     """InputError unless this is still the manifest of a folder. Locks may not reach a process that replaces the set."""
     if read_manifest(folder) != manifest:
-        raise InputError(f"{folder} was changed by another process while it was being read. Rerun this command.")
+        raise InputError(f"{folder} was changed by another process while it was being read. Rerun the command.")
 
 
 def list_shards(manifest: dict) -> list[dict]:

@@ -87,7 +87,7 @@ class Remote:
             self._files.put(name, file)
             written = self._files.head(name)["size"]
         if written != size:
-            raise InputError(f"{self.place / name} has {written:,} bytes after {size:,} were written. Write it again.")
+            raise InputError(f"{self.place / name} has {written:,} bytes; {size:,} were written. Rerun the command.")
         return size
 
     def delete(self, names: list[str]) -> None:
@@ -140,8 +140,8 @@ class Remote:
         url = self.place / name if name else self.place
         if _PROCESSES and os.getpid() not in _PROCESSES:
             raise InputError(
-                f"{url} cannot be {done} in a process that was forked: the threads that make the requests are not in "
-                'it, so it would wait for ever. Start processes with spawn: multiprocessing_context="spawn"'
+                f"{url} cannot be {done} in a forked process: the threads that make the requests are missing there, so "
+                'it would hang. Start processes with spawn: multiprocessing_context="spawn"'
             )
         _PROCESSES.add(os.getpid())
         try:

@@ -109,10 +109,7 @@ def _check_views(views: ViewSpec, given: bool) -> None:
             f"{views.crop}{' over grey' if views.grey else ''}. Omit the backgrounds, or set crop to one of them."
         )
     if views.lent and not given:
-        raise InputError(
-            "These views include one of an image of another shard set for each sample. Name one or more sets as "
-            "backgrounds."
-        )
+        raise InputError("lent=True needs backgrounds: name one or more other shard sets.")
 
 
 def _check_own(shards: ShardSet, own: ShardSet, split: str, views: ViewSpec, twice: bool) -> None:

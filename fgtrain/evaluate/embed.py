@@ -120,7 +120,7 @@ def _batches(encoder: Any, source: ShardSet, split: str, size: int, device: Any)
     backend = "threads" if isinstance(source, Folder) else "auto"  # DALI decodes JPEGs only
     for features, batch in forward(encoder, source, split, view, device, backend):
         if not features.isfinite().all():
-            raise InputError("The encoder's features are not finite: its training has diverged. Name another one.")
+            raise InputError("The encoder's features are not finite: its training diverged. Name another encoder.")
         samples = [reader.read(number) for number in batch["index"].tolist()]
         columns: dict[str, Any] = {key: [meta(s)[key] for s in samples] for key in ("id", "file", "class")}
         columns |= {"label": [label(s) for s in samples], "split": [split] * len(samples)}

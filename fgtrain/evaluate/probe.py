@@ -90,7 +90,7 @@ def _rows(batches: Iterator[tuple[Tensor, dict[str, Tensor]]]) -> Rows:
     features, labels, index = (torch.cat(column) for column in zip(*rows))
     if not features.isfinite().all():
         raise InputError(
-            "The encoder's features are not finite on this set: its training has diverged. Name an earlier checkpoint."
+            "The encoder's features are not finite on this set: its training diverged. Name an earlier checkpoint."
         )
     return features, labels, index
 

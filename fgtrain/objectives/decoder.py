@@ -282,7 +282,7 @@ def restore(unfinished: Path, epochs: int, decoder: Decoder, optimizer: torch.op
     except Exception as error:  # damaged content leads torch and the loader into errors of many types
         raise_system_error(str(unfinished), error)
         raise InputError(
-            f"{unfinished} cannot be used: {damage(unfinished, error)}. Remove it and run the same command again to "
+            f"{unfinished} cannot be used: {damage(unfinished, error)}. Remove it and rerun the command to "
             f"warm up the decoder from the start:\n  rm {quote(str(unfinished))}"
         ) from error
     return epoch

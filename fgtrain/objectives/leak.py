@@ -52,8 +52,8 @@ def check_leak(
     error = math.sqrt(p * (1 - p) / n)
     advice = "; the network may learn this instead of objects: use sets of similar photographs" if p > HIGH else ""
     say(
-        f"leak check: on thumbnails of {SIDE} x {SIDE} pixels a linear layer tells both kinds of images apart in "
-        f"{p:.1%} (+/- {error:.1%}, n = {n:,}; chance 50 %){advice}"
+        f"leak check: a linear layer on thumbnails of {SIDE} x {SIDE} pixels distinguishes the two kinds of images "
+        f"with an accuracy of {p:.1%} (+/- {error:.1%}, n = {n:,}; chance 50 %){advice}"
     )
     return {"accuracy": p, "standard_error": error, "n": n}
 

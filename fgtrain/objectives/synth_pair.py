@@ -174,8 +174,8 @@ class SynthPair(nn.Module):
             self.warned.add("decoder")
             say(
                 f"decoder: in this epoch it was no better than the mean image (squared error {error:.4f}; mean image "
-                f"{constant:.4f}), so the pairs show nothing of their images. If its warm-up ended above the mean "
-                "image too, warm it up for longer: a new run with --reconstruct.epochs above "
+                f"{constant:.4f}), so the synthesized pairs carry no image content. If its warm-up ended above the "
+                "mean image too, warm it up for longer: a new run with --reconstruct.epochs above "
                 f"{self.config.reconstruct.epochs}. If not, the features change faster than it can follow: lower "
                 "--optim.lr"
             )

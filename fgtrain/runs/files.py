@@ -18,7 +18,7 @@ from fgdata.files.regular import open_regular
 
 from ..place import is_out_of_memory
 
-SYSTEM_ERROR = "The file may be intact: fix the cause of this error of the system, then run the same command again."
+SYSTEM_ERROR = "The file may be intact: fix the cause of this error of the system, then rerun the command."
 """What to do about a file that a failing disk, missing permissions or too little memory keep from being read."""
 
 MOST_SETTINGS_BYTES = 1 << 20

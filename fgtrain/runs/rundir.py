@@ -149,7 +149,7 @@ class RunDir:
         if changed := differences(saved or {}, relevant(config)):
             raise InputError(
                 f"{self.config_path} has changed since {checkpoint} was saved (checkpoint -> file):\n  "
-                f"{_listed(changed)}\nRestore these values in {self.config_path}, then run the same command again."
+                f"{_listed(changed)}\nRestore these values in {self.config_path}, then rerun the command."
             )
 
     @property

@@ -57,7 +57,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         others = [p.name for p in complete_checkpoints(checkpoint.parent) if p.name != checkpoint.name]
         advice = (
             f"Other checkpoints of this run: {', '.join(others)}. To resume from {others[-1]}, remove the damaged one "
-            f"and rerun the same command:\n  rm -r {quote(str(checkpoint))}"
+            f"and rerun the command:\n  rm -r {quote(str(checkpoint))}"
             if others
             else "The run has no other checkpoint; start a new run in another folder with --out."
         )

@@ -76,8 +76,8 @@ class Data:
     """Detector whose boxes guide the views and masks. Default: the set's first detector that is not gt, else gt."""
     labels: float | Path | None = None
     """Fraction of the images of every class to train on, drawn by --seed as in the evaluations; or a file that lists
-    the images, one id or path per line, perhaps with its label. Only for methods that learn from labels. Default: the
-    whole split."""
+    the images, one id or path per line, optionally followed by its label. Only for methods that learn from labels.
+    Default: the whole split."""
     backgrounds: tuple[Place, ...] = ()
     """Shard sets whose images the crops that paste use as backgrounds; the set itself may be one. Default: other images
     of the batch."""
@@ -184,8 +184,8 @@ class Optim:
     """The gradients that `clip` limits. norm: that of all parameters together. parameter: that of each tensor of
     weights, as the authors of DINO do."""
     skip_nonfinite: int = 2
-    """Steps whose loss is NaN or infinite that a run leaves out, without any update, before the next such loss ends it.
-    0: the first one ends it, and a GPU keeps no copy of the weights for this."""
+    """Number of steps with a NaN or infinite loss to skip, without any update, before the run stops. 0: the first one
+    stops it, and a GPU keeps no copy of the weights for this."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero; at most a tenth of the run."""
     accumulate: int = 1
@@ -230,8 +230,8 @@ class Machine:
     """Epochs between pictures of views and of Grad-CAM, written to pictures/ in the run directory; 0: never. Grad-CAM
     trains a linear layer, which takes one pass over the train split."""
     log: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
-    """Also give the metrics and pictures to these programs. tensorboard writes into the run directory; wandb, trackio
-    and mlflow use their own settings and environment variables."""
+    """Also send metrics and pictures to these loggers. tensorboard writes into the run directory; wandb, trackio and
+    mlflow use their own settings and environment variables."""
     tensorboard: Switch = False
     """The same as --log tensorboard."""
     compile: Switch = False

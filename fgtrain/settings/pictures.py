@@ -128,7 +128,7 @@ class Watch(Picture):
     figures: tuple[str, ...] = ()
     """Names of the metrics to show. Default: all except throughput."""
     every: float = 5.0
-    """Seconds between two looks at the runs."""
+    """Refresh interval in seconds."""
     once: Switch = False
     """Show the runs as they are now, and end."""
     out: Path | None = None

@@ -24,7 +24,7 @@ from .traces import images_of, without_weights
 
 
 def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None:
-    """InputError naming every row that cannot work, with its reason.
+    """InputError naming every row that cannot run, with its reason.
 
     need_sets: whether a shard set that is not built, or a GPU that this machine does not have, is a fault; without, as
     in a dry run or where only tables are written, the rest is checked.

@@ -124,7 +124,8 @@ def dry_run(made: Plan, jobs: Sequence[Job], flags: Flags) -> None:
     say(table, *record.head(study, made.scaled.changed, made.scaled.scope), *unused(made))
     if unbuilt := sorted({d.path for job in jobs for d in job.sets if not (d.folder / "manifest.json").is_file()}):
         say(f"Not built yet: {', '.join(unbuilt)}")
-    say(f"{counted(trainings, 'run')} and {counted(evaluations, 'evaluation')} are missing: {total}, one at a time.")
+    todo = f"{counted(trainings, 'run')}, {counted(evaluations, 'evaluation')}"
+    say(f"To do: {todo}. Estimated time, one at a time: {total}")
 
 
 def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:

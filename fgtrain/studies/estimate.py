@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from fgdata.cores import available_cores
+from fgdata.errors import counted
 
 from ..runs.rundir import RunDir
 from ..settings.common import Model
@@ -66,9 +67,9 @@ def estimate(jobs: Iterable[tuple[Job, list[Measure]]], every: Iterable[Job], de
             hours += seconds * (1 - _done(job)) / 3600
         hours += sum(evaluation(job, measure) for measure in measures) / rate / 3600
     if timed:
-        return Estimate(hours, f"by the measured speed of {len(timed)} of its runs")
-    where = "a GPU, an assumption that no run" if is_gpu(device) else "all cores, which no run of this study"
-    return Estimate(hours, f"counted: operations at {rate / 1e9:,.0f} GFLOP/s of {where} has measured")
+        return Estimate(hours, f"from the measured speed of {counted(len(timed), 'run')} of this study")
+    where = "a GPU, an assumption" if is_gpu(device) else "all cores"
+    return Estimate(hours, f"from counted operations, at {rate / 1e9:,.0f} GFLOP/s of {where}; not measured yet")
 
 
 def training(job: Job) -> float:

@@ -127,11 +127,11 @@ def make(scaled: Scaled, out: Path) -> Plan:
 
 
 def refuse(study: Study, faults: Iterable[str]) -> InputError:
-    """The error that names every row that cannot work."""
+    """The error that names every row that cannot run."""
     lines = "\n  ".join(dict.fromkeys(faults))
     return InputError(
-        f"{study.name}: these rows cannot work, so nothing was started. Leave them out (--rows names those to run), or "
-        f"change --settings:\n  {lines}"
+        f"{study.name}: nothing was started, because these rows cannot run. Name the rows to run (--rows), or change "
+        f"--settings:\n  {lines}"
     )
 
 

@@ -128,7 +128,7 @@ def read(folder: Path) -> Record:
             f"{folder} has no study.json, so it is not the folder of a study, or of one that has not written its "
             "tables. Write them: the study's command with --tables"
         )
-    whole = from_json(read_json(file, "Write it again: the study's command with --tables"), str(file))
+    whole = from_json(read_json(file, "Rerun the study's command with --tables"), str(file))
     return replace(whole, results=tuple(line.values for line in read_records(folder / "results.jsonl")))
 
 
@@ -145,7 +145,7 @@ def from_json(values: dict[str, Any], source: str) -> Record:
     if isinstance(study, dict):
         lists += [study.get(name) for name in ("columns", "rows", "seeds")]
     if not isinstance(study, dict) or not all(isinstance(each, list) for each in lists):
-        raise InputError(f"{source} is not what `fgtrain study` writes. Write it again: the command with --tables")
+        raise InputError(f"{source} is not what `fgtrain study` writes. Rerun the study's command with --tables")
     parts = {
         "columns": tuple(build_table(Column, each, source) for each in study["columns"]),
         "rows": tuple(build_table(Row, each, source) for each in study["rows"]),

@@ -150,4 +150,4 @@ def check_failures(failed: dict[Path, str], logs: Path) -> None:
         for folder, why in failed.items():
             log = logs / f"{folder.name}.log"
             lines.append(f"{folder.name}: {reason(log)} ({why}; {log})")
-        raise InputError("These runs failed; the same command tries them again.\n  " + "\n  ".join(lines))
+        raise InputError("These runs failed. Rerun the command to try them again.\n  " + "\n  ".join(lines))

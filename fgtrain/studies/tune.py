@@ -83,7 +83,7 @@ def choose(plan: Plan, every: Sequence[Sweep]) -> tuple[dict[str, float], list[s
         scores = {factor: found.figure(job, sweep.column) for factor, job in sweep.trials.items()}
         known = {factor: score for factor, score in scores.items() if score is not None}
         if len(known) < len(scores):
-            raise InputError(f"The learning rates of {sweep.method} are not all measured. Run the same command again.")
+            raise InputError(f"The learning rates of {sweep.method} are not all measured. Rerun the command.")
         best = pick(known)
         chosen[sweep.method] = best
         edge = ", at the end of the sweep" if best in (min(known), max(known)) else ""

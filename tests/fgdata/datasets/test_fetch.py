@@ -95,7 +95,7 @@ def test_a_failed_download_is_resumed_by_the_same_command(server, tmp_path):
     archive = server.offer("a.tgz", tar({"x": NOISE}))
     server.cut_after = [100_000, *[0] * download.TRIES]
     with pytest.raises(
-        InputError, match=r"100,000 bytes were downloaded.*same command again to resume \(.*a.tgz.part\)"
+        InputError, match=r"100,000 bytes were downloaded.*Rerun the command to resume \(.*a.tgz.part\)"
     ):
         fetch.download("cub", tmp_path / "r", (archive,))
     assert (tmp_path / "r/.download/a.tgz.part").stat().st_size == 100_000

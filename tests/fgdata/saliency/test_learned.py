@@ -91,7 +91,7 @@ def test_fetch_model_resumes_and_checks(server, models, monkeypatch, capsys):
     offer(server, monkeypatch, data)
     server.cut_after = [100_000, *[0] * download.TRIES]
     assert main(["fetch-model", "u2netp"]) == 2
-    assert "100,000 bytes were downloaded so far. Run the same command again to resume" in capsys.readouterr().err
+    assert "100,000 bytes were downloaded so far. Rerun the command to resume" in capsys.readouterr().err
     assert [path.name for path in models.iterdir()] == ["u2netp.onnx.part"]
     server.ranges.clear()
     assert main(["fetch-model", "u2netp"]) == 0

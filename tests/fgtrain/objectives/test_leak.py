@@ -52,7 +52,7 @@ def test_a_run_says_before_its_first_step_what_thumbnails_give_away(resumed: boo
         run = lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "foreground")
     log = (run / "log.txt").read_text()
     assert (
-        log.count("leak check: on thumbnails of 8 x 8 pixels a linear layer tells both kinds of images apart in ") == 1
+        log.count("leak check: a linear layer on thumbnails of 8 x 8 pixels distinguishes the two kinds of images") == 1
     )
     assert log.index("leak check") < log.index("step 4/4")
     found = json.loads((run / "run.json").read_text())["leak"]

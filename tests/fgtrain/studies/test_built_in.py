@@ -108,6 +108,6 @@ def test_the_papers_first_table_is_one_command(monkeypatch: pytest.MonkeyPatch, 
     text = capsys.readouterr().out
     for row in declaration.load("cvsa-table-1").rows:
         assert row.name in text
-    assert "36 runs and 40 evaluations are missing" in text
+    assert "To do: 36 runs, 40 evaluations." in text
     assert "Not built yet: shards/aircraft, shards/cars, shards/cub, shards/nabirds" in text
     assert not any(tmp_path.iterdir())

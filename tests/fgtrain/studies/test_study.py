@@ -135,7 +135,7 @@ def test_a_dry_run_estimates_the_hours_of_a_gpu_that_is_not_here(words: list[str
 def test_a_dry_run_counts_and_starts_nothing(words: list[str], tmp_path: Path, capsys):
     assert cli.main([*words, "--seeds", "0", "1", "2", "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert "3 runs and 4 evaluations are missing" in text
+    assert "To do: 3 runs, 4 evaluations." in text
     assert "counted" in text
     assert not (tmp_path / "out").exists()
 
