@@ -23,7 +23,7 @@ def check(
     Args:
         shards: The folder of the shard set, or its URL.
         duplicates: Also decode all images and name the test images that are also in train, as they are or rescaled,
-            compressed again or mirrored. Pairs within a split are counted. The exit code stays 0.
+            recompressed or mirrored. Pairs within a split are counted. The exit code is 0 even if there are any.
         format: How these pairs are printed. csv and json print nothing else on standard output.
     """
     from ..files.swap import list_leftovers

@@ -49,8 +49,8 @@ def push(
         to: The address of the dataset; it is created if it does not exist, private without --public.
         licence: Licence of the set, by the hub's name: cc-by-4.0, mit, ... Default: what fgdata knows of the dataset.
         public: Create a public dataset, or upload to one that is public.
-        have_right: You state that you have the right to give these images to others. Needed for every dataset whose
-            publisher does not allow it to everybody, and for your own images.
+        have_right: Confirm that you may redistribute these images. Needed for every dataset whose publisher does not
+            allow it to everybody, and for your own images.
     """
     from ..files.hub import check_licence
     from ..sharing.push import push as push_set

@@ -1,7 +1,7 @@
-"""Whether the images of a dataset may be given to others, as far as its publisher's pages say so.
+"""Whether the images of a dataset may be redistributed, as far as its publisher's pages say so.
 
-Not legal advice. What is not known to be allowed counts as not allowed: `fgdata push` then asks the user to state that
-they have the right.
+Not legal advice. What is not known to be allowed counts as not allowed: `fgdata push` then asks the user to confirm
+that they may redistribute the images.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Terms:
-    """What a publisher says about giving a dataset's images to others."""
+    """What a publisher says about redistributing a dataset's images."""
 
     words: str
     """One sentence for the card and for messages."""
     allowed: bool = False
-    """Whether everybody may give the images to others."""
+    """Whether everybody may redistribute the images."""
     licence: str = "other"
     """The licence by its name on the Hugging Face hub; unknown if nobody states one."""
 

@@ -47,7 +47,7 @@ def push(
         address: hf://datasets/ORG/NAME; it is created if it does not exist.
         licence: For the card, by the hub's name. Default: that of the dataset, as far as fgdata knows it.
         public: Create a public dataset instead of a private one.
-        have_right: The user states that they may give the images away.
+        have_right: The user confirms that they may redistribute the images.
 
     Raises:
         InputError: The set is damaged; its source does not allow it; the address holds another set, or is public
@@ -119,8 +119,8 @@ def _refuse_without_right(folder: Path, manifest: dict, have_right: bool) -> Non
     terms = terms_of(name)
     if not terms.allowed and not have_right:
         raise InputError(
-            f"{folder} holds images of the dataset {name}, and {terms.words}. If you have the right to give them to "
-            "others, add --have-right"
+            f"{folder} holds images of the dataset {name}, and {terms.words}. If you may redistribute them, add "
+            "--have-right"
         )
 
 

@@ -1,7 +1,7 @@
 """One recipe per system that the papers compare themselves with, in the form of recipes.py.
 
-A published figure is for the dataset and test that its line names. Where we could not read a table's cell, the recipe
-says that no number is legible.
+A published figure is for the dataset and test that its line names. Where we do not have the figures of a table, the
+recipe says so.
 """
 
 from dataclasses import replace
@@ -33,8 +33,8 @@ def simclr_cub_r50() -> SimclrConfig:
 
     fgtrain run simclr-cub-r50 --data.shards shards/cub
 
-    Fine-tuned: Aircraft 72.42; no number is legible for the other sets. After COCO alone: CUB 68.30, NAbirds 73.51,
-    Aircraft 81.18, Cars 85.93. The paper does not state the batch size. Wu et al., BMVC 2022, Tables 1 and 2.
+    Fine-tuned: Aircraft 72.42; published figures of the other sets not included. After COCO alone: CUB 68.30, NAbirds
+    73.51, Aircraft 81.18, Cars 85.93. The paper does not state the batch size. Wu et al., BMVC 2022, Tables 1 and 2.
     """
     optim = Optim(name="lars", lr=0.3, weight_decay=1e-6, exclude_norm_and_bias=True, warmup_epochs=10.0)
     return SimclrConfig(model=replace(RESNET50, zero_init_residual=True), optim=optim, epochs=800, sync_norm=True)
@@ -47,7 +47,7 @@ def moco_cub_r50_imagenet() -> MocoConfig:
 
     CUB, linear: 68.30, as users of LCR's code quote its paper; they reach 59.9. The learning rate of 0.03 is for
     batches of 128, so 0.06 per 256 here; the head has 256 channels, as theirs. Wang et al., ECCV 2024, Tables 1 to 5
-    (no number is legible).
+    (published figures not included).
     """
     data, optim = Data(batch_size=128), Optim(lr=0.06)
     return MocoConfig(data=data, model=RESNET50, optim=optim, epochs=100, init="imagenet", moco=LCR_MOCO)
@@ -58,8 +58,8 @@ def simsiam_cub_r50() -> SimsiamConfig:
 
     fgtrain run simsiam-cub-r50 --data.shards shards/cub
 
-    A learning rate of 0.05 for batches of 128, here 0.1 per 256. Wang et al., ECCV 2024, Table 3 (no number is
-    legible).
+    A learning rate of 0.05 for batches of 128, here 0.1 per 256. Wang et al., ECCV 2024, Table 3 (published
+    figures not included).
     """
     data, model = Data(batch_size=128), replace(RESNET50, zero_init_residual=True)
     return SimsiamConfig(data=data, model=model, optim=Optim(lr=0.1), epochs=100, init="imagenet", sync_norm=True)
@@ -92,8 +92,8 @@ def supervised_cub_r50() -> SupervisedConfig:
 
     fgtrain run supervised-cub-r50 --data.shards shards/cub
 
-    The upper bound of the synthesized-pair paper; no number is legible. The learning rate is ours. Wang et al., ECCV
-    2024, Tables 3 and 4.
+    The upper bound of the synthesized-pair paper; published figures not included. The learning rate is ours. Wang et
+    al., ECCV 2024, Tables 3 and 4.
     """
     return replace(
         supervised(), data=Data(batch_size=128), model=RESNET50, optim=Optim(lr=0.01), epochs=100, init="imagenet"
@@ -160,8 +160,8 @@ def looc_cub_r50() -> LoocConfig:
 
     fgtrain run looc-cub-r50 --data.shards shards/cub
 
-    Fine-tuned: Aircraft 72.49; no number is legible for the other sets. After COCO: CUB 68.71, NAbirds 74.45, Aircraft
-    81.75, Cars 85.90. Wu et al., BMVC 2022, Tables 1 and 2.
+    Fine-tuned: Aircraft 72.49; published figures of the other sets not included. After COCO: CUB 68.71, NAbirds 74.45,
+    Aircraft 81.75, Cars 85.90. Wu et al., BMVC 2022, Tables 1 and 2.
     """
     return replace(looc(), model=RESNET50, epochs=800)
 
@@ -244,7 +244,7 @@ def lcr_byol_cub_r50() -> LcrConfig:
 
     fgtrain run lcr-byol-cub-r50 --data.shards shards/cub
 
-    No number is legible. Shu, van den Hengel, Liu, CVPR 2023.
+    Published figures not included. Shu, van den Hengel, Liu, CVPR 2023.
     """
     return replace(lcr_byol(), data=Data(batch_size=128), model=RESNET50, epochs=100, init="imagenet")
 
@@ -254,8 +254,8 @@ def sam_ssl_cub_r50() -> LcrConfig:
 
     fgtrain run sam-ssl-cub-r50 --data.shards shards/cub
 
-    The row "SAM" of the synthesized-pair paper; no number is legible. Shu et al., ECCV 2022 and CVPR 2023; Wang et al.,
-    ECCV 2024, Table 3.
+    The row "SAM" of the synthesized-pair paper; published figures not included. Shu et al., ECCV 2022 and CVPR 2023;
+    Wang et al., ECCV 2024, Table 3.
     """
     return replace(lcr_cub_r50(), attend=AttendSettings(filters=16, pool="mean"))
 
@@ -265,7 +265,7 @@ def sam_ssl_bilinear_cub_r50() -> LcrConfig:
 
     fgtrain run sam-ssl-bilinear-cub-r50 --data.shards shards/cub
 
-    No number is legible. Shu, van den Hengel, Liu, CVPR 2023.
+    Published figures not included. Shu, van den Hengel, Liu, CVPR 2023.
     """
     return replace(lcr_cub_r50(), attend=AttendSettings(filters=16))
 
@@ -286,7 +286,7 @@ def sam_cub_r50() -> SamConfig:
 
     fgtrain run sam-cub-r50 --data.shards shards/cub
 
-    No number is legible. Shu, Yu, Xu, Liu, ECCV 2022.
+    Published figures not included. Shu, Yu, Xu, Liu, ECCV 2022.
     """
     return replace(sam(), data=Data(batch_size=24), model=RESNET50, epochs=120, init="imagenet")
 
@@ -309,7 +309,7 @@ def lewel_cub_r50() -> LewelConfig:
 
     fgtrain run lewel-cub-r50 --data.shards shards/cub
 
-    No number is legible, and the paper does not state the base. Wang et al., ECCV 2024, Table 3.
+    Published figures not included; the paper does not state the base. Wang et al., ECCV 2024, Table 3.
     """
     return replace(lewel(), data=Data(batch_size=128), model=RESNET50, epochs=100, init="imagenet")
 

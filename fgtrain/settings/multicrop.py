@@ -61,7 +61,7 @@ class DinoConfig(Config):
     dino: DinoSettings = DinoSettings()
 
 
-LARGE_AND_SMALL = ViewSpec(
+GLOBAL_AND_LOCAL = ViewSpec(
     area=(0.14, 1.0), saturation=0.2, blur=(1.0, 0.1), solarize=(0.0, 0.2), local=Local(count=8, area=(0.05, 0.14))
 )
 CONVOLUTIONAL = Optim(lr=0.03, warmup_epochs=10.0, clip=3.0, clip_by="parameter", exclude_norm_and_bias=True)
@@ -74,9 +74,9 @@ def dino() -> DinoConfig:
     fgtrain run dino
 
     The authors' command for a ResNet. The teacher is kept, as they evaluate it. ImageNet, ResNet-50: kNN 67.5, linear
-    75.3, after a longer training whose settings we could not read. Caron et al., ICCV 2021.
+    75.3, after longer training with settings that are not known to us. Caron et al., ICCV 2021.
     """
-    return DinoConfig(views=LARGE_AND_SMALL, optim=CONVOLUTIONAL, sync_norm=True)
+    return DinoConfig(views=GLOBAL_AND_LOCAL, optim=CONVOLUTIONAL, sync_norm=True)
 
 
 def dino_box() -> DinoConfig:
@@ -86,7 +86,7 @@ def dino_box() -> DinoConfig:
 
     Otherwise as dino. The settings are ours.
     """
-    return replace(dino(), views=replace(LARGE_AND_SMALL, local=replace(LARGE_AND_SMALL.local, inside_box=True)))
+    return replace(dino(), views=replace(GLOBAL_AND_LOCAL, local=replace(GLOBAL_AND_LOCAL.local, inside_box=True)))
 
 
 def dino_cub_r50() -> DinoConfig:
@@ -94,8 +94,8 @@ def dino_cub_r50() -> DinoConfig:
 
     fgtrain run dino-cub-r50 --data.shards shards/cub
 
-    A row of the synthesized-pair paper's Table 3; no number is legible, and the paper states no settings for it: these
-    are the authors' command for a ResNet-50. Wang et al., ECCV 2024.
+    A row of the synthesized-pair paper's Table 3 (published figures not included). The paper states no settings for
+    it: these are the authors' command for a ResNet-50. Wang et al., ECCV 2024.
     """
     return replace(
         dino(),
@@ -117,7 +117,7 @@ def dino_vit() -> DinoConfig:
     """
     return DinoConfig(
         data=Data(batch_size=512),
-        views=replace(LARGE_AND_SMALL, area=(0.4, 1.0), local=Local(count=8, area=(0.05, 0.4))),
+        views=replace(GLOBAL_AND_LOCAL, area=(0.4, 1.0), local=Local(count=8, area=(0.05, 0.4))),
         model=Model("vit_small_patch16_224", drop_path=0.1),
         optim=TRANSFORMER,
         epochs=100,

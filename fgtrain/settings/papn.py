@@ -72,8 +72,9 @@ def papn_cub_r50() -> PapnConfig:
 
     fgtrain run papn-cub-r50 --data.shards shards/cub
 
-    No number is legible. The authors start from torchvision's newer weights (IMAGENET1K_V2), so their figures are not
-    comparable with those of the other papers; for that use --init imagenet. They choose the epoch on the test split.
+    Published figures not included. The authors start from torchvision's newer weights (IMAGENET1K_V2), so their figures
+    are not comparable with those of the other papers; for that use --init imagenet. They choose the epoch on the test
+    split.
     """
     return replace(
         papn(),

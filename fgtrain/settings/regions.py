@@ -86,8 +86,8 @@ def foreground() -> ForegroundConfig:
 
     fgtrain run foreground --data.backgrounds shards/coco
 
-    A network that tells them apart also localises: Wu et al., BMVC 2022, Figure A1 right (no number is legible). MoCo
-    v2's views; a batch has as many images of the other sets.
+    A network that tells them apart also localises: Wu et al., BMVC 2022, Figure A1 right (published figures not
+    included). MoCo v2's views; a batch has as many images of the other sets.
     """
     return ForegroundConfig(optim=BINARY)
 
@@ -97,7 +97,7 @@ def foreground_mixup() -> ForegroundConfig:
 
     fgtrain run foreground-mixup --data.backgrounds shards/coco
 
-    Wu et al., BMVC 2022, Figure A1 right (no number is legible); the paper does not state alpha.
+    Wu et al., BMVC 2022, Figure A1 right (published figures not included); the paper does not state alpha.
     """
     return replace(foreground(), mix=MixSettings("mixup"))
 
@@ -107,7 +107,7 @@ def foreground_cutmix() -> ForegroundConfig:
 
     fgtrain run foreground-cutmix --data.backgrounds shards/coco
 
-    Wu et al., BMVC 2022, Figure A1 right (no number is legible); the paper does not state alpha.
+    Wu et al., BMVC 2022, Figure A1 right (published figures not included); the paper does not state alpha.
     """
     return replace(foreground(), mix=MixSettings("cutmix"))
 
@@ -117,8 +117,8 @@ def foreground_saliencymix() -> ForegroundConfig:
 
     fgtrain run foreground-saliencymix --data.backgrounds shards/coco
 
-    Wu et al., BMVC 2022, Figure A1 right (no number is legible); the paper does not state alpha, and uses the most
-    salient pixel.
+    Wu et al., BMVC 2022, Figure A1 right (published figures not included); the paper does not state alpha, and uses the
+    most salient pixel.
     """
     return replace(foreground(), views=ViewSpec(views=1, boxes=True), mix=MixSettings("saliencymix"))
 
@@ -128,7 +128,7 @@ def foreground_cub_r50() -> ForegroundConfig:
 
     fgtrain run foreground-cub-r50 --data.shards shards/cub --data.backgrounds shards/coco
 
-    Wu et al., BMVC 2022, appendix A and Figure A1 right (no number is legible).
+    Wu et al., BMVC 2022, appendix A and Figure A1 right (published figures not included).
     """
     return replace(foreground(), model=RESNET50, epochs=800)
 
@@ -151,8 +151,8 @@ def insloc_cub_r50() -> InslocConfig:
 
     fgtrain run insloc-cub-r50 --data.shards shards/cub
 
-    Fine-tuned: Aircraft 73.43; no number is legible for the other sets. After COCO: CUB 67.94, NAbirds 76.36, Aircraft
-    81.54, Cars 86.38. Wu et al., BMVC 2022, Tables 1 and 2.
+    Fine-tuned: Aircraft 73.43; published figures of the other sets not included. After COCO: CUB 67.94, NAbirds 76.36,
+    Aircraft 81.54, Cars 86.38. Wu et al., BMVC 2022, Tables 1 and 2.
     """
     return replace(insloc(), data=Data(), model=RESNET50, epochs=800, moco=MocoSettings(queue=65536))
 

@@ -49,8 +49,8 @@ def contrastive_crop_cub_r50() -> MocoConfig:
 
     fgtrain run contrastive-crop-cub-r50 --data.shards shards/cub
 
-    contrastive-crop-own-cub-r50, a row of Wang et al., ECCV 2024, Table 3 (no number is legible), with the detector's
-    boxes instead of the network's.
+    contrastive-crop-own-cub-r50, a row of Wang et al., ECCV 2024, Table 3 (published figures not included), with the
+    detector's boxes instead of the network's.
     """
     return MocoConfig(
         data=Data(batch_size=128),
@@ -80,8 +80,8 @@ def contrastive_crop_own_cub_r50() -> MocoConfig:
 
     fgtrain run contrastive-crop-own-cub-r50 --data.shards shards/cub
 
-    A row of the synthesized-pair paper's Table 3, with the settings of its MoCo v2; no number is legible, and the paper
-    does not state the base. The boxes are found after epochs 20, 40, 60 and 80. Wang et al., ECCV 2024.
+    A row of the synthesized-pair paper's Table 3 (published figures not included), with the settings of its MoCo v2;
+    the paper does not state the base. The boxes are found after epochs 20, 40, 60 and 80. Wang et al., ECCV 2024.
     """
     return replace(contrastive_crop_cub_r50(), views=OWN)
 

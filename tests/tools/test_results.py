@@ -104,7 +104,7 @@ def test_means_and_differences_have_the_intervals_of_scipy(project: Path):
         mean, difference = f"{found.mean():.1f} ± {(high - low) / 2:.1f}", f"{found.mean() - 100 * START:+.1f}"
         difference += f" ± {(gap.high - gap.low) / 2:.1f}"
         assert f"| {row} | {mean} | {difference}{star} |" in page
-        title = "What shows" if star else "What did not show"
+        title = "Significant differences" if star else "No significant difference"
         assert f"* kNN: {row} {difference}\n" in page.partition(f"### {title}\n")[2].partition("###")[0] + "\n"
     assert "The intervals of 1 of 2 differences exclude zero" in page
     assert (
@@ -112,7 +112,7 @@ def test_means_and_differences_have_the_intervals_of_scipy(project: Path):
         in page.replace("\\", "")
     )
     assert "absent: not run: no recipe" in page
-    assert "3 trainings, 1.5 hours" in page
+    assert "3 training runs, 1.5 hours" in page
     assert "2 cores of a processor, no GPU" in page
     assert "fgtrain 0.1.0, torch 2.11; commits c0ffeec" in page
 
