@@ -1,4 +1,4 @@
-"""Communication between the processes of one training. With one process every function is the identity.
+"""Communication between the processes of one training run. With one process every function is the identity.
 
     torchrun --nproc-per-node 2 -m fgtrain run cvsa        one process per GPU (NCCL), or on the CPU (gloo)
 
@@ -93,7 +93,7 @@ def _is_launched() -> bool:
 
 def _join(device: torch.device) -> Any:
     """Joins the process group -> the group for Python values, None for the default one. InputError if the others cannot
-    be reached; a training later waits much longer."""
+    be reached; a training run later waits much longer."""
     address, world = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", os.environ["WORLD_SIZE"]
     gpu = device.type == "cuda"
     backend, patience = ("cpu:gloo,cuda:nccl", NCCL_TIMEOUT) if gpu else ("gloo", PATIENCE)
@@ -186,7 +186,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """The number of processes of this training; 1 without torchrun."""
+    """The number of processes of this run; 1 without torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -26,7 +26,7 @@ def s3_server() -> Iterator[str]:
 
 
 class Web(Listener):
-    """Serves a folder over HTTP/1.1 with byte ranges and ETags; every answer to a GET can be spoilt."""
+    """Serves a folder over HTTP/1.1 with byte ranges and ETags; every answer to a GET can be corrupted."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -84,7 +84,7 @@ def test_the_three_examples_of_the_page_work_as_written(tmp_path: Path, monkeypa
     assert len(words) == 8
     monkeypatch.setattr("fgdata.building.build.run_jobs", lambda f, jobs, **_: map(f, jobs))  # a worker takes seconds
     for program, *rest in words:
-        plugins._modules.clear()  # each command is a process of its own
+        plugins._modules.clear()  # each command is a separate process
         assert PROGRAMS[program](rest) == 0, rest
     said = "".join(capsys.readouterr())
     assert "spectral-residual" in said  # the list of detectors

@@ -1,6 +1,6 @@
 """Every `pip install NAME` in a message or on a page names a dependency of ours, or the checkout.
 
-`fgdata` on the package index is a stranger's project, and `fgtrain` has no release yet: neither may be named.
+`fgdata` on the package index is another project, and `fgtrain` has no release yet: neither may be named.
 """
 
 import ast

@@ -59,9 +59,9 @@ def saliency(
 
     Datasets: saliency-reference (45 images, masks, the authors' RBD and GS maps), duts300 (masks) and cub50 (boxes).
     Masks are thresholded at half of their range; the ground-truth box is the mask's bounding box. MAE is the mean over
-    images. Max F is the largest F-measure (beta^2 = .3) over 256 thresholds, from precision and recall averaged over
+    images. Max F is the largest F-measure (beta^2 = 0.3) over 256 thresholds, from precision and recall averaged over
     the images. Where the authors' maps exist, their MAE, max F and correlation r with ours are listed too. s is the
-    median processor time of a map in seconds, without decoding. CorLoc is the share of boxes with an IoU of at least
+    median CPU time of a map in seconds, without decoding. CorLoc is the share of boxes with an IoU of at least
     0.5, corloc_70 with 0.7. Files of networks and weights are looked for in $FGDATA_MODELS too. Detectors whose file
     is not there are left out, with a message.
 

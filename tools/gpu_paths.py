@@ -1,4 +1,4 @@
-"""What a training does only on a GPU, each run there and compared with the CPU's answer: the rows of gpu_check.py."""
+"""What training does only on a GPU, each run there and compared with the CPU's result: the rows of gpu_check.py."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -239,7 +239,7 @@ def losses(scale: Scale, place: torch.device, half: bool) -> list[float]:
 def run(
     scale: Scale, place: torch.device, shards: Path, name: str, backend: Literal["auto", "threads"]
 ) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl of a training."""
+    """The lines of metrics.jsonl of a training run."""
     base = RECIPES["byol"]()
     every = 1 if scale == SMALL else 10
     machine = Machine(out=shards.parent / name, device=str(place), log_every=every, backend=backend)

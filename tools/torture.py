@@ -82,8 +82,8 @@ def torture(
             in one folder. flip: one bit of one file of a set or a run (flip-set, flip-run: one of both). full,
             read-only: a small disk, or a folder that is read-only, under commands that write; both need root or user
             namespaces. fuzz: hostile inputs. long: build, train and evaluate in a loop; prints what grows.
-        tries: Tries of each test. Default: 200 builds, 30 interrupts, 100 rewrites, 50 trainings, 110 times two, 500
-            flips of a set and 500 of a run, 110 full disks, 110 read-only folders, 10,000 hostile inputs.
+        tries: Tries of each test. Default: 200 builds, 30 interrupts, 100 rewrites, 50 training runs, 110 times two,
+            500 flips of a set and 500 of a run, 110 full disks, 110 read-only folders, 10,000 hostile inputs.
         seed: Decides, with the number of a try, what happens in it. No effect on fuzz, whose input N depends on N
             alone: --first takes others.
         first: Number of the first try.

@@ -15,7 +15,7 @@ SIGNALS = ("KILL all", "KILL all", "TERM", "USR1", "INT", "HUP")
 
 
 class Train:
-    """A training is stopped one to three times and resumed; the weights must be those of an undisturbed one."""
+    """A training run is stopped one to three times and resumed; the weights must be those of an undisturbed one."""
 
     NAME = "train"
 

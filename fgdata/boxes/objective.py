@@ -126,7 +126,7 @@ def solve(saliency: np.ndarray, objective: Objective) -> tuple[np.ndarray, str |
         area = objective.min_area
         if area is None:
             area = objective.k * cells.sum() ** 2 / (cells**2).sum() / cells.size
-        # The small term keeps a share such as .07 * 100 = 7.000000000000001 from requiring one more cell.
+        # The small term keeps a share such as 0.07 * 100 = 7.000000000000001 from requiring one more cell.
         rectangle = densest_box(cells, min(cells.size, max(1, int(np.ceil(area * cells.size - 1e-9)))))
     top, bottom, left, right = rectangle
     return np.array([left, top, right - left, bottom - top], np.float32) / np.float32(objective.grid), None

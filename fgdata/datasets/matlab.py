@@ -1,4 +1,4 @@
-"""Reads a .mat file of version 4 to 7 by SciPy, in a process of its own: some damaged files crash SciPy."""
+"""Reads a .mat file of version 4 to 7 by SciPy, in a separate process: some damaged files crash SciPy."""
 
 import pickle
 import struct

@@ -22,7 +22,7 @@ _SHOWN = 20  # pairs of near-duplicates in a table
 def print_scores(shards: Path | Url, scores: dict) -> None:
     """Prints what `score` returned, as a table."""
     truth = "the ground truth" if scores["against"] is None else f"those of {scores['against']}"
-    table = Table("box", "mean IoU", "CorLoc", "IoU >= .7", "IoU >= .9", "n", "s/image", "trained on")
+    table = Table("box", "mean IoU", "CorLoc", "IoU >= 0.7", "IoU >= 0.9", "n", "s/image", "trained on")
     table.title = f"Boxes of {shards} against {truth}"
     titles = {"whole": "whole image", "centred": "centred 70 % box"}
     for group in ("detectors", "baselines"):

@@ -1,4 +1,4 @@
-"""A trial of an ONNX model in a process of its own, with limits of time and memory, before a build relies on it.
+"""A trial of an ONNX model in a separate process, with limits of time and memory, before a build relies on it.
 
 A model is a program: it may loop for ever, take all memory or crash onnxruntime. The child process of `try_model` loads
 it and runs it on one grey image; the parent reports what happened as an InputError.

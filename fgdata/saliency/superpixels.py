@@ -5,7 +5,7 @@
 The steps and constants are those that Zhu et al., "Saliency Optimization from Robust Background Detection", CVPR 2014,
 use on images of 400 x 300: 200 superpixels of 600 pixels. Larger images are shrunk to a long side of 400. For smaller
 images the lengths scale with the image, so they also get about 200 superpixels (ours: with 600 pixels each, CorLoc on
-2,889 CUB images of long side 256 falls from .672 to .637). SLIC is Achanta et al., TPAMI 2012. Loops are compiled
+2,889 CUB images of long side 256 falls from 0.672 to 0.637). SLIC is Achanta et al., TPAMI 2012. Loops are compiled
 (numba) and nothing here calls BLAS, so neither the result nor the time depends on thread settings.
 """
 
@@ -21,8 +21,8 @@ from .regions import join, measure, slic
 LONG_SIDE = 400
 """Images with a longer side are shrunk to it, in pixels; none is enlarged. Lengths below refer to this size.
 
-256 gives equally good boxes (CUB, n 200: mean IoU .570 for both) and saves a fifth of the time, but its maps correlate
-less with the authors' (.984, against .993 at 400)."""
+256 gives equally good boxes (CUB, n 200: mean IoU 0.570 for both) and saves a fifth of the time, but its maps correlate
+less with the authors' (0.984, against 0.993 at 400)."""
 PIXELS_EACH = 600
 """Pixels per superpixel."""
 LEAST_EACH = 16

@@ -123,7 +123,7 @@ def _quality(shards: ShardSet, scored: Scored) -> list[str]:
     for name, row in (scores["detectors"] | scores["baselines"]).items():
         title = {"whole": "whole image", "centred": "centred 70 % box"}.get(name, f"`{name}`")
         rows.append((title, *(f"{row[key]:.3f}" for key in ("mean_iou", *THRESHOLDS)), f"{row['n']:,}"))
-    head = ("box", "mean IoU", "IoU >= .5 (CorLoc)", "IoU >= .7", "IoU >= .9", "n")
+    head = ("box", "mean IoU", "IoU >= 0.5 (CorLoc)", "IoU >= 0.7", "IoU >= 0.9", "n")
     return ["Against the ground-truth boxes, of which the best match counts:", "", *_table(head, rows)]
 
 

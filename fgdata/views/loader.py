@@ -49,7 +49,7 @@ class Loader:
         plain   (B, 3, S, S) float32, normalised, if the spec has plain
         label   (B,) int64
         index   (B,) int64, sample numbers within the split
-        local   (L, B, 3, s, s) float32, normalised: the small views, if the spec has local
+        local   (L, B, 3, s, s) float32, normalised: the local crops, if the spec has local
         mattes  (V, B, 1, S, S) float32 in [0, 1], the object's matte in each view, if the spec has mattes
         boxes   (V, B, 4) float32, the masks' rectangles (left, top, width, height) in pixels of the view, if the spec
                 has boxes
@@ -93,7 +93,7 @@ class Loader:
             which auto then is. Default: float32.
         cache: ram keeps the decoded images of the split in memory, 3 bytes per pixel, so that each is read and decoded
             once; not those of backgrounds. Every process has its own. Backend auto is then threads. Default: none.
-        process: Whether to read and make the batches in a process of its own, which does not compete with the caller
+        process: Whether to read and make the batches in a separate process, which does not compete with the caller
             for Python's lock; see views/process.py. Linux only, and not for DALI on a GPU. Default: False.
         cache_dir, cache_gb: For a URL: a folder that keeps copies of the tars; see `ShardSet.open`. Default: none.
 

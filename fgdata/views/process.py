@@ -1,4 +1,4 @@
-"""Makes the batches of a loader in a process of its own, beside that of the training.
+"""Makes the batches of a loader in a separate process, beside that of the training run.
 
 The parent's `MakerProcess` has the interface of `Maker`; the child (`serve`) runs a `Maker`. Between them are a pipe
 

@@ -34,7 +34,7 @@ class Local:
     count: int = 0
     """Small views per image, each with its own draws; 0 to 64. DINO has 8."""
     size: int = 96
-    """Side of a small view in pixels, 8 to 4096."""
+    """Side of a local crop in pixels, 8 to 4096."""
     area: tuple[float, float] = (0.05, 0.14)
     """Range of its share of the image's area."""
     blur: float = 0.5

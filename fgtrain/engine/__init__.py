@@ -1,1 +1,1 @@
-"""Runs a training from its settings to its end."""
+"""A training run from its settings to its end."""

@@ -1,4 +1,4 @@
-"""Whether the tensors of a training fit into memory, determined before any is allocated.
+"""Whether the tensors of a training run fit into memory, determined before any is allocated.
 
 An allocation that is too large may succeed and the process be killed later, without a word, when it uses the memory: a
 container and Linux's overcommit do that.

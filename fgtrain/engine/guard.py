@@ -19,7 +19,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Guard:
-    """Copies what a step may change, and puts it back. Call `save`, `spoils`, `take_back` in each step."""
+    """Copies what a step may change, and puts it back. Call `save`, `skips`, `take_back` in each step."""
 
     def __init__(self, objective: nn.Module, optimizer: torch.optim.Optimizer, *, active: bool = True):
         """active: False does nothing."""
@@ -39,7 +39,7 @@ class Guard:
             if now:  # layer norm has no buffers
                 torch._foreach_copy_(self._saved, now)
 
-    def spoils(self, losses: list[Tensor]) -> bool:
+    def skips(self, losses: list[Tensor]) -> bool:
         """(all) After the backward pass, () losses of the step's parts -> whether to leave out the optimiser's step,
         since one of them is not finite in any process. On a GPU always False: it is taken back."""
         if not self._active:

@@ -1,4 +1,4 @@
-"""Runs one training from its settings to its end: checks, start or resume, messages, stop signals."""
+"""One training run from its settings to its end: checks, start or resume, messages, stop signals."""
 
 from contextlib import ExitStack, suppress
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stop signals of trainings and studies: what the first one does, and what a second one does."""
+"""Stop signals of training runs and studies: what the first one does, and what a second one does."""
 
 import os
 import signal
@@ -27,20 +27,20 @@ def is_training(argv: Sequence[str]) -> bool:
 
 
 def hold_back() -> None:
-    """Delays the signals of PATIENT until `StopSignals.catch`: a training takes seconds to import what handles them."""
+    """Delays the signals of PATIENT until `StopSignals.catch`: a run takes seconds to import what handles them."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, PATIENT)
 
 
 class StopSignals:
-    """From `catch` until the block ends, a stop signal is only noted: `came` is true. A training then writes a
+    """From `catch` until the block ends, a stop signal is only noted: `came` is true. A run then writes a
     checkpoint at its next step and stops; a study lets each of its runs do so.
 
     SIGTERM, SIGUSR1 and SIGHUP (a closed terminal; ignored under nohup) may come any number of times: schedulers send
     them twice, launchers pass them on once more. Only SIGKILL ends a run without its checkpoint.
 
     SIGINT (Ctrl-C) is a person's. A second one, after more than ONE_PRESS seconds, asks to stop `at_once`; the last
-    complete checkpoint stays. With `raises`, for a training of one process, the first one prints NOTICE and that second
+    complete checkpoint stays. With `raises`, for a run of one process, the first one prints NOTICE and that second
     one raises KeyboardInterrupt. Under torchrun a second one has no effect, since each process may get the same Ctrl-C
     from the terminal and from torchrun.
     """
@@ -57,7 +57,7 @@ class StopSignals:
         return self._pressed is not None
 
     def catch(self, numbers: Sequence[signal.Signals] = STOPS) -> None:
-        """Installs the handlers of some signals; a second call adds others. Before its first step a training catches
+        """Installs the handlers of some signals; a second call adds others. Before its first step a run catches
         only PATIENT, so that Ctrl-C ends it at once."""
         for number in numbers:
             if number in self._before:

@@ -217,11 +217,11 @@ class Trainer:
                         loss, logs = self.model(own, self.step / self.total)
                     self.scaler.scale(loss / settings.accumulate).backward()
                 part_logs.append({"loss": loss.detach(), **logs})
-            spoiled = self.guard.spoils([logs["loss"] for logs in part_logs])
+            skipped = self.guard.skips([logs["loss"] for logs in part_logs])
             self.scaler.unscale_(self.optimizer)  # always: `update` needs it after a step that is left out
             if settings.clip:
                 part_logs[-1]["gradient"] = optim.clip(self.optimizer, settings.clip, settings.clip_by)
-            if not spoiled:
+            if not skipped:
                 self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1

@@ -112,7 +112,8 @@ def tune(
             "learning rate and one weight decay: --rates 0.01 --decays 0.0001"
         )
     smallest = len(held) - int(held.sum()) * (len(grid) > 1)
-    need(tuning.batch_size <= smallest, "batch-size", tuning.batch_size, f"2 to {smallest:,}, the images to train on")
+    allowed = f"2 to {smallest:,}, the number of training images"
+    need(tuning.batch_size <= smallest, "batch-size", tuning.batch_size, allowed)
 
     def train_and_score(fit: Fit) -> float:
         own = rows[~held] if fit.search else labelled(labels, fraction, fit.seed).nonzero()[:, 0]

@@ -31,7 +31,7 @@ class Protocol:
     rates: tuple[float, ...]
     """Learning rates. With more than one, the best on a tenth of the labelled part of the train split is used."""
     drops: tuple[float, ...] = ()
-    """Fractions of the epochs after which the rate is divided by 10; when empty, half a cosine to 0."""
+    """Fractions of the epochs after which the learning rate is divided by 10; when empty, cosine decay to 0."""
     unit: bool = False
     """Whether features are scaled to length 1, in training and in tests."""
 

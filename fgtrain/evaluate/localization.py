@@ -7,8 +7,8 @@ tau the predicted box is that of the largest 8-connected component of M > tau, a
 where it overlaps a true box with IoU >= 0.5. MaxBoxAcc is the maximum of BoxAcc over tau. Choosing the threshold on the
 scored images is part of the definition.
 
-MaxBoxAccV2 (Choe et al., TPAMI 2022) takes the best box of all components, and is the mean of the maxima for IoU >= .3,
-.5 and .7. In both, images are resized to a square without a crop, so no part of an object is lost.
+MaxBoxAccV2 (Choe et al., TPAMI 2022) takes the best box of all components, and is the mean of the maxima for IoU >=
+0.3, 0.5 and 0.7. In both, images are resized to a square without a crop, so no part of an object is lost.
 
 Boxes and thresholds follow the authors' code (github.com/clovaai/wsolevaluation), IoU does not: there a predicted box
 is one pixel wider and higher unless it ends at the image's edge, a true box is rounded down to whole pixels and is also

@@ -25,5 +25,5 @@ def move_towards(target: nn.Module, online: nn.Module, momentum: float) -> None:
 
 
 def target_momentum(progress: float, start: float) -> float:
-    """Progress in [0, 1] -> EMA momentum, rising from `start` to 1 along half a cosine (BYOL, section 3.3)."""
+    """Progress in [0, 1] -> EMA momentum, rising from `start` to 1 on a cosine schedule (BYOL, section 3.3)."""
     return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2

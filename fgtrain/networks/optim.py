@@ -16,7 +16,7 @@ Rates = Mapping[str, float | Literal["constant"]]
 
 def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
     """Completed steps of `total` -> learning rate of the next step: linear from 0 to `peak` over `warmup` steps, then
-    half a cosine to 0."""
+    cosine decay to 0."""
     if step < warmup:
         return peak * step / warmup
     return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2

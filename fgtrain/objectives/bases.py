@@ -3,8 +3,8 @@ synthesized pairs can build on it:
 
     compare(views (2, B, 3, S, S), progress) -> loss (), logs, online Features per view, target Features per view
 
-`progress` is in [0, 1]. In MoCo and BYOL the online network also sees small views (L, B, 3, s, s), if there are any:
-each is compared with the same targets as the large ones, and the loss is the mean over all pairs (multi-crop, Caron et
+`progress` is in [0, 1]. In MoCo and BYOL the online network also sees local crops (L, B, 3, s, s), if there are any:
+each is compared with the same targets as the global ones, and the loss is the mean over all pairs (multi-crop, Caron et
 al., NeurIPS 2020). SimSiam and SimCLR have no target network, so their list of target Features is empty.
 
 As in the published code, each view is a separate forward pass with its own batch-norm statistics, except in SimCLR.
@@ -51,7 +51,7 @@ def in_parts(encoder: nn.Module, head: nn.Module, view: Tensor, parts: int) -> t
 
 
 def with_local(loss: Tensor, local: list[Tensor], count: int) -> Tensor:
-    """The loss of the large views, those of `count` small views against each target -> their mean over all pairs."""
+    """The loss of the global crops, those of `count` local crops against each target -> their mean over all pairs."""
     return (loss + count * torch.stack(local).mean()) / (1 + count)
 
 

@@ -1,7 +1,7 @@
-"""DINO (Caron et al., ICCV 2021): the student's outputs for all views match the teacher's for the two large ones.
+"""DINO (Caron et al., ICCV 2021): the student's outputs for all views match the teacher's for the two global ones.
 
     P_t = softmax((t - c) / tau_t),  P_s = softmax(s / tau_s)                     t, s (B, K): outputs of the heads
-    L = 1 / (2 (V - 1)) sum over large views g, over all views v != g of -P_t(g) . log P_s(v)
+    L = 1 / (2 (V - 1)) sum over global crops g, over all crops v != g of -P_t(g) . log P_s(v)
     c <- m c + (1 - m) mean(t), after the step
 
 The teacher is a moving average of the student's weights, and it is the network that the run keeps.
@@ -47,7 +47,7 @@ class Network(nn.Module):
 
 
 class Dino(nn.Module):
-    """A student and its teacher. Without small views, the student's other view is all that the teacher's is compared
+    """A student and its teacher. Without local crops, the student's other view is all that the teacher's is compared
     with."""
 
     accumulates = True

@@ -30,7 +30,7 @@ class SimsiamSettings:
     """Width of the projector's two hidden layers. auto: that of the encoder's features, as in the authors' code: 2048
     for a ResNet-50, 512 for a ResNet-18."""
     dim: int = 2048
-    """Width of the projection."""
+    """Output dimension of the projector."""
     bottleneck: int = 512
     """Hidden width of the predictor."""
 
@@ -46,7 +46,7 @@ class SimclrSettings:
     hidden: int = 2048
     """Hidden width of the projector."""
     dim: int = 128
-    """Width of the projection."""
+    """Output dimension of the projector."""
     tau: float = 0.1
     """Temperature of NT-Xent."""
 
@@ -62,9 +62,9 @@ class ByolSettings:
     hidden: int = 4096
     """Hidden width of projector and predictor."""
     dim: int = 256
-    """Width of the projection."""
+    """Output dimension of the projector."""
     ema: float = 0.996
-    """Initial momentum of the target network; it rises to 1 along half a cosine."""
+    """Initial momentum of the target network; it rises to 1 on a cosine schedule."""
 
     def __post_init__(self) -> None:
         need_widths("byol", self, "hidden", "dim")
@@ -76,7 +76,7 @@ class MocoSettings:
     """MoCo v2 (Chen et al. 2020)."""
 
     dim: int = 128
-    """Width of the projection."""
+    """Output dimension of the projector."""
     norm: bool = False
     """Batch norm in the head's hidden layer, as in MoCo v3. Without it all projections of a small network can stay
     equal for many epochs."""

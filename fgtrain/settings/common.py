@@ -93,7 +93,7 @@ class Data:
     """ram: keep the decoded images in memory, 3 bytes per pixel in each process, so that each is decoded once. Does not
     change the result; the backend is then threads."""
     process: bool = False
-    """Make the batches in a process of its own, in each process of the run. Does not change the result. Linux only, and
+    """Make the batches in a separate process, in each process of the run. Does not change the result. Linux only, and
     not with --backend dali on a GPU."""
     shuffle_block: int | None = None
     """Tars of the set whose samples are shuffled together, so that reads stay within a few files: for disks and network
@@ -158,7 +158,7 @@ class OwnBoxes:
 
 @dataclass(frozen=True)
 class Optim:
-    """The optimiser. The learning rate warms up linearly and then follows half a cosine to zero, updated every step."""
+    """The optimiser. The learning rate warms up linearly, then follows a cosine decay to zero, updated every step."""
 
     name: Literal["lars", "sgd", "adamw"] = "sgd"
     """Update rule."""
@@ -169,7 +169,7 @@ class Optim:
     weight_decay: float = 1e-4
     """Weight decay."""
     weight_decay_end: float | None = None
-    """Weight decay at the end of the run, which it reaches along half a cosine, as in DINO. Default: it is constant."""
+    """Weight decay at the end of the run, which it reaches on a cosine schedule, as in DINO. Default: constant."""
     exclude_norm_and_bias: bool = False
     """Exclude biases, normalisation weights, and position, class and register tokens from weight decay and from the
     LARS adaptation."""
@@ -260,7 +260,7 @@ class Config:
     view_count: ClassVar[int] = 2
     """Views of an image that the objective takes."""
     takes_local: ClassVar[bool] = False
-    """Whether the objective also takes small views (`--views.local.count`)."""
+    """Whether the objective also takes local crops (`--views.local.count`)."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What the objective reads of a shard set besides images: labels, boxes; or backgrounds, of other sets."""
 
@@ -323,7 +323,7 @@ class Config:
             self.takes_local or not local,
             "views.local.count",
             local,
-            "0; only byol, dino and moco learn from small views",
+            "0; only byol, dino and moco learn from local crops",
         )
         need_model(self.model)
         need(0 < self.optim.lr <= LARGEST, "optim.lr", self.optim.lr, f"above 0, at most {LARGEST:g}")

@@ -25,7 +25,7 @@ from .methods import MocoConfig, SimclrConfig, SimsiamConfig
 RESNET50 = Model("resnet50")
 PLAIN = ViewSpec(views=1, area=(0.08, 1.0), jitter=0.0, grayscale=0.0, blur=0.0)
 CONTEXT = replace(PLAIN, size=255, area=(0.76, 1.0), aspect=(1.0, 1.0), flip=0.0, grayscale=0.66)
-"""OpenMixup resizes the short side to 292 and cuts a random square of 255, (255 / 292)^2 = .76 of a square image."""
+"""OpenMixup resizes the short side to 292 and cuts a random square of 255, (255 / 292)^2 = 0.76 of a square image."""
 
 
 def simclr_cub_r50() -> SimclrConfig:

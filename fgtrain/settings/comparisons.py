@@ -74,7 +74,7 @@ class LewelSettings:
     hidden: int = 4096
     """Hidden width of the projectors and predictors."""
     dim: int = 256
-    """Width of the projections, and number of maps."""
+    """Output dimension of the projectors, and number of maps."""
     heads: int = 4
     """Groups of channels, each with its own maps; a divisor of `dim` and of the network's channels."""
     scale: float = 1.0
@@ -83,7 +83,7 @@ class LewelSettings:
     weight: float = 0.5
     """Weight of the aligned embeddings; the pooled ones have 1 minus this."""
     ema: float = 0.996
-    """Initial momentum of the target network; it rises to 1 along half a cosine."""
+    """Initial momentum of the target network; it rises to 1 on a cosine schedule."""
 
     def __post_init__(self) -> None:
         need_widths("lewel", self, "hidden", "dim", "heads")

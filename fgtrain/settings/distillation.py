@@ -51,7 +51,7 @@ class BoxDistillConfig(Config):
 
 
 def box_distill() -> BoxDistillConfig:
-    """A second stage for given weights: features of the whole image learn to be those of the object's box, enlarged.
+    """Continued pre-training from given weights: predicts the features of the enlarged box from the whole image.
 
     fgtrain run box-distill --init WEIGHTS
 

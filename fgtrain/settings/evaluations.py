@@ -80,17 +80,17 @@ class Linear(Evaluation):
     epoch."""
 
     protocol: Literal["synth-pair", "lcr", "cvsa"] = "synth-pair"
-    """synth-pair: SGD with rate 30, divided by 10 after 60 % and again after 80 % of 100 epochs, batch 128. lcr: the
-    same with batch 256, on features of length 1. cvsa: rate .1, .01 or .001, chosen on a tenth of the train split, half
-    a cosine, 50 epochs, batch 16."""
+    """synth-pair: SGD, learning rate 30, multiplied by 0.1 after 60 % and again after 80 % of 100 epochs, batches of
+    128, as in MoCo. lcr: the same with batches of 256, on features of length 1. cvsa: learning rate 0.1, 0.01 or 0.001,
+    chosen on a tenth of the train split, cosine schedule, 50 epochs, batches of 16."""
     cache: bool = False
     """Compute the features once, from the central square, instead of from a new random crop and flip every epoch:
     seconds instead of minutes, usually slightly lower accuracy."""
     fractions: tuple[float, ...] = (1.0,)
     """Fractions of the training labels, the same fraction of every class; the paper uses 1 0.5 0.2."""
     labels: Path | None = None
-    """File that lists the labelled images of the train split, one id or path per line, perhaps with its label; the
-    fractions are then fractions of these."""
+    """File that lists the labelled images of the train split, one id or path per line, optionally followed by its
+    label; the fractions are then fractions of these."""
     trials: int = 1
     """Number of layers trained, each with its own seed (labelled images, weights, order), on the same crops."""
     epochs: int | None = None
@@ -115,8 +115,8 @@ class Finetune(Evaluation):
     """Fractions of the training labels, the same fraction of every class, each with its own search; each trial draws
     its own images. Semi-supervised tables use 1 0.5 0.2 0.1."""
     labels: Path | None = None
-    """File that lists the labelled images of the train split, one id or path per line, perhaps with its label; the
-    fractions are then fractions of these."""
+    """File that lists the labelled images of the train split, one id or path per line, optionally followed by its
+    label; the fractions are then fractions of these."""
     epochs: int = 50
     """Passes over the train split."""
     batch_size: int = 16

@@ -113,7 +113,7 @@ def _describe_contradictions(config: Any) -> list[str]:
     lines, local = [], config.views.local
     if local.count and local.size > config.views.size:
         lines.append(
-            f"the small views ({local.size} px) are larger than the others ({config.views.size} px); "
+            f"the local crops ({local.size} px) are larger than the global ones ({config.views.size} px); "
             f"for half of their side: --views.local.size {max(8, config.views.size // 2)}"
         )
     if hasattr(config, "dino") and config.dino.freeze_epochs >= config.epochs:

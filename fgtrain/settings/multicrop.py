@@ -1,4 +1,4 @@
-"""Settings and recipes of DINO, which learns from large and small views. A docstring under a field is its `--help`."""
+"""Settings and recipes of DINO, which learns from global and local crops. A docstring under a field is its `--help`."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -16,19 +16,19 @@ class DinoSettings:
     hidden: int = 2048
     """Width of the head's two hidden layers."""
     bottleneck: int = 256
-    """Width of the unit vectors before the last layer."""
+    """Dimension of the unit vectors before the last layer."""
     norm: bool = False
     """Batch norm in the head's hidden layers, an option of the authors' code. Without it the outputs of a run of few
     steps become uniform (docs/training.md)."""
     dim: int = 4096
     """Number of outputs (prototypes). The paper's 65536 are for ImageNet; a few thousand images cannot fill them."""
     ema: float = 0.996
-    """Initial momentum of the teacher; it rises to 1 along half a cosine. The authors advise 0.9995 for batches of
+    """Initial momentum of the teacher; it rises to 1 on a cosine schedule. The authors advise 0.9995 for batches of
     256, which needs long runs: half of the teacher is then older than 1,386 steps."""
     tau: float = 0.1
     """Temperature of the student."""
     teacher_tau: float = 0.04
-    """Temperature of the teacher, after its warm-up. Above 0.07 most trainings collapse."""
+    """Temperature of the teacher, after its warm-up. Above 0.07 most runs collapse."""
     teacher_tau_start: float = 0.04
     """Temperature of the teacher at the start of its warm-up."""
     teacher_tau_epochs: float = 0.0

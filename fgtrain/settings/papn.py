@@ -30,7 +30,7 @@ class PapnSettings:
     parts: int = 5
     """Learned prototypes of parts."""
     dim: int = 128
-    """Width of the projection of a stage."""
+    """Output dimension of the projector of a stage."""
     weight: float = 1.0
     """Weight of the alignment of the stages."""
 

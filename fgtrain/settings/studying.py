@@ -80,7 +80,7 @@ class Study:
     rows: tuple[str, ...] = ()
     """Names of the rows to run and to show. Default: all. The base row is always kept."""
     workers: int = 1
-    """Runs at a time, each in a process of its own with its share of the cores, or a GPU of its own."""
+    """Runs at a time, each in a separate process with its share of the cores, or a GPU of its own."""
     part: str | None = None
     """I/N: run only this part of the runs, as one of N jobs on a shared disk. A last call without it writes the table.
     """

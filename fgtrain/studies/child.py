@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def _is_complete(command: list[str]) -> bool:
-    """Whether a training has reached its end: a stopped one exits with 0 too, and must not be measured."""
+    """Whether a training run has reached its end: a stopped one exits with 0 too, and must not be measured."""
     if command[0] != "run":
         return True
     run = Path(command[command.index("--out") + 1]) / "run.json"

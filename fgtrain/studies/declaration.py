@@ -80,7 +80,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Stage:
-    """A first stage: a training on another set, whose weights rows start from."""
+    """A first stage: a training run on another set, whose weights rows start from."""
 
     recipe: str
     set: str

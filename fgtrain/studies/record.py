@@ -1,7 +1,7 @@
 """A study's results as text that outlives its runs: what was asked, and what was measured.
 
     study.json      the declaration after the flags, the commands, what they changed, notes
-    results.jsonl   a line for every row, seed and evaluation, and one for every training:
+    results.jsonl   a line for every row, seed and evaluation, and one for every training run:
 
     {"row": "BYOL", "seed": 0, "set": "cub", "evaluation": "knn", "settings": {"k": 20}, "figures": {"kNN": 0.61}, ...}
     {"run": "byol-seed0", "evaluation": "training", "hours": 0.4, "machine": {"cpu": "AMD EPYC", "cores": 2}, ...}
@@ -45,7 +45,7 @@ class Record:
     scope: tuple[str, ...]
     """Which of the declared rows, seeds and columns there are, if not all."""
     notes: tuple[str, ...]
-    """Sentences for the table's foot."""
+    """Sentences for the notes below the table."""
     results: tuple[dict[str, Any], ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Runs the jobs of a study in processes of their own, several at a time, and stops them with a checkpoint."""
+"""Runs the jobs of a study in separate processes, several at a time, and stops them with a checkpoint."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def run(
                 with suppress(OSError):
                     if stop.at_once:
                         process.kill()
-                    elif slot not in terminated:  # once: a training then writes a checkpoint and ends
+                    elif slot not in terminated:  # once: the run then writes a checkpoint and ends
                         process.terminate()
                 terminated.add(slot)
         elif len(running) < workers and waiting and time.monotonic() >= wait_until:

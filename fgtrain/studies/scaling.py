@@ -34,7 +34,7 @@ class Scaled:
     init: str | None
     """Weights in place of every row's start."""
     changed: tuple[str, ...]
-    """One phrase per changed setting, for the table's head."""
+    """One phrase per changed setting, for the lines above the table."""
     scope: tuple[str, ...]
     """One phrase each on rows, seeds and columns, if not all or others are run."""
 

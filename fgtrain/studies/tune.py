@@ -21,7 +21,7 @@ VALIDATION = {"split": "validation"}
 
 @dataclass(frozen=True)
 class Sweep:
-    """The trainings of one method, and what they measure."""
+    """The training runs of one method, and what they measure."""
 
     method: str
     rate: float
@@ -74,7 +74,8 @@ def with_trials(plan: Plan, every: Sequence[Sweep]) -> Plan:
 
 
 def choose(plan: Plan, every: Sequence[Sweep]) -> tuple[dict[str, float], list[str]]:
-    """The measured sweeps -> method -> factor with the best accuracy (the lower of two), and a sentence for the foot.
+    """The measured sweeps -> method -> factor with the best accuracy (the lower of two), and a sentence for the notes
+    below the table.
 
     InputError if a sweep is not complete.
     """
@@ -120,7 +121,7 @@ Run = Callable[[Plan, Sequence[Job]], None]
 
 
 def tune(plan: Plan, run: Run) -> tuple[Plan, list[str]]:
-    """Measures what the sweeps lack -> the plan with the chosen rates, and what the table's foot says."""
+    """Measures what the sweeps lack -> the plan with the chosen rates, and the notes below the table."""
     every = sweeps(plan)
     trials = with_trials(plan, every)
     run(trials, list(trials.jobs.values()))

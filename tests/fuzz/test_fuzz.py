@@ -18,7 +18,7 @@ COUNT = 4
 @pytest.mark.slow
 @pytest.mark.parametrize("families", GROUPS, ids=" ".join)
 def test_hostile_inputs_end_in_a_result_or_a_refusal(families: tuple[str, ...], tmp_path):
-    """In a process of its own: the fuzzer forks, which needs a process without threads of torch or OpenCV."""
+    """In a separate process: the fuzzer forks, which needs a process without threads of torch or OpenCV."""
     words = ["--family", *families, "--count", str(COUNT), "--seconds", "300", "--valid"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     result = subprocess.run(

@@ -21,7 +21,7 @@ sys.path.remove(str(TOOLS))
 
 @pytest.mark.slow
 def test_nothing_is_lost_in_a_try_of_each(tmp_path: Path):
-    """In a process of its own: it forks, which needs a process without threads of torch or OpenCV. Try 23209 is a quick
+    """In a separate process: it forks, which needs a process without threads of torch or OpenCV. Try 23209 is a quick
     one: its commands of `two`, `full` and `read-only` are fgdata's, and `interrupt` comes after 1.2 s."""
     tests = {"build": "build", "interrupt": "interrupt", "rewrite": "rewrite", "train": "train", "two": "two"}
     tests |= {"flip-set": "flip, set", "flip-run": "flip, run"}

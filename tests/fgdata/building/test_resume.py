@@ -190,7 +190,7 @@ ODD = (None, True, -1, 1.5, "text", [], {}, [[]], {"a": {"b": "c"}}, {"a": [1]},
 
 
 @pytest.mark.parametrize("name", ["plan.json", "train-000000.json"])
-def test_a_strangers_unfinished_set_with_odd_inner_types_is_refused_or_resumed(unfinished, tmp_path, name):
+def test_an_untrusted_unfinished_set_with_odd_inner_types_is_refused_or_resumed(unfinished, tmp_path, name):
     """Every value, at every depth, is replaced and the digest is right: an error of the input, or the right bytes."""
     out, resume = unfinished
     path = out / ".building" / name

@@ -95,7 +95,7 @@ def test_what_is_pulled_is_what_was_pushed(large: Hub, tiny: Path, tmp_path: Pat
 
 
 def test_a_fresh_process_pulls_a_pushed_set_and_datasets_streams_its_splits(hub: Hub, tiny: Path, tmp_path: Path):
-    """In a process of its own, which knows the hub by its address alone and has imported nothing of its library."""
+    """In a separate process, which knows the hub by its address alone and has imported nothing of its library."""
     pytest.importorskip("datasets")
     assert push(tiny) == 0
     own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}

@@ -106,7 +106,7 @@ def test_a_set_with_more_tars_than_the_limit_of_open_files(drawn_set: Path, monk
 def test_memory_stays_flat_over_50_epochs(drawn_set: Path, backend: str):
     """A batch of these views is 1.6 MB, and an epoch has two. A leak of one batch per epoch is 48 MB over the 30 epochs
     between the two compared ranges. The tolerance, 12 MB, is one batch in every fourth epoch: DALI's buffers grow while
-    larger combinations of images still occur, by 5 MB once, and then stay. A process of its own: in one that has run
+    larger combinations of images still occur, by 5 MB once, and then stay. A separate process: in one that has run
     a thousand tests the holes that they left in the heap fill first, and its size says little."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         resident = process.submit(resident_by_epoch, drawn_set, backend).result()

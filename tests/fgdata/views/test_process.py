@@ -1,4 +1,4 @@
-"""Batches made in a process of its own: the same ones and the same states, errors, and how either process ends."""
+"""Batches made in a separate process: the same ones and the same states, errors, and how either process ends."""
 
 import gc
 import itertools
@@ -37,7 +37,7 @@ def both(*words, **options) -> tuple[Loader, Loader]:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["threads", "dali"])
 def test_batches_states_and_resumption_are_those_without_it(drawn_set: Path, backend: str):
-    """Second of two ranks; batches of other sizes at the end of an epoch; backgrounds, small views and lent ones."""
+    """Second of two ranks; batches of other sizes at the end of an epoch; backgrounds, local crops and lent views."""
     if backend == "dali":
         pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install nvidia-dali-cuda130")
     options = {"rank": 1, "world_size": 2, "last_batch": "keep", "backgrounds": ROOT / "shards" / "tiny", "box": True}

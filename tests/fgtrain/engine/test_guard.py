@@ -35,8 +35,8 @@ class Small(nn.Module):
             mean.lerp_(value.detach(), 0.5)
 
 
-def run(settings: Optim, spoiled: tuple[int, ...], *, on_gpu: bool, steps: int = 4) -> dict[str, Any]:
-    """The state after some steps, those in `spoiled` with a loss that is not finite."""
+def run(settings: Optim, skipped: tuple[int, ...], *, on_gpu: bool, steps: int = 4) -> dict[str, Any]:
+    """The state after some steps, those in `skipped` with a loss that is not finite."""
     torch.manual_seed(0)
     objective = Small()
     optimizer = optim.build(objective, settings, {})
@@ -46,10 +46,10 @@ def run(settings: Optim, spoiled: tuple[int, ...], *, on_gpu: bool, steps: int =
         optim.set_rates(optimizer, step, 10, 0, 0.1)
         optimizer.zero_grad()
         guard.save()
-        loss = objective(X * (torch.inf if step in spoiled else step + 1.0))
+        loss = objective(X * (torch.inf if step in skipped else step + 1.0))
         loss.backward()
-        leave_out = guard.spoils([loss.detach()])
-        assert leave_out == (step in spoiled and not on_gpu)
+        leave_out = guard.skips([loss.detach()])
+        assert leave_out == (step in skipped and not on_gpu)
         if not leave_out:
             optimizer.step()
         objective.after_step()
@@ -59,7 +59,7 @@ def run(settings: Optim, spoiled: tuple[int, ...], *, on_gpu: bool, steps: int =
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_a_spoiled_step_changes_nothing(name: Any, on_gpu: bool):
+def test_a_skipped_step_changes_nothing(name: Any, on_gpu: bool):
     settings = replace(Optim(), name=name, nesterov=name == "sgd")
     before, after = run(settings, (), on_gpu=on_gpu, steps=2), run(settings, (2,), on_gpu=on_gpu, steps=3)
     torch.testing.assert_close(after, before, rtol=0, atol=0)
@@ -67,7 +67,7 @@ def test_a_spoiled_step_changes_nothing(name: Any, on_gpu: bool):
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
-def test_both_ways_train_on_alike_also_from_a_spoiled_first_step(name: Any):
+def test_both_ways_train_on_alike_also_from_a_skipped_first_step(name: Any):
     settings = replace(Optim(), name=name)
     cpu, gpu = (run(settings, (0, 2), on_gpu=on_gpu) for on_gpu in (False, True))
     torch.testing.assert_close(gpu, cpu, rtol=0, atol=0)
@@ -78,6 +78,6 @@ def test_without_a_guard_nothing_is_copied():
     objective = Small()
     guard = Guard(objective, torch.optim.SGD(objective.parameters()), active=False)
     guard.save()
-    assert not guard.spoils([torch.tensor(torch.nan)])
+    assert not guard.skips([torch.tensor(torch.nan)])
     guard.take_back()
     assert guard._saved == []

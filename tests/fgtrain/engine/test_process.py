@@ -1,4 +1,4 @@
-"""A run whose batches come from a process of its own: the same weights, also after a stop signal to both processes."""
+"""A run whose batches come from a separate process: the same weights, also after a stop signal to both processes."""
 
 import os
 import signal

@@ -166,7 +166,7 @@ def test_a_run_reports_its_boxes_and_crops_by_them(
 
 
 def test_any_method_finds_its_boxes(drawn_set: Path, tmp_path: Path):
-    """Here the teacher of DINO, beside small views."""
+    """Here the teacher of DINO, with local crops."""
     settings = config(drawn_set, tmp_path / "run", "dino")
     local = small(drawn_set, tmp_path, "dino").views.local
     run = lifecycle.train(replace(settings, epochs=2, views=replace(OWN, local=local)), "dino")

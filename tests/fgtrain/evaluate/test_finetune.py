@@ -144,7 +144,7 @@ def test_invalid_settings_are_refused(drawn_set: Path):
     for flag, settings in wrong.items():
         with pytest.raises(InputError, match=flag):
             tuning(**settings)
-    with pytest.raises(InputError, match="--batch-size is 30; allowed: 2 to 28, the images to train on"):
+    with pytest.raises(InputError, match="--batch-size is 30; allowed: 2 to 28, the number of training images"):
         finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, tuning(batch_size=30), lambda _fit, train: train())
 
 

@@ -118,7 +118,7 @@ def test_a_run_and_its_evaluations_learn_from_the_listed_images(drawn_set, image
     append_record(run / "results.jsonl", {key: value for key, value in linear.items() if key != "labels"})
     columns = latest(read_records(run / "results.jsonl"))
     assert {dict(column.settings)["labels"] for column in columns} == {facts["labels"], None}, "one without a list"
-    with pytest.raises(InputError, match="--batch-size is 21; allowed: 2 to 20, the images to train on"):
+    with pytest.raises(InputError, match="--batch-size is 21; allowed: 2 to 20, the number of training images"):
         run_finetune(Finetune(run, labels=file, device="cpu", **{**one, "batch_size": 21}))
 
     file.write_text(images[0][0])

@@ -48,7 +48,7 @@ def test_protocols_equal_the_published_ones():
     } == linear.PROTOCOLS
 
 
-def test_the_rate_drops_twice_or_follows_half_a_cosine():
+def test_the_rate_drops_twice_or_follows_a_cosine():
     moco, cvsa = (linear.PROTOCOLS[name] for name in ("synth-pair", "cvsa"))
     steps = [7 * epoch for epoch in (0, 59, 60, 79, 80, 99)]  # 7 to an epoch
     assert [moco.rate(step, 700, 30.0) for step in steps] == pytest.approx([30, 30, 3, 3, 0.3, 0.3])

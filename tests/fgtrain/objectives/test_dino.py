@@ -221,7 +221,7 @@ def test_the_weights_of_the_run_are_the_teachers(drawn_set: Path, tmp_path: Path
     assert not torch.equal(kept["conv1.weight"], state["network.encoder.conv1.weight"])
 
 
-def test_weight_decay_follows_half_a_cosine():
+def test_weight_decay_follows_a_cosine():
     settings = Optim("adamw", weight_decay=0.04, weight_decay_end=0.4, exclude_norm_and_bias=True)
     optimizer = optim.build(nn.Linear(2, 2), settings, {})
     for progress, expected in ((0.0, 0.04), (0.5, 0.22), (1.0, 0.4)):

@@ -67,7 +67,7 @@ def test_a_group_of_another_base_names_only_what_differs():
 
 def test_small_views_above_the_size_of_the_others_and_a_last_layer_that_never_learns():
     assert lines("byol", "--views.size 64 --views.local.count 2") == [
-        "the small views (96 px) are larger than the others (64 px); for half of their side: --views.local.size 32"
+        "the local crops (96 px) are larger than the global ones (64 px); for half of their side: --views.local.size 32"
     ]
     assert "the last layer never learns" in lines("dino", "--epochs 1")[0]
     assert lines("dino", "--epochs 2") == []
