@@ -5,9 +5,9 @@ from io import BytesIO
 from pathlib import Path
 from random import Random
 
-from . import shards, spoil
+from . import corrupt, shards
 from .commands import fgtrain, preload
-from .runs import SMALL, spoil_safetensors
+from .runs import SMALL, corrupt_safetensors
 
 PRELOAD = (
     "fgtrain.engine.lifecycle",
@@ -43,13 +43,13 @@ COMMANDS = {
 FAILING = ()
 
 
-def spoil_input(rng: Random, here: Path, command: str) -> str:
+def corrupt_input(rng: Random, here: Path, command: str) -> str:
     path = here / command
     if path.suffix == ".safetensors" and path.is_file() and rng.random() < 0.7:  # an earlier step may have removed it
-        return spoil_safetensors(rng, path)
+        return corrupt_safetensors(rng, path)
     if rng.random() < 0.5:
-        return spoil.spoil_file(rng, path)
-    spoil.remove(path)
+        return corrupt.corrupt_file(rng, path)
+    corrupt.remove(path)
     return hostile(rng, path)
 
 

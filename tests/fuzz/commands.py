@@ -35,7 +35,7 @@ def run_in_process(most: int | None = None) -> None:
     """Replace the build's worker processes by this process; with `most`, the build is killed after that many jobs."""
     from fgdata.building import build, engine, rewrite
 
-    owners.LEASE_SECONDS = 0.2  # a spoilt owner file belongs to nobody
+    owners.LEASE_SECONDS = 0.2  # a corrupted owner file belongs to nobody
 
     def run_jobs(function: Callable, jobs: Any, *, advance: Callable[[int], None], **_: Any) -> Iterator[Any]:
         for number, job in enumerate(list(jobs)):

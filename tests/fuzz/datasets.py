@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy.io import savemat
 
-from . import spoil
+from . import corrupt
 from .commands import fgdata, preload
 
 PRELOAD = ("fgdata.building.build", "scipy.io", "cv2")
@@ -257,11 +257,11 @@ COMMANDS = {name: lambda name=name: build(name) for name in LAYOUTS}
 FAILING = ()
 
 
-def spoil_input(rng: Random, here: Path, command: str) -> str:
+def corrupt_input(rng: Random, here: Path, command: str) -> str:
     root = here / command
-    files = spoil.regular_files(root)
+    files = corrupt.regular_files(root)
     lists = [path for path in files if path.suffix not in (".jpg", ".png", ".jpeg", ".bmp", ".JPEG")]
     if rng.random() < 0.15 or not files:
         folders = sorted(path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())
-        return spoil.add_odd_name(rng, rng.choice([root, *folders]), image())
-    return spoil.spoil_file(rng, rng.choice(lists if lists and rng.random() < 0.75 else files))
+        return corrupt.add_odd_name(rng, rng.choice([root, *folders]), image())
+    return corrupt.corrupt_file(rng, rng.choice(lists if lists and rng.random() < 0.75 else files))

@@ -25,7 +25,7 @@ class Input(NamedTuple):
     seed: int
     command: str
     steps: tuple[str, ...]
-    """What was spoilt, in order."""
+    """What was corrupted, in order."""
     outcome: Outcome
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Prepared:
         case = self.folder / "case"
         here = make_case(case, self.valid / "here")
         command = rng.choice(sorted(self.module.COMMANDS))
-        steps = [self.module.spoil_input(rng, here, command) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+        steps = [self.module.corrupt_input(rng, here, command) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
         memory = getattr(self.module, "MEMORY", MEMORY)
         outcome = check_call(case, self.module.COMMANDS[command], seconds, memory)
         return Input(self.name, seed, command, tuple(steps), outcome)

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from . import spoil
+from . import corrupt
 from .commands import fgdata, preload
 
 PRELOAD = ("fgdata.building.build", "fgdata.saliency.maps_folder", "cv2", "PIL.Image")
@@ -48,12 +48,12 @@ COMMANDS = {
 FAILING = ()
 
 
-def spoil_input(rng: Random, here: Path, command: str) -> str:
+def corrupt_input(rng: Random, here: Path, command: str) -> str:
     folder = here / ("maps" if command.startswith("maps") and rng.random() < 0.7 else "images")
-    files = spoil.regular_files(folder)
+    files = corrupt.regular_files(folder)
     kind = rng.random()
     if kind < 0.1 or not files:
-        return spoil.add_odd_name(rng, folder, encode("jpg"))
+        return corrupt.add_odd_name(rng, folder, encode("jpg"))
     path = rng.choice(files)
     if kind < 0.3:
         return lie_about_size(rng, path)
@@ -65,7 +65,7 @@ def spoil_input(rng: Random, here: Path, command: str) -> str:
         except (OSError, ValueError):
             return "nothing"
         return f"{path.name}: mode {mode} as {suffix}"
-    return spoil.spoil_file(rng, path)
+    return corrupt.corrupt_file(rng, path)
 
 
 def lie_about_size(rng: Random, path: Path) -> str:

@@ -1,10 +1,10 @@
-"""ONNX files: a saliency network of one convolution, spoilt as bytes, as a graph, and in its metadata."""
+"""ONNX files: a saliency network of one convolution, corrupted as bytes, as a graph, and in its metadata."""
 
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from . import spoil
+from . import corrupt
 from .commands import fgdata, preload
 from .images import encode
 
@@ -84,19 +84,20 @@ COMMANDS = {
 FAILING = ()
 
 
-def spoil_input(rng: Random, here: Path, command: str) -> str:
+def corrupt_input(rng: Random, here: Path, command: str) -> str:
     path = here / "net.onnx"
     if rng.random() < 0.4:
-        return spoil.spoil_file(rng, path)
+        return corrupt.corrupt_file(rng, path)
     import onnx
 
-    spoil.remove(path)
+    corrupt.remove(path)
     if rng.random() < 0.5:
         kind, side = rng.choice(("loop", "huge", "external", "nan", "")), rng.choice((16, "s", 2**40, 100_000, 0, 1))
         path.write_bytes(model(kind, side))
         return f"net.onnx: {kind} of side {side}"
     net = onnx.load_from_string(model(side="s"))
-    key, value = rng.choice(("size", "mean", "std")), str(rng.choice((*spoil.WORDS, *spoil.NUMBERS, "1:1:1", "9x9x9")))
+    key = rng.choice(("size", "mean", "std"))
+    value = str(rng.choice((*corrupt.WORDS, *corrupt.NUMBERS, "1:1:1", "9x9x9")))
     net.metadata_props.add(key=key, value=value.encode("utf-8", "replace").decode())
     path.write_bytes(net.SerializeToString())
     return f"net.onnx: metadata {key} = {value[:40]!r}"

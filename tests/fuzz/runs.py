@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 from random import Random
 
-from . import shards, spoil
+from . import corrupt, shards
 from .commands import fgdata, fgtrain, preload
 
 PRELOAD = ("fgtrain.engine.lifecycle", "fgtrain.commands", "fgtrain.evaluate.report", "fgtrain.show.curves", "cv2")
@@ -50,11 +50,11 @@ COMMANDS = {
 FAILING = ()
 
 
-def spoil_input(rng: Random, here: Path, command: str) -> str:
+def corrupt_input(rng: Random, here: Path, command: str) -> str:
     run = here / "runs" / "0"
-    files = spoil.regular_files(run)
+    files = corrupt.regular_files(run)
     if not files or rng.random() < 0.08:
-        return spoil.add_odd_name(rng, rng.choice((here / "runs", run, run / "checkpoints")), b"{}")
+        return corrupt.add_odd_name(rng, rng.choice((here / "runs", run, run / "checkpoints")), b"{}")
     wanted = {
         **dict.fromkeys(("compare", "compare-json"), ("results.jsonl", "run.json", "config.json")),
         **dict.fromkeys(("curves",), ("metrics.jsonl", "config.json")),
@@ -66,13 +66,13 @@ def spoil_input(rng: Random, here: Path, command: str) -> str:
     some = [path for path in files if path.name in wanted] if rng.random() < 0.8 else []
     path = rng.choice(some or files)
     if path.suffix == ".safetensors" and rng.random() < 0.6:
-        return spoil_safetensors(rng, path)
+        return corrupt_safetensors(rng, path)
     if path.name == "state.pt" and rng.random() < 0.6:
-        return spoil_state(rng, path)
-    return spoil.spoil_file(rng, path)
+        return corrupt_state(rng, path)
+    return corrupt.corrupt_file(rng, path)
 
 
-def spoil_safetensors(rng: Random, path: Path) -> str:
+def corrupt_safetensors(rng: Random, path: Path) -> str:
     """The JSON header of a safetensors file, and the JSON inside its metadata."""
     import json
 
@@ -82,26 +82,26 @@ def spoil_safetensors(rng: Random, path: Path) -> str:
         header = json.loads(data[8 : 8 + size])
         meta = header.get("__metadata__", {})
         if rng.random() < 0.6 and "fgtrain" in meta:
-            tree, what = spoil.spoil_tree(rng, json.loads(meta["fgtrain"]))
-            meta["fgtrain"] = spoil.dump_json(tree).decode("utf-8", "replace")
+            tree, what = corrupt.corrupt_tree(rng, json.loads(meta["fgtrain"]))
+            meta["fgtrain"] = corrupt.dump_json(tree).decode("utf-8", "replace")
         else:
-            header, what = spoil.spoil_tree(rng, header)
+            header, what = corrupt.corrupt_tree(rng, header)
     except (ValueError, struct.error, AttributeError, TypeError, RecursionError):
-        return spoil.spoil_file(rng, path)
-    text = spoil.dump_json(header)
+        return corrupt.corrupt_file(rng, path)
+    text = corrupt.dump_json(header)
     path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
     return f"{path.name}: {what}"
 
 
-def spoil_state(rng: Random, path: Path) -> str:
+def corrupt_state(rng: Random, path: Path) -> str:
     """state.pt with one value replaced, dropped or of another shape."""
     import torch
 
     try:
         state = torch.load(path, weights_only=True)
     except Exception:
-        return spoil.spoil_file(rng, path)
-    places = [place for place in spoil._places(state, ()) if "param_groups" not in place[2]]
+        return corrupt.corrupt_file(rng, path)
+    places = [place for place in corrupt._places(state, ()) if "param_groups" not in place[2]]
     holder, key, where = rng.choice(places)
     kind = rng.choice(("drop", "value", "tensor", "nan"))
     if kind == "drop":
@@ -109,7 +109,8 @@ def spoil_state(rng: Random, path: Path) -> str:
     elif kind == "nan" and isinstance(holder[key], torch.Tensor) and holder[key].is_floating_point():
         holder[key] = torch.full_like(holder[key], torch.nan)
     elif kind == "value":
-        holder[key] = rng.choice([v for v in spoil.VALUES if v not in (spoil.HUGE, spoil.DEEP, spoil.RAW, "\ud800")])
+        markers = (corrupt.HUGE, corrupt.DEEP, corrupt.RAW, "\ud800")
+        holder[key] = rng.choice([v for v in corrupt.VALUES if v not in markers])
     else:
         holder[key] = torch.zeros(rng.choice(((), (0,), (3, 3), (2,))))
     torch.save(state, stream := BytesIO())

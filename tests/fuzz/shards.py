@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from . import spoil
+from . import corrupt
 from .commands import fgdata, fgtrain, preload
 
 PRELOAD = ("fgdata.building.build", "fgdata.building.rewrite", "fgdata.report.page", "fgtrain.show.views", "cv2")
@@ -75,27 +75,27 @@ def load() -> None:
             pass
 
 
-def spoil_input(rng: Random, here: Path, command: str) -> str:
-    files = spoil.regular_files(here / SET)
+def corrupt_input(rng: Random, here: Path, command: str) -> str:
+    files = corrupt.regular_files(here / SET)
     kind = rng.choice(("file", "manifest", "sealed", "sealed", "sample", "sample", "maps", "index", "name"))
     manifest = here / SET / "manifest.json"
     if kind == "name":
-        return spoil.add_odd_name(rng, here / SET if rng.random() < 0.5 else here, b"{}")
-    if kind == "maps" and spoil.is_regular(here / SET / "maps.h5"):
-        return spoil_maps(rng, here / SET / "maps.h5", manifest)
+        return corrupt.add_odd_name(rng, here / SET if rng.random() < 0.5 else here, b"{}")
+    if kind == "maps" and corrupt.is_regular(here / SET / "maps.h5"):
+        return corrupt_maps(rng, here / SET / "maps.h5", manifest)
     try:
         tree = read_manifest(manifest)
         shards = [shard for split in tree["splits"].values() for shard in split["shards"]]
         if kind == "sealed":
-            tree, what = spoil.spoil_tree(rng, tree)
+            tree, what = corrupt.corrupt_tree(rng, tree)
             write_manifest(manifest, tree)
             return f"sealed manifest.json: {what}"
         if kind in ("sample", "index"):
             shard = rng.choice(shards)
             stem = here / SET / shard["name"]
-            what = repack(rng, stem) if kind == "sample" else spoil.spoil_file(rng, stem.with_suffix(".idx"))
+            what = repack(rng, stem) if kind == "sample" else corrupt.corrupt_file(rng, stem.with_suffix(".idx"))
             for suffix, prefix in ((".tar", ""), (".idx", "index_")):
-                if not spoil.is_regular(stem.with_suffix(suffix)):
+                if not corrupt.is_regular(stem.with_suffix(suffix)):
                     continue
                 content = stem.with_suffix(suffix).read_bytes()
                 shard[f"{prefix}bytes"] = len(content)
@@ -103,13 +103,13 @@ def spoil_input(rng: Random, here: Path, command: str) -> str:
             write_manifest(manifest, tree)
             return f"sealed {what}"
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, tarfile.TarError):
-        pass  # spoilt before
-    return spoil.spoil_file(rng, manifest if kind == "manifest" else rng.choice(files)) if files else "nothing left"
+        pass  # corrupted before
+    return corrupt.corrupt_file(rng, manifest if kind == "manifest" else rng.choice(files)) if files else "nothing left"
 
 
 def read_manifest(path: Path) -> Any:
     """Its content; ValueError when it is no longer a file."""
-    if not spoil.is_regular(path):
+    if not corrupt.is_regular(path):
         raise ValueError(f"{path} is not a regular file")
     return json.loads(path.read_bytes())
 
@@ -120,12 +120,12 @@ def write_manifest(path: Path, tree: object) -> None:
         said = {key: value for key, value in tree.items() if key != "digest"}
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         tree["digest"] = hashlib.sha256(text.encode()).hexdigest()
-    path.write_bytes(spoil.dump_json(tree))
+    path.write_bytes(corrupt.dump_json(tree))
 
 
 def repack(rng: Random, stem: Path) -> str:
     """A tar with one component of one sample changed, its json sealed anew, and its index."""
-    if not all(spoil.is_regular(stem.with_suffix(suffix)) for suffix in (".tar", ".idx")):
+    if not all(corrupt.is_regular(stem.with_suffix(suffix)) for suffix in (".tar", ".idx")):
         raise ValueError("the tar or its index is not a regular file")
     with tarfile.open(stem.with_suffix(".tar")) as tar:
         members = [(member.name, tar.extractfile(member).read()) for member in tar]  # pyright: ignore
@@ -134,18 +134,18 @@ def repack(rng: Random, stem: Path) -> str:
     if name.endswith(".json"):
         tree = json.loads(data)
         tree.pop("crc32", None)
-        tree, what = spoil.spoil_tree(rng, tree)
-        data = spoil.dump_json(tree)
+        tree, what = corrupt.corrupt_tree(rng, tree)
+        data = corrupt.dump_json(tree)
     elif name.endswith(".cls"):
-        data, what = spoil_class(rng)
+        data, what = corrupt_class(rng)
     elif name.endswith(".npy"):
-        data, what = spoil_array(rng, data)
+        data, what = corrupt_array(rng, data)
     else:
-        data, what = spoil.spoil_bytes(rng, data)
+        data, what = corrupt.corrupt_bytes(rng, data)
     members[at] = (name, data)
     if rng.random() < 0.1:
         other = rng.randrange(len(members))
-        members[at], what = (str(rng.choice(spoil.WORDS))[:90] or "x", members[other][1]), f"{what}, renamed"
+        members[at], what = (str(rng.choice(corrupt.WORDS))[:90] or "x", members[other][1]), f"{what}, renamed"
     content, lines, sample, start = bytearray(), [], [], 0
     for name, data in members:
         if not sample:
@@ -174,12 +174,12 @@ def _header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "backslashreplace")
 
 
-def spoil_class(rng: Random) -> tuple[bytes, str]:
+def corrupt_class(rng: Random) -> tuple[bytes, str]:
     data = rng.choice((b"2147483648", b"-1", b"", b"one", b"1.5", b"\xff", b"9" * 4301, b"1\n", b"0x1", b"+1", b" 1"))
     return data, f"class {data[:20]!r}"
 
 
-def spoil_array(rng: Random, data: bytes) -> tuple[bytes, str]:
+def corrupt_array(rng: Random, data: bytes) -> tuple[bytes, str]:
     """A .npy of another type, shape or value, or with a header that lies."""
     arrays = (np.zeros(5), np.zeros((4, 4)), np.zeros(0), np.full(4, np.nan, "f4"), np.array(list("abcd")))
     arrays = (*arrays, np.full(4, 1e30, "f4"), np.array([0.5, 0.5, -1, 0], "f4"), np.zeros(4, "f8"), np.array(3.0))
@@ -192,23 +192,23 @@ def spoil_array(rng: Random, data: bytes) -> tuple[bytes, str]:
         return stream.getvalue(), "array of objects"
     if kind == len(arrays) + 1:
         return data.replace(b"(4,)", b"(99999999999,)", 1), "array with a huge shape"
-    return spoil.spoil_bytes(rng, data)
+    return corrupt.corrupt_bytes(rng, data)
 
 
-def spoil_maps(rng: Random, path: Path, manifest: Path) -> str:
+def corrupt_maps(rng: Random, path: Path, manifest: Path) -> str:
     """maps.h5 with another tree inside, and the manifest's facts about it made to fit."""
     kinds = ("bytes", "shape", "type", "gone", "external link", "external storage", "huge", "soft link", "nan", "group")
     kind = rng.choice(kinds)
-    if kind == "bytes" or not spoil.is_regular(path):  # HDF5 would wait for the writer of a FIFO
-        what = spoil.spoil_file(rng, path)
+    if kind == "bytes" or not corrupt.is_regular(path):  # HDF5 would wait for the writer of a FIFO
+        what = corrupt.corrupt_file(rng, path)
     else:
         what = f"maps.h5: {kind}"
         try:
             with h5py.File(path, "r+") as file:
-                _spoil_tree_of(rng, file, kind)
+                _corrupt_tree_of(rng, file, kind)
         except (OSError, KeyError, ValueError, RuntimeError):
-            what = "maps.h5 is already spoilt"
-    if spoil.is_regular(path):
+            what = "maps.h5 is already corrupted"
+    if corrupt.is_regular(path):
         content = path.read_bytes()
         try:
             tree = read_manifest(manifest)
@@ -219,11 +219,11 @@ def spoil_maps(rng: Random, path: Path, manifest: Path) -> str:
     return what
 
 
-def _spoil_tree_of(rng: Random, file: h5py.File, kind: str) -> None:
+def _corrupt_tree_of(rng: Random, file: h5py.File, kind: str) -> None:
     name = rng.choice(("key", "maps/spectral-residual", "range/spectral-residual"))
     old = file[name]
     if not isinstance(old, h5py.Dataset):
-        raise ValueError(f"{name} is a group, since an earlier spoiling")
+        raise ValueError(f"{name} is a group, since an earlier corruption")
     shape, dtype = old.shape, old.dtype
     del file[name]
     if kind == "shape":

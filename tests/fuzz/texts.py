@@ -3,7 +3,7 @@
 from pathlib import Path
 from random import Random
 
-from . import runs, shards, spoil
+from . import corrupt, runs, shards
 from .commands import fgtrain, preload
 
 PRELOAD = (*runs.PRELOAD, "fgtrain.studies.command", "fgtrain.objectives.synth_pair", "yaml", "cv2")
@@ -89,16 +89,16 @@ COMMANDS = {
 FAILING = ()
 
 
-def spoil_input(rng: Random, here: Path, command: str) -> str:
+def corrupt_input(rng: Random, here: Path, command: str) -> str:
     path = here / command
-    if not spoil.is_regular(path):
-        return f"{command} is already spoilt"
+    if not corrupt.is_regular(path):
+        return f"{command} is already corrupted"
     if path.suffix == ".safetensors" and rng.random() < 0.7:
-        return runs.spoil_safetensors(rng, path)
+        return runs.corrupt_safetensors(rng, path)
     traps = {".yaml": YAML_TRAPS, ".toml": STUDY_TRAPS}.get(path.suffix, ())
     if traps and rng.random() < 0.4:
         lines = path.read_bytes().splitlines(keepends=True)
         at, trap = rng.randrange(len(lines) + 1), rng.choice(traps)
         path.write_bytes(b"".join((*lines[:at], trap.encode(), *lines[at:])))
         return f"{command}: a trap in line {at + 1}: {trap[:40]!r}"
-    return spoil.spoil_file(rng, path)
+    return corrupt.corrupt_file(rng, path)

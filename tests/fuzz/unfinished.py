@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from random import Random
 
-from . import spoil
+from . import corrupt
 from .commands import fgdata, preload, run_in_process
 
 PRELOAD = ("fgdata.building.build", "fgdata.building.rewrite", "cv2")
@@ -47,8 +47,8 @@ FAILING = ("finish", "check")
 """Commands that are refused for the valid files too."""
 
 
-def spoil_input(rng: Random, here: Path, command: str) -> str:
-    files = spoil.regular_files(here / SET)
+def corrupt_input(rng: Random, here: Path, command: str) -> str:
+    files = corrupt.regular_files(here / SET)
     if rng.random() < 0.1:
-        return spoil.add_odd_name(rng, rng.choice((here / SET, here / SET / ".building")), b"{}")
-    return spoil.spoil_file(rng, rng.choice(files)) if files else "nothing left"
+        return corrupt.add_odd_name(rng, rng.choice((here / SET, here / SET / ".building")), b"{}")
+    return corrupt.corrupt_file(rng, rng.choice(files)) if files else "nothing left"

@@ -1,4 +1,4 @@
-"""Ways to spoil a file: its bytes, its lines, its JSON, its kind. Each returns a short description of what it did."""
+"""Ways to corrupt a file: its bytes, its lines, its JSON, its kind. Each returns a short description of what it did."""
 
 import json
 import os
@@ -31,7 +31,7 @@ NAMES = (
 )
 
 
-def spoil_bytes(rng: Random, content: bytes) -> tuple[bytes, str]:
+def corrupt_bytes(rng: Random, content: bytes) -> tuple[bytes, str]:
     """A few bytes changed, cut, repeated or inserted, anywhere."""
     data = bytearray(content)
     at = rng.randrange(len(data) + 1)
@@ -60,7 +60,7 @@ def spoil_bytes(rng: Random, content: bytes) -> tuple[bytes, str]:
     return bytes(data), f"bytes: {kind} at {at:,}"
 
 
-def spoil_lines(rng: Random, data: bytes) -> tuple[bytes, str]:
+def corrupt_lines(rng: Random, data: bytes) -> tuple[bytes, str]:
     """A line, or one field of a line, dropped, repeated or replaced."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
@@ -89,7 +89,7 @@ def spoil_lines(rng: Random, data: bytes) -> tuple[bytes, str]:
     return b"\n".join(lines), f"lines: {kind} in line {at + 1}"
 
 
-def spoil_tree(rng: Random, tree: Any) -> tuple[Any, str]:
+def corrupt_tree(rng: Random, tree: Any) -> tuple[Any, str]:
     """One node of a JSON value replaced, dropped, renamed or repeated. The value itself is changed."""
     places = list(_places(tree, ()))
     if not places:
@@ -119,23 +119,23 @@ def _places(tree: Any, path: tuple) -> Any:
 
 
 def dump_json(tree: Any) -> bytes:
-    """A spoilt JSON value as text, placeholders included."""
+    """A corrupted JSON value as text, placeholders included."""
     text = json.dumps(tree)
     for placeholder, content in TEXTS.items():
         text = text.replace(f'"{placeholder}"', content)
     return text.encode("utf-8", "surrogateescape")
 
 
-def spoil_json(rng: Random, data: bytes) -> tuple[bytes, str]:
+def corrupt_json(rng: Random, data: bytes) -> tuple[bytes, str]:
     """A JSON file, or one line of a JSON-lines file."""
     lines = data.splitlines()
     try:
         tree = json.loads(data)
     except ValueError:
         at = rng.randrange(len(lines))
-        lines[at], what = spoil_json(rng, lines[at])
+        lines[at], what = corrupt_json(rng, lines[at])
         return b"\n".join(lines) + b"\n", f"line {at + 1}: {what}"
-    tree, what = spoil_tree(rng, tree)
+    tree, what = corrupt_tree(rng, tree)
     return dump_json(tree), what
 
 
@@ -202,21 +202,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def spoil_file(rng: Random, path: Path) -> str:
+def corrupt_file(rng: Random, path: Path) -> str:
     """Whatever suits the file's suffix; one time in eight, another kind of file."""
     if not is_regular(path):
-        return f"{path.name} is already spoilt"
+        return f"{path.name} is already corrupted"
     if rng.random() < 0.125:
         return replace_file(rng, path)
     data = path.read_bytes()
     ways: dict[str, Callable[[Random, bytes], tuple[bytes, str]]] = {
-        **dict.fromkeys((".json", ".jsonl", ".owner"), spoil_json),
-        **dict.fromkeys((".txt", ".csv", ".idx", ".yaml", ".toml", ".xml"), spoil_lines),
+        **dict.fromkeys((".json", ".jsonl", ".owner"), corrupt_json),
+        **dict.fromkeys((".txt", ".csv", ".idx", ".yaml", ".toml", ".xml"), corrupt_lines),
     }
-    way = ways.get(path.suffix, spoil_bytes) if rng.random() < 0.75 else spoil_bytes
+    way = ways.get(path.suffix, corrupt_bytes) if rng.random() < 0.75 else corrupt_bytes
     try:
         data, what = way(rng, data)
-    except (ValueError, IndexError, RecursionError):  # spoilt before, and no longer what its suffix says
-        data, what = spoil_bytes(rng, data)
+    except (ValueError, IndexError, RecursionError):  # corrupted before, and no longer what its suffix says
+        data, what = corrupt_bytes(rng, data)
     path.write_bytes(data)
     return f"{path.name}: {what}"
