@@ -82,8 +82,8 @@ class Study:
     workers: int = 1
     """Runs at a time, each in a separate process with its share of the cores, or a GPU of its own."""
     part: str | None = None
-    """I/N: run only this part of the runs, as one of N jobs on a shared disk. A last call without it writes the table.
-    """
+    """I/N: run only part I of N, counted from 0, as one of N jobs on a shared disk. A last call without it writes the
+    table."""
     tune: bool = False
     """First choose a learning rate for each method, with the same sweep for all, by kNN on a tenth of the train split.
     """
@@ -110,13 +110,8 @@ class Study:
             need("=" in word and not word.startswith("="), "settings", word, "NAME=VALUE, such as optim.lr=0.1")
 
     def share(self) -> tuple[int, int]:
-        """I and N of --part; 1 and 1 without it."""
-        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part) if self.part is not None else None
-        number, count = (int(found[1]), int(found[2])) if found else (1, 1)
-        need(
-            (self.part is None or found is not None) and 1 <= number <= count,
-            "part",
-            self.part,
-            "I/N, with I from 1 to N",
-        )
-        return number, count
+        """I and N of --part, I counted from 0; 0 and 1 without it."""
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", "0/1" if self.part is None else self.part)
+        index, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        need(0 <= index < count, "part", self.part, "I/N with I from 0 to N - 1, such as 0/8 to 7/8")
+        return index, count

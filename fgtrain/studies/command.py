@@ -92,9 +92,9 @@ def listing() -> RichTable:
 
 def part(made: Plan, flags: Flags) -> list[Job]:
     """The jobs of --part: every Nth row and seed, and the first stages that these need."""
-    number, count = flags.share()
+    index, count = flags.share()
     stages = {job.needs for job in made.jobs.values()}
-    own = [job for job in made.jobs.values() if job.folder not in stages][number - 1 :: count]
+    own = [job for job in made.jobs.values() if job.folder not in stages][index::count]
     needed = {job.needs for job in own}
     alone = [job for job in made.jobs.values() if job.folder in stages and (count == 1 or job.folder in needed)]
     return alone + own

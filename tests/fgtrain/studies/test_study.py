@@ -15,12 +15,16 @@ import torch
 from paths import ROOT
 
 from fgdata.building.build import build
+from fgdata.building.parts import Part
 from fgdata.datasets import read
+from fgdata.errors import InputError
 from fgtrain import cli
 from fgtrain.runs.rundir import RunDir
-from fgtrain.studies import record, running, tables
-from fgtrain.studies.plan import is_finished
+from fgtrain.settings.studying import Study as Flags
+from fgtrain.studies import command, declaration, record, running, tables
+from fgtrain.studies.plan import is_finished, make
 from fgtrain.studies.progress import Progress
+from fgtrain.studies.scaling import scale
 from fgtrain.studies.traces import last_step
 
 STUDY = """
@@ -74,6 +78,26 @@ def test_a_row_that_cannot_work_fails_before_any_row_trains(words: list[str], tm
     assert "allowed: at most 32" in capsys.readouterr().err
     assert cli.main([*words, "--init", str(tmp_path / "none.pth")]) == 2
     assert "'random': the weights" in capsys.readouterr().err
+
+
+def test_parts_count_from_0_as_those_of_build_shards_and_have_every_run_once(tmp_path: Path):
+    """cvsa-table-2 has first stages, which every part that needs them lists."""
+    made = make(scale(declaration.load("cvsa-table-2"), Flags("cvsa-table-2")), tmp_path)
+    stages = {job.needs for job in made.jobs.values()} - {None}
+    for count in (1, 2, 9, 100):
+        parts = [command.part(made, Flags("x", part=f"{index}/{count}")) for index in range(count)]
+        own = [job.folder for jobs in parts for job in jobs if job.folder not in stages]
+        assert sorted(own) == sorted({*made.jobs} - stages)
+        for jobs in parts:
+            assert {job.needs for job in jobs} - {None} <= {job.folder for job in jobs}
+        for out_of_range in (f"{count}/{count}", f"-1/{count}", f"{count + 1}/{count}"):
+            with pytest.raises(InputError, match="--part"):
+                Flags("x", part=out_of_range)
+        with pytest.raises(InputError, match="--part"):
+            Part(count, count)
+    for text in ("", "1", "0/0", "a/2", "0/2/3", " 0/2", "٠/٢"):
+        with pytest.raises(InputError, match=r"--part is .*allowed: I/N with I from 0 to N - 1"):
+            Flags("x", part=text)
 
 
 def row(name: str, recipe: str, settings: str) -> str:
