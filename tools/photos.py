@@ -1,4 +1,4 @@
-"""The README's photographs with boxes: four free photographs of scikit-image, each with the box of a detector.
+"""The photographs of docs/saliency.md: four free photographs of scikit-image, each with the box of a detector.
 
     python tools/photos.py --saliency rbd --out docs/photos.jpg
 

@@ -10,7 +10,7 @@ from .common import Folder, print_next, total_of
 
 
 def card(shards: Folder, out: Path | None = None, to: str | None = None, licence: str | None = None) -> int:
-    """Write the files that describe a shard set to others: README.md, croissant.json and metadata.parquet.
+    """Write the files that describe a shard set for other people: README.md, croissant.json and metadata.parquet.
 
     README.md is a dataset card for the Hugging Face hub; edit it as you like, it is not overwritten. croissant.json
     describes the set to other programs (MLCommons Croissant 1.0). metadata.parquet has a row for each image: key, id,
