@@ -74,7 +74,7 @@ def hash_files(file: Path) -> dict[str, str]:
     model = _parse(data, file)
     if fault := find_endless_loop(model):
         raise InputError(
-            f"{file} {fault}. It may run without an end on some images. Export the model again for a fixed input size, "
+            f"{file} {fault}. It may never finish on some images. Export the model again for a fixed input size, "
             "by tracing (torch.onnx.export of a module that is not scripted), or simplify it with onnxsim."
         )
     for location in sorted(_external_locations(model, file)):

@@ -45,7 +45,7 @@ def try_model(file: Path, settings: tuple[tuple[str, str], ...], sha256: str) ->
         )
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"{file} did not finish one image within {SECONDS} s; it may loop for ever. Use another network."
+            f"{file} did not finish one image within {SECONDS} s; it may never finish. Use another network."
         ) from None
     try:
         report: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])

@@ -122,7 +122,7 @@ def _check_own(shards: ShardSet, own: ShardSet, split: str, views: ViewSpec, twi
     if views.lent:
         raise InputError(
             f"{own.path} cannot be used for its own backgrounds here: these views include an image of another dataset "
-            "for each sample, to be told from those of the set. Name other sets."
+            "for each sample, which the method distinguishes from those of the set. Name other sets."
         )
     if twice:
         raise InputError(f"{own.path} appears twice among the backgrounds. Name it once.")

@@ -159,7 +159,7 @@ class Subject:
         images = int(torch.isin(test, torch.tensor(absent)).sum())
         return [
             f"{len(absent):,} of {len(test.unique()):,} test classes have no train images ({names}), so no classifier "
-            f"can get their {images:,} test images right. {retrieval}"
+            f"can classify their {images:,} test images correctly. {retrieval}"
         ]
 
     def record(self, evaluation: str, **values: Any) -> dict[str, Any]:

@@ -94,8 +94,8 @@ class MocoSettings:
     symmetric: bool = False
     """Use each view once as query and once as key, as CVSA always does."""
     targets: Literal["identity", "sinkhorn"] = "identity"
-    """Which keys are positives. identity: the key of the same image. sinkhorn: every key of the batch, by its share in
-    a soft assignment of the keys to one another, so that similar images are not pushed apart (ours, after ReSA and
+    """Which keys are positives. identity: the key of the same image. sinkhorn: every key of the batch, weighted by a
+    soft assignment of the keys to one another, so that similar images are not pushed apart (ours, after ReSA and
     CLUE); the other keys of the batch are then also negatives."""
     targets_eps: float = 0.05
     """sinkhorn: temperature of the assignment; towards 0 each key is assigned to itself alone."""

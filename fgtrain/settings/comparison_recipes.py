@@ -1,4 +1,4 @@
-"""One recipe per system that the papers compare themselves with, in the form of recipes.py.
+"""One recipe per method that the papers compare with, in the form of recipes.py.
 
 A published figure is for the dataset and test that its line names. Where we do not have the figures of a table, the
 recipe says so.

@@ -1,4 +1,4 @@
-"""The settings of the systems that both papers compare themselves with. A docstring under a field is its `--help`."""
+"""The settings of the methods that both papers compare with. A docstring under a field is its `--help`."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

@@ -68,7 +68,7 @@ def box_distill_lite0() -> BoxDistillConfig:
 
     fgtrain run box-distill-lite0
 
-    The stem and two of seven stages are frozen. The settings are ours; RESULTS.md has what they give on real birds.
+    The stem and two of seven stages are frozen. The settings are ours. RESULTS.md has related figures.
     """
     return BoxDistillConfig(
         data=Data(batch_size=64),

@@ -37,7 +37,7 @@ class DinoSettings:
     centre: float = 0.9
     """Momentum of the centre, which is subtracted from the teacher's outputs."""
     freeze_epochs: float = 1.0
-    """Epochs at the start in which the last layer stays as it is."""
+    """Number of epochs at the start in which the last layer is frozen."""
 
     def __post_init__(self) -> None:
         need_widths("dino", self, "hidden", "bottleneck")
