@@ -44,7 +44,7 @@ def check_backgrounds(config: Config) -> None:
     """InputError if the method needs images of other sets and the settings name none."""
     if "backgrounds" in config.needs and not config.data.backgrounds:
         raise InputError(
-            f"{config.method} tells the images of a set from those of others. Name one or more other shard sets: "
+            f"{config.method} distinguishes the images of a set from others. Name one or more other shard sets: "
             "--data.backgrounds shards/coco. To build one: fgdata build-shards --dataset coco --saliency gt"
         )
 

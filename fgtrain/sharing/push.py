@@ -34,7 +34,7 @@ def run_push(flags: Push) -> str:
     if not is_standard(checkpoint.model):
         raise InputError(
             f"{checkpoint.file} is a {checkpoint.model.backbone} of width {checkpoint.model.width} with the "
-            f"{checkpoint.model.stem} stem, which timm does not have, so nobody could load it from the hub. Give away "
+            f"{checkpoint.model.stem} stem, which timm does not have, so nobody could load it from the hub. Share "
             "the file instead: fgtrain export RUN encoder.safetensors"
         )
     config = checkpoint.config()
