@@ -32,9 +32,7 @@ def print_next(shards: Path | Url, manifest: dict) -> None:
 
 def explain_replacement() -> None:
     """Tells a user whose shell is inside a set that was replaced how to enter the new folder: this process is there."""
-    print(
-        f"The folder was replaced, and your shell is in the old one. Run: cd {shlex.quote(str(Path.cwd()))}"
-    )
+    print(f"The folder was replaced, and your shell is in the old one. Run: cd {shlex.quote(str(Path.cwd()))}")
 
 
 def total_of(manifest: dict) -> str:
