@@ -149,12 +149,12 @@ def test_parts_of_a_study_are_merged_and_nothing_counts_twice(project: Path):
     assert {record.key_of(line) for line in record.read(folder).results} == {record.key_of(x) for x in whole.results}
     assert record.values_of(record.read(folder)) == record.values_of(whole)
     assert sorted(row.name for row in record.read(folder).study.rows) == sorted(row.name for row in whole.study.rows)
-    before = (folder / "results.jsonl").read_bytes()
+    before = (folder / "results.jsonl").read_bytes()  # pyright: ignore
     other = replace(made_up(), changed=("epochs 3",))
     record.write(other, project / "other")
     with pytest.raises(InputError, match=r"other settings \(init weights.pth\).*epochs 3.*--name"):
         results.add(project / "other", project)
-    assert (folder / "results.jsonl").read_bytes() == before
+    assert (folder / "results.jsonl").read_bytes() == before  # pyright: ignore
     assert results.add(project / "other", project, "help-short").name == "help-short"
 
 

@@ -181,4 +181,4 @@ def test_settings_are_refused():
         ({"threshold": 1.0}, "--own-boxes.threshold is 1.0; allowed: 0 to 0.99"),
     ):
         with pytest.raises(InputError, match=message):
-            OwnBoxes(**values)
+            OwnBoxes(**values)  # pyright: ignore

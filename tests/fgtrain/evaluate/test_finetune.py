@@ -128,7 +128,7 @@ def test_fine_tuning_learns_and_depends_only_on_its_seed(drawn_set: Path):
     fit = Fit(0.1, 0.0, 3, search=False)
     one, two = (finetune.fine_tune(small(), shards, 32, CPU, fit, tuning(epochs=12, batch_size=8)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
-    assert not torch.equal(one.encoder.network.conv1.weight, small().network.conv1.weight)
+    assert not torch.equal(one.encoder.network.conv1.weight, small().network.conv1.weight)  # pyright: ignore
     truth = [label(shards.split("train").read(i)) for i in range(32)]
     assert finetune.accuracy(one, shards, "train", 32, CPU) > max(truth.count(c) for c in range(4)) / 32
 

@@ -259,7 +259,7 @@ def test_settings_are_refused():
         ({"freeze_epochs": -1.0}, "--dino.freeze-epochs is -1.0"),
     ):
         with pytest.raises(InputError, match=message):
-            DinoSettings(**values)
+            DinoSettings(**values)  # pyright: ignore
     with pytest.raises(InputError, match="--views.local.count is 2; allowed: 0; only byol, dino and moco learn from"):
         SimclrConfig(views=ViewSpec(local=Local(count=2)))
     vit = DinoConfig(model=Model("vit_tiny_patch16_224"), views=ViewSpec(local=Local(count=2, size=90)))
