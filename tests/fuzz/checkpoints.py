@@ -38,8 +38,8 @@ def prepare(folder: Path) -> None:
 
 
 COMMANDS = {
-    name: lambda name=name: fgtrain("run", "simclr", *SMALL, "--init", name, "--out", "run", steps=1)
-    for name in FILES  # pyright: ignore
+    name: lambda name=name: fgtrain("run", "simclr", *SMALL, "--init", name, "--out", "run", steps=1)  # pyright: ignore
+    for name in FILES
 }
 FAILING = ()
 
