@@ -103,6 +103,20 @@ def test_probabilities_are_those_of_each_view():
         assert np.array_equal(getattr(two, name), getattr(other, name))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_another_number_of_views_has_the_settings_of_the_first_ones(count: int):
+    area, shares = ((0.2, 0.3), (0.6, 0.9), (0.5, 1.0)), (0.25, 0.5, 1.0)
+    spec = ViewSpec(views=3, area=area, blur=shares, solarize=shares[::-1], strength=shares)
+    other = spec.with_views(count)
+    assert other.views == count
+    for view in range(count):
+        one, same = other.of(view), spec.of(view % 3)
+        assert (one.area, one.sigma, one.jitter) == (same.area, same.sigma, same.jitter)
+        assert one.chance("blur", view) == same.chance("blur", view % 3)
+        assert one.chance("solarize", view) == same.chance("solarize", view % 3)
+    assert ViewSpec(area=(0.1, 0.2)).with_views(count) == ViewSpec(views=count, area=(0.1, 0.2))
+
+
 def test_area_and_strength_are_those_of_each_view():
     spec, n = ViewSpec(area=((0.2, 0.3), (0.6, 0.9)), strength=(0.5, 1.0)), 4000
     one, two, default = plan(spec, n, 0), plan(spec, n, 1), plan(ViewSpec(area=(0.6, 0.9)), n, 1)

@@ -1,4 +1,4 @@
-"""Runs of every family of networks: exact resumption, evaluations, another number of processes, a new schedule."""
+"""Runs of every family of networks: exact resumption, evaluations, another number of processes, heads of a run."""
 
 import json
 import shutil
@@ -11,7 +11,6 @@ import torch
 from trainable import final, metrics, same, small, stop_at_step
 
 from fgdata.errors import InputError
-from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
 from fgtrain import objectives
 from fgtrain.engine import lifecycle
@@ -117,25 +116,6 @@ def test_a_run_resumes_with_another_number_of_processes_and_says_so(
     lifecycle.train(small(drawn_set, run, "byol", resume=True), "byol")
     assert "with 1 process instead of 2" in " ".join(capsys.readouterr().out.split())
     assert RunDir(run).facts["step"] == 8
-
-
-def test_a_new_schedule_starts_from_everything_of_another_run(drawn_set: Path, tmp_path: Path, capsys):
-    old = lifecycle.train(small(drawn_set, tmp_path / "old", "moco"), "moco")
-    config = replace(small(drawn_set, tmp_path / "new", "moco"), extend=old, epochs=3)
-    trainer = lifecycle.Trainer(config, RunDir(tmp_path / "x"), ShardSet.open(drawn_set), torch.device("cpu"))
-    trainer.extend(old)
-    seen = {k: v.clone() for k, v in trainer.objective.state_dict().items()}
-    trainer.loader.close()
-    assert same(seen, dict(final(old)["objective"]))
-    assert trainer.step == 0
-    assert same(trainer.optimizer.state_dict()["state"], final(old)["optimizer"]["state"])
-    new = lifecycle.train(config, "moco")
-    assert "extends" in capsys.readouterr().out
-    assert RunDir(new).facts["step"] == 12
-    assert not same(final(new)["objective"], final(old)["objective"])
-    machine = replace(config.machine, out=tmp_path / "wrong")
-    with pytest.raises(InputError, match=r"model.width differ.*--config"):
-        lifecycle.train(replace(config, model=common.Model(width=16), machine=machine), "moco")
 
 
 def test_init_heads_starts_from_the_heads_of_another_run(drawn_set: Path, tmp_path: Path, capsys):

@@ -23,7 +23,9 @@ from fgtrain.networks.encoder import Encoder
 from fgtrain.objectives import bases
 from fgtrain.runs.files import write_json
 from fgtrain.runs.rundir import RunDir
+from fgtrain.settings.bases import MocoSettings
 from fgtrain.settings.common import Config
+from fgtrain.settings.comparisons import AttendSettings
 from fgtrain.settings.file import to_dict
 
 
@@ -184,14 +186,19 @@ def test_a_part_has_the_same_samples_in_every_tensor():
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "changes", "message"),
     [
-        ("simclr", r"--optim\.accumulate is 2.*negatives of simclr"),
-        ("synth-pair", "negatives of synth-pair"),
+        ("simclr", {}, r"--optim\.accumulate is 2.*negatives of simclr"),
+        ("synth-pair", {}, "negatives of synth-pair"),
+        ("synth-pair", {"moco": MocoSettings(dim=8, targets="sinkhorn")}, "negatives of synth-pair"),
+        ("moco-sinkhorn", {}, r"--moco\.targets sinkhorn assigns all keys.*or use --moco\.targets identity"),
+        ("lcr", {"attend": AttendSettings(4, target="raw")}, r"raw target of lcr.*or use --attend\.target scaled"),
     ],
 )
-def test_a_batch_whose_samples_are_negatives_is_not_split(name: str, message: str, drawn_set: Path, tmp_path: Path):
-    config = small(drawn_set, tmp_path / "run", name)
+def test_a_batch_that_is_needed_as_a_whole_is_not_split(
+    name: str, changes: dict, message: str, drawn_set: Path, tmp_path: Path
+):
+    config = replace(small(drawn_set, tmp_path / "run", name), **changes)
     with pytest.raises(InputError, match=message):
         lifecycle.train(replace(config, optim=replace(config.optim, accumulate=2)), name)
     assert not (tmp_path / "run").exists()
@@ -354,6 +361,15 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_and_the_run_resumes_bitwise
         lifecycle.train(small(drawn_set, tmp_path / "run", name, resume=True), name)
     assert same(final(tmp_path / "run"), state)
     assert metrics(tmp_path / "run") == lines
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_step_in_half_precision_is_left_out_too(clip: float, drawn_set: Path, tmp_path: Path, monkeypatch):
+    nan_at(monkeypatch, 4, 5)
+    config = small(drawn_set, tmp_path / "run", "byol")
+    config = replace(config, precision="fp16", optim=replace(config.optim, clip=clip))
+    state = final(lifecycle.train(config, "byol"))
+    assert (state["step"], state["left_out"]) == (8, [4, 5])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(

@@ -133,6 +133,22 @@ def test_fine_tuning_learns_and_depends_only_on_its_seed(drawn_set: Path):
     assert finetune.accuracy(one, shards, "train", 32, CPU) > max(truth.count(c) for c in range(4)) / 32
 
 
+def test_stochastic_depth_is_decided_by_the_seed_of_the_fit(drawn_set: Path):
+    """Whatever was drawn before, as after the fits that a stopped evaluation does not repeat; and nothing else is."""
+    shards, weights = ShardSet.open(drawn_set), []
+    for drawn, seed in ((0, 3), (1, 3), (1, 2**64 - 1)):
+        torch.manual_seed(0)
+        encoder = Encoder(Model("test_vit2", drop_path=0.5))
+        torch.manual_seed(drawn)
+        before = torch.get_rng_state()
+        fit = Fit(0.1, 0.0, seed, search=False)
+        network = finetune.fine_tune(encoder, shards, 32, CPU, fit, tuning(epochs=1, batch_size=8))
+        assert torch.equal(torch.get_rng_state(), before)
+        weights.append(torch.cat([p.flatten() for p in network.encoder.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 def test_invalid_settings_are_refused(drawn_set: Path):
     wrong: dict[str, dict[str, Any]] = {
         "--epochs is 0": {"epochs": 0},

@@ -130,6 +130,21 @@ def test_resumed_run_equals_an_uninterrupted_run_bitwise(
     assert all(keys <= line.keys() for line in logged_metrics(run))
 
 
+def test_the_warm_up_has_no_draws_of_its_own_and_allows_settings_by_view(drawn_set: Path, tmp_path: Path):
+    """So that one in two parts is the same; the network has stochastic depth, and every view its own settings."""
+    views = ViewSpec(size=32, area=((0.2, 1.0), (0.5, 1.0)), blur=(1.0, 0.1), solarize=(0.0, 0.2), strength=(1.0, 0.5))
+    settings = replace(small(drawn_set), model=common.Model("test_vit2", drop_path=0.5), views=views)
+    decoders = []
+    for seed in (0, 1):
+        objective, out = objectives.build(settings, samples=32).train(), tmp_path / f"{seed}"
+        out.mkdir()
+        torch.manual_seed(seed)
+        device = torch.device("cpu")
+        objective.prepare(RunDir(out), ShardSet.open(drawn_set), device, lambda _: None, lambda: False)
+        decoders.append(load_file(out / decoder.FILE))
+    assert differing_keys(*decoders) == []
+
+
 class Stopped(Exception):
     pass
 

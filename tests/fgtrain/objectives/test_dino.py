@@ -191,6 +191,21 @@ def test_uniform_outputs_of_an_epoch_are_reported_once():
     assert "--dino.norm" in line
 
 
+def test_a_step_that_is_left_out_neither_warns_nor_hides_a_warning():
+    objective, lines = build(), []
+    objective(batch(), 0.0)
+    objective.entropies.append(torch.tensor(torch.nan))
+    objective.after_epoch(1, None, lines.append)
+    objective.entropies = [torch.tensor(torch.nan)]
+    objective.after_epoch(2, None, lines.append)
+    assert lines == []
+    nn.init.zeros_(objective.target_network.head.mlp[-1].weight)
+    objective(batch(), 0.0)
+    objective.entropies.append(torch.tensor(torch.nan))
+    objective.after_epoch(3, None, lines.append)
+    assert len(lines) == 1
+
+
 def test_temperature_of_the_teacher():
     warm = DinoSettings(teacher_tau_start=0.04, teacher_tau=0.07, teacher_tau_epochs=30.0)
     assert [teacher_tau(warm, epoch) for epoch in (0, 15, 30, 80)] == pytest.approx([0.04, 0.055, 0.07, 0.07])

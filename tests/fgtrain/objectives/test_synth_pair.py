@@ -306,6 +306,16 @@ def test_a_decoder_no_better_than_the_mean_image_is_said_once(monkeypatch):
     assert float(objective(images, 0.0)[1]["mean_image"]) == pytest.approx(constant, rel=1e-6)
 
 
+def test_a_step_that_is_left_out_hides_no_warning_and_makes_none():
+    nan, inf = torch.tensor(torch.nan), torch.tensor(torch.inf)
+    for error, share, expected in ((2.0, 1.0, 2), (0.5, 0.5, 0)):
+        objective, lines = build(kappa=9.0, kappa_quantile=0.0), []
+        objective.errors = [torch.tensor([error, 1.0]), torch.stack([inf, torch.tensor(1.0)])]
+        objective.selected = [torch.tensor(share), nan]
+        objective.after_epoch(1, None, lines.append)
+        assert len(lines) == expected
+
+
 def test_each_perturbation_adds_only_its_own_noise():
     objective, v, v_p, logs, draws = perturbed("gradcam")
     eta = objective.score(v, batch(4)["views"][1])

@@ -1,8 +1,12 @@
 """Compares recipes with the papers. Learning rates here are the actual ones, for the recipe's own batch size."""
 
+from dataclasses import replace
+
 import pytest
 
-from fgtrain.settings import recipes
+from fgtrain.settings import file, recipes
+from fgtrain.settings.bases import MocoSettings
+from fgtrain.studies import declaration
 
 # name: method, base | backbone | batch, learning rate on it, weight decay, optimiser | epochs | crop
 PUBLISHED = {
@@ -112,6 +116,20 @@ def test_every_recipe_is_compared_with_a_paper_or_says_that_it_is_ours():
     assert set(recipes.RECIPES) - set(PUBLISHED) == ours
     for name in ours - {"demo"}:
         assert "settings are ours" in (recipes.RECIPES[name].__doc__ or "").replace("\n    ", " "), name
+
+
+def test_rows_on_moco_of_the_synthesized_pairs_differ_only_in_their_method():
+    """MoCo v2 of LCR's code, whose protocol the paper follows: a head of 256 channels, 65,536 negatives."""
+    rows = {}
+    for row in declaration.load("synth-pair-table-3").rows:
+        config = recipes.RECIPES[row.recipe]()
+        config = file.from_dict(file.merge(file.to_dict(config), row.settings), row.name)
+        if hasattr(config, "moco") and getattr(config, "base", "moco") == "moco":
+            rows[row.name] = config.moco
+    assert rows.keys() == {"MoCo v2", "DiLo", "ContrastiveCrop", "SAM", "LCR", "Synthesized pairs"}
+    assert set(rows.values()) == {MocoSettings(dim=256, queue=65536, tau=0.2, ema=0.999, norm=False)}
+    soft = recipes.RECIPES["moco-sinkhorn-cub-r50"]().moco
+    assert replace(soft, targets="identity") == rows["MoCo v2"]
 
 
 def test_the_settings_of_each_method_are_published_ones():

@@ -8,12 +8,15 @@ import torch
 from hub_server import Hub
 
 from fgtrain import cli
+from fgtrain.evaluate import compare
 from fgtrain.evaluate.records import append_record
 from fgtrain.networks.encoder import Encoder
+from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Model
 from fgtrain.settings.file import relevant
 from fgtrain.settings.methods import ByolConfig
+from fgtrain.sharing.card import model_card
 
 
 @pytest.fixture
@@ -78,6 +81,20 @@ def test_a_network_that_timm_lacks_is_not_pushed(hub: Hub, tmp_path: Path, capsy
     assert cli.main(["push", str(checkpoint), "hf://my-lab/birds"]) == 2
     assert "which timm does not have" in capsys.readouterr().err
     assert not hub.repositories
+
+
+@pytest.mark.parametrize("kind", compare.SETTINGS)
+def test_results_of_different_settings_are_different_rows_of_the_card(kind: str, run: tuple[Path, Encoder]):
+    """Such as a figure of the validation images and one of the test split."""
+    path, network = run
+    names = (*compare.SETTINGS[kind], "size")
+    plain = {"evaluation": kind, **dict.fromkeys(compare.FIGURES[kind], 0.5)} | dict.fromkeys(names, 1)
+    lines = [plain, *({**plain, name: 2} for name in names)]
+    card = model_card("a/b", Checkpoint.find(path), network, {}, lines, None)
+    rows = [row for row in card.splitlines() if row.startswith(f"| {kind} |")]
+    assert len(set(rows)) == len(rows) >= len(lines)
+    without = {key: value for key, value in plain.items() if key != "split"}
+    assert "split" not in model_card("a/b", Checkpoint.find(path), network, {}, [without], None)
 
 
 @pytest.mark.parametrize("to", ["my-lab/birds", "hf://birds", "hf://a/b/c", "hf://a/../b"])
