@@ -141,7 +141,7 @@ def fine_tune(
 ) -> Network:
     """Trains the encoder and a new linear layer on the train split of `shards` -> the network after the last epoch. All
     random draws, those of stochastic depth too, are decided by the seed of the fit."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[]):  # a command that fine-tunes draws nothing else on a GPU
         torch.manual_seed(fit.seed % (1 << 63))
         return _fine_tune(encoder, shards, size, device, fit, tuning)
 

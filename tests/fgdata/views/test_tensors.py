@@ -254,7 +254,7 @@ def test_local_refuses(fields: dict):
 
 
 def test_lent_views_need_another_set():
-    with pytest.raises(InputError, match="image of another shard set.*Name one or more sets as backgrounds"):
+    with pytest.raises(InputError, match="lent=True needs backgrounds: name one or more other shard sets"):
         open_loader(8, ViewSpec(size=16, lent=True))
 
 
