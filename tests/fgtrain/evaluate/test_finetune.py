@@ -25,7 +25,7 @@ def tuning(**settings: Any) -> Finetune:
 
 def small() -> Encoder:
     torch.manual_seed(0)
-    return Encoder(Model("resnet18", width=4))
+    return Encoder(Model("resnet18", width=8))
 
 
 def test_tuning_is_the_published_one():
@@ -125,7 +125,7 @@ def test_a_fraction_of_the_labels_is_of_every_class(drawn_set: Path, monkeypatch
 
 def test_fine_tuning_learns_and_depends_only_on_its_seed(drawn_set: Path):
     shards = ShardSet.open(drawn_set)
-    fit = Fit(0.1, 0.0, 3, search=False)
+    fit = Fit(0.03, 0.0, 3, search=False)
     one, two = (finetune.fine_tune(small(), shards, 32, CPU, fit, tuning(epochs=12, batch_size=8)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
     assert not torch.equal(one.encoder.network.conv1.weight, small().network.conv1.weight)  # pyright: ignore
