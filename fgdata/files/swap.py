@@ -138,8 +138,10 @@ def _aside(new: Path) -> Path:
 def _remove_aside(new: Path, target: Path) -> None:
     """Removes the old folder that is left if a process was killed after the second rename of `exchange`."""
     aside = _aside(new)
-    is_other_set = aside.is_dir() and (is_locked(aside) or glance(aside.parent, _owner_prefix(aside.name)))
-    if target.exists() and aside.is_dir() and not is_other_set:
+    if not (target.exists() and aside.is_dir()):
+        return
+    is_other_set = is_locked(aside) or glance(aside.parent, _owner_prefix(aside.name))
+    if not is_other_set:
         shutil.rmtree(aside)
 
 
