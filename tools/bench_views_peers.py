@@ -5,8 +5,10 @@ DataLoader, as is usual. On a GPU, images are decoded on the device and transfor
 a different size.
 """
 
+import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -35,6 +37,16 @@ class Files(Dataset):
         return self.both(self.files[i])
 
 
+class Twice:
+    """Two views of an image by one transform."""
+
+    def __init__(self, transform: Callable):
+        self.transform = transform
+
+    def __call__(self, image: Image.Image | torch.Tensor) -> list:
+        return [self.transform(image), self.transform(image)]
+
+
 def mocov2(size: int, *end: torch.nn.Module) -> v2.Compose:
     """MoCo v2 in torchvision, in its order; `end` are the steps between the flip and the conversion to floats."""
     return v2.Compose(
@@ -54,28 +66,15 @@ def mocov2(size: int, *end: torch.nn.Module) -> v2.Compose:
 def lightly(files: list[Path], size: int, batch: int, workers: int) -> Stream:
     from lightly.transforms.moco_transform import MoCoV2Transform
 
-    transform = MoCoV2Transform(size)
-    return _worked(files, lambda file: transform(Image.open(file).convert("RGB")), batch, workers)
+    return _worked(files, partial(_opened, transform=MoCoV2Transform(size)), batch, workers)
 
 
 def torchvision_pil(files: list[Path], size: int, batch: int, workers: int) -> Stream:
-    transform = mocov2(size, v2.PILToTensor())
-
-    def both(file: Path) -> list:
-        image = Image.open(file).convert("RGB")
-        return [transform(image), transform(image)]
-
-    return _worked(files, both, batch, workers)
+    return _worked(files, partial(_opened, transform=Twice(mocov2(size, v2.PILToTensor()))), batch, workers)
 
 
 def torchvision_tensor(files: list[Path], size: int, batch: int, workers: int) -> Stream:
-    transform = mocov2(size)
-
-    def both(file: Path) -> list:
-        image = decode_jpeg(read_file(str(file)), ImageReadMode.RGB)
-        return [transform(image), transform(image)]
-
-    return _worked(files, both, batch, workers)
+    return _worked(files, partial(_decoded, transform=Twice(mocov2(size))), batch, workers)
 
 
 def torchvision_cuda(files: list[Path], size: int, batch: int, device: torch.device) -> Stream:
@@ -111,10 +110,21 @@ def kornia_cuda(files: list[Path], size: int, batch: int, device: torch.device) 
         yield batch
 
 
+def _opened(file: Path, transform: Callable) -> list:
+    return transform(Image.open(file).convert("RGB"))
+
+
+def _decoded(file: Path, transform: Callable) -> list:
+    return transform(decode_jpeg(read_file(str(file)), ImageReadMode.RGB))
+
+
 def _worked(files: list[Path], both: Callable, batch: int, workers: int) -> Stream:
+    """The workers are forked from a process without threads: forks of this one crash once torch or DALI has threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchvision.transforms.v2", "lightly.transforms.moco_transform"])
     data = Files(files, both)
     order = RandomSampler(data, replacement=True, num_samples=1 << 31)
-    for x1, _ in DataLoader(data, batch, sampler=order, num_workers=workers, multiprocessing_context="fork"):
+    for x1, _ in DataLoader(data, batch, sampler=order, num_workers=workers, multiprocessing_context=context):
         yield len(x1)
 
 
