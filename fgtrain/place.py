@@ -18,7 +18,7 @@ def open_shards(path: Path | Url | None, cache_dir: Path | None = None, cache_gb
     """
     if path is not None:
         return ShardSet.open(path, cache_dir, cache_gb)
-    manifests = sorted(SHARDS.glob("*/manifest.json"), key=lambda p: p.stat().st_mtime)
+    manifests = sorted((p for p in SHARDS.glob("*/manifest.json") if p.is_file()), key=lambda p: p.stat().st_mtime)
     sets = [p.parent for p in manifests if p.parent.name != "tiny"]  # shards/tiny is the format's golden example
     if not sets:
         raise InputError(

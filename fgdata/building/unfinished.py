@@ -104,11 +104,12 @@ def part_log(out: Path) -> Path:
 def merge_logs(out: Path) -> None:
     """Moves the lines of all part logs to the log of the set."""
     for path in sorted((out / BUILDING).glob("*.jsonl")):
-        with open_regular(path) as file:
+        lines = []
+        with suppress(FileNotFoundError), open_regular(path) as file:  # gone: another process has merged it
             lines = file.read(MOST_LOG_BYTES).decode(errors="replace").splitlines()
         for line in lines:
             append_line(out / LOG, line)
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def find_damage(out: Path, fact: dict) -> Path | None:

@@ -192,3 +192,12 @@ def test_a_finish_that_loses_a_race_finds_the_set_complete(build_part, tmp_path,
     assert finish(tmp_path / "set").was_complete
     assert hashes(tmp_path / "set") == direct
     assert not (tmp_path / "set" / ".building").exists()
+
+
+def test_a_part_log_that_is_gone_does_not_stop_finish(build_part, tmp_path, direct):
+    """Another process may have merged it since the folder was listed; a link to nothing looks the same."""
+    build_part(part=Part(0, 1))
+    (tmp_path / "set" / ".building" / "0123456789abcdef.jsonl").symlink_to("gone")
+    finish(tmp_path / "set")
+    assert hashes(tmp_path / "set") == direct
+    assert not (tmp_path / "set" / ".building").exists()
