@@ -128,9 +128,9 @@ class Study:
         return next(row for row in self.rows if row.name == name)
 
     def base_of(self, row: Row) -> str:
-        """The name of the row that a row is compared with; "" for none."""
+        """The name of the row that a row is compared with; "" for none, or if that row is not part of the study."""
         base = row.base or self.base
-        return "" if base == row.name else base
+        return base if base != row.name and any(other.name == base for other in self.rows) else ""
 
     def is_fixed(self, row: Row) -> bool:
         """Whether a row measures given weights as they are, which no seed changes."""
