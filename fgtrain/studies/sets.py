@@ -43,14 +43,14 @@ SETS: dict[str, DataSet] = {
     "aircraft": _row("Aircraft", "aircraft", 6667, 3333, "gt rbd --keep-maps"),
     "cars": _row("Cars", "cars", 8144, 8041, "gt rbd --keep-maps"),
     "inat2018": _row("iNat2018", "inat2018", 437513, 24426, "rbd --keep-maps"),
-    "gtsrb": _row("GTSRB", "gtsrb", 4800, 3750),
+    "gtsrb": _row("GTSRB", "gtsrb-112", 4816, 12630, dataset="gtsrb", part="--images-per-class 112"),
     "isic2017": _row("ISIC2017", "isic2017", 2000, 600, "rbd"),
     "cifar100": _row("CIFAR-100", "cifar100", 50000, 10000, "rbd"),
     "imagenet100": _row("ImageNet-100", "imagenet100", 126689, 5000, "rbd"),
     "coco": _row("COCO", "coco", 118287, 5000, "gt rbd"),
     "imagenet": _row("IN-1k", "imagenet", 1281167, 50000, "rbd"),
     "imagenet-10": _row(
-        "10% IN-1k", "imagenet-10", 128117, 50000, "rbd", dataset="imagenet", part="--images-per-class 128"
+        "10% IN-1k", "imagenet-10", 128000, 50000, "rbd", dataset="imagenet", part="--images-per-class 128"
     ),
     "drawn": _row("drawn birds", "drawn", 800, 400, f"whole {ALL_DETECTORS}"),
     "drawn-3000": _row(
