@@ -3,12 +3,10 @@
 It has a white ground of its own, so that it reads the same on light and dark pages.
 """
 
-from collections import Counter
-from collections.abc import Sequence
 from html import escape
 
 from fgtrain.studies.declaration import Column
-from fgtrain.studies.figures import Cell, Line
+from fgtrain.studies.figures import Cell, Line, usual_base
 from fgtrain.studies.page import axis
 from fgtrain.studies.tables import Table, difference
 
@@ -44,11 +42,6 @@ def figure(table: Table) -> str | None:
         left = LABEL + place * (width + GAP)
         parts += panel(table.columns[i], [(line, line.cells[i]) for line in lines], left, width, height, base)
     return "\n".join([*parts, "</svg>", ""])
-
-
-def usual_base(lines: Sequence[Line]) -> str:
-    """The row that most of these rows are compared with."""
-    return Counter(line.base for line in lines if line.base).most_common(1)[0][0]
 
 
 def panel(

@@ -1,6 +1,7 @@
 """The figures of a study's cells, read from the results of its runs, and their statistics over seeds."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ class Line:
     cells: tuple[Cell, ...]
     base: str = ""
     missing: str = ""
+
+
+def usual_base(lines: Sequence[Line]) -> str:
+    """The row that most of these rows are compared with; at least one must have a base."""
+    return Counter(line.base for line in lines if line.base).most_common(1)[0][0]
 
 
 Values = Mapping[tuple[str, str], Mapping[int, float]]

@@ -172,12 +172,24 @@ def table(record: Record) -> Table:
         )
     else:
         foot.append(f"One seed ({seeds}): no interval, so no difference here is evidence. Add some: --seeds 0 1 2")
-    bases = list(dict.fromkeys(line.base for line in lines if line.base))
-    foot += [f"to base: the difference to {', '.join(bases)}."] if bases else []
+    foot += against(lines)
     foot.append("% unless the column says otherwise. Results are those of the last checkpoint.")
     return Table(
         study.title, tuple(head(study, record.changed, record.scope)), study.columns, tuple(lines), tuple(foot)
     )
+
+
+def against(lines: Sequence[figures.Line]) -> list[str]:
+    """A sentence that names the row that most rows are compared with, and one for each other base row."""
+    if not any(line.base for line in lines):
+        return []
+    usual = figures.usual_base(lines)
+    others: dict[str, list[str]] = {}
+    for line in lines:
+        if line.base not in ("", usual):
+            others.setdefault(line.base, []).append(line.name)
+    words = [f"to base: the difference to {usual}{', apart from these rows' if others else ''}."]
+    return [" ".join([*words, *(f"To {base}: {'; '.join(rows)}." for base, rows in others.items())])]
 
 
 def settings_of(study: Study) -> list[str]:
