@@ -1,9 +1,11 @@
 """Picks the shard set, the device and the arithmetic of a run."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fgdata.cores import available_cores
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.stores.place import Url
@@ -31,9 +33,15 @@ def open_shards(path: Path | Url | None, cache_dir: Path | None = None, cache_gb
 
 
 def pick_device(name: str):
-    """auto | cpu | cuda | cuda:N -> torch.device. InputError if this machine does not have it."""
+    """auto | cpu | cuda | cuda:N -> torch.device. InputError if this machine does not have it.
+
+    torch starts a thread for each core of the machine. If the CPU quota of a container allows fewer cores, and no
+    environment variable sets the number, it gets as many threads as cores.
+    """
     import torch
 
+    if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys() and available_cores() < torch.get_num_threads():
+        torch.set_num_threads(available_cores())
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

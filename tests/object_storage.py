@@ -35,8 +35,8 @@ class Web(Listener):
         self.refuse = 0
         """Status code of every answer; 0: serve."""
         self.faults: list[int | str] = []
-        """For each of the next answers to a GET: a status code, "cut" (in the middle of the body), "slow" (until
-        `release`), "whole" (the range is ignored), "ok"."""
+        """For each of the next answers to a GET: a status code, "cut" (in the middle of the body), "short" (half
+        of the body, as if it were all), "slow" (until `release`), "whole" (the range is ignored), "ok"."""
         self.redirect = ""
         """The address of another server, to which every request is sent on."""
         self.asked: list[tuple[str, str | None, str | None]] = []
@@ -77,6 +77,7 @@ class Web(Listener):
             start, stop = int(first), min(len(data), int(last) + 1)
         handler.send_response(206 if wanted and fault != "whole" else 200)
         handler.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        stop = (start + stop) // 2 if fault == "short" else stop
         handler.send_header("Content-Length", str(stop - start))
         handler.send_header("ETag", f'"{self.tag}-{len(data)}"')
         handler.end_headers()

@@ -155,8 +155,10 @@ def _mark(out: Path, name: str) -> Path:
 
 
 def _files(out: Path, fact: dict) -> list[tuple[Path, int, str | None]]:
-    """(path, bytes, sha256) of every file of a shard."""
+    """(path, bytes, sha256) of every file of a shard that the set needs: of one without samples, none."""
     name, entry = fact["name"], fact["entry"]
+    if not entry["samples"]:  # a `finish` that was killed may have removed them
+        return []
     files = [
         (out / f"{name}.tar", entry["bytes"], entry["sha256"]),
         (out / f"{name}.idx", entry["index_bytes"], entry["index_sha256"]),

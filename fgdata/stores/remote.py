@@ -57,7 +57,14 @@ class Remote:
         with self._naming(name):
             answer = self._files.get(name, options={"range": (offset, offset + size)})
             self._compare(name, answer.meta)
-            return answer.bytes().to_bytes()
+            content = answer.bytes().to_bytes()
+        expected = max(0, min(size, answer.meta["size"] - offset))
+        if len(content) != expected:
+            raise InputError(
+                f"{self.place / name} cannot be read: the server sent {len(content):,} of {expected:,} bytes from byte "
+                f"{offset:,} on. Check the server or the proxy before it, then rerun the command."
+            )
+        return content
 
     def names(self) -> list[str] | None:
         return self._list()

@@ -10,6 +10,7 @@ import pytest
 from shard_files import hashes
 
 from fgdata.building import unfinished
+from fgdata.building.build import build
 from fgdata.building.finish import finish
 from fgdata.building.parts import Part, parse_part
 from fgdata.cli import main
@@ -201,3 +202,16 @@ def test_a_part_log_that_is_gone_does_not_stop_finish(build_part, tmp_path, dire
     finish(tmp_path / "set")
     assert hashes(tmp_path / "set") == direct
     assert not (tmp_path / "set" / ".building").exists()
+
+
+def test_a_shard_whose_images_were_all_skipped_needs_no_files(birds, tmp_path):
+    """`finish` removes its tar before it writes the manifest; killed in between, it must be able to run again."""
+    out, name = tmp_path / "set", "train-000000"
+    build(birds, out, saliency=("gt",), shard_samples=16, part=Part(0, 1))
+    fact = unfinished.read_mark(out, name)
+    assert fact is not None
+    fact["entry"]["samples"] = 0
+    unfinished.write_mark(out, fact, None)
+    for end in ("tar", "idx"):
+        (out / f"{name}.{end}").unlink()
+    assert finish(out).manifest["splits"]["train"]["samples"] == 16
