@@ -3,6 +3,7 @@
 import os
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import name_file
@@ -28,7 +29,14 @@ class Handles:
         self._gone: deque[int] = deque()  # owners whose files are to be closed
         self._lock = threading.Lock()
 
-    def read(self, owner: int, path: Path, size: int, offset: int) -> bytes:
+    def read(
+        self,
+        owner: int,
+        path: Path,
+        size: int,
+        offset: int,
+        check: Callable[[os.stat_result], None] = lambda about: None,
+    ) -> bytes:
         """Reads at a position until all bytes have arrived or the file ends.
 
         Args:
@@ -37,9 +45,10 @@ class Handles:
             path: The file; its errors name it.
             size: Bytes.
             offset: Of the first byte.
+            check: Raises an error if a file that was just opened is not the expected one.
         """
         with name_file(path):
-            handle = self._take((owner, path))
+            handle = self._take((owner, path), check)
             try:
                 pieces = []
                 while size > 0:
@@ -74,7 +83,7 @@ class Handles:
         for handle in self._kept.values():
             handle.users = 0
 
-    def _take(self, key: tuple[int, Path]) -> "_Handle":
+    def _take(self, key: tuple[int, Path], check: Callable[[os.stat_result], None]) -> "_Handle":
         """The open file, with one user more."""
         with self._lock:
             handle = self._kept.get(key)
@@ -83,6 +92,7 @@ class Handles:
                 self._kept.move_to_end(key)
                 return handle
         with open_regular(key[1]) as file:
+            check(os.fstat(file.fileno()))
             handle = _Handle(os.dup(file.fileno()))
         with self._lock:
             if key not in self._kept:  # else another thread was faster, and this one is closed after its read

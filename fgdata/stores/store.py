@@ -7,9 +7,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
+from ..errors import InputError
 from ..files.handles import HANDLES
 from ..files.regular import open_regular
 from .place import Url
@@ -57,23 +59,35 @@ class Store(Protocol):
 
 
 class Folder:
-    """A folder of this machine."""
+    """A folder of this machine. A file that `read` opens after its `size` was asked must not have changed since: its
+    size and its time of modification are compared."""
 
     parallel = 1
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, seen: dict[str, tuple[int, int]] | None = None):
         self.place = path
         self.owner = next_owner(self)
+        self._seen = {} if seen is None else seen  # bytes and time of modification in ns, by name
 
     def size(self, name: str) -> int:
         with open_regular(self.place / name) as file:
-            return os.fstat(file.fileno()).st_size
+            about = os.fstat(file.fileno())
+        self._seen[name] = about.st_size, about.st_mtime_ns
+        return about.st_size
 
     def open(self, name: str) -> BinaryIO:
         return open_regular(self.place / name)
 
     def read(self, name: str, size: int, offset: int) -> bytes:
-        return HANDLES.read(self.owner, self.place / name, size, offset)
+        return HANDLES.read(self.owner, self.place / name, size, offset, partial(self._compare, name))
+
+    def _compare(self, name: str, about: os.stat_result) -> None:
+        now = about.st_size, about.st_mtime_ns
+        if self._seen.get(name, now) != now:
+            raise InputError(
+                f"{self.place / name} was replaced while it was in use: its size or its time of modification is not "
+                "that of the file when the set was opened. Wait until the set is complete, then rerun the command."
+            )
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.place.iterdir())
@@ -82,7 +96,7 @@ class Folder:
         HANDLES.close(self.owner)
 
     def __reduce__(self) -> tuple:
-        return open_store, (self.place,)
+        return Folder, (self.place, self._seen)
 
 
 def next_owner(store: Store) -> int:

@@ -337,3 +337,16 @@ def test_a_set_without_splits_says_so(tmp_path, capsys):
     assert "has no samples. Build another set" in outputs["show"]
     assert "drawn: no samples; boxes rbd, gt" in outputs["list"]
     assert "added boxes by vsf to 0 samples in" in outputs["add"]
+
+
+@pytest.mark.parametrize("travelled", [False, True])
+def test_a_set_that_is_replaced_under_a_reader_is_named(copy: Path, travelled: bool):
+    """Tars are opened when a sample of theirs is read. New tars under old indexes could give new boxes silently."""
+    reader = ShardSet.open(copy).split("train")
+    if travelled:
+        reader = pickle.loads(pickle.dumps(reader))
+    first = reader.read(0)
+    assert main(["add", str(copy), "--saliency", "whole", "--jobs", "1"]) == 0
+    assert reader.read(0) == first  # its tar is still open
+    with pytest.raises(InputError, match=r"train-\d+\.tar was replaced while it was in use"):
+        reader.read(len(reader) - 1)
