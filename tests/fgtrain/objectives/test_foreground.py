@@ -80,6 +80,34 @@ def test_the_loss_of_mixup_is_its_equation(monkeypatch: pytest.MonkeyPatch):
     assert logs["mixed_classes"].item() == pytest.approx(4 / 8)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["cutmix", "saliencymix"])
+def test_the_loss_of_pasted_rectangles_is_its_equation(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """SaliencyMix pastes around the box of the image that it copies from. All other places are one spot, where
+    rectangles are clipped; the weights are counts of pixels."""
+    objective, data = build(kind), batch()
+    share, other, spot = torch.linspace(0.1, 0.9, 8), [5, 2, 3, 4, 6, 7, 0, 1], (29.0, 13.0)
+    monkeypatch.setattr(foreground, "draw_shares", lambda *_: share)
+    monkeypatch.setattr(foreground, "another", lambda *_: torch.tensor(other))
+    monkeypatch.setattr(foreground, "uniform_spots", lambda x: torch.tensor([spot]).repeat(len(x), 1))
+    places, boxes = [spot] * 8, [(4.0, 6.0, 10.0, 8.0), (20.0, 2.0, 9.0, 12.0), (0.0, 18.0, 6.0, 14.0), (12, 12, 3, 4)]
+    del data["boxes"]
+    if kind == "saliencymix":
+        data["boxes"] = torch.tensor([boxes])
+        places[:4] = [(left + width / 2, top + height / 2) for left, top, width, height in boxes]
+    x, y, expected = torch.cat([data["views"][0], data["lent"]]), [1] * 4 + [0] * 4, 0.0
+    for i, j in enumerate(other):
+        half = SIZE * math.sqrt(1 - float(share[i])) / 2
+        left, top = (max(0, round(at - half)) for at in places[j])
+        right, bottom = (min(SIZE, round(at + half)) for at in places[j])
+        mixed = x[i].clone()
+        mixed[:, top:bottom, left:right] = x[j, :, top:bottom, left:right]
+        s = 1 - (bottom - top) * (right - left) / SIZE**2
+        log_p = objective.head(objective.encoder(mixed[None]).pooled).log_softmax(1)[0]
+        expected -= (s * float(log_p[y[i]]) + (1 - s) * float(log_p[y[j]])) / 8
+    assert objective(data, 0.0)[0].item() == pytest.approx(expected, abs=1e-10)
+
+
 def test_the_loss_is_linear_in_the_share():
     logits, y, other = torch.randn(6, 2).double(), torch.tensor([0, 1, 1, 0, 1, 0]), torch.tensor([1, 1, 0, 0, 0, 1])
     zero, half, one = (
