@@ -29,7 +29,8 @@ GRID = 16
 """Anchors along each axis of a view."""
 SIDES = (1 / 8, 1 / 4, 1 / 2, 1)
 """Square roots of the anchors' areas, as shares of the view's side: 32 to 256 pixels of 256."""
-ASPECTS = (0.5, 0.75, 1.0, 1.5, 2.0)
+RATIOS = (0.5, 0.75, 1.0, 1.5, 2.0)
+"""Height over width of the anchors, as mmdetection, in which the authors trained, reads the ratios of its settings."""
 
 
 class Insloc(nn.Module):
@@ -107,10 +108,10 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def anchors(size: int) -> Tensor:
-    """(A, 4) corners in pixels of a view: every side and aspect at every point of the grid; may leave the view."""
+    """(A, 4) corners in pixels of a view: every side and ratio at every point of the grid; may leave the view."""
     side = torch.tensor(SIDES)[:, None] * size
-    root = torch.tensor(ASPECTS).sqrt()
-    shape = torch.stack([side * root, side / root], 2).flatten(0, 1)  # (20, 2)
+    root = torch.tensor(RATIOS).sqrt()
+    shape = torch.stack([side / root, side * root], 2).flatten(0, 1)  # (20, 2)
     points = torch.arange(GRID) * (size / GRID)
     centre = torch.cartesian_prod(points, points)[:, None]  # (256, 1, 2)
     return torch.cat([centre - shape / 2, centre + shape / 2], 2).flatten(0, 1)
