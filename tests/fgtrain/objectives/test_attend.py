@@ -106,15 +106,20 @@ def test_lcr_on_moco_is_its_equation(sign: str):
     assert logs["target_peak"].item() == pytest.approx(sum(max(softmax(x, 0.4)) for x in cam) / 6, abs=1e-10)
 
 
-def test_lcr_on_byol_uses_both_views():
-    objective, data = build(base="byol"), batch()
-    seen = []
-    fit = objective.fit.forward
-    objective.fit.forward = lambda encoder, maps, cam: seen.append((maps, cam)) or fit(encoder, maps, cam)
-    objective(data, 0.0)
-    ((maps, cam),) = seen
-    torch.testing.assert_close(maps, torch.cat([last(objective, view) for view in data["views"]]))
-    assert cam.shape == (12, 3, 3)
+def test_lcr_on_byol_is_its_equation_with_the_maps_of_both_views():
+    """Each map has its own derivative of the loss, which is a loop over the images of both views."""
+    objective, data = build(base="byol", attend=AttendSettings(4, weight=0.7)), batch()
+    base, views = objective.base, data["views"]
+    a = [last(objective, view).detach().requires_grad_() for view in views]
+    p = [base.predictor(base.projector(x.mean((2, 3)))) for x in a]
+    with torch.no_grad():
+        h = [base.target_projector(base.target_encoder(view).pooled) for view in views]
+    pairs = [(p[view][i], h[1 - view][i]) for view in (0, 1) for i in range(6)]
+    contrast = -torch.stack([x @ y / (x.norm() * y.norm()) for x, y in pairs]).mean()
+    cams = [(slope * x).sum(1).clamp(min=0) for slope, x in zip(torch.autograd.grad(contrast, a), a)]
+    cam = torch.stack([x / x.max() if x.any() else x for x in torch.cat(cams).detach()])
+    expected = contrast.item() + 0.7 * divergence(cam, objective.encoder.attend(torch.cat(a)), 0.4)
+    assert objective(data, 0.0)[0].item() == pytest.approx(expected, abs=1e-10)
 
 
 def test_a_batch_in_parts_gives_the_map_of_the_whole_batch():
@@ -137,26 +142,19 @@ def test_a_head_without_bias_has_gradients_that_cancel_over_positions_and_channe
     assert products.abs().sum() > 1e-6
 
 
-def test_a_scaled_target_does_not_depend_on_the_scale_of_the_loss_and_a_raw_one_is_flat():
-    """The released code's target: with B images its softmax goes to uniform as 1 / B."""
+def test_a_scaled_target_does_not_depend_on_the_batch_and_a_raw_one_is_flat():
+    """The released code's target: with B images its softmax goes to uniform as 1 / B. Here the images repeat."""
 
-    def peak(target: Any, factor: float) -> float:
-        objective = build(attend=AttendSettings(4, target=target))
-        compare = objective.base.compare
+    def excess(target: Any, times: int) -> float:
+        """Of the largest share of a position over the uniform one."""
+        data = {"views": batch()["views"].repeat(1, times, 1, 1, 1)}
+        return build(attend=AttendSettings(4, target=target))(data, 0.0)[1]["target_peak"].item() - 1 / 9
 
-        def scaled(views: Tensor, progress: float) -> Any:
-            contrast, *rest = compare(views, progress)
-            return contrast * factor, *rest
-
-        objective.base.compare = scaled
-        return objective(batch(), 0.0)[1]["target_peak"].item()
-
-    assert peak("scaled", 1.0) == pytest.approx(peak("scaled", 1e-3), rel=1e-9)
-    excess = [peak("raw", factor) - 1 / 9 for factor in (1.0, 0.5, 0.25)]
-    assert 0 < excess[0] < 1e-2
-    assert excess[1] / excess[0] == pytest.approx(0.5, rel=0.05)
-    assert excess[2] / excess[0] == pytest.approx(0.25, rel=0.05)
-    assert peak("scaled", 1.0) > 0.15
+    scaled, raw = ([excess(target, times) for times in (1, 2, 4)] for target in ("scaled", "raw"))
+    assert scaled == pytest.approx([scaled[0]] * 3, rel=1e-9)
+    assert scaled[0] > 0.04
+    assert 0 < raw[0] < 1e-2
+    assert [x / raw[0] for x in raw] == pytest.approx([1, 1 / 2, 1 / 4], rel=0.05)  # the softmax is not linear
 
 
 def test_without_weight_the_loss_and_gradients_are_those_of_the_base():
