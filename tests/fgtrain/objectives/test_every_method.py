@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from trainable import small
 
 from fgdata.errors import InputError
@@ -29,6 +29,16 @@ REFUSED = {
     ("lewel", "test_efficientnet"),
 }
 """Networks that a method names as those it cannot use."""
+
+
+MOMENTA = {
+    **dict.fromkeys(("byol", "cvsa", "lcr-byol", "lewel", "dino"), 0.997),
+    **dict.fromkeys(("moco", "moco-sinkhorn", "cvsa-moco", "synth-pair", "looc", "lcr", "lcr-mean"), 0.999),
+    **dict.fromkeys(("insloc", "papn"), 0.999),
+    "box-distill": 1.0,
+}
+"""Momentum of each target after a third of a run. BYOL (Grill et al. 2020, section 3.3), and DINO and LEWEL after it:
+1 - 0.004 (1 + cos(pi / 3)) / 2. MoCo (He et al. 2020): 0.999 throughout. Box distillation keeps its target."""
 
 
 def config_of(name: str, **changes: Any) -> Config:
@@ -64,6 +74,18 @@ def test_every_trained_weight_has_a_gradient_in_every_step(name: str, network: s
             objective.after_step(progress)
             without = [n for n, p in objective.named_parameters() if p.requires_grad and p.grad is None]
             assert without == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_target_moves_towards_its_network_with_the_published_momentum(name: str):
+    """Online weights are 1 and targets 0, so a step leaves 1 minus the momentum in every target."""
+    objective = objectives.build(config_of(name), 32, 4).train()
+    targets = [p for key, p in objective.named_parameters() if "target_" in key]
+    for key, parameter in objective.named_parameters():
+        nn.init.constant_(parameter, "target_" not in key)
+    objective.after_step(1 / 3)
+    found = {round(float(x), 5) for target in targets for x in target.unique()}
+    assert found == ({round(1 - MOMENTA[name], 5)} if name in MOMENTA else set())
 
 
 def test_papn_says_which_weights_it_does_not_train():
