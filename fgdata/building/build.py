@@ -95,7 +95,7 @@ def build(
     plan = make_plan(dataset, recipe, shard_samples)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Name a folder for the shard set: --out FOLDER")
-    with create_and_lock(out, shared=part is not None, owned=True), ExitStack() as stack:
+    with create_and_lock(out, shared=part is not None), ExitStack() as stack:
         if (complete_set := _open_complete(out, plan, dataset)) is not None:
             return complete_set
         _refuse_unlike(out, plan, len(dataset.records))

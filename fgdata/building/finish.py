@@ -51,7 +51,7 @@ def finish(out: Path, *, threads: int = 1) -> Built:
             "without --part."
         )
     names = [f"{split}-{number:06d}" for split in SPLITS for number in range(plan["shards"].get(split, 0))]
-    with lock(out, owned=True), unfinished.owning_shards(out, range(len(names))) as owner:
+    with lock(out), unfinished.owning_shards(out, range(len(names))) as owner:
         if (out / MANIFEST).is_file():  # another process finished it in the meantime
             return Built(read_manifest(out), 0, 0.0, was_complete=True)
         facts = {name: fact for name in names if (fact := unfinished.read_mark(out, name))}

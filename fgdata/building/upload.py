@@ -58,7 +58,7 @@ def upload(folder: Path, url: Url, advance: Callable[[int], None] = lambda sampl
     """
     start = time.monotonic()
     check_target(url)
-    with lock(folder, shared=True, owned=True):  # commands that replace the set are refused until then
+    with lock(folder, shared=True):  # commands that replace the set are refused until then
         written = _upload(folder, url, advance)
     return Uploaded(written, time.monotonic() - start)
 

@@ -33,7 +33,7 @@ def only_downloader(folder: Path, flag: str) -> Iterator[None]:
     flag: the flag or variable that names the folder, for messages. InputError if another process downloads to it.
     """
     with (
-        create_and_lock(folder, owned=True, flag=flag),
+        create_and_lock(folder, flag=flag),
         owning(folder / OWNERS, f"is downloading to {folder}"),
     ):
         yield

@@ -1,14 +1,16 @@
-"""Creates and locks the folders that commands write to: one process at a time."""
+"""Creates and locks the folders that commands write to: one process of this machine at a time.
+
+Where the system or the file system has no locks, and between machines, owner files do the same (owners.py).
+"""
 
 import errno
-import functools
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError, describe, warn
+from ..errors import InputError, describe
 
 try:
     import fcntl
@@ -35,18 +37,18 @@ def create_folder(folder: Path, flag: str) -> None:
 
 
 @contextmanager
-def create_and_lock(folder: Path, shared: bool = False, owned: bool = False, flag: str = "--out") -> Iterator[None]:
+def create_and_lock(folder: Path, shared: bool = False, flag: str = "--out") -> Iterator[None]:
     """Creates a folder and its parents, and locks it (as `lock` does) until the block ends.
 
-    shared: other processes may hold a shared lock at the same time, but no exclusive one. owned: see `lock`. flag: the
-    flag that names the folder, for messages.
+    shared: other processes may hold a shared lock at the same time, but no exclusive one. flag: the flag that
+    names the folder, for messages.
 
     If the block raises, the folders created here are removed again if they are empty, before the lock is released.
     Raises InputError if the folder cannot be created, or if another process holds its lock; that process owns the
     folder, so nothing is removed then.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    handle = _open_and_lock(folder, flag, shared=shared, warns=not (shared or owned))
+    handle = _open_and_lock(folder, flag, shared)
     try:
         yield
     except BaseException:
@@ -59,16 +61,14 @@ def create_and_lock(folder: Path, shared: bool = False, owned: bool = False, fla
 
 
 @contextmanager
-def lock(folder: Path, shared: bool = False, owned: bool = False) -> Iterator[None]:
+def lock(folder: Path, shared: bool = False) -> Iterator[None]:
     """Locks an existing folder until the block ends, so that two processes never write the same set at once.
 
-    shared: for a process that only reads the folder: others may too, but none may replace it. owned: an owner file
-    (owners.py) keeps other processes out too.
-
-    On a file system without locks it prints a warning, once, unless shared or owned, and the block runs without a lock.
+    shared: for a process that only reads the folder: others may too, but none may replace it.
+    On a file system without locks the block runs without one.
     Raises InputError if the folder does not exist, or if another process holds its lock.
     """
-    handle = _open_and_lock(folder, None, shared=shared, warns=not (shared or owned))
+    handle = _open_and_lock(folder, None, shared)
     try:
         yield
     finally:
@@ -111,7 +111,7 @@ def _try_for_a_moment(handle: int, shared: bool) -> bool | None:
     return _try_lock(handle, shared)
 
 
-def _open_and_lock(folder: Path, flag: str | None, shared: bool, warns: bool) -> int | None:
+def _open_and_lock(folder: Path, flag: str | None, shared: bool) -> int | None:
     """-> an open handle that holds the lock of the folder at this path. None on Windows, which has no such lock.
 
     flag: the flag that names the folder, which is created; None if it must exist.
@@ -120,8 +120,6 @@ def _open_and_lock(folder: Path, flag: str | None, shared: bool, warns: bool) ->
         if flag:
             create_folder(folder, flag)
         if fcntl is None:
-            if warns:
-                _warn_without_locks("Windows has no locks for folders.")
             return None
         try:
             handle = os.open(folder, os.O_RDONLY)
@@ -136,8 +134,6 @@ def _open_and_lock(folder: Path, flag: str | None, shared: bool, warns: bool) ->
                 if flag:
                     use, advice = "writing to", f"or name another folder: {flag} FOLDER"
                 raise InputError(f"Another process is {use} {folder}. Wait until it ends, {advice}")
-            if locked is None and warns:
-                _warn_without_locks("The file system of the output folder has no locks.")
             if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle
         except FileNotFoundError:
@@ -146,11 +142,6 @@ def _open_and_lock(folder: Path, flag: str | None, shared: bool, warns: bool) ->
             os.close(handle)
             raise
         os.close(handle)  # the folder was removed or replaced between open and flock: try again with the current one
-
-
-@functools.cache
-def _warn_without_locks(reason: str) -> None:
-    warn(f"{reason} Make sure that no other process writes to the folder.")
 
 
 def _unlock(handle: int | None) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from shlex import quote
 
 from ..errors import InputError, warn
-from .atomic import write_atomic
+from .atomic import is_part, write_atomic
 from .json import read_json
 
 BEAT_SECONDS = 10.0
@@ -91,6 +91,7 @@ def owning(
         beating.join()
         with suppress(OSError):
             file.path.unlink(missing_ok=True)
+            _remove_unfinished(folder)
             folder.rmdir()  # a build that was refused leaves nothing
 
 
@@ -183,6 +184,25 @@ def glance(folder: Path, prefix: str = "") -> Owner | None:
     return next((owner for _, owner in _list(folder, prefix) if owner.runs is not False), None)
 
 
+class Watch:
+    """Tells which folders have a live owner, without waiting: for a process that has other work meanwhile."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[Owner, float]] = {}
+
+    def is_owned(self, folder: Path) -> bool:
+        """Whether a process owns a folder. One of another machine counts until its file is unchanged for LEASE_SECONDS
+        since the first call that saw it so.
+        """
+        return any(owner.runs or (owner.runs is None and self._is_fresh(path, owner)) for path, owner in _list(folder))
+
+    def _is_fresh(self, path: Path, owner: Owner) -> bool:
+        before, since = self._seen.get(path, (None, 0.0))
+        if owner != before:
+            self._seen[path] = owner, (since := time.monotonic())
+        return time.monotonic() - since < LEASE_SECONDS
+
+
 def _describe(owner: Owner, does: str) -> str:
     seconds = owner.beat * BEAT_SECONDS
     age = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
@@ -192,7 +212,7 @@ def _describe(owner: Owner, does: str) -> str:
     )
 
 
-def _list(folder: Path, prefix: str) -> list[tuple[Path, Owner]]:
+def _list(folder: Path, prefix: str = "") -> list[tuple[Path, Owner]]:
     name = re.compile(re.escape(prefix) + r"[A-Za-z0-9.-]+\.owner")
     try:
         paths = [path for path in sorted(folder.iterdir()) if name.fullmatch(path.name)]
@@ -205,6 +225,17 @@ def _remove(path: Path, seen: dict[Path, Owner]) -> None:
     with suppress(OSError):
         path.unlink()
     del seen[path]
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes owner files that were never finished: their processes were killed while they wrote the first time.
+
+    A live process that is writing its first one now finds it gone, and `create` writes another one.
+    """
+    for path in folder.iterdir():
+        owner = path.with_suffix("").with_suffix("")  # without `.TOKEN.part`
+        if is_part(path) and owner.suffix == ".owner" and path.is_file() and not owner.exists():
+            path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Owner | None:

@@ -39,8 +39,8 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
         raise InputError(f"{out} is inside {source}, the folder that is read. Name a folder beside it: --out FOLDER")
     _refuse_full(out)  # before a folder is created, and again under the lock
     with (
-        lock(source, shared=out is not None, owned=True),
-        create_and_lock(new, owned=True),
+        lock(source, shared=out is not None),
+        create_and_lock(new),
         owning(hidden, f"is writing {target}", prefix=_owner_prefix(target.name)),
     ):
         try:

@@ -55,7 +55,7 @@ def push(
     """
     dataset_name(address)  # refuses another kind of address
     hub = import_hub("fgdata push")
-    with lock(folder, shared=True, owned=True):  # commands that replace the set are refused until the end
+    with lock(folder, shared=True):  # commands that replace the set are refused until the end
         return _push(hub, folder, address, licence, public, have_right)
 
 

@@ -22,6 +22,7 @@ from fgdata import plugins
 from fgdata.errors import InputError
 from fgdata.files.atomic import write_synced
 from fgdata.files.lock import create_and_lock, is_locked, lock
+from fgdata.files.owners import owning
 
 from ..settings.common import Config
 from ..settings.file import ORIGIN, as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
@@ -35,6 +36,8 @@ FACTS: dict[str, Any] = {
     **{"reason": str | None, "checkpoint": int | None},
 }
 """Types of those values in run.json that are read again."""
+OWNERS = ".training"
+"""In the folder of a run: which process trains in it (fgdata/files/owners.py). It is empty or missing otherwise."""
 MOST_LOG_BYTES = 1 << 30
 """Of metrics.jsonl: some five million lines."""
 
@@ -57,9 +60,7 @@ class RunDir:
         """
         run = cls(path)
         with ExitStack() as run._stack:
-            if path.is_dir():
-                run._lock(create=False)
-            run._check(config)
+            run._check(config) if not path.is_dir() else run._lock(config, create=False)
             yield run
 
     def start(self, config: Config) -> None:
@@ -68,14 +69,15 @@ class RunDir:
         InputError if another run has taken the folder since `claim`.
         """
         if not self._locked:
-            self._lock(create=True)
-            self._check(config)
+            self._lock(config, create=True)
         write_json(self.config_path, to_dict(config))
 
-    def _lock(self, create: bool) -> None:
+    def _lock(self, config: Config, create: bool) -> None:
+        """Locks the folder and owns it, and checks it before the first file is written and after the last wait."""
         assert self._stack is not None
         try:
-            self._stack.enter_context(create_and_lock(self.path) if create else lock(self.path))
+            locked = create_and_lock(self.path) if create else lock(self.path)
+            self._stack.enter_context(locked)
             self._locked = True
         except InputError:
             if not (self.path.is_dir() and is_locked(self.path)):
@@ -86,7 +88,16 @@ class RunDir:
                 "it with Ctrl-C and resume its run with --resume, or choose another folder with --out."
             ) from None
         except OSError as error:
-            raise InputError(f"--out {self.path} cannot be used: {error.strerror}. Choose another folder.") from error
+            raise self._unusable(error) from error
+        self._check(config)
+        try:
+            self._stack.enter_context(owning(self.path / OWNERS, f"is training in {self.path}"))
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._check(config)
+
+    def _unusable(self, error: OSError) -> InputError:
+        return InputError(f"--out {self.path} cannot be used: {error.strerror}. Choose another folder.")
 
     def _check(self, config: Config) -> None:
         path, resume = self.path, config.machine.resume
@@ -98,7 +109,7 @@ class RunDir:
             read_only = hasattr(os, "statvfs") and os.statvfs(existing).f_flag & os.ST_RDONLY
             why = "is on a read-only file system" if read_only else "lacks the permission"
             raise InputError(f"--out {path} cannot be written: {existing} {why}. Choose another folder.")
-        entries = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+        entries = sorted(p.name for p in path.iterdir() if p.name != OWNERS) if path.is_dir() else []
         if entries and not self.config_path.is_file():
             raise InputError(
                 f"{path} is not empty (it contains {', '.join(entries[:4])}) and is not a run (it has no config.json). "

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from fgdata.errors import InputError, describe_exit
-from fgdata.files.lock import is_locked
+from fgdata.files.owners import Watch
 
 from ..engine.signals import StopSignals
+from ..runs.rundir import OWNERS
 from .plan import Job
 
 POLL = 0.2
@@ -50,11 +51,12 @@ def run(
     running: dict[int, tuple[Job, Process]] = {}
     terminated: set[int] = set()
     wait_until = 0.0
+    watch = Watch()
     while (waiting and not stop.came) or running:
         for slot, (job, process) in list(running.items()):
             if (code := process.poll()) is not None:
                 del running[slot]
-                if code and not stop.came and job.folder.is_dir() and is_locked(job.folder):
+                if code and not stop.came and watch.is_owned(job.folder / OWNERS):
                     waiting.append(job)  # another process was faster; wait for its run
                 elif code and not stop.came:
                     failed[job.folder] = describe_exit(code)
@@ -67,7 +69,7 @@ def run(
                         process.terminate()
                 terminated.add(slot)
         elif len(running) < workers and waiting and time.monotonic() >= wait_until:
-            job = _next(waiting, [job for job, _ in running.values()])
+            job = _next(waiting, [job for job, _ in running.values()], watch)
             if job is None:
                 wait_until = time.monotonic() + (POLL if running else 10 * POLL)
             elif job.needs is not None and job.needs in failed:
@@ -84,11 +86,11 @@ def run(
     return failed
 
 
-def _next(waiting: Sequence[Job], running: Sequence[Job]) -> Job | None:
+def _next(waiting: Sequence[Job], running: Sequence[Job], watch: Watch) -> Job | None:
     """The first job that can start: its first stage has ended, and nobody else trains in its folder."""
     pending = {job.folder for job in (*waiting, *running)}
     for job in waiting:
-        if job.needs not in pending and not (job.folder.is_dir() and is_locked(job.folder)):
+        if job.needs not in pending and not watch.is_owned(job.folder / OWNERS):
             return job
     return None
 

@@ -4,16 +4,15 @@ Another machine is simulated by owner files that a thread writes, or by a thread
 name; `flock` then succeeds for everybody, as on NFS.
 """
 
-import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from owner_files import from_afar, living
 from shard_files import hashes
 
 from fgdata.boxes.objective import Objective
@@ -24,7 +23,6 @@ from fgdata.building.parts import Part
 from fgdata.datasets import Archive, fetch
 from fgdata.errors import InputError
 from fgdata.files import lock, owners, swap
-from fgdata.files.atomic import write_atomic
 from fgdata.report.listing import print_listing
 
 
@@ -43,35 +41,6 @@ def dead_soon(monkeypatch):
 def local_locks(monkeypatch):
     """Locks that other machines do not see."""
     monkeypatch.setattr(lock, "_try_lock", lambda *_, **__: True)
-
-
-def from_afar(folder: Path, prefix: str = "", **values) -> Path:
-    """An owner file of a process on another machine."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{prefix}node7-42-00000000.owner"
-    owner = {"host": "node7", "machine": "another", "pid": 42, "first": 0, "end": 3, "beat": 0}
-    write_atomic(path, json.dumps(owner | values).encode())
-    return path
-
-
-@contextmanager
-def living(folder: Path, prefix: str = "", **values) -> Iterator[Path]:
-    """A process on another machine that renews its owner file."""
-    path, stop = from_afar(folder, prefix, **values), threading.Event()
-
-    def beat():
-        count = 50  # a second of beats
-        while not stop.wait(0.02):
-            with suppress(OSError):  # the folder is being removed
-                from_afar(folder, prefix, **values, beat=(count := count + 1))
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        yield path
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_shards_of_a_live_process_on_another_machine_are_refused(build_part, tmp_path):
@@ -133,6 +102,64 @@ def test_two_processes_of_one_machine_do_not_build_the_same_part(tmp_path):
         with owners.owning(folder, "builds", 6, 9):
             assert len(list((tmp_path / ".building").glob("*.owner"))) == 2
     assert not (tmp_path / ".building").exists()
+
+
+def test_an_owner_file_that_was_never_finished_is_removed_at_the_end(tmp_path, monkeypatch):
+    """Its process was killed while it wrote the file for the first time; a folder of such a name is not one."""
+    monkeypatch.setattr(owners, "BEAT_SECONDS", 60.0)
+    left = [
+        f"{start}node7-42-00000000.owner.{token}.part" for start in ("", "ab-") for token in ("01234567", "89abcdef")
+    ]
+    with owners.owning(tmp_path / "set", "builds") as own:
+        for name in left:
+            (tmp_path / "set" / name).touch()
+        renewed = own.with_name(f"{own.name}.01234567.part")
+        renewed.touch()
+        with owners.owning(tmp_path / "set", "reads", 0, 0):
+            pass
+        assert {path.name for path in (tmp_path / "set").iterdir()} == {own.name, renewed.name}
+    assert not (tmp_path / "set").exists()
+    kept = tmp_path / "set" / "x.owner.01234567.part"
+    kept.mkdir(parents=True)
+    with owners.owning(tmp_path / "set", "builds"):
+        pass
+    assert kept.exists()
+
+
+def test_an_owner_file_that_was_taken_for_an_unfinished_one_is_written_again(tmp_path, monkeypatch):
+    write, taken = owners.write_atomic, []
+
+    def lose(path, data):
+        if not taken:
+            taken.append(path)
+            raise FileNotFoundError(path)
+        write(path, data)
+
+    monkeypatch.setattr(owners, "write_atomic", lose)
+    with owners.owning(tmp_path / "set", "builds") as own:
+        assert taken == [own]
+        assert owners._read(own).holds  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_folder_is_watched_without_waiting(tmp_path, monkeypatch):
+    clock, watch = [100.0], owners.Watch()
+    monkeypatch.setattr(owners.time, "monotonic", lambda: clock[0])
+    assert not watch.is_owned(tmp_path / "none")
+    for beat in (0, 1):
+        path = from_afar(tmp_path, beat=beat)
+        assert watch.is_owned(tmp_path), "it may live"
+        clock[0] += 4.9
+        assert watch.is_owned(tmp_path), "within the lease of 5 s"
+    clock[0] += 0.2
+    assert not watch.is_owned(tmp_path)
+    path.unlink()
+    mine = {"machine": owners._machine(), "started": owners._state(os.getpid())[1]}
+    path = from_afar(tmp_path, **mine, pid=os.getpid())
+    for _ in range(2):
+        assert watch.is_owned(tmp_path), "a process of this machine needs no beat"
+        clock[0] += 10
+    from_afar(tmp_path, **mine | {"started": "1"}, pid=os.getpid())
+    assert watch.is_owned(tmp_path) == (mine["started"] == "")
 
 
 def test_of_two_that_start_at_once_one_goes_on(tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from owner_files import from_afar, living
 
 from fgdata.errors import InputError
-from fgtrain.runs.rundir import RunDir
+from fgdata.files import lock, owners
+from fgtrain.runs.rundir import OWNERS, RunDir
 from fgtrain.settings.common import Config
 from fgtrain.settings.recipes import RECIPES
 
@@ -77,6 +79,72 @@ def test_a_run_that_fails_before_it_starts_leaves_no_folder(tmp_path: Path):
     with pytest.raises(RuntimeError), RunDir.claim(tmp_path / "a" / "run", settings(tmp_path)):
         raise RuntimeError
     assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system whose locks do not reach other machines, such as NFS; a dead process is noticed soon."""
+    monkeypatch.setattr(lock, "_try_lock", lambda *_, **__: None)
+    monkeypatch.setattr(owners, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(owners, "LEASE_SECONDS", 5.0)
+
+
+@pytest.mark.usefixtures("far_away")
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_in_which_another_machine_trains_is_refused(tmp_path: Path, resume: bool):
+    out = tmp_path / "run"
+    with RunDir.claim(out, settings(out)) as run:
+        if resume:
+            run.start(settings(out))
+    out.mkdir(exist_ok=True)
+    before = sorted(path for path in out.rglob("*"))
+    with living(out / OWNERS) as path:
+        refused = rf"^process 42 on node7 is training in {out}; it began about [0-9]+ s ago\. .*on node7: kill 42"
+        with pytest.raises(InputError, match=refused), RunDir.claim(out, settings(out, resume=resume)):
+            pass
+        assert path.exists()
+    path.unlink()
+    path.parent.rmdir()
+    assert sorted(path for path in out.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("far_away")
+def test_a_folder_that_another_machine_takes_before_the_start_is_refused(tmp_path: Path):
+    out = tmp_path / "run"
+    with RunDir.claim(out, settings(out)) as run, living(out / OWNERS):
+        with pytest.raises(InputError, match="^process 42 on node7 is training in"):
+            run.start(settings(out))
+        assert [path.name for path in out.iterdir()] == [OWNERS]
+
+
+@pytest.mark.usefixtures("far_away")
+def test_the_folder_of_a_dead_process_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(owners, "LEASE_SECONDS", 0.2)
+    out = tmp_path / "run"
+    with RunDir.claim(out, settings(out)) as run:
+        run.start(settings(out))
+        assert len(list((out / OWNERS).iterdir())) == 1
+    assert not (out / OWNERS).exists()
+    from_afar(out / OWNERS)
+    with RunDir.claim(out, settings(out, resume=True)) as run:
+        assert [path.name for path in (out / OWNERS).glob("node7*")] == []
+    assert f"process 42 on node7 began to write to {out}. Waiting 0 s" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+
+
+@pytest.mark.usefixtures("far_away")
+def test_settings_are_compared_again_after_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The other machine starts a run with other settings, and dies, while this one waits."""
+    out, other = tmp_path / "run", tmp_path / "other"
+    out.mkdir()
+    with RunDir.claim(other, settings(out, seed=1)) as run:
+        run.start(settings(out, seed=1))
+    monkeypatch.setattr(
+        owners, "find_live", lambda *_, **__: (other / "config.json").replace(out / "config.json") and None
+    )
+    with pytest.raises(InputError, match="seed: 1 -> 0"), RunDir.claim(out, settings(out, resume=True)):
+        pass
+    assert RunDir(out).config().seed == 1
 
 
 @pytest.mark.parametrize("trained", [True, False])

@@ -5,10 +5,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from owner_files import from_afar
 
 from fgdata.errors import InputError
+from fgdata.files import owners
 from fgtrain.engine import signals
 from fgtrain.engine.signals import StopSignals
+from fgtrain.runs.rundir import OWNERS
 from fgtrain.studies import running
 from fgtrain.studies.plan import Job
 
@@ -84,6 +87,34 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path):
     (tmp_path / "first.log").write_text("$ fgtrain run\nfgtrain: the disk is full\n")
     with pytest.raises(InputError, match="first: fgtrain: the disk is full.*exit code 2"):
         running.check_failures({tmp_path / "first": "exit code 2"}, tmp_path)
+
+
+def test_a_folder_in_which_another_machine_trains_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`first` is trained elsewhere and ends; `a` is too, and its machine dies; `c` is taken when the process starts."""
+    clock, finished, refusals = itertools.count(), [], []
+    monkeypatch.setattr(owners.time, "monotonic", lambda: float(next(clock)))
+    for name in ("first", "a"):
+        from_afar(tmp_path / name / OWNERS)
+    order = []
+
+    def launch(job: Job, *_) -> Fake:
+        order.append(job.name)
+        refused = job.name == "c" and not refusals
+        if refused:
+            refusals.append(from_afar(tmp_path / "c" / OWNERS))
+        return Fake(1, 2 if refused else 0)
+
+    def report(active: list[Job], left: int) -> None:
+        if len(order) == 1 and not finished and not active:
+            finished.append("first")
+            (tmp_path / "first" / OWNERS / "node7-42-00000000.owner").unlink()
+
+    failed = running.run(
+        jobs(tmp_path), lambda job: [] if job.name in finished else [["run"]], launch, 1, report, StopSignals()
+    )
+    assert not failed
+    assert order[0] == "c"
+    assert sorted(order[1:]) == ["a", "b", "c"], "each once more: `first` never, `c` after its refusal"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
