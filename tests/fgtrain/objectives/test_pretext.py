@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from fgdata.errors import InputError
@@ -152,6 +153,26 @@ def test_patches_are_slices_and_their_answers_are_their_directions():
     pairs = pretext.Pairs()(x[:, :2].mean((2, 3)))  # centres of neighbour and of the middle patch
     for (dy, dx, my, mx), answer in zip(pairs.tolist(), y.tolist()):
         assert tuple(int(round(d / 16)) for d in (dy - my, dx - mx)) == signs[answer]  # noqa: RUF046
+
+
+def test_every_place_in_a_cell_is_equally_likely_for_a_patch():
+    """A patch of 10 in a cell of 16 has rows and columns 0 to 6."""
+    torch.manual_seed(0)
+    x, _ = pretext.neighbours({"views": coordinates(300, 48)}, patch=10)
+    for axis in (0, 1):
+        for places in (x[:, axis, 0, 0].long() % 16).reshape(9, 300):
+            assert stats.chisquare(np.bincount(places, minlength=7)).pvalue > 0.001
+
+
+def test_the_head_of_relative_location_starts_as_published():
+    """OpenMixup's neck of pairs, and its classifier."""
+    _, hidden, norm, _, dropout, last = build(RelativeLocationConfig).head
+    assert (tuple(hidden.weight.shape), tuple(last.weight.shape)) == ((4096, 2 * 64), (8, 4096))
+    for layer, bias in ((hidden, 0.1), (last, 0.0)):
+        assert layer.weight.mean().item() == pytest.approx(0, abs=1e-4)  # the standard error is at most 3e-5
+        assert layer.weight.std().item() == pytest.approx(0.005, rel=0.02)
+        torch.testing.assert_close(layer.bias, torch.full_like(layer.bias, bias), atol=1e-8, rtol=0)
+    assert (norm.momentum, dropout.p) == (0.003, 0.5)
 
 
 def test_a_mirrored_view_swaps_the_answers_of_left_and_right():
