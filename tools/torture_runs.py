@@ -9,7 +9,7 @@ from random import Random
 from torture_commands import Runner, check_message, differ, disturb, hashes, last_line
 from torture_sets import BUILD, flip
 
-SMALL = "--model.width 2 --views.size 16 --data.batch-size 4 --epochs 6 --checkpoint-every 1 --device cpu --threads 1"
+SMALL = "--model.width 8 --views.size 16 --data.batch-size 4 --epochs 6 --checkpoint-every 1 --device cpu --threads 1"
 TRAIN = ("fgtrain", "run", "simclr", *SMALL.split(), "--log-every", "1", "--data.shards", "set", "--out", "run")
 SIGNALS = ("KILL all", "KILL all", "TERM", "USR1", "INT", "HUP")
 

@@ -17,7 +17,7 @@ from ..printing import say
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import parse_json, raise_system_error, read_json, read_through, whole, write_json
 from ..runs.state import checksum
-from ..settings.common import WIDEST, Model, need
+from ..settings.common import NARROWEST, WIDEST, Model, need
 from ..settings.evaluations import Export
 from .encoder import Encoder
 from .portable import write_onnx
@@ -35,13 +35,13 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
     file, model = checkpoint.file, checkpoint.model
     other = "Name an earlier checkpoint of the run: a folder under its checkpoints/."
     stems = get_args(get_type_hints(Model)["stem"])
-    sizes = 1 <= model.width <= WIDEST and 0 <= model.attend <= WIDEST and 0 <= model.parts <= WIDEST
+    sizes = NARROWEST <= model.width <= WIDEST and 0 <= model.attend <= WIDEST and 0 <= model.parts <= WIDEST
     if model.stem not in stems or not sizes or not 0 <= model.drop_path < 1:
         raise InputError(
             f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} "
             f"stem, drop path {model.drop_path}, {model.attend} filters of attention and {model.parts} parts in its "
-            f"metadata; allowed: width 1 to {WIDEST:,}, stem {' or '.join(stems)}, drop path 0 to below 1, 0 to "
-            f"{WIDEST:,} filters or parts. It is damaged, or from another version of fgtrain. {other}"
+            f"metadata; allowed: width {NARROWEST} to {WIDEST:,}, stem {' or '.join(stems)}, drop path 0 to below 1, "
+            f"0 to {WIDEST:,} filters or parts. It is damaged, or from another version of fgtrain. {other}"
         )
     try:
         with torch.device("meta"):

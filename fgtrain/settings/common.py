@@ -28,8 +28,9 @@ LARGEST = 1e30
 """Largest learning rate, weight decay and other numbers without a natural limit: float32 ends at 3.4e38."""
 MOST = 1_000_000_000
 """Most epochs, and most steps or epochs between two events."""
-MOST_CHANNELS, WIDEST = 1_000_000, 4096
-"""Widest layer of a head, and widest encoder: 64 times the standard width."""
+MOST_CHANNELS, NARROWEST, WIDEST = 1_000_000, 8, 4096
+"""Widest layer of a head; narrowest and widest encoder: 1/8 and 64 times the standard width. Below 8 channels, oneDNN's
+AVX2 kernels corrupt the heap in the backward pass of the strided 1x1 convolutions."""
 SEEDS = 1 << 64
 """Seeds are below this, as torch's generators and the views' draws need."""
 
@@ -112,8 +113,8 @@ class Model:
     """Name of the network in timm: resnet18, convnext_tiny, vit_small_patch16_dinov3, tf_efficientnet_lite0, ... Its
     weights are random unless --init loads others."""
     width: int = 64
-    """resnet18 and resnet50: channels of the stem and of the first stage; every stage scales with it. 64 is the
-    standard network."""
+    """resnet18 and resnet50: channels of the stem and of the first stage; every stage scales with it. At least 8; 64 is
+    the standard network."""
     stem: Literal["imagenet", "small"] = "imagenet"
     """resnet18 and resnet50. imagenet: 7x7 convolution stride 2 and a max-pool (input / 4). small: 3x3 stride 1, no
     pool (input / 1)."""
@@ -131,7 +132,7 @@ class Model:
 
 def need_model(model: Model) -> None:
     """InputError for a width, drop path or attention branch out of range."""
-    need_between(1, model.width, WIDEST, "model.width")
+    need_between(NARROWEST, model.width, WIDEST, "model.width")
     need_between(0, model.drop_path, 0.99, "model.drop-path")
     need_between(0, model.attend, WIDEST, "model.attend")
     need_between(0, model.parts, WIDEST, "model.parts")

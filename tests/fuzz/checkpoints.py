@@ -27,7 +27,7 @@ def prepare(folder: Path) -> None:
 
     preload(*PRELOAD)
     shards.prepare(folder)
-    weights = {k: v.clone() for k, v in Encoder(Model(width=2)).state_dict().items()}
+    weights = {k: v.clone() for k, v in Encoder(Model(width=8)).state_dict().items()}
     moco = {f"module.encoder_q.{k}": v for k, v in weights.items()} | {"module.queue": torch.zeros(8, 4)}
     torch.save(weights, folder / "plain.pth")
     torch.save({"epoch": 3, "state_dict": moco, "optimizer": {"lr": 0.1}}, folder / "moco.pth")

@@ -10,7 +10,7 @@ from .commands import fgdata, fgtrain, preload
 
 PRELOAD = ("fgtrain.engine.lifecycle", "fgtrain.commands", "fgtrain.evaluate.report", "fgtrain.show.curves", "cv2")
 PRELOAD = (*PRELOAD, "fgtrain.evaluate.tables", "fgtrain.evaluate.finetune", "fgtrain.networks.saved")
-SMALL = "--model.width 2 --views.size 16 --data.batch-size 4 --epochs 2 --device cpu --threads 1 --log-every 1".split()
+SMALL = "--model.width 8 --views.size 16 --data.batch-size 4 --epochs 2 --device cpu --threads 1 --log-every 1".split()
 SMALL += ["--data.shards", "set"]
 
 

@@ -136,7 +136,7 @@ def test_a_trial_learns_only_from_its_labelled_samples():
 def test_every_epoch_has_new_crops_of_every_sample(drawn_set: Path):
     """Features of a random network differ between epochs of a seed, and between seeds."""
     torch.manual_seed(0)
-    encoder, shards, cpu = Encoder(Model("resnet18", width=4)), ShardSet.open(drawn_set), torch.device("cpu")
+    encoder, shards, cpu = Encoder(Model("resnet18", width=8)), ShardSet.open(drawn_set), torch.device("cpu")
     crops = ViewSpec(size=32, views=1, crop="rrc", area=linear.RANDOM_CROP_AREA, jitter=0, grayscale=0, blur=0)
 
     def epochs(seed: int) -> list[probe.Rows]:
