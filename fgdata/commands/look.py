@@ -88,7 +88,7 @@ def score(
     from ..shards.reader import ShardSet
 
     scored = read_boxes(ShardSet.open(shards))
-    if against is not None or any(map(len, scored.truth)):
+    if against is not None or scored.has_truth:
         scores = score_set(shards, against)
         if as_json:
             print(json.dumps(scores, indent=1))

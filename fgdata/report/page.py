@@ -65,10 +65,10 @@ def write_report(path: Path | Url, out: Path, samples: int = 96, other: Path | U
         about = {f"{a}-{b}": row for a, s in zip(names, sets) for b, row in describe_detectors(s).items()}
         objective = " and ".join(f"{_objective(s)} ({name})" for name, s in zip(names, sets))
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in scored.boxes if name != "gt")}
-    known, agreement = any(map(len, scored.truth)), agree(scored)
+    known, agreement = scored.has_truth, agree(scored)
     sections = [
         _head(shards, title, scored, objective),
-        _score(scored, shards, colours) if known else "",
+        _score(scored, colours, about) if known else "",
         section(agreement, colours, about) if other is not None or not known else "",
         _histograms(scored, colours),
         _cost(shards),
@@ -113,8 +113,8 @@ def _head(shards: ShardSet, name: str, scored: Scored, objective: str) -> str:
     return f"{title}<p class=sub>{html.escape(summary)}.</p><div class=tiles>{tiles}</div>"
 
 
-def _score(scored: Scored, shards: ShardSet, colours: dict[str, str]) -> str:
-    scores = table(scored, shards)
+def _score(scored: Scored, colours: dict[str, str], about: dict[str, dict]) -> str:
+    scores = table(scored, about)
     names = {"whole": "whole image", "centred": "centred 70 % box"}
     rows = ""
     for name, row in (scores["detectors"] | scores["baselines"]).items():
@@ -124,8 +124,8 @@ def _score(scored: Scored, shards: ShardSet, colours: dict[str, str]) -> str:
             for key in ("mean_iou", *THRESHOLDS)
         )
         time = f"{row['seconds'] * 1e3:,.1f} ms" if row.get("seconds") else ""
-        about = f"<td>{row['n']:,}</td><td>{time}</td><td>{html.escape(row.get('trained_on', ''))}</td>"
-        rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}{about}</tr>"
+        cells = f"<td>{row['n']:,}</td><td>{time}</td><td>{html.escape(row.get('trained_on', ''))}</td>"
+        rows += f"<tr><th>{html.escape(names.get(name) or name)}</th>{bars}{cells}</tr>"
     shares = "<td>CorLoc (IoU ≥ 0.5)</td><td>IoU ≥ 0.7</td><td>IoU ≥ 0.9</td>"
     head = f"<tr><th>box</th><td>mean IoU</td>{shares}<td>images</td><td>per image</td><td>trained on</td></tr>"
     return f"<h2>Boxes against the ground truth</h2><table class=score>{head}{rows}</table>"
@@ -162,7 +162,7 @@ def _images(
     shards: ShardSet, scored: Scored, colours: dict[str, str], samples: int, lowest: dict[str, np.ndarray]
 ) -> str:
     """`lowest`: name of a group -> (N,) figures; the images with the lowest are shown as that group."""
-    groups, known = {"sample": _spread(scored.label, samples)}, any(map(len, scored.truth))
+    groups, known = {"sample": _spread(scored.label, samples)}, scored.has_truth
     for name, values in lowest.items():
         groups[name] = [int(i) for i in np.argsort(values, kind="stable")[:WORST] if not np.isnan(values[i])]
     for name in colours:

@@ -31,6 +31,11 @@ class Scored:
     fallback: dict[str, list[str | None]]  # detector -> N
     iou: dict[str, np.ndarray]  # detector or baseline -> (N,); NaN without a ground-truth box
 
+    @property
+    def has_truth(self) -> bool:
+        """Whether an image has a ground-truth box."""
+        return any(map(len, self.truth))
+
 
 def read_boxes(shards: ShardSet) -> Scored:
     """Reads every sample and compares its boxes with the ground truth; of several truth boxes, the best match counts.
@@ -85,18 +90,18 @@ def score(path: Path | Url, against: str | None = None) -> dict:
     scored = read_boxes(shards)
     if against is not None:
         scored = _take_as_truth(scored, choose_detector(shards, against))
-    return {"against": against} | table(scored, shards)
-
-
-def table(scored: Scored, shards: ShardSet) -> dict:
-    """What `score` returns, from the boxes of a set. InputError without any ground-truth box."""
-    if not any(len(boxes) for boxes in scored.truth):
+    if not scored.has_truth:
         other = next((name for name in scored.boxes if name != "gt"), "rbd")
         raise InputError(
             f"{shards.path} has no ground-truth boxes, so its boxes cannot be scored. Compare them with those of one "
             f"of its detectors (--against {other}), or score a set of an annotated dataset (`fgdata list`)."
         )
-    about = describe_detectors(shards)
+    return {"against": against} | table(scored, describe_detectors(shards))
+
+
+def table(scored: Scored, about: dict[str, dict]) -> dict:
+    """What `score` returns, from boxes of which some have a ground-truth box. about: `describe_detectors`, by the names
+    of the boxes."""
     detectors = {name: _row(scored.iou[name]) | about[name] for name in scored.boxes}
     return {"detectors": detectors, "baselines": {name: _row(scored.iou[name]) for name in ("whole", "centred")}}
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..datasets.terms import terms_of
 from ..errors import InputError, counted, printable
 from ..report.agreement import agree
-from ..report.score import THRESHOLDS, Scored, table
+from ..report.score import THRESHOLDS, Scored, describe_detectors, table
 from ..saliency import row_of
 from ..shards.manifest import describe_objective
 from ..shards.reader import ShardSet
@@ -112,14 +112,12 @@ def _boxes(shards: ShardSet) -> list[str]:
 
 def _quality(shards: ShardSet, scored: Scored) -> list[str]:
     """Scores against the ground truth; without one, how well the detectors agree."""
-    try:
-        scores = table(scored, shards)
-    except InputError:
+    if not scored.has_truth:
         agreement = agree(scored)
         pairs = [(f"`{a}`, `{b}`", f"{value:.3f}") for (a, b), value in agreement.pairs.items()]
         lines = ["There are no ground-truth boxes.", ""]
         return lines + (_table(("boxes by", "mean IoU of the two"), pairs) if pairs else [])
-    rows = []
+    rows, scores = [], table(scored, describe_detectors(shards))
     for name, row in (scores["detectors"] | scores["baselines"]).items():
         title = {"whole": "whole image", "centred": "centred 70 % box"}.get(name, f"`{name}`")
         rows.append((title, *(f"{row[key]:.3f}" for key in ("mean_iou", *THRESHOLDS)), f"{row['n']:,}"))

@@ -16,7 +16,7 @@ from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.report.agreement import agree, join
 from fgdata.report.page import write_report
-from fgdata.report.score import Scored, describe_detectors, read_boxes
+from fgdata.report.score import Scored, describe_detectors, read_boxes, score
 from fgdata.shards.reader import ShardSet
 
 
@@ -120,6 +120,23 @@ def test_rebox_suggests_a_command_that_shows_both_sets(photos: Path, tmp_path: P
     listed = capsys.readouterr().out
     assert "(max-excess, tau of each detector)" in " ".join(listed.split())
     assert "(max-excess, tau 1.6)" in listed
+
+
+def test_a_page_about_two_sets_with_truth_scores_the_boxes_of_both(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    birds = read("drawn", classes=2, images_per_class=3, size=96, seed=7)
+    build(birds, Path("set"), saliency=("vsf", "gt"), keep_maps=True)
+    assert main(["rebox", "set", "--objective", "max-mean", "--out", "other", "--jobs", "1"]) == 0
+    assert "Compare them: fgdata show set other\n" in capsys.readouterr().out
+    page = write_report(Path("set"), Path("both.html"), other=Path("other")).read_text()
+    table = page.split("Boxes against the ground truth")[1].split("</table>")[0]
+    rows = [re.sub("<[^>]*>", " ", row).split() for row in table.split("<tr>")[2:]]
+    for row, folder in zip(rows, ("set", "other")):
+        figures = score(Path(folder))["detectors"]["vsf"]
+        assert row[:2] == [f"{folder}-vsf", f"{figures['mean_iou']:.3f}"]
+        assert row[-1] == "nothing"
+    assert [row[0] for row in rows[2:]] == ["whole", "centred"]
+    assert main(["show", "other", "set", "--out", "c.html"]) == 0
 
 
 def test_sets_are_joined_by_id(photos: Path, tmp_path: Path):
