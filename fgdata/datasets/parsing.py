@@ -17,7 +17,7 @@ from reprlib import repr as excerpt
 from typing import Any, TypeVar
 
 from ..errors import SHOWN, BadImage, InputError, abbreviate, describe, is_failing_storage
-from ..files.regular import open_regular
+from ..files.regular import NotRegular, open_regular
 from ..images.jpeg import read_ends
 from . import PixelBoxes, Record
 
@@ -42,7 +42,10 @@ class Files:
 
     def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
         name, path = f"{self.name}: image {record.id}", self.folder / record.file
-        return read_bytes(name, path, only_ends=self.only_ends), record.boxes or ()
+        try:
+            return read_bytes(name, path, only_ends=self.only_ends), record.boxes or ()
+        except InputError as fault:
+            raise BadImage(str(fault)) from None
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -70,12 +73,14 @@ def read_bytes(name: str, path: Path, is_text: bool = False, only_ends: bool = F
                     raise ValueError(f"its byte {len(content) + zero + 1:,} is zero. It is damaged, or not a text file")
                 content += chunk
             return bytes(content)
-    except InputError as fault:
-        raise InputError(f"{name}: {fault}") from None
+    except NotRegular as fault:
+        raise InputError(f"{name}: {fault.fault}") from None
     except (OSError, ValueError) as fault:
         if is_failing_storage(fault):
             raise
         reason = describe(fault) if isinstance(fault, OSError) else fault
+        if isinstance(fault, FileNotFoundError) and path.is_symlink():
+            reason = f"it is a link to nowhere ({os.readlink(path)} does not exist)"
         raise InputError(f"{name}: {path} cannot be read: {reason}") from None
 
 

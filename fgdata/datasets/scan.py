@@ -1,7 +1,8 @@
 """Finds the images in a folder: which names are images, which are never data, and what is left out.
 
-Only regular files are images. Hidden files and folders, and the copies and thumbnails that notebooks, network drives,
-archives and desktops leave behind, are never data.
+Only regular files are images. A link to nowhere counts as the file that is missing, so that a build stops at it. Hidden
+files and folders, and the copies and thumbnails that notebooks, network drives, archives and desktops leave behind, are
+never data.
 """
 
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from ..errors import abbreviate, counted
+from ..files.regular import name_kind
 
 SUFFIXES = frozenset(".jfif .jpe .jpeg .jpg .png .ppm .pgm .webp .bmp .tif .tiff .gif .avif".split())
 """Suffixes of images, in lower case; any case is accepted."""
@@ -42,6 +44,8 @@ class LeftOut:
     """Images beside the class folders."""
     folders: list[str] = field(default_factory=list)
     """Folders beside the images, where only one folder is read."""
+    special: list[str] = field(default_factory=list)
+    """FIFOs, sockets and devices, whatever their names."""
     links: list[str] = field(default_factory=list)
     """Links to a folder that contains them, or that was already read."""
 
@@ -56,6 +60,8 @@ class LeftOut:
                 f"left out {counted(len(self.files), 'non-image file')} ({suffixes}): "
                 f"{abbreviate(self.files)}; suffixes of images: {' '.join(sorted(SUFFIXES))}"
             )
+        if self.special:
+            lines.append(f"left out {len(self.special):,} that are not regular files: {abbreviate(self.special)}")
         if self.outside:
             lines.append(
                 f"left out {counted(len(self.outside), 'image')} in no class folder: {abbreviate(self.outside)}"
@@ -90,7 +96,7 @@ def leave_out_beside_classes(root: Path, halves: Sequence[str], left_out: LeftOu
             if is_never_data(entry.name):
                 left_out.never_data.append(path)
             elif folder in halves and not entry.is_dir():
-                left_out.outside.append(path) if _is_image(entry) else _leave_out(path, left_out)
+                left_out.outside.append(path) if _is_image(entry) else _leave_out(entry, path, left_out)
 
 
 def list_images(folder: Path, left_out: LeftOut) -> list[str]:
@@ -104,7 +110,7 @@ def list_images(folder: Path, left_out: LeftOut) -> list[str]:
         elif entry.is_dir():
             left_out.folders.append(f"{entry.name}/")
         else:
-            _leave_out(entry.name, left_out)
+            _leave_out(entry, entry.name, left_out)
     return names
 
 
@@ -132,15 +138,23 @@ def walk_images(root: Path, folder: str, left_out: LeftOut) -> list[str]:
             elif _is_image(entry):
                 paths.append(path)
             else:
-                _leave_out(path, left_out)
+                _leave_out(entry, path, left_out)
     return sorted(paths)
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file()
+    return os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry)
 
 
-def _leave_out(path: str, left_out: LeftOut) -> None:
+def _is_file(entry: os.DirEntry) -> bool:
+    """Whether it is a regular file, a link to one, or a link to nowhere."""
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+
+
+def _leave_out(entry: os.DirEntry, path: str, left_out: LeftOut) -> None:
+    if not _is_file(entry):
+        left_out.special.append(f"{path} ({name_kind(entry.stat().st_mode)})")
+        return
     left_out.by_suffix[PurePath(path).suffix.lower()] += 1
     left_out.files.append(path)
 

@@ -11,6 +11,10 @@ from ..errors import InputError, name_file
 class NotRegular(InputError):
     """A folder, a FIFO, a device or a socket where a file should be."""
 
+    def __init__(self, path: Path, mode: int):
+        self.fault = f"{path} is {name_kind(mode)}; only a regular file can be read"
+        super().__init__(f"{self.fault}. Replace it with the original file.")
+
 
 def open_regular(path: Path) -> io.BufferedReader:
     """Opens a file for reading in binary. Never waits: a FIFO without a writer would block `open` for ever.
@@ -54,8 +58,12 @@ class _NamedFile(io.FileIO):
             return super().readall()
 
 
+def name_kind(mode: int) -> str:
+    """The mode of a file that is not regular -> "a folder", "a FIFO", "a socket" or "a device"."""
+    kinds = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    return next((kind for kind, is_kind in kinds.items() if is_kind(mode)), "a device")
+
+
 def _check(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kinds = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
-        kind = next((kind for kind, is_kind in kinds.items() if is_kind(mode)), "a device")
-        raise NotRegular(f"{path} is {kind}; only a regular file can be read. Replace it with the original file.")
+        raise NotRegular(path, mode)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..datasets.terms import terms_of
-from ..errors import InputError, counted, printable
+from ..errors import counted, printable
 from ..report.agreement import agree
 from ..report.score import THRESHOLDS, Scored, describe_detectors, table
 from ..saliency import row_of

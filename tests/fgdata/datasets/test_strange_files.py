@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import struct
 import unicodedata
 import zlib
@@ -11,8 +12,9 @@ import pytest
 from dataset_files import image, write
 
 from fgdata import datasets, images
+from fgdata.building.build import build
 from fgdata.datasets import parsing, scan, unpack
-from fgdata.errors import InputError
+from fgdata.errors import BadImage, InputError
 from fgdata.images.jpeg import FRAMES
 
 
@@ -75,13 +77,50 @@ def test_loops_of_links_end_and_only_regular_files_are_images(tmp_path):
     (tmp_path / "a/self").symlink_to(tmp_path / "a")
     (tmp_path / "a/parent").symlink_to(tmp_path)
     (tmp_path / "a/zero.jpg").symlink_to("/dev/zero")
-    (tmp_path / "a/broken.jpg").symlink_to("nowhere")
     os.mkfifo(tmp_path / "a/fifo.jpg")
+    os.mkfifo(tmp_path / "a/pipe")
     dataset = datasets.read("folder", tmp_path)
     assert files_of(dataset) == ["a/1.jpg", "b/folder.jpg/2.jpg"]
-    assert "a/parent, a/self" in dataset.note
-    assert "a/broken.jpg, a/fifo.jpg, a/zero.jpg" in dataset.note
-    assert files_of(datasets.read("flat", tmp_path / "a")) == ["1.jpg"]
+    assert dataset.note.splitlines() == [
+        "left out 3 that are not regular files: a/fifo.jpg (a FIFO), a/pipe (a FIFO), a/zero.jpg (a device)",
+        "left out 2 duplicate or circular folder links: a/parent, a/self",
+    ]
+    flat = datasets.read("flat", tmp_path / "a")
+    assert files_of(flat) == ["1.jpg"]
+    assert "fifo.jpg (a FIFO), pipe (a FIFO), zero.jpg (a device)" in flat.note
+
+
+LAYOUTS = {
+    "folder": (["a/{}"], {}),
+    "flat": (["{}"], {}),
+    "imagenet": (["train/n01440764/{}", "val/n01440764/{}"], {}),
+    "table": (["{}"], {"labels.csv": "path\n1.jpg\nlost.jpg\n"}),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_link_to_nowhere_is_an_image_that_is_missing(tmp_path, name):
+    """The build stops at it, or skips it and lists it, whether a list or the folder itself names the image."""
+    paths, lists = LAYOUTS[name]
+    root = write(tmp_path / "root", {**lists, **{path.format("1.jpg"): image() for path in paths}})
+    for path in paths:
+        (root / path.format("lost.jpg")).symlink_to("nowhere")
+    dataset, lost = datasets.read(name, root), paths[0].format("lost.jpg")
+    words = re.escape(f"{root / lost} cannot be read: it is a link to nowhere (nowhere does not exist)")
+    with pytest.raises(BadImage, match=f"{words}. Restore the file, or build .*--on-bad-image skip"):
+        build(dataset, tmp_path / "set", saliency=("whole",), workers=1)
+    done = build(dataset, tmp_path / "set", saliency=("whole",), workers=1, on_bad_image="skip")
+    assert sorted(one["file"] for one in done.manifest["skipped"]) == sorted(p.format("lost.jpg") for p in paths)
+    assert "link to nowhere" in done.manifest["skipped"][0]["why"]
+
+
+def test_a_listed_file_that_is_not_regular_can_be_skipped(tmp_path):
+    root = write(tmp_path, {"labels.csv": "path\n1.jpg\n", "1.jpg": image()})
+    (root / "1.jpg").unlink()
+    os.mkfifo(root / "1.jpg")
+    dataset = datasets.read("table", root)
+    with pytest.raises(BadImage, match=r"1.jpg is a FIFO; only a regular file can be read. Restore the file, or build"):
+        dataset.load(dataset.records[0])
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
