@@ -1,8 +1,10 @@
 """Runs jobs in a pool of local processes. The first Ctrl-C stops after the images in progress, the second at once."""
 
+import errno
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -20,10 +22,12 @@ _POLL_SECONDS = 0.2
 def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[[int], None]) -> Iterator[Any]:
     """Yields function(job, advance) for every job; see `run_jobs`."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of OpenCV's and BLAS's threads
-    counter, stop = context.Value("q", 0), context.Value("b", 0, lock=False)
+    with _explain_shared_memory():
+        counter, stop = context.Value("q", 0), context.Value("b", 0, lock=False)
+        shared = counter, stop
+        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=start_worker, initargs=shared)
     reported, finished, announced = 0, 0, False
     with _environment(ENVIRONMENT), _Interrupts(stop) as interrupts:
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=start_worker, initargs=(counter, stop))
         try:
             with _defer_interrupts():  # workers inherit the blocked SIGINT: the parent handles Ctrl-C
                 waiting = {pool.submit(call, function, job) for job in jobs}
@@ -57,6 +61,23 @@ def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[
         finally:
             interrupts.closing = True
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _explain_shared_memory() -> Iterator[None]:
+    """InputError if /dev/shm is missing, read-only or full: Linux keeps the locks that processes share there."""
+    try:
+        yield
+    except OSError as fault:
+        if sys.platform != "linux" or fault.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        remedy = "mount -t tmpfs tmpfs /dev/shm (in a container: docker run --tmpfs /dev/shm)"
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "remove files from it that no program uses, or docker run --shm-size 64m"
+        raise InputError(
+            f"Worker processes keep their locks in /dev/shm, which must be writable, also with --jobs 1: "
+            f"{fault.strerror}. Make it so, then rerun the command: {remedy}"
+        ) from None
 
 
 class _Interrupts:

@@ -1,5 +1,8 @@
 """Worker processes: their environment, and how results and errors are returned."""
 
+import errno
+import multiprocessing.heap
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -34,6 +37,25 @@ def test_a_worker_has_its_own_environment_and_the_parent_keeps_its_own():
 def test_an_input_error_of_a_worker_is_raised_in_the_caller():
     with pytest.raises(InputError, match="job 5 is refused"):
         list(run_jobs(refuses, [5], workers=1, engine="local", advance=lambda images: None))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/shm")
+@pytest.mark.parametrize(
+    ("number", "remedy"), [("EROFS", "--tmpfs"), ("ENOENT", "mount -t tmpfs"), ("ENOSPC", "--shm-size")]
+)
+@pytest.mark.parametrize("part", ["heap.Arena", "synchronize.SemLock"])
+def test_shared_memory_that_cannot_be_written_is_explained(monkeypatch, part, number, remedy):
+    """Of what worker processes share, the numbers lie in an arena, and each lock is a semaphore of its own."""
+
+    def refuse(*_, **__):
+        raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
+
+    monkeypatch.setattr(multiprocessing.heap.BufferWrapper, "_heap", multiprocessing.heap.Heap())  # has no arena yet
+    monkeypatch.setattr(f"multiprocessing.{part}.__init__", refuse)
+    with pytest.raises(
+        InputError, match=f"/dev/shm, which must be writable.*{os.strerror(getattr(errno, number))}.*{remedy}"
+    ):
+        list(run_jobs(read_environment, [1], workers=1, engine="local", advance=lambda images: None))
 
 
 def dies(job, advance):
