@@ -164,9 +164,10 @@ def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
 
 
 def unused(made: Plan) -> list[str]:
-    """Which rows do not have a setting of the command line."""
+    """Which rows do not have a setting of the command line, and which settings none has."""
     rows: dict[str, list[str]] = {}
     for row, names in made.unused.items():
         for name in names:
             rows.setdefault(name, []).append(row)
-    return [f"{name} has no effect on: {', '.join(each)}" for name, each in rows.items()]
+    of_some = [f"{name} has no effect on: {', '.join(each)}" for name, each in rows.items()]
+    return [*of_some, *(f"{name} has no effect: no row and no column has it" for name in made.scaled.idle)]

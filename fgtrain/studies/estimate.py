@@ -34,10 +34,18 @@ class Estimate:
     """Hours of some jobs one after another, and where they come from."""
 
     hours: float
+    """Without what reads an unknown set."""
     basis: str
+    unknown: tuple[str, ...] = ()
+    """Folders of sets that are not built, and whose numbers of images are not known."""
 
     def __str__(self) -> str:
-        return f"{show_hours(self.hours)} ({self.basis})"
+        known = f"{show_hours(self.hours)} ({self.basis})"
+        if not self.unknown:
+            return known
+        verb = "is" if len(self.unknown) == 1 else "are"
+        until = f"unknown until {', '.join(self.unknown)} {verb} built"
+        return f"{known}, and more, {until}" if self.hours else until
 
 
 def show_hours(hours: float) -> str:
@@ -60,16 +68,21 @@ def estimate(jobs: Iterable[tuple[Job, list[Measure]]], every: Iterable[Job], de
     rates = [training(job) * speed / _images(job) for job, speed in timed if _images(job)]
     rate = sum(rates) / len(rates) if rates else _assumed(device)
     own = {job.folder: speed for job, speed in timed}
-    hours = 0.0
+    hours, unknown = 0.0, {}
     for job, measures in jobs:
+        read = [] if job.trained else [job.data]
+        read += [measure.data for measure in measures]
+        unknown |= {data.path: None for data in read if data and not any(images_of(data))}
         if not job.trained:
             seconds = _images(job) / own[job.folder] if job.folder in own else training(job) / rate
             hours += seconds * (1 - _done(job)) / 3600
         hours += sum(evaluation(job, measure) for measure in measures) / rate / 3600
     if timed:
-        return Estimate(hours, f"from the measured speed of {counted(len(timed), 'run')} of this study")
+        basis = f"from the measured speed of {counted(len(timed), 'run')} of this study"
+        return Estimate(hours, basis, tuple(unknown))
     where = "a GPU, an assumption" if is_gpu(device) else "all cores"
-    return Estimate(hours, f"from counted operations, at {rate / 1e9:,.0f} GFLOP/s of {where}; not measured yet")
+    basis = f"from counted operations, at {rate / 1e9:,.0f} GFLOP/s of {where}; not measured yet"
+    return Estimate(hours, basis, tuple(unknown))
 
 
 def training(job: Job) -> float:

@@ -52,7 +52,7 @@ class Record:
 def take(plan: Plan, flags: Flags, notes: Sequence[str] = ()) -> Record:
     """The results of a study's runs."""
     scaled, study, found = plan.scaled, plan.scaled.study, figures.Results(plan)
-    rows = tuple(replace(row, missing=reason_missing(row, study, scaled.init)) for row in study.rows)
+    rows = tuple(replace(_as_run(row, plan), missing=reason_missing(row, study, scaled.init)) for row in study.rows)
     used = replace(
         study,
         settings={**study.settings, **scaled.overrides},
@@ -63,6 +63,18 @@ def take(plan: Plan, flags: Flags, notes: Sequence[str] = ()) -> Record:
     results = [line for row in rows for seed in study.seeds for line in _measured(plan, row, seed, found)]
     results += [_training(job) for job in plan.jobs.values() if job.config is not None and job.trained]
     return Record(used, (command_of(flags),), scaled.changed, scaled.scope, tuple(notes), tuple(results))
+
+
+def _as_run(row: Row, plan: Plan) -> Row:
+    """A row with the settings that its runs have: without those that the flags replace, and those of other sets."""
+    scaled, study = plan.scaled, plan.scaled.study
+    sets = {row.set} if row.set else {column.set for column in study.columns}
+
+    def own(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name not in scaled.overrides}
+
+    per_set = {study.sets[name].title: own(values) for name, values in row.per_set.items() if name in sets}
+    return replace(row, settings=own(row.settings), per_set={name: each for name, each in per_set.items() if each})
 
 
 def _measured(plan: Plan, row: Row, seed: int, found: figures.Results) -> Iterable[dict[str, Any]]:

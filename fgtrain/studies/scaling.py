@@ -7,21 +7,13 @@ from typing import Any
 
 from fgdata.errors import InputError
 
-from ..settings import evaluations
 from ..settings.common import need
 from ..settings.file import build
 from ..settings.studying import Study as Flags
-from .declaration import Row, Study
+from . import names
+from .declaration import Column, Row, Study
+from .names import KINDS
 from .sets import DataSet
-
-KINDS = {
-    "knn": evaluations.Knn,
-    "linear": evaluations.Linear,
-    "finetune": evaluations.Finetune,
-    "retrieval": evaluations.Retrieval,
-    "localization": evaluations.Localization,
-}
-"""Evaluation -> its flags."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +22,15 @@ class Scaled:
 
     study: Study
     overrides: dict[str, Any]
-    """Settings of every run that has them, by the names of flags."""
+    """Settings of every run that has them, by the names of flags; at least one row has each."""
     init: str | None
     """Weights in place of every row's start."""
     changed: tuple[str, ...]
     """One phrase per changed setting, for the lines above the table."""
     scope: tuple[str, ...]
     """One phrase each on rows, seeds and columns, if not all or others are run."""
+    idle: tuple[str, ...] = ()
+    """Settings of the command line that no row and no column has."""
 
     @property
     def size(self) -> int:
@@ -47,18 +41,13 @@ class Scaled:
 
 def scale(study: Study, flags: Flags) -> Scaled:
     """The declared study and the flags -> the study to run. InputError for a row, set or setting it does not have."""
-    overrides, measured = _overrides(flags)
-    changed = [f"{name} {_shown(value)}" for name, value in overrides.items()]
-    changed += [f"{name} {_shown(value)}" for kind in measured.values() for name, value in kind.items()]
     scope = []
     seeds = flags.seeds or study.seeds
     if seeds != study.seeds:
         scope.append(f"seeds {' '.join(map(str, seeds))} instead of {' '.join(map(str, study.seeds))}")
-    if flags.init is not None:
-        changed.append(f"init {flags.init}")
     kept, sets = _sets(study, flags)
-    if flags.data.shards:
-        changed += [f"{study.sets[name].title}: {sets[name].path} instead of {study.sets[name].path}" for name in kept]
+    other = [name for name in kept if sets[name] != study.sets[name]]
+    replaced = [f"{study.sets[name].title}: {sets[name].path} instead of {study.sets[name].path}" for name in other]
     if dropped := [c.name for c in study.columns if c.set not in kept]:
         scope.append(f"without the columns {', '.join(dropped)}")
     rows = _rows(study, flags.rows)
@@ -66,10 +55,17 @@ def scale(study: Study, flags: Flags) -> Scaled:
         scope.append(f"{len(rows)} of {len(study.rows)} rows")
     positions = [i for i, column in enumerate(study.columns) if column.set in kept]
     columns = [study.columns[i] for i in positions]
-    for column in columns:
-        given = measured.get(column.evaluation, {})
-        named = {key.partition(".")[2].replace("-", "_"): value for key, value in given.items()}
-        columns[columns.index(column)] = replace(column, settings={**column.settings, **named})
+    for name in study.settings:
+        names.check_name(name, f"study {study.name}: [settings]")
+    overrides, measured = _overrides(flags)
+    given = overrides | {name: value for kind in measured.values() for name, value in kind.items()}
+    used = names.of_rows(study, rows, flags.init is not None)
+    evaluated = {column.evaluation for column in columns}
+    idle = [name for name in overrides if name not in used]
+    idle += [name for kind, values in measured.items() if kind not in evaluated for name in values]
+    changed = [f"{name} {_shown(value)}" for name, value in given.items() if name not in idle]
+    changed += [f"init {flags.init}"] * (flags.init is not None)
+    columns = [_measured(column, measured.get(column.evaluation, {}), study, sets) for column in columns]
     study = replace(
         study,
         seeds=seeds,
@@ -79,7 +75,17 @@ def scale(study: Study, flags: Flags) -> Scaled:
     )
     for column in study.columns:
         flags_of(column.evaluation, column.settings, f"column {column.name!r}")
-    return Scaled(study, overrides, flags.init, tuple(changed), tuple(scope))
+    overrides = {name: value for name, value in overrides.items() if name not in idle}
+    return Scaled(study, overrides, flags.init, (*changed, *replaced), tuple(scope), tuple(idle))
+
+
+def _measured(column: Column, given: dict[str, Any], study: Study, sets: dict[str, DataSet]) -> Column:
+    """A column with the given settings of its evaluation, headed with the set that it is measured on."""
+    named = {key.partition(".")[2]: value for key, value in given.items()}
+    old, new = study.sets[column.set].title, sets[column.set].title
+    several = column.name.startswith(old) and any(other.set != column.set for other in study.columns)
+    name = new + column.name.removeprefix(old) if several else column.name
+    return replace(column, name=name, settings={**column.settings, **named})
 
 
 def flags_of(evaluation: str, settings: dict[str, Any], source: str) -> Any:
@@ -116,14 +122,10 @@ def _overrides(flags: Flags) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
     measured: dict[str, dict[str, Any]] = {}
     for word in flags.settings:
         name, _, value = word.partition("=")
+        name = name.replace("-", "_")
+        names.check_name(name, f"--settings {word}")
         kind = name.partition(".")[0]
-        need(
-            kind not in ("machine", "seed", "method", "extend"), "settings", word, "settings of a method or evaluation"
-        )
-        if kind in KINDS:
-            measured.setdefault(kind, {})[name] = parse_value(value)
-        else:
-            overrides[name.replace("-", "_")] = parse_value(value)
+        (measured.setdefault(kind, {}) if kind in KINDS else overrides)[name] = parse_value(value)
     return overrides, measured
 
 
@@ -138,7 +140,13 @@ def _sets(study: Study, flags: Flags) -> tuple[list[str], dict[str, DataSet]]:
         f"at most {len(used)}, in this order: {', '.join(used)}",
     )
     kept = used[: len(given)] if given else used
-    changed = {name: replace(study.sets[name], path=str(path), train=0, test=0) for name, path in zip(kept, given)}
+    short = [path.resolve().name for path in given]
+    titles = short if len(set(short)) == len(short) else list(map(str, given))
+    changed = {
+        name: DataSet(title, str(path))
+        for name, title, path in zip(kept, titles, given)
+        if path != study.sets[name].folder
+    }
     return kept, {**study.sets, **changed}
 
 

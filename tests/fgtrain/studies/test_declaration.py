@@ -4,10 +4,10 @@ import pytest
 
 from fgdata.errors import InputError
 from fgtrain.settings.studying import Study as Flags
-from fgtrain.settings.studying import StudyViews
-from fgtrain.studies import declaration
+from fgtrain.settings.studying import StudyData, StudyViews
+from fgtrain.studies import command, declaration, record
 from fgtrain.studies.plan import evaluation_words, make, reason_missing
-from fgtrain.studies.scaling import parse_value, scale
+from fgtrain.studies.scaling import Scaled, parse_value, scale
 
 SMALL = """
 title = "Two rows"
@@ -64,7 +64,8 @@ def test_flags_scale_a_study_down_and_say_so(tmp_path):
     scaled = scale(study, flags)
     plan = make(scaled, tmp_path)
     assert [row.name for row in scaled.study.rows] == ["BYOL", "MoCo"], "the base row stays"
-    assert [column.name for column in scaled.study.columns] == ["My birds", "My birds linear 20%"]
+    name = tmp_path.name
+    assert [column.name for column in scaled.study.columns] == [name, f"{name} linear 20%"], "the set's own name"
     assert scaled.study.rows[0].paper == (64.85, 3)
     assert scaled.study.columns[1].settings == {"fractions": [1.0, 0.2], "cache": True}
     assert plan.unused == {"BYOL": ["moco.queue"], "MoCo": []}
@@ -78,6 +79,42 @@ def test_flags_scale_a_study_down_and_say_so(tmp_path):
     ):
         assert words in text
     assert "without the columns CUB" in text
+
+
+def test_a_setting_that_nothing_has_is_refused_and_one_that_no_chosen_row_has_is_not_listed_as_changed(tmp_path):
+    def scaled(*settings: str, text: str = SMALL) -> Scaled:
+        return scale(declaration.parse(text, "small", "small.toml"), Flags("small", rows=("BYOL",), settings=settings))
+
+    for word, why in (
+        ("optim.lrr=3", "--settings optim.lrr=3 sets optim.lrr, which no method .* Did you mean optim.lr or"),
+        ("optim=3", "no method and no evaluation has"),
+        ("knn.nope=3", "no method and no evaluation has"),
+        ("knn.results=a.jsonl", "no method and no evaluation has"),
+        ("machine.out=here", "which a study sets itself"),
+        ("data.shards=here", "which a study sets itself. Use --data.shards"),
+    ):
+        with pytest.raises(InputError, match=why):
+            scaled(word)
+    with pytest.raises(InputError, match=r"study small: \[settings\] sets epoch, .* Did you mean epochs"):
+        scaled(text=SMALL.replace("epochs = 2", "epoch = 2"))
+    given = ("moco.queue=256", "knn.k=5", "retrieval.untrained=true", "optim.lr=0.1")
+    found = scaled(*given)
+    assert found.changed == ("optim.lr 0.1", "knn.k 5")
+    assert found.idle == ("moco.queue", "retrieval.untrained")
+    assert command.unused(make(found, tmp_path))[-1].startswith("retrieval.untrained has no effect")
+
+
+def test_the_notes_of_a_table_have_only_settings_that_its_runs_have(tmp_path):
+    """Neither those for a column that was dropped, nor those that a flag replaces."""
+
+    def notes(**given) -> list[str]:
+        flags = Flags("small", **given)
+        made = make(scale(declaration.parse(SMALL, "small", "small.toml"), flags), tmp_path)
+        return record.settings_of(record.take(made, flags).study)
+
+    assert notes()[1] == "Settings of single rows: MoCo: optim.lr 0.1; MoCo on CUB: optim.lr 0.2."
+    assert notes(data=StudyData((tmp_path,)))[1] == "Settings of single rows: MoCo: optim.lr 0.1."
+    assert len(notes(settings=("optim.lr=0.3",))) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The passes that an estimate counts, against those counted by hand: passes of a 224 px view per training image."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fgtrain.settings.recipes import RECIPES
-from fgtrain.studies.estimate import PASSES, passes
+from fgtrain.studies.estimate import PASSES, estimate, passes
+from fgtrain.studies.plan import Job
+from fgtrain.studies.sets import DataSet
 
 COUNTED = {
     **{"moco": 4, "simsiam": 6, "simclr": 6, "byol": 8, "supervised": 3, "sam": 3, "rotation": 12, "looc": 5},
@@ -30,3 +33,17 @@ def test_settings_change_the_passes_of_a_method():
     assert passes(replace(moco, moco=replace(moco.moco, symmetric=True))) == 8
     assert passes(RECIPES["synth-pair-simsiam"]()) == passes(RECIPES["synth-pair"]()) + 2
     assert "a plug-in" not in PASSES
+
+
+def test_the_time_of_a_set_that_is_not_built_is_unknown_and_not_0(tmp_path: Path):
+    def job(name: str, data: DataSet) -> Job:
+        return Job(tmp_path / name, 0, "moco", RECIPES["moco"](), data)
+
+    known, other = (job(name, DataSet(name, f"shards/{name}", train)) for name, train in (("a", 5994), ("b", 0)))
+    alone = estimate([(other, [])], [other], "cpu")
+    assert str(alone) == "unknown until shards/b is built"
+    both = estimate([(known, []), (other, [])], [known, other], "cpu")
+    assert both.hours == estimate([(known, [])], [known, other], "cpu").hours > 0
+    assert str(both).endswith("not measured yet), and more, unknown until shards/b is built")
+    assert "unknown" not in str(estimate([(known, [])], [known, other], "cpu"))
+    assert estimate([], [other], "cpu").unknown == (), "nothing is left to do"
