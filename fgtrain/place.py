@@ -86,7 +86,15 @@ def has_bf16(device) -> bool:
 
 
 def pick_precision(name: str, device) -> str:
-    """auto -> bf16 on a GPU, fp16 on a GPU without bf16, fp32 on a CPU; other names are returned unchanged."""
+    """auto -> bf16 on a GPU, fp16 on a GPU without bf16, fp32 on a CPU; other names are returned unchanged.
+
+    InputError for fp16 on a CPU, where torch needs minutes for a step.
+    """
+    if name == "fp16" and device.type == "cpu":
+        raise InputError(
+            "--precision is fp16, but the device is cpu, where torch needs minutes for a step in fp16; allowed on a "
+            "CPU: auto, fp32, bf16. Use --precision fp32, or a GPU (--device cuda)."
+        )
     if name != "auto":
         return name
     if device.type != "cuda":

@@ -61,6 +61,7 @@ class Trainer:
         stored = resumed or config.extend is not None
         built = replace(config, init="") if stored else config
         samples = len(shards.split(config.data.split))
+        precision = pick_precision(config.precision, device)
         check_labels(config, shards)
         check_backgrounds(config)
         check_memory(replace(config, init=""), samples, device, self.world, len(shards.classes))
@@ -117,7 +118,6 @@ class Trainer:
         self.shown: tuple[Tensor, Tensor] | None = None  # views of the last batch, for pictures, and their samples
         self.signals = signals or StopSignals()
         self.stopped = False  # a stop signal came to any process
-        precision = pick_precision(config.precision, device)
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
         self.autocast = torch.autocast(device.type, dtype, enabled=precision != "fp32")
         self.scaler = torch.GradScaler(device.type, enabled=precision == "fp16")

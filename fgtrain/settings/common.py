@@ -297,8 +297,8 @@ class Config:
     sync_norm: bool = False
     """With several processes on GPUs, compute batch-norm statistics over all of them."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the networks; losses are always fp32. auto: bf16 on a GPU (fp16 if it lacks bf16), fp32 on a
-    CPU."""
+    """Arithmetic of the networks; losses are always fp32. auto: bf16 on a GPU (fp16 if it lacks bf16), fp32 on a CPU,
+    where fp16 is refused."""
     machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine()
 
     def __post_init__(self) -> None:

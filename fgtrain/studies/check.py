@@ -16,7 +16,7 @@ from .. import objectives
 from ..engine.capacity import check_memory
 from ..engine.needs import check_backgrounds, check_batch, check_labels, choose_images
 from ..engine.trackers import check_trackers
-from ..place import open_shards, pick_device
+from ..place import open_shards, pick_device, pick_precision
 from ..settings.common import Config
 from .plan import Job, Measure, Plan, refuse
 from .sets import DataSet
@@ -111,6 +111,8 @@ def check_training(job: Job, device: torch.device | None, need_sets: bool) -> No
     """InputError for settings that the method, the network or the shard set does not allow."""
     config = job.config
     assert config is not None
+    if device is not None:
+        pick_precision(config.precision, device)
     present = job.data is not None and (job.data.folder / "manifest.json").is_file()
     samples = images_of(job.data)[0] or config.data.batch_size
     shards = open_shards(job.data.folder) if present and job.data is not None else None

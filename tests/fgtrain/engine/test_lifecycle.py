@@ -108,8 +108,23 @@ def test_the_hook_between_epochs_is_called_once_after_each_complete_epoch(
     assert (run / "log.txt").read_text().count("after epoch") == 2
 
 
-def test_every_setting_of_the_engine_resumes_bitwise(drawn_set: Path, tmp_path: Path):
+def allow_half_precision(patch: pytest.MonkeyPatch) -> None:
+    """fp16 on a CPU: refused because it is slow, but exact enough to test the loss scale."""
+    patch.setattr(trainer, "pick_precision", lambda name, _: name)
+
+
+def test_half_precision_on_a_cpu_is_refused_before_the_run_has_a_folder(drawn_set: Path, tmp_path: Path):
+    config = replace(small(drawn_set, tmp_path / "run"), precision="fp16")
+    with pytest.raises(InputError, match=r"--precision is fp16, but the device is cpu.*Use --precision fp32"):
+        lifecycle.train(config, "cvsa")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_setting_of_the_engine_resumes_bitwise(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Initial weights, frozen stages, a batch in parts, fp16 with its loss scale, and kNN after each epoch."""
+    allow_half_precision(monkeypatch)
     torch.save(Encoder(small(drawn_set, tmp_path).model).state_dict(), tmp_path / "weights.pth")
 
     def run(out: str) -> Config:
@@ -366,6 +381,7 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_and_the_run_resumes_bitwise
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_a_step_in_half_precision_is_left_out_too(clip: float, drawn_set: Path, tmp_path: Path, monkeypatch):
     nan_at(monkeypatch, 4, 5)
+    allow_half_precision(monkeypatch)
     config = small(drawn_set, tmp_path / "run", "byol")
     config = replace(config, precision="fp16", optim=replace(config.optim, clip=clip))
     state = final(lifecycle.train(config, "byol"))
