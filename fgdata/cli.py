@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "pull": "What was downloaded is kept: rerun the command to resume.",
         "fetch-model": "The part that was downloaded is kept: rerun the command to resume.",
     }
-    return run_command("fgdata", command, when_stopped.get(given[0] if given else "", ""))
+    return run_command("fgdata", command, lambda: when_stopped.get(given[0] if given else "", ""))
 
 
 if __name__ == "__main__":

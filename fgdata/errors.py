@@ -59,6 +59,10 @@ class InputError(Exception):
     """
 
 
+class ReportedStop(KeyboardInterrupt):
+    """Ctrl-C after which the command has said what is saved and how to resume: `run_command` prints nothing more."""
+
+
 class BadImage(InputError):
     """An image that cannot be used, or whose name or box cannot. A build stops at it, or omits it."""
 
@@ -156,11 +160,11 @@ def warn(message: str) -> None:
             print(message, file=sys.stderr, flush=True)
 
 
-def run_command(program: str, command: Callable[[], int | None], when_stopped: str = "") -> int:
+def run_command(program: str, command: Callable[[], int | None], when_stopped: Callable[[], str] = str) -> int:
     """Runs the function of a command line -> its exit code.
 
-    program: the name that starts every message. command: returns an exit code; None means 0. when_stopped: a sentence
-    on what an interrupted command leaves on disk and how to resume; empty for a command that writes nothing.
+    program: the name that starts every message. command: returns an exit code; None means 0. when_stopped: called when
+    the command is interrupted -> a sentence on what it leaves on disk and how to resume; "" if it writes nothing.
     Errors that a user can fix (InputError, a full or failing disk, too little memory, missing permissions, a package
     that lacks a library) print one message and give 2, Ctrl-C gives 130, a closed pipe 141. Any other exception is
     raised. Standard streams that are closed are replaced.
@@ -175,8 +179,10 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         return code
     except InputError as fault:
         return _report(f"{program}: {fault}{'' if _has_working_folder() else _REPLACED}", 2)
+    except ReportedStop:
+        return _report("", 130)
     except KeyboardInterrupt:
-        return _report(f"\n{program}: stopped. {when_stopped}".rstrip(), 130)
+        return _report(f"\n{program}: stopped. {when_stopped()}".rstrip(), 130)
     except SystemExit as done:  # of tyro, or of rich, which exits with 1 when it writes to a closed pipe
         if isinstance(done.__context__, BrokenPipeError):
             return _report("", 141)
@@ -189,7 +195,7 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         what = f"A package is installed, but cannot be imported: {fault}"
         return _report(f"{program}: {what}. Install it again, or what it lacks.", 2)
     except MemoryError:
-        return _report(f"{program}: Not enough memory. {when_stopped}".rstrip(), 2)
+        return _report(f"{program}: Not enough memory. {when_stopped()}".rstrip(), 2)
     except OSError as fault:
         if fault.errno == errno.ENOENT and not _has_working_folder():
             return _report(f"{program}:{_REPLACED}", 2)
@@ -198,7 +204,7 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: s
         path = fault.filename2 or fault.filename or _name_failing_output(fault.errno or 0)
         where = f": {path if isinstance(path, str) else os.fsdecode(path)}" if path else ""
         why = f" ({REMARKS[code]})" if (code := fault.errno or 0) in REMARKS else ""
-        return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped}".rstrip(), 2)
+        return _report(f"{program}: {fault.strerror}{where}{why}. {when_stopped()}".rstrip(), 2)
 
 
 def run_program(program: str, module: str) -> int:

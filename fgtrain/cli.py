@@ -72,7 +72,7 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     from .runs.rundir import RunDir
 
     name = argv[1] if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-") else None
-    given, out = _value(argv, "--config"), Path(_value(argv, "--out") or f"runs/{name}")
+    given, out = _value(argv, "--config"), _folder(argv, name)
     if name is not None and name not in RECIPES:
         if "--resume" in argv and (missing := plugins.ask(str(out), RunDir(out).facts.get("plugins"))):
             raise InputError(missing)
@@ -132,6 +132,26 @@ def check_flags(words: list[str], name: str) -> None:
             raise InputError(
                 f"{name} has no flag {flag}. Did you mean {' or '.join(meant)}? All flags: fgtrain run {name} --help"
             )
+
+
+def describe_stop(argv: list[str]) -> str:
+    """Arguments of a `fgtrain run` that was interrupted -> what it leaves on disk, and how to resume."""
+    from .runs.rundir import RunDir
+
+    words, _ = plugins.take(argv)
+    run = RunDir(_folder(words, words[1] if len(words) > 1 else None))
+    try:
+        if not run.config_path.is_file():
+            return "Nothing was trained yet; rerun the command."
+        if not run.checkpoints:
+            return "It has no checkpoint yet; to start again, rerun the command with --resume."
+    except OSError:  # of a disk that fails, which is being reported
+        return ""
+    return "To resume from the last checkpoint, rerun the command with --resume."
+
+
+def _folder(argv: list[str], name: str | None) -> Path:
+    return Path(_value(argv, "--out") or f"runs/{name}")
 
 
 def _value(argv: list[str], flag: str) -> str | None:
@@ -198,11 +218,10 @@ def main(argv: list[str] | None = None) -> int:
             ) from fault
 
     training = is_training(argv)
-    hint = "To resume from the last checkpoint, rerun the command with --resume." if training else ""
     with StopSignals() as signals:
         if training:
             signals.catch(PATIENT)
-        return run_command("fgtrain", command, hint)
+        return run_command("fgtrain", command, lambda: describe_stop(argv) if training else "")
 
 
 if __name__ == "__main__":

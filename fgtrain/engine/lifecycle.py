@@ -7,7 +7,7 @@ from shlex import quote
 import torch
 
 from fgdata import plugins
-from fgdata.errors import InputError, counted
+from fgdata.errors import InputError, ReportedStop, counted
 from fgdata.shards.reader import ShardSet
 
 from .. import parallel
@@ -30,8 +30,8 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
 
     config: all settings. name: the recipe, which is also the run's folder under runs/ unless config.machine.out is set.
     signals: those that have come since the command began. A stop signal before the first step ends the run there.
-    InputError for anything that other settings can fix. KeyboardInterrupt after the checkpoint if the signal was
-    Ctrl-C, so that the caller stops too.
+    InputError for anything that other settings can fix. ReportedStop, a KeyboardInterrupt, after the checkpoint if the
+    signal was Ctrl-C, so that the caller stops too.
 
         run = train(RECIPES["cvsa"](), "cvsa")
     """
@@ -102,7 +102,7 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
             run.note(status=status, step=trainer.step)
         interrupted = status == "stopped" and signals.interrupted
     if interrupted:
-        raise KeyboardInterrupt
+        raise ReportedStop
     return path
 
 

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from fgdata import plugins
 from fgdata.commandline.console import PlainConsole
 from fgdata.cores import available_cores
-from fgdata.errors import counted
+from fgdata.errors import ReportedStop, counted
 from fgdata.files.lock import create_folder
 
 from ..engine.signals import StopSignals
@@ -129,7 +129,7 @@ def dry_run(made: Plan, jobs: Sequence[Job], flags: Flags) -> None:
 
 
 def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
-    """Runs the jobs -> folders of failed ones and why. KeyboardInterrupt after Ctrl-C; SystemExit(0) after another
+    """Runs the jobs -> folders of failed ones and why. ReportedStop after Ctrl-C; SystemExit(0) after another
     stop signal: both leave everything resumable."""
     create_folder(made.out, "--out")
     logs, cores = made.out / "logs", available_cores()
@@ -158,7 +158,7 @@ def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
         again = shlex.join(["fgtrain", *sys.argv[1:]]) if sys.argv[1:] else "the same command"
         say(f"Stopped. Every run has a checkpoint; continue: {again}{plugins.flags()}")
         if stop.interrupted:
-            raise KeyboardInterrupt
+            raise ReportedStop
         raise SystemExit(0)
     return failed
 

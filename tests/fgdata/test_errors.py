@@ -48,7 +48,7 @@ def failing(error):
     ],
 )
 def test_errors_that_a_user_can_fix_print_one_message(capsys, error, code, message):
-    assert run_command("fgdata", failing(error), "Rerun.") == code
+    assert run_command("fgdata", failing(error), lambda: "Rerun.") == code
     assert capsys.readouterr().err == message
 
 
@@ -68,7 +68,7 @@ def test_an_error_of_the_system_is_explained_where_its_words_are_not_plain(capsy
         pytest.skip("this system has no such error")
     code = getattr(errno, name)
     words, remark = os.strerror(code), REMARKS[code]
-    assert run_command("fgdata", failing(OSError(code, words, "/mnt/x")), "Rerun.") == 2
+    assert run_command("fgdata", failing(OSError(code, words, "/mnt/x")), lambda: "Rerun.") == 2
     assert capsys.readouterr().err == f"fgdata: {words}: /mnt/x ({remark}). Rerun.\n"
     assert is_failing_storage(OSError(code, words)) == (name in STORAGE)
     assert describe(OSError(code, words)) == f"{words} ({remark})"

@@ -34,7 +34,7 @@ def main():
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    sys.exit(run_command("fgdata", main, "Rerun."))
+    sys.exit(run_command("fgdata", main, lambda: "Rerun."))
 """
 NAMES = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "GATE"]
 

@@ -120,9 +120,7 @@ def test_half_precision_on_a_cpu_is_refused_before_the_run_has_a_folder(drawn_se
     assert not (tmp_path / "run").exists()
 
 
-def test_every_setting_of_the_engine_resumes_bitwise(
-    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_every_setting_of_the_engine_resumes_bitwise(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Initial weights, frozen stages, a batch in parts, fp16 with its loss scale, and kNN after each epoch."""
     allow_half_precision(monkeypatch)
     torch.save(Encoder(small(drawn_set, tmp_path).model).state_dict(), tmp_path / "weights.pth")

@@ -108,6 +108,40 @@ def test_a_signal_before_the_first_step_ends_the_run_and_resume_starts_it(
         assert RunDir(tmp_path / "run").facts["status"] == "done"
 
 
+def fail(error: BaseException) -> Any:
+    def raise_it(*_: object, **__: object) -> None:
+        raise error
+
+    return raise_it
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize(
+    ("owner", "name", "hint"),
+    [
+        (cli, "read_defaults", "Nothing was trained yet; rerun the command."),
+        (Trainer, "__init__", "Nothing was trained yet; rerun the command."),
+        (Trainer, "remarks", "It has no checkpoint yet; to start again, rerun the command with --resume."),
+    ],
+)
+def test_a_run_that_ends_before_its_first_checkpoint_does_not_promise_one(
+    owner: Any, name: str, hint: str, error: BaseException, drawn_set: Path, tmp_path: Path, capfd
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, fail(error))
+        assert main(drawn_set, tmp_path / "run") == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert capfd.readouterr().err.endswith(f" {hint}\n")
+    words = ["run", "cvsa", "--out", str(tmp_path / "run"), "--resume"] if "--resume" in hint else None
+    assert (cli.main(words) if words else main(drawn_set, tmp_path / "run")) == 0
+
+
+def test_a_run_that_ends_after_a_checkpoint_names_it(drawn_set: Path, tmp_path: Path, capfd):
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 6, fail(MemoryError()))
+        assert main(drawn_set, tmp_path / "run") == 2
+    assert "To resume from the last checkpoint, rerun the command with --resume." in capfd.readouterr().err
+
+
 def test_a_signal_that_comes_before_the_handlers_is_noted_when_they_are_there():
     signals.hold_back()
     signal.raise_signal(signal.SIGTERM)  # to this thread: those of earlier tests do not hold it back
@@ -138,7 +172,9 @@ def test_two_ctrl_c_of_one_press_write_the_checkpoint(drawn_set: Path, tmp_path:
         at_step(patch, 3, press_twice)
         assert main(drawn_set, tmp_path / "run") == 130
     assert (RunDir(tmp_path / "run").facts["status"], final(tmp_path / "run")["step"]) == ("stopped", 3)
-    assert capfd.readouterr().err.count("Press Ctrl-C again") == 1
+    printed, errors = capfd.readouterr()
+    assert errors.count("Press Ctrl-C again") == 1
+    assert (printed + errors).lower().count("stopped") == 1
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once_and_keeps_the_last_checkpoint(

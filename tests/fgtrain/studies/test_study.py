@@ -207,13 +207,17 @@ def test_a_study_is_stopped_resumed_and_written(words: list[str], tmp_path: Path
     assert cli.main([*words, "--epochs", "3"]) == 2, "another setting needs another folder"
 
 
-def test_a_stopped_study_ends_with_0_and_after_ctrl_c_with_130(words: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_stopped_study_ends_with_0_and_after_ctrl_c_with_130(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     sent = iter((signal.SIGTERM, signal.SIGINT))  # not SIGHUP: under nohup it is ignored
     monkeypatch.setattr(running, "run", lambda *_: os.kill(os.getpid(), next(sent)))
     with pytest.raises(SystemExit) as stopped:
         cli.main([*words, "--rows", "MoCo v2"])
     assert stopped.value.code == 0
     assert cli.main([*words, "--rows", "MoCo v2"]) == 130
+    printed = capsys.readouterr()
+    assert [text.lower().count("stopped.") for text in printed] == [2, 0], "one line each"
 
 
 def test_a_run_stops_when_its_study_is_gone(tmp_path: Path):
