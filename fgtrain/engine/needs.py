@@ -64,21 +64,22 @@ def check_batch(config: Config, shards: ShardSet, accumulates: bool, world: int)
 
     accumulates: whether the objective can compute a batch in parts. world: the number of processes.
     """
-    parts = config.optim.accumulate
-    if config.data.batch_size > (count := len(shards.split(config.data.split))):
-        raise InputError(
-            f"--data.batch-size is {config.data.batch_size:,}, but split {config.data.split!r} of "
-            f"{shards.path} has {counted(count, 'sample')}; allowed: at most {count:,}."
-        )
+    parts, batch = config.optim.accumulate, config.data.batch_size
     if parts > 1 and not accumulates:
         reason, instead = _need_whole_batch(config)
         raise InputError(
             f"--optim.accumulate is {parts}, but {reason}, so computing it in parts would change the objective. Omit "
             f"the flag{instead}; to save memory, lower --data.batch-size."
         )
-    if config.data.batch_size % (world * parts) or config.data.batch_size < 2 * world * parts:
+    count, shares = len(shards.split(config.data.split)), world * parts
+    least, most = 2 * shares, count - count % shares
+    has = f"split {config.data.split!r} of {shards.path} has {counted(count, 'image')}"
+    over = f"{'1 process' if world == 1 else f'{world} processes'} and {counted(parts, 'part')}"
+    if count < least:
+        each = f", two in each share of a batch over {over}" if shares > 1 else ""
         raise InputError(
-            f"--data.batch-size is {config.data.batch_size}, and is divided over {world} processes and "
-            f"{parts} part{'s' if parts > 1 else ''}; allowed: a multiple of {world * parts} that leaves at "
-            "least two samples in each."
+            f"{has[0].upper()}{has[1:]}; training needs at least {least}{each}. Name a larger set with --data.shards."
         )
+    if not least <= batch <= count or batch % shares:
+        multiple = f", a multiple of {shares}: it is divided over {over}" if shares > 1 else ""
+        raise InputError(f"--data.batch-size is {batch:,}, but {has}; allowed: {least:,} to {most:,}{multiple}.")

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet, SplitReader
 from fgdata.views import ViewSpec, load
 
@@ -112,6 +112,12 @@ def tune(
             "learning rate and one weight decay: --rates 0.01 --decays 0.0001"
         )
     smallest = len(held) - int(held.sum()) * (len(grid) > 1)
+    if smallest < 2:
+        rest = f" when {held.sum()} of {len(held)} are held out to search the grid" if len(grid) > 1 else ""
+        raise InputError(
+            f"Fine-tuning has {counted(smallest, 'image')} to train on{rest}; it needs at least 2. Use more labels "
+            "(--fractions), or a larger set (--shards)."
+        )
     allowed = f"2 to {smallest:,}, the number of training images"
     need(tuning.batch_size <= smallest, "batch-size", tuning.batch_size, allowed)
 

@@ -164,6 +164,19 @@ def test_invalid_settings_are_refused(drawn_set: Path):
         finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, tuning(batch_size=30), lambda _fit, train: train())
 
 
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [((0.1,), "has 1 image to train on; it needs"), ((0.1, 0.2), "0 images to train on when 1 of 1 are held out")],
+)
+def test_a_single_labelled_image_is_not_answered_with_a_range_that_is_empty(
+    rates: tuple[float, ...], message: str, drawn_set: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(finetune, "labelled", lambda labels, *_: torch.arange(len(labels)) == 0)
+    monkeypatch.setattr(finetune, "held_out", lambda labels, _: torch.ones(len(labels), dtype=torch.bool))
+    with pytest.raises(InputError, match=message):
+        finetune.tune(small, ShardSet.open(drawn_set), 32, CPU, tuning(rates=rates, decays=(0.0,)), lambda *_: 0.0)
+
+
 def test_a_diverged_fit_is_never_chosen_and_never_a_result(drawn_set: Path):
     scores = {}
 

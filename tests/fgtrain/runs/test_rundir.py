@@ -407,7 +407,7 @@ def test_command_line_errors_are_one_message(
     assert "has no boxes by 'rbd'" in fails(f"run cvsa --data.detector rbd --data.batch-size 8 {narrow}")
     message = fails(f"run cvsa --out other {narrow}")
     assert "--data.batch-size is 256" in message
-    assert "has 32 samples; allowed: at most 32." in message
+    assert "has 32 images; allowed: 2 to 32." in message
     assert not (tmp_path / "other").exists()  # so that the corrected command can use it
     (tmp_path / "config.json").write_text(json.dumps(file.to_dict(recipes.byol())))
     assert "fgtrain run byol --config" in fails("run cvsa --config config.json")

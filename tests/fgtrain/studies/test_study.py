@@ -75,7 +75,7 @@ def test_a_row_that_cannot_work_fails_before_any_row_trains(words: list[str], tm
     assert "'MoCo v2'" not in fault
     assert not (tmp_path / "out").exists()
     assert cli.main([*words, "--data.batch-size", "64"]) == 2
-    assert "allowed: at most 32" in capsys.readouterr().err
+    assert "allowed: 2 to 32" in capsys.readouterr().err
     assert cli.main([*words, "--init", str(tmp_path / "none.pth")]) == 2
     assert "'random': the weights" in capsys.readouterr().err
 
