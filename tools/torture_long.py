@@ -41,8 +41,8 @@ MEASURES = {
 }
 """What is measured -> its value now, which must not grow."""
 SMALLEST = {"resident memory, MB": 0.05, "allocated memory, MB": 0.05, "blocks of Python": 800.0}
-"""Growth a round below which a measure counts as flat; 0 for the others. An hour has a few hundred rounds; 800 blocks are
-0.05 MB at 64 bytes each."""
+"""Growth a round below which a measure counts as flat; 0 for the others. An hour has a few hundred rounds; 800 blocks
+of 64 bytes are 0.05 MB."""
 
 
 def long_run(minutes: float) -> dict[str, Any]:
