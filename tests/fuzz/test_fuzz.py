@@ -11,7 +11,7 @@ from .families import FAMILIES
 
 GROUPS = (("shards", "unfinished", "datasets", "images", "models"), ("runs", "checkpoints", "texts"))
 """Families that one process tests: it imports their libraries once."""
-COUNT = 4
+COUNT = 2
 """Inputs of each family in the test suite."""
 
 

@@ -30,7 +30,7 @@ from fgdata.shards.manifest import dump, signed
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bytes(tmp_path):
-    """Five kills, of a command with its worker processes; tools/torture.py repeats this for hours."""
+    """Three kills, of a command with its worker processes; tools/torture.py repeats this for hours."""
     settings = "--classes 4 --images-per-class 24 --size 128 --shard-samples 6 --jobs 2".split()
     settings += ["--saliency", "spectral-residual", "gt"]
 
@@ -42,7 +42,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bytes(tmp_pa
 
     subprocess.run(command("whole"), check=True, capture_output=True)
     moment, kills, counts = random.Random(0), 0, []
-    while kills < 5:
+    while kills < 3:
         process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         goal = shards() + moment.randrange(3)  # 0: during the start; 1 and 2: while a later shard is built
         while process.poll() is None and shards() < goal:
