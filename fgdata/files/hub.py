@@ -1,10 +1,15 @@
 """The Hugging Face hub: its library, its addresses, and what its errors mean."""
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import InputError
 
+ANSWER_S = 10.0
+"""Seconds within which the hub must answer."""
 NAME = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 """ORG/NAME of a repository."""
 
@@ -18,6 +23,46 @@ def import_hub(command: str) -> Any:
             f"{command} needs huggingface_hub, which is not installed: pip install huggingface_hub"
         ) from error
     return huggingface_hub
+
+
+@contextmanager
+def reading_hub() -> Iterator[str]:
+    """In the block, huggingface_hub prints no log lines -> why the hub cannot be reached; "" if it can.
+
+    If it cannot, the library is offline in the block: it reads its cache or fails at once. By itself it sends each
+    request six times, which takes most of a minute.
+    """
+    from huggingface_hub import constants
+
+    library, offline = logging.getLogger("huggingface_hub"), constants.HF_HUB_OFFLINE
+    level, reason = library.level, "HF_HUB_OFFLINE is set" if offline else _find_fault()
+    library.setLevel(logging.CRITICAL)
+    constants.HF_HUB_OFFLINE = bool(reason)
+    try:
+        yield reason
+    finally:
+        library.setLevel(level)
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _find_fault() -> str:
+    """Why the hub's server does not answer; "" if it does."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_S)
+    except Exception as error:  # of the network: many types
+        return f"no connection: {' '.join(str(error).split())[:200] or type(error).__name__}"
+    return ""
+
+
+def hub_file(repository: str, name: str = "model.safetensors") -> str:
+    """ORG/NAME, or ORG/NAME@REVISION, of a model -> the address of a file of it."""
+    from huggingface_hub import constants
+
+    model, _, revision = repository.partition("@")
+    return f"{constants.ENDPOINT}/{model}/resolve/{revision or 'main'}/{name}"
 
 
 def dataset_name(address: str) -> str:

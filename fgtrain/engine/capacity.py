@@ -5,6 +5,7 @@ container and Linux's overcommit do that.
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -18,8 +19,9 @@ from ..settings.common import Config
 
 def check_memory(
     config: Config, samples: int, device: torch.device | None, processes: int = 1, classes: int = 0
-) -> None:
-    """InputError if the tensors of some settings are larger than the memory of the device.
+) -> Any:
+    """InputError if the tensors of some settings are larger than the memory of the device -> the objective on torch's
+    meta device, without memory; None for that of a plug-in, which may need some.
 
     samples: number of training images. device: None for one of another machine, of which nothing is known; then only
     the settings are checked. processes: how many share a batch. classes: of the shard set. Counts what is certain:
@@ -33,10 +35,10 @@ def check_memory(
         raise
     except Exception as error:
         if not is_out_of_memory(error):
-            return  # a plug-in's objective, which cannot be built without memory
+            return None
         raise InputError(f"These settings need tensors of more than 2^63 bytes. {_ADVICE}") from error
     if device is None:
-        return
+        return objective
     batch = min(config.data.batch_size, samples) // processes
     shapes = {name: [batch if side < 0 else side for side in shape] for name, shape in objective.views.tensors.items()}
     tensors = [(f"the {name} of a batch", shape, 4 * math.prod(shape)) for name, shape in shapes.items()]
@@ -50,6 +52,7 @@ def check_memory(
             f"These settings need {_gigabytes(total)} of memory, {_gigabytes(size)} of it for {name} ({shape}), but "
             f"{device} has {_gigabytes(limit)}. {_ADVICE}"
         )
+    return objective
 
 
 _ADVICE = (

@@ -5,6 +5,8 @@ from typing import Any
 
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
+from fgdata.views.backgrounds import open_backgrounds
+from fgdata.views.opening import choose_detector, open_mattes
 
 from ..evaluate.labels import Labelled, Share
 from ..settings.common import Config
@@ -83,3 +85,21 @@ def check_batch(config: Config, shards: ShardSet, accumulates: bool, world: int)
     if not least <= batch <= count or batch % shares:
         multiple = f", a multiple of {shares}: it is divided over {over}" if shares > 1 else ""
         raise InputError(f"--data.batch-size is {batch:,}, but {has}; allowed: {least:,} to {most:,}{multiple}.")
+
+
+def check_reads(config: Config, shards: ShardSet, objective: Any, world: int) -> None:
+    """InputError if a shard set lacks what a run reads: images, boxes, maps; or for sets of backgrounds that cannot be
+    used. objective: of the config, with any weights. world: the number of processes."""
+    check_batch(config, shards, objective.accumulates, world)
+    views, detector, split = objective.views, config.data.detector, config.data.split
+    if config.data.backgrounds and not (views.pastes or views.lent):
+        crop = f"--views.crop {config.views.crop}{' --views.matte-grey' if views.grey else ''}"
+        raise InputError(
+            f"--data.backgrounds is given, but {crop} shows no backgrounds. Omit the sets, or use a crop that pastes: "
+            "--views.crop saliency-swap, paste or matte-paste."
+        )
+    if views.needs_boxes or views.needs_maps or detector:
+        detector = choose_detector(shards, detector)
+    if views.needs_maps:
+        open_mattes(shards, split, detector).read(0)
+    open_backgrounds(config.data.backgrounds, shards, split, views)

@@ -37,7 +37,7 @@ from .capacity import check_memory
 from .guard import Guard
 from .left_out import LeftOut
 from .monitor import Monitor
-from .needs import check_backgrounds, check_batch, check_labels
+from .needs import check_backgrounds, check_labels, check_reads
 from .refresh import Refresh
 from .signals import StopSignals
 
@@ -64,7 +64,10 @@ class Trainer:
         precision = pick_precision(config.precision, device)
         check_labels(config, shards)
         check_backgrounds(config)
-        check_memory(replace(config, init=""), samples, device, self.world, len(shards.classes))
+        online.check(config.machine, shards)
+        sketch = check_memory(replace(config, init=""), samples, device, self.world, len(shards.classes))
+        if sketch is not None:  # before --init, which may be a download
+            check_reads(config, shards, sketch, self.world)
         with enough_memory(
             lambda: (
                 f"The networks and banks of these settings do not fit into the memory of {device}. "
@@ -83,8 +86,8 @@ class Trainer:
         self.model: nn.Module = self.objective
         self.optimizer = optim.build(self.objective, config.optim, self.objective.rates)
         self.guard = Guard(self.objective, self.optimizer, active=config.optim.skip_nonfinite > 0)
-        check_batch(config, shards, self.objective.accumulates, self.world)
-        online.check(config.machine, shards)
+        if sketch is None:
+            check_reads(config, shards, self.objective, self.world)
         torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
         self.loader = load(
             shards,

@@ -32,10 +32,10 @@ def encoder(config: Config, size: int | None = None, flag: str = "views.size") -
     network.check_size(config.views.size if size is None else size, flag)
     if config.views.local.count:
         network.check_size(config.views.local.size, "views.local.size")
+    network.freeze(config.freeze_stages)
     if config.init:  # "": a checkpoint brings them
         with torch.random.fork_rng(devices=[]):  # reading a run builds its network; the heads must not depend on that
             load(network, config.init, config.model)
-    network.freeze(config.freeze_stages)
     network.hold = config.norm == "hold"
     return network.train()
 

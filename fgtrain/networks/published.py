@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fgdata.errors import InputError
+from fgdata.files.hub import hub_file, reading_hub
 
 from .weights import Table, WeightsFile, read
 
@@ -73,13 +74,31 @@ def _timm(init: str, backbone: str) -> WeightsFile:
         raise InputError(
             f"--init {init}: timm {timm.__version__} has no {name}. Allowed: timm:NAME, such as timm:{backbone}"
         )
-    try:
-        network: Any = timm.create_model(name if kind == "timm" else init, pretrained=True, num_classes=0)
-    except Exception as error:  # of urllib, the hub, safetensors and timm
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(
-            f"--init {init} could not be loaded ({reason}). If this machine has no network, download the file on "
-            f'another one and name it: --init FILE. Names with weights: python -c "import timm; '
-            f"print(*timm.list_pretrained('{backbone.partition('.')[0]}*'))\""
-        ) from error
+    address = _address(init, name) if kind == "timm" else hub_file(name)
+    with reading_hub() as unreachable:
+        try:
+            network: Any = timm.create_model(name if kind == "timm" else init, pretrained=True, num_classes=0)
+        except Exception as error:  # of urllib, the hub, safetensors and timm
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            reason = f"{unreachable}, and it is not in the cache" if unreachable else reason
+            raise InputError(
+                f"--init {init}: {address} could not be loaded ({reason}). If this machine has no network, download "
+                "that file on another one, copy it here, and name it: --init FILE"
+            ) from error
     return WeightsFile(Path(init), "", [Table("", dict(network.state_dict()))])
+
+
+def _address(init: str, name: str) -> str:
+    """The file of timm's weights. InputError if it has none of this name."""
+    from timm.models import get_pretrained_cfg
+
+    try:
+        config: Any = get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag
+        config = None
+    if config is None or not config.has_weights:
+        raise InputError(
+            f"--init {init}: timm has no weights of this name. Names with weights: "
+            f"python -c \"import timm; print(*timm.list_pretrained('{name.partition('.')[0]}*'))\""
+        )
+    return hub_file(config.hf_hub_id) if config.hf_hub_id else config.url or config.file

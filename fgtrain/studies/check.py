@@ -4,17 +4,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fgdata.errors import InputError, abbreviate
 from fgdata.shards.reader import ShardSet, meta, read_all
-from fgdata.views.backgrounds import open_backgrounds
-from fgdata.views.opening import choose_detector, open_mattes
 
-from .. import objectives
 from ..engine.capacity import check_memory
-from ..engine.needs import check_backgrounds, check_batch, check_labels, choose_images
+from ..engine.needs import check_backgrounds, check_labels, check_reads, choose_images
 from ..engine.trackers import check_trackers
 from ..place import open_shards, pick_device, pick_precision
 from ..settings.common import Config
@@ -116,24 +114,19 @@ def check_training(job: Job, device: torch.device | None, need_sets: bool) -> No
     present = job.data is not None and (job.data.folder / "manifest.json").is_file()
     samples = images_of(job.data)[0] or config.data.batch_size
     shards = open_shards(job.data.folder) if present and job.data is not None else None
-    check_memory(without_weights(config), samples, device, 1, len(shards.classes) if shards else 2)
+    objective = check_memory(without_weights(config), samples, device, 1, len(shards.classes) if shards else 2)
     if need_sets and shards is not None:
-        check_needs(config, shards)
+        check_needs(config, shards, objective)
 
 
-def check_needs(config: Config, whole: ShardSet) -> None:
-    """InputError if a shard set lacks what a run reads: images, labels, boxes, maps; or the sets of its backgrounds."""
-    shards, split = choose_images(config, whole), config.data.split
+def check_needs(config: Config, whole: ShardSet, objective: Any) -> None:
+    """InputError if a shard set lacks what a run reads: images, labels, boxes, maps; or the sets of its backgrounds.
+
+    objective: `check_memory`'s; None for one that only the run can check.
+    """
+    shards = choose_images(config, whole)
     check_labels(config, shards)
     check_backgrounds(config)
     check_trackers(config)
-    with torch.device("meta"):
-        objective = objectives.build(without_weights(config), len(shards.split(split)), len(shards.classes))
-    check_batch(config, shards, objective.accumulates, 1)
-    views = objective.views
-    detector = config.data.detector
-    if views.needs_boxes or views.needs_maps or detector:
-        detector = choose_detector(shards, detector)
-    if views.needs_maps:
-        open_mattes(shards, split, detector).read(0)
-    open_backgrounds(config.data.backgrounds, shards, split, views)
+    if objective is not None:
+        check_reads(config, shards, objective, 1)

@@ -1,14 +1,22 @@
-"""The limits of the batch size agree with one another, for every split, number of processes and of parts."""
+"""What is checked before a run loads weights; limits of the batch size agree, for any split, processes and parts."""
 
 import re
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fgdata.errors import InputError
+from fgtrain.engine import lifecycle
 from fgtrain.engine.needs import check_batch
+from fgtrain.networks import published
+from fgtrain.settings.common import Machine
+from fgtrain.settings.recipes import RECIPES
+
+PASTING = ("saliency-swap", "paste", "matte-paste")
 
 
 def check(batch: int, count: int, world: int, parts: int) -> str:
@@ -45,3 +53,31 @@ def test_a_single_image_cannot_be_trained_on():
     message = check(2, 1, 1, 1)
     assert message.startswith("Split 'train' of shards/x has 1 image; training needs at least 2. Name a larger set")
     assert "a multiple of 2: it is divided over 2 processes and 1 part" in check(7, 20, 2, 1)
+
+
+PLAIN = {
+    (config.method, config.model.backbone, config.init): name
+    for name, recipe in RECIPES.items()
+    if "backgrounds" not in (config := recipe()).needs and config.views.crop not in PASTING
+}
+"""Recipes whose views show no backgrounds, one for each method, network and start."""
+
+
+@pytest.mark.parametrize("name", PLAIN.values())
+@pytest.mark.parametrize("fault", ["--data.backgrounds", "--data.batch-size", "--data.detector"])
+def test_a_recipe_refuses_what_does_not_fit_before_it_loads_weights(
+    name: str, fault: str, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(published, "find", lambda *_: pytest.fail("the weights were looked for"))
+    config = RECIPES[name]()
+    data = replace(config.data, shards=drawn_set, batch_size=8, detector="gt")
+    wrong = {
+        "--data.backgrounds": replace(data, backgrounds=(tmp_path,)),
+        "--data.batch-size": replace(data, batch_size=64),
+        "--data.detector": replace(data, detector="rbd"),
+    }[fault]
+    config = replace(config, data=wrong, machine=Machine(out=tmp_path / "run", device="cpu"))
+    message = "has no boxes by 'rbd'" if fault == "--data.detector" else fault
+    with pytest.raises(InputError, match=message):
+        lifecycle.train(config, name)
+    assert not (tmp_path / "run").exists()

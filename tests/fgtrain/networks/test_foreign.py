@@ -1,7 +1,10 @@
 """Checkpoints of other projects, written as each project does, against the features of the network they come from."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import timm
@@ -10,7 +13,7 @@ from safetensors.torch import save_file
 
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
-from fgtrain.networks import initial
+from fgtrain.networks import initial, published
 from fgtrain.networks.encoder import Encoder
 from fgtrain.settings import methods
 from fgtrain.settings.common import Model
@@ -199,8 +202,44 @@ def test_nan_is_refused_by_the_name_in_the_file(vit: State, tmp_path: Path):
 @pytest.mark.parametrize("init", ["timm:test_vit.r160_in1k", "hf-hub:timm/test_vit.r160_in1k"])
 def test_weights_that_cannot_be_downloaded_say_what_to_do(init: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"could not be loaded[\s\S]*--init FILE"):
+    file = "https://[^ ]*/timm/test_vit.r160_in1k/resolve/main/model.safetensors"
+    with pytest.raises(
+        InputError, match=f"{file} could not be loaded.*HF_HUB_OFFLINE is set.*not in the cache.*--init"
+    ):
         initial.encoder(methods.ByolConfig(model=Model("test_vit"), init=init, views=ViewSpec(size=64)))
+
+
+@pytest.mark.parametrize("init", ["timm:test_vit.r160_in1k", "hf-hub:timm/test_vit.r160_in1k"])
+def test_a_hub_that_does_not_answer_is_asked_once_and_silently(
+    init: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    from huggingface_hub import constants, utils
+
+    asked = []
+
+    def refuse(address: str, **_: Any) -> None:
+        asked.append(address)
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(utils, "get_session", lambda: SimpleNamespace(head=refuse))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(utils._http.time, "sleep", lambda _: pytest.fail("a request was repeated"))
+    with pytest.raises(
+        InputError, match=r"could not be loaded \(no connection: .*Name or service not known, and it is"
+    ):
+        initial.encoder(methods.ByolConfig(model=Model("test_vit"), init=init, views=ViewSpec(size=64)))
+    assert asked == [constants.ENDPOINT]
+    assert not caplog.records
+    assert not constants.HF_HUB_OFFLINE, "only in the block"
+
+
+def test_settings_are_checked_before_weights_are_downloaded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(published, "find", lambda *_: pytest.fail("the weights were looked for"))
+    config = methods.ByolConfig(model=Model("test_vit"), init="timm:test_vit.r160_in1k", views=ViewSpec(size=64))
+    for change in ({"freeze_stages": 99}, {"views": ViewSpec(size=65)}):
+        with pytest.raises(InputError, match="allowed: "):
+            initial.encoder(replace(config, **change))
 
 
 @pytest.mark.parametrize(
@@ -209,6 +248,8 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(init: str, monkeypatch
         ("imagenet", "convnext_atto", "torchvision has no convnext_atto.*--init timm:convnext_atto"),
         ("imagenet-v2", "resnet18", "no IMAGENET1K_V2 weights for resnet18; allowed: imagenet"),
         ("timm:resnet19", "resnet18", "timm .* has no resnet19"),
+        ("timm:resnet18.a9", "resnet18", "timm has no weights of this name.*list_pretrained.'resnet18"),
+        ("timm:coatnet_0_224", "resnet18", "timm has no weights of this name.*list_pretrained.'coatnet_0_224"),
     ],
 )
 def test_published_weights_that_do_not_exist_are_refused(init: str, backbone: str, message: str):

@@ -113,7 +113,10 @@ def test_what_a_row_reads_is_checked_before_any_row_trains(words: list[str], tmp
             row("SS", "byol", 'views.crop = "saliency-swap", data.backgrounds = ["coco"]'),
             "not built: shards/coco (COCO). Build it, or name others with --data.shards: fgdata build-sh",
         ),
-        (row("BYOL", "byol", 'data.backgrounds = ["drawn"]'), "Only the crops saliency-swap, paste and"),
+        (
+            row("BYOL", "byol", 'data.backgrounds = ["drawn"]'),
+            "--data.backgrounds is given, but --views.crop rrc shows",
+        ),
         (row("Foreground", "foreground", 'data.backgrounds = ["drawn"]'), "cannot be used for its own backgrounds"),
     )
     for text, message in cases:
