@@ -25,11 +25,9 @@ DESCRIPTION = (
 )
 
 
-@lru_cache(4)
-def commands(words: str) -> Any:
-    """The words of this command, which build-shards records -> the type that tyro parses. Made once for the same words,
-    since tyro keeps every type."""
-    functions = {
+def functions(words: str) -> dict[str, Any]:
+    """The words of this command, which build-shards records -> the function of each command."""
+    return {
         "build-shards": partial(build_shards, command=words),
         "finish": finish,
         "rebox": rebox,
@@ -44,7 +42,12 @@ def commands(words: str) -> Any:
         "list": list_all,
         "fetch-model": fetch_model,
     }
-    rows = [Annotated[Any, subcommand(name, constructor=function)] for name, function in functions.items()]
+
+
+@lru_cache(1)
+def commands() -> Any:
+    """The type that tyro parses when the words name no command: all of them. Made once, since tyro keeps every type."""
+    rows = [Annotated[Any, subcommand(name, constructor=function)] for name, function in functions("").items()]
     return Union[tuple(rows)]  # noqa: UP007
 
 
@@ -66,7 +69,10 @@ def main(args: Sequence[str] | None = None) -> int:
             plugins.load_installed(tables)
             plugins.load(modules, tables)
         with help_as_paragraphs(rest):
-            return tyro.cli(commands(without_part(words)), prog="fgdata", description=DESCRIPTION, args=rest)
+            # tyro gets one command alone, so that an error suggests its own flags and its own help.
+            if rest and (function := functions(without_part(words)).get(rest[0])):
+                return tyro.cli(function, prog=f"fgdata {rest[0]}", args=rest[1:])
+            return tyro.cli(commands(), prog="fgdata", description=DESCRIPTION, args=rest)
 
     given = [word for word in words if not word.startswith("-")]
     when_stopped = {

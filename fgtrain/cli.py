@@ -18,7 +18,7 @@ from fgdata import plugins
 from fgdata.commandline import help_as_paragraphs
 from fgdata.errors import InputError, run_command, suggest
 
-from .commands import COMMANDS, call
+from .commands import COMMANDS, call, find_command
 from .engine.memory import keep_freed
 from .engine.signals import PATIENT, StopSignals, is_training
 from .settings.common import Config
@@ -34,13 +34,9 @@ TRAINING = ("torch", "torchvision", "timm", "safetensors", "scipy")
 """Packages that only training and evaluation need."""
 
 
-def commands(defaults: Config | None, name: str | None) -> Any:
-    """The type that tyro parses. `defaults`, read from a config.json, replace the settings of the recipe `name`."""
-    rows = [
-        (row, inspect.getdoc(recipe), defaults if defaults is not None and row == name else recipe())
-        for row, recipe in RECIPES.items()
-    ]
-    return commands_of(tuple(rows))
+def commands() -> Any:
+    """The type that tyro parses when the words name no command: all of them."""
+    return commands_of(tuple((row, inspect.getdoc(recipe), recipe()) for row, recipe in RECIPES.items()))
 
 
 @lru_cache(4)
@@ -64,6 +60,23 @@ def commands_of(rows: tuple[tuple[str, str | None, Config], ...]) -> Any:
     # A recipe may turn a switch on, so `run` needs both flags of a pair. In the other commands all switches are off.
     others = [Annotated[kind, subcommand(group), FlagCreatePairsOff] for group, kind in COMMANDS.items()]
     return Union[tuple([Annotated[Run, subcommand("run")], *others])]  # noqa: UP007
+
+
+def parse(words: list[str], defaults: Config | None, name: str | None) -> Any:
+    """Arguments -> the settings of their command. tyro gets that command alone, so that an error suggests its own flags
+    and its own help; all commands only if the words name none."""
+    kind, depth = find_command(words)
+    options: dict[str, Any] = {
+        "description": inspect.getdoc(kind),
+        "config": (OmitSubcommandPrefixes, FlagCreatePairsOff),
+    }
+    if name is not None:
+        default, depth = RECIPES[name]() if defaults is None else defaults, 2
+        kind, options = type(default), {"description": inspect.getdoc(RECIPES[name]), "default": default}
+        options["config"] = (OmitSubcommandPrefixes,)
+    elif kind is None:
+        kind, options = commands(), {"description": DESCRIPTION, "config": (OmitSubcommandPrefixes,)}
+    return tyro.cli(kind, prog=" ".join(["fgtrain", *words[:depth]]), args=words[depth:], **options)
 
 
 def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
@@ -116,19 +129,15 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
 def check_flags(words: list[str], name: str) -> None:
     """InputError for a flag of `fgtrain run NAME` that is in another group: --optim.epochs for --epochs. tyro reports
     other unknown flags, but suggests only flags of similar names."""
-
-    def flags(recipe: str) -> list[str]:
-        settings = flat(to_dict(RECIPES[recipe]()))
-        return ["--" + key.removeprefix("machine.").replace("_", "-") for key in settings if key != "method"]
-
-    own = flags(name)
+    settings = flat(to_dict(RECIPES[name]()))
+    own = ["--" + key.removeprefix("machine.").replace("_", "-") for key in settings if key != "method"]
     for word in words[2:]:
         flag = word.partition("=")[0].replace("_", "-")
         positive = re.sub(r"(--|\.)no-(?=[^.]*$)", r"\1", flag)
         if not flag.startswith("--") or positive in own:
             continue
         meant = [one for one in own if re.split(r"^--|\.", one)[-1] == re.split(r"^--|\.", flag)[-1]]
-        if meant and not any(flag in flags(recipe) for recipe in RECIPES):
+        if meant:
             raise InputError(
                 f"{name} has no flag {flag}. Did you mean {' or '.join(meant)}? All flags: fgtrain run {name} --help"
             )
@@ -187,18 +196,12 @@ def main(argv: list[str] | None = None) -> int:
         if name is not None:
             check_flags(words, name)
         with help_as_paragraphs(words):
-            chosen = tyro.cli(
-                commands(defaults, name),
-                prog="fgtrain",
-                description=DESCRIPTION,
-                args=words,
-                config=(OmitSubcommandPrefixes,),
-            )
+            chosen = parse(words, defaults, name)
         try:
-            if hasattr(chosen, "recipe"):
+            if name is not None:
                 from .engine.lifecycle import train
 
-                train(chosen.recipe, words[1], signals)
+                train(chosen, name, signals)
             else:
                 call(chosen)
         except ModuleNotFoundError as fault:

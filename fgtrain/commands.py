@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 from tyro.conf import Positional, arg, subcommand
 
@@ -89,9 +89,19 @@ COMMANDS: dict[str, type] = {
 }
 
 
-def call(chosen: Any) -> None:
+def find_command(words: list[str]) -> tuple[type | None, int]:
+    """Arguments -> the type of the flags of the command, or group of commands, that their first words name, and how
+    many words that are; (None, 0) if they name none."""
+    kind = COMMANDS.get(words[0]) if words else None
+    if kind not in (Eval, Show):
+        return kind, int(kind is not None)
+    union, *_ = get_args(get_type_hints(kind, include_extras=True)["what"])
+    inner = {each.__metadata__[0].name: each.__origin__ for each in get_args(union)}
+    return (inner[words[1]], 2) if len(words) > 1 and words[1] in inner else (kind, 1)
+
+
+def call(flags: Any) -> None:
     """Calls the function of a parsed command with its flags; an evaluation of several runs, once per run."""
-    flags = chosen.what if isinstance(chosen, Eval | Show) else chosen
     module, name = FUNCTIONS[type(flags)].split(":")
     function = getattr(import_module(module), name)
     if not isinstance(flags, evaluations.Evaluation) or not flags.others:

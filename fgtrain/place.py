@@ -1,6 +1,7 @@
 """Picks the shard set, the device and the arithmetic of a run."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ def open_shards(path: Path | Url | None, cache_dir: Path | None = None, cache_gb
 
 
 def pick_device(name: str):
-    """auto | cpu | cuda | cuda:N -> torch.device. InputError if this machine does not have it.
+    """auto | cpu | cuda | cuda:N | mps -> torch.device. InputError for another name, or if this machine lacks it.
 
     torch starts a thread for each core of the machine. If the CPU quota of a container allows fewer cores, and no
     environment variable sets the number, it gets as many threads as cores.
@@ -42,6 +43,8 @@ def pick_device(name: str):
 
     if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys() and available_cores() < torch.get_num_threads():
         torch.set_num_threads(available_cores())
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise InputError(f"--device is {name}; allowed: auto, cpu, cuda, cuda:N, mps.")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

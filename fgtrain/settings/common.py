@@ -208,7 +208,7 @@ class Machine:
     """Read settings from the config.json of another run, or from a YAML file; flags override them. A YAML file needs
     only what differs from the recipe."""
     device: str = "auto"
-    """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
+    """cpu, cuda, cuda:N or mps. auto: cuda if available, else cpu."""
     backend: Literal["auto", "threads", "dali"] = "auto"
     """Backend that computes the views. auto: dali on a GPU, else threads."""
     threads: int | None = None

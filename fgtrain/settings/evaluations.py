@@ -35,7 +35,7 @@ class Evaluation:
     size: int | None = None
     """Side of the evaluated images in pixels. Default: the run's view size; with --weights, the network's own."""
     device: str = "auto"
-    """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
+    """cpu, cuda, cuda:N or mps. auto: cuda if available, else cpu."""
     others: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN...]", help_behavior_hint="")] = ()
     """More runs, measured one after the other with the same flags."""
     weights: str | None = None

@@ -97,7 +97,7 @@ class Gradcam(Picture):
     seed: int = 0
     """Seed of the choice of images and of the classifier's initial weights."""
     device: str = "auto"
-    """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
+    """cpu, cuda, cuda:N or mps. auto: cuda if available, else cpu."""
     out: Path | None = None
     """File to write, .png, .pdf or .svg. Default: gradcam.png in the first run's directory."""
 

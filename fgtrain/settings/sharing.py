@@ -29,7 +29,7 @@ class Embed:
     size: int | None = None
     """Side of the images in pixels. Default: the run's view size."""
     device: str = "auto"
-    """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
+    """cpu, cuda, cuda:N or mps. auto: cuda if available, else cpu."""
 
     def __post_init__(self) -> None:
         check_output(self.out, (".parquet",), "--out")

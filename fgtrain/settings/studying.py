@@ -97,7 +97,7 @@ class Study:
     out: Path | None = None
     """Folder of the runs and tables. Default: studies/NAME."""
     device: str = "auto"
-    """cpu, cuda or cuda:N. auto: cuda if available, else cpu."""
+    """cpu, cuda, cuda:N or mps. auto: cuda if available, else cpu."""
 
     def __post_init__(self) -> None:
         for seed in self.seeds:

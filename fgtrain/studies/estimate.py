@@ -59,7 +59,7 @@ def estimate(jobs: Iterable[tuple[Job, list[Measure]]], every: Iterable[Job], de
     """Jobs with the evaluations they lack, and all jobs of the study, of which those run on a device of the same kind
     give the speed.
 
-    device: cpu, cuda, cuda:N or auto; it need not be one of this machine.
+    device: cpu, cuda, cuda:N, mps or auto; it need not be one of this machine.
     """
     every = list(every)
     timed = [(job, speed) for job in every if job.config and (speed := median_speed(job.folder))]

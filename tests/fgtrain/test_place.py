@@ -32,3 +32,21 @@ def test_torch_gets_no_more_threads_than_the_cpu_quota_allows(
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     place.pick_device("cpu")
     assert given == wanted
+
+
+@pytest.mark.parametrize("name", ["potato", "meta", "cuda:x", "cpu:1", "cuda ", ""])
+def test_a_name_that_is_no_device_is_answered_with_those_that_are(name: str):
+    with pytest.raises(InputError, match=f"^--device is {name}; allowed: auto, cpu, cuda, cuda:N, mps.$"):
+        place.pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["auto", "fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_half_precision_is_for_gpus(name: str, device: str):
+    if (name, device) == ("fp16", "cpu"):
+        with pytest.raises(InputError, match="--precision is fp16.*allowed on a CPU: auto, fp32, bf16"):
+            place.pick_precision(name, torch.device(device))
+    else:
+        assert place.pick_precision(name, torch.device(device)) in (
+            {"fp32", "bf16", "fp16"} if name == "auto" else {name}
+        )

@@ -44,7 +44,7 @@ def test_features_are_those_of_the_evaluations(run: Path, drawn_set: Path):
         ("missing", "fgtrain:missing: "),
         ("RUN,width=3", "'width' is not a setting; allowed: backbone=, size="),
         ("RUN,size=1", "size is '1'; allowed: 32 to 2048 pixels"),
-        ("RUN,device=tpu9", "--device tpu9 is not available"),
+        ("RUN,device=tpu9", "--device is tpu9; allowed: auto, cpu"),
         ("RUN/encoder.pth", "--encoder fgtrain:"),
     ],
 )
