@@ -81,7 +81,8 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                 run.start(config)
                 parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}
                 listed = {"labels": shards.setting} if isinstance(shards, Chosen) else {}
-                run.note(**describe_run(shards, device), **listed, **parts, name=name, status="running", reason=None)
+                facts = describe_run(shards, device) | listed | parts | {"total": trainer.total}
+                run.note(**facts, name=name, status="running", reason=None)
                 if trainer.objective.encoder.initial:
                     run.note(init=trainer.objective.encoder.initial)
                 run.cut_metrics(trainer.step)

@@ -74,6 +74,12 @@ class Run:
     """By the names of flags, without the seed; `data.shards` is the set's digest."""
     seed: int
     results: dict[Column, Line]
+    recipe: str = ""
+    """The recipe that it was started from, else its method."""
+
+    def has(self, step: int) -> bool:
+        """Whether any of its results is of this step."""
+        return any(line.values["step"] == step for line in self.results.values())
 
     @property
     def unchecked(self) -> int:
@@ -87,6 +93,13 @@ class Group:
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
+    recipe: str = ""
+    """That of the first run; "": its method names the group."""
+
+    @property
+    def kind(self) -> str:
+        """The recipe, else the method."""
+        return self.recipe or self.settings["method"]
 
     @property
     def seeds(self) -> list[int]:
@@ -112,7 +125,8 @@ def compare(paths: Sequence[Path]) -> tuple[list[Group], list[str]]:
         except (InputError, OSError) as error:
             faults.append(str(error))
             continue
-        groups.setdefault(json.dumps(run.settings, sort_keys=True), Group(run.settings)).runs.append(run)
+        new = Group(run.settings, recipe=run.recipe)
+        groups.setdefault(json.dumps(run.settings, sort_keys=True), new).runs.append(run)
     return list(groups.values()), faults
 
 
@@ -126,7 +140,7 @@ def read_run(path: Path) -> Run:
     digest = recorded_set(run).get("digest", "unknown")[:12]
     settings = {"method": settings["method"], "data.shards": digest} | settings
     seed = settings.pop("seed")
-    return Run(path, settings, seed, results)
+    return Run(path, settings, seed, results, run.recipe(settings["method"]))
 
 
 def latest(lines: Sequence[Line]) -> dict[Column, Line]:
@@ -198,12 +212,12 @@ def different(groups: Sequence[Group]) -> list[str]:
 
 
 def names_of(groups: Sequence[Group]) -> list[str]:
-    """A name per group: its method, then what differs from the other groups of that method."""
+    """A name per group: its recipe, then what differs from the other groups of that recipe."""
     names = []
     for group in groups:
-        namesakes = [other for other in groups if other.settings["method"] == group.settings["method"]]
+        namesakes = [other for other in groups if other.kind == group.kind]
         changed = [describe(key, group.settings[key]) for key in different(namesakes)]
-        names.append(", ".join([group.settings["method"], *changed]))
+        names.append(", ".join([group.kind, *changed]))
     return names
 
 
@@ -218,7 +232,7 @@ def describe(key: str, value: Any) -> str:
         value = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
     if key == "size":
         return f"{value} px"
-    if key in ("method", "protocol"):
+    if key == "protocol":
         return str(value)
     if key == "data.shards":
         return f"shard set {value}"

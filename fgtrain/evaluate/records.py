@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, warn
 from fgdata.files.atomic import append_line
 from fgdata.files.json import MOST_BYTES
 
@@ -23,6 +23,9 @@ from ..runs.files import read_bytes
 LAST_KEY = re.compile(r', "([^"]*)": (\d+)\}$')
 COMPLETE = re.compile(rb', "crc32": \d+\D')
 """Bytes that only a complete line has; an incomplete one ends before or within the digits."""
+MEASURED = "Delete that line, then rerun the evaluation that wrote it."
+TRAINED = "Training wrote it: delete that line. Its points are lost; checkpoints and results have their own files."
+_WARNED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,14 @@ def with_checksum(record: dict[str, Any]) -> str:
     return f'{line[:-1]}, "crc32": {zlib.crc32(line.encode())}}}'
 
 
-def read_records(path: Path) -> list[Line]:
+def read_records(path: Path, lenient: bool = False) -> list[Line]:
     """Reads the records of a .jsonl file; [] when the file does not exist.
 
-    An incomplete line is ignored: at the end it is still being written, elsewhere it is from a process that was killed.
+    An incomplete last line without a line break is still being written, and is ignored. Any other incomplete line is
+    from a process that was killed, or is damaged: it is left out with a warning.
     InputError names a file of more than 64 MiB, or the first other line that is not a JSON object, that does not match
-    its checksum, or that has no checksum although a line before it has one.
+    its checksum, or that has no checksum although a line before it has one. lenient: such a line is left out with a
+    warning, too.
     """
     if not path.exists():
         return []
@@ -87,21 +92,47 @@ def read_records(path: Path) -> list[Line]:
         raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
     data = read_bytes(path, MOST_BYTES)
     lines: list[Line] = []
-    for number, content in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], 1):
+    contents = data.removesuffix(b"\n").split(b"\n") if data else []
+    for number, content in enumerate(contents, 1):
         try:
-            text = content.decode()
-            values = json.loads(text)
-        except (ValueError, RecursionError):
-            if content.startswith(b"{") and not content.endswith(b"}") and not COMPLETE.search(content):
-                continue
-            raise _fault(path, number, f"is not valid JSON: {_short(content)}") from None
-        if not isinstance(values, dict):
-            raise _fault(path, number, f"is not a JSON object: {_short(content)}")
-        checked = _has_checksum(path, number, text)
-        if not checked and lines and lines[-1].checked:
-            raise _fault(path, number, "has no checksum, but the line before it has one")
-        lines.append(Line(path, number, {k: v for k, v in values.items() if not checked or k != "crc32"}, checked))
+            line = _parse(path, number, content, after=lines[-1] if lines else None)
+        except InputError as fault:
+            if not lenient:
+                raise
+            warn_once(f"{fault} It is left out.")
+            continue
+        if line is not None:
+            lines.append(line)
+        elif number < len(contents) or data.endswith(b"\n"):
+            warn_once(f"{_fault(path, number, f'is incomplete: {_short(content)}')} It is left out.")
     return lines
+
+
+def warn_once(message: str, about: str = "") -> None:
+    """Prints a warning to stderr, once in this process about one thing: some commands read a file again and again."""
+    if (about or message) not in _WARNED:
+        _WARNED.add(about or message)
+        warn(f"fgtrain: {message}")
+
+
+def _parse(path: Path, number: int, content: bytes, after: Line | None) -> Line | None:
+    """The bytes of a line -> its record; None for an incomplete one. InputError for any other that is not a record.
+
+    after: the record before it.
+    """
+    try:
+        text = content.decode()
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        if content.startswith(b"{") and not content.endswith(b"}") and not COMPLETE.search(content):
+            return None
+        raise _fault(path, number, f"is not valid JSON: {_short(content)}") from None
+    if not isinstance(values, dict):
+        raise _fault(path, number, f"is not a JSON object: {_short(content)}")
+    checked = _has_checksum(path, number, text)
+    if not checked and after is not None and after.checked:
+        raise _fault(path, number, "has no checksum, but the line before it has one")
+    return Line(path, number, {k: v for k, v in values.items() if not checked or k != "crc32"}, checked)
 
 
 def is_finite(value: object) -> bool:
@@ -124,9 +155,10 @@ def _has_checksum(path: Path, number: int, text: str) -> bool:
 
 
 def _fault(path: Path, number: int, found: str) -> InputError:
-    return InputError(f"{path}, line {number} {found}. Delete that line, then rerun the evaluation that wrote it.")
+    advice = TRAINED if path.name == "metrics.jsonl" else MEASURED
+    return InputError(f"{path}, line {number} {found}. {advice}")
 
 
 def _short(value: object) -> str:
-    text = repr(value.decode(errors="replace") if isinstance(value, bytes) else value)
+    text = repr(value)[1:] if isinstance(value, bytes) else ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -122,8 +122,9 @@ class Subject:
         """The run directory (or the encoder's file) and the step, as tables show them."""
         if isinstance(self.checkpoint, Given):
             return self.checkpoint.weights
-        path = self.checkpoint.run.path if self.checkpoint.run else self.checkpoint.file
-        return f"{path}, step {self.checkpoint.step:,}"
+        run, step = self.checkpoint.run, self.checkpoint.step
+        path, remark = (run.path, run.progress(step)) if run else (self.checkpoint.file, "")
+        return f"{path}, step {step:,}{remark}"
 
     @property
     def chance(self) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from fgdata.errors import InputError, counted
 
 from ..printing import new_table, say
+from ..runs.rundir import RunDir
 from ..settings import evaluations
 from ..settings.common import need
 from ..settings.file import as_flags
@@ -178,16 +179,19 @@ def _flags(column: Column, group: Group, runs: Sequence[compare.Run]) -> str:
 
 
 def _legend(name: str, group: Group, groups: Sequence[Group]) -> str:
-    own = [compare.describe(key, group.settings[key]) for key in compare.different(groups)]
+    settings = {key: group.settings[key] for key in compare.different(groups)}
+    own = [compare.describe(key, value) for key, value in settings.items() if (key, value) != ("method", group.kind)]
     own = [one for one in own if one not in name.split(", ")]
     if len(own) > MOST_SETTINGS:
         own[MOST_SETTINGS:] = [f"and {len(own) - MOST_SETTINGS} more settings that differ: --format json"]
-    settings = "; ".join(own)
+    listed = "; ".join(own)
     seeds = "seeds" if len(group.runs) > 1 else "seed"
     steps = sorted({line.values["step"] for run in group.runs for line in run.results.values()})
-    trained = f"; step{'s' * (len(steps) > 1)} {_join(steps)}" if steps else ""
+    remarks = {step: sorted({RunDir(run.path).progress(step) for run in group.runs if run.has(step)}) for step in steps}
+    each = [f"{step:,}{remark}" for step, every in remarks.items() for remark in every]
+    trained = f"; step{'s' * (len(each) > 1)} {', '.join(each)}" if each else ""
     runs = ", ".join(str(run.path) for run in group.runs)
-    return f"{name}: {runs} ({seeds} {_join(group.seeds)}{trained}{'; ' * bool(settings)}{settings})"
+    return f"{name}: {runs} ({seeds} {_join(group.seeds)}{trained}{'; ' * bool(listed)}{listed})"
 
 
 def document(groups: Sequence[Group], names: Sequence[str], columns: Sequence[Column], notes: list[str]) -> Any:
@@ -206,7 +210,13 @@ def document(groups: Sequence[Group], names: Sequence[str], columns: Sequence[Co
         values = {column: group.values(column) for column in columns}
         about = {key: group.settings[key] for key in ("method", *compare.different(groups))}
         steps = sorted({line.values["step"] for run in group.runs for line in run.results.values()})
-        row = {"name": name, "runs": [str(run.path) for run in group.runs], "seeds": group.seeds, "steps": steps}
+        row = {
+            "name": name,
+            "recipe": group.kind,
+            "runs": [str(run.path) for run in group.runs],
+            "seeds": group.seeds,
+            "steps": steps,
+        }
         rows.append(row | {"settings": about, "results": results({c: v for c, v in values.items() if v})})
     untrained = [{"network": name, "results": results(values)} for name, values in compare.untrained(groups).items()]
     guess = results({column: [value] for column, value in compare.chance(groups).items()})

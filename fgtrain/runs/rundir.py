@@ -27,12 +27,13 @@ from fgdata.files.owners import owning
 from ..settings.common import Config
 from ..settings.file import ORIGIN, as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
 from ..settings.methods import METHODS
+from ..settings.recipes import RECIPES
 from .files import append, create_link, parse_json, read_bytes, read_json, remove, write_bytes, write_json
 from .state import checksum, complete_checkpoints
 
 FACTS: dict[str, Any] = {
-    **{"name": str, "status": str, "pid": int, "processes": int, "step": int, "shards": dict, "earlier": list},
-    **{"plugins": dict, "tracking": dict},
+    **{"name": str, "status": str, "pid": int, "processes": int, "step": int, "total": int, "shards": dict},
+    **{"earlier": list, "plugins": dict, "tracking": dict},
     **{"reason": str | None, "checkpoint": int | None},
 }
 """Types of those values in run.json that are read again."""
@@ -194,6 +195,18 @@ class RunDir:
         except InputError as error:
             raise InputError(f"{error} {advice}") from None
         return facts
+
+    def recipe(self, method: str) -> str:
+        """The recipe that the run was started from; its method if run.json does not name one of this version."""
+        name = self.facts.get("name")
+        return name if name in RECIPES else method
+
+    def progress(self, step: int) -> str:
+        """What to add to a step of the run: " of 120, stopped" if its training has not finished, or " of 120" for an
+        earlier step; "" for the last step."""
+        status, total = self.facts.get("status", "done"), self.facts.get("total")
+        of = f" of {total:,}" if total is not None and step < total else ""
+        return of + f", {status}" * (status != "done")
 
     def note(self, **facts: Any) -> None:
         """Updates these keys of run.json."""

@@ -172,7 +172,7 @@ class Compare:
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...", help_behavior_hint="(required)")]
     """Run directories."""
     labels: tuple[str, ...] = ()
-    """Names of the rows, in the order of their first runs. Default: the method, and the settings that differ."""
+    """Names of the rows, in the order of their first runs. Default: the recipe, and the settings that differ."""
     format: Literal["table", "markdown", "latex", "csv", "json"] = "table"
     """How the table is printed. latex needs the package booktabs; csv prints its notes to standard error."""
     seeds: bool = False

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fgdata.errors import InputError, printable
+from fgdata.errors import InputError, counted, printable
 
 from ..evaluate.compare import Group, names_of
-from ..evaluate.records import is_finite, read_records
+from ..evaluate.records import Line, is_finite, read_records, warn_once
 from ..printing import say
 from ..runs.checkpoint import checked_config
 from ..runs.files import whole
@@ -57,20 +57,28 @@ def draw_curves(flags: Curves) -> Path:
 
 
 def curves(path: Path) -> Series:
-    """Run directory -> metric -> epochs and values; a line without the metric, or with NaN, adds no point.
+    """Run directory -> metric -> epochs and values; a line without the metric adds no point.
 
-    InputError when the run has no metrics yet, or a line without a number as its epoch.
+    A value that is not a finite number adds none either: a warning names the first line. InputError when the run has
+    no metrics yet, or a line without a number as its epoch.
     """
     lines = read_records(path / "metrics.jsonl")
     if not any(name not in AXIS and is_finite(value) for line in lines for name, value in line.values.items()):
         raise InputError(f"{path} has no metrics.jsonl with a metric in it. Name run directories, such as runs/cvsa.")
     series: Series = {}
+    bad: dict[str, list[Line]] = {}
     for line in lines:
         for name, value in line.values.items():
-            if name not in AXIS and is_finite(value):
+            if name not in AXIS and not is_finite(value):
+                bad.setdefault(name, []).append(line)
+            elif name not in AXIS:
                 epochs, values = series.setdefault(name, ([], []))
                 epochs.append(line.figure("epoch"))
                 values.append(value)
+    for name, (first, *others) in bad.items():
+        found = f"{first.path}, line {first.number} has {printable(name)} = {ascii(first.values[name])[:40]}"
+        more = f", and so have {counted(len(others), 'other line')}" if others else ""
+        warn_once(f"{found}, which is not a finite number{more}: no point is drawn.", f"{first.path} {name}")
     return series
 
 
@@ -90,12 +98,12 @@ def grouped(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Path
             own = {"method": config.method, "data.shards": str(config.data.shards)} | relevant(config)
             own.pop("seed")
         if (key := json.dumps(own, sort_keys=True)) not in kinds:
-            settings.append(own)
+            settings.append(Group(own, recipe=run.recipe(own["method"])))
         kinds.setdefault(key, []).append(path)
     groups = list(kinds.values())
     default = names([group[0] for group in groups])
     if len(groups) < len(paths):
-        default = names_of([Group(own) for own in settings])
+        default = names_of(settings)
     allowed = f"one for each of {len(groups)}, in this order: {'; '.join(default)}"
     need(
         len({*labels}) == len(labels) in (0, len(groups)), "labels", f"given {len({*labels})} different names", allowed

@@ -72,7 +72,7 @@ def command_of(run: RunDir) -> str:
     """
     _check_run(run.path)
     config, facts = checked_config(run), run.facts
-    name = facts["name"] if facts.get("name") in RECIPES else config.method
+    name = run.recipe(config.method)
     wanted, own = relevant(config), relevant(RECIPES[name]())
     words = as_flags({key: "None" if value is None else value for key, value in wanted.items() if own[key] != value})
     shards = facts.get("shards", {}).get("path") or config.data.shards
@@ -112,8 +112,7 @@ def describe_run(path: Path) -> tuple[str, str, str, str]:
         facts, config = run.facts, run.config()
     except (InputError, OSError) as error:
         return "unreadable", str(error), "", ""
-    name = facts.get("name")
-    recipe = name if name in RECIPES else config.method
+    recipe = run.recipe(config.method)
     changed = {key: new for key, (_, new) in differences(relevant(RECIPES[recipe]()), relevant(config)).items()}
     status, step = facts.get("status", "unknown"), facts.get("step", 0)
     remark = as_flags(changed)

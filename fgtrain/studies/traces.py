@@ -1,12 +1,12 @@
 """What the files of a run and of a shard set tell about time: images, speed, steps done."""
 
-import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..evaluate.records import read_records
 from ..place import open_shards
 from ..settings.common import Config
 from .sets import DataSet
@@ -43,11 +43,4 @@ def without_weights(config: Config) -> Config:
 
 
 def _metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            values = json.loads(line)
-        except ValueError:  # an incomplete last line
-            continue
-        if isinstance(values, dict):
-            yield values
+    yield from (line.values for line in read_records(folder / "metrics.jsonl", lenient=True))

@@ -14,7 +14,8 @@ from fgtrain import cli
 from fgtrain.evaluate import compare
 from fgtrain.evaluate.records import append_record
 from fgtrain.runs.files import write_json
-from fgtrain.settings import common, methods
+from fgtrain.runs.rundir import RunDir
+from fgtrain.settings import common, methods, recipes
 from fgtrain.settings.file import to_dict
 
 KNN = {"evaluation": "knn", "step": 10, "k": 20, "temperature": 0.07, "size": 64, "digest": "a" * 64}
@@ -67,6 +68,28 @@ def test_rows_are_named_by_what_differs_within_a_method(runs: list[Path], tmp_pa
     swap = methods.ByolConfig(views=ViewSpec(crop="saliency-swap"))
     groups, _ = compare.compare([*runs, write_run(tmp_path / "swap", swap, {**KNN, "accuracy": 0.5})])
     assert compare.names_of(groups) == ["byol, views.crop rrc", "cvsa", "byol, views.crop saliency-swap"]
+
+
+def test_a_row_has_the_name_of_its_recipe_and_an_unfinished_run_says_so(tmp_path: Path, capsys):
+    """moco, dilo and moco-sinkhorn are recipes of one method."""
+    paths = []
+    for name in ("moco", "dilo", "moco-sinkhorn"):
+        paths.append(write_run(tmp_path / name, recipes.RECIPES[name](), {**KNN, "accuracy": 0.5}))
+        RunDir(paths[-1]).note(name=name, status="done", step=10, total=10)
+    groups, _ = compare.compare(paths)
+    assert compare.names_of(groups) == ["moco", "dilo", "moco-sinkhorn"]
+    for form in ("table", "latex", "markdown", "csv", "json"):
+        assert cli.main(["compare", *map(str, paths), "--format", form]) == 0
+        printed = "".join(capsys.readouterr())
+        assert "moco-sinkhorn" in printed
+        assert "dilo" in printed
+        assert "step 10;" in printed
+        assert "step 10 of" not in printed
+    RunDir(paths[1]).note(status="stopped", step=10, total=1200)
+    assert cli.main(["compare", *map(str, paths)]) == 0
+    assert "(seed 0; step 10 of 1,200, stopped; " in " ".join(capsys.readouterr().out.split())
+    RunDir(paths[0]).note(name="../gone")
+    assert compare.read_run(paths[0]).recipe == "moco", "a name that is no recipe: the method"
 
 
 def printed_table(capsys: pytest.CaptureFixture[str], *words: str) -> str:

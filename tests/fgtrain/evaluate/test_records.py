@@ -51,18 +51,40 @@ def test_every_flipped_bit_is_named_by_file_and_line(file: Path):
             read_records(file)
 
 
-def test_an_incomplete_line_is_ignored(file: Path):
+def test_an_incomplete_line_is_ignored_and_named_once_another_follows(file: Path, capsys):
     whole = file.read_bytes()
     last = whole.rindex(b"\n", 0, -1) + 1
     for end in range(last + 1, len(whole) - 1):
         file.write_bytes(whole[:end])
         assert values(file) == RECORDS[:2]
+    assert not capsys.readouterr().err, "it is being written"
     file.write_bytes(whole[:-1])
     assert values(file) == RECORDS  # only the end of the line is missing
     for end in range(last + 1, len(whole) - 1):
         file.write_bytes(whole[:end])
         append_record(file, RECORDS[2])
         assert values(file) == RECORDS
+    assert "results.jsonl, line 3 is incomplete: " in capsys.readouterr().err
+    file.write_bytes(whole[:20] + whole[whole.index(b"\n") :])
+    assert values(file) == RECORDS[1:]
+    assert 'line 1 is incomplete: \'{"evaluation": "knn\'. Delete that line, then rerun' in capsys.readouterr().err
+
+
+def test_damaged_bytes_are_shown_short_and_escaped(file: Path):
+    file.write_bytes(bytes(range(256)).replace(b"\n", b"") * 9)
+    with pytest.raises(InputError) as fault:
+        read_records(file)
+    assert str(fault.value).isascii()
+    assert str(fault.value).isprintable()
+    assert len(str(fault.value)) < len(str(file)) + 160
+
+
+def test_a_lenient_reader_leaves_out_damaged_lines_with_a_warning(tmp_path: Path, capsys):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n\xff\x00\n[1]\n{"step": 2}\n')
+    assert [line.values for line in read_records(file, lenient=True)] == [{"step": 1}, {"step": 2}]
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line.partition("metrics.jsonl, ")[2][:6] for line in warnings] == ["line 2", "line 3"]
 
 
 def test_lines_of_earlier_versions_are_read_and_marked(file: Path):

@@ -87,9 +87,27 @@ def test_what_cannot_be_watched(flags: list[str], error: str, tmp_path: Path, ca
     assert error in " ".join((printed.err + printed.out).split()) or not flags
 
 
-def test_the_flags_are_json_free_of_nan(tmp_path: Path):
-    """A metric that is NaN adds no point."""
+@pytest.mark.parametrize("value", [float("nan"), "x", None])
+def test_a_value_that_is_no_number_adds_no_point_and_is_named_once(value, tmp_path: Path, capsys):
     run = make(tmp_path / "a", [1.0])
-    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "epoch": 1, "loss": float("nan"), "align": 2.0}) + "\n")
-    (only,) = watch.read_runs([run])
-    assert only.series == {"align": ([1], [2.0])}
+    line = json.dumps({"step": 1, "epoch": 1, "loss": value, "align": 2.0})
+    (run / "metrics.jsonl").write_text(f"{line}\n" * 3)
+    for _ in range(2):
+        (only,) = watch.read_runs([run])
+        assert only.series == {"align": ([1] * 3, [2.0] * 3)}
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"a/metrics\.jsonl, line 1 has loss = .*finite number, and so have 2 other lines", warning)
+
+
+def test_an_incomplete_line_is_named_unless_it_is_being_written(tmp_path: Path, capsys):
+    run = make(tmp_path / "a", [1.0, 2.0])
+    file = run / "metrics.jsonl"
+    first, second = file.read_text().splitlines()
+    file.write_text(f"{first}\n{second[:20]}")
+    assert watch.read_runs([run])[0].series["loss"][1] == [1.0]
+    assert not capsys.readouterr().err
+    file.write_text(f"{first}\n{{broken\n{second}\n")
+    assert watch.read_runs([run])[0].series["loss"][1] == [1.0, 2.0]
+    found = capsys.readouterr().err
+    assert "a/metrics.jsonl, line 2 is incomplete: '{broken'. Training wrote it: delete that line." in found
+    assert "evaluation" not in found
