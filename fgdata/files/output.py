@@ -1,5 +1,6 @@
 """Checks an output file that the user names: it must not replace anything else."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,3 +32,11 @@ def check_output(path: Path, suffixes: Sequence[str], flag: str, inputs: Iterabl
         raise InputError(f"{path} is not a regular file. Name another file: {again}")
     if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
         raise InputError(f"{path} is the file that this command reads. Name another file: {again}")
+
+
+def reason_unwritable(path: Path) -> str:
+    """Why a file or folder that exists cannot be written, to complete a sentence about it; "" if it can."""
+    if os.access(path, os.W_OK | os.X_OK if path.is_dir() else os.W_OK):
+        return ""
+    read_only = hasattr(os, "statvfs") and os.statvfs(path).f_flag & os.ST_RDONLY
+    return "is on a read-only file system" if read_only else "lacks the permission"

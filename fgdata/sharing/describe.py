@@ -6,6 +6,7 @@ from ..datasets.terms import terms_of
 from ..errors import InputError
 from ..files.atomic import write_atomic
 from ..files.lock import create_folder
+from ..files.output import reason_unwritable
 from ..files.regular import open_regular
 from ..report.score import read_boxes
 from ..shards.reader import ShardSet
@@ -30,11 +31,13 @@ def describe(folder: Path, out: Path, *, repository: str | None = None, licence:
         licence: By the hub's name. Default: that of the dataset, as far as fgdata knows it.
 
     Raises:
-        InputError: The set cannot be opened, a sample is damaged, pyarrow is missing, or the set's README.md describes
-            another set.
+        InputError: The set cannot be opened, `out` cannot be written, a sample is damaged, pyarrow is missing, or the
+            set's README.md describes another set.
     """
     shards = ShardSet.open(folder)
     create_folder(out, "--out")
+    if why := reason_unwritable(out):
+        raise InputError(f"{out} cannot be written: it {why}. Name another folder: --out FOLDER")
     card = read_card(folder, shards.manifest["digest"])
     licence = licence or terms_of(shards.manifest["dataset"]["name"]).licence
     name = repository.rpartition("/")[2] if repository else folder.resolve().name

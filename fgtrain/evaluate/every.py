@@ -42,12 +42,13 @@ def run_all(flags: All) -> list[str]:
     InputError when none fits the set.
     """
     Subject.open(flags, ())
-    done, reasons = [], []
+    done: list[str] = []
+    skipped: dict[str, list[str]] = {}  # reason -> evaluations
     for name, measurement in MEASUREMENTS.items():
         if name in flags.skip:
             continue
         if reason := unfit(name, flags):
-            reasons.append(f"{name} is skipped: {reason}")
+            skipped.setdefault(reason, []).append(name)
             continue
         common = {"shards": flags.shards, "size": flags.size, "device": flags.device}
         common |= {"weights": flags.weights, "model": flags.model, "results": flags.results}
@@ -56,6 +57,10 @@ def run_all(flags: All) -> list[str]:
             options = {}
         measurement.run(measurement.flags(flags.run, **common, **options))
         done.append(name)
+    reasons = [
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} skipped: {reason}"
+        for reason, names in skipped.items()
+    ]
     if not done:
         raise InputError("\n".join(reasons) or "--skip leaves no evaluation to run. Name fewer evaluations.")
     say(*reasons)

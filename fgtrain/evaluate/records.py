@@ -17,6 +17,7 @@ from typing import Any
 from fgdata.errors import InputError, warn
 from fgdata.files.atomic import append_line
 from fgdata.files.json import MOST_BYTES
+from fgdata.files.output import reason_unwritable
 
 from ..runs.files import read_bytes
 
@@ -69,6 +70,22 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
             f"{path} could not be written: {error.strerror}. Its existing contents are unchanged. Free some space or "
             "fix the permissions, then rerun the command."
         ) from error
+
+
+def check_appendable(path: Path) -> None:
+    """InputError unless `append_record` can create the file or append to it, as far as that is known. Writes nothing.
+
+    It is called before a measurement, which may take hours.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
+    place = path if path.exists() else path.parent
+    why = reason_unwritable(place) if place.exists() else "does not exist"
+    if why:
+        raise InputError(
+            f"Results cannot be saved in {path}: {place} {why}. Nothing was measured. Fix that, or copy the run to "
+            "another folder, then rerun the command."
+        )
 
 
 def with_checksum(record: dict[str, Any]) -> str:

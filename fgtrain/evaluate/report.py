@@ -26,7 +26,7 @@ from . import finetune, knn, linear, localization, probe, retrieval
 from .cam import remark_on
 from .intervals import mean_interval, percent
 from .labels import Labelled
-from .records import append_record, read_records
+from .records import append_record, check_appendable, read_records
 from .subject import Subject
 
 BOTH = ("train", "test")
@@ -92,6 +92,8 @@ def run_finetune(flags: Finetune) -> list[dict[str, Any]]:
     subject, listed, about = with_labels(Subject.open(flags, BOTH), flags.labels)
     notes = subject.check_classes(*(probe.labels_of(subject.shards, split) for split in BOTH))
     journal = None if subject.checkpoint.run is None else subject.checkpoint.run.path / "finetune.jsonl"
+    if journal is not None:
+        check_appendable(journal)
     setting = {"step": subject.checkpoint.step, "digest": subject.shards.manifest["digest"], "size": subject.size}
     setting |= {"epochs": flags.epochs, "batch_size": flags.batch_size} | listed
     setting |= {"encoder_crc32": checksum(subject.load().state_dict())}

@@ -24,7 +24,7 @@ from ..runs.checkpoint import Checkpoint
 from ..runs.rundir import RunDir
 from ..settings.common import Model, need, need_model
 from ..settings.evaluations import Evaluation
-from .records import append_record, read_records
+from .records import append_record, check_appendable, read_records
 
 SMALLEST, LARGEST = 8, 4096  # side of a view, in pixels
 RANDOM = "random"
@@ -78,19 +78,20 @@ class Subject:
     """The file that gets the results; None: they are not saved."""
 
     @classmethod
-    def open(cls, flags: Evaluation, splits: Sequence[str]) -> "Subject":
+    def open(cls, flags: Evaluation, splits: Sequence[str], saves: bool = True) -> "Subject":
         """Opens everything that `flags` names; shard set and view size default to the run's own.
 
-        `splits` are the splits that the evaluation reads. InputError when the run or the shard set cannot be opened,
-        when a split is empty, when the set has fewer than two classes, or when the size is out of range.
+        `splits` are the splits that the evaluation reads, `saves` says whether it has results. InputError when the run
+        or the shard set cannot be opened, when a split is empty, when the set has fewer than two classes, when the size
+        is out of range, or when the results could not be saved.
         """
         checkpoint = open_encoder(flags)
         data = open_set(flags.shards, checkpoint.run)
         if missing := [split for split in splits if not data.splits.get(split)]:
             has = ", ".join(f"{split} ({n:,})" for split, n in data.splits.items() if n) or "no images"
             raise InputError(
-                f"{data.path} has no {' and no '.join(missing)} split, but this evaluation reads "
-                f"{' and '.join(splits)}; it has {has}. Name another set with --shards."
+                f"{data.path} has no {' and no '.join(missing)} split, which this evaluation reads; it has {has}. Name "
+                "another set with --shards."
             )
         if len(data.classes) < 2:
             raise InputError(
@@ -109,6 +110,8 @@ class Subject:
         if flags.results is not None:
             need(flags.results.suffix == ".jsonl", "results", flags.results, "a file whose name ends in .jsonl")
             read_records(flags.results)
+        if saves and (file := run or flags.results):
+            check_appendable(file)
         return cls(checkpoint, data, size, pick_device(flags.device), run or flags.results)
 
     def load(self) -> Encoder:
@@ -204,7 +207,12 @@ def open_set(given: Path | Url | None, run: RunDir | None) -> ShardSet:
     """
     recorded = provenance.recorded_set(run) if run is not None and given is None else {}
     path = given or (place(recorded["path"]) if recorded.get("path") else None)
-    shards = open_shards(path)
+    file = run.path / "run.json" if run is not None and path is None else None
+    lost = f"{file} is missing, which names the shard set of the run. " if file and not file.is_file() else ""
+    try:
+        shards = open_shards(path)
+    except InputError as error:
+        raise InputError(f"{lost}{error}") from error
     new, old = shards.manifest["digest"], recorded.get("digest")
     if run is not None and path is not None and old not in (None, new):
         _say_once(
@@ -212,7 +220,7 @@ def open_set(given: Path | Url | None, run: RunDir | None) -> ShardSet:
             "it was changed or built again. Name the original set with --shards, if you have it."
         )
     if path is None:
-        _say_once(f"shard set: {shards.path}, the newest under {SHARDS}/; name another with --shards")
+        _say_once(f"{lost}shard set: {shards.path}, the newest under {SHARDS}/; name another with --shards")
     return shards
 
 

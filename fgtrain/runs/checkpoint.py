@@ -1,6 +1,7 @@
 """Finds the encoder that `RUN-or-CHECKPOINT` on the command line names."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -14,6 +15,7 @@ from ..settings.common import Config, Model
 from ..settings.file import build
 from .files import parse_json, raise_system_error
 from .rundir import RunDir
+from .state import complete_checkpoints
 
 WEIGHTS = "encoder.safetensors"
 Triple = tuple[float, float, float]
@@ -55,6 +57,8 @@ class Checkpoint:
                 raise InputError(f"{path} has no checkpoint yet. Resume the run: {resume}")
             path = last
         file = path / WEIGHTS if path.is_dir() else path
+        if not os.path.lexists(file):
+            raise InputError(f"{file} is missing. {_instead(file)}")
         try:
             if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
                 raise ValueError("it is not a regular file")
@@ -78,6 +82,8 @@ class Checkpoint:
                 raise ValueError("the settings in its metadata are damaged")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise_system_error(str(file), error)
+            if file.name == WEIGHTS and isinstance(error, SafetensorError):
+                raise InputError(f"{file} is truncated or damaged ({_reason(error)}). {_instead(file)}") from error
             raise InputError(
                 f"{file} is not an encoder saved by fgtrain ({_reason(error)}). Name a run directory, a folder "
                 f"under its checkpoints/, or the {WEIGHTS} in one."
@@ -107,6 +113,15 @@ def checked_config(run: RunDir) -> Config:
     config = Checkpoint.find(last).config()
     assert config is not None
     return config
+
+
+def _instead(file: Path) -> str:
+    """What to do about a checkpoint whose encoder cannot be used."""
+    folders = complete_checkpoints(file.parent.resolve().parent)
+    others = [folder for folder in folders if folder != file.parent.resolve() and (folder / WEIGHTS).is_file()]
+    if others:
+        return f"Restore it, or name another checkpoint, such as {file.parent.with_name(others[-1].name)}"
+    return "There is no other checkpoint beside it. Restore it, or train again in another folder with --out."
 
 
 def _normalisation(about: dict[str, Any]) -> tuple[Triple, Triple] | None:

@@ -22,6 +22,7 @@ from fgdata import plugins
 from fgdata.errors import InputError
 from fgdata.files.atomic import write_synced
 from fgdata.files.lock import create_and_lock, is_locked, lock
+from fgdata.files.output import reason_unwritable
 from fgdata.files.owners import owning
 
 from ..settings.common import Config
@@ -106,9 +107,7 @@ class RunDir:
         if not existing.is_dir():
             what = "is a file" if existing.is_file() else "is not a folder"
             raise InputError(f"{existing} {what}; --out must be a folder, or a path where one can be created.")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            read_only = hasattr(os, "statvfs") and os.statvfs(existing).f_flag & os.ST_RDONLY
-            why = "is on a read-only file system" if read_only else "lacks the permission"
+        if why := reason_unwritable(existing):
             raise InputError(f"--out {path} cannot be written: {existing} {why}. Choose another folder.")
         entries = sorted(p.name for p in path.iterdir() if p.name != OWNERS) if path.is_dir() else []
         if entries and not self.config_path.is_file():
@@ -184,7 +183,11 @@ class RunDir:
         path = self.path / "run.json"
         if not path.is_file():
             return {}
-        advice = f"Restore it, or remove it (settings and checkpoints have their own files): rm {quote(str(path))}"
+        advice = (
+            "Restore it from a copy, or remove it. Settings, metrics, results and checkpoints have their own files; "
+            "the recipe's name, the status, and the path and digest of the shard set are lost, so evaluations need "
+            f"--shards FOLDER: rm {quote(str(path))}"
+        )
         facts = read_json(path, advice)
         try:
             values = [(key, kind, facts[key]) for key, kind in FACTS.items() if key in facts]

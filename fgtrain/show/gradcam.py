@@ -48,9 +48,9 @@ def draw_gradcam(flags: Gradcam) -> Path:
             f"{counted(len(paths), 'run')} named; allowed: 1 to {MOST_RUNS}. Try: fgtrain show gradcam runs/cvsa"
         )
     options = Evaluation(paths[0], shards=flags.shards, size=flags.size, device=flags.device)
-    first = Subject.open(options, ("train",))
+    first = Subject.open(options, ("train",), saves=False)
     options = replace(options, shards=first.shards.path, size=first.size)
-    subjects = [first, *(Subject.open(replace(options, run=path), ("train",)) for path in paths[1:])]
+    subjects = [first, *(Subject.open(replace(options, run=path), ("train",), saves=False) for path in paths[1:])]
     need(
         len(flags.labels) in (0, len(paths)),
         "labels",

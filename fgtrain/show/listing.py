@@ -114,9 +114,11 @@ def describe_run(path: Path) -> tuple[str, str, str, str]:
         return "unreadable", str(error), "", ""
     recipe = run.recipe(config.method)
     changed = {key: new for key, (_, new) in differences(relevant(RECIPES[recipe]()), relevant(config)).items()}
-    status, step = facts.get("status", "unknown"), facts.get("step", 0)
+    status, step = facts.get("status", "unknown" if facts else "no run.json"), facts.get("step", 0)
     remark = as_flags(changed)
     try:
+        if "step" not in facts and (last := run.last_checkpoint):
+            step = int(last.name)
         checked_config(run)
     except (InputError, OSError) as error:
         remark = str(error)

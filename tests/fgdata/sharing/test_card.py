@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -164,3 +165,11 @@ def test_missing_pyarrow_is_named(tiny: Path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     assert card(tiny) == 2
     assert "pip install pyarrow" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_next_command(tiny: Path, capsys, monkeypatch):
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tiny and allowed(path, mode))
+    assert card(tiny) == 2
+    found = capsys.readouterr().err
+    assert f"{tiny} cannot be written: it lacks the permission. Name another folder: --out FOLDER" in found

@@ -67,7 +67,7 @@ def test_an_incomplete_line_is_ignored_and_named_once_another_follows(file: Path
     assert "results.jsonl, line 3 is incomplete: " in capsys.readouterr().err
     file.write_bytes(whole[:20] + whole[whole.index(b"\n") :])
     assert values(file) == RECORDS[1:]
-    assert 'line 1 is incomplete: \'{"evaluation": "knn\'. Delete that line, then rerun' in capsys.readouterr().err
+    assert 'line 1 is incomplete: \'{"evaluation": "knn"\'. Delete that line, then rerun' in capsys.readouterr().err
 
 
 def test_damaged_bytes_are_shown_short_and_escaped(file: Path):

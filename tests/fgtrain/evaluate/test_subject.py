@@ -1,6 +1,7 @@
 """The shard set that an evaluation or picture uses, and config.json of a run that was edited."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from trainable import small
 from fgdata.shards.manifest import signed
 from fgtrain import cli
 from fgtrain.engine import lifecycle
-from fgtrain.evaluate import subject
+from fgtrain.evaluate import finetune, probe, subject
 from fgtrain.evaluate.records import read_records
+from fgtrain.runs.checkpoint import Checkpoint
+from fgtrain.runs.rundir import RunDir
 from fgtrain.show.listing import describe_run
 
 
@@ -80,6 +83,58 @@ def test_a_set_that_is_named_needs_no_remark_but_the_newest_one_does(run: Path, 
     shutil.rmtree("shards/other")
     assert cli.main(KNN) == 0
     assert capsys.readouterr().out.count("shard set: shards/set, the newest under shards/") == 1
+
+
+@pytest.mark.parametrize("what", ["knn", "finetune", "all"])
+def test_results_that_cannot_be_saved_are_reported_before_anything_is_measured(
+    what: str, run: Path, monkeypatch, capsys
+):
+    allowed = os.access
+    monkeypatch.setattr(probe, "embed", None)
+    monkeypatch.setattr(finetune, "tune", None)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "results.jsonl" and allowed(path, mode))
+    assert cli.main(["eval", what, "run", "--device", "cpu"]) == 2
+    assert "Results cannot be saved in run/results.jsonl: run/results.jsonl lacks" in capsys.readouterr().err
+    if what == "finetune":
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run and allowed(path, mode))
+        assert cli.main(["eval", what, "run", "--device", "cpu"]) == 2
+        assert "Results cannot be saved in run/finetune.jsonl: run lacks the permission" in capsys.readouterr().err
+    before = ["eval", "knn", "--weights", "random", "--model.width", "8", "--shards", "shards/set", "--device", "cpu"]
+    assert cli.main([*before, "--results", "none/a.jsonl"]) == 2
+    assert "none does not exist" in capsys.readouterr().err
+
+
+def test_a_run_without_run_json_says_so_and_has_the_step_of_its_checkpoint(run: Path, capsys):
+    step = Checkpoint.find(run).step
+    (run / "run.json").unlink()
+    assert describe_run(run)[1:3] == ("no run.json", str(step))
+    assert cli.main(KNN) == 0
+    assert "run/run.json is missing, which names the shard set of the run. shard set:" in capsys.readouterr().out
+    shutil.rmtree("shards")
+    assert cli.main(KNN) == 2
+    assert "run/run.json is missing, which names the shard set of the run. No shard set" in capsys.readouterr().err
+
+
+def test_an_encoder_that_is_missing_or_truncated_is_named_with_another_checkpoint(run: Path, capsys):
+    checkpoints = RunDir(run).checkpoints
+    file = checkpoints[-1] / "encoder.safetensors"
+    whole = file.read_bytes()
+    earlier = file.parent.with_name("0000001")
+    shutil.copytree(file.parent, earlier)
+    for each in checkpoints[:-1]:
+        shutil.rmtree(each)
+    for content in (b"", whole[:5], whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        assert cli.main(KNN) == 2
+        found = capsys.readouterr().err
+        assert f"{file.resolve()} is truncated or damaged (" in found
+        assert f"another checkpoint, such as {earlier.resolve()}" in found
+    file.unlink()
+    assert cli.main(KNN) == 2
+    assert f"{file.resolve()} is missing. Restore it, or name another" in capsys.readouterr().err
+    shutil.rmtree(earlier)
+    assert cli.main(KNN) == 2
+    assert "is missing. There is no other checkpoint" in capsys.readouterr().err
 
 
 def test_an_edited_config_is_reported_wherever_it_is_read(run: Path, capsys: pytest.CaptureFixture[str]):
