@@ -29,12 +29,14 @@ from ..shards.manifest import (
     dump,
     list_shards,
     newest_version,
+    read_manifest,
     read_objective,
     refuse_changed,
     signed,
 )
 from ..shards.maps import MAPS, MapFile, maps_part, merge, pack, set_fault
 from ..shards.reader import ShardSet, SplitReader, meta, read_all
+from ..shards.rebuild import build_beside
 from ..shards.writer import ShardWriter, box_bytes
 from ..stores.place import need_local
 from .engine import run_jobs, validate
@@ -91,7 +93,8 @@ def rebox(path: Path, objective: Objective, *, out: Path | None = None, workers:
     """
     shards = _open(path)
     if "maps" not in shards.manifest:
-        raise InputError(f"{path} has no {MAPS} to compute boxes from. Build the set with --keep-maps.")
+        command = build_beside(path, shards.manifest, "-maps", keep_maps=True)
+        raise InputError(f"{path} has no {MAPS} to compute boxes from. Build one that has: {command}")
     if damage := _maps_fault(shards):
         raise InputError(f"{damage}. Restore it, or rebuild the set with --keep-maps.")
     detectors = {  # sets before format 1.3 record no tau of a detector
@@ -259,9 +262,10 @@ def _number(key: str, job: Job) -> int:
     """The key of a sample as maps.h5 stores it. InputError unless it is a whole number below 2^64."""
     if key.isdecimal() and int(key) < 1 << 64:
         return int(key)
+    command = build_beside(job.source, read_manifest(job.source), "-new")
     raise InputError(
         f"{job.source / job.shard['name']}.tar: the key {key} of a sample is not a whole number below 2^64, so its map "
-        f"cannot be stored in {MAPS}. Rebuild the set, which gives every sample such a key: fgdata build-shards"
+        f"cannot be stored in {MAPS}. Build the set again, which gives every sample such a key: {command}"
     )
 
 

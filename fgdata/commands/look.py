@@ -30,6 +30,7 @@ def check(
     from ..progress import Progress
     from ..shards.check import check as check_set
     from ..shards.manifest import list_shards, read_manifest
+    from ..shards.rebuild import how_to_rebuild
 
     if format != "table" and not duplicates:
         raise InputError(f"--format {format} has no effect without --duplicates. Omit it, or add --duplicates")
@@ -43,11 +44,8 @@ def check(
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
-        print(
-            f"{shards} is damaged: {counted(len(faults), 'fault')}. Restore the files named above, or rebuild the set: "
-            "fgdata build-shards",
-            file=sys.stderr,
-        )
+        remedy = f"Restore the files named above, or {how_to_rebuild(shards, manifest)}"
+        print(f"{shards} is damaged: {counted(len(faults), 'fault')}. {remedy}", file=sys.stderr)
         return 1
     tars = list_shards(manifest)
     size = sum(shard["bytes"] + shard["index_bytes"] for shard in tars) + manifest.get("maps", {}).get("bytes", 0)

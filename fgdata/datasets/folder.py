@@ -172,6 +172,11 @@ def read_imagenet100(root: Path, class_list: Path | str | None = None) -> Datase
             if fault:
                 raise InputError(f"imagenet100: {path}, line {number}: {word!r} {fault}.")
             classes.append(word)
+    if not classes:
+        raise InputError(
+            f"imagenet100: {path} lists no classes. Write the 100 WordNet ids of the paper you compare with to it, one "
+            "per line, or name another file: --class-list FILE"
+        )
     train = _train("imagenet100", root)
     if missing := [word for word in classes if not (train / word).is_dir()]:
         raise InputError(

@@ -59,7 +59,7 @@ def read_manifest(folder: Path | Url, store: Store | None = None) -> dict:
     if int(version.split(".")[0]) > FORMAT_MAJOR:
         raise InputError(
             f"{path} is format {version}; this fgdata reads up to {FORMAT_MAJOR}.x. "
-            "Upgrade fgdata, or rebuild the set with this version: fgdata build-shards"
+            "Upgrade fgdata, or build the set with this version: rerun its command with another --out FOLDER"
         )
     if fault := find_fault(manifest, MANIFEST_SHAPE) or _find_bad_shard_name(manifest):
         changed = "it was changed after it was written, " if digest(manifest) != manifest.get("digest") else ""
@@ -146,8 +146,10 @@ def _explain_missing_manifest(store: Store) -> str:
     if isinstance(folder, Url):
         if BUILDING in (store.names() or ()):
             return f"{folder} is an unfinished shard set. Rerun the command that wrote it."
-        command = f"fgdata push FOLDER {folder}" if folder.scheme == "hf" else f"fgdata build-shards --out {folder}"
-        return f"{folder} is not a shard set: it has no {MANIFEST}. Create one: {command}"
+        build = f"fgdata build-shards --dataset NAME --root FOLDER --out {folder}"
+        create = {"hf": f"fgdata push FOLDER {folder}", "s3": build, "gs": build}.get(folder.scheme)
+        hint = f", or create a set there: {create}" if create else ""
+        return f"There is no shard set at {folder}: it has no {MANIFEST}. Check the URL{hint}"
     if not folder.is_dir():
         return f"There is no shard set at {folder}: the folder does not exist. List the existing sets: fgdata list"
     if (folder / BUILDING).is_dir():

@@ -206,5 +206,5 @@ def check_size(name: str, size: tuple[int, int], stated: np.ndarray | tuple[int,
     if size != tuple(stated):
         raise InputError(
             f"{name}: the JPEG is {size[0]} x {size[1]} pixels, but its json says {stated[0]} x {stated[1]}. "
-            "The set was changed after fgdata wrote it. Rebuild it: fgdata build-shards"
+            "The set was changed after fgdata wrote it. Restore its files, or rebuild it as `fgdata check` says."
         )

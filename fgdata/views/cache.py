@@ -42,7 +42,7 @@ class Cache:
             f"The decoded images of split {reader.split!r} ({len(reader):,}) take about {_gigabytes(size)}{each}, and "
             f"a cache may take {_gigabytes(free)}, three quarters of the free memory"
             f"{' divided by them' if each else ''}. Omit the cache (--data.cache), or build a set with smaller images: "
-            "fgdata build-shards --max-side 256"
+            "add --max-side 256 and another --out to the command that built this one."
         )
         if size > free:
             raise InputError(problem)

@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import InputError
 from ..shards.maps import MAPS, MapFile
 from ..shards.reader import ShardSet
+from ..shards.rebuild import build_beside
 from ..stores.place import need_local
 
 SOFT = 0.2
@@ -40,9 +41,10 @@ class Mattes:
     def __init__(self, shards: ShardSet, split: str, detector: str):
         """Opens the maps of a detector. InputError if the set has none."""
         if detector == "gt" or "maps" not in shards.manifest:
+            command = build_beside(shards.path, shards.manifest, "-maps", keep_maps=True)
             raise InputError(
                 f"{shards.path} has no saliency maps by {detector}, which the crop matte-paste and mattes need. Choose "
-                "a detector other than gt, of a set built with maps: fgdata build-shards --saliency rbd --keep-maps"
+                f"a detector other than gt, of a set built with maps: {command}"
             )
         self._file, self._detector = MapFile(need_local(shards.path, "Reading maps.h5") / MAPS), detector
         self._shards, self._split = shards, split

@@ -11,6 +11,7 @@ import torch
 
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
+from fgdata.shards.rebuild import build_beside
 from fgdata.stores.place import Url, place
 
 from .. import objectives
@@ -148,7 +149,8 @@ class Subject:
         if (largest := int(torch.cat([train, test]).max())) >= len(self.shards.classes):
             raise InputError(
                 f"{self.shards.path} has a sample of class {largest}, but its manifest lists only "
-                f"{len(self.shards.classes)} classes. Rebuild the set: fgdata build-shards"
+                f"{len(self.shards.classes)} classes. Build it again: "
+                f"{build_beside(self.shards.path, self.shards.manifest, '-new')}"
             )
         absent = sorted(set(test.tolist()) - set(train.tolist()))
         if not absent:

@@ -101,9 +101,9 @@ def dilo() -> MocoConfig:
 
     fgtrain run dilo
 
-    Needs a set with maps: fgdata build-shards --saliency rbd --keep-maps. The authors published no code: the size and
-    place of the object are ours. ImageNet, ResNet-50, linear: 69.2, MoCo v2 67.5, as notes on the paper quote it. Zhao,
-    Wu, Lau, Lin, AAAI 2021.
+    Needs a set that was built with --keep-maps. The authors published no code: the size and place of the object are
+    ours. ImageNet, ResNet-50, linear: 69.2, MoCo v2 67.5, as notes on the paper quote it. Zhao, Wu, Lau, Lin, AAAI
+    2021.
     """
     return MocoConfig(views=PASTED, optim=SGD)
 
@@ -113,8 +113,8 @@ def dilo_byol() -> ByolConfig:
 
     fgtrain run dilo-byol
 
-    Needs a set with maps: fgdata build-shards --saliency rbd --keep-maps. The optimiser is that of the recipe byol.
-    Zhao, Wu, Lau, Lin, AAAI 2021.
+    Needs a set that was built with --keep-maps. The optimiser is that of the recipe byol. Zhao, Wu, Lau, Lin, AAAI
+    2021.
     """
     return ByolConfig(views=PASTED, optim=LARS, sync_norm=True)
 

@@ -114,7 +114,7 @@ def test_eight_bits_keep_small_maps(tmp_path):
 
 def test_missing_or_damaged_maps_are_refused(copy, drawn_set, tmp_path):
     before = files(copy)
-    with pytest.raises(InputError, match=r"no maps.h5.*--keep-maps"):
+    with pytest.raises(InputError, match=r"no maps.h5.*: fgdata build-shards .*--keep-maps --out .*-maps"):
         rebox(drawn_set, TIGHT)
     path = copy / "maps.h5"
     whole = path.read_bytes()

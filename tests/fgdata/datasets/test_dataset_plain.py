@@ -256,6 +256,9 @@ def test_imagenet_without_train(tmp_path):
 def test_imagenet100_keeps_the_order_of_its_list(imagenet, tmp_path):
     with pytest.raises(InputError, match=r"no class list at .*imagenet100.txt.*--class-list FILE"):
         datasets.read("imagenet100", imagenet)
+    (imagenet / "imagenet100.txt").write_text("\n \n")
+    with pytest.raises(InputError, match=r"imagenet100.txt lists no classes. Write .*--class-list FILE"):
+        datasets.read("imagenet100", imagenet)
     (imagenet / "imagenet100.txt").write_text("n02869837 bonnet, poke bonnet\nn01440764\n")
     dataset = datasets.read("imagenet100", imagenet)
     assert dataset.classes == ("n02869837", "n01440764")

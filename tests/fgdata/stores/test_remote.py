@@ -90,6 +90,13 @@ def test_lasting_faults_name_the_file(web, faults: list, words: str):
         reader.read(0)
 
 
+def test_a_wrong_url_of_a_web_server_suggests_no_command_that_is_refused(web):
+    with pytest.raises(
+        InputError, match=r"There is no shard set at http://\S+/nope: it has no manifest.json. Check the URL$"
+    ):
+        ShardSet.open(f"{web.address}/nope")
+
+
 def test_a_server_that_does_not_answer(web, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
     store = Remote(place(f"{web.address}/drawn"))  # pyright: ignore
@@ -126,7 +133,7 @@ def test_a_forked_process_is_refused_instead_of_waiting_for_ever(web):
 def test_damage_in_remote_storage_is_named(s3: str, s3_set: Url, drawn_set: Path):
     url = Url("s3://birds/sets/damaged")
     store = Remote(url)
-    with pytest.raises(InputError, match="s3://birds/sets/damaged is not a shard set"):
+    with pytest.raises(InputError, match="no shard set at s3://birds/sets/damaged: .*, or create .* --out s3:"):
         ShardSet.open(url)
     for file in drawn_set.iterdir():
         store.put(file.name, file)

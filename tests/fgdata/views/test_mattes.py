@@ -225,7 +225,10 @@ def test_mattes_do_not_change_the_views(mapped: Path, backend: str):
 
 def test_sets_without_maps_are_refused(mapped: Path, drawn_set: Path):
     for path, detector in ((mapped, "gt"), (drawn_set, DETECTOR)):
-        with pytest.raises(InputError, match=f"no saliency maps by {detector}.*--saliency rbd --keep-maps"):
+        with pytest.raises(
+            InputError,
+            match=f"no saliency maps by {detector}.*.*build-shards .*--keep-maps --out .*-maps",
+        ):
             load(path, views=PASTE, batch_size=4, detector=detector)
 
 

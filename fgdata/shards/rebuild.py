@@ -1,0 +1,75 @@
+"""The command that builds a set again, from its manifest, for messages."""
+
+import shlex
+from pathlib import Path
+
+from ..stores.place import Url
+
+_FLAGS = {
+    **{name: name for name in ("classes", "images_per_class", "size", "seed", "level", "split_folders")},
+    **{name: name for name in ("test_fraction", "split_seed")},
+    **{f"subset_{name}": name for name in ("classes", "images_per_class")},
+}
+"""Setting of a dataset in a manifest -> the option that sets it."""
+_WITH_FILES = {
+    "onnx": "onnx:FILE",
+    "maps": "maps:DIR",
+    "scda": "scda:RUN",
+    "tokencut": "tokencut:RUN",
+    "lost": "lost:RUN",
+}
+"""Families of detectors whose files a manifest does not name."""
+
+
+def build_command(manifest: dict, out: Path | Url, *, keep_maps: bool = False) -> str:
+    """The `fgdata build-shards` command that builds a set with the settings of a manifest.
+
+    What a manifest does not record stays a word in capitals: FOLDER, the dataset's root, and the files of a detector.
+
+    Args:
+        manifest: As `read_manifest` returns it.
+        out: The folder of the new set, or its URL.
+        keep_maps: Store maps even if the manifest's set has none.
+    """
+    dataset, objective, images = (manifest[key] for key in ("dataset", "objective", "images"))
+    if "coreset" in dataset.get("settings", {}):
+        return f"fgdata coreset POOL --target SET --encoder NAME --budget N --out {shlex.quote(str(out))}"
+    words = ["fgdata", "build-shards", *(word for name in manifest.get("plugins", ()) for word in ("--plugin", name))]
+    words += ["--dataset", dataset["name"], *(["--root", "FOLDER"] if dataset["name"] != "drawn" else [])]
+    words += _flags({_FLAGS[key]: value for key, value in dataset.get("settings", {}).items() if key in _FLAGS})
+    detectors = [_WITH_FILES.get(name.partition("-")[0], name) for name in manifest["detectors"]]
+    maps = keep_maps or "maps" in manifest
+    words += ["--saliency", *detectors, *(["rbd"] if maps and set(detectors) <= {"gt"} else [])]
+    used = ("tau",) if objective["name"] == "max-excess" else ("min_area" if objective.get("min_area") else "k",)
+    words += ["--objective", objective["name"]] if objective["name"] != "max-excess" else []
+    words += _flags({key: objective.get(key) for key in (*used, "grid")} | {"max_side": images.get("max_side")})
+    words += _flags({"quality": images.get("quality"), "chroma": images.get("chroma")})
+    words += _flags({"shard_samples": manifest.get("shard_samples")})
+    words += ["--keep-maps"] if maps else []
+    words += ["--on-bad-image", "skip"] if manifest.get("skipped") else []
+    return shlex.join([*words, "--out", str(out)])
+
+
+def how_to_rebuild(place: Path | Url, manifest: dict) -> str:
+    """What replaces a damaged set by a new one: a part of a sentence that ends in a command."""
+    if isinstance(place, Url):
+        writable = {"hf": f"fgdata push FOLDER {place}", "s3": build_command(manifest, place)}
+        command = writable.get("s3" if place.scheme == "gs" else place.scheme)
+        return f"copy the set there again: {command}" if command else "copy the set to the server again"
+    return f"rebuild the set: rm -r {shlex.quote(str(place))} && {build_command(manifest, place)}"
+
+
+def build_beside(place: Path | Url, manifest: dict, suffix: str, *, keep_maps: bool = False) -> str:
+    """`build_command` for a new set beside a folder, named after it: shards/cub and "-maps" -> shards/cub-maps."""
+    folder = Path("shards") / place.name if isinstance(place, Url) else place if place.name else place.resolve()
+    return build_command(manifest, folder.with_name(f"{folder.name}{suffix}"), keep_maps=keep_maps)
+
+
+_DEFAULTS = {"k": 2.0, "grid": 64, "quality": 90, "shard_samples": 256}
+"""Of build-shards: these are not printed. A test compares them with the command's."""
+
+
+def _flags(values: dict) -> list[str]:
+    """Values that are set and not the default -> the words that set them."""
+    given = [(name, value) for name, value in values.items() if value not in (None, _DEFAULTS.get(name))]
+    return [word for name, value in given for word in (f"--{name.replace('_', '-')}", str(value))]
