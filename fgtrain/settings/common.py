@@ -69,8 +69,8 @@ class Data:
     """The training data."""
 
     shards: MaybePlace = None
-    """Shard set: a folder with manifest.json, or its URL (s3://, gs://, hf://datasets/, https://). Default: the newest
-    complete one under shards/."""
+    """Shard set: a folder with manifest.json, or its URL (s3://, gs://, hf://datasets/, http(s)://). Default: the
+    newest complete one under shards/."""
     split: str = "train"
     """Split to train on."""
     detector: str | None = None
