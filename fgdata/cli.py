@@ -13,6 +13,7 @@ from tyro.conf import subcommand
 
 from . import plugins
 from .commandline import help_as_paragraphs
+from .commandline.options import REGISTRY
 from .commands.build import build_shards, finish, without_part
 from .commands.change import add, coreset, rebox
 from .commands.look import check, fetch_model, list_all, score, show
@@ -71,8 +72,8 @@ def main(args: Sequence[str] | None = None) -> int:
         with help_as_paragraphs(rest):
             # tyro gets one command alone, so that an error suggests its own flags and its own help.
             if rest and (function := functions(without_part(words)).get(rest[0])):
-                return tyro.cli(function, prog=f"fgdata {rest[0]}", args=rest[1:])
-            return tyro.cli(commands(), prog="fgdata", description=DESCRIPTION, args=rest)
+                return tyro.cli(function, prog=f"fgdata {rest[0]}", args=rest[1:], registry=REGISTRY)
+            return tyro.cli(commands(), prog="fgdata", description=DESCRIPTION, args=rest, registry=REGISTRY)
 
     given = [word for word in words if not word.startswith("-")]
     when_stopped = {

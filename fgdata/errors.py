@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
+from . import __version__
+
 SHOWN = 5  # how many items of a long list a message names
 _DRIVE = "the disk or network drive failed; the system's log says more"
 _SERVER = "the server of the network drive does not answer; check the connection and mount the drive again"
@@ -210,9 +212,13 @@ def run_command(program: str, command: Callable[[], int | None], when_stopped: C
 def run_program(program: str, module: str) -> int:
     """Imports the command line `module` and calls its `main`, for the entry point of a program -> its exit code.
 
+    `--version` alone prints the version of the package, and imports nothing.
+
     Ctrl-C gives 130 and no traceback during the imports too. The exit code is decided when `main` returns: a signal
     that comes while Python shuts down does not change it, except for Ctrl-C, which ends the process at once.
     """
+    if sys.argv[1:] == ["--version"]:
+        return run_command(program, lambda: print(f"{program} {__version__}"))
     try:
         return import_module(module).main()
     except KeyboardInterrupt:

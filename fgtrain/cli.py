@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, arg, subcomman
 
 from fgdata import plugins
 from fgdata.commandline import help_as_paragraphs
+from fgdata.commandline.options import REGISTRY
 from fgdata.errors import InputError, run_command, suggest
 
 from .commands import COMMANDS, call, find_command
@@ -76,7 +77,7 @@ def parse(words: list[str], defaults: Config | None, name: str | None) -> Any:
         options["config"] = (OmitSubcommandPrefixes,)
     elif kind is None:
         kind, options = commands(), {"description": DESCRIPTION, "config": (OmitSubcommandPrefixes,)}
-    return tyro.cli(kind, prog=" ".join(["fgtrain", *words[:depth]]), args=words[depth:], **options)
+    return tyro.cli(kind, prog=" ".join(["fgtrain", *words[:depth]]), args=words[depth:], registry=REGISTRY, **options)
 
 
 def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:

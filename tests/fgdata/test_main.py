@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from fgdata import __version__
+
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
 
@@ -29,6 +31,14 @@ def test_ctrl_c_while_modules_are_imported(name: str, tmp_path: Path):
     script = f"import sys; from {module} import {function}; sys.exit({function}())"  # as pip writes it
     for done in (start(script, tmp_path, "list"), start("", tmp_path, "-m", name, "list")):
         assert (done.returncode, done.stdout, done.stderr) == (130, "", f"\n{name}: stopped.\n")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_version_is_printed_without_an_import_of_libraries(name: str, tmp_path: Path):
+    for library in ("tyro", "numpy", "torch"):
+        (tmp_path / f"{library}.py").write_text("raise SystemExit('imported')")
+    done = start("", tmp_path, "-m", name, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{name} {__version__}\n", "")
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
