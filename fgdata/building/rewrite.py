@@ -16,6 +16,7 @@ import numpy as np
 from ..boxes.objective import Objective, solve
 from ..errors import InputError, name_file
 from ..files.atomic import is_part, write_atomic
+from ..files.regular import open_regular
 from ..files.swap import recover, replacing
 from ..images import name_image
 from ..plugins import needed
@@ -75,6 +76,10 @@ class Reboxed:
     manifest: dict
     path: Path
     seconds: float
+    removed: tuple[str, ...] = ()
+    """Files that described the old boxes; a set that was replaced no longer has them."""
+    old_card: Path | None = None
+    """A README.md of the set that names the digest of the old manifest: it describes the old boxes."""
 
 
 def objective_of(path: Path) -> Objective:
@@ -201,7 +206,10 @@ def _rewrite(
         elif keep_maps:
             (_link if out is None else _copy)(source / MAPS, new / MAPS)
         shutil.rmtree(new / BUILDING)
+        removed, old_card = (), None
         if out is None:
+            removed = tuple(name for name in _DESCRIPTIONS if (source / name).exists())
+            old_card = _find_card(source, shards.manifest["digest"])
             _link_other_files(source, new, manifest)
         elif (source / LOG).is_file():  # the time of each detector
             _copy(source / LOG, new / LOG)
@@ -210,7 +218,7 @@ def _rewrite(
                 append_log(new / LOG, {"shard": fact["entry"]["name"], "added": component(added), **fact["log"]})
         manifest = signed(manifest)
         write_atomic(new / MANIFEST, dump(manifest))
-    return Reboxed(manifest, out or source, time.monotonic() - start)
+    return Reboxed(manifest, out or source, time.monotonic() - start, removed, old_card)
 
 
 def rewrite_shard(job: Job, advance=lambda images: None) -> dict:
@@ -269,9 +277,21 @@ def _number(key: str, job: Job) -> int:
     )
 
 
+_DESCRIPTIONS = ("report.html", "metadata.parquet", "croissant.json")
+"""Files that `fgdata show` and `fgdata card` write about the boxes of a set."""
+
+
+def _find_card(folder: Path, digest: str) -> Path | None:
+    """The README.md of a set if it names this digest, as the card of that set does."""
+    path = folder / "README.md"
+    with suppress(OSError, InputError), open_regular(path) as file:
+        return path if digest.encode() in file.read(1 << 20) else None
+    return None
+
+
 def _link_other_files(source: Path, new: Path, manifest: dict) -> None:
     """Links every other file of the old folder into the new one, except those that describe the old boxes."""
-    own = {MANIFEST, MAPS, "report.html", "metadata.parquet", "croissant.json"}
+    own = {MANIFEST, MAPS, *_DESCRIPTIONS}
     own |= {f"{shard['name']}.{end}" for shard in list_shards(manifest) for end in ("tar", "idx")}
     for entry in source.iterdir():
         if entry.name in own or is_part(entry):

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import counted
-from ..stores.place import need_local
-from .common import Provider, Shards, explain_replacement, total_of
+from ..stores.place import need_local, need_path
+from .common import Provider, Shards, explain_outdated, explain_replacement, total_of
 
 
 def rebox(
@@ -43,10 +43,12 @@ def rebox(
     from ..files.swap import is_working_folder
 
     folder = need_local(shards, "fgdata rebox")
+    out = need_path(out, "--out") if out else None
     inside = out is None and is_working_folder(folder)
     wanted = objective_of(folder).override(name=objective, tau=tau, k=k, min_area=min_area, grid=grid)
     done = rebox_set(folder, wanted, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: recomputed the boxes of {total_of(done.manifest)} in {done.seconds:,.1f} s")
+    explain_outdated(done)
     if inside:
         explain_replacement()
     both = [str(shards), str(out)] if out else []
@@ -80,10 +82,12 @@ def add(
     from ..saliency import with_onnx
 
     folder = need_local(shards, "fgdata add")
+    out = need_path(out, "--out") if out else None
     inside = out is None and is_working_folder(folder)
     (saliency,) = with_onnx((saliency,), onnx_provider, onnx_threads)
     done = add_to_set(folder, saliency, out=out, workers=available_cores() if jobs is None else jobs)
     print(f"{done.path}: added boxes by {saliency} to {total_of(done.manifest)} in {done.seconds:,.1f} s")
+    explain_outdated(done)
     if inside:
         explain_replacement()
     print(f"Compare them: fgdata score {shlex.quote(str(done.path))}")
@@ -124,6 +128,7 @@ def coreset(
     from ..selection.coreset import coreset as choose
     from ..shards.reader import ShardSet
 
+    out = need_path(out, "--out")
     pool_set, target_set = ShardSet.open(need_local(pool, "fgdata coreset")), ShardSet.open(target)
     done = choose(
         pool_set,

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -10,12 +10,14 @@ from ..errors import counted
 from ..stores.flag import Place
 from ..stores.place import Url
 
+if TYPE_CHECKING:
+    from ..building.rewrite import Reboxed
+
 RECIPE_BATCH = 256
 """Samples per step of the recipe cvsa, and so the least number of train images that it takes."""
 LARGE_SAMPLE = 50_000
 """Bytes of a sample from which a build mentions --max-side; at 384 pixels a photograph takes fewer."""
 Shards = Annotated[Place, tyro.conf.Positional]
-Folder = Annotated[Path, tyro.conf.Positional]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "coreml"]
 
 
@@ -35,6 +37,20 @@ def explain_replacement() -> None:
     print(f"The folder was replaced, and your shell is in the old one. Run: cd {shlex.quote(str(Path.cwd()))}")
 
 
+def explain_outdated(done: "Reboxed") -> None:
+    """Says which files about the old boxes a set has lost, and whether its card still describes them."""
+    folder = shlex.quote(str(done.path))
+    if done.removed:
+        program = "show" if {*done.removed} == {"report.html"} else "card"
+        again = "" if done.old_card else f" Write them again: fgdata {program} {folder}"
+        print(f"Removed {', '.join(done.removed)}, which described the old boxes.{again}")
+    if done.old_card:
+        card = shlex.quote(str(done.old_card))
+        print(
+            f"{done.old_card} describes the old boxes. Edit it, or write a new one: rm {card} && fgdata card {folder}"
+        )
+
+
 def total_of(manifest: dict) -> str:
     counts = {name: split["samples"] for name, split in manifest["splits"].items()}
     parts = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -52,7 +68,8 @@ def remarks(manifest: dict) -> list[str]:
     if manifest["reencoded"]:
         encoded = counted(manifest["reencoded"], "image")
         lines.append(f"{encoded} re-encoded as JPEG (not a JPEG of 1 or 3 channels, or larger than --max-side)")
-    for name, counts in manifest["fallbacks"].items():
+    fallbacks = {name: counts for name, counts in manifest["fallbacks"].items() if name != "whole"}  # it has no others
+    for name, counts in fallbacks.items():
         lines += [
             f"{counted(count, 'image')} got the whole-image box from {name}: {kind} map"
             for kind, count in counts.items()

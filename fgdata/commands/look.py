@@ -9,7 +9,7 @@ import tyro
 
 from ..errors import InputError, counted
 from ..stores.flag import MaybePlace, Place
-from ..stores.place import Url
+from ..stores.place import Url, need_path
 from .common import Shards
 
 
@@ -119,7 +119,7 @@ def show(
     from ..report.page import write_report
 
     default = Path(f"{shards.name}.html") if isinstance(shards, Url) else shards / "report.html"
-    path = write_report(shards, out or default, samples, other)
+    path = write_report(shards, need_path(out, "--out") if out else default, samples, other)
     print(f"Wrote {path}. Open it in a browser; it needs no other file.")
     return 0
 

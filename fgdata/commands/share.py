@@ -6,10 +6,11 @@ from typing import Annotated
 import tyro
 
 from ..errors import counted
-from .common import Folder, print_next, total_of
+from ..stores.place import need_local, need_path
+from .common import Shards, print_next, total_of
 
 
-def card(shards: Folder, out: Path | None = None, to: str | None = None, licence: str | None = None) -> int:
+def card(shards: Shards, out: Path | None = None, to: str | None = None, licence: str | None = None) -> int:
     """Write the files that describe a shard set for other people: README.md, croissant.json and metadata.parquet.
 
     README.md is a dataset card for the Hugging Face hub; edit it as you like, it is not overwritten. croissant.json
@@ -26,14 +27,15 @@ def card(shards: Folder, out: Path | None = None, to: str | None = None, licence
     from ..sharing.describe import FILES, describe
 
     repository = dataset_name(to) if to is not None else None
-    folder = out or shards
-    describe(shards, folder, repository=repository, licence=check_licence(licence))
+    source = need_local(shards, "fgdata card")
+    folder = need_path(out, "--out") if out else source
+    describe(source, folder, repository=repository, licence=check_licence(licence))
     print(f"{folder}: wrote {', '.join(FILES)}")
     return 0
 
 
 def push(
-    shards: Folder,
+    shards: Shards,
     to: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hf://datasets/ORG/NAME")],
     licence: str | None = None,
     public: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -55,7 +57,9 @@ def push(
     from ..files.hub import check_licence
     from ..sharing.push import push as push_set
 
-    done = push_set(shards, to, licence=check_licence(licence), public=public, have_right=have_right)
+    done = push_set(
+        need_local(shards, "fgdata push"), to, licence=check_licence(licence), public=public, have_right=have_right
+    )
     state = "private" if done.private else "public"
     print(f"{to} ({state}): uploaded {counted(done.uploaded, 'file')}; the hub has every file of the manifest.")
     print(f"Get it: fgdata pull {to} FOLDER")
@@ -64,7 +68,7 @@ def push(
 
 def pull(
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hf://datasets/ORG/NAME")],
-    shards: Folder,
+    shards: Shards,
 ) -> int:
     """Download a shard set from the Hugging Face hub, and compare every file with the manifest's sha256.
 
@@ -77,7 +81,8 @@ def pull(
     """
     from ..sharing.pull import pull as pull_set
 
-    done = pull_set(source, shards)
+    folder = need_path(shards, "fgdata pull SOURCE")
+    done = pull_set(source, folder)
     if done.was_complete:
         print(f"{shards} is already complete: {total_of(done.manifest)}. Nothing to do.")
         return 0

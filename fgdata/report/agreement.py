@@ -42,7 +42,7 @@ class Agreement:
             f"{name}: {share:.0%} of its boxes are the whole image ({self.flat[name]:.0%} from flat maps), so they "
             "give no guidance there. Try another detector, or smaller boxes: fgdata rebox --help"
             for name, share in self.whole.items()
-            if share > LARGE
+            if share > LARGE and name != "whole"  # the detector without one has no other boxes
         ]
 
     def as_json(self) -> dict:

@@ -6,7 +6,8 @@ from pathlib import Path
 from ..errors import InputError
 
 SCHEMES = ("s3", "gs", "hf", "https", "http")
-_ALLOWED = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, hf://datasets/ORG/NAME, https://HOST/FOLDER"
+_ALLOWED = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, hf://datasets/ORG/NAME, https://HOST/FOLDER, http://HOST/FOLDER"
+_LOST_SLASH = re.compile(rf"^({'|'.join(SCHEMES)}):/([^/])")  # of a URL that became a path
 
 
 class Url(str):
@@ -46,7 +47,7 @@ def place(text: str | Path) -> Path | Url:
     if isinstance(text, Url):
         return text
     if isinstance(text, Path):
-        if re.match(rf"({'|'.join(SCHEMES)}):/[^/]", str(text)):
+        if _LOST_SLASH.match(str(text)):
             raise InputError(f"{text} is a path, which has lost a slash of the URL. Pass the URL as text.")
         return text
     scheme, separator, rest = text.partition("://")
@@ -65,6 +66,14 @@ def place(text: str | Path) -> Path | Url:
             f"{text!r} has a query, a space, or an empty part. Name the folder alone; allowed: {_ALLOWED}."
         )
     return Url(f"{scheme}://{rest}")
+
+
+def need_path(where: Path | Url, flag: str) -> Path:
+    """The path of what a command writes on this machine. InputError, naming the flag, for a URL."""
+    if isinstance(where, Url) or _LOST_SLASH.match(str(where)):
+        url = _LOST_SLASH.sub(r"\1://\2", str(where))
+        raise InputError(f"{flag} {url} is a URL; this command writes to this machine. Name a path: {flag} PATH")
+    return where
 
 
 def need_local(where: Path | Url, command: str) -> Path:

@@ -55,6 +55,8 @@ def test_whole_and_flat_boxes_are_counted_and_warned_of():
     found = agree(scored({"rbd": boxes, "gs": boxes[::-1] * 0.5}, {"rbd": ["flat"] * 2 + [""] * 8}))
     assert (found.whole, found.flat) == ({"rbd": 0.4, "gs": 0.0}, {"rbd": 0.2, "gs": 0.0})
     assert [line.split(":")[0] for line in found.warnings] == ["rbd"]
+    whole = scored({"whole": np.tile(np.array([0, 0, 1, 1], np.float32), (10, 1))}, {"whole": ["flat"] * 10})
+    assert agree(whole).warnings == []
     assert "40% of its boxes are the whole image (20% from flat maps)" in found.warnings[0]
 
 

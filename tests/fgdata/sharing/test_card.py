@@ -47,6 +47,28 @@ def stored(folder: Path) -> dict[str, dict]:
     return samples
 
 
+def test_a_change_of_the_set_names_the_files_that_described_it(tiny: Path, capsys: pytest.CaptureFixture[str]):
+    assert card(tiny) == 0
+    capsys.readouterr()
+    words = ["add", str(tiny), "--saliency", "vsf", "--jobs", "1"]
+    assert cli.main([*words, "--out", str(tiny.with_name("other"))]) == 0
+    assert "describe" not in capsys.readouterr().out
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "Removed metadata.parquet, croissant.json, which described the old boxes." in lines
+    new = f"rm {tiny}/README.md && fgdata card {tiny}"
+    assert f"{tiny}/README.md describes the old boxes. Edit it, or write a new one: {new}" in lines
+    (tiny / "README.md").unlink()
+    assert card(tiny) == 0
+    assert "`vsf`" in (tiny / "README.md").read_text("utf-8")
+    (tiny / "README.md").write_text("my notes")
+    capsys.readouterr()
+    assert cli.main(["add", str(tiny), "--saliency", "spectral-residual", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f"which described the old boxes. Write them again: fgdata card {tiny}" in out
+    assert "README" not in out
+
+
 def test_metadata_has_a_row_for_each_sample(tiny: Path):
     assert card(tiny) == 0
     rows = pq.read_table(tiny / "metadata.parquet").to_pylist()

@@ -9,6 +9,7 @@ import pytest
 from object_storage import web_server
 
 import fgdata
+from fgdata import cli
 from fgdata.errors import InputError
 from fgdata.shards.check import check
 from fgdata.shards.reader import ShardSet, read_all
@@ -95,6 +96,29 @@ def test_a_wrong_url_of_a_web_server_suggests_no_command_that_is_refused(web):
         InputError, match=r"There is no shard set at http://\S+/nope: it has no manifest.json. Check the URL$"
     ):
         ShardSet.open(f"{web.address}/nope")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("card {}", "fgdata card needs a folder of this machine, and {} is a URL. Copy the set"),
+        ("push {} hf://datasets/a/b", "fgdata push needs a folder of this machine, and {} is a URL. Copy the set"),
+        ("pull hf://datasets/a/b {}", "fgdata pull SOURCE {} is a URL; this command writes to this machine"),
+        ("rebox {}", "fgdata rebox needs a folder of this machine"),
+        ("add {} --saliency rbd", "fgdata add needs a folder of this machine"),
+        ("finish {}", "fgdata finish needs a folder of this machine"),
+        ("coreset {} shards/x --encoder e --budget 1 --out y", "fgdata coreset needs a folder of this machine"),
+        ("rebox shards/x --out {}", "--out {} is a URL"),
+        ("add shards/x --saliency rbd --out {}", "--out {} is a URL"),
+        ("card shards/x --out {}", "--out {} is a URL"),
+        ("show shards/x --out {}/a.html", "--out {}/a.html is a URL"),
+        ("coreset shards/x shards/y --encoder e --budget 1 --out {}", "--out {} is a URL"),
+    ],
+)
+def test_commands_that_need_a_folder_say_so(words: str, message: str, capsys: pytest.CaptureFixture[str]):
+    for url in ("http://host/drawn", "s3://birds/drawn"):
+        assert cli.main(words.replace("{}", url).split()) == 2
+        assert message.replace("{}", url) in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_answer(web, monkeypatch: pytest.MonkeyPatch):
