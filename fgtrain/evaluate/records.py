@@ -94,20 +94,20 @@ def with_checksum(record: dict[str, Any]) -> str:
     return f'{line[:-1]}, "crc32": {zlib.crc32(line.encode())}}}'
 
 
-def read_records(path: Path, lenient: bool = False) -> list[Line]:
+def read_records(path: Path, lenient: bool = False, most: int = MOST_BYTES) -> list[Line]:
     """Reads the records of a .jsonl file; [] when the file does not exist.
 
     An incomplete last line without a line break is still being written, and is ignored. Any other incomplete line is
     from a process that was killed, or is damaged: it is left out with a warning.
-    InputError names a file of more than 64 MiB, or the first other line that is not a JSON object, that does not match
-    its checksum, or that has no checksum although a line before it has one. lenient: such a line is left out with a
-    warning, too.
+    InputError names a file of more than `most` bytes, or the first other line that is not a JSON object, that does not
+    match its checksum, or that has no checksum although a line before it has one. lenient: such a line is left out
+    with a warning, too.
     """
     if not path.exists():
         return []
     if not path.is_file():
         raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
-    data = read_bytes(path, MOST_BYTES)
+    data = read_bytes(path, most)
     lines: list[Line] = []
     contents = data.removesuffix(b"\n").split(b"\n") if data else []
     for number, content in enumerate(contents, 1):

@@ -13,7 +13,7 @@ from ..evaluate.records import Line, is_finite, read_records, warn_once
 from ..printing import say
 from ..runs.checkpoint import checked_config
 from ..runs.files import whole
-from ..runs.rundir import RunDir
+from ..runs.rundir import MOST_LOG_BYTES, RunDir
 from ..settings.common import need
 from ..settings.file import relevant
 from ..settings.pictures import Curves
@@ -62,7 +62,7 @@ def curves(path: Path) -> Series:
     A value that is not a finite number adds none either: a warning names the first line. InputError when the run has
     no metrics yet, or a line without a number as its epoch.
     """
-    lines = read_records(path / "metrics.jsonl")
+    lines = read_records(path / "metrics.jsonl", most=MOST_LOG_BYTES)
     if not any(name not in AXIS and is_finite(value) for line in lines for name, value in line.values.items()):
         raise InputError(f"{path} has no metrics.jsonl with a metric in it. Name run directories, such as runs/cvsa.")
     series: Series = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..evaluate.records import read_records
 from ..place import open_shards
+from ..runs.rundir import MOST_LOG_BYTES
 from ..settings.common import Config
 from .sets import DataSet
 
@@ -43,4 +44,4 @@ def without_weights(config: Config) -> Config:
 
 
 def _metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    yield from (line.values for line in read_records(folder / "metrics.jsonl", lenient=True))
+    yield from (line.values for line in read_records(folder / "metrics.jsonl", lenient=True, most=MOST_LOG_BYTES))

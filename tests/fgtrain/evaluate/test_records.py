@@ -10,6 +10,7 @@ import pytest
 from fgdata.errors import InputError
 from fgtrain.evaluate.records import append_record, read_records
 from fgtrain.runs.files import read_json
+from fgtrain.show.curves import curves
 
 RECORDS = [
     {"evaluation": "knn", "step": 10, "accuracy": 0.5},
@@ -167,3 +168,12 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, name: str):
         file.truncate(1 << 34)  # sparse: it takes no space on the disk
     with pytest.raises(InputError, match=rf"{name} has 17,179,869,184 bytes; the largest size allowed is 67,108,864"):
         read_records(path) if name.endswith("l") else read_json(path)
+
+
+def test_the_metrics_of_a_long_run_may_be_larger(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    line = {"step": 1, "epoch": 0.5, "loss": 2.0}
+    path.write_text("".join(json.dumps(line | {"step": step}) + " " * (1 << 25) + "\n" for step in (1, 2, 3)))
+    assert curves(tmp_path)["loss"] == ([0.5] * 3, [2.0] * 3)
+    with pytest.raises(InputError, match=r"metrics.jsonl has 100,\d{3},\d{3} bytes"):
+        read_records(path)
