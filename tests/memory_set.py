@@ -1,11 +1,13 @@
 """A shard set in memory, with images of many sizes, and a loader of it."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
+from fgdata.boxes.objective import Objective
 from fgdata.errors import InputError
 from fgdata.images import encode_jpeg
 from fgdata.shards.sample import Sample
@@ -22,11 +24,13 @@ def as_sample(components: dict[str, bytes]) -> Sample:
 class MemorySet:
     """The part of a ShardSet that the loader uses, in memory: one split of images of many sizes."""
 
-    path, folder, detectors = "memory", "memory", ("gt", "rbd")
+    path, folder, detectors = Path("memory"), "memory", ("gt", "rbd")
 
     def __init__(self, count: int, side: tuple[int, int] = (20, 60), broken: int | None = None):
         rng = np.random.default_rng(count)
-        self.manifest, self.splits, self.split_name = {"digest": f"{count} {side}"}, {"train": count}, ""
+        self.manifest = {"digest": f"{count} {side}", "dataset": {"name": "drawn"}, "images": {}}
+        self.manifest |= {"objective": Objective().settings, "detectors": {"gt": {}, "rbd": {}}}
+        self.splits, self.split_name = {"train": count}, ""
         self.samples = []
         for i in range(count):
             w, h = (int(value) for value in rng.integers(*side, 2))

@@ -3,8 +3,7 @@
     fgdata.ViewSpec(size=96, crop="saliency-swap", masks=True)
     fgdata.ViewSpec.evaluation(96)
 
-A value out of its range raises InputError, which names the flag of fgtrain. Docstrings of the class and its fields are
-the help of the flags.
+A value out of its range raises InputError. Docstrings of the class and its fields are the help of the flags.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ LEAST_SIGMA = 0.01
 
 def _need(ok: bool, field: str, value: object, allowed: str) -> None:
     if not ok:
-        raise InputError(f"--{field.replace('_', '-')} is {value!r}; allowed: {allowed}.")
+        raise InputError(f"{field} is {value!r}; allowed: {allowed}.")
 
 
 @dataclass(frozen=True)

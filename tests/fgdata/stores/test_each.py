@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from new_threads import NewThreads
 
 from fgdata.stores.store import AHEAD, each
 
@@ -63,12 +64,12 @@ def test_an_error_comes_in_its_turn():
 
 
 def test_a_consumer_that_stops_begins_no_more():
-    before, items = threading.active_count(), Counted(1000)
+    threads, items = NewThreads(), Counted(1000)
     results = each(WAITING, str, items)
     assert next(results) == "0"
     results.close()  # type: ignore[attr-defined]
     assert items.taken == WINDOW
-    assert threading.active_count() == before
+    assert threads() == 0
 
 
 def test_storage_that_does_not_wait_is_read_one_by_one():

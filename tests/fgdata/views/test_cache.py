@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from memory_set import MemorySet, same
+from new_threads import NewThreads
 
 from fgdata import cores
 from fgdata.errors import InputError
@@ -113,12 +114,12 @@ def test_too_little_memory_is_refused_in_words(drawn_set: Path, monkeypatch: pyt
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr(cores, "OWN_CGROUP", tmp_path / "self")
     (tmp_path / "memory.max").write_text("1000\n")  # the limit of a container
-    before = threading.active_count()
+    threads = NewThreads()
     with pytest.raises(
         InputError, match=r"images of split 'train' \(32\) take about .* GB, and a cache may take 0.0 GB"
     ):
         load(drawn_set, views=SPECS["rrc"], batch_size=4, cache="ram")
-    assert threading.active_count() == before
+    assert threads() == 0
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(InputError, match="in each of 3 processes.*divided by them.*--max-side 256"):
         load(drawn_set, views=SPECS["rrc"], batch_size=4, cache="ram", world_size=3)

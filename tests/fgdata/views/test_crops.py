@@ -138,5 +138,5 @@ def test_which_crops_need_boxes():
     assert ViewSpec(crop="contrastive", crop_box="centre", masks=True).needs_boxes
     assert not ViewSpec(crop="contrastive", crop_box="given", masks=True).needs_boxes
     assert not ViewSpec(crop="paste", masks=True, boxes=True).needs_boxes
-    with pytest.raises(InputError, match="--views.crop-alpha is 0; allowed: 0.01 to 1000"):
+    with pytest.raises(InputError, match="views.crop_alpha is 0; allowed: 0.01 to 1000"):
         ViewSpec(crop_alpha=0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from memory_set import MemorySet, same
+from new_threads import NewThreads
 
 from fgdata.errors import InputError
 from fgdata.files.handles import HANDLES
@@ -124,7 +125,7 @@ def test_at_most_three_batches_are_computed_ahead(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_thread_and_no_file_is_left(drawn_set: Path, backend: Any):
-    before = threading.active_count()
+    threads = NewThreads()
     shards = ShardSet.open(drawn_set)
     owner = shards.store.owner
     for closes in (True, False):
@@ -136,10 +137,10 @@ def test_no_thread_and_no_file_is_left(drawn_set: Path, backend: Any):
         del loader
         gc.collect()
         for _ in range(200):
-            if threading.active_count() == before:
+            if threads() == 0:
                 break
             threading.Event().wait(0.01)
-        assert threading.active_count() == before
+        assert threads() == 0
     del shards
     gc.collect()
     assert not HANDLES.open_files(owner)
@@ -169,18 +170,19 @@ def test_a_cancelled_request_is_not_computed():
 
 
 def test_a_pool_starts_threads_only_as_they_are_needed():
-    pool, gate, before = Pool(50), threading.Event(), threading.active_count()
+    threads, gate = NewThreads(), threading.Event()
+    pool = Pool(50)
     done = threading.Semaphore(0)
     for _ in range(5):
         pool.put(0, done.release)
         done.acquire()
-    assert threading.active_count() - before <= 2  # the second if a task came before the first thread was idle again
+    assert threads() <= 2  # the second if a task came before the first thread was idle again
     for _ in range(9):
         pool.put(0, gate.wait, PAST)
-    assert 9 <= threading.active_count() - before <= 11
+    assert 9 <= threads() <= 11
     gate.set()
     pool.close()
-    assert threading.active_count() == before
+    assert threads() == 0
 
 
 @pytest.mark.parametrize(("readers", "batch", "expected"), [(64, 64, 5), (64, 256, 4), (64, 8, 19), (1, 1, 5)])

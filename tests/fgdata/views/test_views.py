@@ -357,7 +357,7 @@ def test_dali_recolour_and_normalise(dali):
      ("patch_area", 1e-300), ("paste_area", 1e-300), ("area", (np.nan, 1))],
 )  # fmt: skip
 def test_a_spec_refuses_values_out_of_range(field: str, value: object):
-    with pytest.raises(InputError, match=f"--views.{field.replace('_', '-')} is .*allowed"):
+    with pytest.raises(InputError, match=f"views.{field} is .*allowed"):
         ViewSpec(**{field: value})
 
 
