@@ -13,6 +13,7 @@ from typing import TextIO
 
 from . import __version__
 
+_WARNED: set[str] = set()
 SHOWN = 5  # how many items of a long list a message names
 _DRIVE = "the disk or network drive failed; the system's log says more"
 _SERVER = "the server of the network drive does not answer; check the connection and mount the drive again"
@@ -160,6 +161,13 @@ def warn(message: str) -> None:
     if sys.stderr:
         with suppress(OSError):
             print(message, file=sys.stderr, flush=True)
+
+
+def warn_once(message: str, about: str = "") -> None:
+    """`warn`, once in this process about one thing, by default this message: some files are read again and again."""
+    if (about or message) not in _WARNED:
+        _WARNED.add(about or message)
+        warn(message)
 
 
 def run_command(program: str, command: Callable[[], int | None], when_stopped: Callable[[], str] = str) -> int:

@@ -1,6 +1,6 @@
 """The registry of tyro's rules: how a value that does not suit an option is reported."""
 
-import re
+from collections.abc import Callable
 from typing import Any, Union, get_args
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -22,15 +22,12 @@ def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         return None
 
     def read(words: list[str]) -> Any:
-        try:
-            return None if words == ["None"] else spec.instance_from_str(words)
-        except ValueError:
-            raise ValueError(f"{words[0]!r} is not {describe(spec.metavar)}") from None
+        return None if words == ["None"] else spec.instance_from_str(words)
 
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=f"{{None}}|{spec.metavar}",
-        instance_from_str=read,
+        instance_from_str=_named(read, spec.metavar),
         is_instance=lambda value: value is None or spec.is_instance(value),
         str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
     )
@@ -38,8 +35,19 @@ def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 def describe(metavar: str) -> str:
     """What tyro shows for a type, in words: "INT" -> "a whole number", "FLOAT|{own}" -> "a number or own"."""
-    parts = [_WORDS.get(part, part.strip("{}")) for part in re.split(r"\|", metavar)]
-    return " or ".join(parts)
+    return " or ".join(_WORDS.get(part, part.strip("{}")) for part in metavar.split("|"))
+
+
+def _named(read: Callable[[list[str]], Any], metavar: str) -> Callable[[list[str]], Any]:
+    """`read`, whose ValueError says what the word should be."""
+
+    def read_or_name(words: list[str]) -> Any:
+        try:
+            return read(words)
+        except ValueError:
+            raise ValueError(f"{words[0]!r} is not {describe(metavar)}") from None
+
+    return read_or_name
 
 
 @REGISTRY.primitive_rule
@@ -49,17 +57,10 @@ def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     if kind not in (int, float):
         return None
     metavar = kind.__name__.upper()
-
-    def read(words: list[str]) -> Any:
-        try:
-            return kind(words[0])
-        except ValueError:
-            raise ValueError(f"{words[0]!r} is not {describe(metavar)}") from None
-
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
-        instance_from_str=read,
+        instance_from_str=_named(lambda words: kind(words[0]), metavar),
         is_instance=lambda value: isinstance(value, kind | int) and not isinstance(value, bool),
         str_from_instance=lambda value: [str(value)],
     )

@@ -40,8 +40,8 @@ def create_folder(folder: Path, flag: str) -> None:
 def create_and_lock(folder: Path, shared: bool = False, flag: str = "--out") -> Iterator[None]:
     """Creates a folder and its parents, and locks it (as `lock` does) until the block ends.
 
-    shared: other processes may hold a shared lock at the same time, but no exclusive one. flag: the flag that
-    names the folder, for messages.
+    shared: other processes may hold a shared lock at the same time, but no exclusive one. flag: the flag that names
+    the folder, for messages.
 
     If the block raises, the folders created here are removed again if they are empty, before the lock is released.
     Raises InputError if the folder cannot be created, or if another process holds its lock; that process owns the

@@ -10,7 +10,6 @@ one. Both may go on: their temporary names are random, each file appears whole, 
 process removes leftovers it asks `find_live`, so that it never removes the files of the one that took over.
 """
 
-import functools
 import json
 import os
 import platform
@@ -24,7 +23,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from shlex import quote
 
-from ..errors import InputError, warn
+from ..errors import InputError, warn_once
 from .atomic import is_part, write_atomic
 from .json import read_json
 
@@ -82,7 +81,7 @@ def owning(
         while other := find_live(folder, prefix, first, end, file.path):
             if not waits:
                 raise InputError(_describe(other, does))
-            _warn_once(f"{other} {does}; waiting for it")
+            warn_once(f"{other} {does}; waiting for it")
             time.sleep(_glance_seconds())
         file.create(holds=True)
         yield file.path
@@ -147,7 +146,7 @@ def find_live(
         if owner.runs is False:
             _remove(path, seen)
     if seen:
-        _warn_once(
+        warn_once(
             f"{', '.join(map(str, seen.values()))} began to write to {folder.parent}. Waiting {LEASE_SECONDS:.0f} s to "
             "see whether it still does."
         )
@@ -167,11 +166,6 @@ def find_live(
     for path in list(seen):
         _remove(path, seen)
     return None
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    warn(text)
 
 
 def _glance_seconds() -> float:

@@ -149,7 +149,7 @@ def _explain_missing_manifest(store: Store) -> str:
         build = f"fgdata build-shards --dataset NAME --root FOLDER --out {folder}"
         create = {"hf": f"fgdata push FOLDER {folder}", "s3": build, "gs": build}.get(folder.scheme)
         hint = f", or create a set there: {create}" if create else ""
-        return f"There is no shard set at {folder}: it has no {MANIFEST}. Check the URL{hint}"
+        return f"{folder} is not a shard set: it has no {MANIFEST}. Check the URL{hint}"
     if not folder.is_dir():
         return f"There is no shard set at {folder}: the folder does not exist. List the existing sets: fgdata list"
     if (folder / BUILDING).is_dir():

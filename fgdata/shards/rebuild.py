@@ -5,11 +5,8 @@ from pathlib import Path
 
 from ..stores.place import Url
 
-_FLAGS = {
-    **{name: name for name in ("classes", "images_per_class", "size", "seed", "level", "split_folders")},
-    **{name: name for name in ("test_fraction", "split_seed")},
-    **{f"subset_{name}": name for name in ("classes", "images_per_class")},
-}
+_SAME = ("classes", "images_per_class", "size", "seed", "level", "split_folders", "test_fraction", "split_seed")
+_FLAGS = {name: name for name in _SAME} | {f"subset_{name}": name for name in ("classes", "images_per_class")}
 """Setting of a dataset in a manifest -> the option that sets it."""
 _WITH_FILES = {
     "onnx": "onnx:FILE",
@@ -19,6 +16,8 @@ _WITH_FILES = {
     "lost": "lost:RUN",
 }
 """Families of detectors whose files a manifest does not name."""
+_DEFAULTS = {"k": 2.0, "grid": 64, "quality": 90, "shard_samples": 256}
+"""Of build-shards: these are not printed. A test compares them with the command's."""
 
 
 def build_command(manifest: dict, out: Path | Url, *, keep_maps: bool = False) -> str:
@@ -40,10 +39,13 @@ def build_command(manifest: dict, out: Path | Url, *, keep_maps: bool = False) -
     detectors = [_WITH_FILES.get(name.partition("-")[0], name) for name in manifest["detectors"]]
     maps = keep_maps or "maps" in manifest
     words += ["--saliency", *detectors, *(["rbd"] if maps and set(detectors) <= {"gt"} else [])]
-    used = ("tau",) if objective["name"] == "max-excess" else ("min_area" if objective.get("min_area") else "k",)
-    words += ["--objective", objective["name"]] if objective["name"] != "max-excess" else []
-    words += _flags({key: objective.get(key) for key in (*used, "grid")} | {"max_side": images.get("max_side")})
-    words += _flags({"quality": images.get("quality"), "chroma": images.get("chroma")})
+    if objective["name"] == "max-excess":
+        used = "tau"
+    else:
+        used = "min_area" if objective.get("min_area") else "k"
+        words += ["--objective", objective["name"]]
+    words += _flags({key: objective.get(key) for key in (used, "grid")})
+    words += _flags({key: images.get(key) for key in ("max_side", "quality", "chroma")})
     words += _flags({"shard_samples": manifest.get("shard_samples")})
     words += ["--keep-maps"] if maps else []
     words += ["--on-bad-image", "skip"] if manifest.get("skipped") else []
@@ -53,8 +55,8 @@ def build_command(manifest: dict, out: Path | Url, *, keep_maps: bool = False) -
 def how_to_rebuild(place: Path | Url, manifest: dict) -> str:
     """What replaces a damaged set by a new one: a part of a sentence that ends in a command."""
     if isinstance(place, Url):
-        writable = {"hf": f"fgdata push FOLDER {place}", "s3": build_command(manifest, place)}
-        command = writable.get("s3" if place.scheme == "gs" else place.scheme)
+        build = build_command(manifest, place)
+        command = {"hf": f"fgdata push FOLDER {place}", "s3": build, "gs": build}.get(place.scheme)
         return f"copy the set there again: {command}" if command else "copy the set to the server again"
     return f"rebuild the set: rm -r {shlex.quote(str(place))} && {build_command(manifest, place)}"
 
@@ -63,10 +65,6 @@ def build_beside(place: Path | Url, manifest: dict, suffix: str, *, keep_maps: b
     """`build_command` for a new set beside a folder, named after it: shards/cub and "-maps" -> shards/cub-maps."""
     folder = Path("shards") / place.name if isinstance(place, Url) else place if place.name else place.resolve()
     return build_command(manifest, folder.with_name(f"{folder.name}{suffix}"), keep_maps=keep_maps)
-
-
-_DEFAULTS = {"k": 2.0, "grid": 64, "quality": 90, "shard_samples": 256}
-"""Of build-shards: these are not printed. A test compares them with the command's."""
 
 
 def _flags(values: dict) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgdata.errors import InputError, warn
+from fgdata.errors import InputError, warn_once
 from fgdata.files.atomic import append_line
 from fgdata.files.json import MOST_BYTES
 from fgdata.files.output import reason_unwritable
@@ -26,7 +26,6 @@ COMPLETE = re.compile(rb', "crc32": \d+\D')
 """Bytes that only a complete line has; an incomplete one ends before or within the digits."""
 MEASURED = "Delete that line, then rerun the evaluation that wrote it."
 TRAINED = "Training wrote it: delete that line. Its points are lost; checkpoints and results have their own files."
-_WARNED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,7 @@ def check_appendable(path: Path) -> None:
 
     It is called before a measurement, which may take hours.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
+    _refuse_special(path)
     place = path if path.exists() else path.parent
     why = reason_unwritable(place) if place.exists() else "does not exist"
     if why:
@@ -105,8 +103,7 @@ def read_records(path: Path, lenient: bool = False, most: int = MOST_BYTES) -> l
     """
     if not path.exists():
         return []
-    if not path.is_file():
-        raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
+    _refuse_special(path)
     data = read_bytes(path, most)
     lines: list[Line] = []
     contents = data.removesuffix(b"\n").split(b"\n") if data else []
@@ -116,20 +113,18 @@ def read_records(path: Path, lenient: bool = False, most: int = MOST_BYTES) -> l
         except InputError as fault:
             if not lenient:
                 raise
-            warn_once(f"{fault} It is left out.")
+            warn_once(f"fgtrain: {fault} It is left out.")
             continue
         if line is not None:
             lines.append(line)
         elif number < len(contents) or data.endswith(b"\n"):
-            warn_once(f"{_fault(path, number, f'is incomplete: {_short(content)}')} It is left out.")
+            warn_once(f"fgtrain: {_fault(path, number, f'is incomplete: {_short(content)}')} It is left out.")
     return lines
 
 
-def warn_once(message: str, about: str = "") -> None:
-    """Prints a warning to stderr, once in this process about one thing: some commands read a file again and again."""
-    if (about or message) not in _WARNED:
-        _WARNED.add(about or message)
-        warn(f"fgtrain: {message}")
+def _refuse_special(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file. Remove it; an evaluation creates it again.")
 
 
 def _parse(path: Path, number: int, content: bytes, after: Line | None) -> Line | None:

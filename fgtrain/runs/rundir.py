@@ -62,7 +62,10 @@ class RunDir:
         """
         run = cls(path)
         with ExitStack() as run._stack:
-            run._check(config) if not path.is_dir() else run._lock(config, create=False)
+            if path.is_dir():
+                run._lock(config, create=False)
+            else:
+                run._check(config)
             yield run
 
     def start(self, config: Config) -> None:
@@ -78,8 +81,7 @@ class RunDir:
         """Locks the folder and owns it, and checks it before the first file is written and after the last wait."""
         assert self._stack is not None
         try:
-            locked = create_and_lock(self.path) if create else lock(self.path)
-            self._stack.enter_context(locked)
+            self._stack.enter_context(create_and_lock(self.path) if create else lock(self.path))
             self._locked = True
         except InputError:
             if not (self.path.is_dir() and is_locked(self.path)):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fgdata.errors import InputError, counted, printable
+from fgdata.errors import InputError, counted, printable, warn_once
 
 from ..evaluate.compare import Group, names_of
-from ..evaluate.records import Line, is_finite, read_records, warn_once
+from ..evaluate.records import Line, is_finite, read_records
 from ..printing import say
 from ..runs.checkpoint import checked_config
 from ..runs.files import whole
@@ -78,7 +78,7 @@ def curves(path: Path) -> Series:
     for name, (first, *others) in bad.items():
         found = f"{first.path}, line {first.number} has {printable(name)} = {ascii(first.values[name])[:40]}"
         more = f", and so have {counted(len(others), 'other line')}" if others else ""
-        warn_once(f"{found}, which is not a finite number{more}: no point is drawn.", f"{first.path} {name}")
+        warn_once(f"fgtrain: {found}, which is not a finite number{more}: no point is drawn.", f"{first.path} {name}")
     return series
 
 

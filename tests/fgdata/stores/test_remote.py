@@ -93,7 +93,7 @@ def test_lasting_faults_name_the_file(web, faults: list, words: str):
 
 def test_a_wrong_url_of_a_web_server_suggests_no_command_that_is_refused(web):
     with pytest.raises(
-        InputError, match=r"There is no shard set at http://\S+/nope: it has no manifest.json. Check the URL$"
+        InputError, match=r"^http://\S+/nope is not a shard set: it has no manifest.json. Check the URL$"
     ):
         ShardSet.open(f"{web.address}/nope")
 
@@ -157,7 +157,7 @@ def test_a_forked_process_is_refused_instead_of_waiting_for_ever(web):
 def test_damage_in_remote_storage_is_named(s3: str, s3_set: Url, drawn_set: Path):
     url = Url("s3://birds/sets/damaged")
     store = Remote(url)
-    with pytest.raises(InputError, match="no shard set at s3://birds/sets/damaged: .*, or create .* --out s3:"):
+    with pytest.raises(InputError, match="s3://birds/sets/damaged is not a shard set: .*, or create .* --out s3:"):
         ShardSet.open(url)
     for file in drawn_set.iterdir():
         store.put(file.name, file)
