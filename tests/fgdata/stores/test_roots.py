@@ -247,7 +247,7 @@ def test_two_processes_copy_one_after_the_other(s3: str, monkeypatch: pytest.Mon
                 assert part.exists()
                 other.close()
 
-        monkeypatch.setattr(owners, "_warn_once", end_when_it_waits)
+        monkeypatch.setattr(owners, "warn_once", end_when_it_waits)
         assert tree(roots.copy_dataset(url)) == {"1.jpg": b"1"}
     assert len(told) == (2 if machine else 1)
     assert sorted(path.name for path in top.iterdir()) == ["s3"]
