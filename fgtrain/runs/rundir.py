@@ -23,7 +23,7 @@ from fgdata.errors import InputError
 from fgdata.files.atomic import write_synced
 from fgdata.files.lock import create_and_lock, is_locked, lock
 from fgdata.files.output import reason_unwritable
-from fgdata.files.owners import owning
+from fgdata.files.owners import glance, owning
 
 from ..settings.common import Config
 from ..settings.file import ORIGIN, as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
@@ -207,9 +207,12 @@ class RunDir:
         return name if name in RECIPES else method
 
     def progress(self, step: int) -> str:
-        """What to add to a step of the run: " of 120, stopped" if its training has not finished, or " of 120" for an
-        earlier step; "" for the last step."""
-        status, total = self.facts.get("status", "done"), self.facts.get("total")
+        """What to add to a step of the run: " of 120, stopped" (running, failed, interrupted) if its training has not
+        finished, or " of 120" for an earlier step; "" for the last step."""
+        facts = self.facts
+        status, total = facts.get("status", "done"), facts.get("total")
+        if status == "running" and glance(self.path / OWNERS) is None:
+            status = "interrupted"  # killed, or its machine stopped
         of = f" of {total:,}" if total is not None and step < total else ""
         return of + f", {status}" * (status != "done")
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from fgdata.errors import InputError
+from fgdata.files.owners import owning
 from fgdata.views import ViewSpec
 from fgtrain import cli
 from fgtrain.evaluate import compare
 from fgtrain.evaluate.records import append_record
 from fgtrain.runs.files import write_json
-from fgtrain.runs.rundir import RunDir
+from fgtrain.runs.rundir import OWNERS, RunDir
 from fgtrain.settings import common, methods, recipes
 from fgtrain.settings.file import to_dict
 
@@ -88,6 +89,10 @@ def test_a_row_has_the_name_of_its_recipe_and_an_unfinished_run_says_so(tmp_path
     RunDir(paths[1]).note(status="stopped", step=10, total=1200)
     assert cli.main(["compare", *map(str, paths)]) == 0
     assert "(seed 0; step 10 of 1,200, stopped; " in " ".join(capsys.readouterr().out.split())
+    RunDir(paths[1]).note(status="running")
+    with owning(paths[1] / OWNERS, "is training in it"):
+        assert "step 10 of 1,200, running; " in printed_table(capsys, *map(str, paths))
+    assert "step 10 of 1,200, interrupted; " in printed_table(capsys, *map(str, paths)), "it was killed"
     RunDir(paths[0]).note(name="../gone")
     assert compare.read_run(paths[0]).recipe == "moco", "a name that is no recipe: the method"
 
