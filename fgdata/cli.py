@@ -22,7 +22,7 @@ from .errors import run_command
 
 DESCRIPTION = (
     "Saliency boxes cached with the data. Every command takes --plugin MODULE, which loads your own datasets, "
-    "detectors and encoders (docs/extending.md)."
+    "detectors and encoders (docs/extending.md). --version prints the version."
 )
 
 

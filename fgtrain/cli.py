@@ -29,7 +29,7 @@ from .settings.recipes import RECIPES
 
 DESCRIPTION = (
     "Train encoders on fgdata shard sets without labels, and evaluate them. Every command takes --plugin MODULE, "
-    "which loads your own methods and recipes (docs/extending.md)."
+    "which loads your own methods and recipes (docs/extending.md). --version prints the version."
 )
 TRAINING = ("torch", "torchvision", "timm", "safetensors", "scipy")
 """Packages that only training and evaluation need."""
