@@ -1,10 +1,11 @@
 """Finds the images in a folder: which names are images, which are never data, and what is left out.
 
-Only regular files are images. A link to nowhere counts as the file that is missing, so that a build stops at it. Hidden
-files and folders, and the copies and thumbnails that notebooks, network drives, archives and desktops leave behind, are
-never data.
+Only regular files are images. A link that leads nowhere counts as the file that is missing, so that a build stops at
+it. Hidden files and folders, and the copies and thumbnails that notebooks, network drives, archives and desktops leave
+behind, are never data.
 """
 
+import errno
 import os
 import unicodedata
 from collections import Counter
@@ -61,7 +62,8 @@ class LeftOut:
                 f"{abbreviate(self.files)}; suffixes of images: {' '.join(sorted(SUFFIXES))}"
             )
         if self.special:
-            lines.append(f"left out {len(self.special):,} that are not regular files: {abbreviate(self.special)}")
+            are = "is not a regular file" if len(self.special) == 1 else "are not regular files"
+            lines.append(f"left out {len(self.special):,} that {are}: {abbreviate(self.special)}")
         if self.outside:
             lines.append(
                 f"left out {counted(len(self.outside), 'image')} in no class folder: {abbreviate(self.outside)}"
@@ -82,7 +84,7 @@ class LeftOut:
 
 def list_folders(folder: Path) -> list[str]:
     """Names of the subfolders that can be data, sorted."""
-    return sorted(entry.name for entry in os.scandir(folder) if not is_never_data(entry.name) and entry.is_dir())
+    return sorted(entry.name for entry in os.scandir(folder) if not is_never_data(entry.name) and _is_folder(entry))
 
 
 def leave_out_beside_classes(root: Path, halves: Sequence[str], left_out: LeftOut) -> None:
@@ -95,7 +97,7 @@ def leave_out_beside_classes(root: Path, halves: Sequence[str], left_out: LeftOu
             path = f"{folder}{entry.name}"
             if is_never_data(entry.name):
                 left_out.never_data.append(path)
-            elif folder in halves and not entry.is_dir():
+            elif folder in halves and not _is_folder(entry):
                 left_out.outside.append(path) if _is_image(entry) else _leave_out(entry, path, left_out)
 
 
@@ -107,7 +109,7 @@ def list_images(folder: Path, left_out: LeftOut) -> list[str]:
             left_out.never_data.append(entry.name)
         elif _is_image(entry):
             names.append(entry.name)
-        elif entry.is_dir():
+        elif _is_folder(entry):
             left_out.folders.append(f"{entry.name}/")
         else:
             _leave_out(entry, entry.name, left_out)
@@ -129,7 +131,7 @@ def walk_images(root: Path, folder: str, left_out: LeftOut) -> list[str]:
             path = f"{current}/{entry.name}"
             if is_never_data(entry.name):
                 left_out.never_data.append(path)
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 if (identity := _identity(entry.path)) in seen:
                     left_out.links.append(path)
                 else:
@@ -147,8 +149,22 @@ def _is_image(entry: os.DirEntry) -> bool:
 
 
 def _is_file(entry: os.DirEntry) -> bool:
-    """Whether it is a regular file, a link to one, or a link to nowhere."""
-    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    """Whether it is a regular file, a link to one, or a link that leads nowhere."""
+    return _leads_nowhere(entry) or entry.is_file()
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    return not _leads_nowhere(entry) and entry.is_dir()
+
+
+def _leads_nowhere(entry: os.DirEntry) -> bool:
+    """Whether it is a link to something that does not exist, or to itself."""
+    try:
+        return entry.is_symlink() and not entry.stat()
+    except OSError as fault:
+        if fault.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return True
 
 
 def _leave_out(entry: os.DirEntry, path: str, left_out: LeftOut) -> None:
