@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..engine.needs import check_backgrounds, check_labels, check_reads, choose_
 from ..engine.trackers import check_trackers
 from ..place import open_shards, pick_device, pick_precision
 from ..settings.common import Config
-from .plan import Job, Measure, Plan, refuse
+from .plan import Job, Plan, refuse
 from .sets import DataSet
 from .traces import images_of, without_weights
 
@@ -30,13 +31,13 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
     rows = {folder: row for (row, _, _), folder in plan.cells.items()}
     chosen = find_device(device, need_sets)
     faults: dict[str, list[str]] = {}  # rows by fault
-    seen = set()
+    seen, check_once = set(), cache(check_measure)  # of rows with one fault, each is named: `cache` keeps no exceptions
     for job in jobs:
         try:
             if need_sets:
                 check_sets(job.sets)
                 for measure in job.measures:
-                    check_measure(measure)
+                    check_once(measure.evaluation, measure.data)
             check_weights(job)
             if job.config is not None:
                 same = replace(job.config, seed=0)
@@ -63,7 +64,7 @@ def find_device(name: str, here: bool) -> torch.device | None:
 
 def check_sets(sets: Iterable[DataSet]) -> None:
     """InputError that names every shard set that is not there, with the commands that build them."""
-    absent = [data for data in sets if not (data.folder / "manifest.json").is_file()]
+    absent = [data for data in sets if not data.is_built]
     if absent:
         named = ", ".join(f"{data.path} ({data.title})" for data in absent)
         build = "; ".join(filter(None, (data.build for data in absent)))
@@ -82,21 +83,20 @@ def check_weights(job: Job) -> None:
         raise InputError(f"the weights {name} that it starts from do not exist. Name others with --init FILE")
 
 
-def check_measure(measure: Measure) -> None:
+def check_measure(evaluation: str, data: DataSet) -> None:
     """InputError if a shard set lacks what an evaluation reads: its splits, classes, and for localization boxes."""
-    shards = open_shards(measure.data.folder)
-    splits = ("test",) if measure.evaluation == "retrieval" else ("train", "test")
+    shards = open_shards(data.folder)
+    splits = ("test",) if evaluation == "retrieval" else ("train", "test")
     if absent := [split for split in splits if not shards.splits.get(split)]:
         raise InputError(
-            f"{shards.path} has no {absent[0]} split, which {measure.evaluation} reads. Name another set with "
-            "--data.shards"
+            f"{shards.path} has no {absent[0]} split, which {evaluation} reads. Name another set with --data.shards"
         )
     if len(shards.classes) < 2:
         raise InputError(
-            f"{shards.path} has fewer than two classes, which {measure.evaluation} needs. Name a labelled set with "
+            f"{shards.path} has fewer than two classes, which {evaluation} needs. Name a labelled set with "
             "--data.shards"
         )
-    if measure.evaluation == "localization":
+    if evaluation == "localization":
         boxes = (meta(sample)["boxes"] for sample in read_all(shards.split("test"), without="jpg"))
         if not any(boxes):
             raise InputError(
@@ -111,9 +111,8 @@ def check_training(job: Job, device: torch.device | None, need_sets: bool) -> No
     assert config is not None
     if device is not None:
         pick_precision(config.precision, device)
-    present = job.data is not None and (job.data.folder / "manifest.json").is_file()
     samples = images_of(job.data)[0] or config.data.batch_size
-    shards = open_shards(job.data.folder) if present and job.data is not None else None
+    shards = open_shards(job.data.folder) if job.data is not None and job.data.is_built else None
     objective = check_memory(without_weights(config), samples, device, 1, len(shards.classes) if shards else 2)
     if need_sets and shards is not None:
         check_needs(config, shards, objective)

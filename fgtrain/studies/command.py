@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.live import Live
@@ -122,7 +123,7 @@ def dry_run(made: Plan, jobs: Sequence[Job], flags: Flags) -> None:
         open_ += extra
     total = estimate.estimate(open_, made.jobs.values(), flags.device)
     say(table, *record.head(study, made.scaled.changed, made.scaled.scope), *unused(made))
-    if unbuilt := sorted({d.path for job in jobs for d in job.sets if not (d.folder / "manifest.json").is_file()}):
+    if unbuilt := sorted({d.path for job in jobs for d in job.sets if not d.is_built}):
         say(f"Not built yet: {', '.join(unbuilt)}")
     todo = f"{counted(trainings, 'run')}, {counted(evaluations, 'evaluation')}"
     say(f"To do: {todo}. Estimated time, one at a time: {total}")
@@ -149,8 +150,8 @@ def run_jobs(made: Plan, jobs: Sequence[Job], flags: Flags) -> dict[Path, str]:
         return running.start(job, words, environment, logs)
 
     console = PlainConsole(forgiving=True, soft_wrap=True)
-    with Live(console=console, refresh_per_second=2) if console.is_terminal else console as live:
-        progress = Progress(jobs, lacking, flags, live if isinstance(live, Live) else None, console)
+    with Live(console=console, refresh_per_second=2) if console.is_terminal else nullcontext() as live:
+        progress = Progress(jobs, lacking, flags, live, console)
         with StopSignals() as stop:
             stop.catch()
             failed = running.run(jobs, commands, launch, flags.workers, progress.report, stop)

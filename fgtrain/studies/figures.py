@@ -11,12 +11,11 @@ from ..evaluate.intervals import mean_interval
 from ..evaluate.labels import recorded
 from ..evaluate.records import Line as Record
 from ..evaluate.records import read_records
-from ..place import open_shards
 from ..runs.rundir import RunDir
 from .declaration import Column, Study
 from .plan import Job, Measure, Plan, is_finished
 from .scaling import flags_of
-from .traces import images_of, median_speed, without_weights
+from .traces import images_of, manifest, median_speed, without_weights
 
 
 @dataclass(frozen=True)
@@ -104,14 +103,7 @@ class Results:
     def __init__(self, plan: Plan):
         self.plan = plan
         self._lines: dict[Path, dict[compare.Column, Any]] = {}
-        self._digests: dict[str, str] = {}
         self._costs: dict[Path, dict[str, float]] = {}
-
-    def digest(self, path: str) -> str:
-        """The digest of a shard set. InputError if it is not there."""
-        if path not in self._digests:
-            self._digests[path] = open_shards(Path(path)).manifest["digest"]
-        return self._digests[path]
 
     def missing(self, job: Job) -> list[Measure]:
         """The evaluations of a job without a result of its last step."""
@@ -140,12 +132,12 @@ class Results:
         if column.evaluation == "cost" or not job.trained:
             return None
         data = self.plan.scaled.study.sets[column.set]
-        if not (data.folder / "manifest.json").is_file():
+        if not data.is_built:
             return None
         if job.folder not in self._lines:
             self._lines[job.folder] = compare.latest(read_records(job.folder / "results.jsonl"))
         found = self._lines[job.folder]
-        line = found.get(identify(column, self.plan.scaled.size, self.digest(data.path)))
+        line = found.get(identify(column, self.plan.scaled.size, manifest(data.folder)["digest"]))
         last = None if job.config is None else RunDir(job.folder).facts.get("step")
         return None if line is None or last not in (None, line.values["step"]) else line
 

@@ -6,6 +6,8 @@ The counts are those of the published splits; a dry run estimates with them wher
 from dataclasses import dataclass
 from pathlib import Path
 
+from fgdata.shards.manifest import MANIFEST
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -25,6 +27,10 @@ class DataSet:
     @property
     def folder(self) -> Path:
         return Path(self.path)
+
+    @property
+    def is_built(self) -> bool:
+        return (self.folder / MANIFEST).is_file()
 
 
 def _row(

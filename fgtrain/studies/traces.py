@@ -3,11 +3,13 @@
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fgdata.shards.manifest import MANIFEST, read_manifest
+
 from ..evaluate.records import read_records
-from ..place import open_shards
 from ..runs.rundir import MOST_LOG_BYTES
 from ..settings.common import Config
 from .sets import DataSet
@@ -29,10 +31,22 @@ def images_of(data: DataSet | None) -> tuple[int, int]:
     """Training and test images of a set: its own, or the published numbers while it is not built."""
     if data is None:
         return 0, 0
-    if (data.folder / "manifest.json").is_file():
-        splits = open_shards(data.folder).splits
-        return splits.get("train", 0), splits.get("test", 0)
-    return data.train, data.test
+    if not data.is_built:
+        return data.train, data.test
+    splits = manifest(data.folder)["splits"]
+    train, test = (splits[name]["samples"] if name in splits else 0 for name in ("train", "test"))
+    return train, test
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a shard set, read again only after it was written again. InputError if the set is not there."""
+    path = folder / MANIFEST
+    return _manifest(folder, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@cache
+def _manifest(folder: Path, changed: int) -> dict[str, Any]:
+    return read_manifest(folder)
 
 
 def without_weights(config: Config) -> Config:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from fgdata.building.build import build
 from fgdata.building.parts import Part
 from fgdata.datasets import read
 from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
 from fgtrain import cli
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.studying import Study as Flags
-from fgtrain.studies import command, declaration, record, running, tables
+from fgtrain.studies import command, declaration, progress, record, running, tables
 from fgtrain.studies.plan import is_finished, make
 from fgtrain.studies.progress import Progress
 from fgtrain.studies.scaling import scale
@@ -165,6 +167,30 @@ def test_a_dry_run_counts_and_starts_nothing(words: list[str], tmp_path: Path, c
     assert "To do: 3 runs, 4 evaluations." in text
     assert "counted" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_progress_is_printed_while_the_runs_run_and_no_set_is_opened_for_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As into a file of nohup or Slurm, where nobody would wait for the end of the study."""
+    monkeypatch.setattr(progress, "BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "BETWEEN_ESTIMATES", 0.0)
+    printed = []
+
+    def run(jobs, commands, launch, workers, report, stop):
+        monkeypatch.setattr(ShardSet, "open", lambda *_: pytest.fail("the progress opens a shard set"))
+        report([jobs[0]], 3)
+        report([], 1)
+        printed.append(capsys.readouterr().out)
+        return {jobs[0].folder: "ends the study before its tables"}
+
+    monkeypatch.setattr(running, "run", run)
+    assert cli.main([*words, "--seeds", "0", "1", "2"]) == 2
+    lines = printed[0].splitlines()
+    assert [re.sub("about .* left", "about X left", line) for line in lines] == [
+        "1 of 4 jobs done, about X left: moco-v2-seed0 (step 0)",
+        "3 of 4 jobs done, about X left: waiting",
+    ]
 
 
 @pytest.mark.slow
