@@ -115,9 +115,9 @@ def _open_run(words: str, path: Path) -> tuple[Encoder, int, dict[str, Any]]:
     except InputError as fault:
         hint = f"\nWeights of another project need timm's name of their network: {words}{path},backbone=NAME"
         raise InputError(f"{fault}{hint if path.is_file() else ''}") from None
-    if (path / "config.json").is_file() and checkpoint.run and checkpoint.run.facts.get("status") == "running":
+    if (path / "config.json").is_file() and checkpoint.run and checkpoint.run.status == "running":
         raise InputError(
-            "run.json says that this run is still training, so its last checkpoint may change. Name a checkpoint: "
+            "This run is still training, so its last checkpoint may change. Name a checkpoint: "
             f"{words}{checkpoint.file.parent}"
         )
     about = {"backbone": checkpoint.model.backbone, "sha256": _sha256(checkpoint.file), "step": checkpoint.step}

@@ -15,7 +15,7 @@ from fgdata.errors import InputError
 
 from ..runs.checkpoint import checked_config
 from ..runs.provenance import recorded_set
-from ..runs.rundir import RunDir
+from ..runs.rundir import RunDir, check_is_run
 from ..settings.file import relevant
 from .records import Line, is_finite, read_records
 
@@ -132,9 +132,8 @@ def compare(paths: Sequence[Path]) -> tuple[list[Group], list[str]]:
 
 def read_run(path: Path) -> Run:
     """InputError when the folder is not a run directory, or one of its files is damaged."""
+    check_is_run(path)
     run = RunDir(path)
-    if not run.config_path.is_file():
-        raise InputError(f"{path} is not a run directory: it has no config.json. Name folders such as runs/cvsa.")
     results = latest(read_records(path / "results.jsonl"))
     settings = relevant(checked_config(run))
     digest = recorded_set(run).get("digest", "unknown")[:12]

@@ -14,7 +14,7 @@ from fgdata.errors import InputError
 from ..settings.common import Config, Model
 from ..settings.file import build
 from .files import parse_json, raise_system_error
-from .rundir import RunDir
+from .rundir import RunDir, describe_runs
 from .state import complete_checkpoints
 
 WEIGHTS = "encoder.safetensors"
@@ -44,9 +44,8 @@ class Checkpoint:
         encoder.safetensors. InputError if there is none, or if its metadata does not describe one."""
         run = path if (path / "config.json").is_file() else None
         if run is None and not (path / WEIGHTS if path.is_dir() else path).exists():
-            runs = sorted(p.parent.name for p in Path("runs").glob("*/config.json"))
             what = f"holds neither a run (config.json) nor an {WEIGHTS}" if path.is_dir() else "does not exist"
-            raise InputError(f"{path} {what}. Runs under runs/: {', '.join(runs) or 'none'}.")
+            raise InputError(f"{path} {what}. {describe_runs(path)}.")
         if run is not None:
             last = RunDir(path).last_checkpoint
             if last is None:

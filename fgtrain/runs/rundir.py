@@ -19,7 +19,7 @@ from shlex import quote
 from typing import Any
 
 from fgdata import plugins
-from fgdata.errors import InputError
+from fgdata.errors import InputError, abbreviate
 from fgdata.files.atomic import write_synced
 from fgdata.files.lock import create_and_lock, is_locked, lock
 from fgdata.files.output import reason_unwritable
@@ -42,6 +42,22 @@ OWNERS = ".training"
 """In the folder of a run: which process trains in it (fgdata/files/owners.py). It is empty or missing otherwise."""
 MOST_LOG_BYTES = 1 << 30
 """Of metrics.jsonl: some five million lines."""
+
+
+def check_is_run(path: Path) -> None:
+    """InputError if a folder is no run."""
+    if not RunDir(path).config_path.is_file():
+        raise InputError(f"{path} is not a run directory: it has no config.json. {describe_runs(path)}.")
+
+
+def describe_runs(path: Path) -> str:
+    """The runs in a folder, such as that of a study, or else those in runs/, for a message about a path that is no
+    run."""
+    if inside := sorted(str(file.parent) for file in path.glob("*/config.json")):
+        return f"Runs in it: {abbreviate(inside)}"
+    return (
+        f"Runs under runs/: {abbreviate(sorted(p.parent.name for p in Path('runs').glob('*/config.json'))) or 'none'}"
+    )
 
 
 class RunDir:
@@ -201,6 +217,13 @@ class RunDir:
             raise InputError(f"{error} {advice}") from None
         return facts
 
+    @property
+    def status(self) -> str | None:
+        """What run.json states: running, done, stopped or failed. A run that no process trains any more, as after a
+        kill, is interrupted, not running. None if run.json does not say."""
+        status = self.facts.get("status")
+        return "interrupted" if status == "running" and glance(self.path / OWNERS) is None else status
+
     def recipe(self, method: str) -> str:
         """The recipe that the run was started from; its method if run.json does not name one of this version."""
         name = self.facts.get("name")
@@ -209,10 +232,7 @@ class RunDir:
     def progress(self, step: int) -> str:
         """What to add to a step of the run: " of 120, stopped" (running, failed, interrupted) if its training has not
         finished, or " of 120" for an earlier step; "" for the last step."""
-        facts = self.facts
-        status, total = facts.get("status", "done"), facts.get("total")
-        if status == "running" and glance(self.path / OWNERS) is None:
-            status = "interrupted"  # killed, or its machine stopped
+        status, total = self.status or "done", self.facts.get("total")
         of = f" of {total:,}" if total is not None and step < total else ""
         return of + f", {status}" * (status != "done")
 

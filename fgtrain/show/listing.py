@@ -14,7 +14,7 @@ from fgdata.shards.reader import ShardSet
 from ..place import SHARDS
 from ..printing import say
 from ..runs.checkpoint import checked_config
-from ..runs.rundir import RunDir
+from ..runs.rundir import RunDir, check_is_run
 from ..settings.common import Config
 from ..settings.file import as_flags, differences, relevant
 from ..settings.recipes import RECIPES
@@ -29,7 +29,7 @@ def run_list(flags: Any = None) -> None:
     named = flags.runs if flags else ()
     runs = named or sorted(config.parent for config in RUNS.glob("*/config.json"))
     for path in named:
-        _check_run(path)
+        check_is_run(path)
     if flags is not None and flags.command:
         if not runs:
             raise InputError(f"No runs under {RUNS.resolve()}. Name run directories: fgtrain list RUN --command")
@@ -43,11 +43,6 @@ def run_list(flags: Any = None) -> None:
     for path in runs:
         table.add_row(str(path), *describe_run(path))
     say(table if table.row_count else f"No runs under {RUNS.resolve()}.")
-
-
-def _check_run(path: Path) -> None:
-    if not RunDir(path).config_path.is_file():
-        raise InputError(f"{path} is not a run directory: it has no config.json. Name one, such as runs/cvsa.")
 
 
 def _list_recipes_and_sets() -> None:
@@ -70,7 +65,7 @@ def command_of(run: RunDir) -> str:
 
     InputError if the folder is not a run, or its settings have changed since its last checkpoint.
     """
-    _check_run(run.path)
+    check_is_run(run.path)
     config, facts = checked_config(run), run.facts
     name = run.recipe(config.method)
     wanted, own = relevant(config), relevant(RECIPES[name]())
@@ -114,7 +109,7 @@ def describe_run(path: Path) -> tuple[str, str, str, str]:
         return "unreadable", str(error), "", ""
     recipe = run.recipe(config.method)
     changed = {key: new for key, (_, new) in differences(relevant(RECIPES[recipe]()), relevant(config)).items()}
-    status, step = facts.get("status", "unknown" if facts else "no run.json"), facts.get("step", 0)
+    status, step = run.status or ("unknown" if facts else "no run.json"), facts.get("step", 0)
     remark = as_flags(changed)
     try:
         if "step" not in facts and (last := run.last_checkpoint):

@@ -16,7 +16,7 @@ from fgdata.errors import InputError, printable
 
 from ..printing import say
 from ..runs.files import write_bytes
-from ..runs.rundir import RunDir
+from ..runs.rundir import RunDir, check_is_run
 from ..settings.common import need
 from ..settings.pictures import Watch
 from .curves import COLOURS, THROUGHPUT, Series, curves, names
@@ -75,7 +75,7 @@ def run_watch(flags: Watch) -> None:
 
 
 def training(runs: Sequence[Watched]) -> bool:
-    """Whether any run is still training, as its run.json states."""
+    """Whether any run is still training."""
     return any(run.status == "running" for run in runs)
 
 
@@ -83,11 +83,9 @@ def read_runs(paths: Sequence[Path]) -> list[Watched]:
     """Run directories -> their metrics so far. InputError for a folder that is no run."""
     watched = []
     for path, name in zip(paths, names(paths)):
-        run = RunDir(path)
-        if not run.config_path.is_file():
-            raise InputError(f"{path} is not a run directory: it has no config.json. Name one, such as runs/cvsa.")
+        check_is_run(path)
         started = (path / "metrics.jsonl").is_file() and (path / "metrics.jsonl").stat().st_size > 0
-        watched.append(Watched(name, str(run.facts.get("status", "unknown")), curves(path) if started else {}))
+        watched.append(Watched(name, RunDir(path).status or "unknown", curves(path) if started else {}))
     return watched
 
 

@@ -18,10 +18,11 @@ from fgdata.building.rewrite import add
 from fgdata.cli import main
 from fgdata.datasets import read
 from fgdata.errors import InputError
+from fgdata.files.owners import owning
 from fgdata.shards.reader import ShardSet
 from fgtrain import detectors
 from fgtrain.networks.encoder import Encoder
-from fgtrain.runs.rundir import RunDir
+from fgtrain.runs.rundir import OWNERS, RunDir
 from fgtrain.settings.common import Model
 
 
@@ -128,8 +129,10 @@ def test_weights_of_another_project_need_the_name_of_their_network(runs: Path, t
 def test_the_last_checkpoint_of_a_run_that_still_trains_is_refused(tmp_path: Path):
     run = save(tmp_path / "run", "resnet18", 8)
     (run / "run.json").write_text(json.dumps({"status": "running"}))
-    with pytest.raises(InputError, match=r"still training.*--saliency scda:.*checkpoints/0000003"):
+    refused = pytest.raises(InputError, match=r"still training.*--saliency scda:.*checkpoints/0000003")
+    with owning(run / OWNERS, "is training in it"), refused:
         saliency.detector(f"scda:{run}")
+    saliency.detector(f"scda:{run}")  # it was killed
     saliency.detector(f"scda:{run / 'checkpoints' / '0000003'}")
 
 

@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fgdata.files.owners import owning
 from fgtrain import cli
-from fgtrain.runs.rundir import RunDir
+from fgtrain.runs.rundir import OWNERS, RunDir
 from fgtrain.settings.methods import ByolConfig
 from fgtrain.show import watch
 
@@ -32,7 +33,8 @@ def test_a_curve_has_the_mean_of_each_column():
 
 def test_without_a_terminal_it_prints_once(tmp_path: Path, capsys):
     a, b = make(tmp_path / "a", [4, 3, 1]), make(tmp_path / "b", [2], "running", name="[bold]<x>")
-    assert cli.main(["watch", str(a), str(b)]) == 0
+    with owning(b / OWNERS, "is training in it"):
+        assert cli.main(["watch", str(a), str(b)]) == 0
     printed = capsys.readouterr().out
     assert "a: done, epoch 1.5  b: running, epoch 0.5" in printed
     assert "loss: 1 to 4" in printed
@@ -50,7 +52,8 @@ def test_the_page_has_the_points_and_needs_nothing_else(tmp_path: Path, monkeypa
         RunDir(a).note(status="done")
 
     monkeypatch.setattr(watch.time, "sleep", finish)
-    assert cli.main(["watch", str(a), str(b), "--out", str(out), "--every", "2", "--figures", "loss"]) == 0
+    with owning(a / OWNERS, "is training in it"):
+        assert cli.main(["watch", str(a), str(b), "--out", str(out), "--every", "2", "--figures", "loss"]) == 0
     text = out.read_text()
     assert (waits, "refresh" in text, "b&lt;i&gt;" in text) == ([2.0], False, True)
     assert not re.search(r"https?://|src=|<script", text)
@@ -62,6 +65,25 @@ def test_the_page_has_the_points_and_needs_nothing_else(tmp_path: Path, monkeypa
     assert (ys[1] - ys[0]) * 2 == pytest.approx(ys[2] - ys[1], abs=0.2)
     assert ys[2] - ys[0] == pytest.approx(watch.HEIGHT - watch.FOOT - 8, abs=0.2)
     assert len(second.split("L")) == 2
+
+
+def test_a_killed_run_is_interrupted_and_not_waited_for(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(watch.time, "sleep", lambda _: pytest.fail("nothing is training"))
+    run = make(tmp_path / "a", [4, 3], "running")
+    assert cli.main(["watch", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    assert cli.main(["watch", str(run), "--once"]) == 0
+    assert cli.main(["list", str(run)]) == 0
+    assert "a: interrupted, epoch 1" in (printed := capsys.readouterr().out)
+    assert printed.count("interrupted") == 2
+
+
+def test_the_runs_of_a_study_are_named_where_its_folder_is_given(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        make(tmp_path / "studies" / "mine" / name, [1])
+    for command in (["watch"], ["compare"], ["list"], ["eval", "knn"], ["export"]):
+        assert cli.main([*command, "studies/mine", *["out.pth"] * (command == ["export"])]) == 2
+        assert "Runs in it: studies/mine/a, studies/mine/b." in capsys.readouterr().err, command
 
 
 def test_a_run_that_has_just_started(tmp_path: Path, capsys):
