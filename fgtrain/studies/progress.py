@@ -42,10 +42,14 @@ class Progress:
             pending = [(job, measures) for job in self.jobs if (measures := self.lacking(job)) or not job.trained]
             hours = estimate(pending, self.jobs, self.flags.device).hours / self.flags.workers
             self._left = f", about {show_hours(hours)} left"
-        names = ", ".join(f"{job.name} (step {last_step(job.folder):,})" for job in running) or "waiting"
+        names = ", ".join(f"{job.name} ({_doing(job)})" for job in running) or "waiting"
         line = f"{len(self.jobs) - left} of {counted(len(self.jobs), 'job')} done{self._left}: {names}"
         if self.live is not None:
             self.live.update(line)
         elif now - self._printed >= BETWEEN_LINES:
             self._printed = now
             self.console.print(line)
+
+
+def _doing(job: Job) -> str:
+    return "evaluating" if job.trained else f"step {last_step(job.folder):,}"

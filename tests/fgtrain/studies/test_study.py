@@ -179,7 +179,7 @@ def test_progress_is_printed_while_the_runs_run_and_no_set_is_opened_for_it(
 
     def run(jobs, commands, launch, workers, report, stop):
         monkeypatch.setattr(ShardSet, "open", lambda *_: pytest.fail("the progress opens a shard set"))
-        report([jobs[0]], 3)
+        report([jobs[0], jobs[-1]], 3)
         report([], 1)
         printed.append(capsys.readouterr().out)
         return {jobs[0].folder: "ends the study before its tables"}
@@ -188,7 +188,7 @@ def test_progress_is_printed_while_the_runs_run_and_no_set_is_opened_for_it(
     assert cli.main([*words, "--seeds", "0", "1", "2"]) == 2
     lines = printed[0].splitlines()
     assert [re.sub("about .* left", "about X left", line) for line in lines] == [
-        "1 of 4 jobs done, about X left: moco-v2-seed0 (step 0)",
+        "1 of 4 jobs done, about X left: moco-v2-seed0 (step 0), random (evaluating)",
         "3 of 4 jobs done, about X left: waiting",
     ]
 
