@@ -2,6 +2,7 @@
 written by hand on a study in its notes.md there.
 
     python tools/results.py add studies/real-birds [--name NAME]    # keeps a study's results, then makes both
+    python tools/results.py add studies/drawn-birds --pictures      # and what fgtrain study --pictures has drawn
     python tools/results.py                                         # makes both
 
 A study that is not finished can be added, and added again. Results of other seeds, rows or machines are merged; of two
@@ -10,6 +11,7 @@ results of one row, seed and evaluation, the one that is added later counts. Fol
 
 import argparse
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +37,12 @@ def main() -> None:
     adding = commands.add_parser("add", help="keep a study's results in docs/studies")
     adding.add_argument("study", type=Path, help="the study's folder, with study.json and results.jsonl")
     adding.add_argument("--name", help="name in docs/studies (default: the study's)")
+    words = "keep its pictures too; they show images of its first set, whose licence must allow it"
+    adding.add_argument("--pictures", action="store_true", help=words)
     flags = parser.parse_args()
     try:
         if flags.command == "add":
-            print(f"{add(flags.study, ROOT, flags.name)}: added")
+            print(f"{add(flags.study, ROOT, flags.name, flags.pictures)}: added")
         for path, content in generate(ROOT).items():
             write_bytes(path, content)
             print(path.relative_to(ROOT))
@@ -46,13 +50,24 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
 
-def add(study: Path, root: Path, name: str | None = None) -> Path:
-    """Merges the results in a study's folder into docs/studies -> their folder there. InputError if they do not fit."""
+def add(study: Path, root: Path, name: str | None = None, pictures: bool = False) -> Path:
+    """Merges the results in a study's folder into docs/studies -> their folder there. InputError if they do not fit.
+
+    pictures: replace the kept pictures by those of this folder. InputError if it has none.
+    """
     new = cleaned(record.read(study))
+    drawn = sorted((study / "pictures").glob("*.png"))
+    if pictures and not drawn:
+        raise InputError(f"{study} has no pictures. Draw them: rerun its command with --pictures")
     folder = root / "docs" / "studies" / (name or new.study.name)
     if folder.is_dir():
         new = merge(record.read(folder), new, folder)
     record.write(new, folder)
+    if pictures:
+        shutil.rmtree(folder / "pictures", ignore_errors=True)
+        (folder / "pictures").mkdir()
+        for file in drawn:
+            shutil.copyfile(file, folder / "pictures" / file.name)
     return folder
 
 
@@ -106,7 +121,9 @@ def generate(root: Path) -> dict[Path, bytes]:
     records, readme = kept(root), root / "README.md"
     notes = {name: root / "docs" / "studies" / name / "notes.md" for name in records}
     texts = {name: file.read_text("utf-8") for name, file in notes.items() if file.is_file()}
-    files, block = {root / "RESULTS.md": page(records, texts)}, ""
+    pictures = {name: sorted((root / "docs" / "studies" / name / "pictures").glob("*.png")) for name in records}
+    shown = {name: [file.relative_to(root).as_posix() for file in files] for name, files in pictures.items()}
+    files, block = {root / "RESULTS.md": page(records, texts, shown)}, ""
     for of in records.values():
         if drawn := figure(record.table(of)):
             files[root / "docs" / "results.svg"], block = drawn, caption(of)

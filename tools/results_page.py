@@ -1,6 +1,7 @@
 """The text of RESULTS.md: a section for each study, with the significant differences and the others."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from fgdata.errors import counted
@@ -24,19 +25,30 @@ No results of a study have been added yet. To add those of one, finished or not:
 """
 
 
-def page(records: Mapping[str, Record], notes: Mapping[str, str]) -> str:
-    """Name -> results, and remarks written by hand on some of them, in Markdown; the whole of RESULTS.md."""
-    sections = [section(of, notes.get(name, "")) for name, of in records.items()]
+def page(records: Mapping[str, Record], notes: Mapping[str, str], pictures: Mapping[str, Sequence[str]]) -> str:
+    """Name -> results, remarks written by hand in Markdown, and paths of pictures; the whole of RESULTS.md."""
+    sections = [section(of, notes.get(name, ""), pictures.get(name, ())) for name, of in records.items()]
     return "\n".join([HEAD, *sections]) if records else HEAD + NONE
 
 
-def section(of: Record, notes: str) -> str:
-    """One study: what it is, how it was made, its table, its significant differences, and the notes on it."""
+def section(of: Record, notes: str, pictures: Sequence[str]) -> str:
+    """One study: what it is, how it was made, its table, its significant differences, its pictures, and the notes."""
     table = record.table(of)
     parts = [f"## {table.title}", *map(escape, table.head)]
     parts += ["\n".join(f"    {command}" for command in of.commands), escape(" ".join(origin(of))), tables.grid(table)]
     parts += ["\n".join(f"* {escape(sentence)}" for sentence in table.foot), *evidence(table)]
+    parts += ["### Pictures"] * bool(pictures)
+    parts += [
+        f"{PICTURES[(name := PurePosixPath(path).stem).partition('-')[0]]}\n\n![{name}]({path})" for path in pictures
+    ]
     return "\n\n".join(filter(None, [*parts, notes.strip()])) + "\n"
+
+
+PICTURES = {
+    "gradcam": "Grad-CAM of the same test images, under runs of the first seed:",
+    "pairs": "Synthesized pairs of test images, as a run of the first seed decodes them:",
+}
+"""First word of a picture's name (fgtrain/studies/pictures.py) -> what it shows."""
 
 
 def origin(of: Record) -> Iterator[str]:

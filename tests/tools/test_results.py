@@ -131,6 +131,29 @@ def test_the_readme_shows_the_figure_with_its_command(project: Path):
     assert files["README.md"].endswith("<!-- end -->\n\nText.\n")
 
 
+def test_pictures_are_kept_only_if_asked_for_and_are_in_the_page(project: Path):
+    study = project / "study"
+    with pytest.raises(InputError, match="has no pictures.*--pictures"):
+        results.add(study, project, pictures=True)
+    assert not (project / "docs").exists()
+    (study / "pictures").mkdir()
+    for name in ("gradcam-1", "pairs-both"):
+        (study / "pictures" / f"{name}.png").write_bytes(name.encode())
+    kept = results.add(study, project) / "pictures"
+    assert not kept.exists()
+    assert "Pictures" not in written(project)["RESULTS.md"]
+    results.add(study, project, pictures=True)
+    page = written(project)["RESULTS.md"].partition("### Pictures")[2]
+    for name, words in {"gradcam-1": "Grad-CAM of the same", "pairs-both": "Synthesized pairs"}.items():
+        before, found, _ = page.partition(f"![{name}]({kept.relative_to(project).as_posix()}/{name}.png)")
+        assert found
+        assert words in before.rpartition("###")[2]
+        assert (kept / f"{name}.png").read_bytes() == name.encode()
+    (study / "pictures" / "pairs-both.png").unlink()
+    results.add(study, project, pictures=True)
+    assert [file.name for file in kept.iterdir()] == ["gradcam-1.png"]
+
+
 def test_no_folder_of_the_machine_is_kept(project: Path):
     folder = results.add(project / "study", project)
     text = "".join(path.read_text() for path in folder.iterdir())
