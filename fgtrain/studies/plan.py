@@ -8,7 +8,7 @@ studies/NAME/settings/*.json         the settings that a run was started with
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -275,9 +275,7 @@ def commands(job: Job, missing: Sequence[Measure], device_name: str, threads: in
     for measure in missing:
         subject = [str(job.folder)]
         if job.weights:
-            given = [(key, value) for key, value in job.model.items() if value is not None]
-            model = [word for key, value in given for word in (f"--{key.replace('_', '-')}", str(value))]
-            subject = ["--weights", job.weights, *model, "--results", str(job.folder / "results.jsonl")]
+            subject = ["--weights", job.weights, *_words(job.model), "--results", str(job.folder / "results.jsonl")]
         options = evaluation_words(measure)
         words.append(["eval", measure.evaluation, *subject, "--shards", measure.data.path, *options, *device])
     return [[*each, *shlex.split(plugins.flags())] for each in words]
@@ -286,11 +284,14 @@ def commands(job: Job, missing: Sequence[Measure], device_name: str, threads: in
 def evaluation_words(measure: Measure) -> list[str]:
     """The settings of an evaluation as words of its command."""
     flags_of(measure.evaluation, measure.settings, measure.evaluation)
+    return _words({"size": measure.size, **measure.settings})
+
+
+def _words(values: Mapping[str, Any]) -> list[str]:
+    """Settings as words of a command; those that are None or False are left out."""
     words: list[str] = []
-    for name, value in {"size": measure.size, **measure.settings}.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            words += [flag] if value else []
-        else:
-            words += [flag, *map(str, value if isinstance(value, (list, tuple)) else [value])]
+    for name, value in values.items():
+        if value is not None and value is not False:
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else map(str, value if isinstance(value, (list, tuple)) else [value])
     return words

@@ -70,11 +70,10 @@ def flags(study: Study) -> list[str]:
     rows = [row.name for row in study.rows if row.settings.get("data.detector") != "u2netp"]  # needs its network
     starts = {row.start for row in study.rows} | {RECIPES[row.recipe]().init for row in study.rows if row.recipe}
     words = ["study", study.name, "--seeds", "0", "--epochs", "2", "--views.size", "64", "--data.batch-size", "8"]
-    words += ["--device", "cpu", "--pictures", "--settings", *SMALL]
+    own = study.settings.get("norm") == "hold"  # its own network, whose stages it freezes and whose statistics it keeps
+    words += ["--device", "cpu", "--pictures", "--settings", *(SMALL[1:] if own else SMALL)]
     words += ["--rows", *rows] if len(rows) < len(study.rows) else []
-    if (
-        study.settings.get("norm") == "hold"
-    ):  # freezes stages that only its own network has, and keeps statistics of its weights
+    if own:
         return [*words, "--init", "lite0.safetensors"]
     words += ["--model.backbone", "resnet18"]
     return words + (["--init", "random"] if starts - {"", None, "random", *study.stages} else [])

@@ -3,10 +3,12 @@
 import pytest
 
 from fgdata.errors import InputError
+from fgtrain import cli
+from fgtrain.settings.common import Model
 from fgtrain.settings.studying import Study as Flags
 from fgtrain.settings.studying import StudyData, StudyViews
 from fgtrain.studies import command, declaration, record
-from fgtrain.studies.plan import evaluation_words, make, reason_missing
+from fgtrain.studies.plan import commands, evaluation_words, make, reason_missing
 from fgtrain.studies.scaling import Scaled, parse_value, scale
 
 SMALL = """
@@ -143,6 +145,20 @@ def test_a_fault_names_the_file_or_row_and_what_is_allowed(old: str, new: str, m
     with pytest.raises(InputError) as fault:
         make(scale(declaration.parse(SMALL.replace(old, new, 1), "small", "small.toml"), Flags("small")), tmp_path)
     assert message in str(fault.value)
+
+
+@pytest.mark.parametrize("given", ["true", "false"])
+def test_a_row_of_untrained_weights_is_measured_with_the_network_of_the_settings(given: str, tmp_path):
+    text = SMALL.replace("epochs = 2", f"epochs = 2\nmodel.width = 32\nmodel.zero_init_residual = {given}")
+    text += '[[rows]]\nname = "Untrained"\nstart = "random"\n'
+    made = make(scale(declaration.parse(text, "small", "small.toml"), Flags("small")), tmp_path)
+    (job,) = {folder: job for folder, job in made.jobs.items() if job.weights}.values()
+    words = commands(job, job.measures, "cpu", 1, tmp_path)
+    assert {word[1] for word in words} == {"knn", "linear"}
+    for word in words:
+        flags = cli.parse(word, None, None)
+        assert (flags.run, flags.weights) == (None, "random")
+        assert flags.model == Model(width=32, zero_init_residual=given == "true")
 
 
 def test_a_missing_study_is_refused_with_the_list(tmp_path):
