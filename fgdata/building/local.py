@@ -55,7 +55,7 @@ def run_locally(function: Callable, jobs: list, workers: int, advance: Callable[
                 "A worker process died, perhaps because memory ran out. Finished shards are kept: rerun the command; "
                 f"if it happens again, use fewer than {workers} workers (--jobs).{'' if finished else unguarded}"
             ) from None
-        except (KeyboardInterrupt, GeneratorExit):
+        except BaseException:  # the other jobs end after the image in progress, not after their shards
             stop.value = 1
             raise
         finally:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,23 @@ def test_a_worker_has_its_own_environment_and_the_parent_keeps_its_own():
 def test_an_input_error_of_a_worker_is_raised_in_the_caller():
     with pytest.raises(InputError, match="job 5 is refused"):
         list(run_jobs(refuses, [5], workers=1, engine="local", advance=lambda images: None))
+
+
+def refuses_the_first(job, advance):
+    """Job 0 fails at its first image; the others have many images."""
+    number, folder = job
+    (folder / str(number)).touch()
+    while number or not (folder / "1").exists():
+        time.sleep(0.01)
+        advance(1)
+    raise InputError("job 0 is refused")
+
+
+def test_an_error_ends_the_other_jobs_after_their_image_in_progress(tmp_path):
+    """The other worker's job never ends by itself, and no job that waits starts one that does not."""
+    jobs = [(number, tmp_path) for number in range(8)]
+    with pytest.raises(InputError, match="job 0 is refused"):
+        list(run_jobs(refuses_the_first, jobs, workers=2, engine="local", advance=lambda images: None))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/shm")
