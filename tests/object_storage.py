@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -23,6 +24,32 @@ def s3_server() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+class SlowWriter(Listener):
+    """An S3 server for one file, which takes its time with the answer to a PUT."""
+
+    def __init__(self, seconds: float):
+        self.written = b""
+        outer = self
+
+        class Handler(Quiet):
+            def do_PUT(self):
+                outer.written = self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(seconds)
+                self.reply(0)
+
+            def do_HEAD(self):
+                self.reply(len(outer.written))
+
+            def reply(self, length: int) -> None:
+                self.send_response(200)
+                self.send_header("ETag", '"1"')
+                self.send_header("Last-Modified", "Sat, 28 Nov 2026 00:00:00 GMT")
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+
+        self.listen(Handler)
 
 
 class Web(Listener):

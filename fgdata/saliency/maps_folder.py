@@ -81,6 +81,12 @@ class MapsFolder:
         grey = np.ascontiguousarray(values[..., values.shape[2] // 2])
         if grey.shape == (height, width):
             return grey
+        if grey.shape == (width, height):
+            raise InputError(
+                f"{map_file} is {height} x {width} pixels (width x height), but the image is {width} x {height}: the "
+                "map is turned. Images are turned upright by their EXIF orientation before a detector sees them; turn "
+                "this map too (in Pillow: ImageOps.exif_transpose of the image before the map is made)."
+            )
         return np.clip(cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
 
     def find(self, file: str) -> Path:

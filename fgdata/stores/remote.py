@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,12 @@ from .store import RangeFile
 RETRIES = 8
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 TIMEOUT_S = 60.0
-"""Of one request, its answer included."""
+"""Of one request that reads, its answer included."""
+WRITE_TIMEOUT_S = 600.0
+"""Of one request that writes, which sends up to 5 MiB."""
+PARTS_AT_ONCE = 2
+"""Requests that write one file at the same time. They share the line with those of other files: eight files of two
+parts each end within the timeout if the line carries 1.2 Mbit/s."""
 LISTED = ("s3", "gs")
 """Schemes of storage that lists its files."""
 PIECE = 8 << 20  # bytes of a request when a file is read in order
@@ -38,7 +44,7 @@ class Remote:
 
     def __init__(self, url: Url):
         self.place = url
-        self._files = connect(url)
+        self._files = connect(url, TIMEOUT_S)
         self._seen: dict[str, tuple[str | None, int]] = {}  # ETag and size by name
         self._listed: tuple[list[str] | None] | None = None
         self._lock = threading.Lock()
@@ -91,11 +97,15 @@ class Remote:
         """Writes a file, which appears whole or not at all, and replaces one of the same name -> its bytes."""
         size = len(file) if isinstance(file, bytes) else file.stat().st_size
         with self._naming(name, "written"):
-            self._files.put(name, file)
+            self._writer.put(name, file, max_concurrency=PARTS_AT_ONCE)
             written = self._files.head(name)["size"]
         if written != size:
             raise InputError(f"{self.place / name} has {written:,} bytes; {size:,} were written. Rerun the command.")
         return size
+
+    @cached_property
+    def _writer(self) -> Any:
+        return connect(self.place, WRITE_TIMEOUT_S)
 
     def delete(self, names: list[str]) -> None:
         """Removes files."""
@@ -156,14 +166,15 @@ class Remote:
         except (FileNotFoundError, exceptions.BaseError) as error:
             text, advice = str(error), _ACCESS[url.scheme.replace("https", "http")]
             answer = text.partition("\n\nDebug source")[0]
+            seconds = WRITE_TIMEOUT_S if done == "written" else TIMEOUT_S
             words = re.sub(r"\S*/\S*", "", answer.replace(name or url, "")).lower()  # without paths and URLs
             if "<Code>NoSuchBucket<" in answer:
                 raise InputError(f"{url} cannot be {done}: there is no such bucket. {advice}") from None
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(errno.ENOENT, "No such file in remote storage", str(url)) from None
             if re.search("status code: 40[13]", answer) or "credential" in words:
-                raise _Denied(f"{url} cannot be {done}: {_describe(text)}. {advice}") from None
-            reason, advice = _describe(text), "Check the network and the server, then rerun the command."
+                raise _Denied(f"{url} cannot be {done}: {_describe(text, seconds)}. {advice}") from None
+            reason, advice = _describe(text, seconds), "Check the network and the server, then rerun the command."
             if isinstance(error, exceptions.NotSupportedError):
                 reason, advice = "the server does not answer with byte ranges", "Copy the set to a server that does."
             if isinstance(error, exceptions.InvalidPathError):
@@ -190,13 +201,14 @@ _ACCESS = {
 }
 
 
-def connect(url: Url) -> Any:
-    """The obstore of a URL. Nothing is requested. InputError if obstore is not installed."""
+def connect(url: Url, timeout_s: float) -> Any:
+    """The obstore of a URL; each request ends within `timeout_s`. Nothing is requested yet. InputError if obstore is
+    not installed."""
     try:
         from obstore import store
     except ModuleNotFoundError:
         raise InputError(f"{url} needs obstore, which is not installed: pip install obstore") from None
-    options: Any = {"timeout": timedelta(seconds=TIMEOUT_S), "allow_http": True}
+    options: Any = {"timeout": timedelta(seconds=timeout_s), "allow_http": True}
     backoff = {
         "init_backoff": timedelta(seconds=FIRST_WAIT_S),
         "max_backoff": timedelta(seconds=LONGEST_WAIT_S),
@@ -239,8 +251,8 @@ def _hub(url: Url) -> tuple[str, str | None]:
     return f"{base}/{where}", token
 
 
-def _describe(text: str) -> str:
-    """obstore's error, which has many lines -> what happened, in a few words."""
+def _describe(text: str, seconds: float) -> str:
+    """obstore's error, which has many lines, and the time limit of the request -> what happened, in a few words."""
     tried = re.search(r"after ([0-9]+) retries", text)
     again = f" ({int(tried[1]) + 1} tries)" if tried else ""
     if status := re.search(r"status code: ([0-9]{3}[A-Za-z ]*)", text):
@@ -248,13 +260,13 @@ def _describe(text: str) -> str:
         return f"the server answered {status[1].strip()}{f', {code[1]}' if code else ''}{again}"
     for kind, words in _KINDS.items():
         if f"kind: {kind}" in text:
-            return words + again
+            return words.format(seconds=seconds) + again
     line = text.partition("\n")[0][:300].rstrip(".")
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 _KINDS = {
     "Connect": "no connection to the server",
-    "Timeout": f"no answer within {TIMEOUT_S:.0f} s",
+    "Timeout": "no answer within {seconds:.0f} s",
     "Interrupted": "the connection was cut",
 }

@@ -249,12 +249,15 @@ def test_unusable_maps_are_named(tmp_path):
     for name in ("one.png", "one.jpg", "three.png"):
         cv2.imwrite(str(tmp_path / name), grey)
     cv2.imwrite(str(tmp_path / "jet.png"), np.dstack([grey, grey, grey + 200]))
+    cv2.imwrite(str(tmp_path / "stored.png"), grey.T)
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
     maps, rgb = detector(f"maps:{tmp_path}"), np.zeros((6, 8, 3), np.uint8)
     with pytest.raises(InputError, match=r"one.jpg .*maps.*/one.jpg .*/one.png"):
         maps.saliency_map(rgb, "one.jpg")
     with pytest.raises(InputError, match=r"jet.png .*colour.*differ by 200.*grey"):
         maps.saliency_map(rgb, "jet.jpg")
+    with pytest.raises(InputError, match=r"stored.png is 6 x 8 pixels .* but the image is 8 x 6: .* EXIF"):
+        maps.saliency_map(rgb, "stored.jpg")
     with pytest.raises(InputError, match=r"torn.png"):
         maps.saliency_map(rgb, "torn.jpg")
     with pytest.raises(InputError, match=r"a/four.jpg has no map.*a/four.png"):
@@ -425,8 +428,8 @@ def test_a_set_by_a_network_and_by_maps(tmp_path):
     maps = tmp_path / "maps"
     maps.mkdir()
     for record in birds.records:
-        grey = np.zeros((48, 64), np.uint8)
-        grey[12:36, 16:48] = 255
+        grey = np.zeros((48, 48), np.uint8)
+        grey[12:36, 12:36] = 255
         target = maps / Path(record.file).with_suffix(".png").name
         cv2.imwrite(str(target), grey)
     names = (f"onnx:{network}", f"maps:{maps}", "gt")
@@ -438,7 +441,7 @@ def test_a_set_by_a_network_and_by_maps(tmp_path):
     assert set(meta(sample)["detectors"]) == set(shards.detectors)
     assert build.build(birds, tmp_path / "set", saliency=names, workers=1).written == 0
 
-    cv2.imwrite(str(target), grey.T)
+    cv2.imwrite(str(target), 255 - grey)
     with pytest.raises(InputError, match=r"detectors.maps-maps.sha256"):
         build.build(birds, tmp_path / "set", saliency=names, workers=1)
     target.unlink()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from object_storage import SlowWriter
 
 from fgdata.boxes.objective import Objective
 from fgdata.building.rewrite import rebox
@@ -12,6 +13,7 @@ from fgdata.errors import InputError
 from fgdata.files.swap import exchange
 from fgdata.shards.check import check
 from fgdata.shards.reader import ShardSet
+from fgdata.stores import remote
 from fgdata.stores.place import Url
 from fgdata.stores.remote import Remote
 
@@ -127,3 +129,17 @@ def test_a_set_that_another_machine_replaces_during_a_copy_is_not_completed(
         upload(own_set, url)
     with pytest.raises(InputError, match=f"{url} is an unfinished shard set"):
         ShardSet.open(url)
+
+
+def test_a_write_may_take_longer_than_a_read(s3: str, monkeypatch: pytest.MonkeyPatch):
+    """As a part of a file does on a slow line."""
+    monkeypatch.setattr(remote, "TIMEOUT_S", 1.0)
+    server = SlowWriter(1.5)
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+        assert Remote(Url("s3://birds/sets/slow")).put("a.tar", b"bytes") == 5
+        monkeypatch.setattr(remote, "WRITE_TIMEOUT_S", 1.0)
+        with pytest.raises(InputError, match=r"a.tar cannot be written: no answer within 1 s \(3 tries\)"):
+            Remote(Url("s3://birds/sets/slow")).put("a.tar", b"bytes")
+    finally:
+        server.stop()
