@@ -59,6 +59,8 @@ def total_of(manifest: dict) -> str:
 
 def remarks(manifest: dict) -> list[str]:
     """-> remarks on a finished build: skipped images, clipped boxes, re-encoded images, fallbacks, large images."""
+    from ..shards.manifest import REENCODED, list_shards
+
     lines = []
     if manifest["skipped"]:
         lines.append(f"{counted(len(manifest['skipped']), 'unusable image')} skipped; manifest.json lists them")
@@ -67,15 +69,13 @@ def remarks(manifest: dict) -> list[str]:
         lines.append(f"{clipped} had ground-truth boxes that extended beyond the image; these were clipped")
     if manifest["reencoded"]:
         encoded = counted(manifest["reencoded"], "image")
-        lines.append(f"{encoded} re-encoded as JPEG (not a JPEG of 1 or 3 channels, or larger than --max-side)")
+        lines.append(f"{encoded} re-encoded as JPEG ({REENCODED}, or larger than --max-side)")
     fallbacks = {name: counts for name, counts in manifest["fallbacks"].items() if name != "whole"}  # it has no others
     for name, counts in fallbacks.items():
         lines += [
             f"{counted(count, 'image')} got the whole-image box from {name}: {kind} map"
             for kind, count in counts.items()
         ]
-    from ..shards.manifest import list_shards
-
     tars = list_shards(manifest)
     size = sum(tar["bytes"] for tar in tars) / max(1, sum(tar["samples"] for tar in tars))
     if manifest["images"]["max_side"] is None and size > LARGE_SAMPLE:

@@ -80,20 +80,20 @@ def score(
         as_json: Print JSON instead of a table.
     """
     from ..report.agreement import agree
-    from ..report.score import describe_detectors, read_boxes
-    from ..report.score import score as score_set
+    from ..report.score import describe_detectors, read_boxes, score_boxes
     from ..report.terminal import print_agreement, print_scores
     from ..shards.reader import ShardSet
 
-    scored = read_boxes(ShardSet.open(shards))
+    opened = ShardSet.open(shards)
+    scored = read_boxes(opened)
     if against is not None or scored.has_truth:
-        scores = score_set(shards, against)
+        scores = score_boxes(opened, scored, against)
         if as_json:
             print(json.dumps(scores, indent=1))
         else:
             print_scores(shards, scores)
         return 0
-    agreement, about = agree(scored), describe_detectors(ShardSet.open(shards))
+    agreement, about = agree(scored), describe_detectors(opened)
     if as_json:
         print(json.dumps({"agreement": agreement.as_json() | {"detectors": about}}, indent=1))
     else:

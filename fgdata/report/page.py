@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ..building.plan import flatten
 from ..errors import InputError, counted, describe
 from ..files.atomic import write_atomic
 from ..files.output import check_output
-from ..shards.manifest import describe_objective, read_objective
+from ..shards.manifest import REENCODED, describe_objective, read_objective
 from ..shards.reader import ShardSet, meta
 from ..stores.place import Url
 from .agreement import agree, join, name_sets, section
@@ -57,23 +58,24 @@ def write_report(path: Path | Url, out: Path, samples: int = 96, other: Path | U
     if not out.parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}. Create it, or set --out FILE")
     scored, title, about = read_boxes(shards), shards.path.resolve().name, describe_detectors(shards)
-    objective = _objective(shards)
+    objective, sets = _objective(shards), {"": shards}
     if other is not None:
         second = ShardSet.open(other)
         scored, title = join(shards, scored, second, read_boxes(second)), f"{title} and {second.path.resolve().name}"
-        names, sets = name_sets(shards, second), (shards, second)
-        about = {f"{a}-{b}": row for a, s in zip(names, sets) for b, row in describe_detectors(s).items()}
-        objective = " and ".join(f"{_objective(s)} ({name})" for name, s in zip(names, sets))
+        named = dict(zip(name_sets(shards, second), (shards, second)))
+        about = {f"{a}-{b}": row for a, s in named.items() for b, row in describe_detectors(s).items()}
+        objective = " and ".join(f"{_objective(s)} ({name})" for name, s in named.items())
+        sets = {f" of {name}": s for name, s in named.items()}
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(name for name in scored.boxes if name != "gt")}
     known, agreement = scored.has_truth, agree(scored)
     sections = [
-        _head(shards, title, scored, objective),
+        _head(sets, title, scored, objective),
         _score(scored, colours, about) if known else "",
         section(agreement, colours, about) if other is not None or not known else "",
         _histograms(scored, colours),
-        _cost(shards),
+        *(_cost(s, of) for of, s in sets.items()),
         _images(shards, scored, colours, samples, {} if known else {"where detectors disagree most": agreement.mean}),
-        _settings(shards),
+        *(_settings(s, of) for of, s in sets.items()),
     ]
     parts = {"title": html.escape(title), "body": "\n".join(sections), "script": _script_hash()}
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _PAGE)
@@ -91,26 +93,31 @@ def _objective(shards: ShardSet) -> str:
     return describe_objective(shards.manifest)
 
 
-def _head(shards: ShardSet, name: str, scored: Scored, objective: str) -> str:
-    manifest = shards.manifest
-    facts = [(f"{count:,}", f"{name} images") for name, count in shards.splits.items()]
+def _head(sets: dict[str, ShardSet], name: str, scored: Scored, objective: str) -> str:
+    """Title, tiles and summary. sets: by what the tiles of each end with, "" for a single one."""
+    shards = next(iter(sets.values()))
+    facts = [(f"{count:,}", f"{split} images{of}") for of, s in sets.items() for split, count in s.splits.items()]
     classes = "class" if len(shards.classes) == 1 else "classes"
     facts += [(f"{len(shards.classes):,}", classes), (f"{len(scored.boxes)}", "boxes per image")]
-    if len(scored.id) < sum(shards.splits.values()):
+    if len(sets) > 1:
         facts.append((f"{len(scored.id):,}", "images in both sets"))
-    for detector, counts in manifest["fallbacks"].items():
-        facts.append((f"{sum(counts.values()):,}", f"whole-image boxes from {detector}"))
-    if manifest["boxes_clipped"]:
-        facts.append((f"{manifest['boxes_clipped']:,}", "images with clipped ground-truth boxes"))
-    if manifest["reencoded"]:
-        facts.append((f"{manifest['reencoded']:,}", "re-encoded"))
-    if manifest["skipped"]:
-        facts.append((f"{len(manifest['skipped']):,}", "skipped"))
+    facts += [(number, f"{noun}{of}") for of, s in sets.items() for number, noun in _exceptions(s.manifest)]
     tiles = "".join(f"<div class=tile><b>{number}</b><span>{html.escape(noun)}</span></div>" for number, noun in facts)
-    summary = f"Dataset {manifest['dataset']['name']}, {counted(sum(shards.splits.values()), 'image')}. "
+    summary = f"Dataset {shards.manifest['dataset']['name']}, {counted(len(scored.id), 'image')}. "
     summary += f"Boxes by {', '.join(scored.boxes)}; objective {objective}"
     title = f"<p class=kind>fgdata shard set</p><h1>{html.escape(name)}</h1>"
     return f"{title}<p class=sub>{html.escape(summary)}.</p><div class=tiles>{tiles}</div>"
+
+
+def _exceptions(manifest: dict) -> Iterator[tuple[str, str]]:
+    """Numbers of a set's images that were treated in a special way, and what they count."""
+    for detector, counts in manifest["fallbacks"].items():
+        yield f"{sum(counts.values()):,}", f"whole-image boxes from {detector}"
+    for key, noun in (("boxes_clipped", "images with clipped ground-truth boxes"), ("reencoded", "re-encoded")):
+        if manifest[key]:
+            yield f"{manifest[key]:,}", noun
+    if manifest["skipped"]:
+        yield f"{len(manifest['skipped']):,}", "skipped"
 
 
 def _score(scored: Scored, colours: dict[str, str], about: dict[str, dict]) -> str:
@@ -255,12 +262,13 @@ def _rectangle(box: np.ndarray, width: int, height: int, colour: str, name: str)
     return f"<g data-of='{name}'>{outline}</g>"
 
 
-def _cost(shards: ShardSet) -> str:
-    """Section on the size and time of re-encoding, from the build's log; empty when no image was re-encoded."""
+def _cost(shards: ShardSet, of: str) -> str:
+    """Section on the size and time of re-encoding, from the build's log; empty when no image was re-encoded. of: the
+    end of its heading."""
     manifest, log = shards.manifest, read_log(shards)
     if not manifest["reencoded"]:
         return ""
-    settings, limit = manifest["images"], "no --max-side: only images that were not baseline JPEGs"
+    settings, limit = manifest["images"], f"no --max-side: only images that were {REENCODED}"
     if settings["max_side"]:
         limit = f"--max-side {settings['max_side']}"
     total = sum(shards.splits.values())
@@ -272,10 +280,11 @@ def _cost(shards: ShardSet) -> str:
         rows.append(("bytes of all images", f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB stored ({change})"))
         rows.append(("time to encode", f"{sum(line['seconds'].get('encode', 0) for line in log):,.1f} s of one core"))
     table = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
-    return f"<h2>Cost of re-encoding</h2><table>{table}</table>"
+    return f"<h2>Cost of re-encoding{html.escape(of)}</h2><table>{table}</table>"
 
 
-def _settings(shards: ShardSet) -> str:
+def _settings(shards: ShardSet, of: str) -> str:
+    """Build times and settings. of: the end of their headings."""
     manifest = {key: value for key, value in shards.manifest.items() if key != "splits"}
     manifest["dataset"] = {key: value for key, value in manifest["dataset"].items() if key != "classes"}
     stages: dict[str, float] = {}
@@ -296,10 +305,12 @@ def _settings(shards: ShardSet) -> str:
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>"
         for key, value in flatten(chosen).items()
     )
-    times = f"<h2>Build time by stage</h2><table>{rows}</table>" if rows else ""
+    times = f"<h2>Build time by stage{html.escape(of)}</h2><table>{rows}</table>" if rows else ""
     text = html.escape(json.dumps(manifest, indent=1, ensure_ascii=False))
     summary = "<summary>manifest.json, without the lists of shards and classes</summary>"
-    return f"{times}<h2>Settings</h2><table>{table}</table><details>{summary}<pre>{text}</pre></details>"
+    return (
+        f"{times}<h2>Settings{html.escape(of)}</h2><table>{table}</table><details>{summary}<pre>{text}</pre></details>"
+    )
 
 
 def _script_hash() -> str:

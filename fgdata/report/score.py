@@ -9,6 +9,7 @@ import numpy as np
 from ..boxes.geometry import CENTRED, WHOLE, iou
 from ..building.log import read_log
 from ..errors import InputError
+from ..progress import Progress
 from ..saliency import row_of
 from ..shards.reader import ShardSet, box, label, meta, read_all
 from ..stores.place import Url
@@ -48,9 +49,10 @@ def read_boxes(shards: ShardSet) -> Scored:
     split, number, ids, labels, truth = [], [], [], [], []
     boxes: dict[str, list[np.ndarray]] = {name: [] for name in shards.detectors}
     fallback: dict[str, list[str | None]] = {name: [] for name in shards.detectors}
-    for name in shards.splits:
-        reader = shards.split(name)
-        for i, sample in enumerate(read_all(reader, without="jpg")):
+    samples = ((name, *each) for name in shards.splits for each in enumerate(read_all(shards.split(name), "jpg")))
+    with Progress("Reading boxes", sum(shards.splits.values())) as progress:
+        for name, i, sample in samples:
+            progress.advance(1)
             info = meta(sample)
             split.append(name)
             number.append(i)
@@ -87,7 +89,11 @@ def score(path: Path | Url, against: str | None = None) -> dict:
         print(rows["rbd"]["mean_iou"])
     """
     shards = ShardSet.open(path)
-    scored = read_boxes(shards)
+    return score_boxes(shards, read_boxes(shards), against)
+
+
+def score_boxes(shards: ShardSet, scored: Scored, against: str | None = None) -> dict:
+    """What `score` returns, from the boxes of a set that have been read. InputError as of `score`."""
     if against is not None:
         scored = _take_as_truth(scored, choose_detector(shards, against))
     if not scored.has_truth:

@@ -59,14 +59,14 @@ def print_agreement(shards: Path | Url, agreement: Agreement, about: dict[str, d
 def print_duplicates(shards: Path | Url, found: Duplicates) -> None:
     """Prints the first pairs of near-duplicates in different splits as a table, and how many there are."""
     if found.across:
-        first, second = (image.split for image in (found.across[0].first, found.across[0].second))
-        table = Table(first, "class", second, "class", "bits", "correlation", "mirrored")
+        table = Table(Column("split, class, file", overflow="fold"), "bits", "correlation", "mirrored")
         for pair in found.across[:_SHOWN]:
-            images = (word for image in (pair.first, pair.second) for word in (image.file, image.class_name))
-            table.add_row(*images, str(pair.bits), f"{pair.correlation:.3f}", "yes" if pair.mirrored else "")
+            images = "\n".join(f"{i.split}, {i.class_name}, {i.file}" for i in (pair.first, pair.second))
+            table.add_row(images, str(pair.bits), f"{pair.correlation:.3f}", "yes" if pair.mirrored else "")
         _console().print(table)
-    if (more := len(found.across) - _SHOWN) > 0:
-        print(f"and {counted(more, 'pair')} more: fgdata check {shlex.quote(str(shards))} --duplicates --format csv")
+        more = len(found.across) - _SHOWN
+        every = f"and {counted(more, 'pair')} more" if more > 0 else "as a file"
+        print(f"{every}: fgdata check {shlex.quote(str(shards))} --duplicates --format csv")
     for split, count in found.repeated.items():
         others = " or ".join(other for other in found.images if other != split)
         if others:

@@ -19,6 +19,8 @@ from .schema import find_fault
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 3
 MANIFEST = "manifest.json"
+REENCODED = "not a JPEG of 1 or 3 channels, or turned upright by its EXIF orientation"
+"""Which images are re-encoded whatever their size, for messages."""
 BUILDING = ".building"  # folder inside an unfinished set: its plan and a record of each finished shard
 PULLING = ".pulling"  # folder inside a set that is being downloaded
 SPLITS = ("train", "test")

@@ -24,7 +24,7 @@ from fgdata.errors import InputError
 from fgdata.images import encode_jpeg
 from fgdata.report.page import write_report
 from fgdata.report.score import find_disagreements, read_boxes, score
-from fgdata.shards.reader import ShardSet, box, meta
+from fgdata.shards.reader import ShardSet, SplitReader, box, meta
 
 
 @pytest.mark.parametrize("module", ["fgdata.cli", "fgtrain.cli"])
@@ -128,6 +128,15 @@ def test_invalid_arguments_exit_with_2(tmp_path, monkeypatch, capsys, words, mes
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_score_opens_and_reads_the_set_once(drawn_set, monkeypatch, capsys):
+    read, opened = [], []
+    whole, each = ShardSet.open, SplitReader.read
+    monkeypatch.setattr(ShardSet, "open", lambda *words: (opened.append(1), whole(*words))[1])
+    monkeypatch.setattr(SplitReader, "read", lambda *words, **more: (read.append(1), each(*words, **more))[1])
+    assert main(["score", str(drawn_set)]) == 0
+    assert (len(opened), len(read)) == (1, 48)
 
 
 def test_score_is_the_mean_over_every_sample(drawn_set):

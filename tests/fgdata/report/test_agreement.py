@@ -118,6 +118,11 @@ def test_rebox_suggests_a_command_that_shows_both_sets(photos: Path, tmp_path: P
     assert "<title>set and small" in page
     assert "max-excess, tau of each detector, on a 64 x 64 grid (set) and max-excess, tau 1.6, on a 64" in page
     assert len(re.findall("<td>[0-9.,]+ ms</td><td>nothing</td>", page)) == 4
+    settings = [page.partition(f"<h2>Settings of {name}</h2>")[2].partition("</table>")[0] for name in ("set", "small")]
+    assert ["1.6" in text for text in settings] == [False, True]
+    times = re.findall(r"<h2>Build time by stage of (\w+)</h2>", page)
+    assert times == ["set", "small"]
+    assert all(f"<b>6</b><span>train images of {name}</span>" in page for name in ("set", "small"))
     assert main(["list", "--folder", "."]) == 0
     listed = capsys.readouterr().out
     assert "(max-excess, tau of each detector)" in " ".join(listed.split())

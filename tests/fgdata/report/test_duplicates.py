@@ -61,7 +61,13 @@ def test_every_copy_in_test_is_named_and_nothing_else(copied_set, capsys):
     assert main(["check", str(copied_set), "--duplicates"]) == 0
     text = capsys.readouterr().out
     near = "test: 4 of 13 images with a near-duplicate in train"
-    for part in ("is intact", "[bold]0.jpg", near, "Pairs within a split: 1 in train, 6 in test"):
+    for part in (
+        "is intact",
+        "train, bird, [bold]0.jpg",
+        "--duplicates --format csv",
+        near,
+        "Pairs within a split: 1 in train, 6 in test",
+    ):
         assert part in text
 
 
