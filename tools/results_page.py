@@ -114,7 +114,7 @@ def differences(table: Table) -> Iterator[tuple[float, Line, Cell, Column]]:
     """Every cell that is compared with the base row, and its mean difference."""
     for line in table.lines:
         for column, cell in zip(table.columns, line.cells):
-            if cell.difference is not None:
+            if cell.difference is not None and column.percent:  # a cost is no figure of merit
                 yield cell.difference[0], line, cell, column
 
 

@@ -32,6 +32,8 @@ LEASE_SECONDS = 60.0
 """An owner file that has not changed for this long belongs to a process that is dead, or lost its file system."""
 ALL = 1 << 50
 """More shards than any set has."""
+SILENT_SECONDS = 600.0
+"""For `seems_owned`: many leases, because the clocks of two machines may differ by minutes."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,18 @@ def _glance_seconds() -> float:
 def glance(folder: Path, prefix: str = "") -> Owner | None:
     """-> an owner that is not known to be dead, without waiting."""
     return next((owner for _, owner in _list(folder, prefix) if owner.runs is not False), None)
+
+
+def seems_owned(folder: Path) -> bool:
+    """Whether a process owns a folder, for showing it: one of this machine that runs, or one of another machine (or of
+    this one before it was restarted) whose file was written in the last SILENT_SECONDS by the clock of the files. What
+    is written is decided by `find_live`, which needs no clock.
+    """
+    for path, owner in _list(folder):
+        with suppress(OSError):
+            if owner.runs or (owner.runs is None and time.time() - path.stat().st_mtime < SILENT_SECONDS):
+                return True
+    return False
 
 
 class Watch:

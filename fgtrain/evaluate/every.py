@@ -55,8 +55,12 @@ def run_all(flags: All) -> list[str]:
         options = measurement.options
         if "untrained" in options and flags.weights is None and Subject.open(flags, ()).checkpoint.run is None:
             options = {}
-        measurement.run(measurement.flags(flags.run, **common, **options))
-        done.append(name)
+        try:
+            measurement.run(measurement.flags(flags.run, **common, **options))
+        except InputError as reason:  # of this evaluation, such as fewer images than neighbours
+            skipped.setdefault(str(reason), []).append(name)
+        else:
+            done.append(name)
     reasons = [
         f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} skipped: {reason}"
         for reason, names in skipped.items()

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..runs.checkpoint import Checkpoint
 from ..runs.rundir import RunDir
 from ..settings.common import Model, need, need_model
 from ..settings.evaluations import Evaluation
+from ..settings.file import plain
 from .records import append_record, check_appendable, read_records
 
 SMALLEST, LARGEST = 8, 4096  # side of a view, in pixels
@@ -40,6 +41,11 @@ class Given:
     model: Model
     step: int = 0
     run: None = None
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What a record states about it."""
+        return {"weights": self.weights, "model": plain(asdict(self.model))}
 
     @property
     def size(self) -> int:
@@ -175,6 +181,8 @@ class Subject:
         shard set and its digest, commit, versions, device and time. InputError when the file cannot be written.
         """
         line = {"evaluation": evaluation, "step": self.checkpoint.step, **values, "size": self.size}
+        if isinstance(self.checkpoint, Given):
+            line |= self.checkpoint.recorded
         line |= {"shards": str(self.shards.path), "digest": self.shards.manifest["digest"]}
         line |= {"commit": provenance.commit(), "versions": provenance.versions()}
         line |= {"device": provenance.name_of(self.device), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

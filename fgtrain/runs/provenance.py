@@ -45,9 +45,11 @@ def describe_run(shards: ShardSet, device: torch.device) -> dict[str, Any]:
 
 
 def earlier_parts(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """run.json of a run that is resumed -> one entry per part so far: what wrote it, and the step where it ended."""
-    names = ("argv", "commit", "versions", "device", "started", "step")
-    return [*facts.get("earlier", []), {name: facts.get(name) for name in names}]
+    """run.json of a run that is resumed -> one entry per part so far: what wrote it, and the step where it ended, which
+    is that of its last checkpoint if it was killed."""
+    names = ("argv", "commit", "versions", "device", "started")
+    step = max(facts.get("step") or 0, facts.get("checkpoint") or 0)
+    return [*facts.get("earlier", []), {name: facts.get(name) for name in names} | {"step": step}]
 
 
 def name_of(device: torch.device) -> str:

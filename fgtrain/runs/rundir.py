@@ -23,7 +23,7 @@ from fgdata.errors import InputError, abbreviate
 from fgdata.files.atomic import write_synced
 from fgdata.files.lock import create_and_lock, is_locked, lock
 from fgdata.files.output import reason_unwritable
-from fgdata.files.owners import glance, owning
+from fgdata.files.owners import owning, seems_owned
 
 from ..settings.common import Config
 from ..settings.file import ORIGIN, as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
@@ -222,7 +222,7 @@ class RunDir:
         """What run.json states: running, done, stopped or failed. A run that no process trains any more, as after a
         kill, is interrupted, not running. None if run.json does not say."""
         status = self.facts.get("status")
-        return "interrupted" if status == "running" and glance(self.path / OWNERS) is None else status
+        return "interrupted" if status == "running" and not seems_owned(self.path / OWNERS) else status
 
     def recipe(self, method: str) -> str:
         """The recipe that the run was started from; its method if run.json does not name one of this version."""
@@ -252,7 +252,7 @@ class RunDir:
         """Whether metrics.jsonl has a line with `key`, at `step` if one is given."""
         path = self.path / "metrics.jsonl"
         lines = read_bytes(path, MOST_LOG_BYTES).splitlines() if path.is_file() else []
-        return any(f'"{key}":'.encode() in line and step in (None, _step(line)) for line in lines)
+        return any(f'"{key}":'.encode() in line and step in (None, step_of(line)) for line in lines)
 
     def cut_metrics(self, step: int) -> None:
         """Cuts metrics.jsonl before its first line after `step`, because a resumed run writes these lines again.
@@ -262,7 +262,7 @@ class RunDir:
         path = self.path / "metrics.jsonl"
         if path.is_file():
             lines = read_bytes(path, MOST_LOG_BYTES).splitlines(keepends=True)
-            end = next((i for i, line in enumerate(lines) if (_step(line) or 0) > step), len(lines))
+            end = next((i for i, line in enumerate(lines) if (step_of(line) or 0) > step), len(lines))
             write_bytes(path, b"".join(line for line in lines[:end] if line.endswith(b"\n")))
 
     @property
@@ -352,7 +352,7 @@ def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
     return "\n  ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
 
 
-def _step(line: bytes) -> int | None:
+def step_of(line: bytes) -> int | None:
     """The step of a line of metrics.jsonl; None for a line that is incomplete or damaged."""
     try:
         step = parse_json(line).get("step")

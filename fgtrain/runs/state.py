@@ -22,7 +22,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     numbers = (name for name in names if name.isascii() and name.isdigit())
-    return sorted(path for name in numbers if (path := folder / name).is_dir())
+    return sorted((path for name in numbers if (path := folder / name).is_dir()), key=lambda path: int(path.name))
 
 
 def checksum(weights: dict[str, Any]) -> int:

@@ -110,6 +110,8 @@ def describe_run(path: Path) -> tuple[str, str, str, str]:
     recipe = run.recipe(config.method)
     changed = {key: new for key, (_, new) in differences(relevant(RECIPES[recipe]()), relevant(config)).items()}
     status, step = run.status or ("unknown" if facts else "no run.json"), facts.get("step", 0)
+    if status in ("running", "interrupted"):  # run.json has the step of its last stop
+        step = max(step, facts.get("checkpoint") or 0)
     remark = as_flags(changed)
     try:
         if "step" not in facts and (last := run.last_checkpoint):

@@ -1,7 +1,8 @@
 """A process that runs the commands of one job, and stops with a checkpoint when the study's process ends.
 
-It reads one line from standard input, a JSON list of commands, and then waits there: the end of the input means that
-the other process is gone, however it ended.
+It reads one line from standard input, a JSON list of the job's folder and its commands, and then waits there: the end
+of the input means that the other process is gone, however it ended. While it measures, it owns MEASURING in the folder,
+as a run owns its own folder while it trains: another process of the study waits for the results.
 """
 
 import json
@@ -10,19 +11,30 @@ import shlex
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+
+from fgdata.errors import InputError
+from fgdata.files.owners import owning
+
+MEASURING = ".measuring"
 
 
 def main() -> int:
     """Runs the commands one after the other -> the exit code of the first that fails, or of one that was stopped."""
     run = import_module("fgtrain.cli").main  # by name, as the program's own entry point does: this room is below it
-    words = json.loads(sys.stdin.readline())
+    folder, words = json.loads(sys.stdin.readline())
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     for command in words:
         print(f"$ fgtrain {shlex.join(command)}", flush=True)
         sys.argv = ["fgtrain", *command]
-        code = run(command)
+        try:
+            with nullcontext() if command[0] == "run" else owning(Path(folder) / MEASURING, f"is measuring {folder}"):
+                code = run(command)
+        except InputError as fault:
+            print(f"fgtrain: {fault}", file=sys.stderr)
+            return 2
         if code or not _is_complete(command):
             return code or 128 + signal.SIGTERM
     return 0

@@ -46,7 +46,8 @@ def run_study(flags: Flags) -> None:
                 running.check_failures(run_jobs(trials, every, flags), out / "logs")
 
         made, rates = tune.tune(made, run_all)
-    plan.check_started(made)
+    if not (flags.tune and flags.dry_run):  # the rates are not known yet
+        plan.check_started(made)
     jobs = part(made, flags)
     if flags.dry_run:
         dry_run(made, jobs, flags)

@@ -112,8 +112,7 @@ def passes(config: Any) -> float:
 def evaluation(job: Job, measure: Measure) -> float:
     """Operations of one evaluation, without its classifier."""
     flags: Any = flags_of(measure.evaluation, measure.settings, measure.evaluation)
-    given = {key.removeprefix("model."): value for key, value in job.model.items()}
-    one = forward(job.config.model if job.config is not None else Model(**given), flags.size or measure.size)
+    one = forward(job.config.model if job.config is not None else job.network, flags.size or measure.size)
     train, test = images_of(measure.data)
     if measure.evaluation == "finetune":
         assert isinstance(flags, Finetune)

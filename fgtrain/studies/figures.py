@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from ..evaluate.labels import recorded
 from ..evaluate.records import Line as Record
 from ..evaluate.records import read_records
 from ..runs.rundir import RunDir
+from ..settings.file import plain
 from .declaration import Column, Study
 from .plan import Job, Measure, Plan, is_finished
 from .scaling import flags_of
-from .traces import images_of, manifest, median_speed, without_weights
+from .traces import classes_of, images_of, manifest, median_speed, without_weights
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,20 @@ class Results:
             self._lines[job.folder] = compare.latest(read_records(job.folder / "results.jsonl"))
         found = self._lines[job.folder]
         line = found.get(identify(column, self.plan.scaled.size, manifest(data.folder)["digest"]))
-        last = None if job.config is None else RunDir(job.folder).facts.get("step")
-        return None if line is None or last not in (None, line.values["step"]) else line
+        return line if line is not None and self._is_of(line.values, job, column) else None
+
+    def _is_of(self, values: dict[str, Any], job: Job, column: Column) -> bool:
+        """Whether a record is of the last step of this run, or of these weights, and of this column's seed."""
+        seed = getattr(flags_of(column.evaluation, column.settings, column.name), "seed", None)
+        if "seed" in values and seed is not None and values["seed"] != seed:
+            return False
+        if job.config is None:
+            return (values.get("weights"), values.get("model")) == (job.weights, plain(asdict(job.network)))
+        return RunDir(job.folder).facts.get("step") in (None, values["step"])
 
     def _cost(self, job: Job) -> dict[str, float]:
         if job.folder not in self._costs:
-            self._costs[job.folder] = _measure_cost(job) if is_finished(job.folder) else {}
+            self._costs[job.folder] = measure_cost(job) if is_finished(job.folder) else {}
         return self._costs[job.folder]
 
 
@@ -164,7 +173,7 @@ def identify(column: Column, size: int, digest: str) -> compare.Column:
     return compare.Column(column.evaluation, (*values.items(), ("size", flags.size or size)), digest, column.figure)
 
 
-def _measure_cost(job: Job) -> dict[str, float]:
+def measure_cost(job: Job) -> dict[str, float]:
     """Hours of a finished run, and its trained parameters in millions."""
     import torch
 
@@ -174,7 +183,7 @@ def _measure_cost(job: Job) -> dict[str, float]:
     spent = hours(job)
     found = {} if spent is None else {"hours": spent}
     with torch.device("meta"):
-        objective = objectives.build(without_weights(job.config), images_of(job.data)[0] or 2, 2)
+        objective = objectives.build(without_weights(job.config), images_of(job.data)[0] or 2, classes_of(job.data))
     found["parameters"] = sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6
     return found
 

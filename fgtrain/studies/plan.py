@@ -19,12 +19,13 @@ from fgdata.errors import InputError
 
 from ..runs.files import write_json
 from ..runs.rundir import RunDir
-from ..settings.common import Config
+from ..settings.common import Config, Model
 from ..settings.file import differences, from_dict, relevant, to_dict
 from ..settings.recipes import RECIPES
 from .declaration import Column, Row, Study
 from .scaling import Scaled, flags_of
 from .sets import DataSet
+from .traces import manifest
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Job:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def network(self) -> Model:
+        """The network of the weights that are measured as they are."""
+        return Model(**{name.removeprefix("model."): value for name, value in self.model.items() if value is not None})
 
     @property
     def sets(self) -> list[DataSet]:
@@ -246,15 +252,26 @@ def _measures(columns: Iterable[Column], scaled: Scaled) -> list[Measure]:
 
 
 def check_started(plan: Plan) -> None:
-    """InputError if a run in the study's folder was started with other settings."""
+    """InputError if a run in the study's folder was started with other settings, or on another shard set."""
     for job in plan.jobs.values():
         if job.config is not None and (job.folder / "config.json").is_file():
-            old = RunDir(job.folder).config()
-            if changed := differences(relevant(old), relevant(job.config)):
+            run = RunDir(job.folder)
+            changed = differences(relevant(run.config()), relevant(job.config))
+            if job.needs and "init" in changed and len({Path(str(init)).name for init in changed["init"]}) == 1:
+                del changed[
+                    "init"
+                ]  # the same first stage of a study that was moved, or whose path is written otherwise
+            if changed:
                 listed = ", ".join(f"{name} {a} -> {b}" for name, (a, b) in list(changed.items())[:4])
                 raise InputError(
                     f"{job.folder} was run with other settings ({listed}). Name another folder with --out, or the "
                     "settings that it was run with."
+                )
+            old = run.facts.get("shards", {}).get("digest")
+            if old and job.data and job.data.is_built and old != (new := manifest(job.data.folder)["digest"]):
+                raise InputError(
+                    f"{job.folder} was trained on a shard set with digest {old[:12]}, but {job.data.path} has digest "
+                    f"{new[:12]}. Name another folder with --out, or the set that it was trained on with --data.shards."
                 )
 
 

@@ -13,7 +13,7 @@ from .estimate import estimate, show_hours
 from .plan import Job, Measure
 from .traces import last_step
 
-BETWEEN_LINES, BETWEEN_ESTIMATES = 60.0, 10.0
+BETWEEN_LINES, BETWEEN_UPDATES, BETWEEN_ESTIMATES = 60.0, 0.5, 10.0
 
 
 class Progress:
@@ -28,7 +28,7 @@ class Progress:
         console: PlainConsole,
     ):
         self.jobs, self.lacking, self.flags, self.live, self.console = jobs, lacking, flags, live, console
-        self._left, self._estimated, self._printed = "", -BETWEEN_ESTIMATES, time.monotonic()
+        self._left, self._estimated, self._shown = "", -BETWEEN_ESTIMATES, time.monotonic()
 
     def started(self, job: Job) -> None:
         """Reports a job that starts."""
@@ -37,6 +37,9 @@ class Progress:
     def report(self, running: list[Job], left: int) -> None:
         """Reports the jobs that are running, and the number that has not ended."""
         now = time.monotonic()
+        if now - self._shown < (BETWEEN_LINES if self.live is None else BETWEEN_UPDATES):
+            return
+        self._shown = now
         if now - self._estimated >= BETWEEN_ESTIMATES:
             self._estimated = now
             pending = [(job, measures) for job in self.jobs if (measures := self.lacking(job)) or not job.trained]
@@ -46,8 +49,7 @@ class Progress:
         line = f"{len(self.jobs) - left} of {counted(len(self.jobs), 'job')} done{self._left}: {names}"
         if self.live is not None:
             self.live.update(line)
-        elif now - self._printed >= BETWEEN_LINES:
-            self._printed = now
+        else:
             self.console.print(line)
 
 

@@ -15,6 +15,7 @@ from fgdata.files.owners import Watch
 
 from ..engine.signals import StopSignals
 from ..runs.rundir import OWNERS
+from .child import MEASURING
 from .plan import Job
 
 POLL = 0.2
@@ -45,7 +46,7 @@ def run(
     """Runs every job that lacks something, first stages before the jobs that need them -> failed folders and why.
 
     commands: what a job lacks now; [] when it is complete. report: called with the running jobs and the number of
-    those left. A job in a folder that another process is training in waits for it.
+    those left. A job in a folder that another process trains or measures in waits for it.
     """
     waiting, failed = list(jobs), {}
     running: dict[int, tuple[Job, Process]] = {}
@@ -56,9 +57,9 @@ def run(
         for slot, (job, process) in list(running.items()):
             if (code := process.poll()) is not None:
                 del running[slot]
-                if code and not stop.came and watch.is_owned(job.folder / OWNERS):
+                if code and not stop.came and _is_taken(job, watch):
                     waiting.append(job)  # another process was faster; wait for its run
-                elif code and not stop.came:
+                elif code and not stop.came and commands(job):  # unless another process has just finished it
                     failed[job.folder] = describe_exit(code)
         if stop.came:
             for slot, (_, process) in running.items():
@@ -87,12 +88,17 @@ def run(
 
 
 def _next(waiting: Sequence[Job], running: Sequence[Job], watch: Watch) -> Job | None:
-    """The first job that can start: its first stage has ended, and nobody else trains in its folder."""
+    """The first job that can start: its first stage has ended, and nobody else works in its folder."""
     pending = {job.folder for job in (*waiting, *running)}
     for job in waiting:
-        if job.needs not in pending and not watch.is_owned(job.folder / OWNERS):
+        if job.needs not in pending and not _is_taken(job, watch):
             return job
     return None
+
+
+def _is_taken(job: Job, watch: Watch) -> bool:
+    """Whether another process trains or measures in a job's folder."""
+    return any(watch.is_owned(job.folder / name) for name in (OWNERS, MEASURING))
 
 
 class Child(subprocess.Popen):
@@ -120,7 +126,7 @@ def start(job: Job, words: list[list[str]], environment: dict[str, str], logs: P
         )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it has ended already; its exit code tells
-        process.stdin.write(json.dumps(words).encode() + b"\n")
+        process.stdin.write(json.dumps([str(job.folder), words]).encode() + b"\n")
         process.stdin.flush()
     return process
 

@@ -74,7 +74,12 @@ def scale(study: Study, flags: Flags) -> Scaled:
         rows=tuple(replace(row, paper=tuple(row.paper[i] for i in positions) if row.paper else ()) for row in rows),
     )
     for column in study.columns:
-        flags_of(column.evaluation, column.settings, f"column {column.name!r}")
+        fractions = getattr(flags_of(column.evaluation, column.settings, f"column {column.name!r}"), "fractions", None)
+        if fractions is not None and column.fraction not in fractions:
+            raise InputError(
+                f"column {column.name!r} shows the fraction {column.fraction:g}, which is not measured; allowed: one "
+                f"of its fractions, {', '.join(f'{fraction:g}' for fraction in fractions)}. Add it to them."
+            )
     overrides = {name: value for name, value in overrides.items() if name not in idle}
     return Scaled(study, overrides, flags.init, (*changed, *replaced), tuple(scope), tuple(idle))
 

@@ -17,6 +17,7 @@ from fgtrain.studies.record import Record
 sys.path.insert(0, str(TOOLS))
 import results
 import results_figure
+import results_page
 
 sys.path.remove(str(TOOLS))
 
@@ -115,6 +116,15 @@ def test_means_and_differences_have_the_intervals_of_scipy(project: Path):
     assert "3 training runs, 1.5 hours" in page
     assert "2 cores of a processor, no GPU" in page
     assert "fgtrain 0.1.0, torch 2.11; commits c0ffeec" in page
+
+
+def test_costs_are_in_the_table_and_no_evidence():
+    """Hours and parameters are no figures of merit, and parameters differ without any noise."""
+    whole = record.table(made_up())
+    cost = replace(whole.columns[0], name="parameters", evaluation="cost", figure="parameters")
+    lines = tuple(replace(line, cells=(line.cells[0], *line.cells)) for line in whole.lines)
+    with_cost = replace(whole, columns=(cost, *whole.columns), lines=lines)
+    assert results_page.evidence(with_cost) == results_page.evidence(whole) != []
 
 
 def test_the_readme_shows_the_figure_with_its_command(project: Path):

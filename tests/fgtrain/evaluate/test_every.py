@@ -1,5 +1,6 @@
 """`fgtrain eval NAME RUN...` and `eval all`: several runs in one command, and which evaluations fit a set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,32 @@ def test_all_measures_what_fits_and_names_what_does_not(run: Path, tmp_path: Pat
     said = capsys.readouterr().err
     assert f"knn, retrieval, localization are skipped: {tmp_path / 'set'} has no test split" in said
     assert said.count("no test split") == 1
+
+
+def test_all_goes_on_after_an_evaluation_that_the_images_do_not_allow(run: Path, tmp_path: Path, capsys):
+    """Fewer training images than neighbours of kNN, and one test image of each class, so nothing to retrieve."""
+    birds = read("drawn", classes=4, images_per_class=3, size=64)
+    records = {(record.split, record.label): record for record in birds.records}
+    assert {split for split, _ in records} == {"train", "test"}
+    build(replace(birds, records=tuple(records.values())), tmp_path / "few", saliency=("gt",), workers=1)
+    before = measured(run)
+    words = [
+        "eval",
+        "all",
+        str(run),
+        "--device",
+        "cpu",
+        "--skip",
+        "linear",
+        "finetune",
+        "--shards",
+        str(tmp_path / "few"),
+    ]
+    assert cli.main(words) == 0
+    assert measured(run)[len(before) :] == ["localization"]
+    said = capsys.readouterr().out
+    assert "knn is skipped: " in said
+    assert "retrieval is skipped: " in said
 
 
 def test_list_tells_recipes_and_their_changes_apart(run: Path):

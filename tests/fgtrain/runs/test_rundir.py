@@ -93,6 +93,14 @@ def test_a_full_disk_leaves_the_previous_checkpoint_complete(limit: int, tmp_pat
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0000001", "last"]
 
 
+def test_checkpoints_are_in_the_order_of_their_steps_beyond_seven_digits(tmp_path: Path):
+    run, layer = RunDir(tmp_path), torch.nn.Linear(2, 2)
+    for step in (9_990_000, 10_000_000, 10_010_000):
+        run.save_checkpoint(step, layer, {}, {"step": step}, keep=2)
+    assert [path.name for path in run.checkpoints] == ["10000000", "10010000"]
+    assert run.last_checkpoint == (tmp_path / "checkpoints" / "10010000").resolve()
+
+
 def test_files_left_by_a_kill_while_saving_are_removed(tmp_path: Path):
     run, layer = RunDir(tmp_path), torch.nn.Linear(2, 2)
     run.save_checkpoint(1, layer, {}, {"step": 1}, keep=2)

@@ -1,14 +1,19 @@
 """`fgtrain watch`: the values that a curve shows, in the terminal and on the page."""
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from owner_files import from_afar
 
+from fgdata.files import owners
 from fgdata.files.owners import owning
 from fgtrain import cli
+from fgtrain.runs.provenance import earlier_parts
 from fgtrain.runs.rundir import OWNERS, RunDir
 from fgtrain.settings.methods import ByolConfig
 from fgtrain.show import watch
@@ -75,6 +80,24 @@ def test_a_killed_run_is_interrupted_and_not_waited_for(tmp_path: Path, monkeypa
     assert cli.main(["list", str(run)]) == 0
     assert "a: interrupted, epoch 1" in (printed := capsys.readouterr().out)
     assert printed.count("interrupted") == 2
+
+
+def test_a_run_whose_machine_was_restarted_is_interrupted(tmp_path: Path):
+    """Its owner file tells nothing about its process any more, but has not been written for long."""
+    run = make(tmp_path / "a", [1], "running")
+    file = from_afar(run / OWNERS)
+    assert RunDir(run).status == "running"
+    old = time.time() - 3 * owners.SILENT_SECONDS
+    os.utime(file, (old, old))
+    assert RunDir(run).status == "interrupted"
+
+
+def test_the_step_of_a_resumed_run_is_that_of_its_last_checkpoint_until_it_stops(tmp_path: Path, capsys):
+    run = make(tmp_path / "a", [1], "running")
+    RunDir(run).note(step=1000, checkpoint=50_000)  # it stopped at 1,000, and has been resumed
+    assert cli.main(["list", str(run)]) == 0
+    assert "50,000" in capsys.readouterr().out
+    assert earlier_parts(RunDir(run).facts)[-1]["step"] == 50_000
 
 
 def test_the_runs_of_a_study_are_named_where_its_folder_is_given(tmp_path: Path, monkeypatch, capsys):
