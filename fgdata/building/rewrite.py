@@ -165,6 +165,17 @@ def _files(shards: ShardSet) -> list[str]:
     return [meta(sample)["file"] for reader in readers for sample in read_all(reader, without="jpg")]
 
 
+def _refuse_without_space(shards: ShardSet, new: Path) -> None:
+    """InputError if the drive of the new set cannot take it: nothing is resumed, so hours of work would be lost."""
+    size, free = sum(shard["bytes"] for shard in list_shards(shards.manifest)), shutil.disk_usage(new).free
+    if size > free:
+        raise InputError(
+            f"The new set is written beside {shards.path} or to --out before anything is replaced. It needs "
+            f"{size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there. Free some space, or write it to another "
+            "drive: --out FOLDER"
+        )
+
+
 def _rewrite(
     shards: ShardSet,
     objective: Objective,
@@ -178,6 +189,7 @@ def _rewrite(
     start, source = time.monotonic(), need_local(shards.path, "Changing a set")
     with replacing(source, out) as new:
         refuse_changed(source, shards.manifest)  # it was read before the folder was locked
+        _refuse_without_space(shards, new)
         keep_maps = "maps" in shards.manifest
         detectors, classes = shards.detectors, len(shards.classes)
         job = Job(source, new, "", {}, range(0), objective, solved, detectors, classes, added, keep_maps)

@@ -58,7 +58,8 @@ def how_to_rebuild(place: Path | Url, manifest: dict) -> str:
         build = build_command(manifest, place)
         command = {"hf": f"fgdata push FOLDER {place}", "s3": build, "gs": build}.get(place.scheme)
         return f"copy the set there again: {command}" if command else "copy the set to the server again"
-    return f"rebuild the set: rm -r {shlex.quote(str(place))} && {build_command(manifest, place)}"
+    aside = shlex.join(["mv", str(place), f"{place}-damaged"])
+    return f"move the set aside and rebuild it: {aside} && {build_command(manifest, place)}"
 
 
 def build_beside(place: Path | Url, manifest: dict, suffix: str, *, keep_maps: bool = False) -> str:

@@ -10,6 +10,9 @@ from fgdata.shards.reader import ShardSet
 from ..networks.encoder import Encoder
 from .probe import Rows, embed, held_out
 
+CELLS = 1 << 26
+"""Similarities at a time: 256 MiB."""
+
 
 def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
     """(N, n), (N,), (Q, n) -> (Q,) classes voted by the k most similar rows (cosine). Ties go to the lowest class.
@@ -17,11 +20,9 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperatu
     A vote has the weight exp(cosine / temperature) (Wu et al., CVPR 2018, section 3.4), or 1 when temperature is 0.
     """
     bank, predictions = F.normalize(bank, dim=1), []
-    for rows in F.normalize(queries, dim=1).split(1024):
+    for rows in F.normalize(queries, dim=1).split(min(1024, max(1, CELLS // len(bank)))):
         similarity, nearest = (rows @ bank.T).topk(min(k, len(bank)))  # (Q, k)
-        below = (
-            similarity - similarity[:, :1]
-        )  # relative to the largest, since exp(1 / temperature) may overflow float32
+        below = similarity - similarity[:, :1]  # to the largest, since exp(1 / temperature) may overflow float32
         weight = (below / temperature).exp() if temperature > 0 else torch.ones_like(similarity)
         votes = weight.new_zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
         predictions.append(votes.argmax(1))

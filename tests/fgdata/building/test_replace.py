@@ -16,6 +16,7 @@ import pytest
 from shard_files import MEAN, TIGHT, files
 
 from fgdata.boxes.objective import Objective
+from fgdata.building import rewrite
 from fgdata.building.log import LOG
 from fgdata.building.rewrite import add, rebox
 from fgdata.cli import main
@@ -23,7 +24,7 @@ from fgdata.errors import InputError
 from fgdata.files import swap
 from fgdata.files.lock import lock
 from fgdata.shards.check import check
-from fgdata.shards.manifest import dump, signed
+from fgdata.shards.manifest import dump, list_shards, read_manifest, signed
 from fgdata.shards.reader import ShardSet
 
 
@@ -284,6 +285,21 @@ def test_a_set_that_is_named_like_a_leftover_is_kept(copy, tmp_path):
 def swap_in(source: Path, out: Path | None) -> None:
     with swap.replacing(source, out) as new:
         (new / "file").touch()
+
+
+def test_a_set_that_does_not_fit_beside_the_old_one_is_refused_before_a_detector_runs(
+    copy, tmp_path, monkeypatch, capsys
+):
+    before = files(copy)
+    size = sum(shard["bytes"] for shard in list_shards(read_manifest(copy)))
+    usage = shutil.disk_usage(copy)
+    monkeypatch.setattr(rewrite, "run_jobs", lambda *_, **__: pytest.fail("it begins"))
+    monkeypatch.setattr(rewrite.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
+    for out in ([], ["--out", str(tmp_path / "new")]):
+        assert main(["add", str(copy), "--saliency", "vsf", "--jobs", "1", *out]) == 2
+        assert "are free there. Free some space, or write it to another drive: --out" in capsys.readouterr().err
+    assert files(copy) == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_full_disk_deep_in_the_other_files_is_reported_with_its_name(copy, monkeypatch, capsys):

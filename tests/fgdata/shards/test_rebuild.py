@@ -35,9 +35,9 @@ def test_the_command_that_check_prints_builds_the_same_set(tmp_path: Path, monke
     wanted = read_manifest(Path("sets/a b"))
     Path("sets/a b/train-000000.tar").write_bytes(b"")
     assert main(["check", "sets/a b"]) == 1
-    printed = capsys.readouterr().err.rpartition("rebuild the set: ")[2].strip()
+    printed = capsys.readouterr().err.rpartition("rebuild it: ")[2].strip()
     removal, command = printed.split(" && ")
-    assert shlex.split(removal) == ["rm", "-r", "sets/a b"]
+    assert shlex.split(removal) == ["mv", "sets/a b", "sets/a b-damaged"]
     assert shlex.split(command)[0] == "fgdata"
     shutil.rmtree("sets/a b")
     assert main([*shlex.split(command)[1:], "--jobs", "1"]) == 0
@@ -85,6 +85,13 @@ def test_what_a_manifest_does_not_record_is_a_word_in_capitals(tmp_path: Path):
     assert "--plugin 'my plugin' --dataset cub --root FOLDER --saliency onnx:FILE maps:DIR rbd-centred --out x" in found
     made["dataset"]["settings"] = {"coreset": {"budget": 2}}
     assert build_command(made, Path("x")).startswith("fgdata coreset ")
+
+
+def test_a_damaged_set_is_moved_aside_and_not_deleted(tmp_path: Path):
+    """What a manifest does not record may keep the new build from succeeding."""
+    words = how_to_rebuild(tmp_path / "my set", manifest(tmp_path))
+    assert f"mv '{tmp_path / 'my set'}' '{tmp_path / 'my set'}-damaged' && fgdata build-shards " in words
+    assert "rm " not in words
 
 
 def test_a_set_in_remote_storage_is_copied_there_again(tmp_path: Path):
