@@ -1,7 +1,7 @@
 """Makes the batches of a loader in threads of this process: reads their samples, then computes the views."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,11 +45,11 @@ class Job:
     cache: str | None
     output: str
 
-    @property
+    @cached_property  # counting the cores reads the files of control groups: a millisecond
     def reader_threads(self) -> int:
         return self.readers or default_readers(self.world_size)
 
-    @property
+    @cached_property
     def batches_ahead(self) -> int:
         """Batches that are read in advance, the next one included."""
         return self.ahead or default_ahead(self.reader_threads, self.batch_size)

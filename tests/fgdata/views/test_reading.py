@@ -12,6 +12,7 @@ import torch
 from memory_set import MemorySet, same
 from new_threads import NewThreads
 
+from fgdata import cores
 from fgdata.errors import InputError
 from fgdata.files.handles import HANDLES
 from fgdata.shards.reader import ShardSet
@@ -188,3 +189,16 @@ def test_a_pool_starts_threads_only_as_they_are_needed():
 @pytest.mark.parametrize(("readers", "batch", "expected"), [(64, 64, 5), (64, 256, 4), (64, 8, 19), (1, 1, 5)])
 def test_enough_batches_are_read_ahead_to_keep_the_readers_busy(readers: int, batch: int, expected: int):
     assert default_ahead(readers, batch) == expected
+
+
+def test_cores_are_counted_when_a_loader_starts_and_not_for_every_batch(drawn_set: Path, monkeypatch):
+    """Counting reads files of the system."""
+    counted, count = [], cores.available_cores
+    monkeypatch.setattr(cores, "available_cores", lambda: (counted.append(1), count())[1])
+    with load(drawn_set, views=ViewSpec(size=32), batch_size=4, backend="threads", device="cpu") as loader:
+        batches = iter(loader)
+        next(batches)
+        before = len(counted)
+        assert before > 0
+        assert len(list(batches)) == 7
+    assert len(counted) == before
