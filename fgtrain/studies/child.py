@@ -15,13 +15,18 @@ from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
-from fgdata.errors import InputError
+from fgdata.errors import run_command
 from fgdata.files.owners import owning
 
 MEASURING = ".measuring"
 
 
 def main() -> int:
+    """Runs the commands of standard input -> an exit code, as of `run_command`."""
+    return run_command("fgtrain", run_all)
+
+
+def run_all() -> int:
     """Runs the commands one after the other -> the exit code of the first that fails, or of one that was stopped."""
     run = import_module("fgtrain.cli").main  # by name, as the program's own entry point does: this room is below it
     folder, words = json.loads(sys.stdin.readline())
@@ -29,12 +34,8 @@ def main() -> int:
     for command in words:
         print(f"$ fgtrain {shlex.join(command)}", flush=True)
         sys.argv = ["fgtrain", *command]
-        try:
-            with nullcontext() if command[0] == "run" else owning(Path(folder) / MEASURING, f"is measuring {folder}"):
-                code = run(command)
-        except InputError as fault:
-            print(f"fgtrain: {fault}", file=sys.stderr)
-            return 2
+        with nullcontext() if command[0] == "run" else owning(Path(folder) / MEASURING, f"is measuring {folder}"):
+            code = run(command)
         if code or not _is_complete(command):
             return code or 128 + signal.SIGTERM
     return 0

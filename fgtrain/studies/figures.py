@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from ..evaluate.intervals import mean_interval
 from ..evaluate.labels import recorded
 from ..evaluate.records import Line as Record
 from ..evaluate.records import read_records
+from ..evaluate.subject import Given
 from ..runs.rundir import RunDir
-from ..settings.file import plain
 from .declaration import Column, Study
 from .plan import Job, Measure, Plan, is_finished
 from .scaling import flags_of
@@ -147,7 +147,7 @@ class Results:
         if "seed" in values and seed is not None and values["seed"] != seed:
             return False
         if job.config is None:
-            return (values.get("weights"), values.get("model")) == (job.weights, plain(asdict(job.network)))
+            return Given(job.weights, job.network).recorded.items() <= values.items()
         return RunDir(job.folder).facts.get("step") in (None, values["step"])
 
     def _cost(self, job: Job) -> dict[str, float]:

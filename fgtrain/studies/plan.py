@@ -258,9 +258,7 @@ def check_started(plan: Plan) -> None:
             run = RunDir(job.folder)
             changed = differences(relevant(run.config()), relevant(job.config))
             if job.needs and "init" in changed and len({Path(str(init)).name for init in changed["init"]}) == 1:
-                del changed[
-                    "init"
-                ]  # the same first stage of a study that was moved, or whose path is written otherwise
+                del changed["init"]  # the same first stage; the study was moved, or its path is written otherwise
             if changed:
                 listed = ", ".join(f"{name} {a} -> {b}" for name, (a, b) in list(changed.items())[:4])
                 raise InputError(

@@ -64,18 +64,8 @@ def test_all_goes_on_after_an_evaluation_that_the_images_do_not_allow(run: Path,
     assert {split for split, _ in records} == {"train", "test"}
     build(replace(birds, records=tuple(records.values())), tmp_path / "few", saliency=("gt",), workers=1)
     before = measured(run)
-    words = [
-        "eval",
-        "all",
-        str(run),
-        "--device",
-        "cpu",
-        "--skip",
-        "linear",
-        "finetune",
-        "--shards",
-        str(tmp_path / "few"),
-    ]
+    words = ["eval", "all", str(run), "--shards", str(tmp_path / "few")]
+    words += "--device cpu --skip linear finetune".split()
     assert cli.main(words) == 0
     assert measured(run)[len(before) :] == ["localization"]
     said = capsys.readouterr().out
