@@ -1,5 +1,6 @@
 """Compares every byte of a shard set with its manifest."""
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 from ..cores import available_cores
 from ..errors import InputError
 from ..stores.place import Url
-from ..stores.store import open_store
+from ..stores.store import Store, open_store
 from . import maps
-from .faults import sha256, shard_faults
+from .faults import shard_faults
 from .manifest import MANIFEST, manifest_faults, read_manifest
 from .reader import ShardSet
 
 _SHOWN = 5  # damaged samples of a shard that a fault names
+_PIECE = 1 << 20  # bytes
 
 
 def check(folder: Path | Url, advance: Callable[[int], None] = lambda samples: None) -> tuple[dict, list[str]]:
@@ -72,17 +74,56 @@ def _shard_faults(shards: ShardSet, split: str, shard: dict) -> list[str]:
         return faults
     name = f"{shard['name']}.tar"
     tar = shards.path / name
-    with shards.store.open(name) as file:
-        same = sha256(file) == shard["sha256"]
-    try:
-        reader = shards.reader(split, [shard])
-    except InputError as fault:
-        return [str(fault)]
-    damaged = [fault for number in range(len(reader)) if (fault := reader.find_fault(number))]
-    reader.close()
+    with _ReadOnce(shards.store, name) as once:
+        try:
+            reader = shards.reader(split, [shard], once)
+        except InputError as fault:
+            return [str(fault)]
+        damaged = [fault for number in range(len(reader)) if (fault := reader.find_fault(number))]
+        same = once.finish() == shard["sha256"]
     more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
     where = "; ".join(damaged[:_SHOWN]) + more
     if not same:
         where = where or "outside the samples: a tar header, padding or the end of the tar"
         return [f"{tar} is damaged: its sha256 differs from the manifest's ({where})"]
     return [f"{tar} does not follow FORMAT.md: {where}"] if damaged else []
+
+
+class _ReadOnce:
+    """A store that takes every byte of a tar once, in order, and computes the tar's sha256 from them."""
+
+    parallel = 1
+
+    def __init__(self, store: Store, name: str):
+        self._store, self._name, self._hash, self._position = store, name, hashlib.sha256(), 0
+        self._file = store.open(name)
+        self.place, self.size, self.open, self.names = store.place, store.size, store.open, store.names
+
+    def read(self, name: str, size: int, offset: int) -> bytes:
+        """`Store.read`. Samples stand in their tar in order; what stands elsewhere is read by itself."""
+        if name != self._name or offset < self._position:
+            return self._store.read(name, size, offset)
+        while self._position < offset and self._take(min(_PIECE, offset - self._position)):
+            pass
+        return self._take(size)
+
+    def finish(self) -> str:
+        """Reads what is left -> the sha256 of the tar, in hexadecimal."""
+        while self._take(_PIECE):
+            pass
+        return self._hash.hexdigest()
+
+    def _take(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self._hash.update(content)
+        self._position += len(content)
+        return content
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "_ReadOnce":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

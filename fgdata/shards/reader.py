@@ -259,9 +259,10 @@ class ShardSet:
         names = list(self.splits)
         return sum(self.splits[name] for name in names[: names.index(split)]) + number
 
-    def reader(self, split: str, shards: list[dict]) -> SplitReader:
-        """A new reader of some shards of a split; `shards` are entries of the manifest."""
-        return SplitReader(self.path, split, shards, self.detectors, len(self.classes), self._indexes, self.store)
+    def reader(self, split: str, shards: list[dict], store: Store | None = None) -> SplitReader:
+        """A new reader of some shards of a split; `shards` are entries of the manifest. store: other than the set's."""
+        store = store or self.store
+        return SplitReader(self.path, split, shards, self.detectors, len(self.classes), self._indexes, store)
 
 
 def fetch_sample(reader: Any, number: int) -> Any:

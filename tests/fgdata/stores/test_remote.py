@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import fgdata
 from fgdata import cli
 from fgdata.errors import InputError
 from fgdata.shards.check import check
+from fgdata.shards.manifest import list_shards
 from fgdata.shards.reader import ShardSet, read_all
 from fgdata.stores import remote
 from fgdata.stores.place import Url, need_local, place
@@ -55,6 +57,14 @@ def test_a_set_on_a_web_server_and_on_the_hub(web, drawn_set: Path, monkeypatch:
         web.redirect = other.address
         assert ShardSet.open("hf://datasets/lab/birds@v2/cub").split("test").read(5) == hub.split("test").read(5)
         assert {asked[2] for asked in other.asked} == {None}
+
+
+def test_check_requests_every_tar_once(web, drawn_set: Path):
+    manifest, faults = check(place(f"{web.address}/drawn"))
+    asked = Counter(path.rpartition("/")[2] for path, _, _ in web.asked)
+    tars = [f"{shard['name']}.tar" for shard in list_shards(manifest)]
+    assert not faults
+    assert {name: count for name, count in asked.items() if name.endswith(".tar")} == dict.fromkeys(tars, 1)
 
 
 @pytest.mark.parametrize("faults", [[500], [503, 429], ["cut"], ["cut", 500], ["cut", "cut"]], ids=str)
