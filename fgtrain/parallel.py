@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -183,6 +184,15 @@ def together() -> Iterator[None]:
 def rank() -> int:
     """The number of this process; 0 without torchrun."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def own_seed(seed: int, *more: int) -> int:
+    """The seed of this process's own draws: the run's in the first process, else one that no other run and process
+    have. `more` makes it another one."""
+    if rank() == 0 and not more:
+        return seed % (1 << 63)
+    state = np.random.SeedSequence([seed % (1 << 63), rank(), *more]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1
 
 
 def world_size() -> int:

@@ -88,7 +88,7 @@ class Trainer:
         self.guard = Guard(self.objective, self.optimizer, active=config.optim.skip_nonfinite > 0)
         if sketch is None:
             check_reads(config, shards, self.objective, self.world)
-        torch.manual_seed((config.seed + parallel.rank()) % (1 << 63))  # for random draws of the objective
+        torch.manual_seed(parallel.own_seed(config.seed))  # for random draws of the objective
         self.loader = load(
             shards,
             views=self.objective.views,
@@ -351,7 +351,7 @@ class Trainer:
         """The state of the random generators of this process, or a new one for a process that the run did not have."""
         ranks, rank = state["ranks"], parallel.rank()
         if rank >= len(ranks):
-            torch.manual_seed((self.config.seed + rank + state["step"]) % (1 << 63))
+            torch.manual_seed(parallel.own_seed(self.config.seed, state["step"]))
             return
         torch.set_rng_state(ranks[rank]["rng"]["cpu"])
         if self.device.type == "cuda" and "cuda" in ranks[rank]["rng"]:

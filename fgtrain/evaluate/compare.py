@@ -170,27 +170,33 @@ def columns_of(groups: Sequence[Group]) -> list[Column]:
 
 
 def untrained(groups: Sequence[Group]) -> dict[str, dict[Column, list[float]]]:
-    """Network -> column -> its figures at initial weights, one per seed. A network is what --model, --init and the view
-    size say; its name is "" where there is only one."""
+    """Network -> column -> its figures at initial weights: one per seed, or, with --init, each value once. A network is
+    what --model, --init and the feature that the method evaluates say; its name is what differs from the others."""
     networks: dict[str, list[Run]] = {}
     for run in (run for group in groups for run in group.runs):
-        own = {key: run.settings[key] for key in run.settings if key.startswith("model.") or key == "init"}
-        networks.setdefault(json.dumps(own, sort_keys=True), []).append(run)
+        networks.setdefault(json.dumps(_network(run.settings), sort_keys=True), []).append(run)
+    owns = [_network(runs[0].settings) for runs in networks.values()]
     found: dict[str, dict[Column, list[float]]] = {}
-    firsts = [Group(runs[0].settings) for runs in networks.values()]
-    for first, runs in zip(firsts, networks.values()):
-        changed = [key for key in different(firsts) if key.startswith("model.") or key == "init"]
-        name = ", ".join(describe(key, first.settings[key]) for key in changed)
-        by_seed: dict[Column, dict[tuple[int, float], float]] = {}
+    for own, runs in zip(owns, networks.values()):
+        changed = [key for key in own if any(other.get(key, ...) != own[key] for other in owns)]
+        name = ", ".join(describe(key, own[key]) for key in changed)
+        by_seed: dict[Column, dict[float, float]] = {}
         for run in runs:
             for column, line in run.results.items():
                 key = UNTRAINED.get((column.evaluation, column.figure), "")
                 if is_finite(line.values.get(key)):
                     value = line.figure(key)  # two methods from one seed start from one network, which counts once
-                    by_seed.setdefault(column, {})[run.seed, value] = value
+                    by_seed.setdefault(column, {}).setdefault(value if own.get("init") else run.seed, value)
         if by_seed:
             found[name] = {column: list(values.values()) for column, values in by_seed.items()}
     return found
+
+
+def _network(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a network at its initial weights, and the feature of it that is evaluated."""
+    feature = ("attend.pool", "attend.filters") if settings.get("attend.pool") == "attend" else ()
+    chosen = ("init", "papn.parts", *feature)
+    return {key: value for key, value in settings.items() if key.startswith("model.") or key in chosen}
 
 
 def chance(groups: Sequence[Group]) -> dict[Column, float]:

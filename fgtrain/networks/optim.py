@@ -97,8 +97,8 @@ def _encoders(objective: nn.Module) -> list[tuple[str, Encoder]]:
 
 
 def _layer_factors(objective: nn.Module, decay: float) -> dict[str, float]:
-    """Name of a parameter of an encoder -> decay ** (layers above it and one), 1 for the tail after the last block
-    (ELECTRA, Clark et al. 2020, as BEiT and MAE use it)."""
+    """Name of a parameter of an encoder -> decay ** (layers above it + 1); heads are the top, at 1 (ELECTRA, Clark et
+    al. 2020). A norm after the last block is a layer of its own where timm's groups say so."""
     factors: dict[str, float] = {}
     if decay < 1:
         for prefix, encoder in _encoders(objective):

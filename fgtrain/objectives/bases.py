@@ -45,7 +45,7 @@ Compared = tuple[Tensor, Logs, list[Features], list[Features]]
 
 def in_parts(encoder: nn.Module, head: nn.Module, view: Tensor, parts: int) -> tuple[Features, Tensor]:
     """(B, 3, S, S) -> Features and projections (B, d), computed in `parts` one after the other."""
-    features = [encoder(part) for part in view.chunk(parts)]
+    features = [encoder(part) for part in view.tensor_split(parts)]
     projections = [head(f.pooled) for f in features]
     return (features[0], projections[0]) if parts == 1 else (Features.cat(features), torch.cat(projections))
 

@@ -110,5 +110,6 @@ class Bank(nn.Module):
         """Adds the features that have arrived."""
         for features, index in self.arrived:
             own = index % len(self.rows)
-            self.rows[own], self.owners[own] = features.to(self.rows.dtype), index
+            last = ~(own[:, None] == own).triu(1).any(1)  # of the images of this batch that share a row
+            self.rows[own[last]], self.owners[own[last]] = features[last].to(self.rows.dtype), index[last]
         self.arrived = []

@@ -67,7 +67,7 @@ class Insloc(nn.Module):
         parts = self.base.splits(len(x))
         features = [
             region(encoder, images, places, self.settings.bins)
-            for images, places in zip(x.chunk(parts), boxes.chunk(parts))
+            for images, places in zip(x.tensor_split(parts), boxes.tensor_split(parts))
         ]
         return torch.cat(features), torch.cat([head(f) for f in features])
 

@@ -95,7 +95,7 @@ class Papn(nn.Module):
 
     def query(self, view: Tensor, embed: Embed) -> Tensor:
         """(B, 3, S, S) -> unit rows (B, d), in the parts into which batch norm splits a batch."""
-        return unit(torch.cat([embed(part) for part in view.chunk(self.base.splits(len(view)))]))
+        return unit(torch.cat([embed(part) for part in view.tensor_split(self.base.splits(len(view)))]))
 
     @torch.no_grad()
     def key(self, view: Tensor, progress: float, embed: Embed) -> Tensor:

@@ -23,8 +23,8 @@ class Queue(nn.Module):
         super().__init__()
         size = 1 << (samples.bit_length() - 1) if size == "auto" else size
         self.remarks = [
-            f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so every image is one of "
-            "its own negatives; use --moco.queue auto to avoid this"
+            f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so half of the images or "
+            "more are among their own negatives; with --moco.queue auto, an eighth to a half are"
         ] * (size > samples)
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))

@@ -83,8 +83,8 @@ class MocoSettings:
     tau: float = 0.2
     """Temperature of InfoNCE."""
     queue: Literal["auto"] | int = "auto"
-    """Number of negatives. auto: the largest power of two up to the number of training images, so that an image is
-    rarely its own negative; the paper uses 65536."""
+    """Number of negatives. auto: the largest power of two up to the number of training images, with which an eighth
+    to a half of the images are among their own negatives; the paper uses 65536."""
     ema: float = 0.999
     """Momentum of the key network."""
     norm_splits: Literal["auto"] | int = "auto"

@@ -177,8 +177,8 @@ class Optim:
     nesterov: bool = False
     """Nesterov's momentum, for lars and sgd."""
     layer_decay: float = 1.0
-    """Factor by which the learning rate changes from one layer of the encoder to the one below it: with 0.65 the last
-    block trains at 0.65 of the rate, the one before it at 0.42. 1: the same rate for all."""
+    """Factor by which the learning rate changes from one layer to the one below it: with 0.65 the heads train at the
+    full rate, the last layer of the encoder at 0.65 of it, the one before at 0.42. 1: the same rate for all."""
     clip: float = 0.0
     """Largest norm of a gradient; a larger one is scaled down to it. 0: no limit."""
     clip_by: Literal["norm", "parameter"] = "norm"

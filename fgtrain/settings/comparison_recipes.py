@@ -24,8 +24,9 @@ from .methods import MocoConfig, SimclrConfig, SimsiamConfig
 
 RESNET50 = Model("resnet50")
 PLAIN = ViewSpec(views=1, area=(0.08, 1.0), jitter=0.0, grayscale=0.0, blur=0.0)
-CONTEXT = replace(PLAIN, size=255, area=(0.76, 1.0), aspect=(1.0, 1.0), flip=0.0, grayscale=0.66)
-"""OpenMixup resizes the short side to 292 and cuts a random square of 255, (255 / 292)^2 = 0.76 of a square image."""
+CONTEXT = replace(PLAIN, size=255, area=(0.5, 0.76), aspect=(1.0, 1.0), flip=0.0, grayscale=0.66)
+"""OpenMixup resizes the short side to 292 and cuts a random square of 255: 0.76 of a square image, 0.57 of one of 4:3.
+No square has more than 0.75 of an image of 4:3, so shares above that would always give the whole central square."""
 
 
 def simclr_cub_r50() -> SimclrConfig:

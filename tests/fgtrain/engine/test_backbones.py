@@ -15,7 +15,7 @@ from fgdata.views import ViewSpec
 from fgtrain import objectives
 from fgtrain.engine import lifecycle
 from fgtrain.evaluate import report
-from fgtrain.networks.encoder import Encoder
+from fgtrain.networks.encoder import Encoder, Features
 from fgtrain.networks.saved import load_encoder
 from fgtrain.objectives import bases
 from fgtrain.runs.checkpoint import Checkpoint
@@ -182,3 +182,19 @@ def test_moco_normalises_parts_of_a_batch_and_returns_its_keys_in_order():
     auto = bases.Moco(replace(config, moco=methods.MocoSettings(dim=8)), samples=64)
     assert [auto.splits(n) for n in (8, 16, 64, 256, 1024)] == [1, 1, 4, 8, 8]
     assert auto.eval().splits(256) == 1
+
+
+def test_no_part_of_a_batch_is_a_single_sample():
+    """Batch norm cannot train on one, and a sample alone is normalised by itself."""
+    sizes = []
+
+    def encoder(part: torch.Tensor) -> Features:
+        sizes.append(len(part))
+        return Features({}, part.flatten(1))
+
+    for samples in range(4, 60):
+        for splits in range(1, samples // 2 + 1):
+            sizes.clear()
+            bases.in_parts(encoder, torch.nn.Identity(), torch.zeros(samples, 3, 1, 1), splits)  # pyright: ignore
+            assert (sum(sizes), len(sizes)) == (samples, splits)
+            assert min(sizes) >= 2

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fgtrain.evaluate import compare
 from fgtrain.evaluate.records import append_record
 from fgtrain.runs.files import write_json
 from fgtrain.runs.rundir import OWNERS, RunDir
-from fgtrain.settings import common, methods, recipes
+from fgtrain.settings import common, comparisons, methods, papn, recipes
 from fgtrain.settings.file import to_dict
 
 KNN = {"evaluation": "knn", "step": 10, "k": 20, "temperature": 0.07, "size": 64, "digest": "a" * 64}
@@ -184,6 +185,34 @@ def test_untrained_networks_of_other_sizes_are_other_rows(scored: list[Path], tm
     run = write_run(tmp_path / "wide", wide, {**KNN, "accuracy": 0.5, "untrained": 0.3})
     groups, _ = compare.compare([*scored, run])
     assert list(compare.untrained(groups)) == ["model.width 64", "model.width 32"]
+
+
+def test_untrained_figures_of_another_feature_are_another_row(scored: list[Path], tmp_path: Path):
+    """LCR's feature is weighted by its attention, so that of its untrained network differs from MoCo's."""
+    attended = write_run(tmp_path / "lcr", comparisons.LcrConfig(), {**KNN, "accuracy": 0.5, "untrained": 0.3})
+    mean = comparisons.LcrConfig(attend=comparisons.AttendSettings(pool="mean"), seed=2)
+    pooled = write_run(tmp_path / "mean", mean, {**KNN, "accuracy": 0.5, "untrained": 0.6})
+    parts = write_run(tmp_path / "papn", papn.PapnConfig(), {**KNN, "accuracy": 0.5, "untrained": 0.4})
+    groups, _ = compare.compare([*scored, attended, pooled, parts])
+    found = {name: next(iter(figures.values())) for name, figures in compare.untrained(groups).items()}
+    assert found == {"": [0.1, 0.2, 0.6], "attend.filters 32, attend.pool attend": [0.3], "papn.parts 5": [0.4]}
+
+
+def test_given_weights_and_a_repeated_seed_count_once(tmp_path: Path):
+    def runs(init: str | None, untrained: Sequence[float], seeds: Sequence[int]) -> list[float]:
+        paths = [
+            write_run(
+                tmp_path / f"{init}{i}",
+                methods.ByolConfig(init=init, seed=seed),
+                {**KNN, "accuracy": 0.4, "untrained": u},
+            )
+            for i, (u, seed) in enumerate(zip(untrained, seeds))
+        ]
+        (figures,) = compare.untrained(compare.compare(paths)[0]).values()
+        return next(iter(figures.values()))
+
+    assert runs("imagenet", [0.6, 0.6, 0.6], [0, 1, 2]) == [0.6]
+    assert runs(None, [0.1, 0.1001, 0.2], [0, 0, 1]) == [0.1, 0.2]
 
 
 def test_seeds_are_rows_on_request(scored: list[Path], capsys: pytest.CaptureFixture[str]):

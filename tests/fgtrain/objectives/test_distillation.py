@@ -92,6 +92,10 @@ def test_an_image_replaces_its_own_feature_and_one_with_the_same_row():
     bank.turn()
     assert bank.owners.tolist() == [-1, -1, -1, 3, 9]
     assert bank.rows[3:].tolist() == torch.tensor([[0.6, 0.8], [0.8, 0.6]]).tolist()
+    bank.arrive(torch.eye(4, 2), torch.tensor([14, 2, 19, 24]))  # three of them for one row: the last one counts
+    bank.turn()
+    assert bank.owners.tolist() == [-1, -1, 2, 3, 24]
+    assert bank.rows[[2, 4]].tolist() == [[0, 1], [0, 0]]
 
 
 def test_the_bank_has_a_row_for_each_training_image_or_as_many_as_are_asked_for():

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
+from fgdata.views.crops import random_resized_crop
+from fgdata.views.draws import COUNT
 from fgtrain import objectives
 from fgtrain.engine.needs import check_labels
 from fgtrain.objectives import pretext
+from fgtrain.settings import recipes
 from fgtrain.settings.common import Data, Model
 from fgtrain.settings.comparisons import (
     RelativeLocationConfig,
@@ -196,6 +199,17 @@ def test_encoding_nine_patches_equals_encoding_sixteen():
     both = torch.cat([torch.cat(pair, 1) for pair in zip(neighbours, centres)])
     torch.testing.assert_close(objective.head[1:](both), logits)
     assert y.tolist() == [i for i in range(8) for _ in range(4)]
+
+
+@pytest.mark.parametrize("image", [(500, 500), (500, 375), (375, 500), (640, 360)])
+def test_relative_location_cuts_its_square_at_random_places(image: tuple[int, int]):
+    """Also of photographs of 4:3 and 16:9, where a square of a larger share would not fit."""
+    spec = recipes.RECIPES["relative-location"]().views.of(0)
+    draws = np.random.default_rng(0).random((300, COUNT))
+    crops = random_resized_crop(np.tile(image, (300, 1)), draws, spec)
+    assert len(np.unique(crops[:, :2], axis=0)) > 150
+    assert np.median(crops[:, 2:].prod(1)) < 0.75 * np.prod(image)
+    assert (crops[:, 2:].prod(1) > 0.49 * np.prod(image)).all()
 
 
 def test_the_side_of_a_patch():

@@ -10,7 +10,7 @@ import pytest
 from fgtrain.settings.recipes import RECIPES
 
 PLAIN = {"size": 224, "area": (0.08, 1), "flip": 0.5, "jitter": 0, "grayscale": 0, "blur": 0, "solarize": 0}
-CONTEXT = {"size": 255, "area": (0.76, 1), "aspect": (1, 1), "flip": 0, "jitter": 0, "grayscale": 0.66, "blur": 0}
+CONTEXT = {"size": 255, "area": (0.5, 0.76), "aspect": (1, 1), "flip": 0, "jitter": 0, "grayscale": 0.66, "blur": 0}
 BYOL_COLOURS = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grayscale": 0.2}
 LCR = {"filters": 32, "tau": 0.4, "target": "scaled", "weight": 0.01 * 128, "pool": "attend"}
 LEWEL = {"hidden": 4096, "dim": 256, "heads": 4, "scale": 1, "weight": 0.5, "ema": 0.996}
@@ -46,12 +46,13 @@ PARTS: dict[tuple[str, str], dict[str, Any]] = {
 def test_a_part_has_the_published_settings(name: str, part: str):
     """Sources, as read in the authors' code unless a paper is named.
 
-    Rotation and relative location: OpenMixup's configurations for a ResNet-50, where (255 / 292)^2 is 0.76; supervised
-    has the views of rotation (ours; the papers state none). LooC: the paper's scripts as others publish them. Mixing:
-    the defaults of OpenMixup's functions, as CVSA's appendix A.2 states no alpha. InsLoc: its FPN configuration. LCR:
-    its MoCo and BYOL branches, whose weight of 0.01 is for a sum over 128 images; the scaled target is ours. SAM: its
-    CAM script, whose 0.01 is for a sum over 24, and RandomResizedCrop and flip without RandAugment; SAM on a
-    contrastive loss: LCR's paper. LEWEL: its script for BYOL with synchronised batch norm.
+    Rotation and relative location: OpenMixup's configurations for a ResNet-50, where (255 / 292)^2 of a square image is
+    0.76 and of one of 4:3 is 0.57; supervised has the views of rotation (ours; the papers state none). LooC: the
+    paper's scripts as others publish them. Mixing: the defaults of OpenMixup's functions, as CVSA's appendix A.2 states
+    no alpha. InsLoc: its FPN configuration. LCR: its MoCo and BYOL branches, whose weight of 0.01 is for a sum over 128
+    images; the scaled target is ours. SAM: its CAM script, whose 0.01 is for a sum over 24, and RandomResizedCrop and
+    flip without RandAugment; SAM on a contrastive loss: LCR's paper. LEWEL: its script for BYOL with synchronised batch
+    norm.
     """
     settings, expected = getattr(RECIPES[name](), part), PARTS[name, part]
     assert {field: getattr(settings, field) for field in expected} == expected
