@@ -131,6 +131,8 @@ def read(name: str) -> list[float]:
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
+    if unknown := [name for name in sys.argv[1:] if name not in NAMES]:
+        sys.exit(f"python tools/golden.py [NAME ...]: {', '.join(unknown)} has no curve; allowed: {', '.join(NAMES)}")
     for name in sys.argv[1:] or NAMES:
         path(name).write_text("".join(f"{loss:.9f}\n" for loss in curve(name)))
         print(path(name).relative_to(GOLDEN.parents[1]))

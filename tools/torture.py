@@ -93,6 +93,7 @@ def torture(
         json_file: Also write the table, the machine and the command to this file.
     """
     rows = []
+    print("| test | tries | survived | lost | time | outcomes |\n|---|---|---|---|---|---|", flush=True)
     for name in TRIES if "all" in test else test:
         if name == "long":
             rows.append(Row(name, **long_run(minutes)))
@@ -163,5 +164,4 @@ def print_row(row: Row) -> None:
 
 
 if __name__ == "__main__":
-    print("| test | tries | survived | lost | time | outcomes |\n|---|---|---|---|---|---|", flush=True)
     sys.exit(tyro.cli(torture, prog="tools/torture.py", description=__doc__))

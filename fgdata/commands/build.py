@@ -11,7 +11,7 @@ from .. import plugins
 from ..errors import BadImage, InputError
 from ..stores.flag import MaybePlace
 from ..stores.place import Url, need_local
-from .common import Provider, Shards, print_next, total_of
+from .common import Folder, Provider, print_next, total_of
 
 
 def build_shards(
@@ -188,7 +188,7 @@ def build_shards(
     return 0
 
 
-def finish(shards: Shards, jobs: int | None = None) -> int:
+def finish(shards: Folder, jobs: int | None = None) -> int:
     """Write the manifest of a set that was built with --part, or list the missing shards and the commands for them.
 
     Every shard is read back and compared with its sha256 first. The dataset is not needed.

@@ -6,11 +6,11 @@ from typing import Literal
 
 from ..errors import counted
 from ..stores.place import need_local, need_path
-from .common import Provider, Shards, explain_outdated, explain_replacement, total_of
+from .common import Folder, Provider, explain_outdated, explain_replacement, total_of
 
 
 def rebox(
-    shards: Shards,
+    shards: Folder,
     objective: Literal["max-excess", "max-mean"] | None = None,
     tau: float | Literal["own"] | None = None,
     k: float | None = None,
@@ -57,7 +57,7 @@ def rebox(
 
 
 def add(
-    shards: Shards,
+    shards: Folder,
     saliency: str,
     out: Path | None = None,
     jobs: int | None = None,
@@ -95,8 +95,8 @@ def add(
 
 
 def coreset(
-    pool: Shards,
-    target: Shards,
+    pool: Folder,
+    target: Folder,
     encoder: str,
     budget: float,
     out: Path,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ..errors import counted
-from ..stores.flag import Place
+from ..stores.flag import Local, Place
 from ..stores.place import Url
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ RECIPE_BATCH = 256
 LARGE_SAMPLE = 50_000
 """Bytes of a sample from which a build mentions --max-side; at 384 pixels a photograph takes fewer."""
 Shards = Annotated[Place, tyro.conf.Positional]
+Folder = Annotated[Local, tyro.conf.Positional]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "coreml"]
 
 

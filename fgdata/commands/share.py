@@ -7,10 +7,10 @@ import tyro
 
 from ..errors import counted
 from ..stores.place import need_local, need_path
-from .common import Shards, print_next, total_of
+from .common import Folder, print_next, total_of
 
 
-def card(shards: Shards, out: Path | None = None, to: str | None = None, licence: str | None = None) -> int:
+def card(shards: Folder, out: Path | None = None, to: str | None = None, licence: str | None = None) -> int:
     """Write the files that describe a shard set for other people: README.md, croissant.json and metadata.parquet.
 
     README.md is a dataset card for the Hugging Face hub; edit it as you like, it is not overwritten. croissant.json
@@ -35,7 +35,7 @@ def card(shards: Shards, out: Path | None = None, to: str | None = None, licence
 
 
 def push(
-    shards: Shards,
+    shards: Folder,
     to: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hf://datasets/ORG/NAME")],
     licence: str | None = None,
     public: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -68,7 +68,7 @@ def push(
 
 def pull(
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hf://datasets/ORG/NAME")],
-    shards: Shards,
+    shards: Folder,
 ) -> int:
     """Download a shard set from the Hugging Face hub, and compare every file with the manifest's sha256.
 

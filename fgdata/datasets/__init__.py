@@ -105,7 +105,7 @@ DATASETS: dict[str, DatasetRow] = {
         reader="fgdata.datasets.cub:read",
         layout="images.txt  image_class_labels.txt  train_test_split.txt  bounding_boxes.txt  classes.txt  images/"
         "   (in the root, or in CUB_200_2011/ inside it)",
-        size="200 classes, 5,994 train, 5,794 test; a subset in the same layout also works",
+        size="200 classes, 5,994 train, 5,794 test, boxes; a subset in the same layout also works",
         where="https://www.vision.caltech.edu/datasets/cub_200_2011/ (CUB_200_2011.tgz, 1.1 GB)",
         archives=(
             Archive(

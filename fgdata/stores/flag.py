@@ -7,17 +7,21 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from .place import Url, place
 
-Place = Annotated[
-    Url | Path,
-    PrimitiveConstructorSpec(
+
+def _place(metavar: str) -> PrimitiveConstructorSpec:
+    return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="PATH-or-URL",
+        metavar=metavar,
         instance_from_str=lambda words: place(words[0]),
         is_instance=lambda value: isinstance(value, Url | Path),
         str_from_instance=lambda value: [str(value)],
-    ),
-]
+    )
+
+
+Place = Annotated[Url | Path, _place("PATH-or-URL")]
 """The place of a shard set: the path of a folder, or the URL of one in remote storage."""
+Local = Annotated[Url | Path, _place("PATH")]
+"""The path of a folder. A URL is parsed too, so that the command can say what to do instead."""
 MaybePlace = Annotated[
     Url | Path | None,
     PrimitiveConstructorSpec(

@@ -102,7 +102,7 @@ class Data:
     cache_dir: Path | None = None
     """For a URL: folder that keeps copies of its tars, for all processes and later runs. Does not change the result."""
     cache_gb: float = 50.0
-    """Most gigabytes of copies in --data.cache-dir; tars for which there is no room are read from the URL."""
+    """Largest size of the copies in --data.cache-dir, in GB; tars for which there is no room are read from the URL."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ class Model:
     """The encoder: any network of timm, or a ResNet of any width."""
 
     backbone: str = "resnet18"
-    """Name of the network in timm: resnet18, convnext_tiny, vit_small_patch16_dinov3, tf_efficientnet_lite0, ... Its
-    weights are random unless --init loads others."""
+    """Name of the network in timm: resnet18, convnext_tiny, vit_small_patch16_dinov3, tf_efficientnet_lite0, ..."""
     width: int = 64
     """resnet18 and resnet50: channels of the stem and of the first stage; every stage scales with it. At least 8; 64 is
     the standard network."""

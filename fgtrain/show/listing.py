@@ -52,6 +52,7 @@ def _list_recipes_and_sets() -> None:
     for name, recipe in RECIPES.items():
         config, about = recipe(), (inspect.getdoc(recipe) or "").splitlines()[0]
         facts = [config.kind, config.model.backbone, *[f"needs {words}" for words in [needs(config)] if words]]
+        facts += [f"starts from {config.init}"] * bool(config.init)
         table.add_row(name, f"{about}\n{'; '.join(facts)}")
     say(table)
     table = Table("shard set", "images", "boxes", title="--data.shards", title_justify="left")
@@ -79,12 +80,12 @@ def command_of(run: RunDir) -> str:
 
 
 def needs(config: Config) -> str:
-    """What a recipe needs besides images: labels, boxes, maps, backgrounds, and weights to start from."""
+    """What a recipe needs besides images: labels, boxes, maps, backgrounds, or weights to start from."""
     views = config.views
     wanted = dict.fromkeys((*config.needs, *["boxes"] * views.needs_boxes, *["maps"] * views.needs_maps))
     detector = f" ({config.data.detector})" if config.data.detector else ""
     words = [word + detector * (word == "boxes") for word in wanted]
-    return ", ".join(words + [f"--init {config.init}"] * bool(config.init))
+    return ", ".join(words + ["--init WEIGHTS"] * (config.method == "box-distill" and not config.init))
 
 
 def describe_set(path: Path) -> tuple[str, str]:

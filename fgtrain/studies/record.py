@@ -200,8 +200,8 @@ def against(lines: Sequence[figures.Line]) -> list[str]:
     for line in lines:
         if line.base not in ("", usual):
             others.setdefault(line.base, []).append(line.name)
-    words = [f"to base: the difference to {usual}{', apart from these rows' if others else ''}."]
-    return [" ".join([*words, *(f"To {base}: {'; '.join(rows)}." for base, rows in others.items())])]
+    rows = ". From ".join(f"{base}: {'; '.join(names)}" for base, names in others.items())
+    return [f"to base: the difference from {usual}" + (f", except for these rows: from {rows}." if rows else ".")]
 
 
 def settings_of(study: Study) -> list[str]:
@@ -224,7 +224,7 @@ def head(study: Study, changed: Sequence[str], scope: Sequence[str]) -> list[str
     lines = [study.about] if study.about else []
     if changes := [*changed, *scope]:
         lines.append(f"Changed for these runs: {'; '.join(changes)}.")
-        if any(row.paper for row in study.rows):
+        if changed and any(row.paper for row in study.rows):
             lines[-1] += " The paper's figures are not comparable."
     return lines
 

@@ -34,4 +34,6 @@ def test_every_recipe_is_listed_with_its_kind_and_what_it_needs(monkeypatch, tmp
         config = recipe()
         row = next(i for i, line in enumerate(lines) if re.match(rf"\W*{re.escape(name)}\s", line))
         wanted = [config.kind, config.model.backbone, *([f"needs {needs(config)}"] if needs(config) else [])]
+        wanted += [f"starts from {config.init}"] * bool(config.init)
         assert "; ".join(wanted) in lines[row + 1], name
+    assert needs(RECIPES["box-distill"]()) == "boxes, --init WEIGHTS"
