@@ -21,8 +21,9 @@ from .commands.share import card, pull, push
 from .errors import run_command
 
 DESCRIPTION = (
-    "Saliency boxes cached with the data. Every command takes --plugin MODULE, which loads your own datasets, "
-    "detectors and encoders (docs/extending.md). --version prints the version."
+    "Find the object in every image once, and store its box with the image in WebDataset shards. Every command takes "
+    "--plugin MODULE, which loads your own datasets, detectors and encoders (docs/extending.md). "
+    "--version prints the version."
 )
 
 

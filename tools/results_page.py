@@ -122,7 +122,7 @@ def caption(of: Record) -> str:
     """The README's figure with its caption, as Markdown."""
     table, count = record.table(of), len(of.study.seeds)
     about = (
-        f"{table.title} Differences to the row {of.study.base} in points, mean and 95 % interval over "
+        f"{table.title} Differences from the row {of.study.base}, in percentage points: mean and 95 % interval over "
         f"{counted(count, 'seed')}; grey: the interval includes zero; hollow: one seed. "
         "Command, machine and all figures:"
     )

@@ -28,7 +28,8 @@ TOKENCUT = DetectorRow(
 )
 LOST = DetectorRow(
     f"{__name__}.lost",
-    "seed and its like among a ViT's patches, Simeoni et al., BMVC 2021; WEIGHTS: a run, or FILE,backbone=NAME",
+    "a seed patch of a ViT and the patches similar to it, Simeoni et al., BMVC 2021; WEIGHTS: a run, or "
+    "FILE,backbone=NAME",
     trained_on="what WEIGHTS was trained on",
     sharers=SHARERS,
 )

@@ -9,12 +9,13 @@ import torch
 from fgdata import plugins
 from fgdata.errors import InputError, ReportedStop, counted
 from fgdata.shards.reader import ShardSet
+from fgdata.stores.place import Url, place
 
 from .. import parallel
 from ..evaluate.labels import Chosen
 from ..objectives import Prepared
 from ..place import open_shards
-from ..runs.provenance import describe_run, earlier_parts
+from ..runs.provenance import describe_run, earlier_parts, recorded_set
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, Config
@@ -36,6 +37,7 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
         run = train(RECIPES["cvsa"](), "cvsa")
     """
     path, interrupted = config.machine.out or Path("runs") / name, False
+    trainer: Trainer | None = None
     with parallel.group(config.machine.device) as device, ExitStack() as stack:
         torch.backends.cudnn.benchmark = device.type == "cuda"  # batches have one size, so its trials pay
         first = parallel.rank() == 0
@@ -45,9 +47,11 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
         signals.catch(PATIENT)
         with parallel.together():
             check_trackers(config)
-            opened = open_shards(config.data.shards, config.data.cache_dir, config.data.cache_gb)
+            opened = open_shards(named_set(config, path), config.data.cache_dir, config.data.cache_gb)
             shards = choose_images(config, opened)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
+            if first:
+                stack.push(lambda _, error, trace: note_failure(run, error, trainer))
             check_origin(run, shards)
             before = run.facts.get("processes")
             last = run.resume_point() if first else None
@@ -86,25 +90,39 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                 if trainer.objective.encoder.initial:
                     run.note(init=trainer.objective.encoder.initial)
                 run.cut_metrics(trainer.step)
-        try:
-            monitored, trackers = (run, Trackers(run, config, trainer.step)) if first else (None, None)
-            with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, trackers) as monitor:
-                signals.catch()
-                status = run_training(trainer, monitor, name, opening, fresh=last is None)
-                monitor.status = status
-        except BaseException as error:
-            if first:
-                with suppress(InputError):  # a full disk, which is reported already
-                    run.note(status="failed", step=trainer.step, reason=describe_failure(error))
-                    for line in f"failed: {describe_failure(error)}".splitlines():
-                        run.log(line)
-            raise
+        monitored, trackers = (run, Trackers(run, config, trainer.step)) if first else (None, None)
+        with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, trackers) as monitor:
+            signals.catch()
+            status = run_training(trainer, monitor, name, opening, fresh=last is None)
+            monitor.status = status
         if first:
             run.note(status=status, step=trainer.step)
         interrupted = status == "stopped" and signals.interrupted
     if interrupted:
         raise ReportedStop
     return path
+
+
+def named_set(config: Config, path: Path) -> Path | Url | None:
+    """The set of --data.shards. A resumed run whose settings name none, or a folder that is not there (the command was
+    started elsewhere), has the place that run.json records."""
+    named = config.data.shards
+    if config.machine.resume and not isinstance(named, Url) and (named is None or not named.exists()):
+        recorded = recorded_set(RunDir(path)).get("path")
+        return place(recorded) if recorded else named
+    return named
+
+
+def note_failure(run: RunDir, error: BaseException | None, trainer: Trainer | None) -> None:
+    """Records why a run that is on disk ended. trainer: None before it is built, where Ctrl-C changes nothing; an error
+    counts there too, so that a scheduler does not requeue a run that cannot be resumed."""
+    if error is None or not run.facts or (trainer is None and not isinstance(error, Exception)):
+        return
+    with suppress(InputError):  # a full disk, which is reported already
+        step = max(run.facts.get("step") or 0, 0 if trainer is None else trainer.step)
+        run.note(status="failed", step=step, reason=describe_failure(error))
+        for line in f"failed: {describe_failure(error)}".splitlines():
+            run.log(line)
 
 
 def describe_failure(error: BaseException) -> str:

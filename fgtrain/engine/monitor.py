@@ -55,7 +55,8 @@ class Monitor:
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
         if self.trackers:
-            self.trackers.close(self.status)
+            for line in self.trackers.close(self.status):
+                self.say(line)
 
     @contextmanager
     def paused(self, device: "torch.device") -> Iterator[None]:

@@ -157,17 +157,17 @@ class Trainer:
         between, self.left_out.say = self.steps_per_epoch * self.config.machine.checkpoint_every, monitor.say
         while self.step < self.total and not self.stopped:
             with monitor.paused(self.device):
-                self.evaluate(monitor)
                 if self.step and self.step % between == 0:
-                    self.save()
+                    self.save()  # before an evaluation, which may be killed
+                self.evaluate(monitor)
             self.train_epoch(monitor)
             epoch, rest = divmod(self.step, self.steps_per_epoch)
             if not rest:
                 with monitor.paused(self.device):
                     self.between_epochs(epoch, monitor)
+        self.save()
         if not self.stopped:
             self.evaluate(monitor)
-        self.save()
         return "done" if self.step == self.total else "stopped"
 
     def between_epochs(self, epoch: int, monitor: Monitor) -> None:
@@ -343,7 +343,8 @@ class Trainer:
         """The networks, banks and boxes of a checkpoint, and the state of its optimiser into `optimizer`."""
         self.objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty without fp16
+            self.scaler.load_state_dict(state["scaler"])
         if self.refresh and (boxes := state.get("boxes")) is not None:
             self.refresh.restore(boxes, self.loader)
 

@@ -260,4 +260,17 @@ def untrained_encoder(checkpoint: Checkpoint | Given) -> Encoder:
     if hasattr(small, "decoder"):  # its file may be gone; the encoder does not need it
         small = replace(small, decoder=None)  # pyright: ignore[reportCallIssue]
     small = replace(small, init_heads=False)
-    return objectives.build(small, samples=2, classes=2).encoder
+    encoder = objectives.build(small, samples=2, classes=2).encoder
+    was, now = (facts.get("sha256") for facts in (_started_from(checkpoint), encoder.initial or {}))
+    if was and now and was != now:
+        raise InputError(
+            f"--init {config.init} is another file than the one that the run started from: its sha256 was "
+            f"{was[:12]}... and is {now[:12]}... now. Restore that file, or omit --untrained."
+        )
+    return encoder
+
+
+def _started_from(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What run.json states about the file with the initial weights."""
+    facts = checkpoint.run.facts if checkpoint.run else {}
+    return facts.get("init") or {}

@@ -49,12 +49,13 @@ def earlier_parts(facts: dict[str, Any]) -> list[dict[str, Any]]:
     is that of its last checkpoint if it was killed."""
     names = ("argv", "commit", "versions", "device", "started")
     step = max(facts.get("step") or 0, facts.get("checkpoint") or 0)
-    return [*facts.get("earlier", []), {name: facts.get(name) for name in names} | {"step": step}]
+    used = {"plugins": facts["plugins"]} if "plugins" in facts else {}
+    return [*facts.get("earlier", []), {name: facts.get(name) for name in names} | used | {"step": step}]
 
 
 def name_of(device: torch.device) -> str:
-    """The model of a GPU, or cpu."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    """The model of a GPU, else cpu or mps."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def versions() -> dict[str, str]:

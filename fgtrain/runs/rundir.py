@@ -343,7 +343,8 @@ class RunDir:
                 f"complete one is {last.name if last else 'none'}. Free some space, or fix the folder's permissions, "
                 "then resume with --resume."
             ) from error
-        for old in self.checkpoints[: -max(1, keep)]:
+        others = [checkpoint for checkpoint in self.checkpoints if checkpoint.name != name]
+        for old in others[: max(0, len(others) + 1 - keep)]:  # never the new one, whose step may be the lowest
             remove(old)
         return folder / name
 

@@ -88,8 +88,8 @@ class Data:
     """Threads that read, in each process; most of them wait for storage. Does not change the result. Default: 32 for
     each of its cores, at most 128."""
     ahead: int | None = None
-    """Batches that are read in advance; three of them are computed. Does not change the result. Default: three, and as
-    many more as keep all readers busy."""
+    """Batches to read in advance; views are made for at most three of them. Does not change the result. Default:
+    three, and as many more as keep all readers busy."""
     cache: Literal["ram"] | None = None
     """ram: keep the decoded images in memory, 3 bytes per pixel in each process, so that each is decoded once. Does not
     change the result; the backend is then threads."""
@@ -144,7 +144,7 @@ class OwnBoxes:
     first: int = 20
     """Complete epochs after which the boxes are found for the first time; until then a box is the whole image."""
     every: int = 20
-    """Epochs until they are found again, with the network of that time."""
+    """Epochs between later searches, each with the network of that time."""
     threshold: float = 0.1
     """The box holds all places whose activation exceeds this share of the image's range, 0 to 0.99. The paper uses 0.1;
     if most boxes are nearly the whole image, its author advises 0.3 to 0.5. `box_area` in metrics.jsonl is the mean

@@ -102,7 +102,7 @@ def supervised_cub_r50() -> SupervisedConfig:
 
 
 def rotation() -> RotationConfig:
-    """Which of four quarter turns, from scratch: SGD 0.4 per 256 images, cosine.
+    """Predicts which of four rotations was applied, from scratch: SGD 0.4 per 256 images, cosine.
 
     fgtrain run rotation
 
@@ -124,7 +124,7 @@ def rotation_cub_r50() -> RotationConfig:
 
 
 def relative_location() -> RelativeLocationConfig:
-    """In which of eight directions a patch lies from another, from scratch: SGD 0.1 per 256 images, cosine.
+    """Predicts in which of eight directions one patch lies from another, from scratch: SGD 0.1 per 256 images, cosine.
 
     fgtrain run relative-location
 

@@ -1,6 +1,7 @@
 """kNN against scikit-learn, every eval command on a small run, refused settings, and export."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from pages import DOCS, python_blocks
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
+from trainable import small
 
 from fgdata.building.build import build
 from fgdata.datasets import read
@@ -18,6 +20,7 @@ from fgtrain import cli, objectives
 from fgtrain.engine import lifecycle
 from fgtrain.evaluate import finetune, knn, linear, probe, report
 from fgtrain.evaluate.subject import untrained_encoder
+from fgtrain.networks.encoder import Encoder
 from fgtrain.networks.saved import load_encoder, run_export
 from fgtrain.runs import provenance
 from fgtrain.runs.checkpoint import Checkpoint
@@ -217,6 +220,16 @@ def test_untrained_network_is_the_one_the_run_started_from(run: Path):
     ours, trained = untrained_encoder(checkpoint).state_dict(), load_encoder(checkpoint).state_dict()
     assert all(torch.equal(v, started.state_dict()[k]) for k, v in ours.items())
     assert not torch.equal(ours["conv1.weight"], trained["conv1.weight"])
+
+
+def test_the_untrained_network_of_replaced_weights_is_refused(drawn_set: Path, tmp_path: Path):
+    config = small(drawn_set, tmp_path / "run", "simclr")
+    torch.save(Encoder(config.model).state_dict(), tmp_path / "start.pth")
+    run = lifecycle.train(replace(config, init=str(tmp_path / "start.pth"), epochs=1), "simclr")
+    untrained_encoder(Checkpoint.find(run))
+    torch.save(Encoder(config.model).state_dict(), tmp_path / "start.pth")
+    with pytest.raises(InputError, match=r"start\.pth is another file than the one that the run started from"):
+        untrained_encoder(Checkpoint.find(run))
 
 
 def test_export_loads_into_torchvision_as_the_page_says(run: Path, tmp_path: Path, monkeypatch, capsys):

@@ -433,3 +433,14 @@ def test_without_permission_for_links_a_run_keeps_its_checkpoints(tmp_path: Path
     monkeypatch.setattr(files.sys, "platform", "win32")
     assert files.create_link(tmp_path / "last.part", "0000001") is False
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_checkpoint_stays_also_if_later_ones_remain(tmp_path: Path):
+    """`last` was set back by hand to step 10; training goes on from there."""
+    run, layer = RunDir(tmp_path), torch.nn.Linear(2, 2)
+    for step in (10, 20, 30):
+        run.save_checkpoint(step, layer, {}, {"step": step}, keep=3)
+    run.save_checkpoint(15, layer, {}, {"step": 15}, keep=2)
+    assert run.last_checkpoint is not None
+    assert run.last_checkpoint.name == "0000015"
+    assert [checkpoint.name for checkpoint in run.checkpoints] == ["0000015", "0000030"]

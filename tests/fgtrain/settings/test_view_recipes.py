@@ -40,7 +40,7 @@ NEEDS = {
         "dilo-cub-r50": "maps",
         "dino-box": "boxes",
     },
-    **{"foreground": "backgrounds", "foreground-saliencymix": "backgrounds, boxes", "dino-cub-r50": "--init imagenet"},
+    **{"foreground": "backgrounds", "foreground-saliencymix": "backgrounds, boxes", "dino-cub-r50": ""},
 }
 
 
