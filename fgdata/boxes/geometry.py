@@ -23,6 +23,10 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
+LEAST_SIDE = 1e-6
+"""Of a box, a share of the image's side: a shard set has seven decimals."""
+
+
 def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
     """Converts boxes from pixels to fractions of the image, and clips them to it.
 
@@ -42,7 +46,7 @@ def clip_boxes(boxes, width: int, height: int) -> tuple[np.ndarray, bool]:
     size = np.array([width, height], np.float64)
     low = np.minimum(np.maximum(pixels[:, :2], 0), size)
     high = np.minimum(np.maximum(pixels[:, :2] + pixels[:, 2:], 0), size)
-    bad = ~(np.isfinite(pixels).all(1) & (high > low).all(1))
+    bad = ~(np.isfinite(pixels).all(1) & ((high - low) / size >= LEAST_SIDE).all(1))
     if bad.any():
         raise BadImage(
             f"box (l, t, w, h) = {tuple(pixels[bad][0].tolist())} has no area inside its {width} x {height} image",

@@ -35,7 +35,8 @@ def read(root: Path) -> Dataset:
     records = []
     for split, half in halves.items():
         records += _records(root / HALVES[split], half, names, rank, split)
-    parsing.check_files_exist(NAME, " and ".join(HALVES.values()), root, {record.id: record.file for record in records})
+    files = {str(n): record.file for n, record in enumerate(records)}
+    parsing.check_files_exist(NAME, " and ".join(HALVES.values()), root, files)
     classes = tuple(names[number] for number in rank)
     note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)

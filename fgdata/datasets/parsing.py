@@ -5,6 +5,7 @@ the line's text, and raises InputError.
 """
 
 import csv
+import io
 import json
 import os
 import sys
@@ -145,6 +146,11 @@ def read_table(
     return values
 
 
+def read_header(name: str, path: Path) -> list[str]:
+    """The columns of a CSV file that `read_csv` reads; [] if it is empty. InputError as `read_text`."""
+    return [word.strip() for word in next(csv.reader(io.StringIO(read_text(name, path), newline="")), [])]
+
+
 def read_csv(
     name: str,
     path: Path,
@@ -159,7 +165,7 @@ def read_csv(
     ValueError, or there are no rows.
     """
     content = read_text(name, path)
-    reader = csv.reader(content.splitlines(), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
     values, row = [], []
     try:
         header = [word.strip() for word in next(reader, [])] if has_header else list(columns)

@@ -48,7 +48,7 @@ def read(
         raise InputError(
             f"table: there is no CSV file at {path}. Name it: --table FILE (columns path, label, x, y, w, h, split)"
         )
-    header = [word.strip() for word in (parsing.read_text(NAME, path).splitlines() or [""])[0].split(",")]
+    header = parsing.read_header(NAME, path)
     boxed = [column for column in BOX if column in header]
     if boxed and len(boxed) < len(BOX):
         raise InputError(

@@ -34,15 +34,16 @@ class Dali:
 
     def __init__(self, spec: ViewSpec, batch_size: int, threads: int, device: torch.device, *, other_sets: bool):
         gpu = device.type == "cuda"
+        if gpu and device.index is None:  # set_device and the pipeline want a number
+            device = torch.device("cuda", torch.cuda.current_device())
         self._spec, self._device, self._other_sets = spec, device, other_sets
-        number = (device.index if device.index is not None else torch.cuda.current_device()) if gpu else None
         self._pipeline = graph(
             spec,
             gpu,
             other_sets,
             batch_size=batch_size,
             num_threads=threads,
-            device_id=number,
+            device_id=device.index if gpu else None,
             prefetch_queue_depth=_DEPTH,
         )
         self._pipeline.build()
@@ -80,10 +81,20 @@ class Dali:
             self._fetch(work)
 
     def _work(self) -> None:
-        """The thread's loop. It feeds the next batch before it fetches one, so the next is decoded meanwhile."""
+        """The thread. What ends its loop fails every batch, since none may wait for a thread that is gone."""
+        inside: deque[tuple[Work, Future]] = deque()
+        try:
+            self._loop(inside)
+        except BaseException as fault:
+            for _, future in inside:
+                _fail(future, fault)
+            while (task := self._tasks.get()) is not None:
+                _fail(task[1], fault)
+
+    def _loop(self, inside: deque[tuple[Work, Future]]) -> None:
+        """Feeds the next batch before it fetches one, so the next is decoded meanwhile."""
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # a new thread's current device is the first GPU
-        inside: deque[tuple[Work, Future]] = deque()
         while True:
             task = self._next(wait=not inside) if len(inside) < _DEPTH else None
             if self._closed:

@@ -139,6 +139,8 @@ class Loader:
         others = open_backgrounds(backgrounds, shards, split, views)
         _need_whole(seed=seed, batch_size=batch_size, rank=rank, world_size=world_size)
         _need_whole(threads=threads, readers=readers, ahead=ahead, shuffle_block=shuffle_block)
+        seed, batch_size, rank, world_size = map(int, (seed, batch_size, rank, world_size))  # also NumPy's integers
+        shuffle_block = None if shuffle_block is None else int(shuffle_block)
         job = self._job = Job(
             shards=shards,
             split=split,

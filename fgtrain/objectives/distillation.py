@@ -110,6 +110,6 @@ class Bank(nn.Module):
         """Adds the features that have arrived."""
         for features, index in self.arrived:
             own = index % len(self.rows)
-            last = ~(own[:, None] == own).triu(1).any(1)  # of the images of this batch that share a row
-            self.rows[own[last]], self.owners[own[last]] = features[last].to(self.rows.dtype), index[last]
+            last = torch.where(own[:, None] == own, torch.arange(len(own), device=own.device), -1).amax(1)
+            self.rows[own], self.owners[own] = features[last].to(self.rows.dtype), index[last]  # of those with one row
         self.arrived = []

@@ -249,6 +249,12 @@ def test_iou():
     assert iou(CENTRED, WHOLE) == pytest.approx(0.49)  # float32 boxes
 
 
+@pytest.mark.parametrize("sliver", [(60 - 1e-7, 0, 1, 10), (0, 40 - 1e-9, 10, 1), (5, 5, 1e-6, 10)])
+def test_a_box_that_seven_decimals_would_make_empty_is_refused(sliver):
+    with pytest.raises(InputError, match="has no area inside its 60 x 40 image"):
+        clip_boxes([(1, 1, 10, 10), sliver], 60, 40)
+
+
 def test_clip_boxes():
     shares, clipped = clip_boxes([(10, 20, 30, 40), (0, 0, 100, 50)], 100, 80)
     np.testing.assert_allclose(shares, [[0.1, 0.25, 0.3, 0.5], [0, 0, 1, 0.625]], rtol=1e-6)

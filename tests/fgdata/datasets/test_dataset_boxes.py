@@ -57,6 +57,14 @@ def halves(tmp_path) -> Path:
     return tmp_path
 
 
+def test_an_image_that_cars_lists_twice_is_refused(cars, tmp_path):
+    """With two classes, or in train and test."""
+    rows = [car(relative_im_path="car_ims/000001.jpg", test=half) for half in (0, 1)]
+    savemat(str(cars / "cars_annos.mat"), {"annotations": annotations(rows), **NAMES})
+    with pytest.raises(InputError, match=r"assigns car_ims/000001.jpg to both image 0 and image 1"):
+        datasets.read("cars", cars)
+
+
 def test_cars_in_one_folder(cars):
     dataset = datasets.read("cars", cars)
     assert dataset.classes == ("AM General Hummer SUV 2000", "Acura RL Sedan 2012")

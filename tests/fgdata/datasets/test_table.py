@@ -46,6 +46,20 @@ def test_every_column_is_read(images: Path):
     assert found.load(found.records[0])[1] == ((1, 2, 10, 20), (5, 5, 4, 4))
 
 
+def test_a_quoted_header_has_the_same_columns(images: Path):
+    """As pandas and R write it."""
+    rows = "a.png,wren,1,2,10,20\n"
+    plain = table(images, f"path,label,x,y,w,h\n{rows}")
+    quoted = table(images, f'"path","label","x","y","w","h"\n{rows}')
+    assert quoted == plain
+    assert not quoted.records[0].upright
+
+
+def test_a_label_may_hold_a_line_break_that_csv_has_not(images: Path):
+    found = table(images, 'path,label\na.png,"New\u2028York"\nb.png,wren\n')
+    assert [record.class_name for record in found.records] == ["New\u2028York", "wren"]
+
+
 def test_only_the_path_is_needed(images: Path):
     found = table(images, "path\nb.png\nsub/c.png\n", "list.csv")
     assert found.records[0] == Record("b.png", "b.png", 0, "unlabelled", "train", (), upright=True)

@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -351,10 +352,34 @@ def test_the_thread_of_dali_uses_the_gpu_of_its_loader(monkeypatch: pytest.Monke
     monkeypatch.setattr(dali.Dali, "_prime", lambda _: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: used.append((threading.current_thread(), device)))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     second = torch.device("cuda", 1)
-    backend = dali.Dali(ViewSpec(), 4, 1, second, other_sets=False)
+    for device in (second, torch.device("cuda")):  # set_device refuses one without a number
+        used.clear()
+        backend = dali.Dali(ViewSpec(), 4, 1, device, other_sets=False)
+        backend.close()
+        assert used == [(backend._thread, second)]
+
+
+def test_no_batch_waits_for_a_thread_of_dali_that_has_ended(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("nvidia.dali")
+    from fgdata.views import dali
+
+    def refuse(_: torch.device) -> None:
+        raise ValueError("no such device")
+
+    monkeypatch.setattr(dali, "graph", lambda *_, **__: type("Pipeline", (), {"build": lambda self: None})())
+    monkeypatch.setattr(dali.Dali, "_prime", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    backend = dali.Dali(ViewSpec(), 4, 1, torch.device("cuda", 1), other_sets=False)
+    futures = [Future(), Future()]
+    for future in futures:
+        backend.submit(0, lambda: pytest.fail("not computed"), future)
+    for future in futures:
+        with pytest.raises(ValueError, match="no such device"):
+            future.result(timeout=60)
     backend.close()
-    assert used == [(backend._thread, second)]
 
 
 @pytest.mark.parametrize("device", [CUDA, torch.device("cpu")])

@@ -40,6 +40,19 @@ def backend(request: pytest.FixtureRequest) -> str:
 # Contents of a batch
 
 
+def test_numpy_integers_are_whole_numbers(drawn_set):
+    """np.int64 is what most code has at hand; the state is JSON."""
+    one = np.int64(1)
+    options: dict = {"seed": np.uint64(3), "rank": np.int64(0), "world_size": one, "shuffle_block": one}
+    with load(drawn_set, views=ViewSpec(size=32), batch_size=np.int64(8), **options) as loader:  # pyright: ignore
+        first = next(iter(loader))
+        state = loader.state_dict()
+    plain: dict = {"seed": 3, "rank": 0, "world_size": 1, "shuffle_block": 1}
+    with load(drawn_set, views=ViewSpec(size=32), batch_size=8, **plain) as loader:
+        assert torch.equal(next(iter(loader))["views"], first["views"])
+        loader.load_state_dict(json.loads(json.dumps(state)))
+
+
 def test_a_batch_from_a_shard_set_on_disk(drawn_set, backend: str):
     shards = ShardSet.open(drawn_set)
     spec = ViewSpec(size=32, views=3, crop="saliency-swap", masks=True, plain=True)
