@@ -115,12 +115,14 @@ def named_set(config: Config, path: Path) -> Path | Url | None:
 
 def note_failure(run: RunDir, error: BaseException | None, trainer: Trainer | None) -> None:
     """Records why a run that is on disk ended. trainer: None before it is built, where Ctrl-C changes nothing; an error
-    counts there too, so that a scheduler does not requeue a run that cannot be resumed."""
+    counts there too, so that a scheduler does not requeue a run that cannot be resumed. A finished run stays one."""
     if error is None or not run.facts or (trainer is None and not isinstance(error, Exception)):
         return
+    if run.facts.get("status") == "done":
+        return
     with suppress(InputError):  # a full disk, which is reported already
-        step = max(run.facts.get("step") or 0, 0 if trainer is None else trainer.step)
-        run.note(status="failed", step=step, reason=describe_failure(error))
+        step = trainer.step if trainer is not None else 0  # 0 until a checkpoint is loaded
+        run.note(status="failed", step=step or run.facts.get("step", 0), reason=describe_failure(error))
         for line in f"failed: {describe_failure(error)}".splitlines():
             run.log(line)
 

@@ -265,12 +265,12 @@ def untrained_encoder(checkpoint: Checkpoint | Given) -> Encoder:
     if was and now and was != now:
         raise InputError(
             f"--init {config.init} is another file than the one that the run started from: its sha256 was "
-            f"{was[:12]}... and is {now[:12]}... now. Restore that file, or omit --untrained."
+            f"{str(was)[:12]}... and is {now[:12]}... now. Restore that file, or omit --untrained."
         )
     return encoder
 
 
 def _started_from(checkpoint: Checkpoint) -> dict[str, Any]:
     """What run.json states about the file with the initial weights."""
-    facts = checkpoint.run.facts if checkpoint.run else {}
-    return facts.get("init") or {}
+    facts = checkpoint.run.facts.get("init") if checkpoint.run else None
+    return facts if isinstance(facts, dict) else {}  # run.json may be damaged

@@ -458,6 +458,10 @@ def test_a_resume_that_is_refused_leaves_a_failed_run(drawn_set: Path, tmp_path:
         lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
     facts = RunDir(run).facts
     assert (facts["status"], facts["reason"], facts["step"]) == ("failed", "out of memory", 3)
+    RunDir(run).note(status="done")
+    with pytest.raises(InputError, match="out of memory"):
+        lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
+    assert RunDir(run).facts["status"] == "done"
 
 
 def test_a_run_is_resumed_from_another_folder(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
