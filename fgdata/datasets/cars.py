@@ -53,7 +53,7 @@ def read(root: Path) -> Dataset:
             if (root / folder / folder).is_dir():  # as Kaggle's copies are unpacked
                 folder += folder
             records += _records(path, annotations, classes, "fname", folder, split)
-    parsing.check_files_exist(NAME, "its lists", root, {str(n): record.file for n, record in enumerate(records)})
+    parsing.check_files_exist(NAME, "its lists", root, [record.file for record in records])
     note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)
 

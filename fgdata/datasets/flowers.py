@@ -42,7 +42,7 @@ def read(root: Path) -> Dataset:
         for number in map(int, halves[key]):
             label = rank[int(labels[number - 1])]
             records.append(Record(f"image_{number:05d}", f"jpg/image_{number:05d}.jpg", label, classes[label], split))
-    parsing.check_files_exist(NAME, "setid.mat", folder, {record.id: record.file for record in records})
+    parsing.check_files_exist(NAME, "setid.mat", folder, [record.file for record in records])
     note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, folder), note=note)
 

@@ -42,7 +42,7 @@ def read(root: Path) -> Dataset:
     root = root / "gtsrb" if (root / "gtsrb" / "GTSRB").is_dir() else root
     halves = _kaggle(root) if (root / parsing.find_entry(root, "Train.csv")).is_file() else _official(root)
     for half in halves.values():
-        parsing.check_files_exist(NAME, "its csv", root, {str(n): sign[0] for n, sign in enumerate(half)})
+        parsing.check_files_exist(NAME, "its csv", root, [sign[0] for sign in half])
     rank = {
         number: label for label, number in enumerate(sorted({sign[1] for half in halves.values() for sign in half}))
     }

@@ -35,8 +35,7 @@ def read(root: Path) -> Dataset:
     records = []
     for split, half in halves.items():
         records += _records(root / HALVES[split], half, names, rank, split)
-    files = {str(n): record.file for n, record in enumerate(records)}
-    parsing.check_files_exist(NAME, " and ".join(HALVES.values()), root, files)
+    parsing.check_files_exist(NAME, " and ".join(HALVES.values()), root, [record.file for record in records])
     classes = tuple(names[number] for number in rank)
     note = parsing.check_counts(NAME, classes, records, PUBLISHED)
     return Dataset(NAME, classes, tuple(records), parsing.Files(NAME, root), note=note)

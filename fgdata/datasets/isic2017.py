@@ -55,9 +55,8 @@ def read(root: Path) -> Dataset:
     for split, half in HALVES.items():
         path = root / f"{half}_Part3_GroundTruth.csv"
         labels = parsing.read_csv(NAME, path, ("image_id", *CLASSES[:2]), _label)
-        files = {str(n): f"{half}_Data/{id_}.jpg" for n, (id_, _) in enumerate(labels)}
-        parsing.check_files_exist(NAME, path, root, files)
-        parsing.check_files_exist(NAME, path, root, {str(n): _mask(split, id_) for n, (id_, _) in enumerate(labels)})
+        parsing.check_files_exist(NAME, path, root, [f"{half}_Data/{id_}.jpg" for id_, _ in labels])
+        parsing.check_files_exist(NAME, path, root, [_mask(split, id_) for id_, _ in labels])
         records += [Record(id_, f"{half}_Data/{id_}.jpg", n, CLASSES[n], split, None) for id_, n in labels]
     note = parsing.check_counts(NAME, CLASSES, records, PUBLISHED)
     return Dataset(NAME, CLASSES, tuple(records), Masked(root), note=note)

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -147,8 +147,19 @@ def read_table(
 
 
 def read_header(name: str, path: Path) -> list[str]:
-    """The columns of a CSV file that `read_csv` reads; [] if it is empty. InputError as `read_text`."""
-    return [word.strip() for word in next(csv.reader(io.StringIO(read_text(name, path), newline="")), [])]
+    """The columns of a CSV file; [] if it is empty, or not CSV, which `read_csv` reports. InputError as `read_text`."""
+    try:
+        return _columns(_rows(read_text(name, path), ","))
+    except csv.Error:
+        return []
+
+
+def _rows(content: str, delimiter: str) -> Any:
+    return csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
+
+
+def _columns(rows: Iterator[list[str]]) -> list[str]:
+    return [word.strip() for word in next(rows, [])]
 
 
 def read_csv(
@@ -164,11 +175,10 @@ def read_csv(
     Raises InputError if the header lacks one of `columns`, a row has another number of fields, `parse` raises
     ValueError, or there are no rows.
     """
-    content = read_text(name, path)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
+    reader = _rows(read_text(name, path), delimiter)
     values, row = [], []
     try:
-        header = [word.strip() for word in next(reader, [])] if has_header else list(columns)
+        header = _columns(reader) if has_header else list(columns)
         if missing := [column for column in columns if column not in header]:
             raise ValueError(f"no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}")
         for row in reader:
@@ -310,15 +320,16 @@ def check_same_ids(
             )
 
 
-def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mapping[str, str]) -> None:
-    """InputError unless every file of {id: path} exists in `folder` and is listed once. `listing` names the list.
+def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mapping[str, str] | Sequence[str]) -> None:
+    """InputError unless every file exists in `folder` and is listed once. `listing` names the list, `paths` are its
+    files, {id: path} where ids name them better than their places in the list. A mapping cannot have an id twice.
 
     Each folder is listed once, which is much faster than one stat per image on a network drive.
     """
-    ids: dict[str, str] = {}
+    ids: dict[str, str | int] = {}
     names: dict[str, set[str]] = {}
     absent = []
-    for id_, path in paths.items():
+    for id_, path in paths.items() if isinstance(paths, Mapping) else enumerate(paths):
         if ids.setdefault(path, id_) != id_:
             raise InputError(f"{name}: {listing} assigns {path} to both image {ids[path]} and image {id_}.")
         parent, _, last = path.rpartition("/")

@@ -46,7 +46,7 @@ def read(root: Path) -> Dataset:
         for split, half in lines.items()
         for id_, number in half.items()
     )
-    parsing.check_files_exist(NAME, "its lists", folder, {record.id: record.file for record in records})
+    parsing.check_files_exist(NAME, "its lists", folder, [record.file for record in records])
     classes = tuple(names[number] for number in rank)
     counts = parsing.check_counts(NAME, classes, records, PUBLISHED)
     boxed = sum(record.boxes is None for record in records)

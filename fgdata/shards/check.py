@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from ..cores import available_cores
@@ -74,7 +75,7 @@ def _shard_faults(shards: ShardSet, split: str, shard: dict) -> list[str]:
         return faults
     name = f"{shard['name']}.tar"
     tar = shards.path / name
-    with _ReadOnce(shards.store, name) as once:
+    with closing(_ReadOnce(shards.store, name)) as once:
         try:
             reader = shards.reader(split, [shard], once)
         except InputError as fault:
@@ -121,9 +122,3 @@ class _ReadOnce:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> "_ReadOnce":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

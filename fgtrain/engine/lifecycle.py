@@ -1,6 +1,7 @@
 """One training run from its settings to its end: checks, start or resume, messages, stop signals."""
 
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
@@ -37,8 +38,7 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
         run = train(RECIPES["cvsa"](), "cvsa")
     """
     path, interrupted = config.machine.out or Path("runs") / name, False
-    trainer: Trainer | None = None
-    with parallel.group(config.machine.device) as device, ExitStack() as stack:
+    with refusals_noted(config, path), parallel.group(config.machine.device) as device, ExitStack() as stack:
         torch.backends.cudnn.benchmark = device.type == "cuda"  # batches have one size, so its trials pay
         first = parallel.rank() == 0
         # First, so that it ends last: until then the run is not finished.
@@ -50,8 +50,6 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
             opened = open_shards(named_set(config, path), config.data.cache_dir, config.data.cache_gb)
             shards = choose_images(config, opened)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
-            if first:
-                stack.push(lambda _, error, trace: note_failure(run, error, trainer))
             check_origin(run, shards)
             before = run.facts.get("processes")
             last = run.resume_point() if first else None
@@ -90,11 +88,19 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                 if trainer.objective.encoder.initial:
                     run.note(init=trainer.objective.encoder.initial)
                 run.cut_metrics(trainer.step)
-        monitored, trackers = (run, Trackers(run, config, trainer.step)) if first else (None, None)
-        with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, trackers) as monitor:
-            signals.catch()
-            status = run_training(trainer, monitor, name, opening, fresh=last is None)
-            monitor.status = status
+        try:
+            monitored, trackers = (run, Trackers(run, config, trainer.step)) if first else (None, None)
+            with Monitor(monitored, trainer.step, trainer.total, trainer.steps_per_epoch, trackers) as monitor:
+                signals.catch()
+                status = run_training(trainer, monitor, name, opening, fresh=last is None)
+                monitor.status = status
+        except BaseException as error:
+            if first:
+                with suppress(InputError):  # a full disk, which is reported already
+                    run.note(status="failed", step=trainer.step, reason=describe_failure(error))
+                    for line in f"failed: {describe_failure(error)}".splitlines():
+                        run.log(line)
+            raise
         if first:
             run.note(status=status, step=trainer.step)
         interrupted = status == "stopped" and signals.interrupted
@@ -113,18 +119,16 @@ def named_set(config: Config, path: Path) -> Path | Url | None:
     return named
 
 
-def note_failure(run: RunDir, error: BaseException | None, trainer: Trainer | None) -> None:
-    """Records why a run that is on disk ended. trainer: None before it is built, where Ctrl-C changes nothing; an error
-    counts there too, so that a scheduler does not requeue a run that cannot be resumed. A finished run stays one."""
-    if error is None or not run.facts or (trainer is None and not isinstance(error, Exception)):
-        return
-    if run.facts.get("status") == "done":
-        return
-    with suppress(InputError):  # a full disk, which is reported already
-        step = trainer.step if trainer is not None else 0  # 0 until a checkpoint is loaded
-        run.note(status="failed", step=step or run.facts.get("step", 0), reason=describe_failure(error))
-        for line in f"failed: {describe_failure(error)}".splitlines():
-            run.log(line)
+@contextmanager
+def refusals_noted(config: Config, path: Path) -> Iterator[None]:
+    """A stopped run whose resume is refused becomes a failed one, whatever the reason: a scheduler requeues a run as
+    long as run.json says "stopped"."""
+    try:
+        yield
+    except Exception as error:
+        if config.machine.resume:
+            RunDir(path).refuse(describe_failure(error))
+        raise
 
 
 def describe_failure(error: BaseException) -> str:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fgdata.commandline.console import PlainConsole
+from fgdata.errors import InputError
 
 from ..runs.rundir import RunDir
 from .trackers import Trackers
@@ -55,8 +56,9 @@ class Monitor:
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
         if self.trackers:
-            for line in self.trackers.close(self.status):
-                self.say(line)
+            with suppress(InputError):  # a full disk, which is reported already
+                for line in self.trackers.close(self.status):
+                    self.say(line)
 
     @contextmanager
     def paused(self, device: "torch.device") -> Iterator[None]:

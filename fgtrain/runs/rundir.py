@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
@@ -239,6 +239,13 @@ class RunDir:
     def note(self, **facts: Any) -> None:
         """Updates these keys of run.json."""
         write_json(self.path / "run.json", {**self.facts, **facts})
+
+    def refuse(self, reason: str) -> None:
+        """Makes a stopped run a failed one. Nothing if it has another status, or another process trains in it."""
+        with suppress(InputError, OSError):
+            if self.facts.get("status") == "stopped":
+                with lock(self.path), owning(self.path / OWNERS, f"is noting a failure in {self.path}"):
+                    self.note(status="failed", reason=reason)
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """Appends a record to the JSON-lines file `name`."""

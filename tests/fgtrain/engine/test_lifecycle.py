@@ -445,36 +445,6 @@ def test_full_memory_is_an_error_that_says_what_to_do(
     assert "Not enough memory" in capsys.readouterr().err
 
 
-def test_a_resume_that_is_refused_leaves_a_failed_run(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A scheduler requeues a run while run.json says "stopped"."""
-    run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at_step(patch, 3)
-        lifecycle.train(small(drawn_set, run), "cvsa")
-    assert RunDir(run).facts["status"] == "stopped"
-    monkeypatch.setattr(trainer.Trainer, "restore", lambda *_: (_ for _ in ()).throw(InputError("out of memory")))
-    config = small(drawn_set, run)
-    with pytest.raises(InputError, match="out of memory"):
-        lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
-    facts = RunDir(run).facts
-    assert (facts["status"], facts["reason"], facts["step"]) == ("failed", "out of memory", 3)
-    RunDir(run).note(status="done")
-    with pytest.raises(InputError, match="out of memory"):
-        lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
-    assert RunDir(run).facts["status"] == "done"
-
-
-def test_a_run_is_resumed_from_another_folder(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = small(Path("drawn"), tmp_path / "run")
-    monkeypatch.chdir(drawn_set.parent)
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at_step(patch, 3)
-        lifecycle.train(config, "cvsa")
-    monkeypatch.chdir(tmp_path)
-    lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
-    assert RunDir(tmp_path / "run").facts["status"] == "done"
-
-
 def test_a_checkpoint_is_written_before_an_evaluation(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An evaluation may take minutes, and be killed or fail."""
     run, seen = tmp_path / "run", []
@@ -486,16 +456,3 @@ def test_a_checkpoint_is_written_before_an_evaluation(drawn_set: Path, tmp_path:
     monkeypatch.setattr(trainer.Trainer, "evaluate", evaluate)
     lifecycle.train(small(drawn_set, run), "cvsa")
     assert seen == [(0, 0), (4, 4), (8, 8)]
-
-
-def test_a_checkpoint_without_a_loss_scale_is_resumed_in_fp16(
-    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Begun on a GPU with bf16 or on a CPU, resumed on a GPU for which auto is fp16."""
-    config = small(drawn_set, tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at_step(patch, 3)
-        lifecycle.train(config, "cvsa")
-    monkeypatch.setattr(trainer, "pick_precision", lambda *_: "fp16")
-    lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
-    assert final(tmp_path / "run")["scaler"]["scale"] > 0
