@@ -67,7 +67,8 @@ def build_shards(
         tau: For max-excess, 0 to 100: smaller values give larger boxes. Default: each detector's own, which suits its
             maps (docs/saliency.md).
         k: For max-mean: the minimum area, as a multiple of the map's effective area (sum S)^2 / sum S^2. Default: 2.
-        min_area: For max-mean, instead of k: the minimum area as a fraction of the image, in (0, 1].
+        min_area: For max-mean, instead of k: the minimum area as a fraction of the image, in (0, 1]. Default: k sets
+            the minimum area.
         grid: Cells per side of the grid on which boxes are compared, 2 to 256.
         max_side: Shrink and re-encode images whose longer side exceeds this many pixels, at least 16. Default: keep the
             original JPEG bytes.
@@ -87,11 +88,11 @@ def build_shards(
             onnxruntime supports one, else the CPU. Maps of different providers differ slightly; a set records its
             provider.
         onnx_threads: Threads per worker for these networks, 1 to 256. If above 1, lower --jobs.
-        classes: Use only the first N classes; for drawn: number of classes to draw.
-        images_per_class: At most N training images per class, evenly spaced in the dataset's order; for drawn: number
-            of images to draw per class, test images included.
-        size: drawn only: longer side in pixels.
-        seed: drawn only: the seed of the drawings.
+        classes: Use only the first N classes. Default: all. For drawn: the number of classes to draw; default: 20.
+        images_per_class: At most N training images per class, evenly spaced in the dataset's order. Default: all. For
+            drawn: the number of images to draw per class, test images included; default: 60.
+        size: drawn only: longer side in pixels. Default: 256.
+        seed: drawn only: the seed of the drawings. Default: 0.
         level: aircraft only: the level of the class labels. Default: variant.
         class_list: imagenet100 only: the file with the classes. Default: imagenet100.txt in the root.
         table: table only: the CSV file, with the columns path, label, x, y, w, h, split. Default: labels.csv in the
@@ -99,14 +100,14 @@ def build_shards(
         annotations: coco only: one or two json files in COCO's form, as other tools export them: train, then test.
             Without --root, paths are relative to the folder that holds them.
         test_fraction: folder, table and coco only, for a dataset without a test split: the fraction of every class to
-            move to a new test split, above 0 and below 1.
+            move to a new test split, above 0 and below 1. Default: the dataset's own splits.
         split_seed: Seed for drawing that test split. Default: 0.
         split_folders: folder only: where folders called train and test (or val, ...) are. above: train/CLASS/IMAGE.
             inside: CLASS/train/IMAGE. none: they are classes, or parts of a class. Default: inferred from the layout.
         download: First download the dataset into the root, if it has a public address and is not there yet.
         part: I/N: build only part I of N, counted from 0, into a folder that several machines share; then run `fgdata
             finish` (docs/cluster.md). auto/N: I is the index of this task in a job array of Slurm, Kubernetes or AWS
-            Batch.
+            Batch. Default: build the whole set.
     """
     from .. import datasets
     from ..boxes.objective import Objective

@@ -76,7 +76,8 @@ def score(
 
     Args:
         shards: The folder of the shard set, or its URL.
-        against: Compare with the boxes of this detector instead of the ground truth, for a set that has none.
+        against: Compare with the boxes of this detector instead of the ground truth. Default: the ground truth, or for
+            a set without it every detector with every other one.
         as_json: Print JSON instead of a table.
     """
     from ..report.agreement import agree
@@ -112,6 +113,7 @@ def show(
     Args:
         shards: The folder of the shard set, or its URL.
         other: Another set of the same images, such as one with another objective: the page shows the boxes of both.
+            Default: the page is of one set.
         out: The file to write; its name must end in .html or .htm. Default: report.html in the (first) shard set's
             folder; for a URL, NAME.html in the working folder.
         samples: Images to show, 1 to 1,000. The statistics cover all samples.

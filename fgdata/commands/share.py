@@ -20,7 +20,7 @@ def card(shards: Folder, out: Path | None = None, to: str | None = None, licence
     Args:
         shards: The folder of the shard set.
         out: The folder to write to. Default: the shard set's folder.
-        to: Where the set will be, for links and commands: hf://datasets/ORG/NAME.
+        to: Where the set will be, for links and commands: hf://datasets/ORG/NAME. Default: the card says FOLDER.
         licence: Licence of the set, by the hub's name: cc-by-4.0, mit, ... Default: what fgdata knows of the dataset.
     """
     from ..files.hub import check_licence, dataset_name

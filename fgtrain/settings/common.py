@@ -92,7 +92,7 @@ class Data:
     three, and as many more as keep all readers busy."""
     cache: Literal["ram"] | None = None
     """ram: keep the decoded images in memory, 3 bytes per pixel in each process, so that each is decoded once. Does not
-    change the result; the backend is then threads."""
+    change the result; the backend is then threads. Default: decode each image in every epoch."""
     process: bool = False
     """Make the batches in a separate process, in each process of the run. Does not change the result. Linux only, and
     not with --backend dali on a GPU."""
@@ -100,7 +100,8 @@ class Data:
     """Tars of the set whose samples are shuffled together, so that reads stay within a few files: for disks and network
     storage. Default: the whole split is shuffled."""
     cache_dir: Path | None = None
-    """For a URL: folder that keeps copies of its tars, for all processes and later runs. Does not change the result."""
+    """For a URL: folder that keeps copies of its tars, for all processes and later runs. Does not change the result.
+    Default: no copies."""
     cache_gb: float = 50.0
     """Largest size of the copies in --data.cache-dir, in GB; tars for which there is no room are read from the URL."""
 
@@ -205,7 +206,7 @@ class Machine:
     resume, start a new run and report it, so that a requeued job can use the same command."""
     config: Path | None = None
     """Read settings from the config.json of another run, or from a YAML file; flags override them. A YAML file needs
-    only what differs from the recipe."""
+    only what differs from the recipe. Default: the settings of the recipe."""
     device: str = "auto"
     """cpu, cuda, cuda:N or mps. auto: cuda if available, else cpu."""
     backend: Literal["auto", "threads", "dali"] = "auto"
@@ -286,7 +287,7 @@ class Config:
     """Run directory whose training this run continues with a new schedule. All weights, heads, moving averages, banks
     and the state of the optimiser are kept. The run must have the same method, networks, views and shard set; epochs,
     seed and --optim may differ, except --optim.name. It starts with a whole epoch. --config RUN/config.json gives its
-    settings."""
+    settings. Default: a new training."""
     freeze_stages: int = 0
     """Stages whose weights and batch-norm statistics stay frozen. 2 freezes the stem and the first two stages of a
     convolutional network, or the patch embedding and the first two blocks of a ViT; 0: none."""

@@ -40,7 +40,7 @@ class Evaluation:
     """More runs, measured one after the other with the same flags."""
     weights: str | None = None
     """Evaluate these weights instead of a run: any value that `fgtrain run --init` takes, or random, for the network of
-    --model.backbone. The results are saved with --results."""
+    --model.backbone. The results are saved with --results. Default: the run that is named."""
     model: Model = NETWORK
     results: Path | None = None
     """With --weights: the .jsonl file that the results are appended to. Default: they are only printed."""
@@ -90,7 +90,7 @@ class Linear(Evaluation):
     """Fractions of the training labels, the same fraction of every class; the paper uses 1 0.5 0.2."""
     labels: Path | None = None
     """File that lists the labelled images of the train split, one id or path per line, optionally followed by its
-    label; the fractions are then fractions of these."""
+    label; the fractions are then fractions of these. Default: the whole train split."""
     trials: int = 1
     """Number of layers trained, each with its own seed (labelled images, weights, order), on the same crops."""
     epochs: int | None = None
@@ -116,7 +116,7 @@ class Finetune(Evaluation):
     its own images. Semi-supervised tables use 1 0.5 0.2 0.1."""
     labels: Path | None = None
     """File that lists the labelled images of the train split, one id or path per line, optionally followed by its
-    label; the fractions are then fractions of these."""
+    label; the fractions are then fractions of these. Default: the whole train split."""
     epochs: int = 50
     """Passes over the train split."""
     batch_size: int = 16

@@ -32,7 +32,7 @@ class Views(Picture):
     views pasted over them replace the RandomResizedCrop views. A run with another crop adds two views with that."""
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """Run directory whose shard set and view settings are used."""
+    """Run directory whose shard set and view settings are used. Default: --shards, and the default views."""
     shards: MaybePlace = None
     """Shard set. Default: the run's, else the newest under shards/."""
     detector: str | None = None
@@ -132,7 +132,7 @@ class Watch(Picture):
     once: Switch = False
     """Show the runs as they are now, and end."""
     out: Path | None = None
-    """Write the page to this file, .html, instead of the terminal."""
+    """Write the page to this file, .html, instead of the terminal. Default: the terminal."""
 
     def __post_init__(self) -> None:
         need_between(0.1, self.every, 3600, "every")

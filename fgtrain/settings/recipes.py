@@ -84,11 +84,12 @@ def simclr() -> SimclrConfig:
 
 
 def cvsa() -> CvsaConfig:
-    """CVSA on BYOL from scratch: SaliencySwap views and the alignment loss ("second stage only").
+    """CVSA on BYOL from scratch: SaliencySwap views and the alignment loss.
 
     fgtrain run cvsa
 
-    CUB, ResNet-50, 800 epochs, fine-tuned: 66.88, BYOL 64.85. Wu et al., BMVC 2022, Table 1.
+    The paper calls training from scratch on the fine-grained set "second stage only". CUB, ResNet-50, 800 epochs,
+    fine-tuned: 66.88, BYOL 64.85. Wu et al., BMVC 2022, Table 1.
     """
     return CvsaConfig(views=SWAP, optim=LARS, sync_norm=True)
 
@@ -124,7 +125,7 @@ def byol_cub_r50() -> ByolConfig:
 
 
 def cvsa_cub_r50() -> CvsaConfig:
-    """CVSA on BYOL with ResNet-50, 800 epochs, batches of 1024, second stage only. NAbirds and Aircraft: the same.
+    """CVSA on BYOL with ResNet-50 from scratch, 800 epochs, batches of 1024. NAbirds and Aircraft: the same.
 
     fgtrain run cvsa-cub-r50 --data.shards shards/cub
 

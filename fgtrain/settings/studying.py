@@ -20,7 +20,7 @@ class StudyData:
     """Shard sets in place of the study's, in its order. With fewer of them, only the columns of the first sets remain.
     """
     batch_size: int | None = None
-    """Samples per step, for every run."""
+    """Samples per step, for every run. Default: each row's own."""
 
     def __post_init__(self) -> None:
         need(
@@ -36,7 +36,7 @@ class StudyModel:
     """The network of a scaled-down study."""
 
     backbone: str | None = None
-    """Network of every run."""
+    """Network of every run. Default: each row's own."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StudyViews:
     """The views of a scaled-down study."""
 
     size: int | None = None
-    """Side of every view in pixels."""
+    """Side of every view in pixels. Default: each row's own."""
 
     def __post_init__(self) -> None:
         need(self.size is None or 8 <= self.size <= 4096, "views.size", self.size, "8 to 4096")
@@ -70,10 +70,10 @@ class Study:
     seeds: tuple[int, ...] = ()
     """Seeds of every row. Default: the study's."""
     epochs: int | None = None
-    """Epochs of every run."""
+    """Epochs of every run. Default: each row's own."""
     init: str | None = None
     """Weights that every row with a start begins from, in place of the study's own and of its first stages: any value
-    of `fgtrain run --init`, or random."""
+    of `fgtrain run --init`, or random. Default: the study's own."""
     settings: tuple[str, ...] = ()
     """Other settings of every run that has them, NAME=VALUE: optim.lr=0.1 moco.queue=auto; or of an evaluation:
     finetune.epochs=5 linear.cache=true."""
@@ -83,7 +83,7 @@ class Study:
     """Runs at a time, each in a separate process with its share of the cores, or a GPU of its own."""
     part: str | None = None
     """I/N: run only part I of N, counted from 0, as one of N jobs on a shared disk. A last call without it writes the
-    table."""
+    table. Default: the whole study."""
     tune: bool = False
     """First choose a learning rate for each method, with the same sweep for all, by kNN on a tenth of the train split.
     """
