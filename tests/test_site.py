@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from pages import DOCS, PAGES, python_blocks
+from pages import DOCS, PAGES, python_block
 from paths import ROOT, TOOLS
 
 from fgtrain.settings.recipes import RECIPES
@@ -67,7 +67,7 @@ def test_the_flags_of_a_command_exist(page: Path):
 
 
 def test_the_boxes_of_the_guide_are_read_without_fgdata(drawn_set: Path):
-    (block,) = python_blocks(DOCS / "guides.md")
+    block = python_block(DOCS / "guides.md", "tarfile")
     names: dict = {}
     code = block.replace("shards/boxes", str(drawn_set)).replace(".rbd.npy", ".gt.npy")
     exec(compile(code, "docs/guides.md", "exec"), names)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pages import DOCS, python_blocks
+from pages import DOCS, python_block, python_blocks
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from trainable import small
@@ -15,6 +15,7 @@ from trainable import small
 from fgdata.building.build import build
 from fgdata.datasets import read
 from fgdata.errors import InputError
+from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
 from fgtrain import cli, objectives
 from fgtrain.engine import lifecycle
@@ -240,6 +241,25 @@ def test_export_loads_into_torchvision_as_the_page_says(run: Path, tmp_path: Pat
     exec(compile(block, "docs/training.md", "exec"), {})
     assert "missing_keys=['fc.weight', 'fc.bias'], unexpected_keys=[]" in capsys.readouterr().out
     assert cli.main(["export", str(run), str(tmp_path / "encoder.pt")]) == 2
+
+
+def test_the_guide_predicts_one_image_as_eval_knn_does(run: Path, drawn_set: Path, tmp_path: Path, monkeypatch, capsys):
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: pip install pyarrow")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", str(run), "encoder.safetensors"]) == 0
+    assert cli.main(["embed", str(run), str(drawn_set), "--device", "cpu"]) == 0
+    Path("new.jpg").write_bytes(ShardSet.open(drawn_set).split("test").read(0)["jpg"])
+    names: dict = {}
+    capsys.readouterr()
+    code = python_block(DOCS / "guides.md", "pyarrow").replace("224  #", "32  #").replace("topk(20)", "topk(5)")
+    exec(compile(code, "docs/guides.md", "exec"), names)
+    table = pq.read_table("features.parquet")
+    row = next(row for row in table.to_pylist() if row["split"] == "test")
+    cosine = torch.cosine_similarity(names["feature"], torch.tensor([row["feature"]])).item()
+    assert cosine > 0.99  # Pillow resizes the image here, fgdata there
+    bank, labels = names["bank"].double(), names["labels"]
+    predicted = knn.knn_predict(bank, labels, names["feature"].double(), 5, 0.07, int(labels.max()) + 1)
+    assert capsys.readouterr().out == f"{names['names'][int(predicted)]}\n"
 
 
 def test_encoder_alone_is_evaluated_with_shards_named(run: Path, drawn_set: Path, tmp_path: Path):
