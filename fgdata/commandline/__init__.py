@@ -1,7 +1,8 @@
 """Help as paragraphs: docstrings are wrapped at the terminal's width, not where the source file breaks its lines.
 
 tyro 1.0 keeps the source's line breaks in the description of an argument, and before a line that starts with a space or
-a sign, and prints the description of a command without wrapping it. This module changes all of that.
+a sign, and prints the description of a command without wrapping it. It also prints "(default: None)" or "(default: )"
+after a description that says what happens without the flag. This module changes all of that.
 """
 
 import re
@@ -10,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import docstring_parser
@@ -26,7 +28,9 @@ def help_as_paragraphs(words: Sequence[str]) -> Iterator[None]:
         yield
         return
     strings: Any = tyro._strings  # pyright: ignore[reportAttributeAccessIssue]
+    arguments: Any = tyro._arguments  # pyright: ignore[reportAttributeAccessIssue]
     original, parse, stream = strings.remove_single_line_breaks, docstring_parser.parse, sys.stdout
+    describe = arguments.generate_argument_helptext
 
     def parse_joined(*given: Any, **options: Any) -> docstring_parser.Docstring:
         parsed = parse(*given, **options)
@@ -34,12 +38,22 @@ def help_as_paragraphs(words: Sequence[str]) -> Iterator[None]:
             parameter.description = join_lines(parameter.description or "")
         return parsed
 
+    def describe_once(argument: Any, *given: Any, **options: Any) -> Any:
+        field = argument.field
+        text = field.helptext() if callable(field.helptext) else field.helptext
+        if field.default is None or field.default == ():
+            said, hint = "Default: " in str(text), "(default: none)" if field.default == () else None
+            field = replace(field, argconf=replace(field.argconf, help_behavior_hint="" if said else hint))
+        return describe(replace(argument, field=field), *given, **options)
+
     strings.remove_single_line_breaks, docstring_parser.parse = join_lines, parse_joined
+    arguments.generate_argument_helptext = describe_once
     sys.stdout = _Wrapping(stream)
     try:
         yield
     finally:
         strings.remove_single_line_breaks, docstring_parser.parse = original, parse
+        arguments.generate_argument_helptext = describe
         sys.stdout = stream
 
 

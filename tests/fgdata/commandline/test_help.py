@@ -36,6 +36,20 @@ def test_no_line_is_too_long_or_broken_early(program: str, words: str, columns: 
             assert len(above.rstrip()) + 1 + len(below.split()[0]) > room - 1, (above, below)
 
 
+@pytest.mark.parametrize(("program", "words"), [*PAGES, ("fgtrain", "study drawn-birds"), ("fgtrain", "eval all")])
+def test_a_default_is_stated_once(program: str, words: str, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        {"fgdata": fgdata_main, "fgtrain": fgtrain_main}[program]([*words.split(), "--help"])
+    text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "(default: )" not in text
+    assert not re.search(r"Default: [^-]*?\(default: ", text)
+    if words == "run cvsa":
+        assert "Run directory. Default: runs/<name>. --resume" in text
+        assert "environment variables. (default: none)" in text
+        assert "that the alignment loss is added to. (default: byol)" in text
+
+
 def test_paragraphs_are_joined_and_lists_are_kept():
     text = "One\n    two (a\n    --b).\n\n    Three\n    * four\n    five\n    * six\n"
     assert join_lines(text) == "One two (a --b).\n\nThree\n* four five\n* six"
