@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
-from fgdata.views import load
 
 from .. import objectives, parallel
 from ..evaluate import online
@@ -25,6 +24,7 @@ from ..evaluate.labels import Chosen
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import BetweenEpochs
+from ..objectives.loading import load_images
 from ..place import enough_memory, pick_precision
 from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
@@ -89,25 +89,7 @@ class Trainer:
         if sketch is None:
             check_reads(config, shards, self.objective, self.world)
         torch.manual_seed(parallel.own_seed(config.seed))  # for random draws of the objective
-        self.loader = load(
-            shards,
-            views=self.objective.views,
-            batch_size=config.data.batch_size // self.world,
-            split=config.data.split,
-            detector=config.data.detector,
-            backgrounds=config.data.backgrounds,
-            backend=config.machine.backend,
-            seed=config.seed,
-            rank=parallel.rank(),
-            world_size=self.world,
-            threads=config.machine.threads,
-            readers=config.data.readers,
-            ahead=config.data.ahead,
-            cache=config.data.cache,
-            process=config.data.process,
-            shuffle_block=config.data.shuffle_block,
-            device=device,
-        )
+        self.loader = load_images(config, shards, self.objective.views, device)
         views = self.objective.views
         own = views.crop == "contrastive" and views.crop_box == "given"
         self.refresh = Refresh(config, shards, device) if own else None

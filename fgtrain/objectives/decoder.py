@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
-from fgdata.views import load
 
 from .. import parallel
 from ..networks.encoder import Encoder
@@ -33,6 +32,7 @@ from ..runs.files import raise_system_error, read_through, write_bytes
 from ..runs.rundir import RunDir
 from ..runs.state import checksum, damage
 from ..settings.methods import SynthPairConfig
+from .loading import load_whole
 from .losses import wide
 
 FILE, UNFINISHED = "decoder.safetensors", "decoder-warmup.pt"
@@ -179,23 +179,8 @@ def warm_up(
     frozen.hold = encoder.hold
     frozen.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(decoder.parameters(), lr=settings.lr)
-    loader = load(
-        shards,
-        views=replace(encoder.evaluation_view(config.views.size), plain=True),
-        batch_size=max(2, min(settings.batch_size, len(shards.split(config.data.split))) // world),
-        split=config.data.split,
-        backend=config.machine.backend,
-        seed=config.seed,
-        rank=parallel.rank(),
-        world_size=world,
-        threads=config.machine.threads,
-        readers=config.data.readers,
-        ahead=config.data.ahead,
-        cache=config.data.cache,
-        process=config.data.process,
-        shuffle_block=config.data.shuffle_block,
-        device=device,
-    )
+    size = max(2, min(settings.batch_size, len(shards.split(config.data.split))) // world)
+    loader = load_whole(config, shards, encoder, device, batch_size=size)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")
     epoch = 0
     with parallel.together():

@@ -18,7 +18,7 @@ from fgdata.shards.reader import ShardSet, meta
 
 from ..evaluate.cam import explain, remark_on
 from ..evaluate.finetune import Part
-from ..evaluate.localization import probe_layer, whole_image
+from ..evaluate.localization import probe_layer
 from ..evaluate.probe import images, placed
 from ..evaluate.subject import Subject
 from ..printing import say
@@ -67,7 +67,7 @@ def draw_gradcam(flags: Gradcam) -> Path:
     for subject in subjects:
         encoder = subject.load()
         layer = probe_layer(encoder, data, subject.size, subject.device, flags.seed)
-        x, batch = next(images(part, split, whole_image(encoder, subject.size), subject.device))
+        x, batch = next(images(part, split, encoder.whole_view(subject.size), subject.device))
         classes = batch["label"].to(subject.device)
         maps, predicted = explain(placed(encoder, subject.device), layer, x, classes)
         right.append(int((predicted == classes).sum()))

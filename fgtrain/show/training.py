@@ -12,7 +12,7 @@ from fgdata.views import ViewSpec
 
 from ..evaluate.cam import explain
 from ..evaluate.finetune import Part
-from ..evaluate.localization import probe_layer, whole_image
+from ..evaluate.localization import probe_layer
 from ..evaluate.probe import images, placed
 from ..networks.encoder import Encoder
 from ..runs.files import whole
@@ -69,7 +69,7 @@ def gradcam_sheet(encoder: Encoder, shards: ShardSet, size: int, device: torch.d
     numbers = choose(shards, split, (), min(ROWS, len(reader)), 0)
     layer = probe_layer(encoder, shards, size, device, 0)
     part = Part(shards, split, torch.from_numpy(numbers))
-    x, batch = next(images(part, split, whole_image(encoder, size), device))
+    x, batch = next(images(part, split, encoder.whole_view(size), device))
     maps, _ = explain(placed(encoder, device), layer, x, batch["label"].to(device))
     cells, captions = [], []
     for number, one in zip(numbers, maps.cpu().numpy()):

@@ -124,9 +124,7 @@ def test_activation_maps_are_of_each_samples_class_in_any_order(drawn_set: Path,
     shards, cpu = ShardSet.open(drawn_set), torch.device("cpu")
     true_boxes = [np.array([[0, 0, 1, number / 16]])[: number % 3] for number in range(16)]  # every third has none
     layer, encoder = nn.Linear(3, 4), cast("Encoder", Coarse())
-    with load(
-        shards, views=localization.whole_image(encoder, 32), batch_size=16, split="test", shuffle=False
-    ) as loader:
+    with load(shards, views=encoder.whole_view(32), batch_size=16, split="test", shuffle=False) as loader:
         samples = next(iter(loader))
     z = Coarse()(samples["plain"]).maps[4].double().numpy()
     w = layer.weight.detach().double().numpy()
