@@ -8,7 +8,6 @@ import json
 import math
 import os
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -30,7 +29,7 @@ from ..networks.encoder import Encoder
 from ..place import has_bf16
 from ..runs.files import raise_system_error, read_through, write_bytes
 from ..runs.rundir import RunDir
-from ..runs.state import checksum, damage
+from ..runs.state import checksum, damage, read_saved
 from ..settings.methods import SynthPairConfig
 from .loading import load_whole
 from .losses import wide
@@ -251,11 +250,7 @@ def mean_image_error(x: Tensor) -> Tensor:
 def restore(unfinished: Path, epochs: int, decoder: Decoder, optimizer: torch.optim.Optimizer, loader: Any) -> int:
     """Restores an interrupted warm-up and returns its completed epochs. InputError when its state is damaged."""
     try:
-        read_through(unfinished)
-        with zipfile.ZipFile(unfinished) as parts:  # torch stores checksums and does not compare them
-            if changed := parts.testzip():
-                raise ValueError(changed)
-        state = torch.load(unfinished, map_location="cpu", weights_only=True)
+        state = read_saved(unfinished)
         epoch = state["epoch"]
         if not (isinstance(epoch, int) and 0 <= epoch < epochs):
             raise ValueError(epoch)
