@@ -1,5 +1,6 @@
 """MaxBoxAcc on constructed maps, boxes of components against scikit-image, activation maps against loops."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -111,8 +112,8 @@ class Coarse(nn.Module):
     """(B, 3, S, S) -> features whose last stage is the image pooled to 4 x 4."""
 
     @staticmethod
-    def evaluation_view(size: int) -> ViewSpec:
-        return ViewSpec.evaluation(size)
+    def whole_view(size: int) -> ViewSpec:
+        return replace(ViewSpec.evaluation(size), plain=True)
 
     def forward(self, x: torch.Tensor) -> Features:
         stage4 = nn.functional.adaptive_avg_pool2d(x, 4)
