@@ -33,7 +33,7 @@ from fgtrain.engine.trainer import Trainer
 from fgtrain.evaluate import cam, finetune, knn, linear, localization, probe
 from fgtrain.networks import optim
 from fgtrain.networks.encoder import Encoder
-from fgtrain.objectives import decoder
+from fgtrain.objectives import decoder, loading
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Model
 from fgtrain.settings.evaluations import Finetune
@@ -196,8 +196,8 @@ def test_step_stays_on_the_gpu_and_never_waits_for_it(method: str, drawn_set: Pa
 
 
 def test_warm_up_of_the_decoder_waits_once_an_epoch(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(decoder, "load", batches)
     with on_gpu(drawn_set, tmp_path, "synth-pair") as (trainer, watch):
+        monkeypatch.setattr(loading, "load", batches)
         pair = trainer.objective
         decoder.warm_up(
             pair.decoder, pair.encoder, pair.config, trainer.run, trainer.shards, CUDA, lambda _: None, lambda: False
