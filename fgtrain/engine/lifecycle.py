@@ -174,7 +174,7 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
     if status == "stopped":
         monitor.say(
             f"Stopped at step {trainer.step:,} of {trainer.total:,}. "
-            f"Resume: {parallel.launch_command()} run {name} --out {out} --resume{plugins.flags()}"
+            f"Resume: {run.launcher} run {name} --out {out} --resume{plugins.flags()}"
         )
     else:
         monitor.say(f"Done. {suggest_evaluation(shards, out)}")
