@@ -47,7 +47,9 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
         signals.catch(PATIENT)
         with parallel.together():
             check_trackers(config)
-            opened = open_shards(named_set(config, path), config.data.cache_dir, config.data.cache_gb)
+            named, data = named_set(config, path), config.data
+            own = isinstance(named, Url) or not data.lent_from_afar  # else the folder is for the backgrounds only
+            opened = open_shards(named, data.cache_dir if own else None, data.cache_gb)
             shards = choose_images(config, opened)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_origin(run, shards)

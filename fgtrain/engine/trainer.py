@@ -99,6 +99,8 @@ class Trainer:
             split=config.data.split,
             detector=config.data.detector,
             backgrounds=config.data.backgrounds,
+            cache_dir=config.data.cache_dir if config.data.lent_from_afar else None,
+            cache_gb=config.data.cache_gb,
             backend=config.machine.backend,
             seed=config.seed,
             rank=parallel.rank(),

@@ -34,6 +34,8 @@ def check_leak(
         split=config.data.split,
         detector=config.data.detector,
         backgrounds=config.data.backgrounds,
+        cache_dir=config.data.cache_dir if config.data.lent_from_afar else None,
+        cache_gb=config.data.cache_gb,
         backend=config.machine.backend,
         seed=config.seed,
         threads=config.machine.threads,
