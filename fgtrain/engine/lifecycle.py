@@ -53,7 +53,7 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
             shards = choose_images(config, opened)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_origin(run, shards)
-            before = run.facts.get("processes")
+            before, edited = run.facts.get("processes"), plugins.describe_changed(run.facts.get("plugins"))
             last = run.resume_point() if first else None
             opening = ""
             if run.facts:
@@ -79,6 +79,8 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                         f" with {number} instead of {before}: from here on the results differ slightly from those of "
                         "an uninterrupted run"
                     )
+                if edited:
+                    opening += f"; {edited} since the run was last started, so from here on its results may differ"
             elif config.extend is not None:
                 opening = trainer.extend(config.extend)
             if first:
