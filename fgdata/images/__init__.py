@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 VERSION = 2
-"""Version of the rules by which an image becomes a stored JPEG: 1 dropped the alpha channel. Scaling PGM and PPM by their
-white did not raise it: the published datasets have no such files, and every set would be out of date."""
+"""Version of the rules by which an image becomes a stored JPEG: 1 dropped the alpha channel. Scaling PGM and PPM by
+their white did not raise it: the published datasets have no such files, and every set would be out of date."""
 _PNG_START = b"\x89PNG"
 _SIGNATURES = {_PNG_START: "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
 _MOST_PIXELS = 178_956_970
