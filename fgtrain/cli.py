@@ -115,6 +115,7 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
         quoted = quote(str(file))
         raise InputError(
             f"{file} is for the method {config.method}, not {name}. Run: fgtrain run {config.method} --config {quoted}"
+            f"{plugins.flags()}"
         )
     if not given:
         recorded = RunDir(out).facts.get("name")
@@ -122,7 +123,7 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
         if name != recipe:
             raise InputError(
                 f"{out} is a run of {recipe}, not of {name}. Resume it: "
-                f"fgtrain run {recipe} --out {quote(str(out))} --resume"
+                f"{RunDir(out).launcher} run {recipe} --out {quote(str(out))} --resume{plugins.flags()}"
             )
     return replace(config, machine=replace(config.machine, out=None if given else out, resume=False, config=None)), name
 

@@ -137,10 +137,10 @@ def _own_device(name: str) -> torch.device:
     return pick_device(f"cuda:{local}")
 
 
-def launch_command() -> str:
-    """How this process was started: fgtrain, or torchrun ... -m fgtrain. For commands that are printed."""
-    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return "fgtrain" if world_size() == 1 else f"torchrun --nproc-per-node {local} -m fgtrain"
+def nodes() -> int:
+    """The number of machines of this run, which have equally many processes."""
+    world = world_size()
+    return 1 if world == 1 else -(-world // int(os.environ.get("LOCAL_WORLD_SIZE", world)))
 
 
 def collect(value: Any) -> list[Any]:

@@ -14,6 +14,15 @@ from fgdata.stores.place import Url
 SHARDS = Path("shards")
 
 
+def launcher(processes: int, nodes: int) -> str:
+    """How a run of so many processes starts: fgtrain, or torchrun ... -m fgtrain, on every node. For commands that are
+    printed: HOST stands for the first node, which may be another one each time."""
+    if processes == 1:
+        return "fgtrain"
+    meeting = f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint HOST:29500 " if nodes > 1 else ""
+    return f"torchrun {meeting}--nproc-per-node {-(-processes // max(1, nodes))} -m fgtrain"
+
+
 def open_shards(path: Path | Url | None, cache_dir: Path | None = None, cache_gb: float = 50.0) -> ShardSet:
     """The shard set at `path`, or if that is None the newest complete one under shards/ (a folder with manifest.json).
 

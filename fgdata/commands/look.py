@@ -56,9 +56,7 @@ def check(
         from ..report.terminal import DUPLICATES
         from ..shards.reader import ShardSet
 
-        with Progress("Comparing", total) as progress:
-            found = find_duplicates(ShardSet.open(shards), progress.advance)
-        DUPLICATES[format](shards, found)
+        DUPLICATES[format](shards, find_duplicates(ShardSet.open(shards)))
     return 0
 
 

@@ -8,6 +8,7 @@ these datasets saw it. In a TIFF the orientation is part of the format rather th
 import errno
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 VERSION = 2
-"""Version of the rules by which an image becomes a stored JPEG: 1 dropped the alpha channel."""
+"""Version of the rules by which an image becomes a stored JPEG: 1 dropped the alpha channel. Scaling PGM and PPM by
+their white did not raise it: the published datasets have no such files, and every set would be out of date."""
 _PNG_START = b"\x89PNG"
 _SIGNATURES = {_PNG_START: "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
 _MOST_PIXELS = 178_956_970
@@ -36,6 +38,8 @@ CHROMA = {"420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, "444": cv2.IMWRITE_JPEG_S
 _BLENDED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 """Pillow's modes whose transparency `decode` applies; the others are of 16 bits and more, or have none."""
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_PNM = re.compile(rb"P([2356])(?:(?:\s|#[^\r\n]*+)++(\d++)){3}")
+"""Header of a PGM or PPM: its kind (2 and 3 are text), width, height and the value of white."""
 # OpenCV's flags for reduced decoding also choose grey or BGR. The grey ones only reduce; _FLAGS chooses RGB.
 _REDUCED = (
     (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
@@ -99,6 +103,8 @@ def decode(data: bytes, name: str, least_side: int | None = None, ground: int = 
     size = header(data, name)  # before any decoder reserves memory for it
     if size.transparent:
         return _decode_on_ground(data, name, ground)
+    if size.format == "ppm" and (white := _white_to_scale(data)):
+        return _decode_scaled(data, name, white)
     flags = _FLAGS
     if size.format == "jpeg" and least_side:
         side = min(size.width, size.height)
@@ -108,6 +114,21 @@ def decode(data: bytes, name: str, least_side: int | None = None, ground: int = 
     if pixels is None and size.format == "jpeg" and not size.plain:
         pixels = _decode_odd_jpeg(data, name)
     return _decode_with_pillow(data, name) if pixels is None else pixels
+
+
+def _white_to_scale(data: bytes) -> int | None:
+    """The value of white of a PGM or PPM that OpenCV would decode too dark: it scales only text of up to 8 bits."""
+    stated = _PNM.match(data)
+    white = int(stated[2]) if stated else 255
+    return None if not stated or white in (255, 65535) or (stated[1] in b"23" and white < 255) else white
+
+
+def _decode_scaled(data: bytes, name: str, white: int) -> np.ndarray:
+    with name_image(name):
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS | cv2.IMREAD_ANYDEPTH)
+    if stored is None:
+        return _decode_with_pillow(data, name)
+    return np.rint(np.minimum(stored, white) * (255 / white)).astype(np.uint8)
 
 
 @contextmanager

@@ -138,6 +138,16 @@ def ask(owner: str, recorded: Any) -> str:
     return f"{owner} needs the plug-in{'' if one else 's'} {', '.join(missing)}: add {words} to the command."
 
 
+def describe_changed(recorded: Any) -> str:
+    """Which loaded plug-ins have another file than those recorded in a run.json; "" if none."""
+    old, now = recorded if isinstance(recorded, dict) else {}, loaded()
+    changed = [name for name in now if old.get(name, now[name]) != now[name]]
+    if not changed:
+        return ""
+    one = len(changed) == 1
+    return f"the file of the plug-in{'' if one else 's'} {', '.join(changed)} has changed"
+
+
 def _add(kind: str, key: str, value: Any, name: str, tables: Tables) -> None:
     table = tables.get(kind)
     if table is None or table.get(key) is value:

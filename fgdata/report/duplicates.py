@@ -17,6 +17,7 @@ import numpy as np
 
 from ..cores import available_cores
 from ..images import decode
+from ..progress import Progress
 from ..shards.reader import ShardSet, SplitReader, label, meta
 
 MOST_BITS = 8
@@ -79,12 +80,11 @@ class Duplicates:
         }
 
 
-def find_duplicates(shards: ShardSet, advance: Callable[[int], None] = lambda images: None) -> Duplicates:
-    """Decodes every image of a set and compares all pairs.
+def find_duplicates(shards: ShardSet) -> Duplicates:
+    """Decodes every image of a set and compares all pairs. Shows the progress of both.
 
     Args:
         shards: The set.
-        advance: Called with the number of images that were just decoded.
 
     Raises:
         InputError: A sample is damaged.
@@ -94,8 +94,12 @@ def find_duplicates(shards: ShardSet, advance: Callable[[int], None] = lambda im
             print(pair.first.file, pair.second.file)
     """
     images: list[Image] = []
-    pixels = np.empty((sum(shards.splits.values()), SIDE, SIDE), np.uint8)
-    with ThreadPoolExecutor(available_cores()) as pool:  # reading and decoding release the GIL
+    total = sum(shards.splits.values())
+    pixels = np.empty((total, SIDE, SIDE), np.uint8)
+    with (
+        Progress("Decoding", total) as progress,
+        ThreadPoolExecutor(available_cores()) as pool,
+    ):  # reading and decoding release the GIL
         for split in shards.splits:
             reader = shards.split(split)
             for start in range(0, len(reader), _IMAGES):
@@ -103,13 +107,14 @@ def find_duplicates(shards: ShardSet, advance: Callable[[int], None] = lambda im
                 for image, grey in pool.map(partial(_read, shards, reader), numbers):
                     pixels[len(images)] = grey
                     images.append(image)
-                advance(len(numbers))
+                progress.advance(len(numbers))
     across, within = [], Counter()
-    for i, j, bits, correlation, mirrored in compare(pixels):
-        if images[i].split == images[j].split:
-            within[images[i].split] += 1
-        else:
-            across.append(Pair(images[i], images[j], bits, correlation, mirrored))
+    with Progress("Comparing", total) as progress:
+        for i, j, bits, correlation, mirrored in compare(pixels, progress.advance):
+            if images[i].split == images[j].split:
+                within[images[i].split] += 1
+            else:
+                across.append(Pair(images[i], images[j], bits, correlation, mirrored))
     return Duplicates(dict(shards.splits), tuple(across), {split: within[split] for split in shards.splits})
 
 
@@ -126,11 +131,13 @@ def grey_pixels(data: bytes, name: str) -> np.ndarray:
     return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
-def compare(pixels: np.ndarray) -> Iterator[tuple[int, int, int, float, bool]]:
+def compare(
+    pixels: np.ndarray, advance: Callable[[int], None] = lambda images: None
+) -> Iterator[tuple[int, int, int, float, bool]]:
     """(N, SIDE, SIDE) uint8 -> (i, j, bits, correlation, mirrored) of every near-duplicate pair i < j, in order.
 
     A pair that matches both as stored and mirrored is yielded once, as the better match. An image of one grey level
-    matches none.
+    matches none. advance: called with the number of images that were just compared with all later ones.
     """
     mirrors = np.ascontiguousarray(pixels[:, :, ::-1])
     hashes, mirrored_hashes = _hash(pixels), _hash(mirrors)
@@ -147,6 +154,7 @@ def compare(pixels: np.ndarray) -> Iterator[tuple[int, int, int, float, bool]]:
                 if r >= LEAST_CORRELATION and (pair not in found or r > found[pair][1]):
                     found[pair] = int(bits[i, j]), r, mirrored
         yield from ((*pair, *found[pair]) for pair in sorted(found))
+        advance(len(hashes[rows]))
 
 
 def _hash(pixels: np.ndarray) -> np.ndarray:

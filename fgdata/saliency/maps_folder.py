@@ -28,6 +28,7 @@ from ..boxes.objective import ANY_TAU
 from ..errors import InputError
 from ..files.regular import open_regular
 from ..images import decode, header, name_image
+from ..progress import Progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TAU = ANY_TAU
@@ -54,14 +55,15 @@ class MapsFolder:
     @cached_property
     def SETTINGS(self) -> dict[str, Any]:
         """The number of maps, and one sha256 over their names and bytes: a build resumes only with unchanged maps."""
-        sha256, count = hashlib.sha256(), 0
-        for file in sorted(_walk(self._folder)):
-            if file.suffix.lower() in SUFFIXES and file.is_file():
+        sha256 = hashlib.sha256()
+        files = sorted(file for file in _walk(self._folder) if file.suffix.lower() in SUFFIXES and file.is_file())
+        with Progress("Reading maps", len(files)) as progress:
+            for file in files:
                 sha256.update(os.fsencode(file.relative_to(self._folder).as_posix()) + b"\0")
                 with open_regular(file) as content:
                     sha256.update(hashlib.file_digest(content, "sha256").digest())
-                count += 1
-        return {"sha256": sha256.hexdigest(), "files": count}
+                progress.advance(1)
+        return {"sha256": sha256.hexdigest(), "files": len(files)}
 
     def saliency_map(self, rgb: np.ndarray, file: str) -> np.ndarray:
         """(H, W, 3) uint8 and its path in the dataset -> its map, (H, W) float32 in [0, 1].

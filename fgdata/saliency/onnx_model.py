@@ -8,8 +8,8 @@ one plane, (1, 1, h, w) or without the leading ones. The first of U2-Net's seven
 Settings may follow the file name: `onnx:u2net.onnx,size=288,mean=.5:.5:.5,std=1:1:1`. Each of these three comes from
 the first of these that has it: the name; the model's fixed input shape (size only); its metadata, keys `size`, `mean`
 and `std` in the same notation; the default. U2-Net's own code divides by the image's maximum instead of 255; this does
-not. Further settings: `output=2`, the number of the output, from 0; `sigmoid=yes` for an output of logits; `provider`
-and `threads` (onnx_provider.py).
+not. Further settings: `output=2`, the number of the output, from 0, or its name; `sigmoid=yes` for an output of logits;
+`provider` and `threads` (onnx_provider.py).
 Weights may be in external data in the model's folder (onnx_file.py). A model with a loop that may not end is refused
 (onnx_loops.py); any other is tried once, with limits of time and memory, before it is used (onnx_trial.py).
 """
@@ -156,9 +156,11 @@ class Model:
     def _choose_output(self, number: str) -> str:
         names = [output.name for output in self._session.get_outputs()]
         if not number.isdecimal() or int(number) >= len(names):
+            if number in names:
+                return number
             listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
             raise InputError(
-                f"{self._file}: output is {number!r}; allowed: the number of one of its outputs: {listed}."
+                f"{self._file}: output is {number!r}; allowed: the number or name of one of its outputs: {listed}."
             )
         return names[int(number)]
 

@@ -3,6 +3,8 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
+
 from ..stores.place import Url
 
 _SAME = ("classes", "images_per_class", "size", "seed", "level", "split_folders", "test_fraction", "split_seed")
@@ -35,10 +37,11 @@ def build_command(manifest: dict, out: Path | Url, *, keep_maps: bool = False) -
         return f"fgdata coreset POOL --target SET --encoder NAME --budget N --out {shlex.quote(str(out))}"
     words = ["fgdata", "build-shards", *(word for name in manifest.get("plugins", ()) for word in ("--plugin", name))]
     words += ["--dataset", dataset["name"], *(["--root", "FOLDER"] if dataset["name"] != "drawn" else [])]
+    words += _dataset_files(dataset)
     words += _flags({_FLAGS[key]: value for key, value in dataset.get("settings", {}).items() if key in _FLAGS})
-    detectors = [_WITH_FILES.get(name.partition("-")[0], name) for name in manifest["detectors"]]
+    detectors = [_detector(*item) for item in manifest["detectors"].items()]
     maps = keep_maps or "maps" in manifest
-    words += ["--saliency", *detectors, *(["rbd"] if maps and set(detectors) <= {"gt"} else [])]
+    words += ["--saliency", *detectors, *(["rbd"] if maps and manifest["detectors"].keys() <= {"gt"} else [])]
     if objective["name"] == "max-excess":
         used = "tau"
     else:
@@ -66,6 +69,29 @@ def build_beside(place: Path | Url, manifest: dict, suffix: str, *, keep_maps: b
     """`build_command` for a new set beside a folder, named after it: shards/cub and "-maps" -> shards/cub-maps."""
     folder = Path("shards") / place.name if isinstance(place, Url) else place if place.name else place.resolve()
     return build_command(manifest, folder.with_name(f"{folder.name}{suffix}"), keep_maps=keep_maps)
+
+
+def _dataset_files(dataset: dict) -> list[str]:
+    """The option for a file beside the images, which a manifest does not record: always where it has a default place,
+    and for COCO's form if the classes are not those of COCO itself, which begin with person."""
+    if dataset["name"] == "coco" and dataset.get("classes", [])[:1] != ["person"]:
+        return ["--annotations", "JSON"]
+    option = {"table": "--table", "imagenet100": "--class-list"}.get(dataset["name"])
+    return [option, "FILE"] if option else []
+
+
+def _detector(name: str, settings: dict) -> str:
+    """A detector and its settings in a manifest -> as --saliency takes it: onnx:FILE,size=320x320,provider=cuda."""
+    given = {}
+    if name.startswith("onnx-") and "size" in settings:
+        given = {"size": "x".join(map(str, settings["size"]))}
+        given |= {key: ":".join(str(np.float32(x)) for x in settings[key]) for key in ("mean", "std")}
+        given["output"] = settings["output"]
+        given |= {"sigmoid": "yes"} if settings.get("sigmoid") else {}
+    if "provider" in settings:  # CUDAExecutionProvider
+        given["provider"] = settings["provider"].removesuffix("ExecutionProvider").lower()
+    given |= {"threads": settings["threads"]} if "threads" in settings else {}
+    return _WITH_FILES.get(name.partition("-")[0], name) + "".join(f",{key}={value}" for key, value in given.items())
 
 
 def _flags(values: dict) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..shards.manifest import identify_images
 from ..shards.reader import ShardSet, SplitReader, fetch_sample, meta, open_fetched
+from .opening import open_set
 from .spec import ViewSpec
 
 
@@ -61,7 +62,12 @@ class Backgrounds:
 
 
 def open_backgrounds(
-    sets: "str | Path | ShardSet | Sequence[str | Path | ShardSet]", own: ShardSet, split: str, views: ViewSpec
+    sets: "Sequence[str | Path | ShardSet]",
+    own: ShardSet,
+    split: str,
+    views: ViewSpec,
+    cache_dir: "str | Path | None" = None,
+    cache_gb: float = 50.0,
 ) -> Backgrounds | None:
     """Opens one or several shard sets of backgrounds; None for none.
 
@@ -70,17 +76,17 @@ def open_backgrounds(
         own: The shard set whose patches are pasted over them.
         split: Its split.
         views: The views of each of its images.
+        cache_dir, cache_gb: For those given by URL, as of `ShardSet.open`.
 
     Raises:
         InputError: the views have no background, or need one and there is none; a set is not a shard set, or has no
             samples; it has the same images as `own` but is another set, or `lent` views would come from `own`.
     """
-    given = [sets] if isinstance(sets, str | Path | ShardSet) else sets
-    _check_views(views, bool(given))
+    _check_views(views, bool(sets))
     readers, digests, place = [], [], None
-    for one in given:
+    for one in sets:
         try:
-            shards = ShardSet.open(one) if isinstance(one, str | Path) else one
+            shards = open_set(one, cache_dir, cache_gb)
         except InputError as fault:
             raise InputError(f"A set of backgrounds cannot be opened: {fault}") from None
         if not sum(shards.splits.values()):
@@ -98,7 +104,7 @@ def open_backgrounds(
             f"{own.path} cannot be used for its own backgrounds: its split {split} has one image, which would be its "
             "own background. Name another set as well."
         )
-    return backgrounds if given else None
+    return backgrounds if sets else None
 
 
 def _check_views(views: ViewSpec, given: bool) -> None:

@@ -32,7 +32,7 @@ from ..errors import InputError
 from ..shards.reader import ShardSet
 from .backgrounds import open_backgrounds
 from .making import Job, Maker
-from .opening import choose_detector, find_device
+from .opening import check_cache_dir, choose_detector, find_device, open_set
 from .reading import WINDOW
 from .spec import ViewSpec
 
@@ -95,7 +95,8 @@ class Loader:
             once; not those of backgrounds. Every process has its own. Backend auto is then threads. Default: none.
         process: Whether to read and make the batches in a separate process, which does not compete with the caller
             for Python's lock; see views/process.py. Linux only, and not for DALI on a GPU. Default: False.
-        cache_dir, cache_gb: For a URL: a folder that keeps copies of the tars; see `ShardSet.open`. Default: none.
+        cache_dir, cache_gb: For sets given by URL, backgrounds too: a folder that keeps copies of their tars; see
+            `ShardSet.open`. Default: none.
 
     Raises:
         InputError: the set lacks the split or the boxes, the split cannot fill a batch, an argument is out of range,
@@ -132,11 +133,13 @@ class Loader:
     ):
         if not isinstance(views, ViewSpec):
             raise InputError(f"views is {views!r}; allowed: an fgdata.ViewSpec, such as fgdata.ViewSpec(size=224).")
-        shards = ShardSet.open(path, cache_dir, cache_gb) if isinstance(path, str | Path) else path
+        lenders = [backgrounds] if isinstance(backgrounds, str | Path | ShardSet) else backgrounds
+        check_cache_dir(cache_dir, [path, *lenders])
+        shards = open_set(path, cache_dir, cache_gb)
         self._reader = shards.split(split)
         boxed = views.needs_boxes or views.needs_maps or detector or box
         detector = choose_detector(shards, detector) if boxed else None
-        others = open_backgrounds(backgrounds, shards, split, views)
+        others = open_backgrounds(lenders, shards, split, views, cache_dir, cache_gb)
         _need_whole(seed=seed, batch_size=batch_size, rank=rank, world_size=world_size)
         _need_whole(threads=threads, readers=readers, ahead=ahead, shuffle_block=shuffle_block)
         seed, batch_size, rank, world_size = map(int, (seed, batch_size, rank, world_size))  # also NumPy's integers
@@ -309,8 +312,11 @@ class Loader:
         Raises:
             InputError: the shape is another, a value is out of range, or the views use no boxes.
         """
-        if not (self._job.views.needs_boxes or self._job.views.crop == "contrastive" or self._job.box):
-            raise InputError(f"These views use no boxes: their crop is {self._job.views.crop}. Omit set_boxes.")
+        views = self._job.views
+        own = views.crop == "contrastive" and views.crop_box == "given"
+        if not (views.needs_boxes or own or self._job.box):
+            crop = f"{views.crop}, with crop_box {views.crop_box}" if views.crop == "contrastive" else views.crop
+            raise InputError(f"These views use no boxes: their crop is {crop}. Omit set_boxes.")
         first = self._epoch + (self._batch > 0)
         self._maker.set_boxes(boxes, first)
         while self._pending and self._pending[-1][0][0] >= first:

@@ -3,11 +3,14 @@
 import importlib.util
 import shlex
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cores import share_of_cores
 from ..errors import InputError
 from ..shards.reader import ShardSet, meta
+from ..stores.place import Url, place
 from .spec import ViewSpec
 
 if TYPE_CHECKING:
@@ -15,6 +18,26 @@ if TYPE_CHECKING:
 
     from .mattes import Mattes
     from .pool import Buffers
+
+
+def open_set(where: "str | Path | ShardSet", cache_dir: "str | Path | None" = None, cache_gb: float = 50.0) -> ShardSet:
+    """The set at a place, with copies in the folder if it is remote; a set that is open is returned as it is."""
+    if not isinstance(where, str | Path):
+        return where
+    return ShardSet.open(where, cache_dir if _is_remote(where) else None, cache_gb)
+
+
+def check_cache_dir(cache_dir: "str | Path | None", sets: "Sequence[str | Path | ShardSet]") -> None:
+    """InputError if a cache folder is given and `open_set` uses it for none of the sets."""
+    if cache_dir is not None and not any(map(_is_remote, sets)):
+        raise InputError(
+            f"cache_dir is {str(cache_dir)!r}, and no set is opened by its URL here: a cache folder keeps copies of "
+            "remote sets. Omit it, or open the set with it: ShardSet.open(URL, cache_dir)."
+        )
+
+
+def _is_remote(where: "str | Path | ShardSet") -> bool:
+    return isinstance(where, str | Path) and isinstance(place(where), Url)
 
 
 def choose_detector(shards: ShardSet, detector: str | None) -> str:
@@ -61,7 +84,7 @@ def start(
     buffers: "Buffers | None" = None,
 ) -> tuple:
     """Starts the backend -> (torch device, backend)."""
-    place = find_device(device)
+    where = find_device(device)
     if backend not in ("auto", "threads", "dali"):
         raise InputError(f"backend is {backend!r}; allowed: auto, threads, dali.")
     if threads is not None and threads < 1:
@@ -77,12 +100,12 @@ def start(
             "backend threads or auto."
         )
     threads = threads or share_of_cores(world_size)
-    wants_dali = backend == "dali" or (backend == "auto" and place.type == "cuda" and _has_dali())
+    wants_dali = backend == "dali" or (backend == "auto" and where.type == "cuda" and _has_dali())
     if wants_dali and not cache and output == "float32":
         try:
             from .dali import Dali
 
-            return place, Dali(views, max(2, batch_size), threads, place, other_sets=other_sets)
+            return where, Dali(views, max(2, batch_size), threads, where, other_sets=other_sets)
         except (RuntimeError, ImportError, OSError) as error:  # an older driver than DALI's CUDA, a missing library
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             if backend == "dali" and isinstance(error, ImportError):
@@ -96,11 +119,11 @@ def start(
             warnings.warn(text, RuntimeWarning, stacklevel=3)
     from .threads import Threads
 
-    return place, Threads(
+    return where, Threads(
         views,
         threads,
-        pinned=place.type == "cuda",
-        eight_bit=output == "uint8" or place.type != "cpu",
+        pinned=where.type == "cuda",
+        eight_bit=output == "uint8" or where.type != "cpu",
         buffers=buffers,
     )
 
@@ -112,12 +135,12 @@ def find_device(device: "str | torch.device") -> "torch.device":
     except ModuleNotFoundError:
         raise InputError("Loading views needs torch, which is not installed: pip install torch") from None
     try:
-        place = torch.device(device)
+        where = torch.device(device)
     except RuntimeError:
         raise InputError(f"device is {device!r}; allowed: cpu, cuda, cuda:N.") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
+    if where.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {device}, but torch finds no CUDA device; allowed: cpu.")
-    return place
+    return where
 
 
 def _has_dali() -> bool:

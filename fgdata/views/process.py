@@ -12,6 +12,7 @@ A block is free again when the parent's tensor is gone, so a batch stays as it i
 The child ends when its pipe closes or it has another parent. Stop signals are the parent's: the child blocks them.
 """
 
+import errno
 import mmap
 import os
 import pickle
@@ -35,7 +36,7 @@ from weakref import finalize
 import numpy as np
 
 from ..cores import ENVIRONMENT
-from ..errors import InputError, describe_exit, is_reported
+from ..errors import InputError, describe, describe_exit, is_reported
 from .given import Given
 from .making import Job, Maker
 from .pool import Buffers
@@ -164,10 +165,21 @@ class MakerProcess:
 
     def _listen(self) -> None:
         """The thread's loop."""
-        with suppress(EOFError, OSError):
+        fault: Exception | None = None
+        try:
             while True:
                 self._deliver(*self._receive())
-        lost = self._end()
+        except (EOFError, OSError) as raised:
+            fault = raised
+        if isinstance(fault, OSError) and fault.errno in (errno.EMFILE, errno.ENFILE):
+            self._child.kill()  # it cannot know
+            self._end()
+            lost = InputError(
+                f"Batches of the process that makes them cannot be received: {describe(fault)}. Each tensor of a batch "
+                "is an open file. Raise the limit, keep fewer batches, or omit process (--data.process)."
+            )
+        else:
+            lost = self._end()
         with self._lock:
             self._lost, futures, self._futures = lost, self._futures, {}
         for future in futures.values():
@@ -177,9 +189,13 @@ class MakerProcess:
     def _deliver(self, serial: int, result: Any, new: dict[int, int]) -> None:
         """Sets the result of a future. The batch of one that was cancelled is dropped, which frees its blocks."""
         for number, size in new.items():
-            (descriptor,) = socket.recv_fds(self._channel, 1, 1)[1]
-            self._blocks[number] = mmap.mmap(descriptor, size)
-            os.close(descriptor)
+            sent, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
+            if not descriptors:  # the system drops those for which this process has no room
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) if sent else EOFError
+            try:
+                self._blocks[number] = mmap.mmap(descriptors[0], size)
+            finally:
+                os.close(descriptors[0])
         if not isinstance(result, BaseException):
             try:
                 result = {name: self._tensor(value) for name, value in result.items()}

@@ -6,6 +6,7 @@
 A value out of its range raises InputError. Docstrings of the class and its fields are the help of the flags.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any, Literal, get_args
@@ -26,6 +27,31 @@ def _need(ok: bool, field: str, value: object, allowed: str) -> None:
         raise InputError(f"{field} is {value!r}; allowed: {allowed}.")
 
 
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and _is_number(value, least, most)
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    """Whether a value is a Python number in a range, and so can be written as JSON. False for NaN and bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _are_numbers(value: object, count: int, least: float, most: float) -> bool:
+    return isinstance(value, tuple) and len(value) == count and all(_is_number(x, least, most) for x in value)
+
+
+def _is_range(value: Any, least: float, most: float) -> bool:
+    return _are_numbers(value, 2, least, most) and value[0] <= value[1]
+
+
+def _is_share(value: object) -> bool:
+    return _is_number(value, 0, 1)
+
+
+def _is_area(value: Any) -> bool:
+    return _is_range(value, 0, 1) and value[0] > 0
+
+
 @dataclass(frozen=True)
 class Local:
     """Small views of each image beside the others (multi-crop, Caron et al. 2020), for methods that use them. They have
@@ -43,15 +69,12 @@ class Local:
     """Draw it inside the sample's box, as the crop inside-box does (ours)."""
 
     def __post_init__(self) -> None:
-        _need(0 <= self.count <= 64, "views.local.count", self.count, "a whole number from 0 to 64")
-        _need(8 <= self.size <= 4096, "views.local.size", self.size, "a whole number from 8 to 4096")
-        _need(
-            0 < self.area[0] <= self.area[1] <= 1,
-            "views.local.area",
-            self.area,
-            "two shares of the image, 0 < low <= high <= 1",
-        )
-        _need(0 <= self.blur <= 1, "views.local.blur", self.blur, "a probability, 0 to 1")
+        _need(_is_whole(self.count, 0, 64), "views.local.count", self.count, "a whole number from 0 to 64")
+        _need(_is_whole(self.size, 8, 4096), "views.local.size", self.size, "a whole number from 8 to 4096")
+        shares = "a tuple of two shares of the image, 0 < low <= high <= 1"
+        _need(_is_area(self.area), "views.local.area", self.area, shares)
+        _need(_is_share(self.blur), "views.local.blur", self.blur, "a probability, 0 to 1")
+        _need(isinstance(self.inside_box, bool), "views.local.inside_box", self.inside_box, "True, False")
 
 
 @dataclass(frozen=True)
@@ -234,36 +257,38 @@ class ViewSpec:
         def need(ok: bool, field: str, allowed: str) -> None:
             _need(ok, f"views.{field}", getattr(self, field), allowed)
 
-        need(isinstance(self.size, int) and 8 <= self.size <= 4096, "size", "a whole number from 8 to 4096")
-        need(self.object_size == 0 or 8 <= self.object_size <= 4096, "object_size", "0, or 8 to 4096")
-        need(isinstance(self.views, int) and 1 <= self.views <= 64, "views", "a whole number from 1 to 64")
-        need(self.crop in get_args(CropName), "crop", ", ".join(get_args(CropName)))
+        need(_is_whole(self.size, 8, 4096), "size", "a whole number from 8 to 4096")
+        size = self.object_size
+        need(_is_whole(size, 0, 0) or _is_whole(size, 8, 4096), "object_size", "0, or a whole number from 8 to 4096")
+        need(_is_whole(self.views, 1, 64), "views", "a whole number from 1 to 64")
+        for field, names in (("crop", get_args(CropName)), ("crop_box", ("detector", "centre", "given"))):
+            value = getattr(self, field)
+            need(isinstance(value, str) and value in names, field, ", ".join(names))
         allowed = f"two shares of the image, 0 < low <= high <= 1, or two for each of the {self.views} views"
-        need(self._has_areas(), "area", allowed)
-        need(0.01 <= self.aspect[0] <= self.aspect[1] <= 100, "aspect", "two ratios, 0.01 <= low <= high <= 100")
-        need(0.001 <= self.patch_area <= 1, "patch_area", "0.001 to 1")
-        need(0.001 <= self.paste_area <= 1, "paste_area", "0.001 to 1")
-        need(self.crop_box in ("detector", "centre", "given"), "crop_box", "detector, centre, given")
-        need(0.01 <= self.crop_alpha <= 1000, "crop_alpha", "0.01 to 1000")
+        need(self._for_each(_is_area, self.area), "area", f"{allowed}, as tuples")
+        need(_is_range(self.aspect, 0.01, 100), "aspect", "a tuple of two ratios, 0.01 <= low <= high <= 100")
+        for field in ("patch_area", "paste_area"):
+            need(_is_number(getattr(self, field), 0.001, 1), field, "0.001 to 1")
+        need(_is_number(self.crop_alpha, 0.01, 1000), "crop_alpha", "0.01 to 1000")
         for field in ("flip", "jitter", "grayscale", "matte"):
-            need(0 <= getattr(self, field) <= 1, field, "a probability, 0 to 1")
+            need(_is_share(getattr(self, field)), field, "a probability, 0 to 1")
         for field in ("blur", "solarize", "strength"):
-            value, kind = getattr(self, field), "factor" if field == "strength" else "probability"
-            shares = value if isinstance(value, tuple) else (value,) * self.views
-            ok = len(shares) == self.views and all(0 <= share <= 1 for share in shares)
-            need(ok, field, f"a {kind}, 0 to 1, or one for each of the {self.views} views")
+            kind = "factor" if field == "strength" else "probability"
+            ok = self._for_each(_is_share, getattr(self, field))
+            need(ok, field, f"a {kind}, 0 to 1, or one for each of the {self.views} views, as a tuple")
         for field in FACTORS[:3]:
-            need(0 <= getattr(self, field) <= 1, field, "0 to 1")
-        need(0 <= self.hue <= 0.5, "hue", "0 to 0.5 of a full turn")
-        need(0.01 <= self.sigma[0] <= self.sigma[1] <= 50, "sigma", "two lengths in pixels, 0.01 <= low <= high <= 50")
+            need(_is_share(getattr(self, field)), field, "0 to 1")
+        need(_is_number(self.hue, 0, 0.5), "hue", "0 to 0.5 of a full turn")
+        lengths = "a tuple of two lengths in pixels, 0.01 <= low <= high <= 50"
+        need(_is_range(self.sigma, 0.01, 50), "sigma", lengths)
+        need(isinstance(self.local, Local), "local", "an fgdata.views.Local, such as Local(count=8)")
         for field, least, most in (("mean", -10, 10), ("std", 0.001, 1000)):
-            values = getattr(self, field)
-            ok = len(values) == 3 and all(least <= value <= most for value in values)
-            need(ok, field, f"three numbers from {least} to {most:,}")
+            allowed = f"a tuple of three numbers from {least} to {most:,}"
+            need(_are_numbers(getattr(self, field), 3, least, most), field, allowed)
+        for field in ("matte_grey", "masks", "plain", "mattes", "boxes", "lent"):
+            need(isinstance(getattr(self, field), bool), field, "True, False")
 
-    def _has_areas(self) -> bool:
-        """Whether the area is a range, or one for each view."""
-        area: Any = self.area
-        each = area if area and isinstance(area[0], tuple) else (area,) * self.views
-        ranges = all(isinstance(pair, tuple) and len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1 for pair in each)
-        return ranges and len(each) == self.views
+    def _for_each(self, is_allowed: Callable[[object], bool], value: object) -> bool:
+        """Whether a value is one for all views, or a tuple of one for each view."""
+        several = isinstance(value, tuple) and len(value) == self.views and all(map(is_allowed, value))
+        return several or is_allowed(value)

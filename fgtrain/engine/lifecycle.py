@@ -48,11 +48,13 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
         signals.catch(PATIENT)
         with parallel.together():
             check_trackers(config)
-            opened = open_shards(named_set(config, path), config.data.cache_dir, config.data.cache_gb)
+            named, data = named_set(config, path), config.data
+            own = isinstance(named, Url) or not data.lent_from_afar  # else the folder is for the backgrounds only
+            opened = open_shards(named, data.cache_dir if own else None, data.cache_gb)
             shards = choose_images(config, opened)
             run = stack.enter_context(RunDir.claim(path, config)) if first else RunDir(path)
             check_origin(run, shards)
-            before = run.facts.get("processes")
+            before, edited = run.facts.get("processes"), plugins.describe_changed(run.facts.get("plugins"))
             last = run.resume_point() if first else None
             opening = ""
             if run.facts:
@@ -78,6 +80,8 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                         f" with {number} instead of {before}: from here on the results differ slightly from those of "
                         "an uninterrupted run"
                     )
+                if edited:
+                    opening += f"; {edited} since the run was last started, so from here on its results may differ"
             elif config.extend is not None:
                 opening = checkpointing.extend(trainer, config.extend)
             if first:
@@ -175,7 +179,7 @@ def run_training(trainer: Trainer, monitor: Monitor, name: str, opening: str, fr
     if status == "stopped":
         monitor.say(
             f"Stopped at step {trainer.step:,} of {trainer.total:,}. "
-            f"Resume: {parallel.launch_command()} run {name} --out {out} --resume{plugins.flags()}"
+            f"Resume: {run.launcher} run {name} --out {out} --resume{plugins.flags()}"
         )
     else:
         monitor.say(f"Done. {suggest_evaluation(shards, out)}")

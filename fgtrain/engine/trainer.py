@@ -31,6 +31,7 @@ from ..settings.idle import describe_idle
 from ..show.training import ROWS, draw_training
 from . import checkpointing
 from .capacity import check_memory
+from .compiling import check_compiler, compile_failures_named
 from .guard import Guard
 from .left_out import LeftOut
 from .monitor import Monitor
@@ -61,6 +62,8 @@ class Trainer:
         precision = pick_precision(config.precision, device)
         check_labels(config, shards)
         check_backgrounds(config)
+        if config.machine.compile:
+            check_compiler(device)
         online.check(config.machine, shards)
         sketch = check_memory(replace(config, init=""), samples, device, self.world, len(shards.classes))
         if sketch is not None:  # before --init, which may be a download
@@ -189,7 +192,7 @@ class Trainer:
         optim.set_decay(self.optimizer, self.step / self.total, settings)
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         self.optimizer.zero_grad()
-        with enough_memory(self.too_large):
+        with enough_memory(self.too_large), compile_failures_named():
             self.guard.save()
             for number in range(settings.accumulate):
                 last = number + 1 == settings.accumulate

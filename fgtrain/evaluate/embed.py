@@ -11,8 +11,9 @@ feature  fixed_size_list<float32>[n], not normalised
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 
@@ -22,7 +23,7 @@ from fgdata.errors import InputError, counted
 from fgdata.files.parquet import import_pyarrow
 from fgdata.images.orientation import read_orientation, turn_upright
 from fgdata.shards.manifest import MANIFEST
-from fgdata.shards.reader import ShardSet, label, meta
+from fgdata.shards.reader import ShardSet, label, meta, read_all
 from fgdata.shards.sample import Sample
 from fgdata.stores.place import Url
 
@@ -48,19 +49,24 @@ class Files:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, number: int) -> Sample:
-        """The sample that a shard set would have, but with the pixels of the file: nothing is compressed again."""
+    def read(self, number: int, without: Literal["jpg"] | None = None) -> Sample:
+        """The sample that a shard set would have, but with the pixels of the file: nothing is compressed again.
+
+        without: "jpg" does not open the file; its size is then unknown.
+        """
         record = self.records[number]
-        data, _ = self.dataset.load(record)
-        header = images.header(data, record.file)
-        about: dict[str, Any] = {"id": record.id, "file": record.file, "class": record.class_name}
-        about |= {"width": header.width, "height": header.height}
-        if record.upright and (turn := read_orientation(data)) != 1:
-            rgb = turn_upright(images.decode(data, record.file), turn)
-            data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
-            about |= {"width": rgb.shape[1], "height": rgb.shape[0]}
-        sample = Sample({"jpg": data, "cls": b"%d" % record.label})
-        sample.info = about
+        sample = Sample({"cls": b"%d" % record.label})
+        sample.info = {"id": record.id, "file": record.file, "class": record.class_name}
+        if without is None:
+            data, _ = self.dataset.load(record)
+            header = images.header(data, record.file)
+            width, height = header.width, header.height
+            if record.upright and (turn := read_orientation(data)) != 1:
+                rgb = turn_upright(images.decode(data, record.file), turn)
+                data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+                height, width = rgb.shape[:2]
+            sample["jpg"] = data
+            sample.info |= {"width": width, "height": height}
         return sample
 
 
@@ -116,12 +122,13 @@ def run_embed(flags: Embed) -> Path:
 
 def _batches(encoder: Any, source: ShardSet, split: str, size: int, device: Any) -> Iterator[tuple[dict, Any]]:
     """Per batch: columns without the feature, and the features (B, n) float32."""
-    reader, view = source.split(split), encoder.evaluation_view(size)
+    view = encoder.evaluation_view(size)
+    described = read_all(source.split(split), without="jpg")  # in the order of the batches
     backend = "threads" if isinstance(source, Folder) else "auto"  # DALI decodes JPEGs only
     for features, batch in forward(encoder, source, split, view, device, backend):
         if not features.isfinite().all():
             raise InputError("The encoder's features are not finite: its training diverged. Name another encoder.")
-        samples = [reader.read(number) for number in batch["index"].tolist()]
+        samples = list(islice(described, len(batch["index"])))
         columns: dict[str, Any] = {key: [meta(s)[key] for s in samples] for key in ("id", "file", "class")}
         columns |= {"label": [label(s) for s in samples], "split": [split] * len(samples)}
         yield columns, features.float().cpu().numpy()

@@ -23,6 +23,8 @@ def load_images(config: Config, shards: ShardSet, views: ViewSpec, device: torch
         "split": data.split,
         "detector": data.detector,
         "backgrounds": data.backgrounds,
+        "cache_dir": data.cache_dir if data.lent_from_afar else None,  # that of the run's own set is open already
+        "cache_gb": data.cache_gb,
         "readers": data.readers,
         "ahead": data.ahead,
         "cache": data.cache,
@@ -40,4 +42,4 @@ def load_images(config: Config, shards: ShardSet, views: ViewSpec, device: torch
 def load_whole(config: Config, shards: ShardSet, encoder: Encoder, device: torch.device, **changed: Any) -> Loader:
     """(all) As `load_images`, whole images (`plain`) for an encoder, which need no boxes and no backgrounds."""
     views = encoder.whole_view(config.views.size)
-    return load_images(config, shards, views, device, detector=None, backgrounds=(), **changed)
+    return load_images(config, shards, views, device, detector=None, backgrounds=(), cache_dir=None, **changed)

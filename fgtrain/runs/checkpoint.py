@@ -52,7 +52,7 @@ class Checkpoint:
                 facts = RunDir(path).facts
                 if facts.get("status") == "failed":
                     raise InputError(f"{path} has no checkpoint: its training failed. {facts.get('reason')}")
-                resume = f"fgtrain run {facts.get('name', 'NAME')} --out {quote(str(path))} --resume"
+                resume = f"{RunDir(path).launcher} run {facts.get('name', 'NAME')} --out {quote(str(path))} --resume"
                 raise InputError(f"{path} has no checkpoint yet. Resume the run: {resume}")
             path = last
         file = path / WEIGHTS if path.is_dir() else path

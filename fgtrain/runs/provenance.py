@@ -38,6 +38,7 @@ def describe_run(shards: ShardSet, device: torch.device) -> dict[str, Any]:
         "device": name_of(device),
         "machine": machine(),
         "processes": parallel.world_size(),
+        "nodes": parallel.nodes(),
         "threads": torch.get_num_threads(),
         "shards": {"path": str(shards.path.resolve()), "digest": shards.manifest["digest"]},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

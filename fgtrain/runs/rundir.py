@@ -25,6 +25,7 @@ from fgdata.files.lock import create_and_lock, is_locked, lock
 from fgdata.files.output import reason_unwritable
 from fgdata.files.owners import owning, seems_owned
 
+from ..place import launcher
 from ..settings.common import Config
 from ..settings.file import ORIGIN, as_flags, blocks_extend, differences, from_dict, relevant, to_dict, typed
 from ..settings.methods import METHODS
@@ -33,8 +34,8 @@ from .files import append, create_link, parse_json, read_bytes, read_json, remov
 from .state import checksum, complete_checkpoints
 
 FACTS: dict[str, Any] = {
-    **{"name": str, "status": str, "pid": int, "processes": int, "step": int, "total": int, "shards": dict},
-    **{"earlier": list, "plugins": dict, "tracking": dict},
+    **{"name": str, "status": str, "pid": int, "processes": int, "nodes": int, "step": int, "total": int},
+    **{"shards": dict, "earlier": list, "plugins": dict, "tracking": dict},
     **{"reason": str | None, "checkpoint": int | None},
 }
 """Types of those values in run.json that are read again."""
@@ -163,9 +164,10 @@ class RunDir:
         return (
             f"{self.path} was started with other settings, and --resume cannot change them:\n  {_listed(changed)}\n"
             f"{reason} Resume with the original settings:\n"
-            f"  fgtrain run {recipe} --out {path} --resume\n"
+            f"  {self.launcher} run {recipe} --out {path} --resume{plugins.flags()}\n"
             f"or start a new run with the new settings{what}:\n"
-            f"  fgtrain run {recipe} --config {path} {flags}{start} --out {quote(f'{self.path}-2')}\n"
+            f"  {self.launcher} run {recipe} --config {path} {flags}{start} --out {quote(f'{self.path}-2')}"
+            f"{plugins.flags()}\n"
             f"or {alternative}."
         )
 
@@ -228,6 +230,11 @@ class RunDir:
         """The recipe that the run was started from; its method if run.json does not name one of this version."""
         name = self.facts.get("name")
         return name if name in RECIPES else method
+
+    @property
+    def launcher(self) -> str:
+        """How the run starts on as many processes as it had: fgtrain, or torchrun ... -m fgtrain."""
+        return launcher(self.facts.get("processes", 1), self.facts.get("nodes", 1))
 
     def progress(self, step: int) -> str:
         """What to add to a step of the run: " of 120, stopped" (running, failed, interrupted) if its training has not

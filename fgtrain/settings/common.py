@@ -15,6 +15,7 @@ from tyro.conf import Suppress
 
 from fgdata.errors import InputError
 from fgdata.stores.flag import MaybePlace, Place
+from fgdata.stores.place import Url
 from fgdata.views.spec import ViewSpec
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -100,10 +101,15 @@ class Data:
     """Tars of the set whose samples are shuffled together, so that reads stay within a few files: for disks and network
     storage. Default: the whole split is shuffled."""
     cache_dir: Path | None = None
-    """For a URL: folder that keeps copies of its tars, for all processes and later runs. Does not change the result.
-    Default: no copies."""
+    """For sets given by URL: folder that keeps copies of their tars, for all processes and later runs. Does not change
+    the result. Default: no copies."""
     cache_gb: float = 50.0
     """Largest size of the copies in --data.cache-dir, in GB; tars for which there is no room are read from the URL."""
+
+    @property
+    def lent_from_afar(self) -> bool:
+        """Whether a set of backgrounds is given by its URL."""
+        return any(isinstance(place, Url) for place in self.backgrounds)
 
 
 @dataclass(frozen=True)

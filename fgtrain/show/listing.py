@@ -72,11 +72,8 @@ def command_of(run: RunDir) -> str:
     wanted, own = relevant(config), relevant(RECIPES[name]())
     words = as_flags({key: "None" if value is None else value for key, value in wanted.items() if own[key] != value})
     shards = facts.get("shards", {}).get("path") or config.data.shards
-    start = (
-        "fgtrain" if facts.get("processes", 1) == 1 else f"torchrun --nproc-per-node {facts['processes']} -m fgtrain"
-    )
     data = f" --data.shards {quote(str(shards))}" if shards else ""
-    return f"{start} run {name}{data} --out {quote(f'{run.path}-2')}{' ' * bool(words)}{words}{plugins.flags()}"
+    return f"{run.launcher} run {name}{data} --out {quote(f'{run.path}-2')}{' ' * bool(words)}{words}{plugins.flags()}"
 
 
 def needs(config: Config) -> str:

@@ -354,3 +354,20 @@ def test_sixteen_bits_are_scaled_to_eight(suffix: str):
     ramp = np.arange(0, 65536, 64, np.uint16).reshape(32, 32)
     rgb = images.decode(cv2.imencode(suffix, ramp)[1].tobytes(), f"ramp{suffix}")
     assert np.abs(rgb[..., 0].astype(int) - ramp / 257).max() <= 1
+
+
+@pytest.mark.parametrize("white", [1, 15, 100, 254, 255, 256, 1023, 65534, 65535])
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_grey_levels_of_a_portable_map_are_shares_of_its_white(kind: int, white: int):
+    """PGM (P2, P5) and PPM (P3, P6), as text and as bytes. Two levels may be off by one: decoders round differently."""
+    values = (
+        np.linspace(0, white, 12).astype(int).reshape(2, 2, 3) if kind in (3, 6) else np.array([[0, white // 3, white]])
+    )
+    shape = f"{values.shape[1]} # columns\n{values.shape[0]}"
+    body = " ".join(map(str, values.ravel())).encode() + b"\n"
+    if kind in (5, 6):
+        body = values.astype(">u2" if white > 255 else "u1").tobytes()
+    pixels = images.decode(f"P{kind} # 7 7 7\n{shape}\n{white}\n".encode() + body, "a.ppm")
+    expected = np.broadcast_to(values.reshape(*values.shape[:2], -1) * 255 / white, pixels.shape)
+    assert np.abs(pixels - expected).max() < 1
+    assert pixels.max() == 255

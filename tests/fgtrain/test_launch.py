@@ -234,7 +234,8 @@ def test_the_slurm_script_of_the_docs_requeues_a_stopped_run_and_no_failed_one(s
     os.killpg(int((tmp_path / "step").read_text()), signal.SIGUSR1)
     printed, _ = job.communicate()
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (facts["status"], facts["processes"], facts["step"]) == ("stopped", 2, final(tmp_path / "run")["step"])
+    assert (facts["status"], facts["processes"], facts["nodes"]) == ("stopped", 2, 1)
+    assert facts["step"] == final(tmp_path / "run")["step"]
     assert ((tmp_path / "scontrol").read_text(), job.returncode) == ("requeue 17\n", 0)
     assert printed.count("cpu x 2 processes") == 1
     assert "batch norm: separate statistics" in printed
@@ -245,3 +246,11 @@ def test_the_slurm_script_of_the_docs_requeues_a_stopped_run_and_no_failed_one(s
     failed.communicate()
     assert failed.returncode == 1
     assert not (tmp_path / "scontrol").exists()
+
+
+@pytest.mark.parametrize(("world", "local", "nodes"), [(1, "4", 1), (8, "8", 1), (8, "4", 2), (16, "4", 4)])
+def test_the_nodes_of_a_run_are_counted(world: int, local: str, nodes: int, monkeypatch: pytest.MonkeyPatch):
+    """As torchrun states them. A run of one process may have variables that another launcher left."""
+    monkeypatch.setattr(parallel, "world_size", lambda: world)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    assert parallel.nodes() == nodes

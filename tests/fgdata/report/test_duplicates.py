@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from shard_files import from_folder, jpeg
 
+from fgdata import progress
 from fgdata.building.build import build
 from fgdata.cli import main
 from fgdata.datasets import Dataset, Record
@@ -69,6 +70,14 @@ def test_every_copy_in_test_is_named_and_nothing_else(copied_set, capsys):
         "Pairs within a split: 1 in train, 6 in test",
     ):
         assert part in text
+
+
+def test_both_steps_show_progress(copied_set, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    assert main(["check", str(copied_set), "--duplicates", "--format", "json"]) == 0
+    lines = capsys.readouterr().err
+    assert "Decoding: 35 of 35 images" in lines
+    assert "Comparing: 35 of 35 images" in lines
 
 
 def test_format_needs_duplicates(copied_set, capsys):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx_files import blob, write_network
 
-from fgdata import saliency
+from fgdata import progress, saliency
 from fgdata.boxes.objective import Objective, solve
 from fgdata.building import build
 from fgdata.datasets import read
@@ -55,6 +55,7 @@ def test_size_and_first_output_are_the_models_own(tmp_path):
     network = detector(f"onnx:{fixed}")
     assert network.SETTINGS["size"] == [48, 32]
     assert network.SETTINGS["output"] == "d0"
+    assert detector(f"onnx:{fixed},output=2").SETTINGS == detector(f"onnx:{fixed},output=d2").SETTINGS
     map_ = network.saliency_map(blob())
     assert map_[15:30, 20:40].mean() > 0.9 > 0.1 > map_[35:].mean()
     free = detector(f"onnx:{write_network(tmp_path / 'free.onnx')}")
@@ -226,6 +227,14 @@ def test_a_model_that_crashes_onnxruntime_is_refused(tmp_path, monkeypatch):
 
 
 # --- maps:DIR
+
+
+def test_reading_many_maps_shows_progress(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((4, 4), np.uint8))
+    assert detector(f"maps:{tmp_path}").SETTINGS["files"] == 3
+    assert "Reading maps: 3 of 3 images" in capsys.readouterr().err
 
 
 def test_a_map_is_found_by_path_or_by_stem(tmp_path):

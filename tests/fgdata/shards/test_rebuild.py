@@ -5,6 +5,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_files import image, write
 
@@ -13,6 +14,7 @@ from fgdata.building.build import build
 from fgdata.cli import main
 from fgdata.commands.build import build_shards
 from fgdata.datasets import read
+from fgdata.saliency.onnx_provider import PROVIDERS
 from fgdata.shards import rebuild
 from fgdata.shards.manifest import read_manifest
 from fgdata.shards.rebuild import build_beside, build_command, how_to_rebuild
@@ -85,6 +87,38 @@ def test_what_a_manifest_does_not_record_is_a_word_in_capitals(tmp_path: Path):
     assert "--plugin 'my plugin' --dataset cub --root FOLDER --saliency onnx:FILE maps:DIR rbd-centred --out x" in found
     made["dataset"]["settings"] = {"coreset": {"budget": 2}}
     assert build_command(made, Path("x")).startswith("fgdata coreset ")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "words"),
+    [
+        ("table", ["a"], "--dataset table --root FOLDER --table FILE --saliency"),
+        ("imagenet100", ["a"], "--dataset imagenet100 --root FOLDER --class-list FILE --saliency"),
+        ("coco", ["a"], "--dataset coco --root FOLDER --annotations JSON --saliency"),
+        ("coco", ["person", "bicycle"], "--dataset coco --root FOLDER --saliency"),
+    ],
+)
+def test_the_lists_of_a_dataset_are_named(dataset: str, classes: list[str], words: str, tmp_path: Path):
+    made = manifest(tmp_path) | {"dataset": {"name": dataset, "classes": classes}}
+    assert words in build_command(made, Path("x"))
+
+
+def test_settings_of_networks_are_those_of_the_set(tmp_path: Path):
+    numbers = {"mean": np.float32([0.485, 0.5, 0]).tolist(), "std": [1.0, 1.0, 0.25]}
+    net = {"sha256": "0", "size": [320, 288], **numbers, "output": "d2", "sigmoid": True, "threads": 4}
+    cuda = {name: official for name, (official, _) in PROVIDERS.items()}["cuda"]
+    made = manifest(tmp_path, detectors={"onnx-net": net, "u2netp": {"size": [320, 320], "provider": cuda}})
+    found = shlex.split(build_command(made, Path("x")))
+    first, second = found[found.index("--saliency") + 1 :][:2]
+    assert first == "onnx:FILE,size=320x288,mean=0.485:0.5:0.0,std=1.0:1.0:0.25,output=d2,sigmoid=yes,threads=4"
+    assert second == "u2netp,provider=cuda"
+    assert np.float32([float(x) for x in "0.485:0.5:0.0".split(":")]).tolist() == numbers["mean"]
+
+
+def test_every_provider_is_named_as_the_option_takes_it(tmp_path: Path):
+    for name, (official, _) in PROVIDERS.items():
+        made = manifest(tmp_path / name, detectors={"u2netp": {"provider": official}})
+        assert f"u2netp,provider={name}" in build_command(made, Path("x"))
 
 
 def test_a_damaged_set_is_moved_aside_and_not_deleted(tmp_path: Path):

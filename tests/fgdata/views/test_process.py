@@ -1,5 +1,6 @@
 """Batches made in a separate process: the same ones and the same states, errors, and how either process ends."""
 
+import errno
 import gc
 import itertools
 import json
@@ -32,6 +33,23 @@ MANY = ViewSpec(
 def both(*words, **options) -> tuple[Loader, Loader]:
     """A loader, and one with the same arguments and a process."""
     return open_loader(*words, **options), open_loader(*words, process=True, **options)
+
+
+@pytest.mark.parametrize("at", ["receiving", "mapping"])
+def test_too_many_open_files_are_not_reported_as_lack_of_memory(drawn_set: Path, at: str, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    if at == "receiving":  # what Linux gives a process without room for the descriptor
+        monkeypatch.setattr(process.socket, "recv_fds", lambda channel, *_: (channel.recv(1), [], 0, None))
+    else:
+        monkeypatch.setattr(process.mmap, "mmap", refuse)
+    with (
+        load(drawn_set, views=ViewSpec(size=64), batch_size=8, threads=1, process=True) as batches,
+        pytest.raises(InputError, match=r"Too many open files \(.*ulimit -n.*or omit process") as caught,
+    ):
+        next(iter(batches))
+    assert "memory" not in str(caught.value)
 
 
 @pytest.mark.slow

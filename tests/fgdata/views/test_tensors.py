@@ -330,8 +330,15 @@ def test_set_boxes_refuses(change, message: str):
         loader.set_boxes(change(boxes(16, 0.5)))
 
 
-def test_set_boxes_refuses_views_without_boxes():
-    with open_loader(16, ViewSpec(size=16)) as loader, pytest.raises(InputError, match="use no boxes.*rrc"):
+@pytest.mark.parametrize(
+    ("spec", "crop"),
+    [
+        (ViewSpec(size=16), "rrc"),
+        (ViewSpec(size=16, crop="contrastive", crop_box="centre"), "contrastive, with crop_box centre"),
+    ],
+)
+def test_set_boxes_refuses_views_without_boxes(spec: ViewSpec, crop: str):
+    with open_loader(16, spec) as loader, pytest.raises(InputError, match=f"use no boxes: their crop is {crop}[.]"):
         loader.set_boxes(boxes(16, 0.5))
 
 

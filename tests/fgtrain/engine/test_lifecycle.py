@@ -234,6 +234,7 @@ def test_a_compiled_encoder_trains_as_the_plain_one(drawn_set: Path, undisturbed
         original(self, backend="eager")
 
     monkeypatch.setattr(Encoder, "compile", compile_eager)
+    monkeypatch.setenv("CXX", sys.executable)  # no compiler is called
     run = lifecycle.train(small(drawn_set, tmp_path / "run", compile=True), "cvsa")
     assert len(compiled) == 2  # online and target
     for ours, theirs in zip(metrics(run), metrics(undisturbed)):

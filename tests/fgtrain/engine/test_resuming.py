@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from trainable import final, small, stop_at_step
 
+from fgdata import plugins
 from fgdata.errors import InputError
 from fgtrain.engine import checkpointing, lifecycle, trainer
 from fgtrain.runs.rundir import RunDir
@@ -21,6 +22,15 @@ def stopped(drawn_set: Path, tmp_path: Path) -> Config:
         lifecycle.train(config, "cvsa")
     assert RunDir(tmp_path / "run").facts["status"] == "stopped"
     return replace(config, machine=replace(config.machine, resume=True))
+
+
+@pytest.mark.parametrize(("now", "changed"), [("0", False), ("1", True)])
+def test_a_plugin_that_was_edited_is_named(now: str, changed: bool, stopped: Config, capsys, monkeypatch):
+    RunDir(stopped.machine.out or Path()).note(plugins={"mine.py": "0"})
+    monkeypatch.setattr(plugins, "loaded", lambda: {"mine.py": now, "new.py": "2"})
+    lifecycle.train(stopped, "cvsa")
+    note = "resumed from step 3; the file of the plug-in mine.py has changed since the run was last started, so from"
+    assert (note in " ".join(capsys.readouterr().out.split())) is changed
 
 
 def test_a_resume_that_is_refused_leaves_a_failed_run(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

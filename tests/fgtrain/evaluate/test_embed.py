@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fgdata.shards.reader import ShardSet, label, meta
+from fgdata import datasets
+from fgdata.shards.reader import ShardSet, SplitReader, label, meta
+from fgdata.views import threads
 from fgtrain import cli
 from fgtrain.evaluate.embed import Folder
 from fgtrain.evaluate.probe import embed
@@ -75,6 +79,31 @@ def test_a_folder_gives_the_rows_of_its_shard_set(encoder, drawn_set: Path, tmp_
         np.testing.assert_allclose(rows[name]["feature"], by_number[split][i]["feature"], rtol=1e-4, atol=1e-5)
     side = rows[turned.relative_to(root).as_posix()]["feature"]
     np.testing.assert_allclose(side, by_number["train"][0]["feature"], rtol=0.02, atol=0.02)  # other decoders
+
+
+def test_every_image_is_read_and_decoded_once(encoder, drawn_set: Path, tmp_path: Path, monkeypatch):
+    seen, reader = Counter(), ShardSet.open(drawn_set).split("train")
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(reader.read(number)["jpg"])
+    read, opened, decode = datasets.read, SplitReader._open, threads.decode
+
+    def read_counting(*arguments):
+        found = read(*arguments)
+        return replace(found, load=lambda record: seen.update([record.file]) or found.load(record))
+
+    def open_counting(reader, place, stored, without=None):
+        seen[without] += 1
+        return opened(reader, place, stored, without)
+
+    monkeypatch.setattr(datasets, "read", read_counting)
+    monkeypatch.setattr(SplitReader, "_open", open_counting)
+    monkeypatch.setattr(threads, "decode", lambda data, name: seen.update(["decoded"]) or decode(data, name))
+    flags = ["--out", str(tmp_path / "a.parquet"), "--device", "cpu"]
+    assert cli.main(["embed", str(encoder[1]), str(tmp_path), *flags]) == 0
+    assert seen == {"0.jpg": 1, "1.jpg": 1, "2.jpg": 1, "decoded": 3}
+    seen.clear()
+    assert cli.main(["embed", str(encoder[1]), str(drawn_set), *flags]) == 0
+    assert seen == {None: 48, "jpg": 48, "decoded": 48}, "one read has the image, the other what is beside it"
 
 
 def test_images_without_classes(tmp_path: Path):

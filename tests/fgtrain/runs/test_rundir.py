@@ -364,7 +364,7 @@ def test_a_config_is_unchanged_by_writing_and_reading_it(name: str, tmp_path: Pa
         ({"optim": {"warmup_epochs": -1.0}}, "--optim.warmup-epochs is -1.0; allowed: 0 to 1e.30"),
         (
             {"views": {"mean": [0.5, float("nan"), 0.5]}},
-            r"views.mean is \(0.5, nan, 0.5\); allowed: three numbers from -10 to 10",
+            r"views.mean is \(0.5, nan, 0.5\); allowed: a tuple of three numbers from -10 to 10",
         ),
         ({"machine": {"threads": 0}}, "--threads is 0; allowed: 1 to 1024"),
         ({"data": {"batch_size": 1}}, "--data.batch-size is 1; allowed: 2 or more"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fgdata.errors import InputError
 from fgtrain import cli
 from fgtrain.engine import lifecycle
 from fgtrain.runs.rundir import RunDir
@@ -87,13 +88,33 @@ def test_the_command_of_a_run_has_its_settings(name: str, tmp_path: Path, parsed
     assert (again.data.shards, again.machine.out) == (Path("/sets/my cub"), Path(f"{path}-2"))
 
 
-def test_the_command_of_a_training_on_several_gpus(tmp_path: Path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("facts", "start"),
+    [
+        ({}, "fgtrain"),
+        ({"processes": 8}, "torchrun --nproc-per-node 8 -m fgtrain"),  # of a version that did not record nodes
+        ({"processes": 8, "nodes": 1}, "torchrun --nproc-per-node 8 -m fgtrain"),
+        (
+            {"processes": 8, "nodes": 2},
+            "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 4 -m fgtrain",
+        ),
+    ],
+)
+def test_the_command_of_a_training_on_several_gpus(facts: dict, start: str, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with RunDir.claim(Path("runs/a"), recipes.RECIPES["byol"]()) as run:
-        run.start(recipes.RECIPES["byol"]())
-        run.note(name="byol", processes=8)
+    config = recipes.RECIPES["byol"]()
+    with RunDir.claim(Path("runs/a"), config) as run:
+        run.start(config)
+        run.note(name="byol", **facts)
     assert cli.main(["list", "--command"]) == 0
-    assert capsys.readouterr().out == "torchrun --nproc-per-node 8 -m fgtrain run byol --out runs/a-2\n"
+    assert capsys.readouterr().out == f"{start} run byol --out runs/a-2\n"
+    assert cli.main(["run", "cvsa", "--out", "runs/a", "--resume"]) == 2
+    assert f"Resume it: {start} run byol --out runs/a --resume" in capsys.readouterr().err
+    other = replace(config, machine=replace(config.machine, resume=True), seed=7)
+    with pytest.raises(
+        InputError, match=f"\n  {start} run byol --out runs/a --resume\n.*\n  {start} run byol --config"
+    ):
+        RunDir(Path("runs/a"))._check(other)
     for flags in ([], ["--command"]):
         assert cli.main(["list", "runs", *flags]) == 2
         assert "runs is not a run directory" in capsys.readouterr().err
