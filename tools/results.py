@@ -6,7 +6,8 @@ written by hand on a study in its notes.md there.
     python tools/results.py                                         # makes both
 
 A study that is not finished can be added, and added again. Results of other seeds, rows or machines are merged; of two
-results of one row, seed and evaluation, the one that is added later counts. Folders of this machine are left out.
+results of one row, seed and evaluation, the one that is added later counts. A row has results of one shard set only.
+Folders of this machine are left out.
 """
 
 import argparse
@@ -62,6 +63,7 @@ def add(study: Path, root: Path, name: str | None = None, pictures: bool = False
     folder = root / "docs" / "studies" / (name or new.study.name)
     if folder.is_dir():
         new = merge(record.read(folder), new, folder)
+    check_digests(new, folder)
     record.write(new, folder)
     if pictures:
         shutil.rmtree(folder / "pictures", ignore_errors=True)
@@ -98,6 +100,22 @@ def merge(old: Record, new: Record, folder: Path) -> Record:
         tuple(dict.fromkeys([*old.notes, *new.notes])),
         tuple(lines[key] for key in sorted(lines)),
     )
+
+
+def check_digests(of: Record, folder: Path) -> None:
+    """InputError if the seeds of a row were measured on different shard sets that have one name."""
+    found: dict[tuple[str, str], dict[str, set[int]]] = {}
+    for line in of.results:
+        if "settings" in line and line.get("digest"):  # measured on the set; costs state the one of the training
+            digests = found.setdefault((line["row"], line["set"]), {})
+            digests.setdefault(line["digest"], set()).add(line["seed"])
+    for (row, name), digests in found.items():
+        if len(digests) > 1:
+            each = "; ".join(f"digest {d[:12]}, seeds {' '.join(map(str, sorted(s)))}" for d, s in digests.items())
+            raise InputError(
+                f"{folder}: the results of row {row!r} would be of different shard sets named {name} ({each}). Measure "
+                "all its seeds on one of them, or keep these results apart with --name NAME."
+            )
 
 
 def cleaned(of: Record) -> Record:

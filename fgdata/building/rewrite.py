@@ -17,6 +17,7 @@ from ..boxes.objective import Objective, solve
 from ..errors import InputError, name_file
 from ..files.atomic import is_part, write_atomic
 from ..files.regular import open_regular
+from ..files.space import need_space
 from ..files.swap import recover, replacing
 from ..images import name_image
 from ..plugins import needed
@@ -165,17 +166,6 @@ def _files(shards: ShardSet) -> list[str]:
     return [meta(sample)["file"] for reader in readers for sample in read_all(reader, without="jpg")]
 
 
-def _refuse_without_space(shards: ShardSet, new: Path) -> None:
-    """InputError if the drive of the new set cannot take it: nothing is resumed, so hours of work would be lost."""
-    size, free = sum(shard["bytes"] for shard in list_shards(shards.manifest)), shutil.disk_usage(new).free
-    if size > free:
-        raise InputError(
-            f"The new set is written beside {shards.path} or to --out before anything is replaced. It needs "
-            f"{size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there. Free some space, or write it to another "
-            "drive: --out FOLDER"
-        )
-
-
 def _rewrite(
     shards: ShardSet,
     objective: Objective,
@@ -189,7 +179,8 @@ def _rewrite(
     start, source = time.monotonic(), need_local(shards.path, "Changing a set")
     with replacing(source, out) as new:
         refuse_changed(source, shards.manifest)  # it was read before the folder was locked
-        _refuse_without_space(shards, new)
+        size = sum(shard["bytes"] for shard in list_shards(shards.manifest))  # nothing is resumed, hours would be lost
+        need_space(size, new, f"The copy that replaces {shards.path}", "write it to another drive: --out FOLDER")
         keep_maps = "maps" in shards.manifest
         detectors, classes = shards.detectors, len(shards.classes)
         job = Job(source, new, "", {}, range(0), objective, solved, detectors, classes, added, keep_maps)

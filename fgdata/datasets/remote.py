@@ -6,7 +6,6 @@ Files that are not in the bucket are refused: a reader would take them for part 
 """
 
 import os
-import shutil
 import stat
 from collections.abc import Container
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..errors import InputError, abbreviate, counted, warn
 from ..files.atomic import atomic, is_part
 from ..files.lock import create_folder
 from ..files.owners import owning
+from ..files.space import need_space
 from ..progress import Progress
 from ..stores.place import Url
 from ..stores.remote import PIECE, Remote
@@ -54,11 +54,7 @@ def copy_dataset(url: Url) -> Path:
 def _copy_files(remote: Remote, folder: Path, files: dict[str, tuple[int, int]], todo: list[str]) -> None:
     """Copies the files `todo`."""
     url, size, left = remote.place, sum(size for size, _ in files.values()), sum(files[name][0] for name in todo)
-    if left > (free := shutil.disk_usage(folder).free):
-        raise InputError(
-            f"{url} needs {left / 1e9:,.1f} GB more in {folder}, and {free / 1e9:,.1f} GB are free. Free some "
-            "space, or set FGDATA_ROOT to a folder of a larger disk."
-        )
+    need_space(left, folder, url, "set FGDATA_ROOT to a folder of a larger disk.")
     if todo:
         warn(f"Copying {counted(len(todo), 'file')}, {left / 1e6:,.1f} MB, of {url} to {folder}")
     with Progress(f"Copying {url.name}", size, size - left, unit="bytes") as progress:

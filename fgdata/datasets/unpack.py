@@ -2,13 +2,13 @@
 
 import gzip
 import lzma
-import shutil
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path
 
 from ..errors import InputError
+from ..files.space import need_space
 
 MOST_TIMES = 100
 """How many times larger than its archive the content may be. Images compress little, their lists about tenfold."""
@@ -26,7 +26,7 @@ def unpack(path: Path, root: Path) -> None:
     InputError if it is damaged, a member would be written outside `root`, or the content is larger than `MOST_TIMES`
     the archive or than the free space. Files unpacked before the fault was found remain.
     """
-    budget = _Budget(path, root)
+    budget, what, instead = _Budget(path), f"The content of {path}", "name another folder: --root FOLDER"
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -37,11 +37,13 @@ def unpack(path: Path, root: Path) -> None:
                             f"{path}: its member {entry.filename!r} would be written outside {root}. "
                             "Nothing was unpacked. Remove the archive."
                         )
+                need_space(budget.spent, root, what, instead)
                 archive.extractall(root)
         else:
 
             def check(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
                 budget.spend(member.size)
+                need_space(member.size, root, what, instead)
                 return tarfile.data_filter(member, folder)
 
             with tarfile.open(path, tarinfo=_Member) as archive:
@@ -71,9 +73,8 @@ class _Member(tarfile.TarInfo):
 class _Budget:
     """The bytes that an archive may still unpack."""
 
-    def __init__(self, path: Path, root: Path):
-        self.path, self.root = path, root
-        self.free = shutil.disk_usage(root).free
+    def __init__(self, path: Path):
+        self.path = path
         self.most = max(LEAST_LIMIT, MOST_TIMES * path.stat().st_size)
         self.spent = 0
 
@@ -83,11 +84,6 @@ class _Budget:
             raise InputError(
                 f"{self.path}: its content is larger than {self.most / 1e9:,.1f} GB, {MOST_TIMES} times the archive, "
                 "so it is not the published dataset. Unpacking stopped. Remove the archive."
-            )
-        if self.spent > self.free:
-            raise InputError(
-                f"{self.path}: its content does not fit into the {self.free / 1e9:,.1f} GB free in {self.root}. "
-                "Unpacking stopped. Free some space, then rerun the command."
             )
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from ..progress import Progress
 from .lock import create_and_lock
 from .owners import owning
 from .regular import open_regular
+from .space import need_space
 
 TRIES = 5  # consecutive attempts without progress
 CHUNK = 1 << 20
@@ -113,12 +113,8 @@ def _append(url: str, part: Path, start: int, flag: str) -> None:
         start = start if resumes else 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length and length.isdecimal() else None
-        free = shutil.disk_usage(part.parent).free
-        if total and total - start > free:
-            raise InputError(
-                f"{name} needs {(total - start) / 1e9:,.1f} GB more; {part.parent} has {free / 1e9:,.1f} GB "
-                f"free. Free some space, or name another folder: {flag} FOLDER"
-            )
+        if total is not None:
+            need_space(total - start, part.parent, name, f"name another folder: {flag} FOLDER")
         with part.open("ab" if resumes else "wb") as file, Progress(name, total, start, "bytes") as progress:
             while data := answer.read(CHUNK):
                 with name_file(part):

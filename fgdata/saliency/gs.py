@@ -50,9 +50,7 @@ def saliency_map(rgb: np.ndarray, graph: superpixels.Superpixels | None = None) 
 
     graph: the image's superpixels; computed if None.
     """
-    height, width = rgb.shape[:2]
-    graph = superpixels.segment(rgb) if graph is None else graph
-    return np.clip(graph.paint(saliency(graph), height, width), 0, 1)
+    return np.clip(superpixels.draw(saliency, rgb, graph), 0, 1)
 
 
 def saliency(graph: superpixels.Superpixels) -> np.ndarray:

@@ -39,9 +39,7 @@ def saliency_map(rgb: np.ndarray, graph: superpixels.Superpixels | None = None) 
 
     graph: the image's superpixels; computed if None.
     """
-    height, width = rgb.shape[:2]
-    graph = superpixels.segment(rgb) if graph is None else graph
-    return graph.paint(saliency(graph), height, width)
+    return superpixels.draw(saliency, rgb, graph)
 
 
 def saliency(graph: superpixels.Superpixels) -> np.ndarray:

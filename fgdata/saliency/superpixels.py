@@ -9,6 +9,7 @@ images the lengths scale with the image, so they also get about 200 superpixels 
 (numba) and nothing here calls BLAS, so neither the result nor the time depends on thread settings.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -102,6 +103,17 @@ def segment(rgb: np.ndarray) -> Superpixels:
         touches=touches,
         boundary=boundary,
     )
+
+
+def draw(
+    saliency: Callable[[Superpixels], np.ndarray], rgb: np.ndarray, graph: Superpixels | None = None
+) -> np.ndarray:
+    """A saliency of n superpixels, (n,), and a (H, W, 3) image -> its map (H, W) float32.
+
+    graph: the image's superpixels; computed if None.
+    """
+    graph = segment(rgb) if graph is None else graph
+    return graph.paint(saliency(graph), *rgb.shape[:2])
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:

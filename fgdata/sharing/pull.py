@@ -20,6 +20,7 @@ from ..files.atomic import sync_folder, write_atomic
 from ..files.download import OWNERS, only_downloader
 from ..files.hub import dataset_name, hub_error, import_hub
 from ..files.regular import open_regular
+from ..files.space import need_space
 from ..progress import Progress
 from ..shards.faults import sha256
 from ..shards.manifest import MANIFEST, PULLING, manifest_faults, read_manifest
@@ -159,10 +160,7 @@ def _download(source: _Source, listed: list[SetFile], folder: Path) -> int:
     """Downloads what is missing -> the number of files. InputError that names every damaged file, if there are any."""
     todo = [file for file in listed if not _has(folder / file.name, file)]
     size = sum(file.size for file in todo)
-    if size > (free := shutil.disk_usage(folder).free):
-        raise InputError(
-            f"{folder} needs {size / 1e9:,.1f} GB more, and {free / 1e9:,.1f} GB are free. Free some space."
-        )
+    need_space(size, folder, source.address, f"pull to a larger disk: fgdata pull {source.address} FOLDER")
 
     def one(file: SetFile) -> bool:
         path = source.fetch(file.name, folder / PULLING)

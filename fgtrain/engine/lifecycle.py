@@ -20,6 +20,7 @@ from ..runs.provenance import describe_run, earlier_parts, recorded_set
 from ..runs.rundir import RunDir
 from ..runs.state import load_state
 from ..settings.common import NEIGHBOURS, Config
+from . import checkpointing
 from .monitor import Monitor
 from .needs import choose_images
 from .signals import PATIENT, StopSignals
@@ -69,7 +70,7 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                 raise InputError(f"{opening}. {error}" if opening else str(error)) from error
             stack.callback(trainer.loader.close)
             if last is not None:
-                trainer.restore(state, last)
+                checkpointing.restore(trainer, state, last)
                 opening = f"resumed from step {trainer.step:,}"
                 if before not in (None, trainer.world):
                     number = "1 process" if trainer.world == 1 else f"{trainer.world} processes"
@@ -78,7 +79,7 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                         "an uninterrupted run"
                     )
             elif config.extend is not None:
-                opening = trainer.extend(config.extend)
+                opening = checkpointing.extend(trainer, config.extend)
             if first:
                 run.start(config)
                 parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}

@@ -10,17 +10,17 @@ The box is relative to the image's sides, so it also holds for the image before 
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fgdata.shards.reader import ShardSet
-from fgdata.views import Loader, load
+from fgdata.views import Loader
 
 from .. import parallel
 from ..networks.encoder import Encoder
+from ..objectives.loading import load_whole
 from ..settings.common import Config
 
 LARGE = 0.9
@@ -73,19 +73,8 @@ class Refresh:
             buffer.copy_(parallel.gather(buffer[None])[0])
         found = torch.zeros(len(self.shards.split(config.data.split)), 4, device=self.device)
         with parallel.together():
-            loader = load(
-                self.shards,
-                views=replace(encoder.evaluation_view(config.views.size), plain=True),
-                batch_size=config.data.batch_size // world,
-                split=config.data.split,
-                backend=config.machine.backend,
-                rank=parallel.rank(),
-                world_size=world,
-                shuffle=False,
-                last_batch="keep",
-                threads=config.machine.threads,
-                device=self.device,
-            )
+            order = {"shuffle": False, "shuffle_block": None, "last_batch": "keep"}
+            loader = load_whole(config, self.shards, encoder, self.device, cache=None, **order)
             with loader, torch.inference_mode():
                 for batch in loader:
                     maps = encoder(batch["plain"].to(self.device)).maps[4]

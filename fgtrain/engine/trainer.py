@@ -1,4 +1,4 @@
-"""The training loop: batches through an objective, metrics, checkpoints, and exact resumption.
+"""The training loop: batches through an objective, and metrics.
 
 Every process of a training runs this code; only the first one writes files. Functions marked (all) must be called by
 all processes at the same point.
@@ -7,17 +7,15 @@ all processes at the same point.
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fgdata.errors import InputError, counted
+from fgdata.errors import counted
 from fgdata.shards.reader import ShardSet
-from fgdata.views import load
 
 from .. import objectives, parallel
 from ..evaluate import online
@@ -25,14 +23,13 @@ from ..evaluate.labels import Chosen
 from ..networks import optim
 from ..networks.encoder import Encoder
 from ..objectives import BetweenEpochs
+from ..objectives.loading import load_images
 from ..place import enough_memory, pick_precision
-from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
-from ..runs.state import load_state
-from ..settings.common import Config, Optim
-from ..settings.file import blocks_extend, build, differences, relevant
+from ..settings.common import Config
 from ..settings.idle import describe_idle
 from ..show.training import ROWS, draw_training
+from . import checkpointing
 from .capacity import check_memory
 from .guard import Guard
 from .left_out import LeftOut
@@ -43,7 +40,7 @@ from .signals import StopSignals
 
 
 class Trainer:
-    """One training. `state()` and `restore()` save and load all of its state."""
+    """One training. checkpointing.py saves and restores its whole state."""
 
     def __init__(
         self,
@@ -89,25 +86,7 @@ class Trainer:
         if sketch is None:
             check_reads(config, shards, self.objective, self.world)
         torch.manual_seed(parallel.own_seed(config.seed))  # for random draws of the objective
-        self.loader = load(
-            shards,
-            views=self.objective.views,
-            batch_size=config.data.batch_size // self.world,
-            split=config.data.split,
-            detector=config.data.detector,
-            backgrounds=config.data.backgrounds,
-            backend=config.machine.backend,
-            seed=config.seed,
-            rank=parallel.rank(),
-            world_size=self.world,
-            threads=config.machine.threads,
-            readers=config.data.readers,
-            ahead=config.data.ahead,
-            cache=config.data.cache,
-            process=config.data.process,
-            shuffle_block=config.data.shuffle_block,
-            device=device,
-        )
+        self.loader = load_images(config, shards, self.objective.views, device)
         views = self.objective.views
         own = views.crop == "contrastive" and views.crop_box == "given"
         self.refresh = Refresh(config, shards, device) if own else None
@@ -158,14 +137,14 @@ class Trainer:
         while self.step < self.total and not self.stopped:
             with monitor.paused(self.device):
                 if self.step and self.step % between == 0:
-                    self.save()  # before an evaluation, which may be killed
+                    checkpointing.save(self)  # before an evaluation, which may be killed
                 self.evaluate(monitor)
             self.train_epoch(monitor)
             epoch, rest = divmod(self.step, self.steps_per_epoch)
             if not rest:
                 with monitor.paused(self.device):
                     self.between_epochs(epoch, monitor)
-        self.save()
+        checkpointing.save(self)
         if not self.stopped:
             self.evaluate(monitor)
         return "done" if self.step == self.total else "stopped"
@@ -308,119 +287,9 @@ class Trainer:
         between = self.steps_per_epoch * self.config.machine.pictures_every
         return bool(between and self.step and self.step % between == 0)
 
-    def state(self) -> dict[str, Any]:
-        """(all) All that `restore` needs; `ranks` lists the state of each process."""
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        pending = [{k: v.cpu() for k, v in logs.items()} for logs in self.pending]
-        return {
-            "step": self.step,
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "left_out": list(self.left_out.steps),
-            "loader": self.loader.state_dict(),
-            "boxes": self.refresh.boxes if self.refresh else None,
-            "settings": relevant(self.config),
-            "ranks": parallel.collect({"rng": rng, "pending": pending, "indices": [i.cpu() for i in self.indices]}),
-        }
-
-    def restore(self, state: dict[str, Any], checkpoint: Path) -> None:
-        """Loads the state of a checkpoint. InputError, naming the checkpoint, if it does not fit this fgtrain."""
-        with _fits(checkpoint):
-            self._load(state, self.optimizer)
-            self.loader.load_state_dict(state["loader"], any_ranks=True)  # lifecycle.py warns
-            self._load_random(state)
-            own = state["ranks"][parallel.rank() % len(state["ranks"])]
-            self.pending = [
-                {k: v if k == "lr" else v.to(self.device) for k, v in logs.items()} for logs in own["pending"]
-            ]
-            self.indices = [i.to(self.device) for i in own["indices"]]
-            self.step, self.left_out.steps = state["step"], list(state.get("left_out", []))
-
-    def _load(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-        """The networks, banks and boxes of a checkpoint, and the state of its optimiser into `optimizer`."""
-        self.objective.load_state_dict(state["objective"])
-        optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty without fp16
-            self.scaler.load_state_dict(state["scaler"])
-        if self.refresh and (boxes := state.get("boxes")) is not None:
-            self.refresh.restore(boxes, self.loader)
-
-    def _load_random(self, state: dict[str, Any]) -> None:
-        """The state of the random generators of this process, or a new one for a process that the run did not have."""
-        ranks, rank = state["ranks"], parallel.rank()
-        if rank >= len(ranks):
-            torch.manual_seed(parallel.own_seed(self.config.seed, state["step"]))
-            return
-        torch.set_rng_state(ranks[rank]["rng"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in ranks[rank]["rng"]:
-            torch.cuda.set_rng_state(ranks[rank]["rng"]["cuda"], self.device)
-
-    def extend(self, path: Path) -> str:
-        """Continues the training of another run with a new schedule, at the start of an epoch -> a line that says so.
-
-        The settings of the optimiser are those of this run, with the old averages of each parameter. With another seed
-        the random draws are those of the new one. InputError when that run has no checkpoint, or settings that this
-        training cannot continue.
-        """
-        run = RunDir(path)
-        last = run.last_checkpoint
-        if last is None:
-            raise InputError(f"--extend {path} has no checkpoint. Name a run that has finished an epoch.")
-        state = load_state(last)
-        old, new = state.get("settings") or relevant(run.config()), relevant(self.config)
-        if changed := blocks_extend(differences(old, new)):
-            raise InputError(
-                f"--extend {path}: {', '.join(changed)} differ from that run; allowed to differ: epochs, seed and "
-                f"optim, except optim.name. Use its settings: --config {path / 'config.json'}"
-            )
-        settings = {k.removeprefix("optim."): v for k, v in old.items() if k.startswith("optim.")}
-        theirs = optim.build(self.objective, build(Optim, settings, str(last)), self.objective.rates)
-        with _fits(last):
-            self._load(state, theirs)
-            self.optimizer.state.update(theirs.state)  # by parameter, since the groups may be others
-            loader = state["loader"]
-            epoch, identity = loader["epoch"] + (loader["batch"] > 0), {**loader["loader"], "seed": self.config.seed}
-            self.loader.load_state_dict({**loader, "epoch": epoch, "batch": 0, "loader": identity}, any_ranks=True)
-            if old["seed"] == self.config.seed:
-                self._load_random(state)
-        return f"extends {path}: weights, heads and optimiser of its step {state['step']:,}, with a new schedule"
-
-    def save(self) -> None:
-        """(all) Writes a checkpoint, after checking that everything in it is finite."""
-        self.check()
-        self.check_weights()
-        model, state, views = self.objective.encoder.model, self.state(), self.objective.views
-        about: dict[str, Any] = {"backbone": model.backbone, "width": str(model.width), "stem": model.stem}
-        about |= {"drop_path": model.drop_path} if model.drop_path else {}
-        about |= {name: count for name in ("attend", "parts") if (count := getattr(model, name))}
-        about |= {"mean": views.mean, "std": views.std}
-        about |= {"size": str(self.config.views.size), "step": str(self.step), "method": self.config.method}
-        about |= {"settings": relevant(self.config)}
-        with parallel.together():
-            if self.first:
-                keep = self.config.machine.keep_last
-                self.run.save_checkpoint(self.step, self.objective.encoder, about, state, keep)
-                self.run.note(checkpoint=self.step)
-
 
 def part(batch: dict[str, Tensor], number: int, parts: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The samples of part `number` (from 0) of a batch that is computed in `parts`. shapes: as of `Loader.tensors`."""
     if parts == 1:
         return batch
     return {k: v.chunk(parts, dim=shapes[k].index(-1))[number] for k, v in batch.items()}
-
-
-@contextmanager
-def _fits(checkpoint: Path) -> Iterator[None]:
-    """InputError, naming the checkpoint, if the block finds that its state does not fit this fgtrain."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise_system_error(str(checkpoint / "state.pt"), error)
-        raise InputError(
-            f"{checkpoint / 'state.pt'} does not fit this fgtrain ({str(error).splitlines()[0]}). Resume with the "
-            "version that wrote it (run.json has its commit and versions), or start a new run with another --out."
-        ) from error

@@ -18,7 +18,7 @@ with nothing above tau predicts no box.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import repeat
 
 import cv2
@@ -30,7 +30,6 @@ from fgdata.boxes.geometry import iou
 from fgdata.cores import available_cores
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet, meta, read_all
-from fgdata.views import ViewSpec
 
 from ..networks.encoder import Encoder
 from .cam import class_activation, explain, pools_by_mean
@@ -119,7 +118,7 @@ def activation_maps(
     layer = probe_layer(encoder, shards, size, device, seed)
     by_mean, encoder = pools_by_mean(encoder, size), placed(encoder, device)
     maps, truth = [], []
-    for x, batch in images(shards, "test", whole_image(encoder, size), device):
+    for x, batch in images(shards, "test", encoder.whole_view(size), device):
         classes = batch["label"].to(device)
         if by_mean:
             with torch.inference_mode():
@@ -133,14 +132,9 @@ def activation_maps(
     return np.stack(maps), truth, "CAM" if by_mean else "Grad-CAM"
 
 
-def whole_image(encoder: Encoder, size: int) -> ViewSpec:
-    """Views of the whole image, resized to a square: `plain` makes `forward` and `embed` use it."""
-    return replace(encoder.evaluation_view(size), plain=True)
-
-
 def probe_layer(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, seed: int) -> torch.nn.Linear:
     """Trains the linear layer whose class scores the maps explain: synth-pair's protocol on features computed once."""
-    rows = embed(encoder, shards, "train", whole_image(encoder, size), device)
+    rows = embed(encoder, shards, "train", encoder.whole_view(size), device)
     labels: Tensor = torch.empty_like(rows[1]).scatter_(0, rows[2], rows[1])
     trial = Trial(labels, 1.0, rows[0].shape[1], len(shards.classes), PROTOCOLS["synth-pair"], seed)
     rows = on_device(rows, device)

@@ -35,14 +35,15 @@ BOTH = ("train", "test")
 def run_knn(flags: Knn) -> dict[str, Any]:
     """Runs `fgtrain eval knn` and returns its record."""
     validation = flags.split == "validation"
-    subject, k, temperature = Subject.open(flags, ("train",) if validation else BOTH), flags.k, flags.temperature
+    splits = ("train",) if validation else BOTH
+    subject, k, temperature = Subject.open(flags, splits), flags.k, flags.temperature
+    notes = check_classes(subject, splits)
     bank = subject.shards.splits["train"]
     need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split")
-    right, notes = {}, []
+    right = {}
     for name, encoder in subject.encoders(flags.untrained).items():
         train = embed(subject, encoder, "train")
         train, test = knn.hold_out(train) if validation else (train, embed(subject, encoder, "test"))
-        notes = subject.check_classes(train[1], test[1])
         right[name] = knn.classify(train, test, k, temperature, len(subject.shards.classes))
     table = new_table(f"kNN, k = {k}, {subject.size} px", "encoder", f"{flags.split} accuracy", "standard error", "n")
     for name, r in right.items():
@@ -58,12 +59,12 @@ def run_knn(flags: Knn) -> dict[str, Any]:
 def run_linear(flags: Linear) -> list[dict[str, Any]]:
     """Runs `fgtrain eval linear` and returns one record per fraction of the labels."""
     subject, listed, about = with_labels(Subject.open(flags, BOTH), flags.labels)
+    notes = check_classes(subject)
     cache, fractions, trials, epochs = flags.cache, flags.fractions, flags.trials, flags.epochs
     protocol = linear.PROTOCOLS[flags.protocol]
     protocol = protocol if epochs is None else replace(protocol, epochs=epochs)
     encoder = subject.load()
     train, test = (embed(subject, encoder, split) for split in BOTH)
-    notes = subject.check_classes(train[1], test[1])
     options = subject.shards, subject.size, subject.device, protocol, cache, fractions, trials, flags.seed
     results = linear.linear(encoder, train, test, *options)
     crops = "central squares, features computed once" if cache else "random crops"
@@ -90,7 +91,7 @@ def run_finetune(flags: Finetune) -> list[dict[str, Any]]:
     reused only if everything that decides its accuracy is equal: fit, weights, data, code, versions and device.
     """
     subject, listed, about = with_labels(Subject.open(flags, BOTH), flags.labels)
-    notes = subject.check_classes(*(probe.labels_of(subject.shards, split) for split in BOTH))
+    notes = check_classes(subject)
     journal = None if subject.checkpoint.run is None else subject.checkpoint.run.path / "finetune.jsonl"
     if journal is not None:
         check_appendable(journal)
@@ -146,6 +147,13 @@ def with_labels(subject: Subject, file: Path | None) -> tuple[Subject, dict[str,
     return replace(subject, shards=shards), {"labels": shards.setting}, [shards.note]
 
 
+def check_classes(subject: Subject, splits: Sequence[str] = BOTH) -> list[str]:
+    """Subject.check_classes of the labels of these splits (only train where a part of it is held out). Only labels are
+    read, so it comes before anything expensive."""
+    labels = [probe.labels_of(subject.shards, split) for split in splits]
+    return subject.check_classes(labels[0], labels[-1])
+
+
 def run_retrieval(flags: Retrieval) -> dict[str, Any]:
     """Runs `fgtrain eval retrieval` and returns its record."""
     subject = Subject.open(flags, ("test",))
@@ -182,7 +190,7 @@ def run_localization(flags: Localization) -> dict[str, Any]:
     notes = ["± one standard error. MaxBoxAcc is defined at the best threshold for these images."]
     if missing := sum(not len(boxes) for boxes in true_boxes):
         notes.append(f"{missing:,} of {len(true_boxes):,} test images have no ground-truth box and are not scored.")
-    notes += subject.check_classes(*(probe.labels_of(subject.shards, split) for split in BOTH))
+    notes += check_classes(subject)
     results = {}
     for name, encoder in subject.encoders(flags.untrained).items():
         options = subject.shards, subject.size, subject.device, flags.seed, true_boxes

@@ -135,6 +135,10 @@ class Encoder(nn.Module):
         """The test-time view at `size` pixels with the mean and std that the network was trained with."""
         return replace(ViewSpec.evaluation(size), mean=self.mean, std=self.std)
 
+    def whole_view(self, size: int) -> ViewSpec:
+        """The test-time view with `plain`, the whole image resized to a square of `size` pixels."""
+        return replace(self.evaluation_view(size), plain=True)
+
     def check_size(self, size: int, flag: str = "views.size") -> None:
         """InputError, with the nearest sizes that fit, when the network cannot process views of `size` pixels."""
         if self.shape.fits(self.model, size):

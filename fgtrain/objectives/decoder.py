@@ -8,7 +8,6 @@ import json
 import math
 import os
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -24,15 +23,15 @@ from torch import Tensor, nn
 
 from fgdata.errors import InputError, counted
 from fgdata.shards.reader import ShardSet
-from fgdata.views import load
 
 from .. import parallel
 from ..networks.encoder import Encoder
 from ..place import has_bf16
 from ..runs.files import raise_system_error, read_through, write_bytes
 from ..runs.rundir import RunDir
-from ..runs.state import checksum, damage
+from ..runs.state import checksum, damage, read_saved
 from ..settings.methods import SynthPairConfig
+from .loading import load_whole
 from .losses import wide
 
 FILE, UNFINISHED = "decoder.safetensors", "decoder-warmup.pt"
@@ -179,23 +178,8 @@ def warm_up(
     frozen.hold = encoder.hold
     frozen.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(decoder.parameters(), lr=settings.lr)
-    loader = load(
-        shards,
-        views=replace(encoder.evaluation_view(config.views.size), plain=True),
-        batch_size=max(2, min(settings.batch_size, len(shards.split(config.data.split))) // world),
-        split=config.data.split,
-        backend=config.machine.backend,
-        seed=config.seed,
-        rank=parallel.rank(),
-        world_size=world,
-        threads=config.machine.threads,
-        readers=config.data.readers,
-        ahead=config.data.ahead,
-        cache=config.data.cache,
-        process=config.data.process,
-        shuffle_block=config.data.shuffle_block,
-        device=device,
-    )
+    size = max(2, min(settings.batch_size, len(shards.split(config.data.split))) // world)
+    loader = load_whole(config, shards, encoder, device, batch_size=size)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and config.precision != "fp32")
     epoch = 0
     with parallel.together():
@@ -266,11 +250,7 @@ def mean_image_error(x: Tensor) -> Tensor:
 def restore(unfinished: Path, epochs: int, decoder: Decoder, optimizer: torch.optim.Optimizer, loader: Any) -> int:
     """Restores an interrupted warm-up and returns its completed epochs. InputError when its state is damaged."""
     try:
-        read_through(unfinished)
-        with zipfile.ZipFile(unfinished) as parts:  # torch stores checksums and does not compare them
-            if changed := parts.testzip():
-                raise ValueError(changed)
-        state = torch.load(unfinished, map_location="cpu", weights_only=True)
+        state = read_saved(unfinished)
         epoch = state["epoch"]
         if not (isinstance(epoch, int) and 0 <= epoch < epochs):
             raise ValueError(epoch)

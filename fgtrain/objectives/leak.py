@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fgdata.shards.reader import ShardSet
-from fgdata.views import ViewSpec, load
+from fgdata.views import ViewSpec
 
 from ..settings.common import Config
+from .loading import load_images
 
 SIDE, MOST = 8, 1024
 """Pixels of a thumbnail's side; images of each kind that are looked at."""
@@ -26,18 +27,9 @@ def check_leak(
     """Draws up to MOST views of the set and as many lent ones, and says how well they can be told apart -> accuracy on
     the half that was not fitted, its standard error and number of views; None if `stop()`, or below 8 of each kind."""
     ours, lent, wanted = [], [], min(MOST, len(shards.split(config.data.split)))
-    batch_size = min(64, wanted)
-    with load(
-        shards,
-        views=views,
-        batch_size=batch_size,
-        split=config.data.split,
-        detector=config.data.detector,
-        backgrounds=config.data.backgrounds,
-        backend=config.machine.backend,
-        seed=config.seed,
-        threads=config.machine.threads,
-    ) as loader:
+    whole = {"rank": 0, "world_size": 1}  # each process looks at the same images
+    options = {"batch_size": min(64, wanted), "shuffle_block": None, "cache": None, **whole}
+    with load_images(config, shards, views, torch.device("cpu"), **options) as loader:
         for batch in loader:
             ours.append(thumbnails(batch["views"][0]))
             lent.append(thumbnails(batch["lent"]))

@@ -38,21 +38,10 @@ def checksum(weights: dict[str, Any]) -> int:
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """Reads state.pt of a checkpoint folder. InputError if it cannot be read; if it is missing or damaged, the message
     names the other checkpoints."""
-    import torch
-
     file = checkpoint / "state.pt"
     try:
-        if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
-            raise ValueError("not a regular file")
-        read_through(file)
-        with zipfile.ZipFile(file) as parts:  # torch writes a checksum of each part but does not check it
-            if changed := parts.testzip():
-                raise ValueError(f"{changed} has changed")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise ValueError("not the state of a run")
-        return state
-    except Exception as error:  # torch raises errors of every type on damaged bytes
+        return read_saved(file)
+    except Exception as error:
         raise_system_error(str(file), error)
         others = [p.name for p in complete_checkpoints(checkpoint.parent) if p.name != checkpoint.name]
         advice = (
@@ -64,8 +53,25 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         raise InputError(f"{file} cannot be read: {damage(file, error)}. {advice}") from error
 
 
+def read_saved(file: Path) -> dict[str, Any]:
+    """The dict that torch.save wrote to a file. Damaged bytes lead torch into errors of every type; `damage` says in
+    words what is wrong."""
+    import torch
+
+    if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
+        raise ValueError("not a regular file")
+    read_through(file)
+    with zipfile.ZipFile(file) as parts:  # torch writes a checksum of each part but does not check it
+        if changed := parts.testzip():
+            raise ValueError(f"{changed} has changed")
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("not a dict")
+    return state
+
+
 def damage(file: Path, error: Exception) -> str:
-    """Why torch.load could not read a file, in plain words instead of torch's."""
+    """Why `read_saved` failed, in plain words instead of torch's."""
     if isinstance(error, FileNotFoundError):
         return "it is missing"
     if isinstance(error, OSError) and error.strerror:

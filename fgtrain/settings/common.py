@@ -263,7 +263,8 @@ class Config:
     takes_local: ClassVar[bool] = False
     """Whether the objective also takes local crops (`--views.local.count`)."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What the objective reads of a shard set besides images: labels, boxes; or backgrounds, of other sets."""
+    """What the method needs besides images: labels or boxes of the shard set, backgrounds of other sets, or weights to
+    start from."""
 
     data: Data = Data()
     views: ViewSpec = field(default_factory=ViewSpec)

@@ -44,7 +44,7 @@ class BoxDistillConfig(Config):
     objective: ClassVar[str] = "fgtrain.objectives.distillation:BoxDistill"
     kind: ClassVar[str] = "distillation"
     view_count: ClassVar[int] = 1
-    needs: ClassVar[tuple[str, ...]] = ("boxes",)
+    needs: ClassVar[tuple[str, ...]] = ("boxes", "weights")
 
     views: ViewSpec = GENTLE
     distill: DistillSettings = DistillSettings()

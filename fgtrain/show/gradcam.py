@@ -18,9 +18,10 @@ from fgdata.shards.reader import ShardSet, meta
 
 from ..evaluate.cam import explain, remark_on
 from ..evaluate.finetune import Part
-from ..evaluate.localization import probe_layer, whole_image
+from ..evaluate.localization import probe_layer
 from ..evaluate.probe import images, placed
 from ..evaluate.subject import Subject
+from ..networks.encoder import Encoder
 from ..printing import say
 from ..runs.files import whole
 from ..settings.common import need
@@ -61,19 +62,15 @@ def draw_gradcam(flags: Gradcam) -> Path:
     reader, rows = data.split(split), len(flags.ids) or flags.rows
     check_rows(rows, data, split)
     numbers = choose(data, split, flags.ids, rows, flags.seed)
-    part = Part(data, split, torch.from_numpy(numbers))
     cells = [[original(data, split, number)] for number in numbers]
     right, grid = [], (0, 0)
     for subject in subjects:
-        encoder = subject.load()
-        layer = probe_layer(encoder, data, subject.size, subject.device, flags.seed)
-        x, batch = next(images(part, split, whole_image(encoder, subject.size), subject.device))
-        classes = batch["label"].to(subject.device)
-        maps, predicted = explain(placed(encoder, subject.device), layer, x, classes)
-        right.append(int((predicted == classes).sum()))
-        grid = tuple(maps.shape[1:])
-        for row, one, number in zip(cells, maps.cpu().numpy(), numbers):
-            row.append(overlaid(decode(reader.read(int(number))["jpg"], str(number)), one, flags.colours))
+        pictures, grid, count = explained(
+            subject.load(), data, split, numbers, subject.size, subject.device, flags.seed, flags.colours
+        )
+        right.append(count)
+        for row, picture in zip(cells, pictures):
+            row.append(picture)
     captions = [caption(data, reader.read(int(number))) for number in numbers]
     heads = [("image", 1), *((name, 1) for name in flags.labels or [named(subject) for subject in subjects])]
     out = flags.out or (first.checkpoint.run.path if first.checkpoint.run else Path()) / "gradcam.png"
@@ -85,6 +82,29 @@ def draw_gradcam(flags: Gradcam) -> Path:
     for line in remark_on(grid):
         say(f"  {line}")
     return out
+
+
+def explained(
+    encoder: Encoder,
+    shards: ShardSet,
+    split: str,
+    numbers: np.ndarray,
+    size: int,
+    device: torch.device,
+    seed: int,
+    palette: str = "jet",
+) -> tuple[list[Image.Image], tuple[int, ...], int]:
+    """Images of a split by number -> Grad-CAM of their classes over each, (h, w) of the maps, and how many are
+    classified correctly. `seed` decides the initial weights of the linear layer."""
+    layer = probe_layer(encoder, shards, size, device, seed)
+    part = Part(shards, split, torch.from_numpy(numbers))
+    x, batch = next(images(part, split, encoder.whole_view(size), device))
+    classes = batch["label"].to(device)
+    maps, predicted = explain(placed(encoder, device), layer, x, classes)
+    reader = shards.split(split)
+    rgbs = (decode(reader.read(int(number))["jpg"], str(number)) for number in numbers)
+    pictures = [overlaid(rgb, one, palette) for rgb, one in zip(rgbs, maps.cpu().numpy())]
+    return pictures, tuple(maps.shape[1:]), int((predicted == classes).sum())
 
 
 def original(shards: ShardSet, split: str, number: int) -> Image.Image:

@@ -83,9 +83,9 @@ def needs(config: Config) -> str:
     """What a recipe needs besides images: labels, boxes, maps, backgrounds, or weights to start from."""
     views = config.views
     wanted = dict.fromkeys((*config.needs, *["boxes"] * views.needs_boxes, *["maps"] * views.needs_maps))
-    detector = f" ({config.data.detector})" if config.data.detector else ""
-    words = [word + detector * (word == "boxes") for word in wanted]
-    return ", ".join(words + ["--init WEIGHTS"] * (config.method == "box-distill" and not config.init))
+    own = {"boxes": f"boxes ({config.data.detector})"} if config.data.detector else {}
+    own["weights"] = "" if config.init else "--init WEIGHTS"
+    return ", ".join(word for word in (own.get(each, each) for each in wanted) if word)
 
 
 def describe_set(path: Path) -> tuple[str, str]:

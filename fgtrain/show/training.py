@@ -6,17 +6,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fgdata.images import decode
 from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
 
-from ..evaluate.cam import explain
-from ..evaluate.finetune import Part
-from ..evaluate.localization import probe_layer, whole_image
-from ..evaluate.probe import images, placed
 from ..networks.encoder import Encoder
 from ..runs.files import whole
-from .gradcam import CELL, original, overlaid
+from .gradcam import CELL, explained, original
 from .layout import Sheet, layout
 from .sheet import caption, choose, default_split, pixels
 
@@ -67,13 +62,7 @@ def gradcam_sheet(encoder: Encoder, shards: ShardSet, size: int, device: torch.d
     split = default_split(shards, None)
     reader = shards.split(split)
     numbers = choose(shards, split, (), min(ROWS, len(reader)), 0)
-    layer = probe_layer(encoder, shards, size, device, 0)
-    part = Part(shards, split, torch.from_numpy(numbers))
-    x, batch = next(images(part, split, whole_image(encoder, size), device))
-    maps, _ = explain(placed(encoder, device), layer, x, batch["label"].to(device))
-    cells, captions = [], []
-    for number, one in zip(numbers, maps.cpu().numpy()):
-        sample = reader.read(int(number))
-        cells.append([original(shards, split, number), overlaid(decode(sample["jpg"], str(number)), one)])
-        captions.append(caption(shards, sample))
+    pictures, *_ = explained(encoder, shards, split, numbers, size, device, 0)
+    cells = [[original(shards, split, number), picture] for number, picture in zip(numbers, pictures)]
+    captions = [caption(shards, reader.read(int(number))) for number in numbers]
     return layout(cells, captions, [("image", 1), ("Grad-CAM", 1)], CELL)

@@ -201,6 +201,24 @@ def test_more_seeds_add_to_the_others(project: Path):
     assert f"| better | {np.mean(found):.1f} ± {(high - low) / 2:.1f} |" in written(project)["RESULTS.md"]
 
 
+def test_a_row_has_results_of_one_shard_set_only(project: Path):
+    def measured_on(digest: str, seeds: tuple[int, ...], rows=("better", "same")) -> Path:
+        of = made_up(seeds, rows)
+        record.write(replace(of, results=tuple(line | {"digest": digest * 64} for line in of.results)), project / "of")
+        return project / "of"
+
+    folder = results.add(measured_on("a", (0, 1, 2)), project)
+    before = (folder / "results.jsonl").read_bytes()
+    words = r"row 'better' .* named cub \(digest b{12}, seeds 0 1; digest a{12}, seeds 2\).*--name"
+    with pytest.raises(InputError, match=words):
+        results.add(measured_on("b", (0, 1)), project)
+    assert (folder / "results.jsonl").read_bytes() == before
+    results.add(measured_on("b", (0, 1, 2), ("better",)), project)  # replaces all results of two rows
+    found = {(line["row"], line["digest"][0]) for line in record.read(folder).results if "row" in line}
+    assert found == {("start | as it is", "b"), ("better", "b"), ("same", "a")}
+    assert results.add(measured_on("c", (0, 1)), project, "other-set").name == "other-set"
+
+
 def test_a_folder_that_is_no_study_is_refused(project: Path):
     with pytest.raises(InputError, match=r"has no study.json.*--tables"):
         results.add(project, project)

@@ -21,7 +21,7 @@ from fgdata.building.log import LOG
 from fgdata.building.rewrite import add, rebox
 from fgdata.cli import main
 from fgdata.errors import InputError
-from fgdata.files import swap
+from fgdata.files import space, swap
 from fgdata.files.lock import lock
 from fgdata.shards.check import check
 from fgdata.shards.manifest import dump, list_shards, read_manifest, signed
@@ -294,10 +294,10 @@ def test_a_set_that_does_not_fit_beside_the_old_one_is_refused_before_a_detector
     size = sum(shard["bytes"] for shard in list_shards(read_manifest(copy)))
     usage = shutil.disk_usage(copy)
     monkeypatch.setattr(rewrite, "run_jobs", lambda *_, **__: pytest.fail("it begins"))
-    monkeypatch.setattr(rewrite.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
     for out in ([], ["--out", str(tmp_path / "new")]):
         assert main(["add", str(copy), "--saliency", "vsf", "--jobs", "1", *out]) == 2
-        assert "are free there. Free some space, or write it to another drive: --out" in capsys.readouterr().err
+        assert "are free. Free some space, or write it to another drive: --out" in capsys.readouterr().err
     assert files(copy) == before
     assert not (tmp_path / "new").exists()
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,9 +18,9 @@ from http_server import Server, serving
 from fgdata import datasets
 from fgdata.cli import main
 from fgdata.datasets import DATASETS, fetch
-from fgdata.datasets.unpack import MOST_HEADER
+from fgdata.datasets.unpack import MOST_HEADER, unpack
 from fgdata.errors import InputError
-from fgdata.files import download
+from fgdata.files import download, space
 
 NOISE = np.random.default_rng(0).bytes(300_000)  # does not compress, so that archives have some length
 
@@ -47,6 +48,19 @@ def zipped(members: dict[str, bytes]) -> bytes:
         for name, data in members.items():
             archive.writestr(name, data)
     return out.getvalue()
+
+
+@pytest.mark.parametrize("data", [tar({"in/x": NOISE}), zipped({"in/x": NOISE[1:], "in/y": b"1"})], ids=["tar", "zip"])
+def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_written(data, server, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage._replace(free=len(NOISE) - 1))
+    advice = r"\.\d GB are free\. Free some space, or name another folder: --root FOLDER"
+    with pytest.raises(InputError, match=rf"archive needs 0\.\d GB more in \S+, and 0{advice}"):
+        fetch.download("cub", tmp_path / "data", (server.offer("archive", data),))
+    (tmp_path / "archive").write_bytes(data)
+    with pytest.raises(InputError, match=rf"The content of \S+ needs 0\.\d GB more in \S+, and 0{advice}"):
+        unpack(tmp_path / "archive", tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name in ("x", "y", "archive.part")]
 
 
 def test_a_tar_and_a_zip_are_downloaded_once_and_unpacked_together(server, tmp_path, capsys):

@@ -12,7 +12,7 @@ from fgdata import datasets
 from fgdata.cli import main
 from fgdata.datasets import remote as roots
 from fgdata.errors import InputError
-from fgdata.files import owners
+from fgdata.files import owners, space
 from fgdata.stores.place import Url
 from fgdata.stores.remote import Remote
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_copied(s3: str, web, monkeypatch: pytest.MonkeyPatch):
             datasets.read("folder", text)
     url = put("s3://birds/roots/small", {"1.jpg": b"1"})
     with monkeypatch.context() as patch:
-        patch.setattr(roots.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+        patch.setattr(space.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
         with pytest.raises(InputError, match="GB are free. Free some space, or set FGDATA_ROOT"):
             roots.copy_dataset(url)
     with monkeypatch.context() as patch:

@@ -11,7 +11,7 @@ from trainable import final, metrics, same, small, stop_at_step
 from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 from fgtrain import cli
-from fgtrain.engine import lifecycle
+from fgtrain.engine import checkpointing, lifecycle
 from fgtrain.engine.trainer import Trainer
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings import common
@@ -51,7 +51,7 @@ def opened(config: common.Config, extend: bool = True) -> Trainer:
     trainer = Trainer(config, RunDir(Path("x")), ShardSet.open(config.data.shards), torch.device("cpu"))
     if extend:
         assert config.extend is not None
-        trainer.extend(config.extend)
+        checkpointing.extend(trainer, config.extend)
     trainer.loader.close()
     return trainer
 

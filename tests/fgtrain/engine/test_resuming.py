@@ -7,7 +7,7 @@ import pytest
 from trainable import final, small, stop_at_step
 
 from fgdata.errors import InputError
-from fgtrain.engine import lifecycle, trainer
+from fgtrain.engine import checkpointing, lifecycle, trainer
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings.common import Config
 
@@ -30,7 +30,7 @@ def test_a_resume_that_is_refused_leaves_a_failed_run(drawn_set: Path, tmp_path:
         stop_at_step(patch, 3)
         lifecycle.train(small(drawn_set, run), "cvsa")
     assert RunDir(run).facts["status"] == "stopped"
-    monkeypatch.setattr(trainer.Trainer, "restore", lambda *_: (_ for _ in ()).throw(InputError("out of memory")))
+    monkeypatch.setattr(checkpointing, "restore", lambda *_: (_ for _ in ()).throw(InputError("out of memory")))
     config = small(drawn_set, run)
     with pytest.raises(InputError, match="out of memory"):
         lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")

@@ -10,7 +10,7 @@ import pytest
 from trainable import final, small
 
 from fgtrain import cli
-from fgtrain.engine import lifecycle, signals
+from fgtrain.engine import checkpointing, lifecycle, signals
 from fgtrain.engine.monitor import Monitor
 from fgtrain.engine.trainer import Trainer
 from fgtrain.runs.files import write_json
@@ -46,7 +46,7 @@ def send(*numbers: signal.Signals) -> None:
         os.kill(os.getpid(), number)
 
 
-def before_method(patch: pytest.MonkeyPatch, owner: type, name: str, action: Callable[[], None]) -> None:
+def before_method(patch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[[], None]) -> None:
     method = getattr(owner, name)
 
     def first_act(self, *words, **options):
@@ -72,7 +72,7 @@ def test_a_second_signal_does_not_lose_the_checkpoint(number: signal.Signals, dr
     """Two within the step, one as the checkpoint begins, one while it is written, one before the status is recorded."""
     with pytest.MonkeyPatch.context() as patch:
         at_step(patch, 3, lambda: send(number, number))
-        before_method(patch, Trainer, "save", lambda: send(number))
+        before_method(patch, checkpointing, "save", lambda: send(number))
         before_method(patch, RunDir, "save_checkpoint", lambda: send(number))
         before_method(patch, Monitor, "__exit__", lambda: send(number))
         run = lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")

@@ -1,5 +1,6 @@
 """MaxBoxAcc on constructed maps, boxes of components against scikit-image, activation maps against loops."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -111,8 +112,8 @@ class Coarse(nn.Module):
     """(B, 3, S, S) -> features whose last stage is the image pooled to 4 x 4."""
 
     @staticmethod
-    def evaluation_view(size: int) -> ViewSpec:
-        return ViewSpec.evaluation(size)
+    def whole_view(size: int) -> ViewSpec:
+        return replace(ViewSpec.evaluation(size), plain=True)
 
     def forward(self, x: torch.Tensor) -> Features:
         stage4 = nn.functional.adaptive_avg_pool2d(x, 4)
@@ -124,9 +125,7 @@ def test_activation_maps_are_of_each_samples_class_in_any_order(drawn_set: Path,
     shards, cpu = ShardSet.open(drawn_set), torch.device("cpu")
     true_boxes = [np.array([[0, 0, 1, number / 16]])[: number % 3] for number in range(16)]  # every third has none
     layer, encoder = nn.Linear(3, 4), cast("Encoder", Coarse())
-    with load(
-        shards, views=localization.whole_image(encoder, 32), batch_size=16, split="test", shuffle=False
-    ) as loader:
+    with load(shards, views=encoder.whole_view(32), batch_size=16, split="test", shuffle=False) as loader:
         samples = next(iter(loader))
     z = Coarse()(samples["plain"]).maps[4].double().numpy()
     w = layer.weight.detach().double().numpy()
