@@ -16,7 +16,6 @@ from .. import parallel
 from ..networks import optim
 from ..runs.files import raise_system_error
 from ..runs.rundir import RunDir
-from ..runs.state import load_state
 from ..settings.common import Optim
 from ..settings.file import blocks_extend, build, differences, relevant
 
@@ -55,6 +54,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "scaler": trainer.scaler.state_dict(),
         "left_out": list(trainer.left_out.steps),
         "loader": trainer.loader.state_dict(),
+        "normalisation": (trainer.objective.views.mean, trainer.objective.views.std),
         "boxes": trainer.refresh.boxes if trainer.refresh else None,
         "settings": relevant(trainer.config),
         "ranks": parallel.collect({"rng": rng, "pending": pending, "indices": [i.cpu() for i in trainer.indices]}),
@@ -75,27 +75,32 @@ def restore(trainer: "Trainer", state: dict[str, Any], checkpoint: Path) -> None
         trainer.step, trainer.left_out.steps = state["step"], list(state.get("left_out", []))
 
 
-def extend(trainer: "Trainer", path: Path) -> str:
-    """Continues the training of another run with a new schedule, at the start of an epoch -> a line that says so.
-
-    The settings of the optimiser are those of this run, with the old averages of each parameter. With another seed
-    the random draws are those of the new one. InputError when that run has no checkpoint, or settings that this
-    training cannot continue.
-    """
-    run = RunDir(path)
-    last = run.last_checkpoint
+def find_extended(path: Path) -> Path:
+    """The last checkpoint of the run that --extend names. InputError when it has none."""
+    last = RunDir(path).last_checkpoint
     if last is None:
         raise InputError(f"--extend {path} has no checkpoint. Name a run that has finished an epoch.")
-    state = load_state(last)
-    old, new = state.get("settings") or relevant(run.config()), relevant(trainer.config)
+    return last
+
+
+def extend(trainer: "Trainer", state: dict[str, Any], checkpoint: Path) -> str:
+    """Continues the training of another run with a new schedule, at the start of an epoch -> a line that says so.
+
+    `state` is that of its last checkpoint. The settings of the optimiser are those of this run, with the old averages
+    of each parameter. With another seed the random draws are those of the new one. InputError when that run has
+    settings that this training cannot continue.
+    """
+    path = trainer.config.extend
+    assert path is not None
+    old, new = state.get("settings") or relevant(RunDir(path).config()), relevant(trainer.config)
     if changed := blocks_extend(differences(old, new)):
         raise InputError(
             f"--extend {path}: {', '.join(changed)} differ from that run; allowed to differ: epochs, seed and "
             f"optim, except optim.name. Use its settings: --config {path / 'config.json'}"
         )
     settings = {k.removeprefix("optim."): v for k, v in old.items() if k.startswith("optim.")}
-    theirs = optim.build(trainer.objective, build(Optim, settings, str(last)), trainer.objective.rates)
-    with _fits(last):
+    theirs = optim.build(trainer.objective, build(Optim, settings, str(checkpoint)), trainer.objective.rates)
+    with _fits(checkpoint):
         _load(trainer, state, theirs)
         trainer.optimizer.state.update(theirs.state)  # by parameter, since the groups may be others
         loader = state["loader"]

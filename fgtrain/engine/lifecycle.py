@@ -63,11 +63,12 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                 opening = f"nothing to resume in {path}: starting a new run"
         last = parallel.collect(last)[0]
         with parallel.together():
-            state = load_state(last) if last else {}
+            source = checkpointing.find_extended(config.extend) if last is None and config.extend is not None else last
+            state = load_state(source) if source else {}
             if last:
                 run.check_unchanged(config, state.get("settings"), last)
             try:
-                trainer = Trainer(config, run, shards, device, signals, resumed=last is not None)
+                trainer = Trainer(config, run, shards, device, signals, state)
             except InputError as error:
                 raise InputError(f"{opening}. {error}" if opening else str(error)) from error
             stack.callback(trainer.loader.close)
@@ -82,8 +83,8 @@ def train(config: Config, name: str, signals: StopSignals | None = None) -> Path
                     )
                 if edited:
                     opening += f"; {edited} since the run was last started, so from here on its results may differ"
-            elif config.extend is not None:
-                opening = checkpointing.extend(trainer, config.extend)
+            elif source is not None:
+                opening = checkpointing.extend(trainer, state, source)
             if first:
                 run.start(config)
                 parts = {"earlier": earlier_parts(run.facts)} if last is not None else {}

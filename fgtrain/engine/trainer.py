@@ -41,7 +41,10 @@ from .signals import StopSignals
 
 
 class Trainer:
-    """One training. checkpointing.py saves and restores its whole state."""
+    """One training. checkpointing.py saves and restores its whole state.
+
+    `state` is that of the checkpoint from which it will continue; a new run has none.
+    """
 
     def __init__(
         self,
@@ -50,14 +53,13 @@ class Trainer:
         shards: ShardSet,
         device: torch.device,
         signals: StopSignals | None = None,
-        resumed: bool = False,
+        state: dict[str, Any] | None = None,
     ):
         self.config, self.run, self.shards, self.device = config, run, shards, device
         self.whole = shards.whole if isinstance(shards, Chosen) else shards  # what evaluations read
         self.first, self.world = parallel.rank() == 0, parallel.world_size()
         # A resumed or extended run has its weights in the checkpoint; the file of --init may be gone.
-        stored = resumed or config.extend is not None
-        built = replace(config, init="") if stored else config
+        built = replace(config, init="") if state else config
         samples = len(shards.split(config.data.split))
         precision = pick_precision(config.precision, device)
         check_labels(config, shards)
@@ -75,6 +77,7 @@ class Trainer:
             )
         ):
             self.objective: Any = objectives.build(built, samples, len(shards.classes)).to(device).train()
+        objectives.normalise(self.objective, state or {})
         if config.sync_norm and self.world > 1 and device.type == "cuda":
             from timm.layers.norm_act import convert_sync_batchnorm  # torch's does not keep timm's activations
 

@@ -108,8 +108,8 @@ def tune(
     grid = [Fit(rate, decay, tuning.seed, True, fraction) for rate, decay in product(tuning.rates, tuning.decays)]
     if len(grid) > 1 and not held.any():
         raise InputError(
-            "No class of the train split has two images, so none can be held out to search the grid. Name one "
-            "learning rate and one weight decay: --rates 0.01 --decays 0.0001"
+            f"--fractions {fraction:g} leaves no class with two labelled images, so none can be held out to search the "
+            "grid. Name one learning rate and one weight decay: --rates 0.01 --decays 0.0001"
         )
     smallest = len(held) - int(held.sum()) * (len(grid) > 1)
     if smallest < 2:

@@ -39,16 +39,22 @@ def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: 
     return classify(train, test, k, temperature, len(shards.classes))
 
 
-def hold_out(rows: Rows) -> tuple[Rows, Rows]:
-    """Rows of the train split -> those that vote, and a tenth of every class to be scored (of seed 0).
+def held_images(labels: Tensor) -> Tensor:
+    """(N,) labels of the train split -> (N,) bool: a tenth of every class to be scored (of seed 0); the others vote.
 
     InputError when no class has two images.
     """
-    held = held_out(rows[1], 0)
+    held = held_out(labels, 0)
     if not held.any():
         raise InputError(
             "No class of the train split has two images, so none can be held out. Omit --split validation."
         )
+    return held
+
+
+def hold_out(rows: Rows) -> tuple[Rows, Rows]:
+    """Rows of the train split -> those that vote, and those to be scored. InputError as `held_images`."""
+    held = held_images(rows[1])
     features, labels, index = rows
     return (features[~held], labels[~held], index[~held]), (features[held], labels[held], index[held])
 

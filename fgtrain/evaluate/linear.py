@@ -127,9 +127,12 @@ class Trial:
         self.searching: list[Student] = []
         if len(protocol.rates) > 1:
             if not held.any():
+                more = "a larger fraction" if labels.bincount().max() > 1 else "more labels"
+                fixed = " or ".join(name for name, each in PROTOCOLS.items() if len(each.rates) == 1)
                 raise InputError(
                     f"--fractions {fraction:g} leaves no class with two labelled images, so none can be held out to "
-                    f"choose among the learning rates {protocol.rates}. Use a larger fraction."
+                    f"choose among the learning rates {protocol.rates}. Use {more}, or a protocol with one rate: "
+                    f"--protocol {fixed}"
                 )
             self.searching = [Student(allowed & ~held, rate, *options) for rate in protocol.rates]
         self.held = held

@@ -38,8 +38,11 @@ def run_knn(flags: Knn) -> dict[str, Any]:
     splits = ("train",) if validation else BOTH
     subject, k, temperature = Subject.open(flags, splits), flags.k, flags.temperature
     notes = check_classes(subject, splits)
-    bank = subject.shards.splits["train"]
-    need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split")
+    bank, which = subject.shards.splits["train"], ""
+    if validation:
+        bank -= int(knn.held_images(probe.labels_of(subject.shards, "train")).sum())
+        which = " that are not held out"
+    need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split{which}")
     right = {}
     for name, encoder in subject.encoders(flags.untrained).items():
         train = embed(subject, encoder, "train")

@@ -17,7 +17,7 @@ from fgdata.stores.place import Url, place
 from .. import objectives
 from ..networks import architecture, initial
 from ..networks.encoder import Encoder
-from ..networks.saved import load_encoder
+from ..networks.saved import load_encoder, sketch
 from ..place import SHARDS, open_shards, pick_device
 from ..printing import say
 from ..runs import provenance
@@ -66,6 +66,11 @@ class Given:
         _say_once(encoder.origin)
         return encoder
 
+    def sketch(self) -> Encoder:
+        """The network on the meta device, without memory for its weights."""
+        with torch.device("meta"):
+            return Encoder(self.model)
+
     def untrained(self) -> Encoder:
         """The network with random weights of seed 0."""
         with torch.random.fork_rng(devices=[]):
@@ -90,7 +95,7 @@ class Subject:
 
         `splits` are the splits that the evaluation reads, `saves` says whether it has results. InputError when the run
         or the shard set cannot be opened, when a split is empty, when the set has fewer than two classes, when the size
-        is out of range, or when the results could not be saved.
+        is out of range or does not fit the network, or when the results could not be saved.
         """
         checkpoint = open_encoder(flags)
         data = open_set(flags.shards, checkpoint.run)
@@ -107,6 +112,8 @@ class Subject:
             )
         size = checkpoint.size if flags.size is None else flags.size
         need(SMALLEST <= size <= LARGEST, "size", size, f"{SMALLEST} to {LARGEST} pixels")
+        network = checkpoint.sketch() if isinstance(checkpoint, Given) else sketch(checkpoint)
+        network.check_size(size, "size")
         run = checkpoint.run.path / "results.jsonl" if checkpoint.run is not None else None
         need(
             flags.results is None or run is None,

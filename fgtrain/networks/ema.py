@@ -9,8 +9,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
-    """Deep copy with `requires_grad` off for every parameter. `move_towards` updates it."""
-    return copy.deepcopy(module).requires_grad_(False)
+    """Deep copy with `requires_grad` off for every parameter, and without stochastic depth: the target of an image is
+    the same in every forward pass. `move_towards` updates it."""
+    target = copy.deepcopy(module).requires_grad_(False)
+    for part in target.modules():
+        if hasattr(part, "drop_prob"):  # a DropPath, without the import of timm's networks
+            part.drop_prob = 0.0  # pyright: ignore[reportArgumentType]
+    return target
 
 
 @torch.no_grad()

@@ -124,8 +124,9 @@ class Encoder(nn.Module):
         return self
 
     def normalised(self, views: ViewSpec) -> ViewSpec:
-        """The same views with the network's own mean and std, unless the views have their own, which the encoder then
-        adopts."""
+        """The same views with the mean and std of the weights, or timm's for a network whose weights state none, unless
+        the views have their own, which the encoder then adopts. ImageNet's are the default of the views, and count as
+        not given."""
         if (views.mean, views.std) == IMAGENET:
             return replace(views, mean=self.mean, std=self.std)
         self.mean, self.std = views.mean, views.std

@@ -41,7 +41,8 @@ def encoder(config: Config, size: int | None = None, flag: str = "views.size") -
 
 
 def load(into: Encoder, init: str, model: Model) -> None:
-    """Loads the weights that --init names into `into`; sets `into.origin` and `into.initial` to their source.
+    """Loads the weights that --init names into `into`, with the mean and std that they were trained with; sets
+    `into.origin` and `into.initial` to their source.
 
     InputError when the file cannot be read, contains too few of the encoder's weights, or one that is not finite.
     """
@@ -57,6 +58,14 @@ def load(into: Encoder, init: str, model: Model) -> None:
     _check_values(source, match, ours)
     into.load_state_dict({**ours, **match.matched})
     into.origin = _report(source, match, sum(map(_counts, ours)), dino)
+    if source.normalisation is None:
+        mean, std = (" ".join(f"{x:.4g}" for x in values) for values in (into.mean, into.std))
+        into.origin += (
+            f"\n  the file states no mean and std; timm's for {model.backbone} are used unless the views have their "
+            f"own: mean {mean}, std {std}"
+        )
+    else:
+        into.mean, into.std = source.normalisation
     about = {"file": str(source.path), "sha256": source.sha256, "table": match.place, "prefix": match.prefix}
     about |= {"weights": published.VERSIONS[init]} if init in published.VERSIONS else {}
     into.initial = about

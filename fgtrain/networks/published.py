@@ -61,7 +61,8 @@ def _imagenet(init: str, backbone: str) -> WeightsFile:
             f"--init {init}: {file} is damaged: its sha256 begins with {source.sha256[:8]}, and {published} was "
             f"published. Remove it to download it again:\n  rm {quote(str(file))}"
         )
-    return source
+    views = weights.transforms()
+    return source._replace(normalisation=(tuple(views.mean), tuple(views.std)))
 
 
 def _timm(init: str, backbone: str) -> WeightsFile:
@@ -85,7 +86,9 @@ def _timm(init: str, backbone: str) -> WeightsFile:
                 f"--init {init}: {address} could not be loaded ({reason}). If this machine has no network, download "
                 "that file on another one, copy it here, and name it: --init FILE"
             ) from error
-    return WeightsFile(Path(init), "", [Table("", dict(network.state_dict()))])
+    config = network.pretrained_cfg
+    normalisation = tuple(config["mean"]), tuple(config["std"])
+    return WeightsFile(Path(init), "", [Table("", dict(network.state_dict()))], normalisation)
 
 
 def _address(init: str, name: str) -> str:

@@ -23,6 +23,8 @@ from .encoder import Encoder
 from .portable import write_onnx
 from .resnet import BLOCKS
 
+OTHER = "Name an earlier checkpoint of the run: a folder under its checkpoints/."
+
 
 def load_encoder(checkpoint: Checkpoint) -> Encoder:
     """Loads the encoder of a checkpoint, on the CPU and in training mode.
@@ -33,24 +35,7 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
         encoder = load_encoder(Checkpoint.find(Path("runs/cvsa"))).eval()
     """
     file, model = checkpoint.file, checkpoint.model
-    other = "Name an earlier checkpoint of the run: a folder under its checkpoints/."
-    stems = get_args(get_type_hints(Model)["stem"])
-    sizes = NARROWEST <= model.width <= WIDEST and 0 <= model.attend <= WIDEST and 0 <= model.parts <= WIDEST
-    if model.stem not in stems or not sizes or not 0 <= model.drop_path < 1:
-        raise InputError(
-            f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} "
-            f"stem, drop path {model.drop_path}, {model.attend} filters of attention and {model.parts} parts in its "
-            f"metadata; allowed: width {NARROWEST} to {WIDEST:,}, stem {' or '.join(stems)}, drop path 0 to below 1, "
-            f"0 to {WIDEST:,} filters or parts. It is damaged, or from another version of fgtrain. {other}"
-        )
-    try:
-        with torch.device("meta"):
-            expected = {k: tuple(v.shape) for k, v in Encoder(model).state_dict().items()}
-    except InputError as error:
-        raise InputError(
-            f"{file} states a network in its metadata that cannot be built: {error} It is damaged, or from another "
-            f"version of fgtrain or timm. {other}"
-        ) from error
+    expected = {k: tuple(v.shape) for k, v in sketch(checkpoint).state_dict().items()}
     try:
         read_through(file)
         with safe_open(file, "pt") as opened:
@@ -59,19 +44,41 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
             raise InputError(
                 f"{file} does not contain the network in its metadata, a {model.backbone} of width {model.width} with "
                 f"the {model.stem} stem: {counted(len(different), 'tensor')} differ, such as "
-                f"{printable(different[0])[:100]}. {other}"
+                f"{printable(different[0])[:100]}. {OTHER}"
             )
         weights = load_file(file)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise_system_error(str(file), error)
-        raise InputError(f"{file} cannot be read: {error}. {other}") from error
+        raise InputError(f"{file} cannot be read: {error}. {OTHER}") from error
     if checkpoint.crc32 not in (None, checksum(weights)):
-        raise InputError(f"{file} is damaged: its weights do not match the checksum in its metadata. {other}")
+        raise InputError(f"{file} is damaged: its weights do not match the checksum in its metadata. {OTHER}")
     encoder = Encoder(model)
     encoder.load_state_dict(weights)
     if checkpoint.normalisation is not None:
         encoder.mean, encoder.std = checkpoint.normalisation
     return encoder
+
+
+def sketch(checkpoint: Checkpoint) -> Encoder:
+    """The network in the metadata of a checkpoint, on the meta device. InputError when it cannot be built."""
+    file, model = checkpoint.file, checkpoint.model
+    stems = get_args(get_type_hints(Model)["stem"])
+    sizes = NARROWEST <= model.width <= WIDEST and 0 <= model.attend <= WIDEST and 0 <= model.parts <= WIDEST
+    if model.stem not in stems or not sizes or not 0 <= model.drop_path < 1:
+        raise InputError(
+            f"{file} states a {printable(model.backbone)} of width {model.width} with the {printable(model.stem)} "
+            f"stem, drop path {model.drop_path}, {model.attend} filters of attention and {model.parts} parts in its "
+            f"metadata; allowed: width {NARROWEST} to {WIDEST:,}, stem {' or '.join(stems)}, drop path 0 to below 1, "
+            f"0 to {WIDEST:,} filters or parts. It is damaged, or from another version of fgtrain. {OTHER}"
+        )
+    try:
+        with torch.device("meta"):
+            return Encoder(model)
+    except InputError as error:
+        raise InputError(
+            f"{file} states a network in its metadata that cannot be built: {error} It is damaged, or from another "
+            f"version of fgtrain or timm. {OTHER}"
+        ) from error
 
 
 def run_export(flags: Export) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fgdata.errors import InputError
 
-from ..runs.checkpoint import Checkpoint
+from ..runs.checkpoint import Checkpoint, Normalisation
 from ..runs.files import raise_system_error
 from ..runs.state import damage, saved_by_torch
 from .saved import load_encoder
@@ -75,11 +75,13 @@ class Table(NamedTuple):
 
 
 class WeightsFile(NamedTuple):
-    """A file that was read: its path, the sha256 of its bytes, and every table of tensors in it."""
+    """A file that was read: its path, the sha256 of its bytes, every table of tensors in it, and the mean and std that
+    they were trained with; None when the file does not state them."""
 
     path: Path
     sha256: str
     tables: list[Table]
+    normalisation: Normalisation | None = None
 
 
 def read(path: Path) -> WeightsFile:
@@ -98,7 +100,9 @@ def read(path: Path) -> WeightsFile:
             opened.seek(0)  # before it is mapped: a failing disk is an error here, but a signal there
             sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         zipped = head[:2] == b"PK"
-        tables = _read_safetensors(file) if is_safetensors else _find_tables(_read_torch(file, zipped))
+        tables, normalisation = (
+            _read_safetensors(file) if is_safetensors else (_find_tables(_read_torch(file, zipped)), None)
+        )
     except InputError:
         raise
     except Exception as error:  # on damaged files, the readers raise errors of many types
@@ -106,7 +110,7 @@ def read(path: Path) -> WeightsFile:
         raise InputError(f"--init {file} cannot be read: {_reason(file, error)}. {FORMATS}") from error
     if not tables:
         raise InputError(f"--init {file} contains no table of named tensors. {FORMATS}")
-    return WeightsFile(file, sha256, tables)
+    return WeightsFile(file, sha256, tables, normalisation)
 
 
 def printable_name(name: str) -> str:
@@ -136,7 +140,7 @@ def _reason(file: Path, error: Exception) -> str:
 # ---- safetensors
 
 
-def _read_safetensors(file: Path) -> list[Table]:
+def _read_safetensors(file: Path) -> tuple[list[Table], Normalisation | None]:
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -150,9 +154,10 @@ def _read_safetensors(file: Path) -> list[Table]:
     try:
         with safe_open(file, "pt") as opened:
             ours = "fgtrain" in (opened.metadata() or {})
-        if ours:  # states its network and a checksum
-            return [Table("", dict(load_encoder(Checkpoint.find(file)).state_dict()))]
-        return _find_tables(load_file(file))
+        if ours:  # states its network, a checksum, mean and std
+            encoder = load_encoder(Checkpoint.find(file))
+            return [Table("", dict(encoder.state_dict()))], (encoder.mean, encoder.std)
+        return _find_tables(load_file(file)), None
     except InputError:
         raise
     except Exception as error:  # SafetensorError, and others for dtypes that torch lacks

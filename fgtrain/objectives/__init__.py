@@ -3,7 +3,8 @@
 Banks, queues and moving averages are buffers or parameters of the module, so checkpoints include them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -100,3 +101,17 @@ def build(config: Config, samples: int, classes: int = 0) -> Any:
 
         objective.encoder.origin += f"\n{load_heads(objective, objective.encoder, Path(config.init))}"
     return objective.to(memory_format=torch.channels_last)
+
+
+def normalise(objective: Any, state: Mapping[str, Any]) -> None:
+    """Gives the views and encoders of an objective the mean and std in the state of a checkpoint: they may be those of
+    the weights that --init named, which are not read again. Does nothing for a state without them."""
+    from ..networks.encoder import Encoder
+
+    if "normalisation" not in state:
+        return
+    mean, std = state["normalisation"]
+    objective.views = replace(objective.views, mean=mean, std=std)
+    for module in objective.modules():
+        if isinstance(module, Encoder):
+            module.mean, module.std = mean, std

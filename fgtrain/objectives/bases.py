@@ -85,7 +85,7 @@ class Moco(nn.Module):
         self.projector: nn.Module = mlp(self.encoder.dim, self.encoder.dim, moco.dim, norm=moco.norm)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
-        self.queue = Queue(moco.queue, moco.dim, samples)
+        self.queue = Queue(moco.queue, moco.dim, samples, each=2 if self.symmetric else 1)
 
     def compare(self, views: Tensor, progress: float, local: Tensor | None = None) -> Compared:
         queries, keys = (views, views) if self.symmetric else (views[:1], views[1:])

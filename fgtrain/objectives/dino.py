@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from .. import parallel
@@ -61,9 +60,6 @@ class Dino(nn.Module):
         self.views = encoder.normalised(config.views)
         self.network = Network(encoder, Head(encoder.dim, config.dino))
         self.target_network = frozen_copy(self.network)
-        for module in self.target_network.modules():
-            if isinstance(module, DropPath):
-                module.drop_prob = 0.0  # the teacher has no stochastic depth
         self.register_buffer("centre", torch.zeros(config.dino.dim))
         self.means: list[Tensor] = []  # of the teacher's outputs over all processes, since the last step
         self.entropies: list[Tensor] = []  # of the teacher's outputs, since the start of the epoch or of the process

@@ -9,23 +9,46 @@ from torch import Tensor, nn
 from .. import parallel
 
 
+def own_negatives(size: int, epoch: int) -> float:
+    """Length of a queue, keys that an epoch adds -> share of the images whose key of the epoch before is in the queue.
+
+    An image comes at the uniform places u in this epoch and 1 - v in the one before, so u + v epochs lie between them:
+    P(u + v <= size / epoch), in the limit of small batches.
+    """
+    reach = min(size / epoch, 2.0)
+    return reach**2 / 2 if reach <= 1 else 1 - (2 - reach) ** 2 / 2
+
+
+def auto_size(samples: int) -> int:
+    """The largest power of two up to the number of training images."""
+    return 1 << (samples.bit_length() - 1)
+
+
+def remark_on(size: int, samples: int, each: int) -> str:
+    """What to say of a queue that reaches back beyond an epoch."""
+    auto, keys = auto_size(samples), "two keys" if each == 2 else "one key"
+    own, usual = (own_negatives(count, each * samples) for count in (size, auto))
+    return (
+        f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, with {keys} of each, so "
+        f"{own:.0%} of the images are among their own negatives; with --moco.queue auto ({auto:,}), {usual:.0%} are"
+    )
+
+
 class Queue(nn.Module):
     """`keys` (K, d): the last K unit keys of all processes, random at first.
 
     `arrive` takes the keys of a batch; `turn` adds them after the step, so that all parts of an accumulated batch have
-    the same negatives. `size` auto is the largest power of two up to the number of training images.
+    the same negatives. `samples` is the number of training images; a batch adds `each` keys of each of its own. `size`
+    auto is `auto_size`.
     """
 
     keys: Tensor
     cursor: Tensor
 
-    def __init__(self, size: Literal["auto"] | int, dim: int, samples: int):
+    def __init__(self, size: Literal["auto"] | int, dim: int, samples: int, each: int = 1):
         super().__init__()
-        size = 1 << (samples.bit_length() - 1) if size == "auto" else size
-        self.remarks = [
-            f"MoCo keeps {size:,} negatives but the training split has {samples:,} images, so half of the images or "
-            "more are among their own negatives; with --moco.queue auto, an eighth to a half are"
-        ] * (size > samples)
+        size = auto_size(samples) if size == "auto" else size
+        self.remarks = [remark_on(size, samples, each)] if size > each * samples else []
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
         self.arrived: list[Tensor] = []  # keys of all processes since the last step

@@ -19,6 +19,8 @@ from .state import complete_checkpoints
 
 WEIGHTS = "encoder.safetensors"
 Triple = tuple[float, float, float]
+Normalisation = tuple[Triple, Triple]
+"""Mean and std of the images that a network was trained on, per channel in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Checkpoint:
     """Checksum of the weights according to the metadata."""
     settings: dict[str, Any] | None
     """The settings it was trained with, as `settings.file.relevant` gives them; None in files of older versions."""
-    normalisation: tuple[Triple, Triple] | None
+    normalisation: Normalisation | None
     """Mean and std of the training views; None in files of older versions, whose views had ImageNet's."""
     run: RunDir | None
 
@@ -123,7 +125,7 @@ def _instead(file: Path) -> str:
     return "There is no other checkpoint beside it. Restore it, or train again in another folder with --out."
 
 
-def _normalisation(about: dict[str, Any]) -> tuple[Triple, Triple] | None:
+def _normalisation(about: dict[str, Any]) -> Normalisation | None:
     """`mean` and `std` of the metadata. ValueError unless they are three numbers each, the std's above 0."""
     if "mean" not in about and "std" not in about:
         return None

@@ -83,8 +83,9 @@ class MocoSettings:
     tau: float = 0.2
     """Temperature of InfoNCE."""
     queue: Literal["auto"] | int = "auto"
-    """Number of negatives. auto: the largest power of two up to the number of training images, with which an eighth
-    to a half of the images are among their own negatives; the paper uses 65536."""
+    """Number of negatives. auto: the largest power of two up to the number of training images, with which 12 to 50 % of
+    the images are among their own negatives, or 3 to 12 % where a batch adds two keys of each image, as with
+    --moco.symmetric and in CVSA; the paper uses 65536."""
     ema: float = 0.999
     """Momentum of the key network."""
     norm_splits: Literal["auto"] | int = "auto"

@@ -1,11 +1,12 @@
 """Settings that have no effect because another setting turns them off. A run prints them before its first step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .common import Config
 from .file import differences, relevant
+from .methods import PairSettings
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ def _any(chance: float | tuple[float, ...]) -> bool:
     return any(chance) if isinstance(chance, tuple) else chance > 0
 
 
+UNPAIRED = ("alpha", "nu")
+"""Settings of synthesized pairs that have an effect without a pair loss."""
+
 RULES = (
     Rule(("init", "init-heads"), lambda c: c.extend is None, "without --extend, which keeps all weights"),
     Rule(("moco",), lambda c: getattr(c, "base", "moco") == "moco", "with --base moco"),
@@ -33,15 +37,27 @@ RULES = (
     Rule(("moco.targets-eps",), lambda c: c.moco.targets == "sinkhorn", "with --moco.targets sinkhorn"),
     Rule(("align.scale",), lambda c: c.align.normalize == "cosine", "with --align.normalize cosine"),
     Rule(
-        ("pair.eps-gradcam",), lambda c: c.pair.perturb in ("both", "gradcam", "random"), "with --pair.perturb gradcam"
+        ("pair.eps-gradcam",),
+        lambda c: c.pair.perturb in ("both", "gradcam", "random"),
+        "with --pair.perturb both, gradcam or random",
     ),
     Rule(
         ("pair.eps-variance", "pair.kappa-quantile", "pair.kappa", "pair.bank", "pair.bank-normalize"),
         lambda c: c.pair.perturb in ("both", "low-variance"),
-        "with --pair.perturb low-variance",
+        "with --pair.perturb both or low-variance",
     ),
     Rule(("pair.kappa",), lambda c: c.pair.kappa_quantile == 0, "with --pair.kappa-quantile 0"),
-    Rule(("pair.tau", "pair.perturb"), lambda c: c.pair.nu > 0, "with --pair.nu above 0"),
+    Rule(
+        tuple(f"pair.{field.name.replace('_', '-')}" for field in fields(PairSettings) if field.name not in UNPAIRED),
+        lambda c: c.pair.nu > 0,
+        "with --pair.nu above 0",
+    ),
+    Rule(("mix.alpha", "mix.per"), lambda c: c.mix.kind != "none", "with --mix.kind mixup, cutmix or saliencymix"),
+    Rule(
+        ("model.zero-init-residual",),
+        lambda c: c.model.backbone in ("resnet18", "resnet50"),
+        "with --model.backbone resnet18 or resnet50",
+    ),
     Rule(
         ("reconstruct.lr", "reconstruct.batch-size"),
         lambda c: c.reconstruct.epochs > 0 and c.decoder is None,

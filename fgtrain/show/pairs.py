@@ -87,7 +87,8 @@ def load_objective(checkpoint: Checkpoint) -> SynthPair:
             f"{checkpoint.file.parent} is {what}; show pairs needs a decoder, which only a run of synth-pair has. "
             "Train one: fgtrain run synth-pair"
         )
-    weights = load_state(checkpoint.file.parent).get("objective", {})
+    state = load_state(checkpoint.file.parent)
+    weights = state.get("objective", {})
     config = replace(config, init="", decoder=None)  # every weight comes from the checkpoint
     queue = len(weights.get("base.queue.keys", ()))
     if queue:
@@ -100,6 +101,7 @@ def load_objective(checkpoint: Checkpoint) -> SynthPair:
             f"{checkpoint.file.parent / 'state.pt'} does not hold the objective that the run's config.json describes: "
             f"{' '.join(str(error).split())[:200]}. Restore both files, or name another checkpoint of the run."
         ) from None
+    objectives.normalise(objective, state)
     return objective.train()
 
 

@@ -14,6 +14,7 @@ from fgtrain import cli
 from fgtrain.engine import checkpointing, lifecycle
 from fgtrain.engine.trainer import Trainer
 from fgtrain.runs.rundir import RunDir
+from fgtrain.runs.state import load_state
 from fgtrain.settings import common
 
 OPTIM = {
@@ -48,10 +49,12 @@ def extending(old: Path, out: Path, **changes) -> common.Config:
 
 def opened(config: common.Config, extend: bool = True) -> Trainer:
     assert config.data.shards is not None
-    trainer = Trainer(config, RunDir(Path("x")), ShardSet.open(config.data.shards), torch.device("cpu"))
+    assert config.extend is not None
+    last = checkpointing.find_extended(config.extend)
+    state = load_state(last)
+    trainer = Trainer(config, RunDir(Path("x")), ShardSet.open(config.data.shards), torch.device("cpu"), None, state)
     if extend:
-        assert config.extend is not None
-        checkpointing.extend(trainer, config.extend)
+        checkpointing.extend(trainer, state, last)
     trainer.loader.close()
     return trainer
 

@@ -4,13 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trainable import final, small, stop_at_step
+from trainable import final, same, small, stop_at_step
 
 from fgdata import plugins
 from fgdata.errors import InputError
 from fgtrain.engine import checkpointing, lifecycle, trainer
+from fgtrain.networks.encoder import Encoder
+from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.runs.rundir import RunDir
-from fgtrain.settings.common import Config
+from fgtrain.settings.common import Config, Model
 
 
 @pytest.fixture
@@ -50,6 +52,29 @@ def test_a_resume_that_is_refused_leaves_a_failed_run(drawn_set: Path, tmp_path:
     with pytest.raises(InputError, match="out of memory"):
         lifecycle.train(replace(config, machine=replace(config.machine, resume=True)), "cvsa")
     assert RunDir(run).facts["status"] == "done"
+
+
+def test_a_run_keeps_the_mean_and_std_of_its_initial_weights(drawn_set: Path, tmp_path: Path):
+    """When it is resumed or extended, nothing reads the file of --init again."""
+    model, file = Model(width=8), tmp_path / "start"
+    about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "1", "method": "byol"}
+    about |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    start = RunDir(file).save_checkpoint(1, Encoder(model), about, {}, keep=1) / "encoder.safetensors"
+
+    def config(name: str, **machine) -> Config:
+        return replace(small(drawn_set, tmp_path / name, **machine), model=model, init=str(start))
+
+    lifecycle.train(config("whole"), "cvsa")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_step(patch, 3)
+        lifecycle.train(config("halves"), "cvsa")
+    start.unlink()
+    lifecycle.train(config("halves", resume=True), "cvsa")
+    lifecycle.train(replace(config("more"), extend=tmp_path / "whole", epochs=1), "cvsa")
+    for name in ("whole", "halves", "more"):
+        found = Checkpoint.find(tmp_path / name).normalisation
+        assert found == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), name
+    assert same(final(tmp_path / "whole")["objective"], final(tmp_path / "halves")["objective"])
 
 
 def without_set(config: Config, patch: pytest.MonkeyPatch) -> Config:

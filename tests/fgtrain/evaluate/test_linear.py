@@ -166,8 +166,15 @@ def test_fractions_are_stratified_nested_and_refused_when_a_class_is_left_empty(
 
 
 def test_one_label_per_class_leaves_no_sample_to_choose_a_rate():
-    with pytest.raises(InputError, match="--fractions 1 .*held out"):
+    with pytest.raises(InputError, match=r"--fractions 1 .*held out.* Use more labels.*--protocol synth-pair or lcr$"):
         linear.Trial(torch.arange(4), 1.0, 2, 4, linear.PROTOCOLS["cvsa"], seed=0)
+    with pytest.raises(InputError, match=r"--fractions 0\.6 .*held out.* Use more labels"):
+        linear.Trial(torch.arange(4), 0.6, 2, 4, linear.PROTOCOLS["cvsa"], seed=0)
+    pairs = torch.arange(8) % 4
+    with pytest.raises(InputError, match=r"--fractions 0\.5 .*held out.* Use a larger fraction"):
+        linear.Trial(pairs, 0.5, 2, 4, linear.PROTOCOLS["cvsa"], seed=0)
+    for name, fraction in (("cvsa", 1.0), ("synth-pair", 0.5), ("lcr", 0.5)):  # what it advises
+        linear.Trial(pairs, fraction, 2, 4, linear.PROTOCOLS[name], seed=0)
 
 
 def test_held_out_part_is_a_tenth_of_each_class():

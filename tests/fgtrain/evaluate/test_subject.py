@@ -12,9 +12,12 @@ from fgdata.shards.manifest import signed
 from fgtrain import cli
 from fgtrain.engine import lifecycle
 from fgtrain.evaluate import finetune, probe, subject
+from fgtrain.evaluate.every import MEASUREMENTS
 from fgtrain.evaluate.records import read_records
+from fgtrain.networks.encoder import Encoder
 from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.runs.rundir import RunDir
+from fgtrain.settings.common import Model
 from fgtrain.show.listing import describe_run
 
 
@@ -183,3 +186,21 @@ def test_random_weights_are_measured_and_saved_where_results_says(run: Path, tmp
     assert "ends in .jsonl" in capsys.readouterr().err
     assert cli.main(["eval", "retrieval", str(run), "--results", str(file)]) == 2
     assert "only with --weights" in capsys.readouterr().err
+
+
+def test_a_size_that_the_network_cannot_process_is_refused_before_anything_is_measured(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """By every evaluation and by Grad-CAM, for given weights and for a run; by `eval all` once."""
+    monkeypatch.setattr(probe, "embed", None)
+    vit = RunDir(tmp_path / "vit")
+    about = {"backbone": "test_vit", "width": "64", "stem": "imagenet", "size": "160", "step": "1", "method": "byol"}
+    folder = vit.save_checkpoint(1, Encoder(Model("test_vit")), about, {}, keep=1)
+    rest = ["--shards", "shards/set", "--device", "cpu", "--size", "100"]
+    given = ["--weights", "random", "--model.backbone", "test_vit"]
+    commands = [["eval", name, *given] for name in (*MEASUREMENTS, "all")]
+    commands += [["eval", "retrieval", str(folder)], ["show", "gradcam", str(folder)]]
+    for command in commands:
+        assert cli.main([*command, *rest]) == 2, command
+        error = capsys.readouterr().err
+        assert error.count("--size is 100, which test_vit cannot process; allowed: 96, 112") == 1, command

@@ -69,6 +69,18 @@ def test_mean_and_std_of_the_network_enter_the_views():
     assert encoder.evaluation_view(64).mean == (0.1, 0.2, 0.3)
 
 
+def test_imagenets_mean_counts_as_not_given_and_a_tag_or_a_fourth_digit_sets_it():
+    """As docs/networks.md says."""
+    imagenet, encoder = ViewSpec(), Encoder(Model("test_vit"))
+    given = ViewSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    assert encoder.normalised(given).mean == (0.5, 0.5, 0.5)
+    nearly = ViewSpec(mean=(0.4851, 0.456, 0.406))
+    assert encoder.normalised(nearly) == nearly
+    with torch.device("meta"):
+        tagged = Encoder(Model("vit_small_patch16_224.dino"))
+    assert (tagged.mean, tagged.std) == (imagenet.mean, imagenet.std)
+
+
 @pytest.mark.parametrize(
     ("model", "size", "message"),
     [

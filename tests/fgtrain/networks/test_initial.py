@@ -14,9 +14,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fgdata.errors import InputError
+from fgdata.views import ViewSpec
+from fgtrain.evaluate.subject import Given
 from fgtrain.networks import initial, published
 from fgtrain.networks.ema import frozen_copy, move_towards
 from fgtrain.networks.encoder import Encoder
+from fgtrain.networks.saved import load_encoder, write_weights
+from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.runs.files import write_json
 from fgtrain.runs.rundir import RunDir
 from fgtrain.settings import methods
@@ -138,6 +142,61 @@ def test_run_folder_checkpoint_folder_and_encoder_file_load(weights: dict, tmp_p
     write_json(run.config_path, {"method": "byol"})
     for source in (run.path, folder, folder / "encoder.safetensors"):
         assert torch.equal(initial.encoder(config_with(source)).network.conv1.weight, weights["conv1.weight"])
+
+
+def assert_normalised(encoder: Encoder, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """In training, unless the views have their own, and in evaluations."""
+    evaluation = encoder.evaluation_view(64)
+    assert (evaluation.mean, evaluation.std) == (mean, std)
+    views = encoder.normalised(ViewSpec(size=64))
+    assert (views.mean, views.std) == (mean, std)
+    own = ViewSpec(size=64, mean=(0.6, 0.6, 0.6))
+    assert encoder.normalised(own) == own
+
+
+def test_a_file_of_ours_brings_its_mean_and_std_under_every_name(weights: dict, tmp_path: Path):
+    network = Encoder(NARROW)
+    network.load_state_dict(weights)
+    about = {"backbone": "resnet18", "width": "8", "stem": "imagenet", "size": "32", "step": "1", "method": "byol"}
+    about |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    folder = RunDir(tmp_path / "run").save_checkpoint(1, network, about, {}, keep=1)
+    file = tmp_path / "exported.safetensors"
+    write_weights(Checkpoint.find(folder), file)
+    for encoder in (
+        load_encoder(Checkpoint.find(folder)),
+        initial.encoder(config_with(folder)),
+        initial.encoder(config_with(file)),
+        Given(str(file), NARROW).load(),
+    ):
+        assert_normalised(encoder, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+        assert "mean" not in encoder.origin
+
+
+@pytest.mark.parametrize("init", ["timm:vit_small_patch16_224.dino", "hf-hub:org/name"])
+def test_weights_of_timm_bring_the_mean_and_std_of_their_tag(init: str, monkeypatch: pytest.MonkeyPatch):
+    """Those of the network's default weights are others."""
+    import timm
+
+    tag, create = "vit_small_patch16_224.dino", timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: create(tag, **more))
+    source = published.find(init, "vit_small_patch16_224")
+    monkeypatch.undo()
+    monkeypatch.setattr(published, "find", lambda *_: source)
+    default, own = (timm.get_pretrained_cfg(name) for name in ("vit_small_patch16_224", tag))
+    assert default is not None
+    assert own is not None
+    assert default.mean != own.mean
+    encoder = initial.encoder(config_with(init, Model("vit_small_patch16_224")))
+    assert_normalised(encoder, own.mean, own.std)
+
+
+def test_a_file_without_a_mean_says_which_one_is_used(tmp_path: Path):
+    network = Encoder(Model("test_vit"))
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    encoder = initial.encoder(config_with(tmp_path / "vit.pth", Model("test_vit")))
+    assert_normalised(encoder, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert "timm's for test_vit are used" in encoder.origin
+    assert "mean 0.5 0.5 0.5, std 0.5 0.5 0.5" in encoder.origin
 
 
 def test_mismatches_are_reported(weights: dict, tmp_path: Path):
@@ -269,13 +328,15 @@ def test_imagenet_weights_are_downloaded_once_and_verified(loopback, tmp_path: P
     assert real.url.startswith("https://download.pytorch.org/")
 
     def config_for(url: str) -> Config:
-        stand_in = torchvision.models.Weights(url=url, transforms=real.transforms, meta={})
+        transforms = partial(real.transforms, mean=(0.4, 0.3, 0.2))
+        stand_in = torchvision.models.Weights(url=url, transforms=transforms, meta={})
         monkeypatch.setattr(published, "imagenet_weights", lambda *_: stand_in)
         return config_with("imagenet", Model())
 
     stand_in = config_for(f"{address}/{name}")
     encoder = initial.encoder(stand_in)
     assert torch.equal(encoder.network.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
+    assert_normalised(encoder, (0.4, 0.3, 0.2), (0.229, 0.224, 0.225))
     assert (tmp_path / "hub" / "checkpoints" / name).is_file()
     (folder / name).unlink()
     initial.encoder(stand_in)  # now from the cache

@@ -88,6 +88,18 @@ def test_a_target_moves_towards_its_network_with_the_published_momentum(name: st
     assert found == ({round(1 - MOMENTA[name], 5)} if name in MOMENTA else set())
 
 
+@pytest.mark.parametrize("name", [name for name in MOMENTA if (name, "test_convnext") not in REFUSED])
+def test_a_target_has_no_stochastic_depth(name: str):
+    """Its features of an image are the same in every forward pass in training; those of its network are not."""
+    objective = objectives.build(config_of(name, model=Model("test_convnext", drop_path=0.5)), 32, 4).train()
+    encoders = {key: module for key, module in objective.named_modules() if isinstance(module, Encoder)}
+    x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    equal = {key: torch.equal(encoder(x).pooled, encoder(x).pooled) for key, encoder in encoders.items()}
+    assert equal == {key: "target_" in key for key in encoders}
+    assert len(set(equal.values())) == 2
+
+
 def test_papn_says_which_weights_it_does_not_train():
     objective = objectives.build(config_of("papn", model=Model("test_convnext")), 32)
     frozen = [name for name, p in objective.encoder.network.named_parameters() if not p.requires_grad]

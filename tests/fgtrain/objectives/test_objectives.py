@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fgtrain import objectives
 from fgtrain.networks import optim
 from fgtrain.objectives import bases, insloc, looc
 from fgtrain.objectives.losses import alignment, attention
+from fgtrain.objectives.queue import Queue, own_negatives
 from fgtrain.settings.common import Config, Data, Model, Optim
 from fgtrain.settings.comparisons import (
     AttendSettings,
@@ -368,11 +370,35 @@ def test_accumulated_gradients_equal_the_batch_when_the_objective_accumulates(na
         torch.testing.assert_close(parts.queue.keys, whole.queue.keys)  # of looc: the second
 
 
-def test_queue_larger_than_the_dataset_is_remarked_on():
-    for queue, count in ((8, 0), (64, 1)):
-        objective = objectives.build(small(MocoConfig, moco=MocoSettings(dim=8, queue=queue)), samples=10)
-        assert len(objective.queue.remarks) == count
-        assert all(f"{queue} negatives" in line and "10 images" in line for line in objective.queue.remarks)
+@pytest.mark.parametrize("each", [1, 2])
+def test_queue_that_reaches_back_beyond_an_epoch_is_remarked_on(each: int):
+    """MoCo adds one key of each image, symmetric MoCo and CVSA two."""
+    settings = [small(MocoConfig, moco=MocoSettings(dim=8, symmetric=each == 2))]
+    settings += [small(CvsaConfig, base="moco", moco=MocoSettings(dim=8))] * (each == 2)
+    for config, (queue, count) in product(settings, ((8, 0), (10 * each, 0), (10 * each + 4, 1))):
+        objective = objectives.build(replace(config, moco=replace(config.moco, queue=queue)), samples=10)
+        remarks = getattr(objective, "base", objective).queue.remarks
+        assert len(remarks) == count
+        shares = [f"{own_negatives(n, 10 * each):.0%}" for n in (queue, 8)]
+        for line in remarks:
+            assert f"{queue} negatives" in line
+            assert f"{shares[0]} of the images are among their own negatives" in line
+            assert f"auto (8), {shares[1]} are" in line
+
+
+@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize("size", [64, 256, 512, 600, 1024, 1500])
+def test_share_of_the_images_that_are_among_their_own_negatives(size: int, each: int):
+    """Against a queue of the numbers of 512 images that come once per epoch, in batches of 8."""
+    queue, found = Queue(size, 1, 512, each), []
+    queue.keys.fill_(-1)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(24):
+        for numbers in torch.randperm(512, generator=generator).split(8):
+            found += torch.isin(numbers, queue.keys[:, 0].long()).tolist() if epoch >= 4 else []
+            queue.add(numbers.repeat(each)[:, None].float())
+    # The formula is the limit of small batches, and these are 1/64 of an epoch; the standard error is 0.005.
+    assert sum(found) / len(found) == pytest.approx(own_negatives(size, each * 512), abs=0.03)
 
 
 def built(**settings) -> Any:

@@ -16,7 +16,17 @@ OFF_AND_ON = [
     ("synth-pair", "--pair.perturb low-variance --pair.eps-gradcam 0.2", "--pair.perturb both"),
     ("synth-pair", "--pair.perturb random --pair.bank 100", "--pair.perturb both"),
     ("synth-pair", "--pair.kappa 0.1", "--pair.kappa-quantile 0"),
-    ("synth-pair", "--pair.nu 0 --pair.tau 0.1", "--pair.nu 1"),
+    *(
+        ("synth-pair", f"--pair.nu 0 --pair.{flag}", "--pair.nu 1")
+        for flag in (
+            *("tau 0.1", "perturb none", "eps-gradcam 0.2", "eps-variance 0.2", "kappa-quantile 0.1", "bank 100"),
+            *("bank-normalize l2", "denominator nt-xent", "statistics all"),
+        )
+    ),
+    ("synth-pair", "--pair.nu 0 --pair.kappa-quantile 0 --pair.kappa 0.1", "--pair.nu 1"),
+    ("foreground", "--mix.alpha 0.5", "--mix.kind mixup"),
+    ("foreground", "--mix.per batch", "--mix.kind cutmix"),
+    ("byol", "--model.backbone convnext_atto --model.zero-init-residual", "--model.backbone resnet50"),
     ("synth-pair", "--reconstruct.epochs 0 --reconstruct.lr 0.1", "--reconstruct.epochs 2"),
     ("dino", "--dino.teacher-tau-start 0.02", "--dino.teacher-tau-epochs 10"),
     ("byol", "--views.patch-area 0.2", "--views.crop saliency-swap"),
@@ -48,6 +58,16 @@ def test_a_setting_without_effect_is_named_with_what_turns_it_on(method: str, of
     assert len(named) == 1
     assert on.split()[0] in named[0]
     assert lines(method, f"{off} {on}") == []
+
+
+def test_all_values_that_turn_a_setting_on_are_named():
+    for off, values in (
+        ("low-variance --pair.eps-gradcam 0.2", ("both", "gradcam", "random")),
+        ("random --pair.eps-variance 0.2", ("both", "low-variance")),
+    ):
+        (line,) = lines("synth-pair", f"--pair.perturb {off}")
+        assert all(value in line for value in values)
+        assert all(lines("synth-pair", f"--pair.perturb {off} --pair.perturb {value}") == [] for value in values)
 
 
 def test_every_rule_is_tried():
