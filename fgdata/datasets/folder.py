@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InputError, abbreviate
+from ..errors import SHOWN, InputError, abbreviate
 from . import Dataset, Record, parsing, scan
 from .split import split_off
 
@@ -50,7 +50,9 @@ def read(
 
 
 def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
-    """Where the folders called train or test are. InputError if only some class folders have them, or train is absent.
+    """Where the folders called train or test are.
+
+    InputError if only some class folders have them, if train is absent, or if the classes are one level further down.
 
     Beside a class folder without such folders, a folder called test is a class.
     """
@@ -65,6 +67,7 @@ def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
             f"{shlex.quote(str(root / folders[0]))}"
         )
     split = [word for word in folders if _named(root / word, TRAINS)]
+    _refuse_folder_above(root, split)
     if split and len(split) < len(folders):
         whole = [word for word in folders if word not in split]
         raise InputError(
@@ -73,6 +76,18 @@ def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
             "--split-folders inside. If they are parts of a class, use --split-folders none"
         )
     return "inside" if split else "none"
+
+
+def _refuse_folder_above(root: Path, split: Sequence[str]) -> None:
+    """InputError if the folder train in each of the folders `split` holds folders and no image: these are classes."""
+    trains = [root / word / _named(root / word, TRAINS)[0] for word in split]
+    inner = scan.list_folders(trains[0]) if trains else []
+    if inner and not any(scan.list_images(train, scan.LeftOut()) for train in trains):
+        roots = " or ".join(shlex.quote(str(root / word)) for word in split[:SHOWN])
+        raise InputError(
+            f"folder: {trains[0]} holds the folders {abbreviate(inner)} and no image, so {root} is probably one level "
+            f"too high. Use --root {roots}. If {split[0]} is a class, use --split-folders inside"
+        )
 
 
 def _named(folder: Path, names: Sequence[str]) -> list[str]:
@@ -244,4 +259,19 @@ def _dataset(
                     + "".join(f"\n{line}" for line in left_out.notes())
                 )
             records += [Record(file, file, label, word, split, upright=upright) for file in files]
-    return Dataset(name, names, tuple(records), parsing.Files(name, root), note="\n".join([*notes, *left_out.notes()]))
+    half, in_train = halves["train"]
+    remarks = _remark_on_one_class(root, half, in_train, [record.file for record in records if record.split == "train"])
+    lines = [*notes, *left_out.notes(), *remarks]
+    return Dataset(name, names, tuple(records), parsing.Files(name, root), note="\n".join(lines))
+
+
+def _remark_on_one_class(root: Path, half: str, in_train: dict[str, list[str]], files: Sequence[str]) -> list[str]:
+    """A note if there is one class and no image lies directly in its folders: their subfolders may be the classes."""
+    parts = [f"{half}{part}/" for part in next(iter(in_train.values()))]
+    below = [file.removeprefix(part) for part in parts for file in files if file.startswith(part)]
+    if len(in_train) > 1 or not all("/" in path for path in below):
+        return []
+    word = parts[0].removeprefix(half).split("/")[0]
+    inner = abbreviate(sorted({path.split("/")[0] for path in below}))
+    remedy = f"move them to {root / half}" if half else f"use --root {shlex.quote(str(root / word))}"
+    return [f"all images are of one class, {word}, in its folders {inner}. If these are the classes, {remedy}"]

@@ -371,6 +371,28 @@ def test_folder_with_the_splits_inside_the_classes(tmp_path, train):
         datasets.read("folder", tmp_path, split_folders="inside")
 
 
+@pytest.mark.parametrize("others", [(), ("docs/1.txt",), ("masks/train/a/1.png",)])
+def test_folder_above_the_split_folders(tmp_path, others):
+    """A root one level too high is not a set of the one class `images`, with val/ as its test split."""
+    images = ("images/train/a/1.jpg", "images/train/b/2.jpg", "images/val/a/3.jpg")
+    write(tmp_path, dict.fromkeys((*images, *others), b""))
+    with pytest.raises(InputError, match=r"train holds the folders a, b and no image.*Use --root .*images.*inside"):
+        datasets.read("folder", tmp_path)
+    assert datasets.read("folder", tmp_path / "images").classes == ("a", "b")
+
+
+def test_folder_with_one_class_whose_images_are_in_subfolders(tmp_path):
+    write(tmp_path, {"birds/a/1.jpg": b"", "birds/b/2.jpg": b""})
+    expected = "all images are of one class, birds, in its folders a, b. If these are the classes, "
+    assert datasets.read("folder", tmp_path).note == f"{expected}use --root {tmp_path}/birds"
+    assert datasets.read("folder", tmp_path / "birds").note == ""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "birds").rename(tmp_path / "train/birds")
+    assert datasets.read("folder", tmp_path).note == f"{expected}move them to {tmp_path}/train"
+    write(tmp_path, {"train/birds/3.jpg": b""})
+    assert datasets.read("folder", tmp_path).note == "", "an image lies directly in the class"
+
+
 def test_folder_with_a_class_called_train(tmp_path):
     write(tmp_path, {"train/1.jpg": b"", "ship/2.jpg": b""})
     with pytest.raises(InputError, match="train has no class folders.*--split-folders none.*--dataset flat"):
