@@ -58,7 +58,7 @@ def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
     """
     if _named(root, TRAINS):
         return "above"
-    folders = scan.list_folders(root)
+    folders = _list_class_folders(root)
     tests = _named(root, TESTS)
     if folders and len(tests) == len(folders) and any(scan.list_folders(root / word) for word in tests):
         raise InputError(
@@ -225,10 +225,15 @@ def _halves(name: str, root: Path, classes: dict[str, list[str]]) -> Halves:
     return {"train": ("train/", classes), "test": ("val/", _classes(name, root / "val"))}
 
 
+def _list_class_folders(folder: Path) -> list[str]:
+    """The subfolders, without those of shard sets: by default, a build in the root writes to its folder shards."""
+    return [word for word in scan.list_folders(folder) if not scan.holds_sets(folder / word)]
+
+
 def _classes(name: str, folder: Path) -> dict[str, list[str]]:
     """{class in Unicode's form NFC: its folders}, sorted. Folders whose names differ only in the form are one class."""
     classes: dict[str, list[str]] = {}
-    for word in scan.list_folders(folder):
+    for word in _list_class_folders(folder):
         classes.setdefault(scan.normalize(word), []).append(word)
     if not classes:
         raise InputError(f"{name}: {folder} has no class folders. For images without classes, use: --dataset flat")
@@ -255,8 +260,8 @@ def _dataset(
             files = [file for part in in_split.get(key, ()) for file in scan.walk_images(root, half + part, left_out)]
             if not files and split == "train":
                 raise InputError(
-                    f"{name}: the class folder {root / half / word} contains no images. Add some, or remove it."
-                    + "".join(f"\n{line}" for line in left_out.notes())
+                    f"{name}: the class folder {root / half / word} contains no images. Add some, or move it out of "
+                    f"{root / half}." + "".join(f"\n{line}" for line in left_out.notes())
                 )
             records += [Record(file, file, label, word, split, upright=upright) for file in files]
     half, in_train = halves["train"]

@@ -371,6 +371,25 @@ def test_folder_with_the_splits_inside_the_classes(tmp_path, train):
         datasets.read("folder", tmp_path, split_folders="inside")
 
 
+@pytest.mark.parametrize("layout", ["{}", "train/{}", "{}/train"])
+@pytest.mark.parametrize("mark", ["manifest.json", ".building/plan.json", ".pulling/x.tar"])
+@pytest.mark.parametrize("out", ["shards/folder", "shards"])
+def test_folder_that_holds_shard_sets(tmp_path, layout, mark, out):
+    """A build in the root writes to shards/folder. It resumes, as the dataset is the same."""
+    write(tmp_path, {f"{layout.format(word)}/1.jpg": b"" for word in ("a", "b")})
+    before = datasets.read("folder", tmp_path)
+    write(tmp_path, {f"{out}/{mark}": b"", f"{out}/train-000000.tar": b"", f"{out}/.lock": b""})
+    after = datasets.read("folder", tmp_path)
+    assert (after.classes, after.records) == (before.classes, before.records)
+    assert "shards/" in after.note
+
+
+def test_folder_with_classes_that_resemble_shard_sets(tmp_path):
+    write(tmp_path, {"a/manifest.json": b"", "a/1.jpg": b"", "b/manifest.json": b"", "b/deep/1.jpg": b""})
+    write(tmp_path, {"c/one/manifest.json": b"", "c/two/1.jpg": b""})
+    assert datasets.read("folder", tmp_path).classes == ("a", "b", "c")
+
+
 @pytest.mark.parametrize("others", [(), ("docs/1.txt",), ("masks/train/a/1.png",)])
 def test_folder_above_the_split_folders(tmp_path, others):
     """A root one level too high is not a set of the one class `images`, with val/ as its test split."""
