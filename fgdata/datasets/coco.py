@@ -44,19 +44,12 @@ class StoredBoxes(parsing.Files):
                 boxes = tuple(box_to_stored(box, orientation, *stored) for box in boxes)
             return data, boxes
         stated = f"{record.size[0]} x {record.size[1]}" if record.size else "no size"
-        if orientation == 1:
-            what = "Its boxes belong to an image rotated by 90 degrees"
-            remedy = "Replace the file with the annotated image"
-        else:
-            what = "This does not show whether its boxes were drawn on the stored or on the upright image"
-            remedy = (
-                "If on the stored one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If on the upright "
-                "one, rotate the file (mogrify -auto-orient FILE)"
-            )
+        if orientation != 1:
+            raise parsing.unknown_grid(self.name, record, stored, orientation, f"; the json states {stated}")
         raise BadImage(
             f"{self.name}: image {record.id}, {record.file}: stored as {stored[0]} x {stored[1]} pixels with EXIF "
-            f"orientation {orientation}; the json states {stated}. {what}",
-            remedy,
+            f"orientation 1; the json states {stated}. Its boxes belong to an image rotated by 90 degrees",
+            "Replace the file with the annotated image",
         )
 
 

@@ -271,6 +271,19 @@ def check_size(name: str, record: Record, stored: tuple[int, int]) -> None:
         )
 
 
+def unknown_grid(name: str, record: Record, stored: tuple[int, int], orientation: int, stated: str = "") -> BadImage:
+    """The error of an image that EXIF turns, if its annotations do not show the pixel grid that its boxes belong to.
+
+    stored: (width, height) of the file in pixels. stated: what the annotations state of the size, after a semicolon.
+    """
+    return BadImage(
+        f"{name}: image {record.id}, {record.file}: stored as {stored[0]} x {stored[1]} pixels with EXIF orientation "
+        f"{orientation}{stated}. This does not show whether its boxes were drawn on the stored or on the upright image",
+        "If on the stored one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If on the upright one, "
+        "rotate the file (mogrify -auto-orient FILE)",
+    )
+
+
 def whole_number(row: Mapping[str, str], column: str) -> int:
     """The value of a column. ValueError, which names it, unless it is a whole number from 0."""
     if not (row[column].isdecimal() and len(row[column]) <= MOST_DIGITS):

@@ -3,13 +3,18 @@
 One row per image, or one row per box: rows of one path must agree in label and split. x and y are the left and top edge
 of the box in pixels, w and h its size; all four are empty for an image without a box. split is train or test (also
 testing, val, valid, validation). Paths are relative to the root, with forward slashes.
+
+An image without a box is turned upright by its EXIF orientation. One with a box and an orientation is a bad image: the
+file does not show whether the box was drawn on the stored or on the upright image.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import images
 from ..errors import InputError
-from . import Dataset, Record, parsing
+from ..images.orientation import read_orientation
+from . import Dataset, PixelBoxes, Record, parsing
 from .folder import TESTS
 from .scan import normalize
 from .split import split_off
@@ -27,6 +32,19 @@ class Row:
     label: str
     split: str
     box: parsing.Box | None
+
+
+@dataclass(frozen=True)
+class StoredBoxes(parsing.Files):
+    """Loads a Record: `files(record)` -> (the bytes of its file, its boxes in pixels of the stored image)."""
+
+    def __call__(self, record: Record) -> tuple[bytes, PixelBoxes]:
+        data, boxes = super().__call__(record)
+        orientation = read_orientation(data) if boxes else 1
+        if orientation != 1:
+            header = images.header(data, record.file)
+            raise parsing.unknown_grid(self.name, record, (header.width, header.height), orientation)
+        return data, boxes
 
 
 def read(
@@ -69,15 +87,15 @@ def read(
     classes = tuple(sorted({row.label for row in first.values()}))
     number = {name: i for i, name in enumerate(classes)}
     records = tuple(
-        Record(row.path, row.path, number[row.label], row.label, row.split, tuple(boxes[row.path]), upright=not boxed)
-        for row in first.values()
+        Record(file, file, number[row.label], row.label, row.split, tuple(boxes[file]), upright=not boxes[file])
+        for file, row in first.items()
     )
     absent = [column for column in OPTIONAL if column not in header]
     ignored = [column for column in header if column and column not in ("path", *OPTIONAL)]
     note = f"{path.name} has the columns {', '.join(c for c in header if c in ('path', *OPTIONAL))}"
     note += f"; without {', '.join(absent)}" if absent else ""
     note += f"; ignored: {', '.join(ignored)}" if ignored else ""
-    return split_off(Dataset(NAME, classes, records, parsing.Files(NAME, root), note=note), test_fraction, split_seed)
+    return split_off(Dataset(NAME, classes, records, StoredBoxes(NAME, root), note=note), test_fraction, split_seed)
 
 
 def _row(row: dict[str, str]) -> Row:

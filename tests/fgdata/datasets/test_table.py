@@ -40,7 +40,7 @@ def test_every_column_is_read(images: Path):
     assert found.classes == ("robin", "wren")
     assert found.records == (
         Record("a.png", "a.png", 1, "wren", "train", ((1, 2, 10, 20), (5, 5, 4, 4))),
-        Record("sub/c.png", "sub/c.png", 0, "robin", "test", ()),
+        Record("sub/c.png", "sub/c.png", 0, "robin", "test", (), upright=True),
     )
     assert found.note == "labels.csv has the columns split, path, label, x, y, w, h; ignored: photographer"
     assert found.load(found.records[0])[1] == ((1, 2, 10, 20), (5, 5, 4, 4))
