@@ -37,6 +37,8 @@ with tempfile.TemporaryDirectory() as cache:
         print(json.dumps({row["__key__"]: [int(row["cls"]), [float(x) for x in row["rbd.npy"]]] for row in rows}))
 """
 ADDRESS = "hf://datasets/my-lab/birds"
+FRONT = "---\nlicense: mit\n---\n"
+"""A card of the hub's keys alone, which it writes by itself."""
 
 
 @pytest.fixture
@@ -92,6 +94,22 @@ def test_what_is_pulled_is_what_was_pushed(large: Hub, tiny: Path, tmp_path: Pat
     assert pull(tmp_path / "new") == 0
     assert large.uploads == sent
     assert "is already complete: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "before", ["# Our birds\n", "---\nlicense: mit\n---\n# Our birds\n", "---\nlicense: mit\n---\n"]
+)
+def test_a_card_that_somebody_wrote_before_the_first_push_is_kept(before: str, hub: Hub, tiny: Path, capsys):
+    """Unless it is the hub's own, which has only keys in front."""
+    hub.repositories["my-lab/birds"] = {"README.md": before.encode()}
+    hub.private["my-lab/birds"] = True
+    assert push(tiny) == 0
+    files, kept = hub.repositories["my-lab/birds"], "Our" in before
+    assert (files["README.md"].decode() == before) == kept
+    assert ("README.md of hf://datasets/my-lab/birds is kept." in capsys.readouterr().out) == kept
+    assert cli.main(["card", str(tiny), "--to", ADDRESS]) == 0
+    assert push(tiny) == 0
+    assert files["README.md"] == (tiny / "README.md").read_bytes()
 
 
 def test_a_fresh_process_pulls_a_pushed_set_and_datasets_streams_its_splits(hub: Hub, tiny: Path, tmp_path: Path):
