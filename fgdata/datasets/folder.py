@@ -134,9 +134,12 @@ def _read_above(root: Path) -> Dataset:
 def _read_inside(root: Path) -> Dataset:
     classes = _classes("folder", root)
     halves: Halves = {"train": ("", {}), "test": ("", {})}
+    tests = {word: _named(root / word, TESTS) for words in classes.values() for word in words}
+    found = {half.lower() for inner in tests.values() for half in inner}
+    test = next((name for name in TESTS if name in found), None)  # the same one in every class
     for key, words in classes.items():
-        for split, names in (("train", TRAINS), ("test", TESTS)):
-            halves[split][1][key] = [f"{word}/{half}" for word in words for half in _named(root / word, names)[:1]]
+        halves["train"][1][key] = [f"{word}/{half}" for word in words for half in _named(root / word, TRAINS)[:1]]
+        halves["test"][1][key] = [f"{word}/{half}" for word in words for half in tests[word] if half.lower() == test]
     used = {path for _, in_split in halves.values() for paths in in_split.values() for path in paths}
     entries = (f"{word}/{name}" for words in classes.values() for word in words for name in os.listdir(root / word))
     others = [path for path in sorted(entries) if path not in used and not scan.is_never_data(path.rpartition("/")[2])]

@@ -371,6 +371,16 @@ def test_folder_with_the_splits_inside_the_classes(tmp_path, train):
         datasets.read("folder", tmp_path, split_folders="inside")
 
 
+def test_folder_with_other_test_folders_in_each_class(tmp_path):
+    """The validation images of one class are not test images beside the real ones of another."""
+    write(
+        tmp_path, dict.fromkeys(("a/train/1.jpg", "a/val/2.jpg", "b/train/3.jpg", "b/Test/4.jpg", "b/val/5.jpg"), b"")
+    )
+    dataset = datasets.read("folder", tmp_path)
+    assert [r.file for r in dataset.records if r.split == "test"] == ["b/Test/4.jpg"]
+    assert dataset.note == "left out beside the split folders: a/val, b/val"
+
+
 @pytest.mark.parametrize("layout", ["{}", "train/{}", "{}/train"])
 @pytest.mark.parametrize("mark", ["manifest.json", ".building/plan.json", ".pulling/x.tar"])
 @pytest.mark.parametrize("out", ["shards/folder", "shards"])

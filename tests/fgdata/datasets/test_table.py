@@ -46,6 +46,16 @@ def test_every_column_is_read(images: Path):
     assert found.load(found.records[0])[1] == ((1, 2, 10, 20), (5, 5, 4, 4))
 
 
+def test_validation_images_beside_test_images_are_left_out(images: Path):
+    """As in `folder`: of the names of a test split, the first is used."""
+    found = table(images, "path,label,split\na.png,x,train\nb.png,y,val\nsub/c.png,x,Test\n")
+    assert [(record.file, record.split) for record in found.records] == [("a.png", "train"), ("sub/c.png", "test")]
+    assert found.classes == ("x",)
+    assert found.note.splitlines()[1:] == ["1 image of the split val left out: test is the test split"]
+    with pytest.raises(InputError, match="a.png as unlabelled, test and as unlabelled, val"):
+        table(images, "path,split\na.png,test\na.png,val\n")
+
+
 def test_a_quoted_header_has_the_same_columns(images: Path):
     """As pandas and R write it."""
     rows = "a.png,wren,1,2,10,20\n"
