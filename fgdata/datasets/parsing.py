@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import posixpath
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -235,12 +236,14 @@ def read_categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dic
 
 
 def check_relative_path(path: str, folder: str = "its folder") -> str:
-    """Returns `path` unchanged. ValueError unless it is relative, uses forward slashes and has no `..`."""
-    if not path or path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
+    """Returns the one spelling of `path`, without `.` and empty parts. ValueError unless it is relative, uses forward
+    slashes and has no `..`."""
+    spelling = posixpath.normpath(path)
+    if spelling == "." or path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
         raise ValueError(
             f"{path[:120]!r}: the path must lie inside {folder}, with forward slashes and no .. Correct it."
         )
-    return path
+    return spelling
 
 
 def check_box(left: float, top: float, width: float, height: float) -> Box:
@@ -343,8 +346,9 @@ def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mappi
     names: dict[str, set[str]] = {}
     absent = []
     for id_, path in paths.items() if isinstance(paths, Mapping) else enumerate(paths):
-        if ids.setdefault(path, id_) != id_:
-            raise InputError(f"{name}: {listing} assigns {path} to both image {ids[path]} and image {id_}.")
+        file = posixpath.normpath(path)
+        if ids.setdefault(file, id_) != id_:
+            raise InputError(f"{name}: {listing} assigns {file} to both image {ids[file]} and image {id_}.")
         parent, _, last = path.rpartition("/")
         if parent not in names:
             names[parent] = _list_names(os.path.join(folder, parent))

@@ -81,6 +81,14 @@ def test_inat2018_names_the_file_and_the_entry(inat, where, change, expected):
         datasets.read("inat2018", inat)
 
 
+def test_inat2018_with_a_file_of_two_spellings(inat):
+    content = half((1, 2), (7, 2))
+    content["images"][1]["file_name"] = "train_val2018/./Aves//7/001.jpg"
+    (inat / "train2018.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="assigns train_val2018/Aves/7/001.jpg to both image 0 and image 1"):
+        datasets.read("inat2018", inat)
+
+
 def test_inat2018_without_a_list_or_an_image(inat):
     content = half((1, 2), (7, 2))
     content["images"].pop()

@@ -46,6 +46,13 @@ def test_every_column_is_read(images: Path):
     assert found.load(found.records[0])[1] == ((1, 2, 10, 20), (5, 5, 4, 4))
 
 
+def test_a_file_of_two_spellings_is_one_image(images: Path):
+    found = table(images, "path,x,y,w,h\nsub/c.png,1,2,3,4\n./sub//c.png,5,6,7,8\n")
+    assert [(record.file, record.boxes) for record in found.records] == [("sub/c.png", ((1, 2, 3, 4), (5, 6, 7, 8)))]
+    with pytest.raises(InputError, match="lists a.png as x, train and as x, test"):
+        table(images, "path,label,split\na.png,x,train\n./a.png,x,test\n")
+
+
 def test_validation_images_beside_test_images_are_left_out(images: Path):
     """As in `folder`: of the names of a test split, the first is used."""
     found = table(images, "path,label,split\na.png,x,train\nb.png,y,val\nsub/c.png,x,Test\n")
@@ -87,6 +94,7 @@ def test_only_the_path_is_needed(images: Path):
         ("path,label\na.png,\n", "line 2.*label is empty"),
         ("path,label\na.png,x\na.png,y\n", "a.png as x, train and as y, train"),
         ("path\n../a.png\n", "line 2.*must lie inside"),
+        ("path\n./\n", "line 2.*must lie inside"),
         ("path\ngone.png\n", "1 of 1 files.*gone.png"),
         ("path\n", "no rows"),
     ],
