@@ -165,6 +165,22 @@ def test_a_cut_download_resumes_and_is_not_a_set_before(large: Hub, tiny: Path, 
     assert {name: hash for name, hash in hashes(new).items() if name != "README.md"} == hashes(tiny)
 
 
+def test_a_pull_that_was_killed_while_it_wrote_the_manifest_resumes(hub: Hub, tiny: Path, tmp_path: Path, monkeypatch):
+    assert push(tiny) == 0
+
+    def killed(path: Path, content: bytes):
+        path.with_name(f"{path.name}.0123abcd.part").write_bytes(content[:9])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pulling, "write_atomic", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pulling.pull(ADDRESS, tmp_path / "new")
+    assert (tmp_path / "new/manifest.json.0123abcd.part").exists()
+    assert pull(tmp_path / "new") == 0
+    assert {name: hash for name, hash in hashes(tmp_path / "new").items() if name != "README.md"} == hashes(tiny)
+
+
 def test_a_damaged_tar_is_named_before_and_after_the_download(large: Hub, tiny: Path, tmp_path: Path, capsys):
     assert push(tiny) == 0
     files, new = large.repositories["my-lab/birds"], tmp_path / "new"
