@@ -173,13 +173,15 @@ def read_csv(
 ) -> list[Value]:
     """A CSV file -> parse({column: text}) of each row. Empty rows are ignored. Without a header, `columns` are all.
 
-    Raises InputError if the header lacks one of `columns`, a row has another number of fields, `parse` raises
-    ValueError, or there are no rows.
+    Raises InputError if the header lacks one of `columns` or has a column twice, a row has another number of fields,
+    `parse` raises ValueError, or there are no rows.
     """
     reader = _rows(read_text(name, path), delimiter)
     values, row = [], []
     try:
         header = _columns(reader) if has_header else list(columns)
+        if twice := [column for column, count in Counter(header).items() if column and count > 1]:
+            raise ValueError(f"the column {', '.join(twice)} appears twice. Remove or rename one")
         if missing := [column for column in columns if column not in header]:
             raise ValueError(f"no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}")
         for row in reader:

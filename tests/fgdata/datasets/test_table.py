@@ -87,6 +87,7 @@ def test_only_the_path_is_needed(images: Path):
     ("text", "message"),
     [
         ("file\na.png\n", "no column path"),
+        ("path,label, label\na.png,x,y\n", "line 1: .*column label appears twice"),
         ("path,x,y\na.png,1,2\n", "only the columns x, y of a box; it needs all of x, y, w and h"),
         ("path,x,y,w,h\na.png,1,2,3,\n", "line 2.*all four empty"),
         ("path,x,y,w,h\na.png,1,2,3,0\n", "line 2.*above 0 pixels"),
