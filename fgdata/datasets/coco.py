@@ -22,6 +22,8 @@ from . import Dataset, PixelBoxes, Record, parsing, scan
 from .split import split_off
 
 NAME = "coco"
+LOOKED_FOR = 100
+"""Images of another tool's file that show in which folder they are."""
 PUBLISHED = {2017: (118287, 5000), 2014: (82783, 40504)}
 
 
@@ -130,12 +132,16 @@ def _published_folder(root: Path, path: Path, entries: list[dict]) -> str:
 
 
 def _given_folder(root: Path, path: Path, entries: list[dict]) -> str:
-    """Where the first image of another tool's file is, relative to the root, with a slash at its end; "" if nowhere."""
-    first = entries[0].get("file_name") if entries else None
+    """Where most of the first images of another tool's file are, relative to the root, with a slash at its end; "" if
+    nowhere. Of one image alone, another folder may have a file of the same name."""
+    names = [entry.get("file_name") for entry in entries[:LOOKED_FOR]]
     own, top = path.parent.resolve(), root.resolve()
     beside = f"{own.relative_to(top).as_posix()}/" if own != top and own.is_relative_to(top) else ""
-    folders = ("", beside, "images/", f"{beside}images/")
-    return next((word for word in folders if isinstance(first, str) and os.path.isfile(root / word / first)), "")
+
+    def count(folder: str) -> int:
+        return sum(isinstance(name, str) and os.path.isfile(root / folder / name) for name in names)
+
+    return max(("", beside, "images/", f"{beside}images/"), key=count)  # of equal ones the first
 
 
 def _dataset(
