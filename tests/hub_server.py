@@ -93,6 +93,8 @@ class Hub(Listener):
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     files[value["path"]] = self.objects[value["oid"]]
+                elif line["key"] == "deletedFile":
+                    del files[value["path"]]
             url = f"{self.address}/{name}/commit/{self.commit}"
             self.answer(handler, 200, {"commitUrl": url, "commitOid": self.commit})
         else:

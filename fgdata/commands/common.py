@@ -55,7 +55,9 @@ def explain_outdated(done: "Reboxed") -> None:
 def total_of(manifest: dict) -> str:
     counts = {name: split["samples"] for name, split in manifest["splits"].items()}
     parts = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    return counted(sum(counts.values()), "sample") + (f" ({parts})" if parts else "")
+    classes = len(manifest["dataset"]["classes"])
+    total = f"{counted(sum(counts.values()), 'sample')} of {classes:,} class{'' if classes == 1 else 'es'}"
+    return total + (f" ({parts})" if parts else "")
 
 
 def remarks(manifest: dict) -> list[str]:

@@ -1,5 +1,6 @@
 """card, push, pull"""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,9 @@ def push(
     )
     state = "private" if done.private else "public"
     print(f"{to} ({state}): uploaded {counted(done.uploaded, 'file')}; the hub has every file of the manifest.")
+    if done.kept_card:
+        folder = shlex.quote(str(shards))
+        print(f"README.md of {to} is kept. To replace it, push again after: fgdata card {folder} --to {to}")
     print(f"Get it: fgdata pull {to} FOLDER")
     return 0
 

@@ -22,6 +22,8 @@ from . import Dataset, PixelBoxes, Record, parsing, scan
 from .split import split_off
 
 NAME = "coco"
+LOOKED_FOR = 100
+"""Images of another tool's file that show in which folder they are."""
 PUBLISHED = {2017: (118287, 5000), 2014: (82783, 40504)}
 
 
@@ -44,19 +46,12 @@ class StoredBoxes(parsing.Files):
                 boxes = tuple(box_to_stored(box, orientation, *stored) for box in boxes)
             return data, boxes
         stated = f"{record.size[0]} x {record.size[1]}" if record.size else "no size"
-        if orientation == 1:
-            what = "Its boxes belong to an image rotated by 90 degrees"
-            remedy = "Replace the file with the annotated image"
-        else:
-            what = "This does not show whether its boxes were drawn on the stored or on the upright image"
-            remedy = (
-                "If on the stored one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If on the upright "
-                "one, rotate the file (mogrify -auto-orient FILE)"
-            )
+        if orientation != 1:
+            raise parsing.unknown_grid(self.name, record, stored, orientation, f"; the json states {stated}")
         raise BadImage(
             f"{self.name}: image {record.id}, {record.file}: stored as {stored[0]} x {stored[1]} pixels with EXIF "
-            f"orientation {orientation}; the json states {stated}. {what}",
-            remedy,
+            f"orientation 1; the json states {stated}. Its boxes belong to an image rotated by 90 degrees",
+            "Replace the file with the annotated image",
         )
 
 
@@ -137,12 +132,16 @@ def _published_folder(root: Path, path: Path, entries: list[dict]) -> str:
 
 
 def _given_folder(root: Path, path: Path, entries: list[dict]) -> str:
-    """Where the first image of another tool's file is, relative to the root, with a slash at its end; "" if nowhere."""
-    first = entries[0].get("file_name") if entries else None
+    """Where most of the first images of another tool's file are, relative to the root, with a slash at its end; "" if
+    nowhere. Of one image alone, another folder may have a file of the same name."""
+    names = [entry.get("file_name") for entry in entries[:LOOKED_FOR]]
     own, top = path.parent.resolve(), root.resolve()
     beside = f"{own.relative_to(top).as_posix()}/" if own != top and own.is_relative_to(top) else ""
-    folders = ("", beside, "images/", f"{beside}images/")
-    return next((word for word in folders if isinstance(first, str) and os.path.isfile(root / word / first)), "")
+
+    def count(folder: str) -> int:
+        return sum(isinstance(name, str) and os.path.isfile(root / folder / name) for name in names)
+
+    return max(("", beside, "images/", f"{beside}images/"), key=count)  # of equal ones the first
 
 
 def _dataset(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InputError, abbreviate
+from ..errors import SHOWN, InputError, abbreviate
 from . import Dataset, Record, parsing, scan
 from .split import split_off
 
@@ -50,13 +50,15 @@ def read(
 
 
 def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
-    """Where the folders called train or test are. InputError if only some class folders have them, or train is absent.
+    """Where the folders called train or test are.
+
+    InputError if only some class folders have them, if train is absent, or if the classes are one level further down.
 
     Beside a class folder without such folders, a folder called test is a class.
     """
     if _named(root, TRAINS):
         return "above"
-    folders = scan.list_folders(root)
+    folders = _list_class_folders(root)
     tests = _named(root, TESTS)
     if folders and len(tests) == len(folders) and any(scan.list_folders(root / word) for word in tests):
         raise InputError(
@@ -65,6 +67,7 @@ def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
             f"{shlex.quote(str(root / folders[0]))}"
         )
     split = [word for word in folders if _named(root / word, TRAINS)]
+    _refuse_folder_above(root, split)
     if split and len(split) < len(folders):
         whole = [word for word in folders if word not in split]
         raise InputError(
@@ -73,6 +76,18 @@ def _find_split_folders(root: Path) -> Literal["above", "inside", "none"]:
             "--split-folders inside. If they are parts of a class, use --split-folders none"
         )
     return "inside" if split else "none"
+
+
+def _refuse_folder_above(root: Path, split: Sequence[str]) -> None:
+    """InputError if the folder train in each of the folders `split` holds folders and no image: these are classes."""
+    trains = [root / word / _named(root / word, TRAINS)[0] for word in split]
+    inner = scan.list_folders(trains[0]) if trains else []
+    if inner and not any(scan.list_images(train, scan.LeftOut()) for train in trains):
+        roots = " or ".join(shlex.quote(str(root / word)) for word in split[:SHOWN])
+        raise InputError(
+            f"folder: {trains[0]} holds the folders {abbreviate(inner)} and no image, so {root} is probably one level "
+            f"too high. Use --root {roots}. If {split[0]} is a class, use --split-folders inside"
+        )
 
 
 def _named(folder: Path, names: Sequence[str]) -> list[str]:
@@ -119,9 +134,12 @@ def _read_above(root: Path) -> Dataset:
 def _read_inside(root: Path) -> Dataset:
     classes = _classes("folder", root)
     halves: Halves = {"train": ("", {}), "test": ("", {})}
+    tests = {word: _named(root / word, TESTS) for words in classes.values() for word in words}
+    found = {half.lower() for inner in tests.values() for half in inner}
+    test = next((name for name in TESTS if name in found), None)  # the same one in every class
     for key, words in classes.items():
-        for split, names in (("train", TRAINS), ("test", TESTS)):
-            halves[split][1][key] = [f"{word}/{half}" for word in words for half in _named(root / word, names)[:1]]
+        halves["train"][1][key] = [f"{word}/{half}" for word in words for half in _named(root / word, TRAINS)[:1]]
+        halves["test"][1][key] = [f"{word}/{half}" for word in words for half in tests[word] if half.lower() == test]
     used = {path for _, in_split in halves.values() for paths in in_split.values() for path in paths}
     entries = (f"{word}/{name}" for words in classes.values() for word in words for name in os.listdir(root / word))
     others = [path for path in sorted(entries) if path not in used and not scan.is_never_data(path.rpartition("/")[2])]
@@ -210,10 +228,15 @@ def _halves(name: str, root: Path, classes: dict[str, list[str]]) -> Halves:
     return {"train": ("train/", classes), "test": ("val/", _classes(name, root / "val"))}
 
 
+def _list_class_folders(folder: Path) -> list[str]:
+    """The subfolders, without those of shard sets: by default, a build in the root writes to its folder shards."""
+    return [word for word in scan.list_folders(folder) if not scan.holds_sets(folder / word)]
+
+
 def _classes(name: str, folder: Path) -> dict[str, list[str]]:
     """{class in Unicode's form NFC: its folders}, sorted. Folders whose names differ only in the form are one class."""
     classes: dict[str, list[str]] = {}
-    for word in scan.list_folders(folder):
+    for word in _list_class_folders(folder):
         classes.setdefault(scan.normalize(word), []).append(word)
     if not classes:
         raise InputError(f"{name}: {folder} has no class folders. For images without classes, use: --dataset flat")
@@ -240,8 +263,23 @@ def _dataset(
             files = [file for part in in_split.get(key, ()) for file in scan.walk_images(root, half + part, left_out)]
             if not files and split == "train":
                 raise InputError(
-                    f"{name}: the class folder {root / half / word} contains no images. Add some, or remove it."
-                    + "".join(f"\n{line}" for line in left_out.notes())
+                    f"{name}: the class folder {root / half / word} contains no images. Add some, or move it out of "
+                    f"{root / half}." + "".join(f"\n{line}" for line in left_out.notes())
                 )
             records += [Record(file, file, label, word, split, upright=upright) for file in files]
-    return Dataset(name, names, tuple(records), parsing.Files(name, root), note="\n".join([*notes, *left_out.notes()]))
+    half, in_train = halves["train"]
+    remarks = _remark_on_one_class(root, half, in_train, [record.file for record in records if record.split == "train"])
+    lines = [*notes, *left_out.notes(), *remarks]
+    return Dataset(name, names, tuple(records), parsing.Files(name, root), note="\n".join(lines))
+
+
+def _remark_on_one_class(root: Path, half: str, in_train: dict[str, list[str]], files: Sequence[str]) -> list[str]:
+    """A note if there is one class and no image lies directly in its folders: their subfolders may be the classes."""
+    parts = [f"{half}{part}/" for part in next(iter(in_train.values()))]
+    below = [file.removeprefix(part) for part in parts for file in files if file.startswith(part)]
+    if len(in_train) > 1 or not all("/" in path for path in below):
+        return []
+    word = parts[0].removeprefix(half).split("/")[0]
+    inner = abbreviate(sorted({path.split("/")[0] for path in below}))
+    remedy = f"move them to {root / half}" if half else f"use --root {shlex.quote(str(root / word))}"
+    return [f"all images are of one class, {word}, in its folders {inner}. If these are the classes, {remedy}"]

@@ -69,7 +69,7 @@ def _records(path: Path, half: dict, names: dict[int, str], rank: dict[int, int]
             )
         ids.add(image)
         try:
-            parsing.check_relative_path(file)
+            file = parsing.check_relative_path(file)
         except ValueError as fault:
             raise InputError(f"{NAME}: {path}, image {number}: {fault}") from None
         category = labels[image]

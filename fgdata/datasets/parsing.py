@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import posixpath
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -172,13 +173,15 @@ def read_csv(
 ) -> list[Value]:
     """A CSV file -> parse({column: text}) of each row. Empty rows are ignored. Without a header, `columns` are all.
 
-    Raises InputError if the header lacks one of `columns`, a row has another number of fields, `parse` raises
-    ValueError, or there are no rows.
+    Raises InputError if the header lacks one of `columns` or has a column twice, a row has another number of fields,
+    `parse` raises ValueError, or there are no rows.
     """
     reader = _rows(read_text(name, path), delimiter)
     values, row = [], []
     try:
         header = _columns(reader) if has_header else list(columns)
+        if twice := [column for column, count in Counter(header).items() if column and count > 1]:
+            raise ValueError(f"the column {', '.join(twice)} appears twice. Remove or rename one")
         if missing := [column for column in columns if column not in header]:
             raise ValueError(f"no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}")
         for row in reader:
@@ -235,12 +238,14 @@ def read_categories(name: str, path: Path, entries: list[dict[str, Any]]) -> dic
 
 
 def check_relative_path(path: str, folder: str = "its folder") -> str:
-    """Returns `path` unchanged. ValueError unless it is relative, uses forward slashes and has no `..`."""
-    if not path or path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
+    """Returns the one spelling of `path`, without `.` and empty parts. ValueError unless it is relative, uses forward
+    slashes and has no `..`."""
+    spelling = posixpath.normpath(path)
+    if spelling == "." or path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
         raise ValueError(
             f"{path[:120]!r}: the path must lie inside {folder}, with forward slashes and no .. Correct it."
         )
-    return path
+    return spelling
 
 
 def check_box(left: float, top: float, width: float, height: float) -> Box:
@@ -269,6 +274,19 @@ def check_size(name: str, record: Record, stored: tuple[int, int]) -> None:
             f"its annotation states {size}, so its boxes were drawn on another image",
             "Restore the file, or scale the boxes and correct the stated size",
         )
+
+
+def unknown_grid(name: str, record: Record, stored: tuple[int, int], orientation: int, stated: str = "") -> BadImage:
+    """The error of an image that EXIF turns, if its annotations do not show the pixel grid that its boxes belong to.
+
+    stored: (width, height) of the file in pixels. stated: what the annotations state of the size, after a semicolon.
+    """
+    return BadImage(
+        f"{name}: image {record.id}, {record.file}: stored as {stored[0]} x {stored[1]} pixels with EXIF orientation "
+        f"{orientation}{stated}. This does not show whether its boxes were drawn on the stored or on the upright image",
+        "If on the stored one, set the orientation to 1 (exiftool -Orientation=1 -n FILE). If on the upright one, "
+        "rotate the file (mogrify -auto-orient FILE)",
+    )
 
 
 def whole_number(row: Mapping[str, str], column: str) -> int:
@@ -330,8 +348,9 @@ def check_files_exist(name: str, listing: Path | str, folder: Path, paths: Mappi
     names: dict[str, set[str]] = {}
     absent = []
     for id_, path in paths.items() if isinstance(paths, Mapping) else enumerate(paths):
-        if ids.setdefault(path, id_) != id_:
-            raise InputError(f"{name}: {listing} assigns {path} to both image {ids[path]} and image {id_}.")
+        file = posixpath.normpath(path)
+        if ids.setdefault(file, id_) != id_:
+            raise InputError(f"{name}: {listing} assigns {file} to both image {ids[file]} and image {id_}.")
         parent, _, last = path.rpartition("/")
         if parent not in names:
             names[parent] = _list_names(os.path.join(folder, parent))

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 
 from ..errors import abbreviate, counted
 from ..files.regular import name_kind
+from ..shards.manifest import BUILDING, MANIFEST, PULLING
 
 SUFFIXES = frozenset(".jfif .jpe .jpeg .jpg .png .ppm .pgm .webp .bmp .tif .tiff .gif .avif".split())
 """Suffixes of images, in lower case; any case is accepted."""
@@ -22,6 +23,8 @@ _NEVER_DATA = frozenset(
     ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found")
     + ("thumbs.db", "desktop.ini")
 )
+
+_OF_A_SET = (MANIFEST, BUILDING, PULLING)
 
 
 def is_never_data(name: str) -> bool:
@@ -45,6 +48,8 @@ class LeftOut:
     """Images beside the class folders."""
     folders: list[str] = field(default_factory=list)
     """Folders beside the images, where only one folder is read."""
+    sets: list[str] = field(default_factory=list)
+    """Shard sets, or folders of them, beside the class folders."""
     special: list[str] = field(default_factory=list)
     """FIFOs, sockets and devices, whatever their names."""
     links: list[str] = field(default_factory=list)
@@ -72,6 +77,8 @@ class LeftOut:
             lines.append(
                 f"left out {counted(len(self.folders), 'folder')} beside the images: {abbreviate(self.folders)}"
             )
+        if self.sets:
+            lines.append(f"left out {counted(len(self.sets), 'folder')} of shard sets: {abbreviate(self.sets)}")
         if self.never_data:
             kinds = "file or folder" if len(self.never_data) == 1 else "files and folders"
             lines.append(f"left out {len(self.never_data):,} hidden or system {kinds}: {abbreviate(self.never_data)}")
@@ -87,6 +94,28 @@ def list_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if not is_never_data(entry.name) and _is_folder(entry))
 
 
+def holds_sets(folder: Path) -> bool:
+    """Whether a folder is a shard set, finished or not, or has subfolders and all of them are. None has an image."""
+    is_set, inner = _look_for_set(folder)
+    return is_set or (bool(inner) and all(_look_for_set(folder / name)[0] for name in inner))
+
+
+def _look_for_set(folder: Path) -> tuple[bool, list[str]]:
+    """-> whether a folder is a shard set, and its subfolders that can be data. It stops at an image: (False, []).
+
+    A folder with a manifest.json and subfolders or images is a class.
+    """
+    inner, marked = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_image(entry):
+                return False, []
+            if not is_never_data(entry.name) and _is_folder(entry):
+                inner.append(entry.name)
+            marked = marked or entry.name in _OF_A_SET
+    return marked and not inner, inner
+
+
 def leave_out_beside_classes(root: Path, halves: Sequence[str], left_out: LeftOut) -> None:
     """Adds what is beside the class folders of each half to `left_out`. A half is "" or a folder's name and a slash.
 
@@ -97,7 +126,9 @@ def leave_out_beside_classes(root: Path, halves: Sequence[str], left_out: LeftOu
             path = f"{folder}{entry.name}"
             if is_never_data(entry.name):
                 left_out.never_data.append(path)
-            elif folder in halves and not _is_folder(entry):
+            elif folder in halves and _is_folder(entry):
+                left_out.sets += [f"{path}/"] if holds_sets(root / path) else []
+            elif folder in halves:
                 left_out.outside.append(path) if _is_image(entry) else _leave_out(entry, path, left_out)
 
 

@@ -57,11 +57,11 @@ def download(url: str, checksum: str, path: Path, *, by_hand: str, flag: str) ->
     resume = f"Rerun the command to resume ({part})."
     if part.exists() and not part.is_file():
         raise InputError(f"{part} is not a regular file. Remove it and rerun the command.")
-    tries = 0
+    tries, now = 0, part.stat().st_size if part.is_file() else 0
+    most = now  # a server without ranges starts over: a part that grows again is no progress
     while True:
-        size = part.stat().st_size if part.is_file() else 0
         try:
-            _append(url, part, size, flag)
+            _append(url, part, now, flag)
             break
         except HTTPError as fault:
             if fault.code not in (408, 425, 429) and fault.code < 500:
@@ -75,7 +75,8 @@ def download(url: str, checksum: str, path: Path, *, by_hand: str, flag: str) ->
         except (HTTPException, TimeoutError, ConnectionError, SSLError) as fault:
             reason = str(fault) or type(fault).__name__
         now = part.stat().st_size if part.is_file() else 0
-        tries = 0 if now > size else tries + 1
+        tries = 0 if now > most else tries + 1
+        most = max(most, now)
         if tries >= TRIES:
             advice = resume if now else f"Check the network, and rerun the command. {by_hand}"
             raise InputError(f"{url}: {reason}; {now:,} bytes were downloaded so far. {advice}") from None

@@ -1,9 +1,12 @@
 """The Hugging Face hub: its library, its addresses, and what its errors mean."""
 
+import hashlib
 import logging
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -12,6 +15,8 @@ ANSWER_S = 10.0
 """Seconds within which the hub must answer."""
 NAME = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 """ORG/NAME of a repository."""
+CARD = "README.md"
+_SIGNED = "\n<!-- The sha256 of this card as it was written is"
 
 
 def import_hub(command: str) -> Any:
@@ -70,6 +75,31 @@ def dataset_name(address: str) -> str:
     if not re.fullmatch(f"hf://datasets/{NAME}", address):
         raise InputError(f"{address} is not the address of a dataset on the Hugging Face hub: hf://datasets/ORG/NAME")
     return address.removeprefix("hf://datasets/")
+
+
+def read_card(api: Any, repository: str, repo_type: str) -> str:
+    """The README.md of a repository on the hub; "" if it has none, or one of only the hub's own keys (front matter)."""
+    if not api.file_exists(repository, CARD, repo_type=repo_type):
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = api.hf_hub_download(repository, CARD, repo_type=repo_type, local_dir=folder)
+        text = Path(path).read_bytes().decode("utf-8", "replace")
+    return text if re.sub(r"\A---\r?\n.*?^---\s*$", "", text, count=1, flags=re.DOTALL | re.MULTILINE).strip() else ""
+
+
+def sign_card(text: str) -> str:
+    """The text of a card, and a last line that shows whether it was edited since."""
+    return text + _signature(text)
+
+
+def is_edited(card: str) -> bool:
+    """Whether a card is not as `sign_card` returned it."""
+    text = card[: card.rfind(_SIGNED)]
+    return card != text + _signature(text)
+
+
+def _signature(text: str) -> str:
+    return f"{_SIGNED} {hashlib.sha256(text.encode()).hexdigest()}. An edited card is kept. -->\n"
 
 
 def check_licence(licence: str | None) -> str | None:

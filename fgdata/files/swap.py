@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,12 +30,15 @@ def replacing(source: Path, out: Path | None) -> Iterator[Path]:
     create; None replaces `source`. An owner file in `.new` keeps out other machines, which the locks may not reach.
     Until the rename the new folder is `.new/NAME` beside the target. It is removed if the block raises; the next call
     clears what a killed process left. Raises InputError if `out` exists and is not an empty folder or lies inside
-    `source`, if the folder to replace is a mount point, or if another process writes to the same folder.
+    `source`, if the folder to replace is a mount point or one that this user may not rename, or if another process
+    writes to the same folder.
     """
     target = _resolve(out or source)
     hidden = target.parent / ".new"
     new = hidden / target.name
     _refuse_mount_point(target)
+    if out is None:
+        _refuse_without_right(target)
     if out is not None and _resolve(source) in target.parents:
         raise InputError(f"{out} is inside {source}, the folder that is read. Name a folder beside it: --out FOLDER")
     _refuse_full(out)  # before a folder is created, and again under the lock
@@ -87,6 +91,19 @@ def _refuse_mount_point(target: Path) -> None:
     """A mount point cannot be renamed: refused before the work, not after it."""
     if os.path.ismount(target) or str(target) in _list_mount_points():
         raise InputError(f"{target} is a mount point and cannot be replaced. Name another folder: --out FOLDER")
+
+
+def _refuse_without_right(target: Path) -> None:
+    """A folder that this user may not rename: refused before the work, not after it.
+
+    In a sticky folder, such as /tmp or a shared one, only the owner of the folder or of an entry may rename the entry.
+    """
+    parent, user = target.parent.stat(), os.geteuid()
+    why = "" if os.access(target.parent, os.W_OK | os.X_OK) else f"{target.parent} is not writable"
+    if parent.st_mode & stat.S_ISVTX and user not in (0, parent.st_uid, target.stat().st_uid):
+        why = f"it belongs to another user, and {target.parent} is a folder in which only owners may rename (sticky)"
+    if why:
+        raise InputError(f"{target} cannot be replaced: {why}. Name another folder: --out FOLDER")
 
 
 def _list_mount_points() -> set[str]:

@@ -30,6 +30,7 @@ import numpy as np
 
 from ..boxes.objective import ANY_TAU, Objective
 from ..errors import DetectorError, InputError, printable, suggest
+from ..shards.schema import NAME
 
 if TYPE_CHECKING:
     from .maps_folder import MapsFolder
@@ -327,11 +328,18 @@ def check_available(names: Sequence[str], files: Iterable[str]) -> None:
         files: Paths of the dataset's images, relative to its folder.
 
     Raises:
-        InputError: two detectors get the same name in a shard set, or maps:DIR lacks a map.
+        InputError: two detectors get the same name in a shard set, one gets a name that a set cannot have, or maps:DIR
+            lacks a map.
     """
     name_of_component: dict[str, str] = {}
     for name in names:
-        other = name_of_component.setdefault(component(name), name)
+        stored = component(name)
+        if find_row(name) and not re.fullmatch(NAME, stored):  # what is unknown has its own message
+            raise InputError(
+                f"{name} would be called {stored} in the set. Allowed: 1 to 80 of a-z, 0-9 and -. Rename the file "
+                "or folder, or for a plug-in the detector."
+            )
+        other = name_of_component.setdefault(stored, name)
         if other != name:
             raise InputError(f"{other} and {name} would both be called {component(name)} in the set. Rename one file.")
     files = list(files)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, name_file
-from ..files.atomic import sync_folder, write_atomic
+from ..files.atomic import is_part, remove_parts, sync_folder, write_atomic
 from ..files.download import OWNERS, only_downloader
 from ..files.hub import dataset_name, hub_error, import_hub
 from ..files.regular import open_regular
@@ -93,6 +93,7 @@ def pull(address: str, folder: Path) -> Pulled:
             if (folder / MANIFEST).exists():  # another process has finished meanwhile
                 return _open_complete(folder, manifest)
             _check_folder(folder, listed)
+            remove_parts(folder)  # of a manifest that a killed pull was writing
             (folder / PULLING).mkdir(exist_ok=True)
             downloaded = _download(source, listed, folder)
             if CARD in source.files and source.files[CARD].size <= MOST_CARD_BYTES and not (folder / CARD).exists():
@@ -148,7 +149,8 @@ def _check_folder(folder: Path, listed: list[SetFile]) -> None:
     """InputError unless the folder is new, empty, or holds a stopped pull of the same files."""
     if not folder.exists():
         return
-    names = {path.name for path in folder.iterdir()} - {OWNERS} if folder.is_dir() else {folder.name}
+    paths = folder.iterdir() if folder.is_dir() else [folder]
+    names = {path.name for path in paths if not is_part(path)} - {OWNERS}
     own = {PULLING, CARD, *(file.name for file in listed)}
     if names and (PULLING not in names or not names <= own):
         raise InputError(

@@ -14,13 +14,14 @@ from typing import Any
 
 from ..datasets.terms import terms_of
 from ..errors import InputError
-from ..files.hub import dataset_name, hub_error, import_hub
+from ..files.hub import dataset_name, hub_error, import_hub, read_card
 from ..files.lock import lock
 from ..progress import Progress
 from ..shards.check import check
 from ..shards.manifest import MANIFEST, refuse_changed
 from ..shards.reader import ShardSet
-from .describe import CARD, FILES, describe, read_card
+from .describe import CARD, FILES, describe
+from .describe import read_card as read_own_card
 from .files import SetFile, is_same, list_files, list_remote
 
 BATCH_FILES, BATCH_BYTES = 200, 4 << 30
@@ -35,6 +36,8 @@ class Pushed:
     uploaded: int
     """Files that were not on the hub before, without the manifest and what describes the set."""
     private: bool
+    kept_card: bool
+    """Whether README.md on the hub was kept, as the set's folder has none."""
 
 
 def push(
@@ -69,7 +72,7 @@ def _push(hub: Any, folder: Path, address: str, licence: str | None, public: boo
             f"{folder} has {len(listed):,} files; the hub takes {MOST_FILES:,} in one folder. Rebuild the set with "
             "larger tars: --shard-samples"
         )
-    read_card(folder, manifest["digest"])  # refuses a card of another set before the work
+    read_own_card(folder, manifest["digest"])  # refuses a card of another set before the work
     with Progress("Checking", sum(split["samples"] for split in manifest["splits"].values())) as progress:
         _, faults = check(folder, progress.advance)
     if faults:
@@ -107,11 +110,12 @@ def _upload(hub: Any, address: str, folder: Path, manifest: dict, about: Sequenc
         commit([folder / file.name for file in batch], f"Shards, {number} of {len(batches)}")
     if lost := _missing(folder, manifest, list_remote(api, repository), address):
         raise InputError(f"{address} does not list {lost[0].name} after its upload. Rerun the command.")
-    if MANIFEST in remote and not (folder / CARD).exists():  # the card may have been edited on the hub
+    kept_card = not (folder / CARD).exists() and read_card(api, repository, "dataset") != ""
+    if kept_card:  # somebody may have written or edited it
         about = [path for path in about if path.name != CARD]
     refuse_changed(folder, manifest)
     commit(about, f"Set {manifest['digest'][:12]} by fgdata")
-    return Pushed(len(missing), private)
+    return Pushed(len(missing), private, kept_card)
 
 
 def _refuse_without_right(folder: Path, manifest: dict, have_right: bool) -> None:

@@ -45,7 +45,7 @@ class Push:
     to: Annotated[Positional[str], arg(metavar="hf://ORG/NAME")]
     """The model's address; it is created if it does not exist."""
     private: Switch = False
-    """Create a private model instead of a public one. Has no effect on one that exists."""
+    """Create a private model instead of a public one. One that exists must be private."""
     licence: str | None = None
     """Licence of the weights, by the hub's name: mit, apache-2.0, cc-by-nc-4.0, ... Default: the card says that it is
     unknown. Weights that continue others' have their terms, and images may forbid some uses."""

@@ -67,11 +67,11 @@ def test_build_check_score_show_list(tmp_path, monkeypatch, capsys):
         patch.setattr("fgdata.commands.common.LARGE_SAMPLE", 1000)
         assert main(build) == 0
     output = capsys.readouterr().out
-    assert "12 samples (8 train, 4 test), 12 of them" in output
+    assert "12 samples of 2 classes (8 train, 4 test), 12 of them" in output
     assert "the images have their original size" in output
     assert "--max-side 384 makes a smaller set" in output
     assert main(build) == 0
-    assert "already complete: 12 samples (8 train, 4 test)" in capsys.readouterr().out
+    assert "already complete: 12 samples of 2 classes (8 train, 4 test)" in capsys.readouterr().out
     assert main([*build, "--tau", "0.5"]) == 2
     assert re.search('objective.tau: "own" .*0.5', capsys.readouterr().err)
     assert main(["check", "shards/drawn"]) == 0

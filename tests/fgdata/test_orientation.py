@@ -233,6 +233,22 @@ def test_boxes_of_a_square_turned_picture_are_refused(tmp_path):
         dataset.load(dataset.records[0])
 
 
+def test_a_table_with_boxes_on_a_turned_picture(tmp_path):
+    """It cannot state the grid of the boxes. A picture without a box is turned upright, whatever others have."""
+    files = {"a.jpg": encode(6), "b.jpg": encode(6), "c.jpg": encode(1)}
+    rows = f"path,x,y,w,h\na.jpg,{','.join(map(str, MARK))}\nb.jpg,,,,\nc.jpg,{','.join(map(str, MARK))}\n"
+    dataset = datasets.read("table", write(tmp_path, {**files, "labels.csv": rows}))
+    with pytest.raises(InputError, match=r"a\.jpg: stored as 90 x 60 .*orientation 6\. .*auto-orient.*skip"):
+        build(dataset, tmp_path / "set", saliency=("whole",), workers=1)
+    build(dataset, tmp_path / "set", saliency=("whole",), workers=1, on_bad_image="skip")
+    split = ShardSet.open(tmp_path / "set").split("train")
+    stored = {meta(split.read(i))["file"]: meta(split.read(i)) for i in range(len(split))}
+    assert {file: (info["width"], info["height"]) for file, info in stored.items()} == {
+        "b.jpg": (HEIGHT, WIDTH),
+        "c.jpg": (WIDTH, HEIGHT),
+    }
+
+
 def test_annotated_sets_keep_the_stored_grid(tmp_path):
     files = {
         "images.txt": "1 a/1.jpg\n2 a/2.png\n",

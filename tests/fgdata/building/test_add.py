@@ -63,9 +63,9 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     words = "build-shards --classes 2 --images-per-class 6 --size 96 --saliency spectral-residual --jobs 1".split()
     assert main([*words, "--keep-maps"]) == 0
     assert main(["rebox", "shards/drawn", "--objective", "max-mean", "--k", "1.5", "--out", "new", "--jobs", "1"]) == 0
-    assert "12 samples (8 train, 4 test)" in capsys.readouterr().out
+    assert "12 samples of 2 classes (8 train, 4 test)" in capsys.readouterr().out
     assert main(["add", "new", "--saliency", "gt", "--jobs", "1"]) == 0
-    assert "boxes by gt to 12 samples" in capsys.readouterr().out
+    assert "boxes by gt to 12 samples of 2 classes" in capsys.readouterr().out
     assert main(["check", "new"]) == 0
     assert main(["add", "new", "--saliency", "gt"]) == 2
     leftover = Path(".new/new")  # as a killed process leaves it

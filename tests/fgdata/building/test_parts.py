@@ -139,7 +139,9 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert f"  fgdata {' '.join(words)} --part 0/2" in lines
     assert main([*words, "--part=0/2"]) == 0
     assert main(["finish", "shards/drawn", "--jobs", "2"]) == 0
-    assert "8 samples (6 train, 2 test). All shards are intact; wrote the manifest" in capsys.readouterr().out
+    assert (
+        "8 samples of 2 classes (6 train, 2 test). All shards are intact; wrote the manifest" in capsys.readouterr().out
+    )
     assert check(Path("shards/drawn"))[1] == []
 
 

@@ -76,6 +76,22 @@ def test_a_rewrite_from_inside_the_set_says_how_to_enter_the_new_folder(copy, mo
     assert "cd " not in capsys.readouterr().out
 
 
+def test_a_set_that_this_user_may_not_rename_is_refused_before_the_work(copy, tmp_path, monkeypatch):
+    """In a sticky folder, only the owner of the folder or of the set may rename it."""
+    before = files(copy)
+    copy.parent.chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: copy.stat().st_uid + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(rewrite, "run_jobs", None)  # work would raise
+        for change in (lambda: rebox(copy, TIGHT), lambda: add(copy, "vsf")):
+            with pytest.raises(InputError, match=r"set cannot be replaced: it belongs to another user.*--out FOLDER"):
+                change()
+    assert files(copy) == before
+    rebox(copy, TIGHT, out=tmp_path / "new")
+    copy.parent.chmod(0o777)
+    rebox(copy, TIGHT)
+
+
 @pytest.mark.parametrize("out", [None, "mounted"])
 def test_a_mount_point_is_refused_before_the_work(copy, tmp_path, monkeypatch, out):
     target = copy if out is None else tmp_path / out

@@ -94,6 +94,15 @@ def test_coco_json_of_other_tools(tmp_path, places, named):
     assert known.note == f"{len(places)} images without a box are left out"
 
 
+def test_coco_json_of_other_tools_is_read_where_most_of_its_images_are(tmp_path):
+    """Beside the json lies a file that has the name of its first image."""
+    files = {f"images/{name}.jpg": image() for name in "abc"}
+    listing = exported({f"{name}.jpg": [(1, [0, 0, 5, 5])] for name in "abc"})
+    write(tmp_path, {"a.jpg": b"a thumbnail", **files, "one.json": listing})
+    known = datasets.read("coco", annotations=[tmp_path / "one.json"])
+    assert [record.file for record in known.records] == sorted(files)
+
+
 def test_coco_json_of_other_tools_names_what_is_wrong(tmp_path):
     box = [(1, [0, 0, 5, 5])]
     write(tmp_path, {"a.jpg": image(), "b.jpg": image(), "one.json": exported({"a.jpg": box, "b.jpg": box})})

@@ -81,6 +81,14 @@ def test_inat2018_names_the_file_and_the_entry(inat, where, change, expected):
         datasets.read("inat2018", inat)
 
 
+def test_inat2018_with_a_file_of_two_spellings(inat):
+    content = half((1, 2), (7, 2))
+    content["images"][1]["file_name"] = "train_val2018/./Aves//7/001.jpg"
+    (inat / "train2018.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="assigns train_val2018/Aves/7/001.jpg to both image 0 and image 1"):
+        datasets.read("inat2018", inat)
+
+
 def test_inat2018_without_a_list_or_an_image(inat):
     content = half((1, 2), (7, 2))
     content["images"].pop()
@@ -369,6 +377,57 @@ def test_folder_with_the_splits_inside_the_classes(tmp_path, train):
         datasets.read("folder", tmp_path)
     with pytest.raises(InputError, match="class folder .*c contains no images"):
         datasets.read("folder", tmp_path, split_folders="inside")
+
+
+def test_folder_with_other_test_folders_in_each_class(tmp_path):
+    """The validation images of one class are not test images beside the real ones of another."""
+    write(
+        tmp_path, dict.fromkeys(("a/train/1.jpg", "a/val/2.jpg", "b/train/3.jpg", "b/Test/4.jpg", "b/val/5.jpg"), b"")
+    )
+    dataset = datasets.read("folder", tmp_path)
+    assert [r.file for r in dataset.records if r.split == "test"] == ["b/Test/4.jpg"]
+    assert dataset.note == "left out beside the split folders: a/val, b/val"
+
+
+@pytest.mark.parametrize("layout", ["{}", "train/{}", "{}/train"])
+@pytest.mark.parametrize("mark", ["manifest.json", ".building/plan.json", ".pulling/x.tar"])
+@pytest.mark.parametrize("out", ["shards/folder", "shards"])
+def test_folder_that_holds_shard_sets(tmp_path, layout, mark, out):
+    """A build in the root writes to shards/folder. It resumes, as the dataset is the same."""
+    write(tmp_path, {f"{layout.format(word)}/1.jpg": b"" for word in ("a", "b")})
+    before = datasets.read("folder", tmp_path)
+    write(tmp_path, {f"{out}/{mark}": b"", f"{out}/train-000000.tar": b"", f"{out}/.lock": b""})
+    after = datasets.read("folder", tmp_path)
+    assert (after.classes, after.records) == (before.classes, before.records)
+    assert "shards/" in after.note
+
+
+def test_folder_with_classes_that_resemble_shard_sets(tmp_path):
+    write(tmp_path, {"a/manifest.json": b"", "a/1.jpg": b"", "b/manifest.json": b"", "b/deep/1.jpg": b""})
+    write(tmp_path, {"c/one/manifest.json": b"", "c/two/1.jpg": b""})
+    assert datasets.read("folder", tmp_path).classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("others", [(), ("docs/1.txt",), ("masks/train/a/1.png",)])
+def test_folder_above_the_split_folders(tmp_path, others):
+    """A root one level too high is not a set of the one class `images`, with val/ as its test split."""
+    images = ("images/train/a/1.jpg", "images/train/b/2.jpg", "images/val/a/3.jpg")
+    write(tmp_path, dict.fromkeys((*images, *others), b""))
+    with pytest.raises(InputError, match=r"train holds the folders a, b and no image.*Use --root .*images.*inside"):
+        datasets.read("folder", tmp_path)
+    assert datasets.read("folder", tmp_path / "images").classes == ("a", "b")
+
+
+def test_folder_with_one_class_whose_images_are_in_subfolders(tmp_path):
+    write(tmp_path, {"birds/a/1.jpg": b"", "birds/b/2.jpg": b""})
+    expected = "all images are of one class, birds, in its folders a, b. If these are the classes, "
+    assert datasets.read("folder", tmp_path).note == f"{expected}use --root {tmp_path}/birds"
+    assert datasets.read("folder", tmp_path / "birds").note == ""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "birds").rename(tmp_path / "train/birds")
+    assert datasets.read("folder", tmp_path).note == f"{expected}move them to {tmp_path}/train"
+    write(tmp_path, {"train/birds/3.jpg": b""})
+    assert datasets.read("folder", tmp_path).note == "", "an image lies directly in the class"
 
 
 def test_folder_with_a_class_called_train(tmp_path):

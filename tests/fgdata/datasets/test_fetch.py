@@ -126,6 +126,15 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
     assert (tmp_path / "r/x").read_bytes() == NOISE
 
 
+def test_a_server_without_ranges_whose_connections_drop(server, tmp_path):
+    """Each attempt starts over: only more bytes than any before are progress."""
+    archive = server.offer("a.tgz", tar({"x": NOISE}))
+    server.knows_ranges, server.cut_after = False, [1000, 3000, *[2000, 3000] * download.TRIES]
+    with pytest.raises(InputError, match="a.tgz: the connection ended"):
+        fetch.download("cub", tmp_path / "r", (archive,))
+    assert len(server.ranges) == 2 + download.TRIES
+
+
 def test_a_complete_part_is_checked_and_unpacked(server, tmp_path):
     data = tar({"x": NOISE})
     archive = server.offer("a.tgz", data)

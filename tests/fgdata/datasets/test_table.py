@@ -40,10 +40,27 @@ def test_every_column_is_read(images: Path):
     assert found.classes == ("robin", "wren")
     assert found.records == (
         Record("a.png", "a.png", 1, "wren", "train", ((1, 2, 10, 20), (5, 5, 4, 4))),
-        Record("sub/c.png", "sub/c.png", 0, "robin", "test", ()),
+        Record("sub/c.png", "sub/c.png", 0, "robin", "test", (), upright=True),
     )
     assert found.note == "labels.csv has the columns split, path, label, x, y, w, h; ignored: photographer"
     assert found.load(found.records[0])[1] == ((1, 2, 10, 20), (5, 5, 4, 4))
+
+
+def test_a_file_of_two_spellings_is_one_image(images: Path):
+    found = table(images, "path,x,y,w,h\nsub/c.png,1,2,3,4\n./sub//c.png,5,6,7,8\n")
+    assert [(record.file, record.boxes) for record in found.records] == [("sub/c.png", ((1, 2, 3, 4), (5, 6, 7, 8)))]
+    with pytest.raises(InputError, match="lists a.png as x, train and as x, test"):
+        table(images, "path,label,split\na.png,x,train\n./a.png,x,test\n")
+
+
+def test_validation_images_beside_test_images_are_left_out(images: Path):
+    """As in `folder`: of the names of a test split, the first is used."""
+    found = table(images, "path,label,split\na.png,x,train\nb.png,y,val\nsub/c.png,x,Test\n")
+    assert [(record.file, record.split) for record in found.records] == [("a.png", "train"), ("sub/c.png", "test")]
+    assert found.classes == ("x",)
+    assert found.note.splitlines()[1:] == ["1 image of the split val left out: test is the test split"]
+    with pytest.raises(InputError, match="a.png as unlabelled, test and as unlabelled, val"):
+        table(images, "path,split\na.png,test\na.png,val\n")
 
 
 def test_a_quoted_header_has_the_same_columns(images: Path):
@@ -70,6 +87,7 @@ def test_only_the_path_is_needed(images: Path):
     ("text", "message"),
     [
         ("file\na.png\n", "no column path"),
+        ("path,label, label\na.png,x,y\n", "line 1: .*column label appears twice"),
         ("path,x,y\na.png,1,2\n", "only the columns x, y of a box; it needs all of x, y, w and h"),
         ("path,x,y,w,h\na.png,1,2,3,\n", "line 2.*all four empty"),
         ("path,x,y,w,h\na.png,1,2,3,0\n", "line 2.*above 0 pixels"),
@@ -77,6 +95,7 @@ def test_only_the_path_is_needed(images: Path):
         ("path,label\na.png,\n", "line 2.*label is empty"),
         ("path,label\na.png,x\na.png,y\n", "a.png as x, train and as y, train"),
         ("path\n../a.png\n", "line 2.*must lie inside"),
+        ("path\n./\n", "line 2.*must lie inside"),
         ("path\ngone.png\n", "1 of 1 files.*gone.png"),
         ("path\n", "no rows"),
     ],

@@ -16,6 +16,7 @@ from onnx_files import blob, write_network
 from fgdata import progress, saliency
 from fgdata.boxes.objective import Objective, solve
 from fgdata.building import build
+from fgdata.building.rewrite import add
 from fgdata.datasets import read
 from fgdata.errors import InputError
 from fgdata.saliency import component, detector, onnx_trial
@@ -419,6 +420,24 @@ def test_names_in_a_shard_set_have_no_colon_slash_or_dot(tmp_path, monkeypatch):
         "maps:/": "maps",
     }
     assert {name: component(name) for name in names} == names
+
+
+def test_a_name_that_a_set_cannot_have_is_refused_before_the_work(tmp_path):
+    """`maps-` and 75 letters are 80 characters, the most that the format allows."""
+    birds = read("drawn", classes=2, images_per_class=3, size=64)
+    names = {length: f"maps:{tmp_path}/{'m' * length}" for length in (75, 76, 100)}
+    for name in names.values():
+        folder = Path(name.removeprefix("maps:"))
+        folder.mkdir()
+        for record in birds.records:
+            cv2.imwrite(str(folder / Path(record.file).with_suffix(".png").name), np.eye(64, dtype=np.uint8))
+    build.build(birds, tmp_path / "set", saliency=(names[75],))
+    assert ShardSet.open(tmp_path / "set").detectors == ("maps-" + "m" * 75,)
+    for length in (76, 100):
+        with pytest.raises(InputError, match="would be called maps-m+ in the set.*Rename the file or folder"):
+            build.build(birds, tmp_path / "other", saliency=(names[length],))
+        with pytest.raises(InputError, match="would be called maps-m+ in the set"):
+            add(tmp_path / "set", names[length])
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnx:", "maps", "rbd:file"])

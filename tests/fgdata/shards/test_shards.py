@@ -336,7 +336,7 @@ def test_a_set_without_splits_says_so(tmp_path, capsys):
     assert "has no samples. Build another set" in outputs["score"]
     assert "has no samples. Build another set" in outputs["show"]
     assert "drawn: no samples; boxes rbd, gt" in outputs["list"]
-    assert "added boxes by vsf to 0 samples in" in outputs["add"]
+    assert "added boxes by vsf to 0 samples of " in outputs["add"]
 
 
 @pytest.mark.parametrize("travelled", [False, True])

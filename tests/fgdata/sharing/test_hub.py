@@ -37,6 +37,8 @@ with tempfile.TemporaryDirectory() as cache:
         print(json.dumps({row["__key__"]: [int(row["cls"]), [float(x) for x in row["rbd.npy"]]] for row in rows}))
 """
 ADDRESS = "hf://datasets/my-lab/birds"
+FRONT = "---\nlicense: mit\n---\n"
+"""A card of the hub's keys alone, which it writes by itself."""
 
 
 @pytest.fixture
@@ -94,6 +96,22 @@ def test_what_is_pulled_is_what_was_pushed(large: Hub, tiny: Path, tmp_path: Pat
     assert "is already complete: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "before", ["# Our birds\n", "---\nlicense: mit\n---\n# Our birds\n", "---\nlicense: mit\n---\n"]
+)
+def test_a_card_that_somebody_wrote_before_the_first_push_is_kept(before: str, hub: Hub, tiny: Path, capsys):
+    """Unless it is the hub's own, which has only keys in front."""
+    hub.repositories["my-lab/birds"] = {"README.md": before.encode()}
+    hub.private["my-lab/birds"] = True
+    assert push(tiny) == 0
+    files, kept = hub.repositories["my-lab/birds"], "Our" in before
+    assert (files["README.md"].decode() == before) == kept
+    assert ("README.md of hf://datasets/my-lab/birds is kept." in capsys.readouterr().out) == kept
+    assert cli.main(["card", str(tiny), "--to", ADDRESS]) == 0
+    assert push(tiny) == 0
+    assert files["README.md"] == (tiny / "README.md").read_bytes()
+
+
 def test_a_fresh_process_pulls_a_pushed_set_and_datasets_streams_its_splits(hub: Hub, tiny: Path, tmp_path: Path):
     """In a separate process, which knows the hub by its address alone and has imported nothing of its library."""
     pytest.importorskip("datasets")
@@ -145,6 +163,22 @@ def test_a_cut_download_resumes_and_is_not_a_set_before(large: Hub, tiny: Path, 
     assert pull(new) == 0
     assert "downloaded 1 file; every sha256 matches" in capsys.readouterr().out
     assert {name: hash for name, hash in hashes(new).items() if name != "README.md"} == hashes(tiny)
+
+
+def test_a_pull_that_was_killed_while_it_wrote_the_manifest_resumes(hub: Hub, tiny: Path, tmp_path: Path, monkeypatch):
+    assert push(tiny) == 0
+
+    def killed(path: Path, content: bytes):
+        path.with_name(f"{path.name}.0123abcd.part").write_bytes(content[:9])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pulling, "write_atomic", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pulling.pull(ADDRESS, tmp_path / "new")
+    assert (tmp_path / "new/manifest.json.0123abcd.part").exists()
+    assert pull(tmp_path / "new") == 0
+    assert {name: hash for name, hash in hashes(tmp_path / "new").items() if name != "README.md"} == hashes(tiny)
 
 
 def test_a_damaged_tar_is_named_before_and_after_the_download(large: Hub, tiny: Path, tmp_path: Path, capsys):

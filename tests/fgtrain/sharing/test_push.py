@@ -1,6 +1,7 @@
 """`fgtrain push` to a hub on this machine, from which timm loads the model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,44 @@ def test_the_weights_hold_no_path_of_the_machine(hub: Hub, run: tuple[Path, Enco
     assert b"someone" not in files["model.safetensors"]
     assert "license: unknown" in files["README.md"].decode()
     assert "The licence of these weights is not stated." in files["README.md"].decode()
+
+
+def test_a_second_push_replaces_the_first_as_a_whole(hub: Hub, run: tuple[Path, Encoder], capsys):
+    """Results and settings of other weights do not stay beside new ones, nor does their card."""
+    checkpoint = Checkpoint.find(run[0]).file
+    assert cli.main(["push", str(run[0]), "hf://my-lab/birds"]) == 0
+    files = hub.repositories["my-lab/birds"]
+    files["notes.txt"] = b"mine"
+    assert "50.0%" in files["README.md"].decode()
+    alone = run[0].parent / "encoder.safetensors"
+    shutil.copy(checkpoint, alone)
+    assert cli.main(["push", str(alone), "hf://my-lab/birds"]) == 0
+    assert files.keys() == {"model.safetensors", "config.json", "README.md", "notes.txt"}
+    assert "50.0%" not in files["README.md"].decode()
+    assert "is kept" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["edited", "own", "stub"])
+def test_a_card_that_somebody_wrote_is_kept(kind: str, hub: Hub, run: tuple[Path, Encoder], capsys):
+    assert cli.main(["push", str(run[0]), "hf://my-lab/birds"]) == 0
+    files = hub.repositories["my-lab/birds"]
+    written = files["README.md"]
+    front = b"---\nlicense: mit\n---\n"
+    card = {"edited": written.replace(b"## Results", b"## Our results"), "own": front + b"# Birds\n", "stub": front}
+    files["README.md"] = card[kind]
+    assert cli.main(["push", str(run[0]), "hf://my-lab/birds"]) == 0
+    assert files["README.md"] == (written if kind == "stub" else card[kind])
+    assert ("it is kept" in capsys.readouterr().out) == (kind != "stub")
+
+
+def test_a_private_push_to_a_public_model_is_refused(hub: Hub, run: tuple[Path, Encoder], capsys):
+    assert cli.main(["push", str(run[0]), "hf://my-lab/birds"]) == 0
+    before, commits = dict(hub.repositories["my-lab/birds"]), list(hub.commits)
+    assert cli.main(["push", str(run[0]), "hf://my-lab/birds", "--private"]) == 2
+    assert "hf://my-lab/birds exists and is public, and --private" in " ".join(capsys.readouterr().err.split())
+    assert (hub.repositories["my-lab/birds"], hub.commits) == (before, commits)
+    hub.private["my-lab/birds"] = True
+    assert cli.main(["push", str(run[0]), "hf://my-lab/birds", "--private"]) == 0
 
 
 def test_a_hub_that_refuses_is_named(hub: Hub, run: tuple[Path, Encoder], capsys):
