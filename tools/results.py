@@ -1,9 +1,9 @@
-"""RESULTS.md and the README's figure, from the results of studies that are kept in docs/studies, and from what is
-written by hand on a study in its notes.md there.
+"""RESULTS.md, the README's figure and a table in docs/training.md, from the results of studies that are kept in
+docs/studies, and from what is written by hand on a study in its notes.md there.
 
-    python tools/results.py add studies/real-birds [--name NAME]    # keeps a study's results, then makes both
+    python tools/results.py add studies/real-birds [--name NAME]    # keeps a study's results, then makes all
     python tools/results.py add studies/drawn-birds --pictures      # and what fgtrain study --pictures has drawn
-    python tools/results.py                                         # makes both
+    python tools/results.py                                         # makes all
 
 A study that is not finished can be added, and added again. Results of other seeds, rows or machines are merged; of two
 results of one row, seed and evaluation, the one that is added later counts. A row has results of one shard set only.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from results_figure import figure
-from results_page import caption, page
+from results_page import caption, page, short
 
 from fgdata.errors import InputError
 from fgtrain.runs.files import write_bytes
@@ -29,6 +29,8 @@ from fgtrain.studies.record import Record
 ROOT = Path(__file__).parents[1]
 FIRST = ("real-birds", "drawn-birds")
 """Studies in this order first; the first one that is there makes the README's figure."""
+ALIKE = ("drawn-birds", "drawn-foreground")
+"""Studies of the same set and settings, whose rows docs/training.md has as one table."""
 BLOCK = re.compile(r"(<!-- tools/results\.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -146,7 +148,10 @@ def generate(root: Path) -> dict[Path, bytes]:
         if drawn := figure(record.table(of)):
             files[root / "docs" / "results.svg"], block = drawn, caption(of)
             break
-    files[readme] = BLOCK.sub(lambda found: f"{found[1]}{block}{found[2]}", readme.read_text("utf-8"))
+    alike = [records[name] for name in ALIKE if name in records]
+    for file, content in {readme: block, root / "docs" / "training.md": short(alike) if alike else ""}.items():
+        if file.is_file():
+            files[file] = BLOCK.sub(lambda found, new=content: f"{found[1]}{new}{found[2]}", file.read_text("utf-8"))
     return {path: text.encode() for path, text in files.items()}
 
 

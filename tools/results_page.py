@@ -129,5 +129,29 @@ def caption(of: Record) -> str:
     return f"![{escape(table.title)}](docs/results.svg)\n\n*{escape(about)} [RESULTS.md](RESULTS.md).*\n"
 
 
+SHORT = ("kNN", "linear", "rank-1", "mAP", "MaxBoxAcc")
+"""Columns of the short table."""
+
+
+def short(records: Iterable[Record]) -> str:
+    """The rows that were measured in studies with the same settings, by their first column, as one Markdown table."""
+    lines: dict[str, tuple[float, list[str]]] = {}  # row -> its first figure, and its cells
+    columns: list[Column] = []
+    for table in map(record.table, records):
+        columns = columns or [column for column in table.columns if column.name in SHORT]
+        for line in table.lines:
+            cells = {column.name: cell for column, cell in zip(table.columns, line.cells)}
+            first = cells[columns[0].name]
+            if first.mean is None or line.name in lines:
+                continue
+            gap = tables.difference(first, columns[0]).removesuffix(" *")
+            words = [line.name, "" if first.fixed else str(len(first.values)), tables.ours(first, columns[0])]
+            words += [f"{gap} to {line.base}" if gap else ""]
+            words += [tables.ours(cells[c.name], c) if c.name in cells else "" for c in columns[1:]]
+            lines[line.name] = first.mean[0], words
+    head = ["system", "seeds", columns[0].name, "to its base", *(column.name for column in columns[1:])]
+    return tables.in_markdown(head, [words for _, words in sorted(lines.values(), key=lambda line: -line[0])]) + "\n"
+
+
 def listed(names: Iterable[Any]) -> str:
     return ", ".join(map(str, names))

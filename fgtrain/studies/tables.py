@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table as RichTable
@@ -99,6 +99,11 @@ def grid(table: Table) -> str:
             words += [difference(cell, column)] * table.has_base(i)
             words += [paper_difference(cell)] * (table.has_paper(i) and table.has_base(i))
         rows.append(words)
+    return in_markdown(heads, rows)
+
+
+def in_markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text in Markdown; all columns but the first are aligned to the right."""
     return "\n".join([_row(heads), "|" + "---|" + "---:|" * (len(heads) - 1), *map(_row, rows)])
 
 

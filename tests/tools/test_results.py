@@ -1,6 +1,7 @@
 """tools/results.py: the committed pages are what it makes, and its figures are those of SciPy."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,23 @@ def test_means_and_differences_have_the_intervals_of_scipy(project: Path):
     assert "3 training runs, 1.5 hours" in page
     assert "2 cores of a processor, no GPU" in page
     assert "fgtrain 0.1.0, torch 2.11; commits c0ffeec" in page
+
+
+def test_the_page_on_training_has_the_measured_rows_by_their_first_column(project: Path, monkeypatch):
+    monkeypatch.setattr(results, "ALIKE", ("help",))
+    (project / "docs").mkdir()
+    (project / "docs" / "training.md").write_text("Rows:\n\n<!-- tools/results.py -->\n<!-- end -->\n\nText.\n")
+    assert written(project)["training.md"] == "Rows:\n\n<!-- tools/results.py -->\n<!-- end -->\n\nText.\n"
+    results.add(project / "study", project)
+    lines = written(project)["training.md"].splitlines()[3:8]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert rows[0] == ["system", "seeds", "kNN", "to its base", "rank-1"]
+    assert [row[0] for row in rows[2:]] == ["better", "same", r"start \| as it is"]
+    assert rows[4][1:] == ["", "60.0", "", ""]
+    better = 100 * np.array(KNN["better"])
+    half = stats.t.ppf(0.975, 2) * stats.sem(better)
+    gap = f"+{better.mean() - 100 * START:.1f} ± {half:.1f} to start \\| as it is"
+    assert rows[2][1:] == ["3", f"{better.mean():.1f} ± {half:.1f}", gap, ""]
 
 
 def test_costs_are_in_the_table_and_no_evidence():
