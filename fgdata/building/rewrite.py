@@ -180,7 +180,7 @@ def _rewrite(
     with replacing(source, out) as new:
         refuse_changed(source, shards.manifest)  # it was read before the folder was locked
         size = sum(shard["bytes"] for shard in list_shards(shards.manifest))  # nothing is resumed, hours would be lost
-        need_space(size, new, f"The copy that replaces {shards.path}", "write it to another drive: --out FOLDER")
+        need_space(size, new, f"The new copy of {shards.path}", "name a folder on another drive: --out FOLDER")
         keep_maps = "maps" in shards.manifest
         detectors, classes = shards.detectors, len(shards.classes)
         job = Job(source, new, "", {}, range(0), objective, solved, detectors, classes, added, keep_maps)

@@ -55,8 +55,9 @@ def explain_outdated(done: "Reboxed") -> None:
 def total_of(manifest: dict) -> str:
     counts = {name: split["samples"] for name, split in manifest["splits"].items()}
     parts = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    classes = len(manifest["dataset"]["classes"])
-    total = f"{counted(sum(counts.values()), 'sample')} of {classes:,} class{'' if classes == 1 else 'es'}"
+    classes = len(manifest["dataset"].get("classes", ()))
+    total = counted(sum(counts.values()), "sample")
+    total += f" of {classes:,} class{'' if classes == 1 else 'es'}" if classes else ""
     return total + (f" ({parts})" if parts else "")
 
 

@@ -103,7 +103,10 @@ def read(
     note += f"; ignored: {', '.join(ignored)}" if ignored else ""
     for word, count in left_out.items():
         note += f"\n{counted(count, 'image')} of the split {word} left out: {tests[0]} is the test split"
-    return split_off(Dataset(NAME, classes, records, StoredBoxes(NAME, root), note=note), test_fraction, split_seed)
+    mixed = boxed and any(record.upright for record in records)
+    settings = {"upright": "without a box"} if mixed else {}  # a build begun by a version that turned none is refused
+    found = Dataset(NAME, classes, records, StoredBoxes(NAME, root), note=note, settings=settings)
+    return split_off(found, test_fraction, split_seed)
 
 
 def _row(row: dict[str, str]) -> Row:

@@ -65,8 +65,8 @@ def run_push(flags: Push) -> str:
             raise hub_error(flags.to, "written", error) from error
     if keeps_card:
         say(
-            f"{flags.to} has a {CARD} that fgtrain did not write, or that was edited: it is kept. For the card of this "
-            f"push, delete {CARD} there and rerun the command."
+            f"{flags.to} has a {CARD} that this version of fgtrain did not write, or that was edited: it is kept. For "
+            f"the card of this push, delete {CARD} there and rerun the command."
         )
     say(f"{flags.to}: {checkpoint.file}, {counted(len(results), 'result')}")
     say(f"timm.create_model('hf-hub:{name}', pretrained=True)")

@@ -313,7 +313,7 @@ def test_a_set_that_does_not_fit_beside_the_old_one_is_refused_before_a_detector
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
     for out in ([], ["--out", str(tmp_path / "new")]):
         assert main(["add", str(copy), "--saliency", "vsf", "--jobs", "1", *out]) == 2
-        assert "are free. Free some space, or write it to another drive: --out" in capsys.readouterr().err
+        assert "are free. Free some space, or name a folder on another drive: --out" in capsys.readouterr().err
     assert files(copy) == before
     assert not (tmp_path / "new").exists()
 

@@ -160,7 +160,7 @@ def test_one_image_and_batches_of_one_are_enough(backend: str):
 def test_paste_against_the_reference(backend: str, drawn_set: Path, crop: Any):
     shards = ShardSet.open(drawn_set)
     spec = ViewSpec(size=48, crop=crop, masks=True, plain=True)
-    behind = open_backgrounds(Greys(30, "a", train=9), shards, "train", spec)
+    behind = open_backgrounds([Greys(30, "a", train=9)], shards, "train", spec)
     detector = "spectral-residual"
     with open_loader(
         shards, Greys(30, "a", train=9), spec, batch_size=12, backend=backend, detector=detector
@@ -265,8 +265,8 @@ def test_backgrounds_from_a_set_of_the_same_images_are_refused(drawn_set: Path, 
         build(birds, tmp_path / f"{seed}", saliency=("gt",), workers=1, max_side=max_side)
     assert ShardSet.open(tmp_path / "0").manifest["digest"] != own.manifest["digest"]
     with pytest.raises(InputError, match="0 .*backgrounds.*same images as .*drawn.*name .*drawn"):
-        open_backgrounds(tmp_path / "0", own, "train", STILL)
-    others = open_backgrounds(tmp_path / "1", own, "train", STILL)
+        open_backgrounds([tmp_path / "0"], own, "train", STILL)
+    others = open_backgrounds([tmp_path / "1"], own, "train", STILL)
     assert others is not None
     assert len(others) == 48
 
@@ -274,7 +274,7 @@ def test_backgrounds_from_a_set_of_the_same_images_are_refused(drawn_set: Path, 
 def test_a_folder_that_is_not_a_set_is_named(tmp_path: Path, drawn_set: Path):
     for folder in (tmp_path / "nowhere at all", tmp_path):
         with pytest.raises(InputError, match="set of backgrounds") as fault:
-            open_backgrounds(folder, ShardSet.open(drawn_set), "train", STILL)
+            open_backgrounds([folder], ShardSet.open(drawn_set), "train", STILL)
         assert str(folder) in str(fault.value) or shlex.quote(str(folder)) in str(fault.value)
 
 
