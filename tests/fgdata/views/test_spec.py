@@ -33,7 +33,7 @@ WRONG += [
 ]
 
 
-@pytest.mark.parametrize("value", WRONG, ids=repr)
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: "object" if type(value) is object else repr(value))
 @pytest.mark.parametrize(
     ("kind", "field"), [(kind, field.name) for kind in (ViewSpec, Local) for field in fields(kind)]
 )
