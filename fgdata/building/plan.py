@@ -129,9 +129,8 @@ def refuse_other(out: Path, old: dict, new: dict, images: tuple[int | None, int]
         counts = "" if images[0] is None else f": {counted(images[0], 'image')} then, {images[1]:,} now"
         classes = len(old.get("dataset.classes", ())), len(new["dataset.classes"])
         counts += f"; classes: {classes[0]:,} then, {classes[1]:,} now" if classes[0] != classes[1] else ""
-        changed = f"the dataset's files, labels or boxes have changed since the build started{counts}"
-        lines.insert(0, f"  {changed}; or this version of fgdata reads them in another way")
-        last = f"Restore the dataset (or correct --root). {last}"
+        lines.insert(0, f"  the dataset's files, labels or boxes have changed since the build started{counts}")
+        last = f"Restore the dataset (or correct --root), unless only the version of fgdata has changed. {last}"
     raise InputError("\n".join([f"{out} holds a shard set built with different settings or images:", *lines, last]))
 
 

@@ -29,6 +29,7 @@ def test_the_suggested_evaluation_fits_the_set(classes: Any, splits: Any, words:
 @pytest.mark.parametrize(("count", "flag"), [(300, ""), (100, " --data.batch-size 64"), (3, " --data.batch-size 2")])
 def test_a_build_suggests_a_batch_that_fits(count: int, flag: str, tmp_path: Path, monkeypatch, capsys):
     manifest = {
+        "dataset": {"classes": ["a", "b"]},
         "splits": {"train": {"samples": count, "shards": []}},
         "images": {"max_side": None},
         "skipped": [],

@@ -17,7 +17,7 @@ from trainable import final, metrics, small, stop_at_step
 from fgdata.errors import InputError
 from fgdata.views import ViewSpec
 from fgtrain import cli
-from fgtrain.engine import lifecycle
+from fgtrain.engine import checkpointing, lifecycle
 from fgtrain.engine.trainer import Trainer
 from fgtrain.networks.saved import load_encoder
 from fgtrain.runs import files
@@ -258,7 +258,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_says_that_it_starts_again(
 ):
     config = small(drawn_set, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(checkpointing, "save", lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             lifecycle.train(config, "cvsa")
     capsys.readouterr()
