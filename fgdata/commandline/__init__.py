@@ -41,9 +41,13 @@ def help_as_paragraphs(words: Sequence[str]) -> Iterator[None]:
     def describe_once(argument: Any, *given: Any, **options: Any) -> Any:
         field = argument.field
         text = field.helptext() if callable(field.helptext) else field.helptext
-        if field.default is None or field.default == ():
-            said, hint = "Default: " in str(text), "(default: none)" if field.default == () else None
-            field = replace(field, argconf=replace(field.argconf, help_behavior_hint="" if said else hint))
+        if field.default in (None, ()) and "Default: " in str(text):
+            hint = ""
+        elif field.default == ():
+            hint = "(default: none)"
+        else:
+            return describe(argument, *given, **options)
+        field = replace(field, argconf=replace(field.argconf, help_behavior_hint=hint))
         return describe(replace(argument, field=field), *given, **options)
 
     strings.remove_single_line_breaks, docstring_parser.parse = join_lines, parse_joined

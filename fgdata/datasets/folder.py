@@ -268,16 +268,18 @@ def _dataset(
                 )
             records += [Record(file, file, label, word, split, upright=upright) for file in files]
     half, in_train = halves["train"]
-    remarks = _remark_on_one_class(root, half, in_train, [record.file for record in records if record.split == "train"])
-    lines = [*notes, *left_out.notes(), *remarks]
+    lines = [*notes, *left_out.notes(), *_remark_on_one_class(root, half, in_train, records)]
     return Dataset(name, names, tuple(records), parsing.Files(name, root), note="\n".join(lines))
 
 
-def _remark_on_one_class(root: Path, half: str, in_train: dict[str, list[str]], files: Sequence[str]) -> list[str]:
+def _remark_on_one_class(root: Path, half: str, in_train: dict[str, list[str]], records: list[Record]) -> list[str]:
     """A note if there is one class and no image lies directly in its folders: their subfolders may be the classes."""
+    if len(in_train) > 1:
+        return []
     parts = [f"{half}{part}/" for part in next(iter(in_train.values()))]
+    files = [record.file for record in records if record.split == "train"]
     below = [file.removeprefix(part) for part in parts for file in files if file.startswith(part)]
-    if len(in_train) > 1 or not all("/" in path for path in below):
+    if not all("/" in path for path in below):
         return []
     word = parts[0].removeprefix(half).split("/")[0]
     inner = abbreviate(sorted({path.split("/")[0] for path in below}))

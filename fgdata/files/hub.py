@@ -77,7 +77,7 @@ def dataset_name(address: str) -> str:
     return address.removeprefix("hf://datasets/")
 
 
-def read_card(api: Any, repository: str, repo_type: str) -> str:
+def fetch_card(api: Any, repository: str, repo_type: str) -> str:
     """The README.md of a repository on the hub; "" if it has none, or one of only the hub's own keys (front matter)."""
     if not api.file_exists(repository, CARD, repo_type=repo_type):
         return ""

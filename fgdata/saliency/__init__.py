@@ -341,7 +341,7 @@ def check_available(names: Sequence[str], files: Iterable[str]) -> None:
             )
         other = name_of_component.setdefault(stored, name)
         if other != name:
-            raise InputError(f"{other} and {name} would both be called {component(name)} in the set. Rename one file.")
+            raise InputError(f"{other} and {name} would both be called {stored} in the set. Rename one file.")
     files = list(files)
     for name in names:
         if name.startswith("maps:"):

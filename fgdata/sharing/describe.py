@@ -5,6 +5,7 @@ from pathlib import Path
 from ..datasets.terms import terms_of
 from ..errors import InputError
 from ..files.atomic import write_atomic
+from ..files.hub import CARD
 from ..files.lock import create_folder
 from ..files.output import reason_unwritable
 from ..files.regular import open_regular
@@ -14,7 +15,6 @@ from .card import dataset_card
 from .croissant import CROISSANT, write_croissant
 from .metadata import METADATA, write_metadata
 
-CARD = "README.md"
 FILES = (METADATA, CROISSANT, CARD)
 MOST_CARD_BYTES = 1 << 20
 

@@ -18,13 +18,13 @@ from typing import Any
 from ..errors import InputError, name_file
 from ..files.atomic import is_part, remove_parts, sync_folder, write_atomic
 from ..files.download import OWNERS, only_downloader
-from ..files.hub import dataset_name, hub_error, import_hub
+from ..files.hub import CARD, dataset_name, hub_error, import_hub
 from ..files.regular import open_regular
 from ..files.space import need_space
 from ..progress import Progress
 from ..shards.faults import sha256
 from ..shards.manifest import MANIFEST, PULLING, manifest_faults, read_manifest
-from .describe import CARD, MOST_CARD_BYTES
+from .describe import MOST_CARD_BYTES
 from .files import SetFile, list_files, list_remote
 
 _AT_ONCE = 4  # downloads

@@ -14,14 +14,13 @@ from typing import Any
 
 from ..datasets.terms import terms_of
 from ..errors import InputError
-from ..files.hub import dataset_name, hub_error, import_hub, read_card
+from ..files.hub import CARD, dataset_name, fetch_card, hub_error, import_hub
 from ..files.lock import lock
 from ..progress import Progress
 from ..shards.check import check
 from ..shards.manifest import MANIFEST, refuse_changed
 from ..shards.reader import ShardSet
-from .describe import CARD, FILES, describe
-from .describe import read_card as read_own_card
+from .describe import FILES, describe, read_card
 from .files import SetFile, is_same, list_files, list_remote
 
 BATCH_FILES, BATCH_BYTES = 200, 4 << 30
@@ -72,7 +71,7 @@ def _push(hub: Any, folder: Path, address: str, licence: str | None, public: boo
             f"{folder} has {len(listed):,} files; the hub takes {MOST_FILES:,} in one folder. Rebuild the set with "
             "larger tars: --shard-samples"
         )
-    read_own_card(folder, manifest["digest"])  # refuses a card of another set before the work
+    read_card(folder, manifest["digest"])  # refuses a card of another set before the work
     with Progress("Checking", sum(split["samples"] for split in manifest["splits"].values())) as progress:
         _, faults = check(folder, progress.advance)
     if faults:
@@ -110,7 +109,7 @@ def _upload(hub: Any, address: str, folder: Path, manifest: dict, about: Sequenc
         commit([folder / file.name for file in batch], f"Shards, {number} of {len(batches)}")
     if lost := _missing(folder, manifest, list_remote(api, repository), address):
         raise InputError(f"{address} does not list {lost[0].name} after its upload. Rerun the command.")
-    kept_card = not (folder / CARD).exists() and read_card(api, repository, "dataset") != ""
+    kept_card = not (folder / CARD).exists() and fetch_card(api, repository, "dataset") != ""
     if kept_card:  # somebody may have written or edited it
         about = [path for path in about if path.name != CARD]
     refuse_changed(folder, manifest)

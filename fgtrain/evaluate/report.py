@@ -37,10 +37,11 @@ def run_knn(flags: Knn) -> dict[str, Any]:
     validation = flags.split == "validation"
     splits = ("train",) if validation else BOTH
     subject, k, temperature = Subject.open(flags, splits), flags.k, flags.temperature
-    notes = check_classes(subject, splits)
-    bank, which = subject.shards.splits["train"], ""
+    labels = [probe.labels_of(subject.shards, split) for split in splits]
+    notes = subject.check_classes(labels[0], labels[-1])
+    bank, which = len(labels[0]), ""
     if validation:
-        bank -= int(knn.held_images(probe.labels_of(subject.shards, "train")).sum())
+        bank -= int(knn.held_images(labels[0]).sum())
         which = " that are not held out"
     need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split{which}")
     right = {}
@@ -150,11 +151,9 @@ def with_labels(subject: Subject, file: Path | None) -> tuple[Subject, dict[str,
     return replace(subject, shards=shards), {"labels": shards.setting}, [shards.note]
 
 
-def check_classes(subject: Subject, splits: Sequence[str] = BOTH) -> list[str]:
-    """Subject.check_classes of the labels of these splits (only train where a part of it is held out). Only labels are
-    read, so it comes before anything expensive."""
-    labels = [probe.labels_of(subject.shards, split) for split in splits]
-    return subject.check_classes(labels[0], labels[-1])
+def check_classes(subject: Subject) -> list[str]:
+    """Subject.check_classes of the labels of both splits. Only labels are read, so it comes before anything expensive."""
+    return subject.check_classes(*(probe.labels_of(subject.shards, split) for split in BOTH))
 
 
 def run_retrieval(flags: Retrieval) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fgdata.errors import InputError, counted
-from fgdata.files.hub import CARD, hub_error, import_hub, is_edited, read_card, sign_card
+from fgdata.files.hub import CARD, fetch_card, hub_error, import_hub, is_edited, sign_card
 
 from ..evaluate.records import read_records
 from ..networks.saved import is_standard, write_weights
@@ -86,7 +86,7 @@ def _upload(hub: Any, flags: Push, folder: Path, message: str) -> bool:
             f"{flags.to} exists and is public, and --private is given. Omit --private to publish, make the model "
             "private in its settings on the hub, or name another."
         )
-    card = read_card(api, name, "model")
+    card = fetch_card(api, name, "model")
     keeps_card = card != "" and is_edited(card)
     new = sorted(file for file in folder.iterdir() if not (keeps_card and file.name == CARD))
     old = {RESULTS, SETTINGS} & {*api.list_repo_files(name)} - {file.name for file in new}
