@@ -152,7 +152,7 @@ def with_labels(subject: Subject, file: Path | None) -> tuple[Subject, dict[str,
 
 
 def check_classes(subject: Subject) -> list[str]:
-    """Subject.check_classes of the labels of both splits. Only labels are read, so it comes before anything expensive."""
+    """Subject.check_classes of the labels of both splits, which are read alone: it comes before anything expensive."""
     return subject.check_classes(*(probe.labels_of(subject.shards, split) for split in BOTH))
 
 
