@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from results_figure import figure
 from results_page import caption, page, short
 
@@ -56,7 +57,7 @@ def main() -> None:
 def add(study: Path, root: Path, name: str | None = None, pictures: bool = False) -> Path:
     """Merges the results in a study's folder into docs/studies -> their folder there. InputError if they do not fit.
 
-    pictures: replace the kept pictures by those of this folder. InputError if it has none.
+    pictures: replace the kept pictures by those of this folder, as JPEG, which is smaller. InputError if it has none.
     """
     new = cleaned(record.read(study))
     drawn = sorted((study / "pictures").glob("*.png"))
@@ -71,7 +72,7 @@ def add(study: Path, root: Path, name: str | None = None, pictures: bool = False
         shutil.rmtree(folder / "pictures", ignore_errors=True)
         (folder / "pictures").mkdir()
         for file in drawn:
-            shutil.copyfile(file, folder / "pictures" / file.name)
+            Image.open(file).convert("RGB").save(folder / "pictures" / f"{file.stem}.jpg", quality=85)
     return folder
 
 
@@ -141,7 +142,7 @@ def generate(root: Path) -> dict[Path, bytes]:
     records, readme = kept(root), root / "README.md"
     notes = {name: root / "docs" / "studies" / name / "notes.md" for name in records}
     texts = {name: file.read_text("utf-8") for name, file in notes.items() if file.is_file()}
-    pictures = {name: sorted((root / "docs" / "studies" / name / "pictures").glob("*.png")) for name in records}
+    pictures = {name: sorted((root / "docs" / "studies" / name / "pictures").glob("*.jpg")) for name in records}
     shown = {name: [file.relative_to(root).as_posix() for file in files] for name, files in pictures.items()}
     files, block = {root / "RESULTS.md": page(records, texts, shown)}, ""
     for of in records.values():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from paths import ROOT, TOOLS
+from PIL import Image
 from scipy import stats
 
 from fgdata.errors import InputError
@@ -165,21 +166,23 @@ def test_pictures_are_kept_only_if_asked_for_and_are_in_the_page(project: Path):
         results.add(study, project, pictures=True)
     assert not (project / "docs").exists()
     (study / "pictures").mkdir()
-    for name in ("gradcam-1", "pairs-both"):
-        (study / "pictures" / f"{name}.png").write_bytes(name.encode())
+    for name, colour in {"gradcam-1": "red", "pairs-both": "blue"}.items():
+        Image.new("RGB", (40, 30), colour).save(study / "pictures" / f"{name}.png")
     kept = results.add(study, project) / "pictures"
     assert not kept.exists()
     assert "Pictures" not in written(project)["RESULTS.md"]
     results.add(study, project, pictures=True)
     page = written(project)["RESULTS.md"].partition("### Pictures")[2]
     for name, words in {"gradcam-1": "Grad-CAM of the same", "pairs-both": "Synthesized pairs"}.items():
-        before, found, _ = page.partition(f"![{name}]({kept.relative_to(project).as_posix()}/{name}.png)")
+        before, found, _ = page.partition(f"![{name}]({kept.relative_to(project).as_posix()}/{name}.jpg)")
         assert found
         assert words in before.rpartition("###")[2]
-        assert (kept / f"{name}.png").read_bytes() == name.encode()
+    with Image.open(kept / "pairs-both.jpg") as kept_one:
+        assert (kept_one.format, kept_one.size) == ("JPEG", (40, 30))
+        np.testing.assert_allclose(np.asarray(kept_one)[0, 0], (0, 0, 255), atol=3)
     (study / "pictures" / "pairs-both.png").unlink()
     results.add(study, project, pictures=True)
-    assert [file.name for file in kept.iterdir()] == ["gradcam-1.png"]
+    assert [file.name for file in kept.iterdir()] == ["gradcam-1.jpg"]
 
 
 def test_no_folder_of_the_machine_is_kept(project: Path):
