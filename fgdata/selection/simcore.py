@@ -31,7 +31,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def find_centres(target: np.ndarray, count: int = CENTRES, seed: int = 0) -> np.ndarray:
-    """(N, n) unit rows -> (count, n) unit centres of their k-means; the rows themselves if there are no more."""
+    """(N, n) unit rows -> up to (count, n) unit centres of their k-means; the rows themselves if they are no more."""
     return target if len(target) <= count else unit(k_means(target, count, seed))
 
 
@@ -39,7 +39,8 @@ def k_means(target: np.ndarray, count: int, seed: int) -> np.ndarray:
     """(N, n) -> (count, n) means of groups: every row is in the group with the nearest mean.
 
     Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii, 2007), by squared distance. A mean without members
-    moves to the row that is farthest from its own mean.
+    moves to the row that is farthest from its own mean. With fewer than `count` different rows some remain without
+    members; they are left out.
     """
     centres, nearest = _spread(target, count, np.random.default_rng(seed)), np.full(len(target), -1)
     for _ in range(MOST_STEPS):
@@ -54,7 +55,7 @@ def k_means(target: np.ndarray, count: int, seed: int) -> np.ndarray:
         sums = np.zeros_like(centres)
         np.add.at(sums, nearest, target)
         centres = sums / np.maximum(1, np.bincount(nearest, minlength=count))[:, None]
-    return centres
+    return centres[np.bincount(nearest, minlength=count) > 0]
 
 
 def _spread(target: np.ndarray, count: int, draws: np.random.Generator) -> np.ndarray:

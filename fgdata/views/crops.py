@@ -79,7 +79,8 @@ def paste(samples: Samples, spec: ViewSpec) -> Crop:
     """A random resized crop at a random place over the whole image of another sample (InsLoc, Yang et al. 2021).
 
     It keeps its aspect and is as large as fits into a width and a height, each uniform from half the view to 2 pixels
-    less than the view.
+    less than the view. The authors' code fits its longer side into the longer of the two: with aspects of 0.5 to 2 it
+    then covers 45 % of the view on average, here 39 %.
     """
     u, low, high = samples.u, spec.size // 2, spec.size - 2
     source = random_resized_crop(samples.sizes, u, spec)

@@ -47,7 +47,7 @@ class PapnConfig(Config):
     view_count: ClassVar[int] = 8
 
     views: ViewSpec = STAGED
-    moco: MocoSettings = MocoSettings(dim=256, norm=True, tau=0.15)
+    moco: MocoSettings = MocoSettings(dim=256, norm=True, tau=0.15, norm_splits=1)
     papn: PapnSettings = PapnSettings()
 
     def __post_init__(self) -> None:
@@ -62,7 +62,8 @@ def papn() -> PapnConfig:
 
     fgtrain run papn
 
-    SGD 0.06 per 256 samples. Evaluations use the pooled feature and those of the parts. Tan, Wei, Zhao, ICCV 2025.
+    SGD 0.06 per 256 samples. Batch norm uses the whole batch, as the authors' does over their GPUs. Evaluations use the
+    pooled feature and those of the parts. Tan, Wei, Zhao, ICCV 2025.
     """
     return PapnConfig(optim=Optim(lr=0.06), sync_norm=True)
 

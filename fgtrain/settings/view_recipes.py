@@ -136,12 +136,13 @@ def byol_imagenet() -> ByolConfig:
     fgtrain run byol-imagenet --data.shards shards/imagenet
 
     The first view is always blurred, the second one in ten; one in five of the second is solarised. LARS 0.2 per 256
-    samples. ImageNet, linear: 74.3. Grill et al., NeurIPS 2020, Table 1 and appendix B.
+    samples. Residual blocks start as the identity, as in the authors' code. ImageNet, linear: 74.3. Grill et al.,
+    NeurIPS 2020, Table 1 and appendix B.
     """
     return ByolConfig(
         data=Data(batch_size=4096),
         views=BYOL_VIEWS,
-        model=RESNET50,
+        model=replace(RESNET50, zero_init_residual=True),
         optim=replace(LARS, lr=0.2),
         epochs=1000,
         sync_norm=True,
@@ -153,8 +154,8 @@ def simclr_imagenet() -> SimclrConfig:
 
     fgtrain run simclr-imagenet --data.shards shards/imagenet
 
-    LARS 0.3 per 256 samples, temperature 0.1. ImageNet, linear: 69.3. Chen, Kornblith, Norouzi, Hinton, ICML 2020,
-    Table 6 and appendix A.
+    LARS 0.3 per 256 samples, temperature 0.1. Residual blocks start as the identity, as in the authors' code. ImageNet,
+    linear: 69.3. Chen, Kornblith, Norouzi, Hinton, ICML 2020, Table 6 and appendix A.
     """
     return SimclrConfig(
         data=Data(batch_size=4096),

@@ -90,6 +90,16 @@ def test_few_or_equal_images_have_centres_too():
     assert unit(np.zeros((2, 3))).tolist() == [[0, 0, 0]] * 2
 
 
+def test_rows_that_repeat_have_no_centres_of_length_zero():
+    """Zeros would be equally near to all images, so the first of the pool would be chosen."""
+    different, pool = np.eye(16)[:6], np.random.default_rng(0).normal(size=(200, 16))
+    centres = find_centres(np.repeat(different, 5, 0), 10)
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1)
+    assert {*map(tuple, centres.tolist())} == {*map(tuple, different.tolist())}
+    numbers, expected = (choose(similarities([pool], rows, 200), 30)[0].tolist() for rows in (centres, different))
+    assert numbers == expected
+
+
 def test_a_batch_that_is_missing_is_noticed():
     features = unit(np.random.default_rng(0).normal(size=(7, 3)))
     for count in (6, 8):

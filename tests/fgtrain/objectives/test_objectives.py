@@ -264,6 +264,30 @@ def test_moco_loss_matches_its_equation(symmetric: bool):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_soft_positives_of_moco_match_their_equation(symmetric: bool):
+    """The assignment is that of the keys to one another: columns and rows of exp(cosine / eps) divided by their sums,
+    three times. Keys of the batch and of the queue share the softmax."""
+    moco = MocoSettings(dim=8, symmetric=symmetric, targets="sinkhorn", targets_eps=0.5)
+    objective, views = without_batch_statistics(small(MocoConfig, moco=moco)), double(batch())["views"]
+    expected = 0.0
+    for query, key in ((0, 1), (1, 0))[: 1 + symmetric]:
+        q = objective.projector(objective.encoder(views[query]).pooled)
+        k = objective.target_projector(objective.target_encoder(views[key]).pooled)
+        q, k = q / q.norm(dim=1, keepdim=True), k / k.norm(dim=1, keepdim=True)
+        share = [[math.exp(float(a @ b) / 0.5) for b in k] for a in k]
+        for _ in range(3):
+            sums = [sum(row[j] for row in share) for j in range(6)]
+            share = [[x / sums[j] for j, x in enumerate(row)] for row in share]
+            share = [[x / sum(row) for x in row] for row in share]
+        for i in range(6):
+            below = sum(math.exp(float(q[i] @ c) / 0.2) for c in (*k, *objective.queue.keys))
+            for j in range(6):
+                expected -= share[i][j] * math.log(math.exp(float(q[i] @ k[j]) / 0.2) / below) / 6 / (1 + symmetric)
+    assert objective({"views": views}, 0.0)[0].item() == pytest.approx(expected, abs=1e-12)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["cvsa", "cvsa-moco", "cvsa-stage-3"])
 def test_cvsa_loss_is_the_base_plus_both_halves_of_every_stage(name: str):
     objective, data = without_batch_statistics(CASES[name]()), double(batch())

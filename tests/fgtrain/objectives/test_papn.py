@@ -119,6 +119,19 @@ def test_prototypes_start_orthonormal_and_both_sides_use_the_online_ones():
 
 
 @torch.no_grad()
+def test_batch_norm_uses_the_whole_batch_also_in_one_process():
+    """The authors synchronise it over their GPUs. MoCo's splits a batch of 32 in two."""
+    settings = PapnConfig()
+    config = replace(settings, model=Model(width=8), views=replace(settings.views, size=32))
+    objective: Any = objectives.build(config, samples=4096).train()
+    sizes: list[int] = []
+    for encoder in (objective.base.encoder, objective.base.target_encoder):
+        encoder.network.bn1.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    objective({"views": torch.randn(8, 32, 3, 32, 32)}, 0.0)
+    assert sizes == [32] * 8
+
+
+@torch.no_grad()
 def test_evaluations_add_the_largest_of_the_parts():
     encoder = build().encoder
     features = encoder(views()[0])

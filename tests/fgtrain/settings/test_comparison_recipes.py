@@ -81,3 +81,10 @@ def test_rows_have_the_published_start_and_batch_norm():
     starts = dict.fromkeys(rows, None) | dict.fromkeys(FROM_IMAGENET, "imagenet") | {"papn-cub-r50": "imagenet-v2"}
     assert {name: config.init for name, config in rows.items()} == starts
     assert {name for name, config in rows.items() if config.sync_norm} == SYNCHRONISED
+
+
+def test_blocks_start_as_the_identity_where_the_authors_code_says_so():
+    """SimSiam's and SimCLR's codes; BYOL's ResNet-50 is haiku's, whose last norm of a bottleneck starts at zero."""
+    found = {name for name, recipe in RECIPES.items() if recipe().model.zero_init_residual}
+    names = ("simsiam", "simsiam-cub-r50", "synth-pair-simsiam", "simclr", "simclr-cub-r50", "simclr-imagenet")
+    assert found == {*names, "byol-imagenet"}
