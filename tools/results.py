@@ -91,7 +91,10 @@ def merge(old: Record, new: Record, folder: Path) -> Record:
     for row in old.study.rows:
         if replace(rows.setdefault(row.name, row), missing="") != replace(row, missing=""):
             raise InputError(f"{folder} has a row {row.name!r} with other settings. {advice}")
-    order = [row.name for row in max(old.study.rows, new.study.rows, key=len)]
+    if new.study.name in declaration.names():
+        order = [row.name for row in declaration.load(new.study.name).rows if row.name in rows]
+    else:
+        order = [row.name for row in max(old.study.rows, new.study.rows, key=len)]
     seeds = tuple(sorted({*old.study.seeds, *new.study.seeds}))
     same = (old.study.seeds, old.scope) == (new.study.seeds, new.scope)
     lines = {record.key_of(line): line for line in (*old.results, *new.results)}

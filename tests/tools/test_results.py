@@ -212,6 +212,14 @@ def test_parts_of_a_study_are_merged_and_nothing_counts_twice(project: Path):
     assert results.add(project / "other", project, "help-short").name == "help-short"
 
 
+def test_kept_rows_of_a_built_in_study_are_in_its_order():
+    kept = {name: of for name, of in results.kept(ROOT).items() if name in declaration.names()}
+    assert kept
+    for name, of in kept.items():
+        found = [row.name for row in of.study.rows]
+        assert found == [row.name for row in declaration.load(name).rows if row.name in found]
+
+
 def test_more_seeds_add_to_the_others(project: Path):
     results.add(project / "study", project)
     record.write(made_up((3, 4, 5)), project / "more")
