@@ -13,6 +13,7 @@ from tyro.conf import subcommand
 
 from . import plugins
 from .commandline import help_as_paragraphs
+from .commandline.names import check_command
 from .commandline.options import REGISTRY
 from .commands.build import build_shards, finish, without_part
 from .commands.change import add, coreset, rebox
@@ -70,9 +71,11 @@ def main(args: Sequence[str] | None = None) -> int:
             tables = {"DATASETS": DATASETS, "DETECTORS": DETECTORS, "ENCODERS": ENCODERS}
             plugins.load_installed(tables)
             plugins.load(modules, tables)
+        named = functions(without_part(words))
+        check_command("fgdata", rest, named)
         with help_as_paragraphs(rest):
             # tyro gets one command alone, so that an error suggests its own flags and its own help.
-            if rest and (function := functions(without_part(words)).get(rest[0])):
+            if rest and (function := named.get(rest[0])):
                 return tyro.cli(function, prog=f"fgdata {rest[0]}", args=rest[1:], registry=REGISTRY)
             return tyro.cli(commands(), prog="fgdata", description=DESCRIPTION, args=rest, registry=REGISTRY)
 

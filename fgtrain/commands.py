@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from tyro.conf import Positional, arg, subcommand
 
+from fgdata.commandline.names import check_command
 from fgdata.errors import InputError
 
 from .settings import evaluations, pictures, sharing, studying
@@ -91,12 +92,14 @@ COMMANDS: dict[str, type] = {
 
 def find_command(words: list[str]) -> tuple[type | None, int]:
     """Arguments -> the type of the flags of the command, or group of commands, that their first words name, and how
-    many words that are; (None, 0) if they name none."""
+    many words that are; (None, 0) if they name none. InputError for a name that there is not."""
+    check_command("fgtrain", words, ("run", *COMMANDS))
     kind = COMMANDS.get(words[0]) if words else None
     if kind not in (Eval, Show):
         return kind, int(kind is not None)
     union, *_ = get_args(get_type_hints(kind, include_extras=True)["what"])
     inner = {each.__metadata__[0].name: each.__origin__ for each in get_args(union)}
+    check_command(f"fgtrain {words[0]}", words[1:], inner)
     return (inner[words[1]], 2) if len(words) > 1 and words[1] in inner else (kind, 1)
 
 

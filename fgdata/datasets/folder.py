@@ -155,6 +155,7 @@ def read_flat(root: Path) -> Dataset:
     left_out = scan.LeftOut()
     names = scan.list_images(root, left_out)
     if not names:
+        _refuse_empty("flat", root)
         raise InputError(
             f"flat: {root} contains no images. If they are in class folders, use: --dataset folder"
             + "".join(f"\n{line}" for line in left_out.notes())
@@ -162,6 +163,12 @@ def read_flat(root: Path) -> Dataset:
     records = tuple(Record(name, name, 0, "unlabelled", "train", upright=True) for name in names)
     note = "\n".join(left_out.notes())
     return Dataset("flat", ("unlabelled",), records, parsing.Files("flat", root), note=note)
+
+
+def _refuse_empty(name: str, folder: Path) -> None:
+    """InputError for a folder with nothing in it, where another --dataset would find no image either."""
+    if not any(folder.iterdir()):
+        raise InputError(f"{name}: {folder} is empty. Put the images into it, or name their folder: --root FOLDER")
 
 
 def read_imagenet(root: Path) -> Dataset:
@@ -239,6 +246,7 @@ def _classes(name: str, folder: Path) -> dict[str, list[str]]:
     for word in _list_class_folders(folder):
         classes.setdefault(scan.normalize(word), []).append(word)
     if not classes:
+        _refuse_empty(name, folder)
         raise InputError(f"{name}: {folder} has no class folders. For images without classes, use: --dataset flat")
     return classes
 

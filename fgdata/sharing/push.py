@@ -56,6 +56,7 @@ def push(
             without `public`; or the hub refuses. After a cut connection, files that arrived are not sent again.
     """
     dataset_name(address)  # refuses another kind of address
+    ShardSet.open(folder)  # a folder without a set is refused before it is locked
     hub = import_hub("fgdata push")
     with lock(folder, shared=True):  # commands that replace the set are refused until the end
         return _push(hub, folder, address, licence, public, have_right)

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import cv2
 
 from fgdata import datasets, images
-from fgdata.datasets.scan import LeftOut, list_images
-from fgdata.errors import InputError, counted
+from fgdata.datasets.scan import LeftOut, list_folders, list_images
+from fgdata.errors import BadImage, InputError, counted
 from fgdata.files.parquet import import_pyarrow
 from fgdata.images.orientation import read_orientation, turn_upright
 from fgdata.shards.manifest import MANIFEST
@@ -42,6 +43,7 @@ from .subject import LARGEST, SMALLEST
 class Files:
     """The images of one split of a folder. It has the methods of SplitReader that the loader calls."""
 
+    root: Path
     dataset: datasets.Dataset
     records: list[datasets.Record]
     split: str
@@ -58,29 +60,40 @@ class Files:
         sample = Sample({"cls": b"%d" % record.label})
         sample.info = {"id": record.id, "file": record.file, "class": record.class_name}
         if without is None:
-            data, _ = self.dataset.load(record)
-            header = images.header(data, record.file)
-            width, height = header.width, header.height
-            if record.upright and (turn := read_orientation(data)) != 1:
-                rgb = turn_upright(images.decode(data, record.file), turn)
-                data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
-                height, width = rgb.shape[:2]
-            sample["jpg"] = data
+            try:
+                sample["jpg"], (width, height) = self._load(record)
+            except BadImage as fault:
+                build = f"fgdata build-shards --dataset {self.dataset.name} --root {quote(str(self.root))}"
+                raise BadImage(fault.fault, fault.remedy, build) from None
             sample.info |= {"width": width, "height": height}
         return sample
+
+    def _load(self, record: datasets.Record) -> tuple[bytes, tuple[int, int]]:
+        """The file of an image, or a PNG if it is turned upright -> bytes, (width, height)."""
+        data, _ = self.dataset.load(record)
+        header = images.header(data, record.file)
+        width, height = header.width, header.height
+        if record.upright and (turn := read_orientation(data)) != 1:
+            rgb = turn_upright(images.decode(data, record.file), turn)
+            data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+            height, width = rgb.shape[:2]
+        return data, (width, height)
 
 
 class Folder(ShardSet):
     """A folder of images that is read like a shard set without boxes."""
 
     def __init__(self, path: Path):
-        found = datasets.read("flat" if list_images(path, LeftOut()) else "folder", path)
+        alone = list_images(path, LeftOut())
+        if not alone and not list_folders(path):
+            raise InputError(f"{path} has no images. Name a shard set or a folder of images.")
+        found = datasets.read("flat" if alone else "folder", path)
         rows = {split: [r for r in found.records if r.split == split] for split in ("train", "test")}
         splits = {split: {"samples": len(records), "shards": []} for split, records in rows.items()}
         about = {"dataset": {"classes": list(found.classes)}, "detectors": {}, "splits": splits, "digest": ""}
         super().__init__(path, about)
         self.note = found.note
-        self._readers = {split: Files(found, records, split) for split, records in rows.items()}  # pyright: ignore
+        self._readers = {split: Files(path, found, records, split) for split, records in rows.items()}  # pyright: ignore
 
 
 def run_embed(flags: Embed) -> Path:

@@ -7,11 +7,23 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torchvision.models import resnet
 
 from ..settings.common import Model
 
 BLOCKS = {"resnet18": (resnet.BasicBlock, [2, 2, 2, 2]), "resnet50": (resnet.Bottleneck, [3, 4, 6, 3])}
+
+
+class EverySecond(nn.Conv2d):
+    """(B, C, H, W) -> (B, D, ceil(H / 2), ceil(W / 2)): a 1x1 convolution of every second position, as a dense one.
+
+    oneDNN's backward pass of a strided one corrupts the heap if it has fewer than 16 channels, in channels last (torch
+    2.15.0: 8 and 12 channels, maps of 56 to 96 positions a side; not 16 or 24 channels, not 48 positions).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, ::2, ::2])
 
 
 class ResNet(resnet.ResNet):
@@ -40,7 +52,13 @@ class ResNet(resnet.ResNet):
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[override]
         if planes == 64:
             self.inplanes = self.width
-        return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
+        layer = super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
+        shortcut = getattr(layer[0], "downsample", None)
+        if stride == 2 and shortcut is not None and shortcut[0].in_channels < 16:
+            strided = shortcut[0]
+            shortcut[0] = skip_init(EverySecond, strided.in_channels, strided.out_channels, 1, bias=False)
+            shortcut[0].weight = strided.weight
+        return layer
 
     def forward_intermediates(self, x: Tensor, indices: int = 2, **_) -> tuple[Tensor, list[Tensor]]:
         """(B, 3, S, S) -> the map of layer4, and those of the last `indices` layers."""

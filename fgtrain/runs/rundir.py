@@ -48,7 +48,8 @@ MOST_LOG_BYTES = 1 << 30
 def check_is_run(path: Path) -> None:
     """InputError if a folder is no run."""
     if not RunDir(path).config_path.is_file():
-        raise InputError(f"{path} is not a run directory: it has no config.json. {describe_runs(path)}.")
+        what = "is not a run directory: it has no config.json" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}. {describe_runs(path)}.")
 
 
 def describe_runs(path: Path) -> str:

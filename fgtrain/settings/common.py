@@ -30,8 +30,7 @@ LARGEST = 1e30
 MOST = 1_000_000_000
 """Most epochs, and most steps or epochs between two events."""
 MOST_CHANNELS, NARROWEST, WIDEST = 1_000_000, 8, 4096
-"""Widest layer of a head; narrowest and widest encoder: 1/8 and 64 times the standard width. Below 8 channels, oneDNN's
-AVX2 kernels corrupt the heap in the backward pass of the strided 1x1 convolutions."""
+"""Widest layer of a head; narrowest and widest encoder: 1/8 and 64 times the standard width."""
 SEEDS = 1 << 64
 """Seeds are below this, as torch's generators and the views' draws need."""
 

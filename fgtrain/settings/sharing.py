@@ -7,11 +7,12 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from fgdata.errors import InputError
 from fgdata.files.hub import NAME, check_licence
 from fgdata.files.output import check_output
 from fgdata.stores.flag import Place
 
-from .common import Switch, need
+from .common import Switch
 from .evaluations import RunOrCheckpoint
 
 
@@ -51,6 +52,9 @@ class Push:
     unknown. Weights that continue others' have their terms, and images may forbid some uses."""
 
     def __post_init__(self) -> None:
-        ok = re.fullmatch(f"hf://{NAME}", self.to) is not None
-        need(ok, "to", self.to, "hf://ORG/NAME, such as hf://my-lab/cvsa-cub")
+        if not re.fullmatch(f"hf://{NAME}", self.to):
+            raise InputError(
+                f"{self.to} is not the address of a model on the Hugging Face hub: hf://ORG/NAME, such as "
+                "hf://my-lab/cvsa-cub"
+            )
         check_licence(self.licence)

@@ -13,7 +13,7 @@ from ..evaluate.records import Line, is_finite, read_records
 from ..printing import say
 from ..runs.checkpoint import checked_config
 from ..runs.files import whole
-from ..runs.rundir import MOST_LOG_BYTES, RunDir
+from ..runs.rundir import MOST_LOG_BYTES, RunDir, check_is_run
 from ..settings.common import need
 from ..settings.file import relevant
 from ..settings.pictures import Curves
@@ -64,6 +64,7 @@ def curves(path: Path) -> Series:
     """
     lines = read_records(path / "metrics.jsonl", most=MOST_LOG_BYTES)
     if not any(name not in AXIS and is_finite(value) for line in lines for name, value in line.values.items()):
+        check_is_run(path)
         raise InputError(f"{path} has no metrics.jsonl with a metric in it. Name run directories, such as runs/cvsa.")
     series: Series = {}
     bad: dict[str, list[Line]] = {}

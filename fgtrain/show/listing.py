@@ -37,9 +37,9 @@ def run_list(flags: Any = None) -> None:
         return
     if not named:
         _list_recipes_and_sets()
-    table = Table(
-        "run", "recipe", "status", "step", "changed settings", title="fgtrain eval knn RUN", title_justify="left"
-    )
+    table = Table(title="fgtrain eval knn RUN", title_justify="left")
+    for heading in ("run", "recipe", "status", "step", "changed settings"):
+        table.add_column(heading, overflow="fold")  # rich would shorten a name that does not fit
     for path in runs:
         table.add_row(str(path), *describe_run(path))
     say(table if table.row_count else f"No runs under {RUNS.resolve()}.")
@@ -55,7 +55,9 @@ def _list_recipes_and_sets() -> None:
         facts += [f"starts from {config.init}"] * bool(config.init)
         table.add_row(name, f"{about}\n{'; '.join(facts)}")
     say(table)
-    table = Table("shard set", "images", "boxes", title="--data.shards", title_justify="left")
+    table = Table(title="--data.shards", title_justify="left")
+    for heading in ("shard set", "images", "boxes"):
+        table.add_column(heading, overflow="fold")
     for manifest in sorted(SHARDS.glob("*/manifest.json")):
         table.add_row(str(manifest.parent), *describe_set(manifest.parent))
     say(table if table.row_count else f"No shard sets under {SHARDS.resolve()}.")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from fgdata.errors import InputError
 from fgdata.images import decode
 from fgdata.shards.reader import box
 from fgdata.views import Local, ViewSpec, load
@@ -14,7 +13,7 @@ from ..evaluate.subject import open_set
 from ..printing import say
 from ..runs.checkpoint import checked_config
 from ..runs.files import whole
-from ..runs.rundir import RunDir
+from ..runs.rundir import RunDir, check_is_run
 from ..settings.pictures import Views
 from .layout import layout
 from .sheet import caption, check_rows, choose, extent, first_in, fitted, framed, pixels
@@ -30,10 +29,7 @@ def draw_views(flags: Views) -> Path:
     split, size, rows = flags.split, flags.size, len(flags.ids) or flags.rows
     spec, run = ViewSpec(), None
     if path is not None:
-        if not (path / "config.json").is_file():
-            raise InputError(
-                f"{path} is not a run directory: it has no config.json. Omit it and name a set with --shards."
-            )
+        check_is_run(path)
         run = RunDir(path)
         config = checked_config(run)
         spec, detector = config.views, detector or config.data.detector

@@ -26,7 +26,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fgdata.errors import InputError
+from fgdata.errors import InputError, suggest
 
 from ..runs.files import MOST_SETTINGS_BYTES, read_bytes
 from ..settings.common import need_seed
@@ -149,9 +149,10 @@ def load(name: str) -> Study:
     if name in names():
         return parse((BUILT_IN / f"{name}.toml").read_text("utf-8"), name, f"study {name}")
     if path.suffix != ".toml" or not path.is_file():
+        what = "is not a study" if path.suffix != ".toml" else "is a folder" if path.is_dir() else "does not exist"
         raise InputError(
-            f"{name} is not a study; allowed: {', '.join(names())}, or a file that ends in .toml. Show them: "
-            "fgtrain study list"
+            f"{name} {what}.{suggest(name, names())} Allowed: {', '.join(names())}, or a file that ends in .toml. Show "
+            "them: fgtrain study list"
         )
     try:
         return parse(read_bytes(path, MOST_SETTINGS_BYTES).decode(), path.stem, str(path))

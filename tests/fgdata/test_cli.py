@@ -112,10 +112,12 @@ def test_a_set_can_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
     ("words", "message"),
     [
         (["check", "nowhere"], "no shard set at nowhere.*fgdata list"),
+        (["check", "file"], "no shard set at file: it is a file, not a folder.*fgdata list"),
         (["score", "nowhere"], "no shard set at nowhere.*fgdata list"),
+        (["push", "nowhere", "hf://datasets/a/b"], "no shard set at nowhere.*fgdata list"),
         (["show", "nowhere"], "no shard set at nowhere.*fgdata list"),
         (["build-shards", "--dataset", "birds"], "'birds'.* drawn, cub"),
-        (["build-shards", "--dataset", "cub", "--size", "3"], "cub has no option size"),
+        (["build-shards", "--dataset", "cub", "--size", "3"], "cub has no --size; it takes --classes, "),
         (["build-shards", "--saliency", "magic"], "'magic'"),
         (["build-shards", "--classes", "1"], "--classes.* 1"),
         (["build-shards", "--tau", "-1"], "--tau"),
@@ -126,6 +128,7 @@ def test_a_set_can_be_named_by_a_dot(tmp_path, monkeypatch, capsys):
 )
 def test_invalid_arguments_exit_with_2(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
+    Path("file").touch()
     assert main(words) == 2
     assert re.search(message, capsys.readouterr().err)
 

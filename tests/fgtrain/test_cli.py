@@ -40,12 +40,9 @@ def test_a_flag_of_another_group_is_named(words: str, meant: str | None, capsys:
         ("run moco --epochs many", "Error parsing --epochs", "fgtrain run moco"),
         ("list --sizee 3", "--sizee, 3", "fgtrain list"),
         ("show views --sizee 3", "--size INT", "fgtrain show views"),
-        ("eval knnn", "Available subcommands: all, knn", "fgtrain eval"),
-        ("evaluate", "Available subcommands: run, eval", "fgtrain"),
         ("build-shards --dataset cub --saliencyy rbd", "--saliency ", "fgdata build-shards"),
         ("check shards/x --jobss 3", "--jobss, 3", "fgdata check"),
         ("rebox shards/x --tau many", "Error parsing --tau", "fgdata rebox"),
-        ("box", "Available subcommands: build-shards", "fgdata"),
     ],
 )
 def test_an_error_is_about_the_command_in_use(words: str, what: str, command: str, capfd, monkeypatch):
@@ -57,3 +54,21 @@ def test_an_error_is_about_the_command_in_use(words: str, what: str, command: st
     assert ended.value.code == 2
     assert what in printed
     assert re.findall(r"fg\w+ [\w -]*--help", printed) == [f"{command} --help"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("rum cvsa", "'rum' is not a command of fgtrain. Did you mean run? Allowed: run, eval, "),
+        ("eval kn runs/a", "'kn' is not a command of fgtrain eval. Did you mean knn? Allowed: all, knn, "),
+        ("eval runs/a", "'runs/a' is not a command of fgtrain eval. Allowed: all, knn, "),
+        ("show view", "'view' is not a command of fgtrain show. Did you mean views? Allowed: views, "),
+        ("buildshards", "'buildshards' is not a command of fgdata. Did you mean build-shards? Allowed: build-shards, "),
+    ],
+)
+def test_a_mistyped_command_is_suggested(words: str, error: str, capsys: pytest.CaptureFixture):
+    program = fgdata_main if "fgdata" in error else main
+    assert program(words.split()) == 2
+    printed = capsys.readouterr().err
+    assert error in printed
+    assert printed.rstrip().endswith(f" Help: {error.split(' of ')[1].split('.')[0]} --help")

@@ -158,6 +158,12 @@ def test_folder_with_a_class_called_train(tmp_path):
         datasets.read("folder", tmp_path / "ship", split_folders="above")
 
 
+@pytest.mark.parametrize("name", ["folder", "flat"])
+def test_an_empty_folder_is_called_that(name, tmp_path):
+    with pytest.raises(InputError, match=f"{name}: .* is empty.*--root FOLDER$"):
+        datasets.read(name, tmp_path)
+
+
 def test_folder_and_flat_suggest_each_other(tmp_path):
     write(tmp_path, {"x.jpg": b"1"})
     with pytest.raises(InputError, match="has no class folders.*--dataset flat"):

@@ -30,9 +30,9 @@ def test_unknown_dataset_lists_the_available_ones():
 
 
 def test_unknown_option_lists_the_available_ones():
-    with pytest.raises(InputError, match=r"no option colour.*classes, images_per_class, size, seed"):
+    with pytest.raises(InputError, match=r"no --colour.*--classes, --images-per-class, --size, --seed\."):
         datasets.read("drawn", colour=1)
-    with pytest.raises(InputError, match=r"cub has no option size; it takes no options"):
+    with pytest.raises(InputError, match=r"cub has no --size; it takes --classes, --images-per-class\."):
         datasets.read("cub", size=1)
 
 

@@ -310,4 +310,4 @@ def test_list_shows_layout_and_source_of_every_dataset(capsys, monkeypatch, tmp_
 
 def test_an_option_of_another_dataset_is_refused(tmp_path, capsys):
     assert main(["build-shards", "--dataset", "flat", "--root", str(tmp_path), "--level", "family"]) == 2
-    assert "Dataset flat has no option level" in capsys.readouterr().err
+    assert "Dataset flat has no --level" in capsys.readouterr().err

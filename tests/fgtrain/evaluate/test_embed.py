@@ -118,7 +118,7 @@ def test_images_without_classes(tmp_path: Path):
     [
         (["nowhere"], "nowhere does not exist. Name a shard set or a folder of images."),
         ([".", "--out", "a.csv"], "--out is a.csv; allowed: a file whose name ends in .parquet."),
-        ([".", "--size", "5"], "no class folders"),
+        ([".", "--size", "5"], ". has no images. Name a shard set or a folder of images."),
     ],
 )
 def test_what_cannot_be_embedded(encoder, flags: list[str], error: str, tmp_path: Path, capsys, monkeypatch):
@@ -126,6 +126,16 @@ def test_what_cannot_be_embedded(encoder, flags: list[str], error: str, tmp_path
     assert cli.main(["embed", str(encoder[1]), *flags]) == 2
     assert error in " ".join(capsys.readouterr().err.split())
     assert not any(tmp_path.iterdir())
+
+
+def test_a_bad_image_names_the_command_that_builds_a_set_without_it(encoder, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30), (200, 0, 0)).save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_text("not an image")
+    assert cli.main(["embed", str(encoder[1]), ".", "--out", "a.parquet"]) == 2
+    command = "fgdata build-shards --dataset flat --root . --on-bad-image skip"
+    assert command in capsys.readouterr().err
+    assert not Path("a.parquet").exists()
 
 
 def test_missing_pyarrow_is_named(encoder, tmp_path: Path, capsys, monkeypatch):

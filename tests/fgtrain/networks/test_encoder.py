@@ -7,6 +7,7 @@ from torchvision import models
 
 from fgtrain.networks.ema import frozen_copy, move_towards
 from fgtrain.networks.encoder import Encoder
+from fgtrain.networks.resnet import EverySecond
 from fgtrain.settings.common import Model
 
 
@@ -39,6 +40,23 @@ def test_narrow_encoder_and_small_stem(name, dim: int):
     assert set(encoder.state_dict()) <= set(theirs.state_dict())
     ours = sum(p.numel() for p in encoder.network.layer3.parameters())
     assert ours / sum(p.numel() for p in theirs.layer3.parameters()) == pytest.approx(1 / 4, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_narrow_encoder_has_no_strided_convolution_that_corrupts_the_heap(name: str):
+    layers = [m for m in Encoder(Model(name, width=8)).modules() if isinstance(m, nn.Conv2d) and m.in_channels < 16]
+    assert layers
+    assert not [m for m in layers if m.kernel_size == (1, 1) and m.stride != (1, 1)]
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_every_second_position_is_stride_2(side: int):
+    layer, x = EverySecond(8, 16, 1, bias=False).double(), torch.randn(2, 8, side, side, dtype=torch.float64)
+    x.requires_grad_()
+    expected = nn.functional.conv2d(x, layer.weight, stride=2)
+    torch.testing.assert_close(layer(x), expected)
+    wanted = torch.autograd.grad(expected.square().sum(), (x, layer.weight))
+    torch.testing.assert_close(torch.autograd.grad(layer(x).square().sum(), (x, layer.weight)), wanted)
 
 
 def test_moving_average_matches_steps_by_hand():

@@ -109,6 +109,24 @@ def test_the_runs_of_a_study_are_named_where_its_folder_is_given(tmp_path: Path,
         assert "Runs in it: studies/mine/a, studies/mine/b." in capsys.readouterr().err, command
 
 
+def test_a_run_that_does_not_exist_is_called_that(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "runs" / "a", [1])
+    for command in (["watch"], ["compare"], ["list"], ["show", "views"], ["show", "curves"]):
+        assert cli.main([*command, "runs/b"]) == 2
+        assert "runs/b does not exist. Runs under runs/: a." in capsys.readouterr().err, command
+
+
+def test_the_names_of_runs_are_listed_in_full(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    name = "contrastive-crop-own-birds-of-the-north-resnet18-64px"
+    make(tmp_path / "runs" / name, [1])
+    assert cli.main(["list", f"runs/{name}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "".join(line.split("│")[1].strip() for line in lines if line.startswith("│")) == f"runs/{name}"
+
+
 def test_a_run_that_has_just_started(tmp_path: Path, capsys):
     assert cli.main(["watch", str(make(tmp_path / "a", [])), "--once"]) == 0
     assert "no metrics yet" in capsys.readouterr().out

@@ -162,8 +162,13 @@ def test_a_row_of_untrained_weights_is_measured_with_the_network_of_the_settings
 
 
 def test_a_missing_study_is_refused_with_the_list(tmp_path):
-    with pytest.raises(InputError, match="allowed: .*cvsa-table-1.*fgtrain study list"):
+    with pytest.raises(InputError, match="Did you mean cvsa-table-.* Allowed: .*cvsa-table-1.*fgtrain study list"):
         declaration.load("cvsa-table-99")
+    with pytest.raises(InputError, match=r"nowhere\.toml does not exist"):
+        declaration.load("nowhere.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(InputError, match=r"folder\.toml is a folder"):
+        declaration.load(str(tmp_path / "folder.toml"))
     (tmp_path / "own.toml").write_text(SMALL)
     assert declaration.load(str(tmp_path / "own.toml")).name == "own"
     (tmp_path / "own.toml").write_text("#" * ((1 << 20) + 1))
