@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 from torchvision.models import resnet
 
 from ..settings.common import Model
@@ -21,6 +20,9 @@ class EverySecond(nn.Conv2d):
     oneDNN's backward pass of a strided one corrupts the heap if it has fewer than 16 channels, in channels last (torch
     2.15.0: 8 and 12 channels, maps of 56 to 96 positions a side; not 16 or 24 channels, not 48 positions).
     """
+
+    def reset_parameters(self) -> None:
+        """No draws: it takes the place of a convolution that has made them, and ResNet initialises all at its end."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x[:, :, ::2, ::2])
@@ -56,8 +58,7 @@ class ResNet(resnet.ResNet):
         shortcut = getattr(layer[0], "downsample", None)
         if stride == 2 and shortcut is not None and shortcut[0].in_channels < 16:
             strided = shortcut[0]
-            shortcut[0] = skip_init(EverySecond, strided.in_channels, strided.out_channels, 1, bias=False)
-            shortcut[0].weight = strided.weight
+            shortcut[0] = EverySecond(strided.in_channels, strided.out_channels, 1, bias=False)
         return layer
 
     def forward_intermediates(self, x: Tensor, indices: int = 2, **_) -> tuple[Tensor, list[Tensor]]:

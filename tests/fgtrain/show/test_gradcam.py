@@ -135,7 +135,7 @@ def test_curves_have_every_metric_and_skip_missing_values(tmp_path: Path):
         "lr": ([0.5, 1.0, 1.5], [0.1, 0.05, 0.0]),
         "knn": ([1.0], [0.3]),
     }
-    with pytest.raises(InputError, match=r"nowhere has no metrics\.jsonl"):
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
         curves.curves(tmp_path / "nowhere")
 
 
