@@ -32,6 +32,8 @@ FIRST = ("real-birds", "drawn-birds")
 """Studies in this order first; the first one that is there makes the README's figure."""
 ALIKE = ("drawn-birds", "drawn-foreground")
 """Studies of the same set and settings, whose rows docs/training.md has as one table."""
+WIDEST = 1400
+"""Pixels of a kept picture: a page shows it no larger."""
 BLOCK = re.compile(r"(<!-- tools/results\.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -57,7 +59,7 @@ def main() -> None:
 def add(study: Path, root: Path, name: str | None = None, pictures: bool = False) -> Path:
     """Merges the results in a study's folder into docs/studies -> their folder there. InputError if they do not fit.
 
-    pictures: replace the kept pictures by those of this folder, as JPEG, which is smaller. InputError if it has none.
+    pictures: replace the kept pictures by those of this folder, scaled down and as JPEG. InputError if it has none.
     """
     new = cleaned(record.read(study))
     drawn = sorted((study / "pictures").glob("*.png"))
@@ -72,7 +74,9 @@ def add(study: Path, root: Path, name: str | None = None, pictures: bool = False
         shutil.rmtree(folder / "pictures", ignore_errors=True)
         (folder / "pictures").mkdir()
         for file in drawn:
-            Image.open(file).convert("RGB").save(folder / "pictures" / f"{file.stem}.jpg", quality=85)
+            picture = Image.open(file).convert("RGB")
+            picture.thumbnail((WIDEST, picture.height))
+            picture.save(folder / "pictures" / f"{file.stem}.jpg", quality=80)
     return folder
 
 

@@ -45,7 +45,7 @@ def section(of: Record, notes: str, pictures: Sequence[str]) -> str:
 
 
 PICTURES = {
-    "gradcam": "Grad-CAM of the same test images, under runs of the first seed (`--pictures`); no evidence:",
+    "gradcam": "Grad-CAM of the same test images, under runs of the first seed (`--pictures`): an illustration.",
     "pairs": "Synthesized pairs of test images, as a run of the first seed decodes them:",
 }
 """First word of a picture's name (fgtrain/studies/pictures.py) -> what it shows."""

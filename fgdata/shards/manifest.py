@@ -153,8 +153,8 @@ def _explain_missing_manifest(store: Store) -> str:
         hint = f", or create a set there: {create}" if create else ""
         return f"{folder} is not a shard set: it has no {MANIFEST}. Check the URL{hint}"
     if not folder.is_dir():
-        what = "it is a file, not a folder" if folder.exists() else "the folder does not exist"
-        return f"There is no shard set at {folder}: {what}. List the existing sets: fgdata list"
+        what = "this is a file" if folder.exists() else "the folder does not exist"
+        return f"There is no shard set at {folder}: {what}. To see which sets there are: fgdata list"
     if (folder / BUILDING).is_dir():
         return (
             f"{folder} is an unfinished shard set. Rerun the `fgdata build-shards` command that started it; if it was "
