@@ -153,7 +153,7 @@ def _explain_missing_manifest(store: Store) -> str:
         hint = f", or create a set there: {create}" if create else ""
         return f"{folder} is not a shard set: it has no {MANIFEST}. Check the URL{hint}"
     if not folder.is_dir():
-        what = "this is a file" if folder.exists() else "the folder does not exist"
+        what = "it is a file, not a folder" if folder.exists() else "the folder does not exist"
         return f"There is no shard set at {folder}: {what}. To see which sets there are: fgdata list"
     if (folder / BUILDING).is_dir():
         return (
