@@ -128,21 +128,27 @@ def read_defaults(argv: list[str]) -> tuple[Config | None, str | None]:
     return replace(config, machine=replace(config.machine, out=None if given else out, resume=False, config=None)), name
 
 
+def flags_of(config: Config) -> list[str]:
+    """The flags of `fgtrain run` for these settings."""
+    settings = flat(to_dict(config))
+    return ["--" + key.removeprefix("machine.").replace("_", "-") for key in settings if key != "method"]
+
+
 def check_flags(words: list[str], name: str) -> None:
-    """InputError for a flag of `fgtrain run NAME` that is in another group: --optim.epochs for --epochs. tyro reports
-    other unknown flags, but suggests only flags of similar names."""
-    settings = flat(to_dict(RECIPES[name]()))
-    own = ["--" + key.removeprefix("machine.").replace("_", "-") for key in settings if key != "method"]
+    """InputError for a flag of `fgtrain run NAME` that is in another group, --optim.epochs for --epochs, or of other
+    methods. tyro reports other unknown flags, but suggests only flags of similar names."""
+    own = flags_of(RECIPES[name]())
     for word in words[2:]:
         flag = word.partition("=")[0].replace("_", "-")
         positive = re.sub(r"(--|\.)no-(?=[^.]*$)", r"\1", flag)
         if not flag.startswith("--") or positive in own:
             continue
         meant = [one for one in own if re.split(r"^--|\.", one)[-1] == re.split(r"^--|\.", flag)[-1]]
-        if meant:
-            raise InputError(
-                f"{name} has no flag {flag}. Did you mean {' or '.join(meant)}? All flags: fgtrain run {name} --help"
-            )
+        owners = [method for method, kind in METHODS.items() if positive in flags_of(kind())]
+        if meant or owners:
+            of = f", which is a flag of {', '.join(owners)}" if owners else ""
+            advice = f" Did you mean {' or '.join(meant)}?" if meant else ""
+            raise InputError(f"{name} has no flag {flag}{of}.{advice} All flags: fgtrain run {name} --help")
 
 
 def describe_stop(argv: list[str]) -> str:

@@ -17,7 +17,7 @@ from fgtrain.cli import check_flags, main
         ("--batch_size 4", "--data.batch-size"),
         ("--machine.out x", "--out"),
         ("--data.no-resume", None),
-        ("--pair.tau 3", None),
+        ("--pair.tauu 3", None),
         ("--simclr.dim 3", "--byol.dim"),
         ("--optim.lrr 3", None),
         ("--epochs -1 --no-compile", None),
@@ -30,6 +30,19 @@ def test_a_flag_of_another_group_is_named(words: str, meant: str | None, capsys:
         return
     assert main(arguments) == 2
     assert f"Did you mean {meant}? All flags: fgtrain run byol --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "owners"),
+    [
+        ("--align.weight 3", ", which is a flag of cvsa. All"),
+        ("--moco.no-symmetric", ", which is a flag of moco, cvsa, "),
+        ("--simclr.dim=3", ", which is a flag of simclr. Did you mean --byol.dim? All"),
+    ],
+)
+def test_a_flag_of_other_methods_names_them(words: str, owners: str, capsys: pytest.CaptureFixture):
+    assert main(["run", "byol", *words.split()]) == 2
+    assert f"byol has no flag {words.partition('=')[0].split()[0]}{owners}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
