@@ -29,7 +29,7 @@ FIGURES = {
 """Evaluation -> its figures and their titles, in the order of the columns."""
 SETTINGS = {
     "knn": ("k", "temperature", "split"),
-    "linear": ("protocol", "cache", "fraction", "labels", "epochs", "trials"),
+    "linear": ("protocol", "cache", "fraction", "labels", "epochs", "trials", "batch_size", "rate"),
     "finetune": ("fraction", "labels", "epochs", "batch_size", "rates", "decays", "trials"),
     "retrieval": (),
     "localization": (),

@@ -6,8 +6,9 @@ one batch. Trials therefore share their crops; each has its own labelled samples
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from fgdata.views import ViewSpec
 
 from ..networks.encoder import Encoder
 from ..networks.optim import learning_rate
+from ..settings.evaluations import Linear
 from .probe import Rows, held_out, labelled, passes
 
 
@@ -47,6 +49,28 @@ PROTOCOLS = {
     "lcr": Protocol(100, 256, (30.0,), drops=(0.6, 0.8), unit=True),  # of the code of LCR
     "cvsa": Protocol(50, 16, (0.1, 0.01, 0.001)),
 }
+
+
+def changes(flags: Linear) -> dict[str, Any]:
+    """The batch size and the rate, where they are not those of the protocol. Records have only these."""
+    usual, found = PROTOCOLS[flags.protocol], {}
+    if flags.batch_size not in (None, usual.batch_size):
+        found["batch_size"] = flags.batch_size
+    if flags.rate is not None and usual.rates != (flags.rate,):
+        found["rate"] = flags.rate
+    return found
+
+
+def protocol_of(flags: Linear) -> Protocol:
+    """The protocol of the flags, with what they change."""
+    usual = PROTOCOLS[flags.protocol]
+    return replace(
+        usual,
+        epochs=flags.epochs or usual.epochs,
+        batch_size=flags.batch_size or usual.batch_size,
+        rates=usual.rates if flags.rate is None else (flags.rate,),
+    )
+
 
 RANDOM_CROP_AREA = (0.08, 1.0)
 """RandomResizedCrop's range in supervised training (Szegedy et al. 2015; torchvision's default)."""

@@ -64,15 +64,15 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
     """Runs `fgtrain eval linear` and returns one record per fraction of the labels."""
     subject, listed, about = with_labels(Subject.open(flags, BOTH), flags.labels)
     notes = check_classes(subject)
-    cache, fractions, trials, epochs = flags.cache, flags.fractions, flags.trials, flags.epochs
-    protocol = linear.PROTOCOLS[flags.protocol]
-    protocol = protocol if epochs is None else replace(protocol, epochs=epochs)
+    cache, fractions, trials = flags.cache, flags.fractions, flags.trials
+    protocol, changed = linear.protocol_of(flags), linear.changes(flags)
     encoder = subject.load()
     train, test = (embed(subject, encoder, split) for split in BOTH)
     options = subject.shards, subject.size, subject.device, protocol, cache, fractions, trials, flags.seed
     results = linear.linear(encoder, train, test, *options)
     crops = "central squares, features computed once" if cache else "random crops"
-    title = f"linear, protocol {flags.protocol}, {counted(protocol.epochs, 'epoch')}, {crops}, {subject.size} px"
+    passes = counted(protocol.epochs, "epoch") + (f", batch {protocol.batch_size}" if "batch_size" in changed else "")
+    title = f"linear, protocol {flags.protocol}, {passes}, {crops}, {subject.size} px"
     table = new_table(f"{title}: {subject.name}", "labels", "test accuracy, %", "trials", "learning rate", "n")
     records = []
     for fraction, each in results.items():
@@ -82,7 +82,7 @@ def run_linear(flags: Linear) -> list[dict[str, Any]]:
         rates_text = ", ".join(f"{rate:g}" for rate in rates)
         table.add_row(f"{fraction:.0%}", percent(accuracies), str(trials), rates_text, f"{n:,}")
         values = spread(accuracies, n) | {"protocol": flags.protocol, "cache": cache, "fraction": fraction}
-        values |= {"epochs": protocol.epochs, "trials": trials, "seed": flags.seed} | listed
+        values |= {"epochs": protocol.epochs, "trials": trials, "seed": flags.seed} | changed | listed
         records.append(values | {"lrs": [rate for _, rate in each], "chance": subject.chance})
     about += [chance(subject), *notes, *explain_interval(trials)]
     return publish(subject, "linear", records, table, *about)

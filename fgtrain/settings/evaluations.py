@@ -95,6 +95,10 @@ class Linear(Evaluation):
     """Number of layers trained, each with its own seed (labelled images, weights, order), on the same crops."""
     epochs: int | None = None
     """Passes over the train split. Default: the protocol's."""
+    batch_size: int | None = None
+    """Images per step. Default: the protocol's."""
+    rate: float | None = None
+    """Learning rate, so that none is chosen. Default: the protocol's."""
     seed: int = 0
     """Seed of the first trial, and of the crops."""
 
@@ -103,6 +107,9 @@ class Linear(Evaluation):
         need_between(1, self.trials, MOST_TRIALS, "trials")
         need_seed(self.seed, self.trials)
         need(self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"1 to {MOST_EPOCHS:,}")
+        batch, rate = self.batch_size, self.rate
+        need(batch is None or 1 <= batch <= MOST, "batch-size", batch, f"1 to {MOST:,}")
+        need(rate is None or 0 < rate <= LARGEST, "rate", rate, f"above 0, at most {LARGEST:g}")
 
 
 @dataclass(frozen=True)

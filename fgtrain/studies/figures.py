@@ -167,9 +167,10 @@ def identify(column: Column, size: int, digest: str) -> compare.Column:
     if "fraction" in values:
         values["fraction"] = column.fraction
     if column.evaluation == "linear":
-        from ..evaluate.linear import PROTOCOLS
+        from ..evaluate import linear
 
-        values["epochs"] = values["epochs"] or PROTOCOLS[flags.protocol].epochs
+        unchanged = {"batch_size": None, "rate": None}
+        values |= {"epochs": linear.protocol_of(flags).epochs} | unchanged | linear.changes(flags)
     return compare.Column(column.evaluation, (*values.items(), ("size", flags.size or size)), digest, column.figure)
 
 

@@ -165,9 +165,24 @@ def test_linear_on_fresh_crops(run: Path, monkeypatch: pytest.MonkeyPatch):
     assert not torch.isclose(one, two).all(1).any()
 
 
+def test_the_batch_and_the_rate_of_a_linear_protocol_are_recorded_where_they_are_changed(run: Path, monkeypatch):
+    protocols, fit = [], linear.fit
+    monkeypatch.setattr(linear, "fit", lambda *given: (protocols.append(given[2]), fit(*given)))
+    flags = Linear(run, device="cpu", protocol="cvsa", cache=True, epochs=2, batch_size=8, rate=0.025)
+    (record,) = report.run_linear(flags)
+    assert (record["batch_size"], record["rate"], record["lrs"]) == (8, 0.025, [0.025])
+    assert protocols == [linear.Protocol(2, 8, (0.025,))]
+    same = replace(flags, protocol="synth-pair", batch_size=128, rate=30.0)
+    (record,) = report.run_linear(same)
+    assert not {"batch_size", "rate"} & record.keys()
+    assert protocols[1] == linear.Protocol(2, 128, (30.0,), drops=(0.6, 0.8))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("linear --batch-size 0", "--batch-size is 0; allowed: 1 to"),
+        ("linear --rate 0", "--rate is 0.0; allowed: above 0"),
         ("knn --k 0", "--k is 0; allowed: 1 to 32, the images of the train split"),
         ("knn --k 33", "--k is 33"),
         ("knn --temperature -1", "--temperature is -1.0; allowed: 0, or 0.001 to 1,000"),
