@@ -12,6 +12,7 @@ import torch
 from paths import ROOT
 
 from fgdata.views import ViewSpec
+from fgtrain.engine import trainer
 from fgtrain.engine.trainer import Trainer
 from fgtrain.runs.rundir import RunDir
 from fgtrain.runs.state import load_state
@@ -123,3 +124,8 @@ def stop_at_step(patch: pytest.MonkeyPatch, stop_at: int, caught: signal.Signals
             os.kill(os.getpid(), caught)
 
     patch.setattr(Trainer, "train_step", signalled)
+
+
+def allow_half_precision(patch: pytest.MonkeyPatch) -> None:
+    """fp16 on a CPU: refused because it is slow, but exact enough to test the loss scale."""
+    patch.setattr(trainer, "pick_precision", lambda name, _: name)

@@ -1,4 +1,4 @@
-"""Training on a small drawn set: exact resumption, stop signals, batches in parts, precision, kNN during training."""
+"""Training on a small drawn set: exact resumption, stop signals, precision, kNN during training."""
 
 import json
 import os
@@ -12,20 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainable import final, fix_batch_norm, metrics, same, small, stop_at_step
+from trainable import allow_half_precision, final, metrics, same, small, stop_at_step
 
 from fgdata.errors import InputError
-from fgdata.views import Local, ViewSpec
 from fgtrain import cli
-from fgtrain.engine import left_out, lifecycle, trainer
-from fgtrain.engine.trainer import Trainer, part
+from fgtrain.engine import lifecycle, trainer
+from fgtrain.engine.trainer import Trainer
 from fgtrain.networks.encoder import Encoder
 from fgtrain.objectives import bases
 from fgtrain.runs.files import write_json
 from fgtrain.runs.rundir import RunDir
-from fgtrain.settings.bases import MocoSettings
 from fgtrain.settings.common import Config
-from fgtrain.settings.comparisons import AttendSettings
 from fgtrain.settings.file import to_dict
 
 
@@ -108,11 +105,6 @@ def test_the_hook_between_epochs_is_called_once_after_each_complete_epoch(
     assert (run / "log.txt").read_text().count("after epoch") == 2
 
 
-def allow_half_precision(patch: pytest.MonkeyPatch) -> None:
-    """fp16 on a CPU: refused because it is slow, but exact enough to test the loss scale."""
-    patch.setattr(trainer, "pick_precision", lambda name, _: name)
-
-
 def test_half_precision_on_a_cpu_is_refused_before_the_run_has_a_folder(drawn_set: Path, tmp_path: Path):
     config = replace(small(drawn_set, tmp_path / "run"), precision="fp16")
     with pytest.raises(InputError, match=r"--precision is fp16, but the device is cpu.*Use --precision fp32"):
@@ -150,78 +142,6 @@ def test_knn_during_training_does_not_change_the_run(drawn_set: Path, undisturbe
     assert [line for line in metrics(run) if "loss" in line] == metrics(undisturbed)
     assert same(final(run), final(undisturbed))
     assert "kNN accuracy" in (run / "log.txt").read_text()
-
-
-def test_a_batch_in_parts_has_the_gradient_of_the_whole_batch(drawn_set: Path, tmp_path: Path, monkeypatch):
-    """With batch norm in evaluation mode, because its statistics are those of a part."""
-    join = Trainer.join
-
-    def without_statistics(self):
-        fix_batch_norm(self.objective)
-        join(self)
-
-    monkeypatch.setattr(Trainer, "join", without_statistics)
-    runs = []
-    for name in ("byol", "moco", "simsiam"):
-        for parts in (1, 4):
-            config = small(drawn_set, tmp_path / f"{name}{parts}", name)
-            config = replace(config, optim=replace(config.optim, lr=1.0, accumulate=parts))
-            runs.append(lifecycle.train(config, name))
-        whole, parts = (metrics(run) for run in runs[-2:])
-        for a, b in zip(whole, parts):
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)  # float32 sums in another order
-        whole, parts = (final(run)["objective"] for run in runs[-2:])
-        for key in whole:
-            torch.testing.assert_close(whole[key], parts[key], rtol=1e-3, atol=1e-4)
-
-
-def test_a_part_has_the_same_samples_in_every_tensor():
-    shapes = ViewSpec(
-        size=8,
-        views=3,
-        masks=True,
-        plain=True,
-        mattes=True,
-        boxes=True,
-        lent=True,
-        local=Local(count=2, size=8),
-        object_size=8,
-    ).tensors
-    assert len(shapes) == 10
-    n, batch = torch.arange(6), {}
-    for name, shape in shapes.items():
-        batch[name] = n.view([-1 if k == -1 else 1 for k in shape]).expand([6 if k == -1 else k for k in shape])
-    for number in range(3):
-        mine = part(batch, number, 3, shapes)
-        for name, shape in shapes.items():
-            own = mine[name].movedim(shape.index(-1), 0).reshape(2, -1)
-            assert torch.equal(own, torch.tensor([[2 * number], [2 * number + 1]]).expand_as(own))
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("simclr", {}, r"--optim\.accumulate is 2.*negatives of simclr"),
-        ("synth-pair", {}, "negatives of synth-pair"),
-        ("synth-pair", {"moco": MocoSettings(dim=8, targets="sinkhorn")}, "negatives of synth-pair"),
-        ("moco-sinkhorn", {}, r"--moco\.targets sinkhorn assigns all keys.*or use --moco\.targets identity"),
-        ("lcr", {"attend": AttendSettings(4, target="raw")}, r"raw target of lcr.*or use --attend\.target scaled"),
-    ],
-)
-def test_a_batch_that_is_needed_as_a_whole_is_not_split(
-    name: str, changes: dict, message: str, drawn_set: Path, tmp_path: Path
-):
-    config = replace(small(drawn_set, tmp_path / "run", name), **changes)
-    with pytest.raises(InputError, match=message):
-        lifecycle.train(replace(config, optim=replace(config.optim, accumulate=2)), name)
-    assert not (tmp_path / "run").exists()
-
-
-def test_parts_that_do_not_divide_the_batch_are_refused(drawn_set: Path, tmp_path: Path):
-    optim = small(drawn_set, tmp_path).optim
-    for parts in (3, 8):
-        with pytest.raises(InputError, match=f"--optim.accumulate is {parts}; allowed: a divisor of .* 8"):
-            replace(small(drawn_set, tmp_path), optim=replace(optim, accumulate=parts))
 
 
 def test_a_compiled_encoder_trains_as_the_plain_one(drawn_set: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
@@ -342,85 +262,6 @@ def test_an_error_while_training_is_recorded_until_the_run_is_resumed(
     assert "failed: RuntimeError: the cable is out" in log
     lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
     assert RunDir(tmp_path / "run").facts["reason"] is None
-
-
-def nan_at(patch: pytest.MonkeyPatch, *steps: int) -> None:
-    """Runs have views that are NaN in these steps, from 1 on."""
-    step = Trainer.train_step
-
-    def with_nan(self, batch):
-        if self.step + 1 in steps:
-            batch = {**batch, "views": batch["views"] * float("nan")}
-        step(self, batch)
-
-    patch.setattr(Trainer, "train_step", with_nan)
-
-
-@pytest.mark.parametrize("name", ["moco", "byol"])
-def test_a_step_whose_loss_is_not_finite_is_left_out_and_the_run_resumes_bitwise(
-    name: str, drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    with monkeypatch.context() as patch:
-        nan_at(patch, 4, 6)
-        whole = lifecycle.train(small(drawn_set, tmp_path / "whole", name), name)
-        assert "The loss became nan at step 4, which has no update" in capsys.readouterr().out
-        lines = metrics(whole)
-        assert [line["step"] for line in lines] == [3, 6, 8]
-        assert all(value == value for line in lines for value in line.values())  # none is NaN
-        assert "samples of step 4: " in (whole / "log.txt").read_text()
-        state = final(whole)
-        assert state["left_out"] == [4, 6]
-        stop_at_step(patch, 5)
-        lifecycle.train(small(drawn_set, tmp_path / "run", name), name)
-        lifecycle.train(small(drawn_set, tmp_path / "run", name, resume=True), name)
-    assert same(final(tmp_path / "run"), state)
-    assert metrics(tmp_path / "run") == lines
-
-
-@pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_a_step_in_half_precision_is_left_out_too(clip: float, drawn_set: Path, tmp_path: Path, monkeypatch):
-    nan_at(monkeypatch, 4, 5)
-    allow_half_precision(monkeypatch)
-    config = small(drawn_set, tmp_path / "run", "byol")
-    config = replace(config, precision="fp16", optim=replace(config.optim, clip=clip))
-    state = final(lifecycle.train(config, "byol"))
-    assert (state["step"], state["left_out"]) == (8, [4, 5])
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
-    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The first two are left out."""
-    nan_at(monkeypatch, 1, 3, 5)
-    monkeypatch.setattr(left_out, "MOST_NAMED", 3)
-    expected = r"After 2 steps without an update \(1, 3\), the loss became nan at step 5 \(epoch 2\)"
-    with pytest.raises(InputError, match=rf"{expected}[\s\S]*checkpoint: 0000004[\s\S]*Samples") as error:
-        lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
-    message, log = str(error.value), (tmp_path / "run" / "log.txt").read_text()
-    assert message.endswith(f" and 5 more, all in {tmp_path / 'run' / 'log.txt'}")
-    assert f"failed: {message.splitlines()[0]}" in log
-    samples = next(line for line in log.splitlines() if "samples of step 5: " in line)
-    assert len(samples.split("step 5: ")[1].split(", ")) == 8
-    facts = RunDir(tmp_path / "run").facts
-    assert (facts["status"], facts["step"], facts["reason"]) == ("failed", 5, message)
-    assert all(torch.isfinite(v).all() for v in final(tmp_path / "run")["objective"].values() if v.is_floating_point())
-
-
-def test_weights_that_are_not_finite_are_not_saved(drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The gradient of a finite loss may be infinite. The loss is computed before the update, so it does not show it."""
-    step = Trainer.train_step
-
-    def step_to_infinity(self, batch):
-        step(self, batch)
-        if self.step == 8:
-            self.objective.encoder.network.conv1.weight.data[0, 0, 0, 0] = float("inf")
-
-    monkeypatch.setattr(Trainer, "train_step", step_to_infinity)
-    with pytest.raises(InputError, match=r"weights became NaN or infinite at step 8 \(epoch 2\).*checkpoint: 0000004"):
-        lifecycle.train(small(drawn_set, tmp_path / "run"), "cvsa")
-    assert final(tmp_path / "run")["step"] == 4
-    monkeypatch.setattr(Trainer, "train_step", step)
-    lifecycle.train(small(drawn_set, tmp_path / "run", resume=True), "cvsa")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
