@@ -1,4 +1,4 @@
-"""Run directories: who may use one, full disks, damaged files, and settings read back from config.json."""
+"""Run directories: who may use one, full disks, damaged files."""
 
 import json
 import os
@@ -19,13 +19,11 @@ from fgdata.views import ViewSpec
 from fgtrain import cli
 from fgtrain.engine import checkpointing, lifecycle
 from fgtrain.engine.trainer import Trainer
-from fgtrain.networks.saved import load_encoder
 from fgtrain.runs import files
-from fgtrain.runs.checkpoint import Checkpoint
 from fgtrain.runs.files import append, write_json
 from fgtrain.runs.rundir import RunDir
 from fgtrain.runs.state import load_state
-from fgtrain.settings import common, file, recipes
+from fgtrain.settings import file, recipes
 from fgtrain.settings.common import Data
 
 
@@ -284,99 +282,6 @@ def test_printed_commands_are_quoted(drawn_set: Path, tmp_path: Path, capsys: py
     monkeypatch.undo()
     lifecycle.train(small(drawn_set, run, resume=True), "cvsa")
     assert f"fgtrain eval knn '{run}' --untrained" in capsys.readouterr().out
-
-
-def test_an_encoder_file_with_missing_or_wrong_metadata_is_explained(undisturbed: Path, tmp_path: Path):
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(Checkpoint.find(undisturbed).file)
-    save_file(weights, tmp_path / "bare.safetensors")
-    with pytest.raises(InputError, match=r"metadata has no key fgtrain[\s\S]*--init"):
-        Checkpoint.find(tmp_path / "bare.safetensors")
-    about = {"backbone": "resnet50", "width": "8", "stem": "imagenet", "size": "32", "step": "1"}
-    save_file(weights, tmp_path / "other.safetensors", metadata={"fgtrain": json.dumps(about)})
-    with pytest.raises(InputError, match="does not contain the network"):
-        load_encoder(Checkpoint.find(tmp_path / "other.safetensors"))
-    save_file(weights, tmp_path / "less.safetensors", metadata={"fgtrain": json.dumps({"width": "8"})})
-    with pytest.raises(InputError, match="'backbone' is missing"):
-        Checkpoint.find(tmp_path / "less.safetensors")
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        "[" * 100_000,
-        "[]",
-        '{"size": ' + "9" * 4301 + "}",
-        '{"backbone": ["resnet18"], "width": 8, "stem": "small", "size": 32, "step": 1}',
-        '{"backbone": "resnet18", "width": [8], "stem": "small", "size": 32, "step": 1}',
-        '{"backbone": "resnet18", "width": 1e999, "stem": "small", "size": 32, "step": 1}',
-        '{"backbone": "unknown", "width": 8, "stem": "small", "size": 32, "step": 1}',
-    ],
-    ids=["deep", "list", "digits", "backbone-list", "width-list", "infinite", "unknown"],
-)
-def test_encoder_metadata_of_another_shape_is_refused_by_name(metadata: str, tmp_path: Path):
-    from safetensors.torch import save_file
-
-    file = tmp_path / "encoder.safetensors"
-    save_file({"conv1.weight": torch.zeros(8, 3, 3, 3)}, file, metadata={"fgtrain": metadata})
-    with pytest.raises(InputError, match=re.escape(str(file))):
-        load_encoder(Checkpoint.find(file))
-
-
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_the_first_line_of_a_recipes_docstring_is_a_sentence(name: str):
-    """`fgtrain list` prints only the first line."""
-    first, blank, *_ = (recipes.RECIPES[name].__doc__ or "").splitlines()
-    assert first.endswith(".")
-    assert not blank
-
-
-def test_how_a_run_reads_its_set_is_no_change_of_its_settings():
-    plain = recipes.byol()
-    read = replace(plain, data=replace(plain.data, readers=3, ahead=9, shards=Path("elsewhere")))
-    assert file.differences(file.relevant(plain), file.relevant(read)) == {}
-    assert "data.batch_size" in file.relevant(plain)
-
-
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_a_config_is_unchanged_by_writing_and_reading_it(name: str, tmp_path: Path):
-    config = replace(recipes.RECIPES[name](), epochs=7, data=common.Data(tmp_path, detector="rbd"))
-    reread = file.from_dict(json.loads(json.dumps(file.to_dict(config))), "config.json")
-    assert reread == config
-    assert type(reread) is type(config)
-    assert file.differences(file.relevant(config), file.relevant(reread)) == {}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"method": "swav"}, "'swav'.*byol, moco, simsiam, simclr, cvsa"),
-        ({"epoch": 3}, r"setting 'epoch'.*epochs"),
-        ({"epochs": "3"}, "epochs is '3'; expected int"),
-        ({"epochs": 0}, "--epochs is 0"),
-        ({"seed": 1 << 64}, "--seed is 18446744073709551616; allowed: "),
-        ({"optim": {"lr": 1e300}}, "--optim.lr is 1e.300; allowed: above 0, at most 1e.30"),
-        ({"optim": {"weight_decay": 1e300}}, "--optim.weight-decay is 1e.300; allowed: 0 to 1e.30"),
-        ({"optim": {"lr": float("inf")}}, "--optim.lr is inf; allowed: a finite number"),
-        ({"optim": {"weight_decay": float("nan")}}, "--optim.weight-decay is nan; allowed: a finite number"),
-        ({"optim": {"momentum": 1.0}}, "--optim.momentum is 1.0; allowed: 0 to below 1"),
-        ({"optim": {"warmup_epochs": -1.0}}, "--optim.warmup-epochs is -1.0; allowed: 0 to 1e.30"),
-        (
-            {"views": {"mean": [0.5, float("nan"), 0.5]}},
-            r"views.mean is \(0.5, nan, 0.5\); allowed: a tuple of three numbers from -10 to 10",
-        ),
-        ({"machine": {"threads": 0}}, "--threads is 0; allowed: 1 to 1024"),
-        ({"data": {"batch_size": 1}}, "--data.batch-size is 1; allowed: 2 or more"),
-        ({"views": {"views": 3}}, "--views.views is 3"),
-        ({"machine": {"log_every": 0}}, "--log-every is 0"),
-        ({"views": {"size": 4}}, "allowed: a whole number"),
-        ({"moco": {"queue": "all"}}, r"moco\.queue is 'all'"),
-    ],
-)
-def test_an_error_in_a_config_file_is_named(change: dict, message: str):
-    with pytest.raises(InputError, match=message):
-        file.from_dict({**file.to_dict(recipes.cvsa()), **change}, "config.json")
 
 
 def test_flags_override_config_and_resume_uses_the_settings_of_the_run(
