@@ -113,12 +113,7 @@ T = TypeVar("T")
 def build(kind: type[T], values: dict[str, Any], source: str, prefix: str = "") -> T:
     """JSON values by field name -> a settings dataclass. InputError, naming `source`, for a wrong name or value."""
     hints = get_type_hints(kind)
-    fields = {f.name for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
-    if unknown := sorted(values.keys() - fields):
-        raise InputError(
-            f"{source} has the unknown setting {prefix + unknown[0]!r}; allowed: "
-            f"{', '.join(prefix + f for f in sorted(fields))}."
-        )
+    check_keys(kind, values, source, prefix)
     built = {}
     for key, value in values.items():
         hint, name = hints[key], prefix + key
@@ -127,6 +122,16 @@ def build(kind: type[T], values: dict[str, Any], source: str, prefix: str = "") 
         else:
             built[key] = typed(hint, value, f"{source}: {name}")
     return kind(**built)
+
+
+def check_keys(kind: type, values: dict[str, Any], source: str, prefix: str = "") -> None:
+    """InputError, naming `source`, for a key that is no field of a settings dataclass."""
+    fields = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(values.keys() - fields):
+        raise InputError(
+            f"{source} has the unknown setting {prefix + unknown[0]!r}; allowed: "
+            f"{', '.join(prefix + f for f in sorted(fields))}."
+        )
 
 
 def typed(hint: Any, value: Any, name: str) -> Any:
@@ -156,4 +161,17 @@ def typed(hint: Any, value: Any, name: str) -> Any:
     elif isinstance(hint, type) and type(value) is hint:
         return value
     shown = reprlib.repr(value)  # shortened: a damaged file may hold anything
-    raise InputError(f"{name} is {shown}; expected {hint.__name__ if isinstance(hint, type) else hint}.")
+    raise InputError(f"{name} is {shown}; expected {_in_words(hint)}.")
+
+
+def _in_words(hint: Any) -> str:
+    """A type -> what a file holds: tuple[int, ...] -> a list of int; int | None -> int or none."""
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, parts))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(_in_words, parts))
+    if get_origin(hint) is tuple:
+        return f"a list of {_in_words(parts[0])}" if len(set(parts) - {...}) == 1 else "a list"
+    words = {tuple: "a list", list: "a list", dict: "a table", bool: "true or false", types.NoneType: "none"}
+    return words.get(hint) or getattr(hint, "__name__", str(hint))

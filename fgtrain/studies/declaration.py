@@ -29,8 +29,8 @@ from typing import Any
 from fgdata.errors import InputError, suggest
 
 from ..runs.files import MOST_SETTINGS_BYTES, read_bytes
-from ..settings.common import need_seed
-from ..settings.file import build, flat
+from ..settings.common import SEEDS
+from ..settings.file import build, check_keys, flat
 from .sets import SETS, DataSet
 
 EVALUATIONS = {
@@ -44,6 +44,8 @@ EVALUATIONS = {
 """Evaluation -> its figures; the first is the default. `cost` is read from the run itself."""
 TITLES = {"rank1": "rank-1", "rank5": "rank-5", "map": "mAP", "maxboxacc": "MaxBoxAcc", "maxboxaccv2": "MaxBoxAccV2"}
 TITLES |= {"hours": "hours", "parameters": "parameters, M"}
+MOST_PRINTED = 1e9
+"""The largest printed figure: that of a column of counts. An axis is not drawn for more, nor for nan."""
 BUILT_IN = files("fgtrain.studies") / "built_in"
 
 
@@ -155,7 +157,7 @@ def load(name: str) -> Study:
             "them: fgtrain study list"
         )
     try:
-        return parse(read_bytes(path, MOST_SETTINGS_BYTES).decode(), path.stem, str(path))
+        return parse(read_bytes(path, MOST_SETTINGS_BYTES).decode("utf-8-sig"), path.stem, str(path))
     except UnicodeDecodeError:
         raise InputError(
             f"{path} is not a text file in UTF-8. Write it anew; docs/studies.md has an example."
@@ -183,6 +185,9 @@ def parse(text: str, name: str, source: str) -> Study:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as fault:
         raise InputError(f"{source} is not valid TOML: {fault}. docs/studies.md has an example.") from None
+    check_keys(_File, values, source)
+    if single := [key for key in ("columns", "rows") if isinstance(values.get(key), dict)]:
+        raise InputError(f"{source}: [{single[0]}] is a single table; write [[{single[0]}]], once for each.")
     if absent := [key for key in ("title", "columns", "rows") if not values.get(key)]:
         raise InputError(f"{source} lacks {absent[0]}. docs/studies.md has an example.")
     file = build(_File, values, source)
@@ -199,15 +204,18 @@ def parse(text: str, name: str, source: str) -> Study:
         file.about,
         file.base,
         file.seeds,
-        flat_settings(file.settings),
+        flat_settings(file.settings, source),
         known,
-        {key: replace(stage, settings=flat_settings(stage.settings)) for key, stage in stages.items()},
+        {key: replace(stage, settings=flat_settings(stage.settings, source)) for key, stage in stages.items()},
         tuple(columns),
         tuple(
             replace(
                 row,
-                settings=flat_settings(row.settings),
-                per_set={key: flat_settings(value) for key, value in row.per_set.items()},
+                settings=flat_settings(row.settings, source),
+                per_set={
+                    key: flat_settings(value, f"{source}: row {row.name!r}: per_set.{key}")
+                    for key, value in row.per_set.items()
+                },
             )
             for row in rows
         ),
@@ -228,6 +236,7 @@ def build_table(kind: type, values: Any, source: str) -> Any:
     if not isinstance(values, dict):
         raise InputError(f"{source} is {str(values)[:60]!r}, not a table. docs/studies.md has an example.")
     where = f"{source} {values['name']!r}" if isinstance(values.get("name"), str) else source
+    check_keys(kind, values, where)
     required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     if absent := [key for key in required if key not in values]:
         raise InputError(f"{where} lacks {absent[0]}.")
@@ -246,6 +255,10 @@ def _columns(values: Any, sets: dict[str, DataSet], source: str, every: Sequence
     figure = given.figure or figures[0]
     if figure not in figures:
         raise InputError(f"{source}: {figure!r} is not a figure of {given.evaluation}; allowed: {', '.join(figures)}.")
+    if not given.sets:
+        raise InputError(f"{source}: sets is empty. Name one set or more; without a set, leave the column out.")
+    if given.fraction != 1 and given.evaluation != "linear":
+        raise InputError(f"{source}: {given.evaluation} has no fraction; only linear has.")
     if unknown := [name for name in given.sets if name not in sets]:
         raise InputError(
             f"{source}: {unknown[0]!r} is not a set; allowed: {', '.join(sets)}. Add it: [sets.{unknown[0]}]"
@@ -266,28 +279,36 @@ def _columns(values: Any, sets: dict[str, DataSet], source: str, every: Sequence
     ]
 
 
-def flat_settings(values: Any) -> dict[str, Any]:
+def flat_settings(values: Any, source: str) -> dict[str, Any]:
     """Settings of a file, dotted or nested -> by the names of flags: {"optim.lr": 0.1}. InputError for no table."""
     if not isinstance(values, dict):
-        raise InputError(f"Settings are {str(values)[:60]!r}; expected a table, such as {{ optim.lr = 0.1 }}.")
+        raise InputError(f"{source} is {str(values)[:60]!r}; expected a table, such as {{ optim.lr = 0.1 }}.")
     return {key.replace("-", "_"): value for key, value in flat(values).items()}
 
 
 def check(study: Study, source: str) -> None:
-    """InputError for a name that does not exist, appears twice, or a printed figure too many."""
+    """InputError for a name that cannot be shown, does not exist or appears twice, a set without a folder, or a printed
+    figure too many."""
+    for name in (study.title, *(row.name for row in study.rows), *(column.name for column in study.columns)):
+        if not name.strip() or not name.isprintable():
+            raise InputError(f"{source}: the name {name!r} is blank, or has control characters. Give it another.")
+    if without := [key for key in dict.fromkeys(column.set for column in study.columns) if not study.sets[key].path]:
+        raise InputError(f'{source}: sets.{without[0]} lacks path, the folder of the shard set: path = "shards/mine"')
     for kind, every in (("row", [row.name for row in study.rows]), ("column", [c.name for c in study.columns])):
         if twice := [name for name in every if every.count(name) > 1]:
             raise InputError(f"{source}: the {kind} {twice[0]!r} appears twice. Give each its own name.")
-    for seed in study.seeds:
-        need_seed(seed)
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise InputError(f"{source}: seeds is {list(study.seeds)}; allowed: one seed or more, each once.")
+    if not all(0 <= seed < SEEDS for seed in study.seeds):
+        raise InputError(f"{source}: seeds is {list(study.seeds)}; allowed: 0 to 2^64 - 1.")
     rows = [row.name for row in study.rows]
+    listed = ", ".join(map(repr, rows))
+    if study.base and study.base not in rows:
+        raise InputError(f"{source}: base {study.base!r} is not a row; allowed: {listed}.")
     for row in study.rows:
         where = f"{source}: row {row.name!r}"
-        for base in filter(None, (row.base, study.base)):
-            if base not in rows:
-                raise InputError(f"{where}: its base {base!r} is not a row; allowed: {', '.join(rows)}.")
+        if row.base and row.base not in rows:
+            raise InputError(f"{where}: its base {row.base!r} is not a row; allowed: {listed}.")
         if not row.recipe and not row.start and not row.missing:
             raise InputError(f"{where} has neither a recipe nor a start. Name one, or say why it is missing.")
         if len(row.paper) not in (0, len(study.columns)):
@@ -295,8 +316,10 @@ def check(study: Study, source: str) -> None:
                 f"{where} has {len(row.paper)} printed figures for {len(study.columns)} columns "
                 f'({", ".join(c.name for c in study.columns)}). Write "" where there is none.'
             )
-        if wrong := [v for v in row.paper if v != "" and (isinstance(v, bool) or not isinstance(v, (int, float)))]:
-            raise InputError(f'{where} has the printed figure {wrong[0]!r}; allowed: a number, or "" for none.')
+        if wrong := [v for v in row.paper if v != "" and (type(v) not in (int, float) or not abs(v) <= MOST_PRINTED)]:
+            raise InputError(
+                f'{where} has the printed figure {wrong[0]!r}; allowed: a number up to 10^9, or "" for none.'
+            )
         for name in [*row.per_set, *filter(None, [row.set])]:
             if name not in study.sets:
                 raise InputError(f"{where}: {name!r} is not a set; allowed: {', '.join(study.sets)}.")
