@@ -16,7 +16,7 @@ from ..engine.capacity import check_memory
 from ..engine.needs import check_backgrounds, check_labels, check_reads, choose_images
 from ..engine.trackers import check_trackers
 from ..place import open_shards, pick_device, pick_precision
-from ..settings.common import Config
+from ..settings.common import NEIGHBOURS, Config, need
 from .plan import Job, Plan, refuse
 from .sets import DataSet
 from .traces import images_of, without_weights
@@ -37,7 +37,8 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
             if need_sets:
                 check_sets(job.sets)
                 for measure in job.measures:
-                    check_once(measure.evaluation, measure.data)
+                    neighbours = measure.settings.get("k", NEIGHBOURS) if measure.evaluation == "knn" else 1
+                    check_once(measure.evaluation, measure.data, neighbours)
             check_weights(job)
             if job.config is not None:
                 same = replace(job.config, seed=0)
@@ -83,8 +84,11 @@ def check_weights(job: Job) -> None:
         raise InputError(f"the weights {name} that it starts from do not exist. Name others with --init FILE")
 
 
-def check_measure(evaluation: str, data: DataSet) -> None:
-    """InputError if a shard set lacks what an evaluation reads: its splits, classes, and for localization boxes."""
+def check_measure(evaluation: str, data: DataSet, neighbours: int) -> None:
+    """InputError if a shard set lacks what an evaluation reads: its splits, classes, and for localization boxes.
+
+    neighbours: knn's k; 1 for other evaluations.
+    """
     shards = open_shards(data.folder)
     splits = ("test",) if evaluation == "retrieval" else ("train", "test")
     if absent := [split for split in splits if not shards.splits.get(split)]:
@@ -96,6 +100,9 @@ def check_measure(evaluation: str, data: DataSet) -> None:
             f"{shards.path} has fewer than two classes, which {evaluation} needs. Name a labelled set with "
             "--data.shards"
         )
+    if evaluation == "knn":
+        bank = shards.splits["train"]
+        need(1 <= neighbours <= bank, "settings knn.k", neighbours, f"1 to {bank:,}, the images of the train split")
     if evaluation == "localization":
         boxes = (meta(sample)["boxes"] for sample in read_all(shards.split("test"), without="jpg"))
         if not any(boxes):

@@ -72,6 +72,8 @@ def write(made: Plan, flags: Flags, out: Path, rates: Sequence[str] = ()) -> Non
     for kind, text in texts.items():
         write_bytes(out / f"table.{kind}", text.encode())
     say(tables.terminal(table), *table.head, *table.foot)
+    if absent := sorted({d.path for job in made.jobs.values() for m in job.measures if not (d := m.data).is_built}):
+        say(f"Results on {', '.join(absent)} are left out of the table and of results.jsonl: the set is not there.")
     say(f"Written: {', '.join(str(out / f'table.{kind}') for kind in texts)}, {out / 'results.jsonl'}")
 
 
@@ -111,6 +113,7 @@ def dry_run(made: Plan, jobs: Sequence[Job], flags: Flags) -> None:
     for row in study.rows:
         reason = reason_missing(row, study, made.scaled.init)
         folders = {folder for (name, _, _), folder in made.cells.items() if name == row.name}
+        folders = {folder for folder in folders if made.jobs[folder].config is not None}
         done = sum(made.jobs[folder].trained for folder in folders)
         what = row.recipe or f"{row.start}, as it is"
         table.add_row(row.name, f"not run: {reason}" if reason else what, str(len(folders) or ""), str(done or ""))

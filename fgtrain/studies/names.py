@@ -40,17 +40,43 @@ def of_evaluations() -> frozenset[str]:
     )
 
 
-def check_name(name: str, source: str) -> None:
-    """InputError, naming `source`, unless a method or an evaluation has the setting."""
+def is_own(name: str) -> bool:
+    """Whether a study sets this itself."""
+    return name in OWN or name.startswith("machine.")
+
+
+def check_name(name: str, source: str, allowed: frozenset[str]) -> None:
+    """InputError, naming `source`, unless the setting is one of these: of methods, of evaluations or of both."""
     known = of_methods() | of_evaluations()
-    if name in known:
+    if name in allowed:
         return
-    if name in OWN or name.startswith("machine."):
+    if is_own(name):
         flag = {"seed": "--seeds", "data.shards": "--data.shards"}.get(name)
         why = f"which a study sets itself.{f' Use {flag}.' * bool(flag)}"
+    elif name in known:
+        why = "which an evaluation has and no method. Write it in the settings of its [[columns]]."
     else:
         why = f"which no method and no evaluation has.{suggest(name, sorted(known))}"
     raise InputError(f"{source} sets {name}, {why} Show the settings of a method: fgtrain run METHOD --help")
+
+
+def check_declared(study: Study) -> None:
+    """InputError for a setting of a study's file that would have no effect there: one that the study sets itself, or
+    one of an evaluation among those of runs. Whether a row's method has its settings is checked with its job."""
+    for name in study.settings:
+        check_name(name, f"study {study.name}: [settings]", of_methods())
+    every = {f"row {row.name!r}": [row.settings, *row.per_set.values()] for row in study.rows}
+    every |= {f"stage {key!r}": [stage.settings] for key, stage in study.stages.items()}
+    for where, tables in every.items():
+        for name in (name for table in tables for name in table if is_own(name)):
+            check_name(name, f"study {study.name}: {where}", of_methods())
+    for column in study.columns:
+        known = {name.partition(".")[2] for name in of_evaluations() if name.startswith(f"{column.evaluation}.")}
+        if column.evaluation in KINDS and (unknown := sorted(column.settings.keys() - known - {"size"})):
+            raise InputError(
+                f"study {study.name}: column {column.name!r} sets {unknown[0]}, which a column of {column.evaluation} "
+                f"does not have; allowed: {', '.join(sorted(known | {'size'}))}."
+            )
 
 
 def of_rows(study: Study, rows: Iterable[Row], without_stages: bool) -> set[str]:

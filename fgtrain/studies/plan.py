@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fgdata import plugins
-from fgdata.errors import InputError
+from fgdata.errors import InputError, suggest
 
 from ..runs.files import write_json
 from ..runs.rundir import RunDir
@@ -26,6 +26,14 @@ from .declaration import Column, Row, Study
 from .scaling import Scaled, flags_of
 from .sets import DataSet
 from .traces import manifest
+
+LONGEST = 64
+"""Characters of a name in that of a folder; three of them and a seed fit into the 255 of a file system."""
+OWN_FILES = (
+    *("logs", "pictures", "settings", "tune"),
+    *("results.jsonl", "study.json", "table.csv", "table.html", "table.md"),
+)
+"""What a study has in its folder beside its runs."""
 
 
 @dataclass(frozen=True)
@@ -105,27 +113,26 @@ def is_finished(folder: Path) -> bool:
 
 
 def slug(*parts: str) -> str:
-    """Names -> the name of a folder: "BYOL+SS", "cub" -> byol-ss-cub."""
-    return "-".join(filter(None, (re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.") for part in parts)))
+    """Names -> the name of a folder: "BYOL+SS", "cub" -> byol-ss-cub. Of a long name, its start."""
+    words = (re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.") for part in parts)
+    return "-".join(filter(None, (word[:LONGEST].strip("-.") for word in words)))
 
 
 def make(scaled: Scaled, out: Path) -> Plan:
     """All jobs of a study. InputError naming every row whose settings are not allowed."""
     study, faults = scaled.study, []
-    plan, folders = Plan(scaled, out, {}, {}, {}), _folders(study)
+    plan, folders = Plan(scaled, out, {}, {}, {}), _folders(scaled.declared or [row.name for row in study.rows])
     sets = list(dict.fromkeys(column.set for column in study.columns))
     rows = [row for row in study.rows if not reason_missing(row, study, scaled.init)]
     for row, seed, name in product(rows, study.seeds, sets):
         try:
-            job = _job(row, name, seed, plan, out / folders[row.name])
+            job = _added(_job(row, name, seed, plan, out / folders[row.name]), plan)
         except InputError as fault:
             faults.append(f"row {row.name!r} on {study.sets[row.set or name].title}: {fault}")
             continue
         columns = [column for column in study.columns if column.set == name]
-        before = plan.jobs.get(job.folder, job).measures
-        plan.jobs[job.folder] = replace(
-            job, measures=(*before, *(m for m in _measures(columns, scaled) if m not in before))
-        )
+        new = [measure for measure in _measures(columns, scaled) if measure not in job.measures]
+        plan.jobs[job.folder] = replace(job, measures=(*job.measures, *new))
         plan.cells.update({(row.name, column.name, seed): job.folder for column in columns})
     if faults:
         raise refuse(study, faults)
@@ -149,7 +156,7 @@ def reason_missing(row: Row, study: Study, init: str | None = None) -> str:
     if stage is not None and stage.missing:
         return stage.missing
     recipes = [name for name in (row.recipe, stage.recipe if stage else "") if name and name not in RECIPES]
-    return f"this version has no recipe {recipes[0]}" if recipes else ""
+    return f"this version has no recipe {recipes[0]}.{suggest(recipes[0], RECIPES)}" if recipes else ""
 
 
 def configure(recipe: str, layers: Sequence[tuple[dict[str, Any], bool]], source: str) -> tuple[Config, list[str]]:
@@ -174,15 +181,25 @@ def configure(recipe: str, layers: Sequence[tuple[dict[str, Any], bool]], source
     return from_dict(values, source), unused
 
 
-def _folders(study: Study) -> dict[str, str]:
-    """Row -> the name of its folder, each its own."""
+def _folders(rows: Iterable[str]) -> dict[str, str]:
+    """Names of all declared rows, also of those that --rows leaves out -> the names of their folders, each its own."""
     found: dict[str, str] = {}
-    for row in study.rows:
-        name, number = slug(row.name) or "row", 2
+    for row in rows:
+        name, number = slug(row) or "row", 2
         while name in found.values():
-            name, number = f"{slug(row.name) or 'row'}-{number}", number + 1
-        found[row.name] = name
+            name, number = f"{slug(row) or 'row'}-{number}", number + 1
+        found[row] = name
     return found
+
+
+def _added(job: Job, plan: Plan) -> Job:
+    """The job of the plan in this job's folder, which is this one if there was none. InputError if it is another."""
+    other = plan.jobs.setdefault(job.folder, job)
+    if job.name in OWN_FILES or replace(other, measures=(), seed=0) != replace(job, measures=(), seed=0):
+        raise InputError(
+            f"its folder {job.folder} is also that of another run, or of the study. Rename the row or its stage."
+        )
+    return other
 
 
 def _with_sets(settings: dict[str, Any], study: Study) -> dict[str, Any]:
@@ -199,15 +216,13 @@ def _stage(row: Row, seed: int, plan: Plan) -> Job | None:
     if row.start not in study.stages or scaled.init is not None:
         return None
     folder = plan.out / slug("first", row.start, f"seed{seed}")
-    if folder not in plan.jobs:
-        stage = study.stages[row.start]
-        layers = [(_with_sets(study.settings, study), False), (_with_sets(stage.settings, study), True)]
-        layers.append((scaled.overrides, False))
-        layers.append(({"data.shards": study.sets[stage.set].path, "seed": seed}, True))
-        config, _ = configure(stage.recipe, layers, f"stage {row.start}")
-        data, lenders = study.sets[stage.set], _lenders(config, study)
-        plan.jobs[folder] = Job(folder, seed, stage.recipe, config, data, lenders)
-    return plan.jobs[folder]
+    stage = study.stages[row.start]
+    layers = [(_with_sets(study.settings, study), False), (_with_sets(stage.settings, study), True)]
+    layers.append((scaled.overrides, False))
+    layers.append(({"data.shards": study.sets[stage.set].path, "seed": seed}, True))
+    config, _ = configure(stage.recipe, layers, f"stage {row.start}")
+    data, lenders = study.sets[stage.set], _lenders(config, study)
+    return _added(Job(folder, seed, stage.recipe, config, data, lenders), plan)
 
 
 def _job(row: Row, name: str, seed: int, plan: Plan, folder: Path) -> Job:
@@ -230,7 +245,8 @@ def _job(row: Row, name: str, seed: int, plan: Plan, folder: Path) -> Job:
     config, absent = configure(row.recipe, layers, f"row {row.name!r}")
     plan.unused.setdefault(row.name, sorted(scaled.overrides.keys() & absent))
     several = not row.set and len({column.set for column in study.columns}) > 1
-    folder = folder.with_name(slug(folder.name, name if several else "", f"seed{seed}"))
+    parts = (folder.name, slug(name) if several else "", f"seed{seed}")
+    folder = folder.with_name("-".join(filter(None, parts)))
     data, lenders, needs = study.sets[set_name], _lenders(config, study), first.folder if first else None
     return Job(folder, seed, row.recipe, config, data, lenders, needs)
 

@@ -201,7 +201,8 @@ def against(lines: Sequence[figures.Line]) -> list[str]:
         if line.base not in ("", usual):
             others.setdefault(line.base, []).append(line.name)
     rows = ". From ".join(f"{base}: {'; '.join(names)}" for base, names in others.items())
-    return [f"to base: the difference from {usual}" + (f", except for these rows: from {rows}." if rows else ".")]
+    except_for = f", except for these rows: from {rows}" if rows else ""
+    return [f"to base, or with a sign: the difference from {usual}{except_for}."]
 
 
 def settings_of(study: Study) -> list[str]:
@@ -251,6 +252,6 @@ def unmeasured(record: Record) -> list[str]:
                 count += len(seeds)
         for seeds, names in absent.items():
             where = [", ".join(names)] * (len(names) < len(columns))
-            where += [f"seeds {' '.join(map(str, seeds))}"] * (seeds != study.seeds)
+            where += [f"{'seeds' if len(seeds) > 1 else 'seed'} {' '.join(map(str, seeds))}"] * (seeds != study.seeds)
             lacking.append(row.name + (f" ({'; '.join(where)})" if where else ""))
     return [f"Not measured yet, {count:,} of {counted(total, 'result')}: {'; '.join(lacking)}."] if lacking else []

@@ -31,6 +31,8 @@ class Scaled:
     """One phrase each on rows, seeds and columns, if not all or others are run."""
     idle: tuple[str, ...] = ()
     """Settings of the command line that no row and no column has."""
+    declared: tuple[str, ...] = ()
+    """The names of all declared rows, also of those that are not run."""
 
     @property
     def size(self) -> int:
@@ -50,13 +52,12 @@ def scale(study: Study, flags: Flags) -> Scaled:
     replaced = [f"{study.sets[name].title}: {sets[name].path} instead of {study.sets[name].path}" for name in other]
     if dropped := [c.name for c in study.columns if c.set not in kept]:
         scope.append(f"without the columns {', '.join(dropped)}")
-    rows = _rows(study, flags.rows)
+    rows, declared = _rows(study, flags.rows), tuple(row.name for row in study.rows)
     if len(rows) < len(study.rows):
         scope.append(f"{len(rows)} of {len(study.rows)} rows")
     positions = [i for i, column in enumerate(study.columns) if column.set in kept]
     columns = [study.columns[i] for i in positions]
-    for name in study.settings:
-        names.check_name(name, f"study {study.name}: [settings]")
+    names.check_declared(study)
     overrides, measured = _overrides(flags)
     given = overrides | {name: value for kind in measured.values() for name, value in kind.items()}
     used = names.of_rows(study, rows, flags.init is not None)
@@ -81,7 +82,7 @@ def scale(study: Study, flags: Flags) -> Scaled:
                 f"of its fractions, {', '.join(f'{fraction:g}' for fraction in fractions)}. Add it to them."
             )
     overrides = {name: value for name, value in overrides.items() if name not in idle}
-    return Scaled(study, overrides, flags.init, (*changed, *replaced), tuple(scope), tuple(idle))
+    return Scaled(study, overrides, flags.init, (*changed, *replaced), tuple(scope), tuple(idle), declared)
 
 
 def _measured(column: Column, given: dict[str, Any], study: Study, sets: dict[str, DataSet]) -> Column:
@@ -128,7 +129,7 @@ def _overrides(flags: Flags) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
     for word in flags.settings:
         name, _, value = word.partition("=")
         name = name.replace("-", "_")
-        names.check_name(name, f"--settings {word}")
+        names.check_name(name, f"--settings {word}", names.of_methods() | names.of_evaluations())
         kind = name.partition(".")[0]
         (measured.setdefault(kind, {}) if kind in KINDS else overrides)[name] = parse_value(value)
     return overrides, measured

@@ -119,8 +119,9 @@ def test_parts_of_a_row_chain_have_no_base_that_is_not_there(tmp_path: Path):
 def test_the_notes_say_which_row_each_row_is_compared_with():
     lines = [Line(name, (), base) for name, base in (("A", ""), ("B", "A"), ("C", "A"), ("D", "B"), ("E", "B"))]
     assert record.against(lines[:1]) == []
-    assert record.against(lines[:3]) == ["to base: the difference from A."]
-    assert record.against(lines) == ["to base: the difference from A, except for these rows: from B: D; E."]
+    start = "to base, or with a sign: the difference from A"
+    assert record.against(lines[:3]) == [f"{start}."]
+    assert record.against(lines) == [f"{start}, except for these rows: from B: D; E."]
 
 
 def test_the_papers_figures_stay_comparable_with_fewer_rows_and_seeds():

@@ -100,6 +100,15 @@ def test_a_setting_that_nothing_has_is_refused_and_one_that_no_chosen_row_has_is
             scaled(word)
     with pytest.raises(InputError, match=r"study small: \[settings\] sets epoch, .* Did you mean epochs"):
         scaled(text=SMALL.replace("epochs = 2", "epoch = 2"))
+    for old, new, why in (
+        ("optim.lr = 0.1", "seed = 1", "row 'MoCo' sets seed, which a study sets itself. Use --seeds"),
+        ("optim.lr = 0.1", 'data.shards = "x"', "row 'MoCo' sets data.shards, which a study sets itself"),
+        ("optim.lr = 0.2", "machine.threads = 2", "row 'MoCo' sets machine.threads, which a study sets itself"),
+        ("epochs = 2", "knn.k = 2", r"\[settings\] sets knn.k, which an evaluation has and no method"),
+        ("fractions = [1.0, 0.2]", 'shards = "x"', "'My birds linear 20%' sets shards, .* allowed: cache, epochs"),
+    ):
+        with pytest.raises(InputError, match=why):
+            scaled(text=SMALL.replace(old, new))
     given = ("moco.queue=256", "knn.k=5", "retrieval.untrained=true", "optim.lr=0.1")
     found = scaled(*given)
     assert found.changed == ("optim.lr 0.1", "knn.k 5")
@@ -123,7 +132,8 @@ def test_the_notes_of_a_table_have_only_settings_that_its_runs_have(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('base = "BYOL"', 'base = "BYLO"', "row 'BYOL': its base 'BYLO' is not a row; allowed: BYOL, MoCo"),
+        ('base = "BYOL"', 'base = "BYLO"', "small.toml: base 'BYLO' is not a row; allowed: 'BYOL', 'MoCo'"),
+        ('recipe = "moco"', 'recipe = "moco"\nbase = "BYLO"', "row 'MoCo': its base 'BYLO' is not a row"),
         ('evaluation = "knn"', 'evaluation = "nn"', "'nn' is not an evaluation; allowed: knn, linear"),
         ("optim.lr = 0.1", "optim.rate = 0.1", "sets optim.rate, which moco does not have"),
         ("optim.lr = 0.1", "optim.lr = -1", "--optim.lr is -1.0; allowed: above 0"),
@@ -135,10 +145,21 @@ def test_the_notes_of_a_table_have_only_settings_that_its_runs_have(tmp_path):
         ("seeds = [3, 4]", "seeds = [3, 3]", "each once"),
         ("fraction = 0.2", "share = 0.2", "has the unknown setting 'share'"),
         ('title = "Two rows"', "", "lacks title"),
+        ('title = "Two rows"', 'tilte = "Two rows"', "has the unknown setting 'tilte'"),
+        ('title = "Two rows"', 'title = "\\u001b[31mTwo rows"', "has control characters"),
+        ('name = "MoCo"', 'name = " "', "the name ' ' is blank"),
+        ('name = "MoCo"', 'name = "MoCo\\nv2"', "has control characters"),
+        ("seeds = [3, 4]", 'seeds = "3"', "seeds is '3'; expected a list of int."),
+        ("seeds = [3, 4]", "seeds = [-1]", "small.toml: seeds is [-1]; allowed: 0 to 2^64 - 1."),
+        ('sets = ["mine", "cub"]', "sets = []", "columns: sets is empty"),
+        ('sets = ["mine", "cub"]', 'set = ["mine", "cub"]', "has the unknown setting 'set'; allowed: "),
+        ('evaluation = "knn"', 'evaluation = "knn"\nfraction = 0.2', "knn has no fraction"),
+        ('path = "shards/mine"', "", "sets.mine lacks path"),
+        ('paper = [64.85, "", 3]', 'paper = [nan, "", 3]', "has the printed figure nan"),
         ('title = "Two rows"', "title = ", "is not valid TOML"),
         ("fractions = [1.0, 0.2]", "fractions = [2.0]", "--fractions is 2"),
         ('name = "linear 20%"', "name = 7", "expected str"),
-        ("per_set = { cub = { optim.lr = 0.2 } }", "per_set = { cub = 3 }", "expected a table"),
+        ("per_set = { cub = { optim.lr = 0.2 } }", "per_set = { cub = 3 }", "per_set.cub is '3'; expected a table"),
         ("per_set = { cub = { optim.lr = 0.2 } }", "per_set = { cup = {} }", "'cup' is not a set"),
     ],
 )
@@ -146,6 +167,36 @@ def test_a_fault_names_the_file_or_row_and_what_is_allowed(old: str, new: str, m
     with pytest.raises(InputError) as fault:
         make(scale(declaration.parse(SMALL.replace(old, new, 1), "small", "small.toml"), Flags("small")), tmp_path)
     assert message in str(fault.value)
+
+
+STARTS = '[stages."{0}"]\nrecipe = "{1}"\nset = "cub"\n[[rows]]\nname = "from {0}"\nstart = "{0}"\nrecipe = "byol"\n'
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        STARTS.format("a+", "byol") + STARTS.format("a-", "moco"),
+        STARTS.format("a", "byol") + '[[rows]]\nname = "first a"\nrecipe = "moco"\nset = "cub"\n',
+        '[[rows]]\nname = "MoCo mine seed3"\nstart = "random"\n',
+        '[[rows]]\nname = "Logs"\nstart = "random"\n',
+    ],
+    ids=["two stages", "a stage and a row", "a run and given weights", "a file of the study"],
+)
+def test_two_runs_never_share_a_folder(rows: str, tmp_path):
+    study = scale(declaration.parse(SMALL + rows, "small", "small.toml"), Flags("small"))
+    with pytest.raises(InputError, match="is also that of another run"):
+        make(study, tmp_path)
+
+
+def test_a_row_has_the_same_folder_with_fewer_rows_and_a_short_one(tmp_path):
+    text = SMALL.replace('name = "MoCo"', 'name = "byol*"') + f'[[rows]]\nname = "{"x" * 300}"\nrecipe = "byol"\n'
+    study = declaration.parse(text.replace('base = "BYOL"', ""), "small", "small.toml")
+    every = make(scale(study, Flags("small")), tmp_path).jobs
+    some = make(scale(study, Flags("small", rows=("byol*",))), tmp_path).jobs
+    assert {folder.name for folder in some} == {f"byol-2-{name}-seed{n}" for name in ("mine", "cub") for n in (3, 4)}
+    assert some.keys() <= every.keys()
+    assert len(every) == 3 * 2 * 2
+    assert max(len(folder.name) for folder in every) < 100
 
 
 @pytest.mark.parametrize("given", ["true", "false"])
@@ -162,6 +213,12 @@ def test_a_row_of_untrained_weights_is_measured_with_the_network_of_the_settings
         assert flags.model == Model(width=32, zero_init_residual=given == "true")
 
 
+def test_a_single_table_in_place_of_a_list_is_refused_with_what_to_write():
+    text = SMALL.split("[[rows]]")[0] + '[rows]\nname = "BYOL"\nrecipe = "byol"\n'
+    with pytest.raises(InputError, match=r"small\.toml: \[rows\] is a single table; write \[\[rows\]\]"):
+        declaration.parse(text, "small", "small.toml")
+
+
 def test_a_missing_study_is_refused_with_the_list(tmp_path):
     with pytest.raises(InputError, match="Did you mean cvsa-table-.* Allowed: .*cvsa-table-1.*fgtrain study list"):
         declaration.load("cvsa-table-99")
@@ -172,6 +229,8 @@ def test_a_missing_study_is_refused_with_the_list(tmp_path):
         declaration.load(str(tmp_path / "folder.toml"))
     (tmp_path / "own.toml").write_text(SMALL)
     assert declaration.load(str(tmp_path / "own.toml")).name == "own"
+    (tmp_path / "own.toml").write_text(SMALL, "utf-8-sig")
+    assert declaration.load(str(tmp_path / "own.toml")).title == "Two rows", "with a byte order mark, as of Notepad"
     (tmp_path / "own.toml").write_text("#" * ((1 << 20) + 1))
     with pytest.raises(InputError, match=r"own\.toml has 1,048,577 bytes; the largest size allowed is 1,048,576"):
         declaration.load(str(tmp_path / "own.toml"))

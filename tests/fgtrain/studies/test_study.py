@@ -78,6 +78,8 @@ def test_a_row_that_cannot_work_fails_before_any_row_trains(words: list[str], tm
     assert not (tmp_path / "out").exists()
     assert cli.main([*words, "--data.batch-size", "64"]) == 2
     assert "allowed: 2 to 32" in capsys.readouterr().err
+    assert cli.main([*words, "--settings", "knn.k=33"]) == 2
+    assert "--settings knn.k is 33; allowed: 1 to 32, the images of the train split" in capsys.readouterr().err
     assert cli.main([*words, "--init", str(tmp_path / "none.pth")]) == 2
     assert "'random': the weights" in capsys.readouterr().err
 
@@ -165,6 +167,9 @@ def test_a_dry_run_counts_and_starts_nothing(words: list[str], tmp_path: Path, c
     assert cli.main([*words, "--seeds", "0", "1", "2", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "To do: 3 runs, 4 evaluations." in text
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
+    assert ["MoCo v2", "moco", "3", ""] in cells, "runs, and those that are done"
+    assert ["random", "random, as it is", "", ""] in cells, "nothing is trained"
     assert "counted" in text
     assert not (tmp_path / "out").exists()
 
