@@ -65,7 +65,12 @@ def add(study: Path, root: Path, name: str | None = None, pictures: bool = False
     drawn = sorted((study / "pictures").glob("*.png"))
     if pictures and not drawn:
         raise InputError(f"{study} has no pictures. Draw them: rerun its command with --pictures")
-    folder = root / "docs" / "studies" / (name or new.study.name)
+    if not new.results:
+        raise InputError(f"{study} has no results. Write what is measured so far: the study's command with --tables")
+    name = name or new.study.name
+    if not re.fullmatch(r"[\w+.-]*\w", name):
+        raise InputError(f"{name!r} cannot be the name of a folder; allowed: letters, digits, and + . - _. Use --name")
+    folder = root / "docs" / "studies" / name
     if folder.is_dir():
         new = merge(record.read(folder), new, folder)
     check_digests(new, folder)

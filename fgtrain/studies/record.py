@@ -21,7 +21,7 @@ from ..evaluate import compare
 from ..evaluate.records import read_records, with_checksum
 from ..runs.files import read_json, write_bytes, write_json
 from ..runs.rundir import RunDir
-from ..settings.file import as_flags, flat, plain
+from ..settings.file import as_flags, flat, plain, typed
 from ..settings.studying import Study as Flags
 from . import figures
 from .declaration import Column, Row, Stage, Study, build_table
@@ -124,6 +124,12 @@ def command_of(flags: Flags) -> str:
 
 
 LISTS = ("commands", "changed", "scope", "notes")
+SAME = {
+    **dict.fromkeys(("name", "title", "about", "base"), str),
+    **dict.fromkeys(("settings", "stages"), dict),
+    "seeds": tuple[int, ...],
+}
+"""Parts of a study in study.json that are values of JSON, and their types."""
 
 
 def write(record: Record, folder: Path) -> None:
@@ -158,14 +164,14 @@ def from_json(values: dict[str, Any], source: str) -> Record:
         lists += [study.get(name) for name in ("columns", "rows", "seeds")]
     if not isinstance(study, dict) or not all(isinstance(each, list) for each in lists):
         raise InputError(f"{source} is not what `fgtrain study` writes. Rerun the study's command with --tables")
+    same = {name: typed(kind, study.get(name), f"{source}: {name}") for name, kind in SAME.items()}
     parts = {
         "columns": tuple(build_table(Column, each, source) for each in study["columns"]),
         "rows": tuple(build_table(Row, each, source) for each in study["rows"]),
-        "stages": {name: build_table(Stage, each, source) for name, each in study["stages"].items()},
+        "stages": {name: build_table(Stage, each, source) for name, each in same.pop("stages").items()},
     }
-    same = {name: study.get(name) for name in ("name", "title", "about", "base", "settings")}
-    whole = Study(**same, seeds=tuple(study["seeds"]), sets={}, **parts)
-    return Record(whole, **{name: tuple(values[name]) for name in LISTS})
+    texts = {name: typed(tuple[str, ...], values[name], f"{source}: {name}") for name in LISTS}
+    return Record(Study(**same, sets={}, **parts), **texts)
 
 
 def table(record: Record) -> Table:

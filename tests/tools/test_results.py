@@ -256,7 +256,33 @@ def test_a_folder_that_is_no_study_is_refused(project: Path):
     )
     with pytest.raises(InputError, match="does not match its checksum"):
         results.add(project / "study", project)
-    for damage in ({"study": 3}, {"study": {"columns": [], "rows": 1, "seeds": []}}):
+    whole = json.loads((project / "study" / "study.json").read_text())
+    lists = {"commands": [], "changed": [], "scope": [], "notes": []}
+    for damage, why in (
+        ({"study": 3}, "is not what `fgtrain study` writes"),
+        ({"study": {"columns": [], "rows": 1, "seeds": []}}, "is not what `fgtrain study` writes"),
+        ({"study": {"columns": [], "rows": [], "seeds": []}, **lists}, "study.json: name is None; expected str"),
+        ({**whole, "study": {**whole["study"], "seeds": [0, "1"]}}, "study.json: seeds is '1'; expected int"),
+        ({**whole, "study": {**whole["study"], "stages": []}}, r"stages is \[\]; expected a table"),
+        ({**whole, "notes": [3]}, "study.json: notes is 3; expected str"),
+    ):
         (project / "study" / "study.json").write_text(json.dumps(damage))
-        with pytest.raises(InputError, match="is not what `fgtrain study` writes"):
+        with pytest.raises(InputError, match=why):
             results.add(project / "study", project)
+
+
+@pytest.mark.parametrize("name", ["../../out", "/out", "a/b", "..", ".", " ", "a\\b"])
+def test_results_are_kept_in_docs_studies_only(name: str, project: Path):
+    with pytest.raises(InputError, match="cannot be the name of a folder"):
+        results.add(project / "study", project, name)
+    of = made_up()
+    record.write(replace(of, study=replace(of.study, name=name)), project / "study")
+    with pytest.raises(InputError, match="cannot be the name of a folder"):
+        results.add(project / "study", project)
+    assert not (project / "docs").exists()
+
+
+def test_a_study_without_results_is_not_kept(project: Path):
+    (project / "study" / "results.jsonl").unlink()
+    with pytest.raises(InputError, match="has no results"):
+        results.add(project / "study", project)
