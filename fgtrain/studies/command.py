@@ -12,8 +12,9 @@ from rich.table import Table as RichTable
 from fgdata import plugins
 from fgdata.commandline.console import PlainConsole
 from fgdata.cores import available_cores
-from fgdata.errors import ReportedStop, counted
+from fgdata.errors import InputError, ReportedStop, counted
 from fgdata.files.lock import create_folder
+from fgdata.shards.manifest import MANIFEST
 
 from ..engine.signals import StopSignals
 from ..printing import say
@@ -35,6 +36,9 @@ def run_study(flags: Flags) -> None:
     study = declaration.load(flags.name)
     scaled = scale(study, flags)
     out = flags.out or Path("studies") / study.name
+    for file, what in ((MANIFEST, "a shard set"), ("config.json", "a training run")):
+        if (out / file).is_file():
+            raise InputError(f"--out {out} is {what}. Name another folder for the study")
     made = plan.make(scaled, out)
     check(made, part(made, flags), flags.device, need_sets=not (flags.dry_run or flags.tables))
     rates: list[str] = []

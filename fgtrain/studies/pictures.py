@@ -11,7 +11,7 @@ from ..settings.pictures import Gradcam, Pairs
 from ..show.gradcam import MOST_RUNS, draw_gradcam
 from ..show.pairs import draw_pairs
 from ..show.sheet import choose, default_split
-from .plan import Job, Plan, slug
+from .plan import Job, Plan, name_folders
 
 IMAGES, SEED = 6, 0
 LEAST_SIZE = 128
@@ -43,9 +43,10 @@ def draw(plan: Plan, device: str) -> list[Path]:
         named |= {"size": max(LEAST_SIZE, plan.scaled.size)}
         out = folder / f"gradcam-{start // count + 1}.png"
         files.append(draw_gradcam(Gradcam(**named, **shared, device=device, out=out)))
+    names = name_folders(plan.scaled)
     for name, job in runs.items():
         if isinstance(job.config, SynthPairConfig):
-            files.append(draw_pairs(Pairs(job.folder, **shared, out=folder / f"pairs-{slug(name)}.png")))
+            files.append(draw_pairs(Pairs(job.folder, **shared, out=folder / f"pairs-{names[name]}.png")))
     return files
 
 

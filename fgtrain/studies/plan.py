@@ -121,7 +121,7 @@ def slug(*parts: str) -> str:
 def make(scaled: Scaled, out: Path) -> Plan:
     """All jobs of a study. InputError naming every row whose settings are not allowed."""
     study, faults = scaled.study, []
-    plan, folders = Plan(scaled, out, {}, {}, {}), _folders(scaled.declared or [row.name for row in study.rows])
+    plan, folders = Plan(scaled, out, {}, {}, {}), name_folders(scaled)
     sets = list(dict.fromkeys(column.set for column in study.columns))
     rows = [row for row in study.rows if not reason_missing(row, study, scaled.init)]
     for row, seed, name in product(rows, study.seeds, sets):
@@ -181,10 +181,10 @@ def configure(recipe: str, layers: Sequence[tuple[dict[str, Any], bool]], source
     return from_dict(values, source), unused
 
 
-def _folders(rows: Iterable[str]) -> dict[str, str]:
-    """Names of all declared rows, also of those that --rows leaves out -> the names of their folders, each its own."""
+def name_folders(scaled: Scaled) -> dict[str, str]:
+    """Row -> the name of its folder, each its own: of all declared rows, also of those that --rows leaves out."""
     found: dict[str, str] = {}
-    for row in rows:
+    for row in scaled.declared:
         name, number = slug(row) or "row", 2
         while name in found.values():
             name, number = f"{slug(row) or 'row'}-{number}", number + 1

@@ -29,9 +29,9 @@ class Scaled:
     """One phrase per changed setting, for the lines above the table."""
     scope: tuple[str, ...]
     """One phrase each on rows, seeds and columns, if not all or others are run."""
-    idle: tuple[str, ...] = ()
+    idle: tuple[str, ...]
     """Settings of the command line that no row and no column has."""
-    declared: tuple[str, ...] = ()
+    declared: tuple[str, ...]
     """The names of all declared rows, also of those that are not run."""
 
     @property

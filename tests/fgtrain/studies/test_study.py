@@ -174,6 +174,23 @@ def test_a_dry_run_counts_and_starts_nothing(words: list[str], tmp_path: Path, c
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("file", "what"), [("manifest.json", "a shard set"), ("config.json", "a training run")])
+def test_the_folder_of_a_study_is_no_set_and_no_run(words: list[str], tmp_path: Path, file: str, what: str, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / file).touch()
+    assert cli.main([*words, "--tables"]) == 2
+    assert f"is {what}. Name another folder for the study" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [file]
+
+
+def test_tables_say_whose_results_they_leave_out(words: list[str], tmp_path: Path, capsys):
+    """A result belongs to a set with a digest, so those of a set that is not there cannot be told from others."""
+    words[words.index("--data.shards") + 1] = str(tmp_path / "gone")
+    assert cli.main([*words, "--tables"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Results on {tmp_path / 'gone'} are left out of the table and of results.jsonl" in text
+
+
 def test_progress_is_printed_while_the_runs_run_and_no_set_is_opened_for_it(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
