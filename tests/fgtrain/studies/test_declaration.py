@@ -105,7 +105,7 @@ def test_a_setting_that_nothing_has_is_refused_and_one_that_no_chosen_row_has_is
         ("optim.lr = 0.1", 'data.shards = "x"', "row 'MoCo' sets data.shards, which a study sets itself"),
         ("optim.lr = 0.2", "machine.threads = 2", "row 'MoCo' sets machine.threads, which a study sets itself"),
         ("epochs = 2", "knn.k = 2", r"\[settings\] sets knn.k, which an evaluation has and no method"),
-        ("fractions = [1.0, 0.2]", 'shards = "x"', "'My birds linear 20%' sets shards, .* allowed: batch_size, cache, epochs"),
+        ("fractions = [1.0, 0.2]", 'shards = "x"', "20%' sets shards, .* allowed: batch_size, cache, epochs"),
     ):
         with pytest.raises(InputError, match=why):
             scaled(text=SMALL.replace(old, new))
