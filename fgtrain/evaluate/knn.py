@@ -8,6 +8,7 @@ from fgdata.errors import InputError
 from fgdata.shards.reader import ShardSet
 
 from ..networks.encoder import Encoder
+from ..settings.common import need
 from .probe import Rows, embed, held_out
 
 CELLS = 1 << 26
@@ -27,6 +28,11 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperatu
         votes = weight.new_zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
         predictions.append(votes.argmax(1))
     return torch.cat(predictions)
+
+
+def check_k(k: int, bank: int, name: str = "k", which: str = "") -> None:
+    """InputError, naming the setting, unless there are k among the `bank` images of the train split."""
+    need(1 <= k <= bank, name, k, f"1 to {bank:,}, the images of the train split{which}")
 
 
 def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: int, temperature: float) -> Tensor:

@@ -50,15 +50,8 @@ PROTOCOLS = {
     "cvsa": Protocol(50, 16, (0.1, 0.01, 0.001)),
 }
 
-
-def changes(flags: Linear) -> dict[str, Any]:
-    """The batch size and the rate, where they are not those of the protocol. Records have only these."""
-    usual, found = PROTOCOLS[flags.protocol], {}
-    if flags.batch_size not in (None, usual.batch_size):
-        found["batch_size"] = flags.batch_size
-    if flags.rate is not None and usual.rates != (flags.rate,):
-        found["rate"] = flags.rate
-    return found
+RANDOM_CROP_AREA = (0.08, 1.0)
+"""RandomResizedCrop's range in supervised training (Szegedy et al. 2015; torchvision's default)."""
 
 
 def protocol_of(flags: Linear) -> Protocol:
@@ -72,8 +65,11 @@ def protocol_of(flags: Linear) -> Protocol:
     )
 
 
-RANDOM_CROP_AREA = (0.08, 1.0)
-"""RandomResizedCrop's range in supervised training (Szegedy et al. 2015; torchvision's default)."""
+def changes(flags: Linear) -> dict[str, Any]:
+    """The batch size and the rate, where they are not those of the protocol. Records have only these."""
+    usual, used = PROTOCOLS[flags.protocol], protocol_of(flags)
+    found = {"batch_size": used.batch_size} if used.batch_size != usual.batch_size else {}
+    return found | ({"rate": flags.rate} if used.rates != usual.rates else {})
 
 
 class Student:

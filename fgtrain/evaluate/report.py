@@ -20,7 +20,6 @@ from ..place import has_bf16
 from ..printing import new_table, say
 from ..runs import provenance
 from ..runs.state import checksum
-from ..settings.common import need
 from ..settings.evaluations import Finetune, Knn, Linear, Localization, Retrieval
 from . import finetune, knn, linear, localization, probe, retrieval
 from .cam import remark_on
@@ -43,7 +42,7 @@ def run_knn(flags: Knn) -> dict[str, Any]:
     if validation:
         bank -= int(knn.held_images(labels[0]).sum())
         which = " that are not held out"
-    need(1 <= k <= bank, "k", k, f"1 to {bank:,}, the images of the train split{which}")
+    knn.check_k(k, bank, which=which)
     right = {}
     for name, encoder in subject.encoders(flags.untrained).items():
         train = embed(subject, encoder, "train")

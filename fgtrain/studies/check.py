@@ -15,8 +15,9 @@ from fgdata.shards.reader import ShardSet, meta, read_all
 from ..engine.capacity import check_memory
 from ..engine.needs import check_backgrounds, check_labels, check_reads, choose_images
 from ..engine.trackers import check_trackers
+from ..evaluate.knn import check_k
 from ..place import open_shards, pick_device, pick_precision
-from ..settings.common import NEIGHBOURS, Config, need
+from ..settings.common import NEIGHBOURS, Config
 from .plan import Job, Plan, refuse
 from .sets import DataSet
 from .traces import images_of, without_weights
@@ -101,8 +102,7 @@ def check_measure(evaluation: str, data: DataSet, neighbours: int) -> None:
             "--data.shards"
         )
     if evaluation == "knn":
-        bank = shards.splits["train"]
-        need(1 <= neighbours <= bank, "settings knn.k", neighbours, f"1 to {bank:,}, the images of the train split")
+        check_k(neighbours, shards.splits["train"], "settings knn.k")
     if evaluation == "localization":
         boxes = (meta(sample)["boxes"] for sample in read_all(shards.split("test"), without="jpg"))
         if not any(boxes):

@@ -37,6 +37,7 @@ def test_a_flag_of_another_group_is_named(words: str, meant: str | None, capsys:
     [
         ("--align.weight 3", ", which is a flag of cvsa. All"),
         ("--moco.no-symmetric", ", which is a flag of moco, cvsa, "),
+        ("--pair.tau 3", ", which is a flag of synth-pair. All"),
         ("--simclr.dim=3", ", which is a flag of simclr. Did you mean --byol.dim? All"),
     ],
 )
