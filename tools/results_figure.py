@@ -10,7 +10,7 @@ from fgtrain.studies.figures import Cell, Line, usual_base
 from fgtrain.studies.page import axis
 from fgtrain.studies.tables import Table, difference
 
-WIDTH, LABEL, GAP, STEP, TOP, BOTTOM = 900, 220, 48, 22, 62, 34
+WIDTH, LABEL, GAP, STEP, TOP, BOTTOM = 900, 250, 48, 22, 62, 34
 MOST = 3
 """Panels at most: the first column of each evaluation."""
 BETTER, WORSE, NOISE, TEXT, GRID = "#0f766e", "#c2410c", "#94a3b8", "#0f172a", "#cbd5e1"
@@ -87,4 +87,4 @@ def text(x: float, y: float, words: str, anchor: str = "start", size: int = 13, 
 
 
 def short(name: str) -> str:
-    return name if len(name) <= 32 else f"{name[:31]}…"
+    return name if len(name) <= 36 else f"{name[:35]}…"
