@@ -130,6 +130,11 @@ class RunDir:
         if why := reason_unwritable(existing):
             raise InputError(f"--out {path} cannot be written: {existing} {why}. Choose another folder.")
         entries = sorted(p.name for p in path.iterdir() if p.name != OWNERS) if path.is_dir() else []
+        if "run.json" in entries and not self.config_path.is_file():
+            raise InputError(
+                f"{path} contains a run without its config.json, which cannot be resumed. Restore that file, or choose "
+                f"another folder with --out; rm -r {quote(str(path))} removes the run."
+            )
         if entries and not self.config_path.is_file():
             raise InputError(
                 f"{path} is not empty (it contains {', '.join(entries[:4])}) and is not a run (it has no config.json). "

@@ -113,7 +113,10 @@ def escape(text: str) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """One line per row and column: mean, half its interval, n, the paper's, the difference to the base, each seed."""
+    """One line per row and column: mean, half its interval, n, the paper's, the difference to the base, each seed.
+
+    n: the number of seeds; 1 for a value that does not depend on them.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     heads = ["row", "column", "set", "evaluation", "figure", "n", "mean", "half interval", "paper", "base"]
@@ -124,7 +127,8 @@ def as_csv(table: Table) -> str:
             gap = [*(cell.difference or (None, None))]
             exact = ["" if v is None else number(v, column, digits=4) for v in (*figures, *gap)]
             values = " ".join(f"{seed}:{number(value, column, digits=4)}" for seed, value in cell.values.items())
-            known = [line.name, column.name, column.set, column.evaluation, column.figure, len(cell.values)]
+            n = min(len(cell.values), 1) if cell.fixed else len(cell.values)
+            known = [line.name, column.name, column.set, column.evaluation, column.figure, n]
             printed = ["" if v is None else f"{v:g}" for v in (cell.paper, cell.printed)]
             writer.writerow([*known, *exact[:2], printed[0], line.base, *exact[2:], printed[1], values, line.missing])
     return stream.getvalue()

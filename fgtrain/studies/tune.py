@@ -88,11 +88,12 @@ def choose(plan: Plan, every: Sequence[Sweep]) -> tuple[dict[str, float], list[s
         best = pick(known)
         chosen[sweep.method] = best
         edge = ", at the end of the sweep" if best in (min(known), max(known)) else ""
-        words.append(f"{sweep.method} {sweep.rate * best:g} ({known[best]:.1%}{edge})")
+        words.append(f"{sweep.method} {best:g} times, {sweep.rate * best:g} (accuracy {known[best]:.1%}{edge})")
     factors = ", ".join(f"{factor:g}" for factor in FACTORS)
     sentence = (
-        f"Learning rates, from {factors} times the recipe's, by kNN on a tenth of the train split with one seed (its "
-        f"accuracy in brackets): {'; '.join(words)}. Methods that learn from labels keep theirs."
+        f"Learning rates, from {factors} times the row's own, by kNN on a tenth of the train split with one seed and "
+        f"the method's first row: {'; '.join(words)}. The method's other rows take the same multiple of theirs. "
+        "Methods that learn from labels keep theirs."
     )
     return chosen, [sentence] if words else []
 

@@ -63,6 +63,13 @@ def test_csv_has_a_line_per_cell_with_every_seed():
     assert (rows[2]["mean"], rows[2]["difference"], rows[2]["values"]) == ("56.0000", "5.0000", "0:55.0000 1:57.0000")
     assert (rows[1]["mean"], rows[1]["values"], rows[3]["paper"]) == ("7.5000", "0:7.5000", "9")
     assert rows[4]["not run"] == "not | built"
+    assert [row["n"] for row in rows] == ["2", "1", "2", "0", "0", "0"]
+
+
+def test_csv_counts_a_value_without_seeds_once():
+    given = Line("ImageNet", (Cell({0: 0.5, 1: 0.5}, fixed=True), Cell({}, fixed=True)))
+    rows = csv.DictReader(io.StringIO(tables.as_csv(Table("A table", (), (KNN, HOURS), (given,), ()))))
+    assert [row["n"] for row in rows] == ["1", "0"]
 
 
 def test_the_page_is_self_contained_and_draws_every_figure():

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
+from fgdata.errors import InputError
 from fgtrain.evaluate.knn import hold_out
 from fgtrain.settings.studying import Study as Flags
 from fgtrain.studies import declaration, tune
@@ -63,6 +65,21 @@ def test_the_best_rate_is_picked_and_only_rates_change(tmp_path: Path):
         factor = 3.0 if job.config.method == "byol" else 1.0
         assert other.config.optim.lr == job.config.optim.lr * factor
         assert replace(other.config, optim=job.config.optim) == job.config
+
+
+def test_the_note_names_the_chosen_multiples_and_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    accuracy = {"byol": {0.1: 0.1, 0.3: 0.9, 1.0: 0.9, 3.0: 0.2}, "cvsa": {0.1: 0.1, 0.3: 0.2, 1.0: 0.3, 3.0: 0.4}}
+    before = plan(tmp_path)
+    every = tune.sweeps(before)
+    scores = {job.folder: accuracy[sweep.method.split()[0]][f] for sweep in every for f, job in sweep.trials.items()}
+    monkeypatch.setattr(tune.Results, "figure", lambda self, job, column: scores[job.folder])
+    chosen, (note,) = tune.choose(before, every)
+    assert chosen == {"byol": 0.3, "cvsa on moco": 3.0}
+    byol, cvsa = (f"{sweep.rate * chosen[sweep.method]:g}" for sweep in every)
+    assert f"byol 0.3 times, {byol} (accuracy 90.0%); cvsa on moco 3 times, {cvsa} (accuracy 40.0%, at the end" in note
+    scores[every[0].trials[0.1].folder] = None
+    with pytest.raises(InputError, match="of byol are not all measured"):
+        tune.choose(before, every)
 
 
 def test_the_validation_part_is_a_tenth_of_every_class():
