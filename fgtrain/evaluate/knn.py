@@ -9,20 +9,33 @@ from fgdata.shards.reader import ShardSet
 
 from ..networks.encoder import Encoder
 from ..settings.common import need
-from .probe import Rows, embed, held_out
+from .probe import Rows, embed
 
 CELLS = 1 << 26
 """Similarities at a time: 256 MiB."""
 
 
-def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
+def knn_predict(
+    bank: Tensor,
+    labels: Tensor,
+    queries: Tensor | None,
+    k: int,
+    temperature: float,
+    classes: int,
+) -> Tensor:
     """(N, n), (N,), (Q, n) -> (Q,) classes voted by the k most similar rows (cosine). Ties go to the lowest class.
 
     A vote has the weight exp(cosine / temperature) (Wu et al., CVPR 2018, section 3.4), or 1 when temperature is 0.
+    Without queries -> (N,): the class of each row of the bank, for which all the others vote (k < N).
     """
-    bank, predictions = F.normalize(bank, dim=1), []
-    for rows in F.normalize(queries, dim=1).split(min(1024, max(1, CELLS // len(bank)))):
-        similarity, nearest = (rows @ bank.T).topk(min(k, len(bank)))  # (Q, k)
+    bank, predictions, done = F.normalize(bank, dim=1), [], 0
+    others = bank if queries is None else F.normalize(queries, dim=1)
+    for rows in others.split(min(1024, max(1, CELLS // len(bank)))):
+        similarity = rows @ bank.T
+        if queries is None:
+            similarity.diagonal(done).fill_(-torch.inf)
+            done += len(rows)
+        similarity, nearest = similarity.topk(min(k, len(bank)))  # (Q, k)
         below = similarity - similarity[:, :1]  # to the largest, since exp(1 / temperature) may overflow float32
         weight = (below / temperature).exp() if temperature > 0 else torch.ones_like(similarity)
         votes = weight.new_zeros(len(rows), classes).scatter_add_(1, labels[nearest], weight)
@@ -45,24 +58,21 @@ def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: 
     return classify(train, test, k, temperature, len(shards.classes))
 
 
-def held_images(labels: Tensor) -> Tensor:
-    """(N,) labels of the train split -> (N,) bool: a tenth of every class to be scored (of seed 0); the others vote.
-
-    InputError when no class has two images.
-    """
-    held = held_out(labels, 0)
-    if not held.any():
+def with_company(labels: Tensor) -> Tensor:
+    """(N,) labels -> (N,) bool: whether another image has the same class. InputError if none has."""
+    several = labels.bincount()[labels] > 1
+    if not several.any():
         raise InputError(
-            "No class of the train split has two images, so none can be held out. Omit --split validation."
+            "No class of the train split has two images, so no image has a neighbour of its class. Omit --split train."
         )
-    return held
+    return several
 
 
-def hold_out(rows: Rows) -> tuple[Rows, Rows]:
-    """Rows of the train split -> those that vote, and those to be scored. InputError as `held_images`."""
-    held = held_images(rows[1])
-    features, labels, index = rows
-    return (features[~held], labels[~held], index[~held]), (features[held], labels[held], index[held])
+def classify_each(train: Rows, k: int, temperature: float, classes: int) -> Tensor:
+    """-> (n,) bool: whether each train row whose class has several is classified right by its k neighbours among the
+    other rows. InputError as `with_company`."""
+    features, labels, _ = train
+    return (knn_predict(features, labels, None, k, temperature, classes) == labels)[with_company(labels)]
 
 
 def classify(train: Rows, test: Rows, k: int, temperature: float, classes: int) -> Tensor:

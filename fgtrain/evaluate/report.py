@@ -33,27 +33,28 @@ BOTH = ("train", "test")
 
 def run_knn(flags: Knn) -> dict[str, Any]:
     """Runs `fgtrain eval knn` and returns its record."""
-    validation = flags.split == "validation"
-    splits = ("train",) if validation else BOTH
+    left_out = flags.split == "train"  # each train image is scored, and does not vote for itself
+    splits = ("train",) if left_out else BOTH
     subject, k, temperature = Subject.open(flags, splits), flags.k, flags.temperature
     labels = [probe.labels_of(subject.shards, split) for split in splits]
     notes = subject.check_classes(labels[0], labels[-1])
-    bank, which = len(labels[0]), ""
-    if validation:
-        bank -= int(knn.held_images(labels[0]).sum())
-        which = " that are not held out"
-    knn.check_k(k, bank, which=which)
+    knn.check_k(k, len(labels[0]) - left_out, which=" but the scored one" if left_out else "")
+    if left_out:
+        knn.with_company(labels[0])
     right = {}
     for name, encoder in subject.encoders(flags.untrained).items():
         train = embed(subject, encoder, "train")
-        train, test = knn.hold_out(train) if validation else (train, embed(subject, encoder, "test"))
-        right[name] = knn.classify(train, test, k, temperature, len(subject.shards.classes))
+        rest = k, temperature, len(subject.shards.classes)
+        if left_out:
+            right[name] = knn.classify_each(train, *rest)
+        else:
+            right[name] = knn.classify(train, embed(subject, encoder, "test"), *rest)
     table = new_table(f"kNN, k = {k}, {subject.size} px", "encoder", f"{flags.split} accuracy", "standard error", "n")
     for name, r in right.items():
         s = probe.score(r)
         table.add_row(name, f"{s['accuracy']:.1%}", f"{s['standard_error']:.1%}", f"{s['n']:,}")
     values = probe.score(right[subject.name]) | {"k": k, "temperature": temperature, "chance": subject.chance}
-    values |= {"split": flags.split} if validation else {}
+    values |= {"split": flags.split} if left_out else {}
     gain, sentences = compute_gain(right, "accuracy")
     (record,) = publish(subject, "knn", [values | gain], table, chance(subject), *notes, *sentences)
     return record

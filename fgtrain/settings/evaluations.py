@@ -65,8 +65,8 @@ class Knn(Evaluation):
     """The weight of a vote is exp(cosine / temperature); 0: all votes have weight 1."""
     untrained: bool = False
     """Also score the network at its initial weights."""
-    split: Literal["test", "validation"] = "test"
-    """Images that are scored. validation: a tenth of every class of the train split, while the rest of it votes; for
+    split: Literal["test", "train"] = "test"
+    """Images that are scored. train: each image of the train split, by the votes of the others (leave-one-out); for
     choosing settings without the test split."""
 
     def __post_init__(self) -> None:

@@ -39,7 +39,7 @@ def check(plan: Plan, jobs: Iterable[Job], device: str, need_sets: bool) -> None
                 check_sets(job.sets)
                 for measure in job.measures:
                     neighbours = measure.settings.get("k", NEIGHBOURS) if measure.evaluation == "knn" else 1
-                    check_once(measure.evaluation, measure.data, neighbours)
+                    check_once(measure.evaluation, measure.data, neighbours, measure.settings.get("split", "test"))
             check_weights(job)
             if job.config is not None:
                 same = replace(job.config, seed=0)
@@ -85,13 +85,13 @@ def check_weights(job: Job) -> None:
         raise InputError(f"the weights {name} that it starts from do not exist. Name others with --init FILE")
 
 
-def check_measure(evaluation: str, data: DataSet, neighbours: int) -> None:
+def check_measure(evaluation: str, data: DataSet, neighbours: int, scored: str) -> None:
     """InputError if a shard set lacks what an evaluation reads: its splits, classes, and for localization boxes.
 
-    neighbours: knn's k; 1 for other evaluations.
+    neighbours: knn's k; 1 for other evaluations. scored: the split whose images are scored.
     """
     shards = open_shards(data.folder)
-    splits = ("test",) if evaluation == "retrieval" else ("train", "test")
+    splits = (scored,) if evaluation == "retrieval" else ("train", scored)
     if absent := [split for split in splits if not shards.splits.get(split)]:
         raise InputError(
             f"{shards.path} has no {absent[0]} split, which {evaluation} reads. Name another set with --data.shards"
@@ -102,7 +102,9 @@ def check_measure(evaluation: str, data: DataSet, neighbours: int) -> None:
             "--data.shards"
         )
     if evaluation == "knn":
-        check_k(neighbours, shards.splits["train"], "settings knn.k")
+        left_out = scored == "train"
+        which = " but the scored one, with --tune" if left_out else ""
+        check_k(neighbours, shards.splits["train"] - left_out, "settings knn.k", which)
     if evaluation == "localization":
         boxes = (meta(sample)["boxes"] for sample in read_all(shards.split("test"), without="jpg"))
         if not any(boxes):

@@ -45,6 +45,7 @@ def run_study(flags: Flags) -> None:
     if flags.tune and not flags.dry_run:
 
         def run_all(trials: Plan, every: Sequence[Job]) -> None:
+            check(trials, every, flags.device, need_sets=not flags.tables)
             plan.check_started(trials)
             if not flags.tables:
                 running.check_failures(run_jobs(trials, every, flags), out / "logs")

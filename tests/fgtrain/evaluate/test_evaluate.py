@@ -74,6 +74,26 @@ def test_knn_at_a_low_temperature_equals_float64():
     assert knn.knn_predict(bank, labels, queries, 7, 0.005, 5).tolist() == votes.argmax(1).tolist()
 
 
+@pytest.mark.parametrize("cells", [knn.CELLS, 400 * 64])
+def test_leave_one_out_agrees_with_scikit_learn(cells: int, monkeypatch: pytest.MonkeyPatch):
+    """Without queries, KNeighborsClassifier predicts each image from the others too; also in parts of 64 rows."""
+    monkeypatch.setattr(knn, "CELLS", cells)
+    bank, labels = clusters(0, 400, spread=2.0)
+    theirs = KNeighborsClassifier(7, algorithm="brute", metric="cosine").fit(bank.double().numpy(), labels.numpy())
+    ours = knn.knn_predict(bank.double(), labels, None, 7, 0.0, 5)
+    assert ours.tolist() == theirs.predict(None).tolist()
+    assert ours.tolist() != knn.knn_predict(bank.double(), labels, bank.double(), 7, 0.0, 5).tolist()
+
+
+def test_an_image_without_another_of_its_class_votes_but_is_not_scored():
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0], [1.0, -0.01]])
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    right = knn.classify_each((features, labels, torch.arange(5)), k=1, temperature=0.0, classes=3)
+    assert right.tolist() == [False, True, True, True]  # the nearest of the first is the fifth
+    with pytest.raises(InputError, match="No class of the train split has two images"):
+        knn.classify_each((features[::2], labels[::2], torch.arange(3)), k=1, temperature=0.0, classes=3)
+
+
 def test_knn_with_more_neighbours_than_bank_uses_them_all():
     predicted = knn.knn_predict(torch.eye(3), torch.tensor([1, 1, 0]), torch.eye(3), 20, 0.0, 2)
     assert predicted.tolist() == [1, 1, 1]

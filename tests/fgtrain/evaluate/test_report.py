@@ -17,7 +17,7 @@ from fgdata.shards.reader import ShardSet
 from fgdata.views import ViewSpec
 from fgtrain import cli
 from fgtrain.engine import lifecycle
-from fgtrain.evaluate import compare, localization, probe, report
+from fgtrain.evaluate import compare, localization, report
 from fgtrain.evaluate.every import MEASUREMENTS
 from fgtrain.evaluate.finetune import Fit
 from fgtrain.evaluate.records import read_records
@@ -188,15 +188,12 @@ def test_a_label_beyond_the_classes_of_the_set_is_named(run: Path):
         subject.check_classes(torch.tensor([0, 1]), torch.tensor([9]))
 
 
-def test_k_is_at_most_the_images_that_vote(run: Path, drawn_set: Path, monkeypatch: pytest.MonkeyPatch):
-    """With --split validation, a part of the train split is scored and does not vote."""
-    labels = probe.labels_of(ShardSet.open(drawn_set), "train")
-    scored = sum(max(1, n // 10) for n in labels.bincount().tolist())
-    seen, classify = [], report.knn.classify
-    monkeypatch.setattr(report.knn, "classify", lambda train, *rest: seen.append(train) or classify(train, *rest))
-    for split, most in (("validation", len(labels) - scored), ("test", len(labels))):
+def test_k_is_at_most_the_images_that_vote(run: Path, drawn_set: Path):
+    """With --split train, each image of the train split is scored, and does not vote for itself."""
+    images = ShardSet.open(drawn_set).splits
+    for split, most in (("train", images["train"] - 1), ("test", images["train"])):
         record = report.run_knn(Knn(run, device="cpu", k=most, split=split))
-        assert record["k"] == most == len(seen[-1][1])
+        assert (record["k"], record["n"], record.get("split", "test")) == (most, images[split], split)
         with pytest.raises(InputError, match=rf"--k is {most + 1}; allowed: 1 to {most}, the images of the train"):
             report.run_knn(Knn(run, device="cpu", k=most + 1, split=split))
 

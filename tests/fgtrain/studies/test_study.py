@@ -80,6 +80,9 @@ def test_a_row_that_cannot_work_fails_before_any_row_trains(words: list[str], tm
     assert "allowed: 2 to 32" in capsys.readouterr().err
     assert cli.main([*words, "--settings", "knn.k=33"]) == 2
     assert "--settings knn.k is 33; allowed: 1 to 32, the images of the train split" in capsys.readouterr().err
+    assert cli.main([*words, "--settings", "knn.k=32", "--tune"]) == 2
+    assert "allowed: 1 to 31, the images of the train split but the scored one, with --tune" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     assert cli.main([*words, "--init", str(tmp_path / "none.pth")]) == 2
     assert "'random': the weights" in capsys.readouterr().err
 

@@ -1,15 +1,15 @@
 """--tune: which rows share a rate, what is chosen, and that only the rate changes."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from fgdata.errors import InputError
-from fgtrain.evaluate.knn import hold_out
+from fgtrain import cli
 from fgtrain.settings.studying import Study as Flags
-from fgtrain.studies import declaration, tune
+from fgtrain.studies import declaration, running, tune
 from fgtrain.studies.plan import Plan, make
 from fgtrain.studies.scaling import scale
 
@@ -20,6 +20,7 @@ seeds = [0, 1]
 [[columns]]
 evaluation = "knn"
 sets = ["cub", "cars"]
+settings = { k = 7 }
 [[rows]]
 name = "BYOL"
 recipe = "byol"
@@ -48,7 +49,7 @@ def test_each_method_has_one_sweep_and_the_same_factors(tmp_path: Path):
         assert rates == [sweep.rate * factor for factor in tune.FACTORS]
         assert {job.seed for job in sweep.trials.values()} == {0}
         assert {m.data.path for job in sweep.trials.values() for m in job.measures} == {"shards/cub"}
-        assert all(m.settings == {"split": "validation"} for job in sweep.trials.values() for m in job.measures)
+        assert all(m.settings == {"k": 7, "split": "train"} for job in sweep.trials.values() for m in job.measures)
     folders = {job.folder for sweep in every for job in sweep.trials.values()}
     assert len(folders) == 2 * len(tune.FACTORS)
 
@@ -76,17 +77,69 @@ def test_the_note_names_the_chosen_multiples_and_rates(tmp_path: Path, monkeypat
     chosen, (note,) = tune.choose(before, every)
     assert chosen == {"byol": 0.3, "cvsa on moco": 3.0}
     byol, cvsa = (f"{sweep.rate * chosen[sweep.method]:g}" for sweep in every)
-    assert f"byol 0.3 times, {byol} (accuracy 90.0%); cvsa on moco 3 times, {cvsa} (accuracy 40.0%, at the end" in note
+    assert f": byol 10.0, 90.0, 90.0, 20.0 %: {byol} (0.3 times); cvsa on moco " in note
+    assert f"30.0, 40.0 %: {cvsa} (3 times, at the end of the sweep). The method's other rows" in note
     scores[every[0].trials[0.1].folder] = None
     with pytest.raises(InputError, match="of byol are not all measured"):
         tune.choose(before, every)
 
 
-def test_the_validation_part_is_a_tenth_of_every_class():
-    labels = torch.arange(3).repeat_interleave(20)
-    features = torch.arange(60.0)[:, None]
-    bank, queries = hold_out((features, labels, torch.arange(60)))
-    assert queries[1].bincount().tolist() == [2, 2, 2]
-    assert torch.cat([bank[2], queries[2]]).sort().values.equal(torch.arange(60))
-    assert bank[0][:, 0].long().equal(bank[2])
-    assert labels[bank[2]].equal(bank[1])
+SMALL = """
+title = "Small"
+base = "MoCo v2"
+[settings]
+epochs = 2
+data.batch_size = 8
+data.detector = "gt"
+model.width = 8
+views.size = 32
+moco.dim = 8
+moco.queue = 16
+optim.warmup_epochs = 0
+[[columns]]
+evaluation = "knn"
+sets = ["drawn"]
+settings = { k = 3 }
+[[rows]]
+name = "MoCo v2"
+recipe = "moco"
+[[rows]]
+name = "with saliency-swap"
+recipe = "moco"
+settings = { views.crop = "saliency-swap", optim.lr = 0.5 }
+"""
+
+
+def test_a_tuned_study_trains_every_row_with_the_best_multiple(
+    drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Ended:
+        def __init__(self, codes: list[int]):
+            self.code = max(codes)
+
+        def poll(self) -> int:
+            return self.code
+
+    monkeypatch.setattr(running, "start", lambda job, words, *_: Ended([cli.main(each) for each in words]))
+    (tmp_path / "small.toml").write_text(SMALL)
+    out, started = tmp_path / "out", ["study", str(tmp_path / "small.toml"), "--device", "cpu", "--tune"]
+    words = [*started, "--data.shards", str(drawn_set), "--seeds", "0", "--out", str(out)]
+    assert cli.main(words) == 0
+
+    def rate(run: Path) -> float:
+        return json.loads((run / "config.json").read_text())["optim"]["lr"]
+
+    scores = {}
+    for run in (out / "tune").iterdir():
+        (line,) = map(json.loads, (run / "results.jsonl").read_text().splitlines())
+        assert (line["split"], line["n"], line["k"]) == ("train", 32, 3)
+        scores[rate(run)] = line["accuracy"]
+    assert len(scores) == len(tune.FACTORS)
+    own = sorted(scores)[tune.FACTORS.index(1.0)]
+    best = min(scores, key=lambda each: (-scores[each], each))
+    assert rate(out / "moco-v2-seed0") == best
+    assert rate(out / "with-saliency-swap-seed0") == pytest.approx(0.5 * best / own)
+    before = {file: file.read_bytes() for file in out.rglob("*.jsonl")}
+    assert cli.main(words) == 0, "all of it is done"
+    assert {file: file.read_bytes() for file in out.rglob("*.jsonl")} == before
+    assert f": {best:g} (" in (out / "table.md").read_text()
