@@ -169,10 +169,18 @@ def generate(root: Path) -> dict[Path, bytes]:
 
 
 def kept(root: Path) -> dict[str, Record]:
-    """Name -> the results in docs/studies: FIRST, then the papers' tables in their order, then others by name."""
+    """Name of the folder in docs/studies -> its results: FIRST, the papers' tables in their order, others by name.
+
+    Results of one study in several folders (--name) follow each other.
+    """
     found = {file.parent.name: record.read(file.parent) for file in (root / "docs" / "studies").glob("*/study.json")}
     order = [*FIRST, *declaration.names()]
-    return {name: found[name] for name in sorted(found, key=lambda n: (order.index(n) if n in order else 999, n))}
+
+    def place(name: str) -> tuple[int, str, str]:
+        study = found[name].study.name
+        return order.index(study) if study in order else len(order), study, name
+
+    return {name: found[name] for name in sorted(found, key=place)}
 
 
 if __name__ == "__main__":

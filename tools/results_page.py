@@ -27,14 +27,17 @@ No results of a study have been added yet. To add those of one, finished or not:
 
 def page(records: Mapping[str, Record], notes: Mapping[str, str], pictures: Mapping[str, Sequence[str]]) -> str:
     """Name -> results, remarks written by hand in Markdown, and paths of pictures; the whole of RESULTS.md."""
-    sections = [section(of, notes.get(name, ""), pictures.get(name, ())) for name, of in records.items()]
+    sections = [section(name, of, notes.get(name, ""), pictures.get(name, ())) for name, of in records.items()]
     return "\n".join([HEAD, *sections]) if records else HEAD + NONE
 
 
-def section(of: Record, notes: str, pictures: Sequence[str]) -> str:
-    """One study: what it is, how it was made, its table, its significant differences, its pictures, and the notes."""
+def section(name: str, of: Record, notes: str, pictures: Sequence[str]) -> str:
+    """One study: what it is, how it was made, its table, its significant differences, its pictures, and the notes.
+
+    name: that of its folder, which tells results of one study with other settings apart.
+    """
     table = record.table(of)
-    parts = [f"## {table.title}", *map(escape, table.head)]
+    parts = [f"## {table.title}" + f" ({name})" * (name != of.study.name), *map(escape, table.head)]
     parts += ["\n".join(f"    {command}" for command in of.commands), escape(" ".join(origin(of))), tables.grid(table)]
     parts += ["\n".join(f"* {escape(sentence)}" for sentence in table.foot), *evidence(table)]
     parts += ["### Pictures"] * bool(pictures)

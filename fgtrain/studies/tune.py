@@ -109,7 +109,7 @@ def pick(scores: dict[float, float]) -> float:
 
 
 def apply(plan: Plan, chosen: dict[str, float]) -> Plan:
-    """The same plan with the chosen rates; first stages keep theirs."""
+    """The same plan with the chosen rates, which its table and its results state; first stages keep theirs."""
     stages = {job.needs for job in plan.jobs.values()}
 
     def tuned(job: Job) -> Job:
@@ -119,7 +119,8 @@ def apply(plan: Plan, chosen: dict[str, float]) -> Plan:
         factor = chosen.get(method_of(job.config), 1.0)
         return replace(job, config=replace(job.config, optim=replace(optim, lr=optim.lr * factor)))
 
-    return replace(plan, jobs={folder: tuned(job) for folder, job in plan.jobs.items()})
+    scaled = replace(plan.scaled, changed=(*plan.scaled.changed, "learning rates chosen by --tune"))
+    return replace(plan, scaled=scaled, jobs={folder: tuned(job) for folder, job in plan.jobs.items()})
 
 
 Run = Callable[[Plan, Sequence[Job]], None]

@@ -210,6 +210,8 @@ def test_parts_of_a_study_are_merged_and_nothing_counts_twice(project: Path):
         results.add(project / "other", project)
     assert (folder / "results.jsonl").read_bytes() == before  # pyright: ignore
     assert results.add(project / "other", project, "help-short").name == "help-short"
+    page = written(project)["RESULTS.md"]
+    assert re.findall("^## .*", page, re.M) == ["## Does it help?", "## Does it help? (help-short)"]
 
 
 def test_kept_rows_of_a_built_in_study_are_in_its_order():

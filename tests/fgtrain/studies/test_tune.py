@@ -59,6 +59,7 @@ def test_the_best_rate_is_picked_and_only_rates_change(tmp_path: Path):
     before = plan(tmp_path)
     after = tune.apply(before, {"byol": 3.0})
     assert before.jobs.keys() == after.jobs.keys()
+    assert after.scaled.changed == (*before.scaled.changed, "learning rates chosen by --tune")
     for folder, job in before.jobs.items():
         other = after.jobs[folder]
         assert job.config is not None
