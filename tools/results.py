@@ -28,8 +28,8 @@ from fgtrain.studies import declaration, record
 from fgtrain.studies.record import Record
 
 ROOT = Path(__file__).parents[1]
-FIRST = ("real-birds", "drawn-birds")
-"""Studies in this order first; the first one that is there makes the README's figure."""
+FIRST = ("real-birds-tuned", "real-birds", "drawn-birds")
+"""Folders in this order first; the first one that is there makes the README's figure."""
 ALIKE = ("drawn-birds", "drawn-foreground")
 """Studies of the same set and settings, whose rows docs/training.md has as one table."""
 WIDEST = 1400
@@ -178,7 +178,8 @@ def kept(root: Path) -> dict[str, Record]:
 
     def place(name: str) -> tuple[int, str, str]:
         study = found[name].study.name
-        return order.index(study) if study in order else len(order), study, name
+        known = name if name in order else study
+        return order.index(known) if known in order else len(order), study, name
 
     return {name: found[name] for name in sorted(found, key=place)}
 
