@@ -132,8 +132,8 @@ class RunDir:
         entries = sorted(p.name for p in path.iterdir() if p.name != OWNERS) if path.is_dir() else []
         if "run.json" in entries and not self.config_path.is_file():
             raise InputError(
-                f"{path} contains a run without its config.json, which cannot be resumed. Restore that file, or choose "
-                f"another folder with --out; rm -r {quote(str(path))} removes the run."
+                f"{path} contains a run whose config.json is missing or not a file, so it cannot be resumed. Restore "
+                f"it, or choose another folder with --out; rm -r {quote(str(path))} removes the run."
             )
         if entries and not self.config_path.is_file():
             raise InputError(

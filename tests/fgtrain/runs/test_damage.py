@@ -137,7 +137,7 @@ def test_a_fifo_in_place_of_a_file_is_never_opened(name: str, drawn_set: Path, r
     (run / name).unlink()
     os.mkfifo(run / name)
     if name == "config.json":
-        with pytest.raises(InputError, match=r"not a run"):
+        with pytest.raises(InputError, match=r"config\.json is missing or not a file"):
             lifecycle.train(small(drawn_set, run, resume=True), "cvsa")
     elif name == "run.json":
         assert RunDir(run).facts == {}

@@ -45,7 +45,7 @@ def test_a_folder_that_is_not_empty_is_refused(undisturbed: Path, drawn_set: Pat
 def test_a_run_without_its_settings_is_named_as_such(undisturbed: Path, drawn_set: Path, tmp_path: Path):
     shutil.copytree(undisturbed, tmp_path / "my run", symlinks=True)
     (tmp_path / "my run/config.json").unlink()
-    with pytest.raises(InputError, match=r"run without its config\.json.*Restore.*rm -r '\S+ run' removes the run"):
+    with pytest.raises(InputError, match=r"whose config\.json is missing.*Restore.*rm -r '\S+ run' removes the run"):
         lifecycle.train(small(drawn_set, tmp_path / "my run", resume=True), "cvsa")
     assert sorted(p.name for p in (tmp_path / "my run").rglob("*")) == sorted(
         p.name for p in undisturbed.rglob("*") if p.name != "config.json"
