@@ -16,12 +16,7 @@ CELLS = 1 << 26
 
 
 def knn_predict(
-    bank: Tensor,
-    labels: Tensor,
-    queries: Tensor | None,
-    k: int,
-    temperature: float,
-    classes: int,
+    bank: Tensor, labels: Tensor, queries: Tensor | None, k: int, temperature: float, classes: int
 ) -> Tensor:
     """(N, n), (N,), (Q, n) -> (Q,) classes voted by the k most similar rows (cosine). Ties go to the lowest class.
 
@@ -29,8 +24,8 @@ def knn_predict(
     Without queries -> (N,): the class of each row of the bank, for which all the others vote (k < N).
     """
     bank, predictions, done = F.normalize(bank, dim=1), [], 0
-    others = bank if queries is None else F.normalize(queries, dim=1)
-    for rows in others.split(min(1024, max(1, CELLS // len(bank)))):
+    scored = bank if queries is None else F.normalize(queries, dim=1)
+    for rows in scored.split(min(1024, max(1, CELLS // len(bank)))):
         similarity = rows @ bank.T
         if queries is None:
             similarity.diagonal(done).fill_(-torch.inf)
@@ -43,9 +38,13 @@ def knn_predict(
     return torch.cat(predictions)
 
 
-def check_k(k: int, bank: int, name: str = "k", which: str = "") -> None:
-    """InputError, naming the setting, unless there are k among the `bank` images of the train split."""
-    need(1 <= k <= bank, name, k, f"1 to {bank:,}, the images of the train split{which}")
+def check_k(k: int, images: int, left_out: bool, name: str = "k", when: str = "") -> None:
+    """InputError, naming the setting, unless k of the images of the train split can vote.
+
+    left_out: whether these images are scored, so that one of them has no vote; `when` adds to the message why they are.
+    """
+    voters, but = images - left_out, f" but the scored one{when}" if left_out else ""
+    need(1 <= k <= voters, name, k, f"1 to {voters:,}, the images of the train split{but}")
 
 
 def knn(encoder: Encoder, shards: ShardSet, size: int, device: torch.device, k: int, temperature: float) -> Tensor:

@@ -38,7 +38,7 @@ def run_knn(flags: Knn) -> dict[str, Any]:
     subject, k, temperature = Subject.open(flags, splits), flags.k, flags.temperature
     labels = [probe.labels_of(subject.shards, split) for split in splits]
     notes = subject.check_classes(labels[0], labels[-1])
-    knn.check_k(k, len(labels[0]) - left_out, which=" but the scored one" if left_out else "")
+    knn.check_k(k, len(labels[0]), left_out)
     if left_out:
         knn.with_company(labels[0])
     right = {}

@@ -130,12 +130,12 @@ class RunDir:
         if why := reason_unwritable(existing):
             raise InputError(f"--out {path} cannot be written: {existing} {why}. Choose another folder.")
         entries = sorted(p.name for p in path.iterdir() if p.name != OWNERS) if path.is_dir() else []
-        if "run.json" in entries and not self.config_path.is_file():
-            raise InputError(
-                f"{path} contains a run whose config.json is missing or not a file, so it cannot be resumed. Restore "
-                f"it, or choose another folder with --out; rm -r {quote(str(path))} removes the run."
-            )
         if entries and not self.config_path.is_file():
+            if "run.json" in entries:
+                raise InputError(
+                    f"{path} contains a run whose config.json is missing or not a file, so it cannot be resumed. "
+                    f"Restore it, or choose another folder with --out; rm -r {quote(str(path))} removes the run."
+                )
             raise InputError(
                 f"{path} is not empty (it contains {', '.join(entries[:4])}) and is not a run (it has no config.json). "
                 "Choose another folder with --out."

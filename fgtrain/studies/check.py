@@ -102,9 +102,7 @@ def check_measure(evaluation: str, data: DataSet, neighbours: int, scored: str) 
             "--data.shards"
         )
     if evaluation == "knn":
-        left_out = scored == "train"
-        which = " but the scored one, with --tune" if left_out else ""
-        check_k(neighbours, shards.splits["train"] - left_out, "settings knn.k", which)
+        check_k(neighbours, shards.splits["train"], scored == "train", "settings knn.k", ", with --tune")
     if evaluation == "localization":
         boxes = (meta(sample)["boxes"] for sample in read_all(shards.split("test"), without="jpg"))
         if not any(boxes):

@@ -9,12 +9,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from studies_here import run_here
 
 from fgdata.building.build import build
 from fgdata.datasets import read
 from fgtrain import cli
 from fgtrain.settings.recipes import RECIPES
-from fgtrain.studies import declaration, record, running
+from fgtrain.studies import declaration, record
 from fgtrain.studies.declaration import Study
 from fgtrain.studies.sets import SETS
 
@@ -27,20 +28,6 @@ SMALL = (
     *("knn.k=3", "linear.cache=true", "linear.epochs=1", "linear.fractions=[1.0, 0.5, 0.2]"),
     *("finetune.epochs=1", "finetune.rates=[0.01]", "finetune.decays=[0.0005]", "finetune.trials=1"),
 )
-
-
-class Done:
-    """A process that has ended."""
-
-    def __init__(self, code: int):
-        self.code = code
-
-    def poll(self) -> int:
-        return self.code
-
-    def terminate(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 DETECTORS = ("gt", "rbd", "gs", "vsf", "spectral-residual", "whole")
@@ -82,11 +69,7 @@ def flags(study: Study) -> list[str]:
 @pytest.mark.long
 @pytest.mark.parametrize("name", declaration.names())
 def test_a_built_in_study_runs_to_its_table(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    def in_this_process(job, words, environment, logs) -> Done:
-        codes = [cli.main(word) for word in words]
-        return Done(max(codes))
-
-    monkeypatch.setattr(running, "start", in_this_process)
+    run_here(monkeypatch)
     monkeypatch.chdir(folder)
     study = declaration.load(name)
     build_sets(study, folder)

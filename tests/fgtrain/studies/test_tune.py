@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from studies_here import run_here
 
 from fgdata.errors import InputError
 from fgtrain import cli
 from fgtrain.settings.studying import Study as Flags
-from fgtrain.studies import declaration, running, tune
+from fgtrain.studies import declaration, tune
 from fgtrain.studies.plan import Plan, make
 from fgtrain.studies.scaling import scale
 
@@ -114,14 +115,7 @@ settings = { views.crop = "saliency-swap", optim.lr = 0.5 }
 def test_a_tuned_study_trains_every_row_with_the_best_multiple(
     drawn_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    class Ended:
-        def __init__(self, codes: list[int]):
-            self.code = max(codes)
-
-        def poll(self) -> int:
-            return self.code
-
-    monkeypatch.setattr(running, "start", lambda job, words, *_: Ended([cli.main(each) for each in words]))
+    run_here(monkeypatch)
     (tmp_path / "small.toml").write_text(SMALL)
     out, started = tmp_path / "out", ["study", str(tmp_path / "small.toml"), "--device", "cpu", "--tune"]
     words = [*started, "--data.shards", str(drawn_set), "--seeds", "0", "--out", str(out)]
